@@ -1,0 +1,100 @@
+"""The few collectives that the losses and the evaluation need, over plain tensors.
+
+Thin names over torch.distributed; `group=None` means one process, and then every function is the
+identity. Nothing here differentiates: the losses' own backward calls the transpose it needs
+(`gather_rows` forward is `scatter_row_sums` backward), so no communication hides in a graph.
+Nothing waits for an accelerator, so a loss can be queued behind a running step.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+
+def rank_and_size(group: ProcessGroup | None) -> tuple[int, int]:
+    """This process's rank in the group and the number of ranks."""
+    if group is None:
+        return 0, 1
+    return dist.get_rank(group), dist.get_world_size(group)
+
+
+def gather_rows(x: Tensor, *, group: ProcessGroup | None) -> Tensor:
+    """Stacks the rows of all ranks along dim 0, in the order of the ranks.
+
+    Args:
+        x: [B, ...] with the same shape and dtype on every rank (see `require_equal`).
+        group: the ranks to gather from.
+
+    Returns:
+        [ranks * B, ...]; without a group `x` itself.
+    """
+    if group is None:
+        return x
+    x = x.contiguous()
+    rows, ranks = x.shape[0], dist.get_world_size(group)
+    # Not every backend moves bools.
+    sent = x.view(torch.uint8) if x.dtype == torch.bool else x
+    out = sent.new_empty((ranks * rows, *x.shape[1:]))
+    dist.all_gather_into_tensor(out, sent, group=group)
+    return out.view(x.dtype)
+
+
+def scatter_row_sums(x: Tensor, *, group: ProcessGroup | None) -> Tensor:
+    """Sums [ranks * B, ...] over the ranks and hands each rank its own B rows of the sum.
+
+    The transpose of `gather_rows`: the gradient of what was gathered. Without a group `x` itself.
+    """
+    if group is None:
+        return x
+    ranks = dist.get_world_size(group)
+    assert x.shape[0] % ranks == 0, "scatter_row_sums needs equal rows per rank"
+    out = x.new_empty((x.shape[0] // ranks, *x.shape[1:]))
+    dist.reduce_scatter_tensor(out, x.contiguous(), group=group)
+    return out
+
+
+def sum_(x: Tensor, *, group: ProcessGroup | None) -> Tensor:
+    """Replaces `x` by its sum over the ranks and returns it."""
+    if group is not None:
+        dist.all_reduce(x, group=group)
+    return x
+
+
+def max_(x: Tensor, *, group: ProcessGroup | None) -> Tensor:
+    """Replaces `x` by its element-wise maximum over the ranks and returns it."""
+    if group is not None:
+        dist.all_reduce(x, op=dist.ReduceOp.MAX, group=group)
+    return x
+
+
+def require_equal(
+    values: dict[str, int], *, group: ProcessGroup | None, device: torch.device, remedy: str
+) -> None:
+    """Refuses to go on when the ranks hold different values.
+
+    A gather of unequal rows hangs or mixes up memory, so this belongs before it.
+
+    Args:
+        values: name and value; every rank must name the same keys.
+        group: the ranks to compare.
+        device: where the group communicates.
+        remedy: ends the message.
+
+    Raises:
+        ValueError: on every rank, naming the value that each one holds (CPU). On an accelerator
+            reading the answer would make the host wait for the device, so there the device
+            asserts it: a RuntimeError at the next synchronisation.
+    """
+    if group is None:
+        return
+    # `full` runs on the device; `torch.tensor([...])` would copy and wait for it.
+    mine = torch.stack([torch.full((), value, device=device) for value in values.values()])
+    all_RK = gather_rows(mine[None], group=group)
+    if device.type != "cpu":
+        message = f"{', '.join(values)} must be equal on all ranks; {remedy}"
+        torch._assert_async((all_RK == all_RK[:1]).all(), message)
+        return
+    for name, held in zip(values, all_RK.T.tolist(), strict=True):
+        if len(set(held)) > 1:
+            raise ValueError(f"{name} must be equal on all ranks, but they hold {held}; {remedy}")

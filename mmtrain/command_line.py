@@ -1,0 +1,242 @@
+"""What each command takes, its help, and what is said of a word that none takes."""
+
+import argparse
+import difflib
+import importlib.metadata
+import platform
+import re
+import shutil
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mmtrain.describe_config import describe
+from mmtrain.errors import UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with mistakes in one line and a recipe's keys in the help of `train`."""
+
+    def __init__(self, *, takes_overrides: bool = False, lists_keys: bool = False, **kwargs: Any):
+        super().__init__(allow_abbrev=False, **kwargs)
+        self.takes_overrides = takes_overrides
+        """Whether `--section.key value` may be among the words."""
+        self.lists_keys = lists_keys
+        """Whether help ends with every key of a recipe."""
+
+    def error(self, message: str) -> NoReturn:
+        choice = re.search(r"argument (.+): invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if choice:
+            name, word, choices = choice.groups()
+            known = [each.strip("' ") for each in choices.split(",")]
+            near = difflib.get_close_matches(word, known, n=1)
+            remedy = f"did you mean {near[0]}?" if near else f"choose {' | '.join(known)}"
+            message = f"{name} = {word} is unknown; {remedy}"
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+    def unknown_word(self, word: str) -> str:
+        """What to tell the user of a word that this command does not take."""
+        options = [name for action in self._actions for name in action.option_strings]
+        near = difflib.get_close_matches(word.partition("=")[0], options, n=1, cutoff=0.7)
+        if near:
+            remedy = f"; did you mean {near[0]}?"
+        elif self.takes_overrides and word.startswith("--"):
+            remedy = "; keys of a recipe have a section: --section.key value"
+        else:
+            remedy = ""
+        return f"{self.prog} does not take {word}{remedy} (see {self.prog} --help)"
+
+    def format_help(self) -> str:
+        text = super().format_help()
+        return f"{text}\n{_recipe_keys()}" if self.lists_keys else text
+
+
+class _VersionAction(argparse.Action):
+    """Prints the versions; asked of the installed packages, since importing torch takes seconds."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(nargs=0, help="print the versions and exit", **kwargs)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        version = importlib.metadata.version
+        print(
+            f"mmtrain {version('mmtrain')} "
+            f"(torch {version('torch')}, Python {platform.python_version()})"
+        )
+        parser.exit()
+
+
+def build_parser() -> Parser:
+    """The whole command line; the namespace has `command` and the `parser` that read it."""
+    parser = Parser(
+        prog="mmtrain",
+        description="Multimodal pretraining: CLIP on sharded tars, zero-shot evaluation.",
+    )
+    parser.add_argument("--version", action=_VersionAction)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_train(commands)
+    _add_eval(commands)
+    _add_data(commands)
+    _add_export(commands)
+    _add_report(commands)
+    _add_demo(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, summary: str, **kwargs: Any) -> Parser:
+    """A sub-command's parser; `commands` is what add_subparsers() gave, whose class is private."""
+    parser: Parser = commands.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", **kwargs
+    )
+    command = parser.prog.partition(" ")[2]
+    parser.set_defaults(command=command, parser=parser)
+    return parser
+
+
+def _add_train(commands: Any) -> None:
+    train = _command(
+        commands,
+        "train",
+        "train what a recipe describes; every key of it can be overridden",
+        usage="mmtrain train RECIPE [--section.key value ...] [--run-dir DIR] [--resume]",
+        takes_overrides=True,
+        lists_keys=True,
+    )
+    train.add_argument("recipe", type=Path, metavar="RECIPE", help="a TOML file; see configs/")
+    train.add_argument("--run-dir", type=Path, metavar="DIR", help="the run folder (run.dir)")
+    train.add_argument(
+        "--resume", action="store_true", help="continue from the run folder's last checkpoint"
+    )
+
+
+def _add_eval(commands: Any) -> None:
+    summary = "evaluate a model"
+    parser = commands.add_parser("eval", help=summary, description=f"{summary.capitalize()}.")
+    kinds = parser.add_subparsers(metavar="KIND", required=True)
+
+    zero_shot = _command(kinds, "zero-shot", "classify images by the names of their classes")
+    _add_eval_options(zero_shot)
+    zero_shot.add_argument(
+        "--classes", type=Path, required=True, metavar="FILE", help="classes.json: ids and names"
+    )
+    zero_shot.add_argument(
+        "--templates",
+        default="name",
+        metavar="NAME|FILE",
+        help="prompts: a known set or a file with one a line (%(default)s)",
+    )
+    zero_shot.add_argument(
+        "--label-key",
+        default="concept",
+        metavar="KEY",
+        help="field of a sample's .json that holds its class id (%(default)s)",
+    )
+
+    retrieval = _command(kinds, "retrieval", "find captions by image and images by caption")
+    _add_eval_options(retrieval)
+    retrieval.add_argument(
+        "--captions",
+        nargs="+",
+        default=["txt"],
+        metavar="NAME",
+        help="where captions are: txt for the .txt member, else a field of the .json (txt)",
+    )
+
+
+def _add_eval_options(parser: Parser) -> None:
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="PATH", help="a run, checkpoint or export"
+    )
+    parser.add_argument(
+        "--data", nargs="+", required=True, metavar="SHARDS", help="tars, globs or brace ranges"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="where the result goes, as JSON"
+    )
+    parser.add_argument(
+        "--batch-size", type=_at_least(1), default=256, metavar="N", help="samples (%(default)s)"
+    )
+    parser.add_argument(
+        "--workers", type=_at_least(0), default=0, metavar="N", help="processes (%(default)s)"
+    )
+    parser.add_argument(
+        "--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 or auto (%(default)s)"
+    )
+
+
+def _add_data(commands: Any) -> None:
+    summary = "index or check shards"
+    parser = commands.add_parser("data", help=summary, description=f"{summary.capitalize()}.")
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    for name, summary in (
+        ("index", "write the index of every shard"),
+        ("check", "compare every shard with its index, member by member"),
+    ):
+        action = _command(actions, name, summary)
+        action.add_argument("data", nargs="+", metavar="SHARDS", help="tars, globs, brace ranges")
+        action.add_argument(
+            "--index-dir", type=Path, metavar="DIR", help="where indexes are (beside the shards)"
+        )
+
+
+def _add_export(commands: Any) -> None:
+    export = _command(commands, "export", "write a trained model for use elsewhere")
+    export.add_argument(
+        "--model", type=Path, required=True, metavar="PATH", help="a run or a checkpoint"
+    )
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    export.add_argument(
+        "--form", choices=("mmtrain", "open_clip"), default="mmtrain", help="(%(default)s)"
+    )
+
+
+def _add_report(commands: Any) -> None:
+    report = _command(commands, "report", "write one page about one or more runs")
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    report.add_argument(
+        "--out", type=Path, metavar="FILE", help="the page (report.html in the first run folder)"
+    )
+
+
+def _add_demo(commands: Any) -> None:
+    demo = _command(
+        commands,
+        "demo",
+        "train a small CLIP on emoji and judge it on designs it never saw",
+        usage="mmtrain demo [--section.key value ...] [--out DIR] [--fresh]",
+        takes_overrides=True,
+    )
+    demo.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/demo"),
+        metavar="DIR",
+        help="the run folder; an unfinished demo in it goes on (%(default)s)",
+    )
+    demo.add_argument("--fresh", action="store_true", help="remove the demo in it and start over")
+
+
+def _at_least(smallest: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        if not text.isdecimal() or int(text) < smallest:
+            raise argparse.ArgumentTypeError(f"{text} must be an int, at least {smallest}")
+        return int(text)
+
+    return convert
+
+
+def _recipe_keys() -> str:
+    """Every key of a training recipe with its type, default and doc."""
+    from mmtrain.recipe import TrainRecipe  # torch: seconds that other help need not wait for
+
+    # Wider than a pipe's usual 80, since nothing there wraps or cuts lines.
+    width = min(shutil.get_terminal_size(fallback=(100, 24)).columns, 100)
+    lines = ["recipe keys, in the file or as --section.key value:"]
+    for key in describe(TrainRecipe):
+        if key.type == "table":
+            lines += ["", f"[{key.name}]  {key.doc}"]
+            continue
+        lines.append(f"  {key.name} = {key.type}  ({key.default})")
+        lines += textwrap.wrap(key.doc, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines) + "\n"

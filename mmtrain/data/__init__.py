@@ -1,0 +1,1 @@
+"""mmtrain.data"""

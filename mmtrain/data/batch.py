@@ -1,0 +1,82 @@
+"""What the data hands to the model: the fields and shapes, documented once."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadSample:
+    """One sample that could not be used, and why."""
+
+    key: str
+    """The sample's key inside its shard."""
+    shard: str
+    """The shard's path as the user gave it."""
+    reason: str
+    """A short, countable reason, such as `no caption` or `image truncated`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleMeta:
+    """What an evaluation wants to know of a sample beside its pixels."""
+
+    captions: tuple[str, ...]
+    """All its captions, in the order of the caption keys."""
+    fields: dict[str, Any]
+    """Its .json as it is; empty if it has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTextBatch:
+    """The rows of one global batch that one data-parallel coordinate holds.
+
+    All tensor- and pipeline-parallel ranks of the coordinate see the same rows.
+    """
+
+    images_BCHW: Tensor
+    """uint8, channels_last in memory; the model normalises."""
+    tokens_BT: Tensor
+    """int64, cut to the longest text of the batch (or padded to a fixed T where shapes are static)."""
+    text_length_B: Tensor
+    """int64, tokens of each text from its first to its end token, both counted."""
+    label_B: Tensor
+    """int64 identity of the concept or caption, for multi-positive losses; -1 is unique."""
+    position_B: Tensor
+    """int64 position in the run's global order: the key of all per-sample randomness."""
+    valid_B: Tensor
+    """bool, False on padding rows of a last batch; such rows count nowhere."""
+    epoch: int
+    """The epoch these rows belong to."""
+    keys: tuple[str, ...]
+    """The samples' keys, so that a bad batch can be named."""
+    bad: tuple[BadSample, ...] = ()
+    """Samples that were replaced (masked, in an evaluation) while this batch was made."""
+    meta: tuple[SampleMeta, ...] = ()
+    """One for each row in an evaluation; empty in training."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows held here, padding included."""
+        return self.tokens_BT.size(0)
+
+    def to(self, device: torch.device) -> "ImageTextBatch":
+        """The same batch with its tensors on `device`, copied without blocking where they can be."""
+        moved = {
+            field.name: value.to(device, non_blocking=True)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return dataclasses.replace(self, **moved)
+
+    def pin_memory(self) -> "ImageTextBatch":
+        """The same batch in page-locked memory (called by DataLoader where an accelerator is fed)."""
+        pinned = {
+            field.name: value.pin_memory()
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return dataclasses.replace(self, **pinned)

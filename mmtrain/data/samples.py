@@ -1,0 +1,179 @@
+"""One sample: from its files to pixels, a caption and a label, or the reason why not."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from mmtrain.data.batch import SampleMeta
+from mmtrain.data.decode import MAX_IMAGE_PIXELS, decode_image
+from mmtrain.data.shards import SampleError, ShardSource
+from mmtrain.data.transforms import EvalTransform, TrainTransform
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+UNIQUE = -1
+"""The label of a sample that shares its concept with no other."""
+
+NUM_CAPTION_DRAWS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One usable sample."""
+
+    pixels_CHW: Tensor
+    """uint8 [3, S, S]."""
+    caption: str
+    """The caption that was drawn; empty where no captions are asked for."""
+    label: int
+    """63-bit identity of its concept; -1 is unique."""
+    meta: SampleMeta
+    """All captions and the .json."""
+
+
+class SampleReader:
+    """Reads samples by number.
+
+    Args:
+        source: the shards.
+        transform: what makes the model's square of pixels.
+        captions: weights of the places where captions are: `txt` is the .txt member, any other
+            name a field of the .json, a string or a list of which one is drawn. Empty: none wanted.
+        label_key: field of the .json that identifies a concept; None: all are unique.
+        max_pixels: height times width of an image at most.
+        at_least: see `decode_image`.
+        keep_fields: read the .json in any case.
+    """
+
+    def __init__(
+        self,
+        source: ShardSource,
+        *,
+        transform: TrainTransform | EvalTransform,
+        captions: Mapping[str, float],
+        label_key: str | None = None,
+        max_pixels: int = MAX_IMAGE_PIXELS,
+        at_least: int | None = None,
+        keep_fields: bool = False,
+    ):
+        self.source = source
+        self.captions = dict(captions)
+        self.label_key = label_key
+        self._transform = transform
+        self._max_pixels, self._at_least = max_pixels, at_least
+        self._wanted = {*IMAGE_EXTENSIONS}
+        if "txt" in captions:
+            self._wanted.add("txt")
+        if label_key is not None or keep_fields or captions.keys() - {"txt"}:
+            self._wanted.add("json")
+
+    @property
+    def num_transform_draws(self) -> int:
+        """Uniform draws that one image takes."""
+        return self._transform.num_draws if isinstance(self._transform, TrainTransform) else 0
+
+    def read(
+        self, sample: int, *, caption_draws: Sequence[float], transform_draws: Tensor
+    ) -> Sample:
+        """The sample, its caption and its crop picked by the draws.
+
+        Raises:
+            SampleError: it cannot be used.
+            OSError: the shard cannot be read, tried several times.
+        """
+        members = self.source.read(sample, self._wanted)
+        fields = _json_fields(members.get("json"))
+        found = {name: _captions(name, members, fields) for name in self.captions}
+        caption = self._draw_caption(found, caption_draws) if self.captions else ""
+        pixels = decode_image(
+            _image_file(members), max_pixels=self._max_pixels, at_least=self._at_least
+        )
+        return Sample(
+            pixels_CHW=self._to_square(pixels, transform_draws),
+            caption=caption,
+            label=UNIQUE if self.label_key is None else label_of(fields.get(self.label_key)),
+            meta=SampleMeta(
+                captions=tuple(text for texts in found.values() for text in texts), fields=fields
+            ),
+        )
+
+    def _to_square(self, pixels_HWC: np.ndarray, draws: Tensor) -> Tensor:
+        if isinstance(self._transform, TrainTransform):
+            return self._transform(pixels_HWC, draws)
+        try:
+            return self._transform(Image.fromarray(pixels_HWC))
+        except ValueError as error:
+            raise SampleError("image too elongated") from error
+
+    def _draw_caption(self, found: dict[str, list[str]], draws: Sequence[float]) -> str:
+        """A place by weight among those that have a caption, then one of its captions."""
+        names = sorted(name for name, texts in found.items() if texts)
+        if not names:
+            raise SampleError("no caption")
+        left = draws[0] * sum(self.captions[name] for name in names)
+        chosen = names[-1]  # also where rounding leaves a rest
+        for name in names:
+            left -= self.captions[name]
+            if left < 0:
+                chosen = name
+                break
+        texts = found[chosen]
+        return texts[int(draws[1] * len(texts))]
+
+    def describe(self, sample: int) -> str:
+        """What a sample has, for the message that nothing wanted was found."""
+        members = self.source.read(sample)
+        try:
+            keys = ", ".join(_json_fields(members.get("json"))) or "no keys"
+        except SampleError as error:
+            keys = str(error)
+        files = ", ".join(f".{extension}" for extension in members)
+        return f"sample {self.source.key(sample)} has {files}" + (
+            f" and in its .json: {keys}" if "json" in members else ""
+        )
+
+
+def label_of(value: Any) -> int:
+    """A label that is the same on every machine: 63 bits of a hash; -1 for None."""
+    if value is None:
+        return UNIQUE
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def _image_file(members: Mapping[str, bytes]) -> bytes:
+    for extension in IMAGE_EXTENSIONS:
+        if extension in members:
+            return members[extension]
+    raise SampleError("no image")
+
+
+def _json_fields(data: bytes | None) -> dict[str, Any]:
+    if data is None:
+        return {}
+    try:
+        fields = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise SampleError("json invalid") from error
+    if not isinstance(fields, dict):
+        raise SampleError("json invalid")
+    return fields
+
+
+def _captions(name: str, members: Mapping[str, bytes], fields: dict[str, Any]) -> list[str]:
+    """The captions in one place; blank ones and what is no text do not count."""
+    if name == "txt":
+        try:
+            texts = [members["txt"].decode("utf-8")] if "txt" in members else []
+        except UnicodeDecodeError as error:
+            raise SampleError("caption is no UTF-8") from error
+    else:
+        value = fields.get(name)
+        texts = value if isinstance(value, list) else [value]
+    return [text for text in texts if isinstance(text, str) and text.strip()]

@@ -1,0 +1,172 @@
+"""What `mmtrain data index` and `mmtrain data check` do, as functions with plain reports."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+from mmtrain.data.index_file import index_paths, load_index
+from mmtrain.data.shard_index import Entry, ShardIndex, build_index
+from mmtrain.data.shard_patterns import expand_patterns
+from mmtrain.data.shards import Shard, open_shards, refuse_no_tar
+from mmtrain.data.tar_scan import ShardFile
+from mmtrain.errors import UsageError
+
+_MAX_PROBLEMS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexReport:
+    """What indexing found."""
+
+    shards: tuple[Shard, ...]
+    """Every shard, damaged ones too; `is_new` where its index was written."""
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in all shards."""
+        return sum(shard.summary.num_samples for shard in self.shards)
+
+    @property
+    def num_new(self) -> int:
+        """Indexes written."""
+        return sum(shard.is_new for shard in self.shards)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Every damage, one line each."""
+        return tuple(
+            f"{shard.path} at byte {damage.offset}: {damage.reason}"
+            for shard in self.shards
+            for damage in shard.summary.damage
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardCheck:
+    """What one shard looks like now."""
+
+    path: str
+    """As the user's pattern gave it."""
+    num_samples: int
+    """Samples found now."""
+    is_indexed: bool
+    """Whether there was an index to compare with; without one a lost end may go unseen."""
+    is_verified: bool
+    """Whether every byte of content was compared with a checksum."""
+    problems: tuple[str, ...]
+    """What is wrong, one line each, at most 100."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReport:
+    """What checking found."""
+
+    shards: tuple[ShardCheck, ...]
+    """Every shard."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Every problem with its shard, one line each; empty if all is well."""
+        return tuple(f"{shard.path}: {line}" for shard in self.shards for line in shard.problems)
+
+
+def index_shards(
+    patterns: str | tuple[str, ...],
+    *,
+    index_dir: str | None = None,
+    crc: bool = True,
+    workers: int = 4,
+    key: str = "data",
+) -> IndexReport:
+    """Index every shard that has no index yet, a stale one, or one without checksums.
+
+    Args:
+        patterns: what `expand_patterns` takes.
+        index_dir: where indexes are kept; None: beside the shards.
+        crc: keep a checksum of every member, which takes reading all of it.
+        workers: shards at once.
+        key: the setting that `patterns` came from, for messages.
+
+    Raises:
+        UsageError: a shard is missing or no tar, or an index cannot be kept.
+    """
+    shards = open_shards(patterns, index_dir=index_dir, crc=crc, threads=workers, key=key)
+    return IndexReport(shards=shards)
+
+
+def check_shards(
+    patterns: str | tuple[str, ...],
+    *,
+    index_dir: str | None = None,
+    workers: int = 4,
+    key: str = "data",
+) -> CheckReport:
+    """Read every shard anew and compare it with its index, member by member; writes nothing.
+
+    Raises:
+        UsageError: a pattern matches nothing or a shard is missing.
+    """
+    paths = expand_patterns(patterns, key=key)
+    work = partial(_check_shard, index_dir=index_dir, key=key)
+    with ThreadPoolExecutor(max(1, min(workers, len(paths)))) as pool:
+        return CheckReport(shards=tuple(pool.map(work, paths)))
+
+
+def _check_shard(path: str, *, index_dir: str | None, key: str) -> ShardCheck:
+    loaded = (load_index(place) for place in index_paths(path, index_dir))
+    old = next((index for index in loaded if index is not None), None)
+    has_crc = old is not None and old.summary.has_crc
+    try:
+        with ShardFile(path) as file:
+            refuse_no_tar(file, key=key)
+            new = build_index(file, crc=has_crc)
+    except UsageError as error:
+        return _report(path, [str(error)], old, None)
+    except OSError as error:
+        return _report(path, [f"cannot be read: {error.strerror}"], old, None)
+    problems = [f"at byte {damage.offset}: {damage.reason}" for damage in new.summary.damage]
+    if old is not None:
+        problems += _differences(old, new)
+    return _report(path, problems, old, new)
+
+
+def _report(
+    path: str, problems: list[str], old: ShardIndex | None, new: ShardIndex | None
+) -> ShardCheck:
+    if len(problems) > _MAX_PROBLEMS:
+        rest = len(problems) - _MAX_PROBLEMS + 1
+        problems = [*problems[: _MAX_PROBLEMS - 1], f"and {rest} more"]
+    return ShardCheck(
+        path=path,
+        num_samples=0 if new is None else new.summary.num_samples,
+        is_indexed=old is not None,
+        is_verified=new is not None and new.summary.has_crc,
+        problems=tuple(problems),
+    )
+
+
+def _differences(old: ShardIndex, new: ShardIndex) -> list[str]:
+    """How a shard is no longer what its index says."""
+    before, now = _members(old), _members(new)
+    lines = []
+    if old.summary.shard_bytes != new.summary.shard_bytes:
+        lines.append(f"{new.summary.shard_bytes} bytes, its index says {old.summary.shard_bytes}")
+    lines += [f"{name} is gone" for name in before.keys() - now.keys()]
+    lines += [f"{name} is not in its index" for name in now.keys() - before.keys()]
+    for name in before.keys() & now.keys():
+        was, entry = before[name], now[name]
+        if (was.crc, was.size) != (entry.crc, entry.size):
+            lines.append(f"{name} has another content")
+        elif (was.offset, was.header_crc) != (entry.offset, entry.header_crc):
+            lines.append(f"{name} has moved or has another header")
+    if not lines and old.summary.content_hash != new.summary.content_hash:
+        lines.append("bytes between its members have changed")
+    return sorted(lines)
+
+
+def _members(index: ShardIndex) -> dict[str, Entry]:
+    return {
+        f"{index.key(sample)}.{extension}": entry
+        for sample in range(index.summary.num_samples)
+        for extension, entry in index.members(sample).items()
+    }

@@ -1,0 +1,287 @@
+"""Typed configs from TOML: decode, encode and overrides.
+
+A config is a frozen dataclass whose fields are plain: int, float, str, bool, Literal, `X | None`,
+tuples, dict[str, X] and further configs. Decoding is strict: a key that nobody reads and a value
+of another type are both the user's mistake, named in one line. Libraries that build a command
+line from dataclasses want a complete instance before the overrides; here the overrides are laid
+over the TOML's dict and the whole is decoded once, so that one may change what the rest must be.
+"""
+
+import copy
+import dataclasses
+import difflib
+import math
+import tomllib
+import types
+import typing
+from typing import Any, Literal, TypeVar, Union
+
+import tomli_w
+
+from mmtrain.describe_config import (
+    NONE,
+    annotations,
+    describe,
+    join,
+    phrase,
+    section_in,
+    show,
+    type_name,
+)
+from mmtrain.errors import UsageError
+
+ConfigT = TypeVar("ConfigT")
+
+
+class _WrongTypeError(UsageError):
+    """The value as a whole has another type, so that a further arm of a union may fit."""
+
+    def __init__(self, annotation: Any, value: Any, path: str) -> None:
+        super().__init__(f"{path} = {show(value)} must be {phrase(annotation)}")
+        self.path = path
+
+
+def decode(cls: type[ConfigT], data: dict[str, Any], *, path: str = "") -> ConfigT:
+    """Build `cls` from a TOML dict, every nested config with it.
+
+    An int is taken where a float is wanted, a list for a tuple, "none" for None; nothing else
+    is converted. A ValueError of a config's own check comes back with the section's path.
+
+    Args:
+        cls: a dataclass of plain fields.
+        data: the section, as tomllib reads it.
+        path: dotted name of the section, for messages; empty for a whole file.
+
+    Raises:
+        UsageError: an unknown, missing, wrongly typed or refused key.
+    """
+    return _decode_section(cls, data, path, cls)
+
+
+def encode(config: Any) -> dict[str, Any]:
+    """The dict that `decode` turns into an equal config.
+
+    None is left out where it is the default, and else written as "none".
+    """
+    data: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value is not None:
+            data[field.name] = _encode_value(value)
+        elif field.default is not None:
+            data[field.name] = NONE
+    return data
+
+
+def dump_toml(data: dict[str, Any]) -> str:
+    """What `encode` gives, as the text of a TOML file."""
+    return tomli_w.dumps(data)
+
+
+def apply_overrides(cls: type, data: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Lay the words `--section.key value` or `--section.key=value` over a copy of `data`.
+
+    The key's type says how its word is read: for a str it stays text, a tuple takes `a,b` or a
+    TOML array, a table a TOML inline table, `none` is None where None is allowed. Where a str
+    will do as well as a list, only brackets make a list: globs have commas of their own. Of a
+    key given twice the last holds. Whether the value is right is for `decode` to say.
+
+    Raises:
+        UsageError: an unknown key, a key without a value, a word that is no key.
+    """
+    data = copy.deepcopy(data)
+    words = iter(overrides)
+    for word in words:
+        key, has_value, text = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not key:
+            raise UsageError(f"{show(word)} is no override; write --section.key value")
+        annotation = _annotation_at(cls, key)
+        if not has_value:
+            text = next(words, "--")
+            if text.startswith("--"):
+                raise UsageError(f"--{key} has no value; it must be {phrase(annotation)}")
+        *sections, last = key.split(".")
+        target, path = data, ""
+        for section in sections:
+            path = join(path, section)
+            if target.get(section, NONE) == NONE:
+                target[section] = {}
+            target = target[section]
+            if not isinstance(target, dict):
+                raise UsageError(f"{path} = {show(target)} must be a table")
+        target[last] = _parse(annotation, text)
+    return data
+
+
+def _decode_section(cls: Any, data: Any, path: str, root: type) -> Any:
+    if not isinstance(data, dict):
+        raise _WrongTypeError(cls, data, path)
+    types_of = annotations(cls)
+    for key in data:
+        if key not in types_of:
+            raise _unknown_key(key, list(types_of), path, root)
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        name, annotation = join(path, field.name), types_of[field.name]
+        if field.name in data:
+            values[field.name] = _decode_value(annotation, data[field.name], name, root)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise UsageError(f"{name} is missing; it must be {phrase(annotation)}")
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise UsageError(_with_path(str(error), path, list(types_of))) from error
+
+
+def _decode_value(annotation: Any, value: Any, path: str, root: type) -> Any:
+    if dataclasses.is_dataclass(annotation):
+        return _decode_section(annotation, value, path, root)
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return _decode_union(annotation, value, path, root)
+    if origin is Literal:
+        return _decode_literal(annotation, value, path)
+    if origin is tuple and isinstance(value, list):
+        arms = args[:1] * len(value) if args[-1] is Ellipsis else args
+        if len(arms) != len(value):
+            raise _WrongTypeError(annotation, value, path)
+        return tuple(
+            _decode_value(arm, member, f"{path}[{number}]", root)
+            for number, (arm, member) in enumerate(zip(arms, value, strict=True))
+        )
+    if origin is dict and isinstance(value, dict):
+        return {
+            key: _decode_value(args[1], member, join(path, key), root)
+            for key, member in value.items()
+        }
+    if annotation is float and type(value) in (int, float):
+        # nan slips through every `if lr <= 0`.
+        if not math.isfinite(value):
+            raise UsageError(f"{path} = {value} must be a finite number")
+        return float(value)
+    # type() and not isinstance(): bool is an int, and `num_layers = true` is a mistake.
+    if annotation in (int, str, bool) and type(value) is annotation:
+        return value
+    raise _WrongTypeError(annotation, value, path)
+
+
+def _decode_union(annotation: Any, value: Any, path: str, root: type) -> Any:
+    arms = [arm for arm in typing.get_args(annotation) if arm is not types.NoneType]
+    is_optional = len(arms) < len(typing.get_args(annotation))
+    if is_optional and value == NONE and not any(NONE in _choices(arm) for arm in arms):
+        return None
+    if len(arms) == 1 and _choices(arms[0]):
+        return _decode_literal(annotation, value, path)
+    for arm in arms:
+        try:
+            return _decode_value(arm, value, path, root)
+        except _WrongTypeError as error:
+            if error.path != path:
+                raise
+    raise _WrongTypeError(annotation, value, path)
+
+
+def _decode_literal(annotation: Any, value: Any, path: str) -> Any:
+    choices = _choices(annotation)
+    for choice in choices:
+        if type(choice) is type(value) and choice == value:
+            return value
+    near = _nearest(str(value), [str(choice) for choice in choices])
+    hint = f"did you mean {show(near)}? " if near else ""
+    raise UsageError(f"{path} = {show(value)} is unknown; {hint}use {type_name(annotation)}")
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    """The choices of a Literal, or of the one in `Literal | None`."""
+    if typing.get_origin(annotation) is Literal:
+        return typing.get_args(annotation)
+    return next((found for arm in typing.get_args(annotation) if (found := _choices(arm))), ())
+
+
+def _with_path(message: str, path: str, names: list[str]) -> str:
+    """A config's own message after its section, joined to a key where it starts with a field."""
+    if not path or message.startswith(f"{path}."):
+        return message
+    starts_with_field = message.split(" ")[0].split(".")[0] in names
+    return f"{path}.{message}" if starts_with_field else f"{path}: {message}"
+
+
+def _unknown_key(key: str, names: list[str], path: str, root: type) -> UsageError:
+    last = key.split(".")[-1]
+    elsewhere = [known.name for known in describe(root) if known.name.split(".")[-1] == last]
+    near = _nearest(key.split(".")[0], names)
+    if near and near != key:
+        hint = f"did you mean {'.'.join([join(path, near), *key.split('.')[1:]])}?"
+    elif elsewhere and "[]" not in elsewhere[0]:
+        hint = f"did you mean {elsewhere[0]}?"
+    else:
+        hint = f"{path or 'a recipe'} has {', '.join(names)}"
+    return UsageError(f"unknown key {join(path, key)}; {hint}")
+
+
+def _nearest(word: str, candidates: list[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(word, candidates, n=1)), None)
+
+
+def _encode_value(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return encode(value)
+    if isinstance(value, tuple):
+        return [_encode_value(member) for member in value]
+    if isinstance(value, dict):
+        return {key: _encode_value(member) for key, member in value.items()}
+    return value
+
+
+def _annotation_at(cls: type, key: str) -> Any:
+    """The type at a dotted key; below a free table, the type of the table's values."""
+    section, path, parts = cls, "", key.split(".")
+    while parts:
+        types_of = annotations(section)
+        if parts[0] not in types_of:
+            raise _unknown_key(".".join(parts), list(types_of), path, cls)
+        annotation, path, parts = types_of[parts[0]], join(path, parts[0]), parts[1:]
+        inner, is_list = section_in(annotation)
+        if not parts and inner is annotation:
+            example = next(iter(annotations(inner)))
+            raise UsageError(f"--{path} is a section; override one of its keys: --{path}.{example}")
+        if not parts:
+            return annotation
+        if typing.get_origin(annotation) is dict and len(parts) == 1:
+            return typing.get_args(annotation)[1]
+        if inner is None or is_list:
+            raise UsageError(f"unknown key {key}; --{path} itself takes {type_name(annotation)}")
+        section = inner
+    raise AssertionError("a key has at least one part")
+
+
+def _parse(annotation: Any, text: str) -> Any:
+    """The TOML value that a word stands for; the word itself where it fits no type, so that
+    `decode` refuses it by name."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (Union, types.UnionType):
+        if str in args and not text.startswith("["):
+            return text
+        parsed = [_parse(arm, text) for arm in args if arm not in (str, types.NoneType)]
+        return next((value for value in parsed if value != text), text)
+    if text[:1] in ("[", "{") and (origin in (tuple, dict) or dataclasses.is_dataclass(annotation)):
+        return _parse_toml(text)
+    if origin is tuple:
+        return [_parse(args[0], word.strip()) for word in text.split(",")] if text else []
+    if origin is Literal:
+        return next((choice for choice in args if str(choice) == text), text)
+    if annotation is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if annotation in (int, float):
+        try:
+            return annotation(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _parse_toml(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,139 @@
+"""What a config's class says of itself: the types, defaults and docs of its keys."""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import itertools
+import json
+import textwrap
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple, Union
+
+NONE = "none"
+"""How None is written where leaving the key out would mean a default: TOML has no null."""
+
+_PHRASES = {int: "an int", float: "a number", str: "a string", bool: "true or false"}
+
+
+class Key(NamedTuple):
+    """One key of a recipe, for help."""
+
+    name: str
+    """Dotted; `[]` marks the members of a list of tables."""
+    type: str
+    """What may be written, such as `int | none`; `table` for a section."""
+    default: str
+    """The default as it would be written; `required` where there is none, empty for a section."""
+    doc: str
+    """The field's docstring, on one line."""
+
+
+def describe(cls: type, *, path: str = "") -> list[Key]:
+    """Every section and key below a config class, in the order of the source."""
+    keys: list[Key] = []
+    docs = _field_docs(cls)
+    for field in dataclasses.fields(cls):
+        name, annotation = join(path, field.name), annotations(cls)[field.name]
+        section, is_list = section_in(annotation)
+        default = "" if annotation is section else _default_text(field)
+        keys.append(Key(name, type_name(annotation), default, docs.get(field.name, "")))
+        if section is not None:
+            keys += describe(section, path=name + "[]" * is_list)
+    return keys
+
+
+def type_name(annotation: Any) -> str:
+    """What may be written for a field of this type, in short."""
+    if dataclasses.is_dataclass(annotation):
+        return "table"
+    if annotation in (None, types.NoneType):
+        return NONE
+    if annotation is bool:
+        return "true | false"
+    match typing.get_origin(annotation), typing.get_args(annotation):
+        case (origin, choices) if origin is Literal:
+            return " | ".join(str(choice) for choice in choices)
+        case (origin, arms) if origin in (Union, types.UnionType):
+            return " | ".join(type_name(arm) for arm in arms)
+        case (origin, (member, end)) if origin is tuple and end is Ellipsis:
+            return f"list of {type_name(member)}"
+        case (origin, members) if origin is tuple:
+            return f"[{', '.join(type_name(member) for member in members)}]"
+        case (origin, (_, member)) if origin is dict:
+            return f"table of {type_name(member)}"
+    # Our own mistake, not a user's: a config holds plain fields only.
+    assert annotation in _PHRASES, f"{annotation} is no type for a config's field"
+    return annotation.__name__
+
+
+def phrase(annotation: Any) -> str:
+    """The same, to follow "must be"."""
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        return " or ".join(phrase(arm) for arm in typing.get_args(annotation))
+    name = _PHRASES.get(annotation, type_name(annotation))
+    return f"a {name}" if name.startswith(("list", "table")) else name
+
+
+def annotations(cls: type) -> dict[str, Any]:
+    """The types of a config's fields, in order."""
+    return dict(_annotations(cls))
+
+
+def section_in(annotation: Any) -> tuple[Any, bool]:
+    """The config class in `C`, `C | None` or `tuple[C, ...]` and whether it is a list of them."""
+    candidates = (annotation, *typing.get_args(annotation))
+    section = next((each for each in candidates if dataclasses.is_dataclass(each)), None)
+    return section, section is not None and typing.get_origin(annotation) is tuple
+
+
+def join(path: str, key: str) -> str:
+    """A dotted key below a path, which may be empty."""
+    return f"{path}.{key}" if path else key
+
+
+def show(value: Any) -> str:
+    """A value about as TOML writes it, cut to stay on one line."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except TypeError:
+        text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+@functools.cache
+def _annotations(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+@functools.cache
+def _field_docs(cls: type) -> dict[str, str]:
+    docs: dict[str, str] = {}
+    for ancestor in reversed(cls.__mro__[:-1]):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(ancestor))).body[0]
+        assert isinstance(tree, ast.ClassDef)
+        docs.update(_docs_in(tree.body))
+    return docs
+
+
+def _docs_in(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
+    for statement, follower in itertools.pairwise(body):
+        match statement, follower:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(doc))),
+            ):
+                yield name, " ".join(doc.split())
+            case _:
+                pass
+
+
+def _default_text(field: "dataclasses.Field[Any]") -> str:
+    if field.default is not dataclasses.MISSING:
+        return NONE if field.default is None else show(field.default)
+    if field.default_factory is not dataclasses.MISSING:
+        return show(field.default_factory())
+    return "required"

@@ -1,0 +1,78 @@
+"""The classes of a zero-shot evaluation: ids as the samples carry them, and names for the prompts."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmtrain.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassList:
+    """Classes in the order that breaks ties."""
+
+    ids: tuple[str, ...]
+    """What a sample's label says; unique."""
+    names: tuple[str, ...]
+    """What a prompt says."""
+
+    def __post_init__(self) -> None:
+        if not self.ids:
+            raise UsageError("classes are empty; name at least one")
+        if len(set(self.ids)) < len(self.ids):
+            twice = next(one for one in self.ids if self.ids.count(one) > 1)
+            raise UsageError(f"classes: the id {twice!r} is there more than once")
+        assert len(self.ids) == len(self.names)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of ids and names in their order."""
+        content = json.dumps([self.ids, self.names], ensure_ascii=False)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def read_classes(path: Path | str) -> ClassList:
+    """Classes from JSON: a list of {"id", "name"}, other keys being ignored, or of names.
+
+    A name in a plain list has its place in the list, from 0, as its id. An id may be a number; it
+    equals the label that is written the same.
+
+    Raises:
+        UsageError: the file is missing or not of this form, an id is there twice.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"classes = {path} cannot be read: {error}") from error
+    if not isinstance(content, list):
+        raise UsageError(f'classes = {path} is no list; write [{{"id": ..., "name": ...}}, ...]')
+    pairs = [_id_and_name(number, entry, path) for number, entry in enumerate(content)]
+    try:
+        return ClassList(ids=tuple(id for id, _ in pairs), names=tuple(name for _, name in pairs))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def class_list(classes: Path | str | ClassList | Sequence[str]) -> ClassList:
+    """Classes from a file, or as they are; a sequence holds names whose ids are their places."""
+    if isinstance(classes, ClassList):
+        return classes
+    if isinstance(classes, Path | str):
+        return read_classes(classes)
+    return ClassList(ids=tuple(map(str, range(len(classes)))), names=tuple(classes))
+
+
+def _id_and_name(number: int, entry: object, path: Path) -> tuple[str, str]:
+    if isinstance(entry, str):
+        return str(number), entry
+    if isinstance(entry, dict):
+        id, name = entry.get("id"), entry.get("name")
+        if isinstance(id, str | int) and isinstance(name, str) and name.strip():
+            return str(id), name
+    raise UsageError(
+        f"{path}: entry {number} is {json.dumps(entry, ensure_ascii=False)[:80]}; write "
+        '{"id": ..., "name": ...} or a name'
+    )

@@ -1,0 +1,103 @@
+"""Texts and images to features, over all data-parallel ranks.
+
+Work is divided by whole batches: batch b belongs to rank b modulo the ranks. So a batch holds the
+same rows whatever the number of ranks, its features come out the same to the last bit, and results
+do not depend on the layout. All ranks run equally many forward passes (a sharded model's are
+collective), those without a batch left over a single blank row.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+from torch.nn import functional as F
+
+from mmtrain.collectives import rank_and_size, sum_
+from mmtrain.data.tokenizer import Tokenizer
+from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.parallel.precision import Precision, autocast
+
+
+class Towers(Protocol):
+    """What an evaluation asks of a model: `Clip`, or whatever runs one that is cut up."""
+
+    def encode_image(self, images_BCHW: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] -> [B, E]."""
+        ...
+
+    def encode_text(self, tokens_BT: Tensor) -> Tensor:
+        """Ids padded to the context, [B, T] -> [B, E]."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """A model and how an evaluation is to run it."""
+
+    model: Towers
+    """Set to eval mode by the caller where it has modes."""
+    tokenizer: Tokenizer
+    """Texts to ids."""
+    preprocess: PreprocessConfig
+    """What images go through."""
+    device: torch.device = torch.device("cpu")
+    """Where the model is."""
+    precision: Precision = "fp32"
+    """Number format of the forward passes; scores are fp32 in any case."""
+    batch_size: int = 256
+    """Samples per rank and forward pass."""
+    workers: int = 0
+    """Processes per rank that read and decode."""
+    group: ProcessGroup | None = None
+    """The data-parallel ranks, which divide the samples among themselves. None: one process."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank gathers what only one needs, such as pictures."""
+        return rank_and_size(self.group)[0] == 0
+
+
+def own_batches(num_batches: int, group: ProcessGroup | None) -> Iterator[int | None]:
+    """This rank's batch of each round; None where a round has fewer batches than ranks."""
+    rank, ranks = rank_and_size(group)
+    for first in range(0, num_batches, ranks):
+        number = first + rank
+        yield number if number < num_batches else None
+
+
+@torch.no_grad()
+def encode_texts(encoder: Encoder, texts: Sequence[str]) -> Tensor:
+    """Unit-norm features of all texts, on every rank: float32 [M, E] on the encoder's device."""
+    size = encoder.batch_size
+    features_ME: Tensor | None = None
+    for number in own_batches(-(-len(texts) // size), encoder.group):
+        first = 0 if number is None else number * size
+        some = [] if number is None else texts[first : first + size]
+        rows_BE = _encode_text_batch(encoder, some or [""])[: len(some)]
+        if features_ME is None:
+            features_ME = rows_BE.new_zeros(len(texts), rows_BE.size(1))
+        features_ME[first : first + len(some)] = rows_BE
+    assert features_ME is not None, "there are texts, so every rank has a round"
+    return sum_(features_ME, group=encoder.group)
+
+
+def _encode_text_batch(encoder: Encoder, texts: Sequence[str]) -> Tensor:
+    tokens_BT = encoder.tokenizer(texts).to(encoder.device, non_blocking=True)
+    with autocast(encoder.precision, encoder.device):
+        return _unit_norm(encoder.model.encode_text(tokens_BT))
+
+
+@torch.no_grad()
+def encode_image_batch(encoder: Encoder, images_BCHW: Tensor) -> Tensor:
+    """Unit-norm features of uint8 images: float32 [B, E] on the device."""
+    images_BCHW = images_BCHW.to(encoder.device, non_blocking=True)
+    with autocast(encoder.precision, encoder.device):
+        return _unit_norm(encoder.model.encode_image(images_BCHW))
+
+
+def _unit_norm(x_BE: Tensor) -> Tensor:
+    # Again in fp32: rounded to bf16, norms differ by up to 1 %, and some texts would win by that.
+    return F.normalize(x_BE.float(), dim=-1)

@@ -1,0 +1,122 @@
+"""What an evaluation found, and its form on disk."""
+
+import io
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL
+import torch
+from PIL import Image
+
+import mmtrain
+from mmtrain.data.shards import ShardSource
+from mmtrain.decode_config import encode
+from mmtrain.errors import UsageError
+from mmtrain.eval.encode import Encoder
+from mmtrain.files import replace_file
+
+PICTURE_SIDE = 192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One image, what it should have found and what it did."""
+
+    key: str
+    """The sample's key."""
+    text: str
+    """The right class name or caption."""
+    predicted: str
+    """The class name or caption in first place."""
+    rank: int
+    """Place of the right one, from 1."""
+    num_candidates: int
+    """How many there were."""
+    picture: bytes
+    """The image as WebP, at most PICTURE_SIDE pixels wide and high."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalResult:
+    """The same figures on every rank; the examples only where `Encoder.is_main`."""
+
+    figures: dict[str, Any]
+    """What the JSON file holds."""
+    best: list[Example]
+    """The clearest successes."""
+    worst: list[Example]
+    """The worst failures, the worst first."""
+
+
+def provenance(encoder: Encoder, source: ShardSource) -> dict[str, Any]:
+    """What a figure needs beside it to be compared with another."""
+    return {
+        "data_fingerprint": source.fingerprint,
+        "num_shards": len(source.shards),
+        "preprocess": encode(encoder.preprocess),
+        "precision": encoder.precision,
+        "versions": {
+            "mmtrain": mmtrain.__version__,
+            "torch": torch.__version__,
+            "pillow": PIL.__version__,
+        },
+    }
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """A small WebP of an image."""
+    image = image.convert("RGB")
+    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=85)
+    return buffer.getvalue()
+
+
+def write_result(path: Path, result: EvalResult, *, step: int | None = None) -> None:
+    """Write the figures as JSON to `path` (NAME.json), over what an earlier evaluation left.
+
+    Examples go beside it, their pictures into the folder NAME. With `step` the figures are also
+    added to NAME.history.jsonl, from which a report draws their course.
+
+    Raises:
+        UsageError: `path` cannot be written.
+    """
+    if path.suffix != ".json":
+        raise UsageError(f"out = {path} must end in .json")
+    figures = dict(result.figures)
+    if step is not None:
+        figures = {"step": step, **figures}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if result.best or result.worst:
+            figures["examples"] = _write_pictures(path.with_suffix(""), result)
+        replace_file(path, json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+        if step is not None:
+            _add_to_history(path.with_suffix(".history.jsonl"), figures)
+    except OSError as error:
+        raise UsageError(f"out = {path} cannot be written: {error}") from error
+
+
+def _write_pictures(folder: Path, result: EvalResult) -> dict[str, list[dict[str, Any]]]:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for side, examples in (("best", result.best), ("worst", result.worst)):
+        rows[side] = []
+        for number, example in enumerate(examples, 1):
+            file = folder / f"{side}-{number:02d}.webp"
+            file.write_bytes(example.picture)
+            row = asdict(example) | {"picture": f"{folder.name}/{file.name}"}
+            rows[side].append(row)
+    return rows
+
+
+def _add_to_history(path: Path, figures: dict[str, Any]) -> None:
+    """One line of plain numbers. A step that a resumed run does again is there twice; the later
+    line counts."""
+    numbers = {k: v for k, v in figures.items() if isinstance(v, int | float)}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(numbers) + "\n")

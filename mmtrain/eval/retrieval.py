@@ -1,0 +1,186 @@
+"""Retrieval: an image finds its captions among all captions, a caption its image among all images."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mmtrain.collectives import sum_
+from mmtrain.data.shards import SampleError, ShardSource
+from mmtrain.eval.encode import Encoder, encode_texts, own_batches
+from mmtrain.eval.examples import pick_examples
+from mmtrain.eval.result import EvalResult, provenance
+from mmtrain.eval.samples import Members, encoded_batches, open_source, read_text_field
+from mmtrain.eval.scores import MAX_SCORES, rank_of_any, rank_of_target
+
+RECALL_AT = (1, 5, 10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadCaptions:
+    """Sample -> all its captions."""
+
+    fields: tuple[str, ...]
+    """Members (`txt`) or fields of the .json; a field that is a list holds several captions."""
+    lines: bool
+    """Every line of a text is a caption."""
+
+    def __call__(self, members: Members) -> list[str]:
+        """Raises SampleError when a field is missing or no text, or nothing is in any."""
+        captions: list[str] = []
+        for field in self.fields:
+            value = read_text_field(members, field)
+            texts = value if isinstance(value, list) else [value]
+            if not all(isinstance(text, str) for text in texts):
+                raise SampleError(f"its {field} is neither a text nor a list of texts")
+            for text in texts:
+                captions += text.splitlines() if self.lines else [text]
+        captions = [caption.strip() for caption in captions if caption.strip()]
+        if not captions:
+            raise SampleError(f"it has no caption in {', '.join(self.fields)}")
+        return captions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captions:
+    """All captions of a set. Equal ones are encoded once, so that they also score the same."""
+
+    distinct: list[str]
+    """U different texts in the order of their first appearance."""
+    text_M: Tensor
+    """Which of them each caption is."""
+    image_M: Tensor
+    """Which image each caption belongs to."""
+
+
+@torch.no_grad()
+def evaluate_retrieval(
+    encoder: Encoder,
+    *,
+    data: str | Sequence[str],
+    captions: Sequence[str] = ("txt",),
+    caption_lines: bool = False,
+    num_examples: int = 10,
+    index_dir: str | None = None,
+) -> EvalResult:
+    """Recall at 1, 5 and 10 in both directions over every sample, the same on every rank.
+
+    Image to text: one of the image's captions, or a text equal to one, is among the first k of all
+    captions. Text to image: the caption's own image is among the first k of all images. Karpathy
+    and Fei-Fei 2015, arXiv:1412.2306, Sec. 4.1. Equal scores rank in the order of the data. Scores
+    are computed block by block, never all images by all texts at once.
+
+    Args:
+        encoder: the model and the ranks that share the work.
+        data: shards, as data.train takes them.
+        captions: where captions are: the member `txt`, or fields of the .json, lists included.
+        caption_lines: every line of a text is a caption, as in CLIP benchmark's shards.
+        num_examples: how many of the best and of the worst images to keep.
+        index_dir: where the shards' indexes are kept.
+
+    Raises:
+        UsageError: on every rank: an unreadable sample, or one without a caption.
+    """
+    source = open_source(data, index_dir)
+    read = ReadCaptions(fields=tuple(captions), lines=caption_lines)
+    images_NE, own_captions = _encode_images(encoder, source, read)
+    known = _number_captions(own_captions, encoder.device)
+    texts_UE = encode_texts(encoder, known.distinct)
+    rank_N, first_N, lead_N = _image_to_text(encoder, images_NE, texts_UE, known)
+    rank_M = _text_to_image(encoder, images_NE, texts_UE, known)
+
+    best, worst = pick_examples(
+        encoder,
+        source,
+        rank_N,
+        lead_N,
+        num=num_examples,
+        describe=lambda i: (own_captions[i][0], known.distinct[int(first_N[i])]),
+        num_candidates=len(rank_M),
+    )
+    figures = {
+        **_recalls("i2t", rank_N),
+        **_recalls("t2i", rank_M),
+        "num_images": len(rank_N),
+        "num_texts": len(rank_M),
+        "captions": list(captions),
+        **provenance(encoder, source),
+    }
+    return EvalResult(figures=figures, best=best, worst=worst)
+
+
+def _encode_images(
+    encoder: Encoder, source: ShardSource, read: ReadCaptions
+) -> tuple[Tensor, list[list[str]]]:
+    """Features [N, E] and the captions of all images, on every rank."""
+    features_NE: Tensor | None = None
+    mine: dict[int, list[str]] = {}
+    for batch, features_BE in encoded_batches(encoder, source, read):
+        if features_NE is None:
+            features_NE = features_BE.new_zeros(source.num_samples, features_BE.size(1))
+        features_NE[batch.first : batch.first + len(batch.values)] = features_BE
+        mine |= dict(enumerate(batch.values, start=batch.first))
+    assert features_NE is not None, "a source has samples, so every rank has a round"
+    held = [mine]
+    if encoder.group is not None:
+        held = [{}] * dist.get_world_size(encoder.group)
+        dist.all_gather_object(held, mine, group=encoder.group)
+    everyone = {number: captions for some in held for number, captions in some.items()}
+    captions = [everyone[number] for number in range(source.num_samples)]
+    return sum_(features_NE, group=encoder.group), captions
+
+
+def _number_captions(own_captions: list[list[str]], device: torch.device) -> Captions:
+    """Number the different texts of all images."""
+    number: dict[str, int] = {}
+    texts = [number.setdefault(text, len(number)) for own in own_captions for text in own]
+    images = [image for image, own in enumerate(own_captions) for _ in own]
+    return Captions(
+        distinct=list(number),
+        text_M=torch.tensor(texts, device=device),
+        image_M=torch.tensor(images, device=device),
+    )
+
+
+def _image_to_text(
+    encoder: Encoder, images_NE: Tensor, texts_UE: Tensor, known: Captions
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Places before an image's best caption, the text in first place, the lead: [N] each, on CPU."""
+    num_images = images_NE.size(0)
+    table_2N = torch.zeros(2, num_images, dtype=torch.int64, device=images_NE.device)
+    lead_N = images_NE.new_zeros(num_images)
+    copies_U = torch.bincount(known.text_M, minlength=len(known.distinct))
+    for rows in _own_blocks(encoder, num_images, texts_UE.size(0)):
+        scores_BU = images_NE[rows] @ texts_UE.T
+        table_2N[1, rows] = scores_BU.argmax(1)
+        own_M = (known.image_M >= rows.start) & (known.image_M < rows.stop)
+        table_2N[0, rows], lead_N[rows] = rank_of_any(
+            scores_BU, known.image_M[own_M] - rows.start, known.text_M[own_M], copies_U
+        )
+    rank_N, first_N = sum_(table_2N, group=encoder.group).cpu()
+    return rank_N, first_N, sum_(lead_N, group=encoder.group).cpu()
+
+
+def _text_to_image(
+    encoder: Encoder, images_NE: Tensor, texts_UE: Tensor, known: Captions
+) -> Tensor:
+    """Places before each caption's image: [M], on CPU."""
+    rank_M = torch.zeros_like(known.text_M)
+    for rows in _own_blocks(encoder, len(rank_M), images_NE.size(0)):
+        scores_BN = texts_UE[known.text_M[rows]] @ images_NE.T
+        rank_M[rows] = rank_of_target(scores_BN, known.image_M[rows])
+    return sum_(rank_M, group=encoder.group).cpu()
+
+
+def _own_blocks(encoder: Encoder, num_rows: int, num_columns: int) -> Iterator[slice]:
+    """This rank's blocks of rows, each of at most MAX_SCORES scores."""
+    size = max(1, MAX_SCORES // num_columns)
+    for number in own_batches(-(-num_rows // size), encoder.group):
+        if number is not None:
+            yield slice(number * size, min((number + 1) * size, num_rows))
+
+
+def _recalls(way: str, rank: Tensor) -> dict[str, float]:
+    return {f"{way}_recall@{k}": int((rank < k).sum()) / len(rank) for k in RECALL_AT}

@@ -1,0 +1,188 @@
+"""Whole models on disk: our directory form, written and read, and the forms of others, read.
+
+A folder of ours holds config.json (both towers, the preprocess, a SHA-256 of the weights),
+model.safetensors (every parameter, the logits' scale and bias among them) and the tokenizer.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mmtrain.data.tokenizer import Tokenizer, load_tokenizer
+from mmtrain.data.transforms import PreprocessConfig, eval_transform
+from mmtrain.decode_config import decode, encode
+from mmtrain.errors import UsageError
+from mmtrain.files import replace_file
+from mmtrain.models import Clip, ClipConfig
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+FORMAT = "mmtrain.clip"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedConfig:
+    """What config.json holds."""
+
+    format: Literal["mmtrain.clip"] = FORMAT
+    """Tells our config.json from the many others of that name."""
+    format_version: int = FORMAT_VERSION
+    """Raised when an older reader would misread the folder."""
+    model: ClipConfig
+    """Both towers."""
+    preprocess: PreprocessConfig
+    """What an image goes through before the model."""
+    sha256: dict[str, str]
+    """Of the weights' file: a flipped byte would otherwise load as another weight."""
+
+
+class Preprocess:
+    """PIL image -> uint8 [3, H, W], as evaluation wants it; the model normalises the pixels."""
+
+    def __init__(self, config: PreprocessConfig) -> None:
+        self.config = config
+        self._transform = eval_transform(config)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Any mode and size of image -> uint8 [3, H, W]."""
+        return self._transform(image)
+
+
+def save_model(
+    folder: Path | str, *, model: Clip, tokenizer: Tokenizer, preprocess: PreprocessConfig
+) -> None:
+    """Write a model that `load` reads, over what the folder held.
+
+    config.json comes last and names the weights by their hash, so a folder that a kill left half
+    written is refused, not misread.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights, partial = folder / WEIGHTS_FILE, folder / f".{WEIGHTS_FILE}.partial"
+    tensors = {name: x.detach().cpu().contiguous() for name, x in model.state_dict().items()}
+    save_file(tensors, partial, metadata={"format": "pt"})
+    digest = _sha256(partial)
+    os.replace(partial, weights)
+    tokenizer.save(folder)
+    config = SavedConfig(model=model.config, preprocess=preprocess, sha256={WEIGHTS_FILE: digest})
+    text = json.dumps(encode(config), indent=2, ensure_ascii=False, allow_nan=False)
+    replace_file(folder / CONFIG_FILE, text + "\n")
+
+
+def load(
+    path: Path | str, device: str | torch.device = "cpu"
+) -> tuple[Clip, Preprocess, Tokenizer]:
+    """The model, its preprocess and its tokenizer, from any form that we know.
+
+    Args:
+        path: a folder that `save_model` wrote, a run folder (its export/ is taken), or a folder in
+            open_clip's form (open_clip_config.json).
+        device: where the weights go.
+
+    Returns:
+        The model in eval mode: `encode_image(uint8 [B, 3, H, W])` and `encode_text([B, T])` give
+        unit-norm features. `preprocess(PIL.Image)` gives uint8 [3, H, W] and `tokenizer(texts)`
+        int64 [B, T].
+
+    Raises:
+        UsageError: the folder is none of these, or a file in it is missing, damaged or of another
+            model.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        state = "is no folder" if folder.exists() else "does not exist"
+        raise UsageError(f"model = {folder} {state}; name a run folder or an exported model's")
+    if (folder / "export" / CONFIG_FILE).is_file():
+        folder = folder / "export"
+    if (folder / CONFIG_FILE).is_file():
+        return _load_ours(folder, torch.device(device))
+    if (folder / "recipe.toml").is_file():
+        raise UsageError(f"model = {folder} has no export/ yet; a run writes it when it ends")
+    raise UsageError(
+        f"model = {folder} holds neither {CONFIG_FILE} nor export/ nor open_clip_config.json; "
+        "name a run folder or an exported model's"
+    )
+
+
+def _load_ours(folder: Path, device: torch.device) -> tuple[Clip, Preprocess, Tokenizer]:
+    config = _read_config(folder / CONFIG_FILE)
+    tensors = _read_weights(folder / WEIGHTS_FILE, config.sha256.get(WEIGHTS_FILE))
+    with torch.device("meta"):
+        model = Clip(config.model)
+    _check_tensors(model.state_dict(), tensors, folder / WEIGHTS_FILE)
+    model.load_state_dict(tensors, assign=True)
+    return model.eval().to(device), Preprocess(config.preprocess), load_tokenizer(folder)
+
+
+def _read_config(path: Path) -> SavedConfig:
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}; export the model again") from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise UsageError(
+            f'{path} is not of our form (it has no format = "{FORMAT}"); name a folder that '
+            "mmtrain exported"
+        )
+    version = data.get("format_version")
+    if version != FORMAT_VERSION:
+        raise UsageError(
+            f"{path}: format_version = {version} is unknown here (we read {FORMAT_VERSION}); use "
+            "the mmtrain that wrote it"
+        )
+    try:
+        return decode(SavedConfig, data)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def _read_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UsageError(f"{path} is missing; export the model again")
+    if _sha256(path) != sha256:
+        raise UsageError(
+            f"{path}: its SHA-256 is not the one in {CONFIG_FILE}: truncated, damaged or of another "
+            "model; export the model again"
+        )
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UsageError(f"{path} is no safetensors file ({error}); export it again") from error
+
+
+def _check_tensors(wanted: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are not the model's, naming the first few of each fault."""
+    shapes = [
+        f"{name} {list(found[name].shape)} should be {list(x.shape)}"
+        for name, x in wanted.items()
+        if name in found and found[name].shape != x.shape
+    ]
+    faults = {
+        "missing": sorted(wanted.keys() - found.keys()),
+        "not the model's": sorted(found.keys() - wanted.keys()),
+        "of another shape": shapes,
+    }
+    told = [
+        f"{len(names)} {fault} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for fault, names in faults.items()
+        if names
+    ]
+    if told:
+        raise UsageError(
+            f"{path} does not fit the model of {CONFIG_FILE}: {'; '.join(told)}; export it again"
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

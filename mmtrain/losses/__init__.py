@@ -1,0 +1,10 @@
+"""Contrastive losses: pure maths over features, plus an optional process group.
+
+Suffixes beyond the legend in `mmtrain.nn`: B this rank's pairs, A the pairs of all ranks, X and Y
+the rows and columns of one block of logits.
+"""
+
+from mmtrain.losses.clip import clip_loss
+from mmtrain.losses.siglip import siglip_loss
+
+__all__ = ["clip_loss", "siglip_loss"]

@@ -1,0 +1,168 @@
+"""CLIP: two towers and one shared embedding. Radford et al. 2021, arXiv:2103.00020."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmtrain.models.text import TextConfig, TextTower
+from mmtrain.models.vision import VisionConfig, VisionTower
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig:
+    """Both towers, the width of the embedding they share, and the logits' scale."""
+
+    vision: VisionConfig
+    """The image tower."""
+    text: TextConfig
+    """The text tower."""
+    embed_dim: int = 512
+    """Features of the shared embedding."""
+    init_logit_scale: float = math.log(1 / 0.07)
+    """Initial *log* of the logits' multiplier; SigLIP starts at ln 10."""
+    init_logit_bias: float | None = None
+    """Initial bias of the logits (SigLIP: -10). None: no bias."""
+
+
+class ClipStage(nn.Module):
+    """The towers, or the same slice of both, as one module of a schedule.
+
+    The first stage takes uint8 images [B, 3, H, W]; the last returns unit-norm features [B, 2, E]
+    (image, text); between them travel the tokens of both towers. All that is small per row (ids,
+    lengths, random choices) goes to every stage as keyword arguments.
+    """
+
+    def __init__(self, vision: VisionTower, text: TextTower) -> None:
+        super().__init__()
+        self.vision = vision
+        self.text = text
+
+    def forward(
+        self,
+        vision_x: Tensor,
+        text_x: Tensor | None = None,
+        *,
+        tokens_BT: Tensor,
+        length_B: Tensor,
+        kept_BP: Tensor | None = None,
+        vision_keep_BL2: Tensor | None = None,
+        text_keep_BL2: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Images, or both towers' tokens -> both towers' tokens, or features [B, 2, E]."""
+        image = self.vision(vision_x, kept_BP=kept_BP, keep_BL2=vision_keep_BL2)
+        source = tokens_BT if text_x is None else text_x
+        text = self.text(source, length_B=length_B, keep_BL2=text_keep_BL2)
+        if self.vision.head is None:
+            return image, text
+        return torch.stack([F.normalize(image, dim=-1), F.normalize(text, dim=-1)], dim=1)
+
+
+class Clip(nn.Module):
+    """Image and text towers with the learned scale (and bias) of their logits.
+
+    `logit_scale` and `logit_bias` are driven by the training objective, not by the towers: they stay
+    outside of whatever is sharded or pipelined.
+    """
+
+    def __init__(self, config: ClipConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = VisionTower(config.vision, embed_dim=config.embed_dim)
+        self.text = TextTower(config.text, embed_dim=config.embed_dim)
+        self.logit_scale = nn.Parameter(torch.tensor(config.init_logit_scale))
+        self.logit_bias = (
+            None
+            if config.init_logit_bias is None
+            else nn.Parameter(torch.tensor(config.init_logit_bias))
+        )
+
+    def init_weights(self, seed: int) -> "Clip":
+        """Draw both towers' initial weights (their init_weights tables); the same for the same seed."""
+        generator = torch.Generator().manual_seed(seed)
+        self.vision.init_weights(generator)
+        self.text.init_weights(generator)
+        nn.init.constant_(self.logit_scale, self.config.init_logit_scale)
+        if self.logit_bias is not None and self.config.init_logit_bias is not None:
+            nn.init.constant_(self.logit_bias, self.config.init_logit_bias)
+        return self
+
+    def stage(self) -> ClipStage:
+        """The towers as the one stage of a schedule; parameters are shared with this model."""
+        return ClipStage(self.vision, self.text)
+
+    def encode_image(self, images_BCHW: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] -> unit-norm [B, E]. Sizes other than the native one interpolate the
+        learned positions; H and W must be multiples of the patch size."""
+        return F.normalize(self.vision(images_BCHW), dim=-1)
+
+    def encode_text(self, tokens_BT: Tensor, length_B: Tensor | None = None) -> Tensor:
+        """Token ids [B, T] -> unit-norm [B, E].
+
+        Padding is cut away where it cannot reach the result (causal with end-token pooling, or
+        masked); a batch that comes with its lengths is taken to be cut already.
+        """
+        if length_B is None:
+            length_B = self.text.text_length(tokens_BT)
+            if self.text.config.cuts_padding:
+                tokens_BT = tokens_BT[:, : int(length_B.max())]
+        return F.normalize(self.text(tokens_BT, length_B=length_B), dim=-1)
+
+
+def no_decay_names(model: nn.Module) -> set[str]:
+    """Parameters that weight decay leaves alone: vectors, scalars, positions and learned tokens."""
+    tables = ("positional_embedding", "class_embedding", "registers", "query")
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim <= 1 or name.rpartition(".")[2] in tables
+    }
+
+
+def hidden_matrix_names(model: nn.Module) -> set[str]:
+    """The blocks' projection matrices, which Muon may take: q, k, v, o and the feed-forward."""
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if ".blocks." in name and parameter.ndim == 2
+    }
+
+
+def layer_ids(model: Clip) -> dict[str, tuple[int, int]]:
+    """Depth of every tower parameter as (layer, layers above it): 0 for embeddings, then the blocks.
+
+    For learning rates that decay with the distance from the output (arXiv:2106.08254).
+    """
+    ids: dict[str, tuple[int, int]] = {}
+    for tower_name, tower in (("vision", model.vision), ("text", model.text)):
+        top = tower.transformer.config.num_layers + 1
+        for name, _ in tower.named_parameters():
+            if name.startswith("embed."):
+                layer = 0
+            elif name.startswith("transformer.blocks."):
+                layer = int(name.split(".")[2]) + 1
+            else:
+                layer = top
+            ids[f"{tower_name}.{name}"] = (layer, top - layer)
+    return ids
+
+
+def lock_tower(tower: VisionTower | TextTower, *, unlocked_layers: int = 0) -> None:
+    """Freeze a tower but for its head-side layers (LiT, arXiv:2111.07991).
+
+    Args:
+        tower: frozen in place.
+        unlocked_layers: 0 freezes all of it; 1 leaves the head trainable, 1 + n also the last n
+            blocks; more than the blocks leaves everything trainable.
+    """
+    num_layers = tower.transformer.config.num_layers
+    for name, parameter in tower.named_parameters():
+        if name.startswith("embed."):
+            above = num_layers + 1
+        elif name.startswith("transformer.blocks."):
+            above = num_layers - int(name.split(".")[2])
+        else:
+            above = 0
+        parameter.requires_grad_(above < unlocked_layers)

@@ -1,0 +1,176 @@
+"""The text tower: token ids to one embedding."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmtrain.models.tower import sinusoidal_positions
+from mmtrain.nn import Transformer, TransformerConfig, build_norm, pool_tokens
+from mmtrain.nn.rope import RopeTable, rope_1d
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """A text encoder: causal with end-token pooling (OpenAI) or bidirectional (SigLIP)."""
+
+    transformer: TransformerConfig
+    """The blocks; transformer.mask says causal or full."""
+    vocab_size: int = 49408
+    """Entries of the token embedding."""
+    context_length: int = 77
+    """Longest text, tokens."""
+    end_token_id: int | None = 49407
+    """The id that ends a text. None: the largest id of a row ends it (OpenAI's first release)."""
+    positions: Literal["learned", "sinusoidal", "rope", "none"] = "learned"
+    """How tokens know their place."""
+    rope_theta: float = 10000.0
+    """Base of the rotary frequencies."""
+    pool: Literal["end", "last", "first", "mean"] = "end"
+    """Which token stands for the text: the end token, the array's last (SigLIP), first, or mean."""
+    mask_padding: bool = True
+    """With mask = "full": padding is not seen. SigLIP's checkpoints see theirs (False)."""
+    projection_bias: bool = False
+    """Bias of the map to the shared embedding (SigLIP has one)."""
+
+    def __post_init__(self) -> None:
+        if self.transformer.mask not in ("full", "causal"):
+            raise ValueError(
+                f'transformer.mask = "{self.transformer.mask}" is not for a text encoder; '
+                "use causal or full"
+            )
+        if self.transformer.mask == "causal" and self.pool == "first":
+            raise ValueError('pool = "first" sees only itself under a causal mask; use end')
+
+    @property
+    def cuts_padding(self) -> bool:
+        """Whether padding behind a text's end cannot reach its embedding, so that a batch may be
+        cut to its longest text exactly."""
+        if self.pool == "last":
+            return False
+        return self.transformer.mask == "causal" or self.mask_padding
+
+
+class TextEmbed(nn.Module):
+    """Token ids to vectors with positions."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.transformer.dim
+        self.token = nn.Embedding(config.vocab_size, dim)
+        self.positional_embedding = (
+            nn.Parameter(torch.empty(config.context_length, dim))
+            if config.positions == "learned"
+            else None
+        )
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """[B, T] -> [B, T, D].
+
+        Raises:
+            ValueError: the texts are longer than context_length.
+        """
+        num_tokens = tokens_BT.size(1)
+        if num_tokens > self.config.context_length:
+            raise ValueError(
+                f"texts of {num_tokens} tokens exceed context_length = {self.config.context_length}"
+            )
+        x_BTD = self.token(tokens_BT)
+        if self.positional_embedding is not None:
+            return x_BTD + self.positional_embedding[:num_tokens]
+        if self.config.positions == "sinusoidal":
+            dim = self.config.transformer.dim
+            return x_BTD + sinusoidal_positions(num_tokens, dim, device=x_BTD.device)
+        return x_BTD
+
+
+class TextHead(nn.Module):
+    """Tokens to one embedding: norm, pool, projection."""
+
+    def __init__(self, config: TextConfig, embed_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        core = config.transformer
+        self.norm = build_norm(
+            core.norm,
+            core.dim,
+            eps=core.norm_eps,
+            fraction=core.norm_fraction,
+            bias=core.norm_bias,
+        )
+        self.projection = nn.Linear(core.dim, embed_dim, bias=config.projection_bias)
+
+    def forward(self, x_BTD: Tensor, length_B: Tensor) -> Tensor:
+        """[B, T, D] -> [B, E]. Norm acts per token, so it runs on the pooled one where it can."""
+        if self.config.pool == "mean":
+            lengths = length_B if self.config.cuts_padding else None
+            return self.projection(pool_tokens(self.norm(x_BTD), "mean", length_B=lengths))
+        return self.projection(self.norm(pool_tokens(x_BTD, self.config.pool, length_B=length_B)))
+
+
+class TextTower(nn.Module):
+    """embed -> transformer -> head. A pipeline stage holds None where another stage has the part."""
+
+    embed: TextEmbed | None
+    head: TextHead | None
+
+    def __init__(self, config: TextConfig, *, embed_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = TextEmbed(config)
+        self.transformer = Transformer(config.transformer)
+        self.head = TextHead(config, embed_dim)
+
+    def text_length(self, tokens_BT: Tensor) -> Tensor:
+        """Tokens of each text up to its end token, that one counted; all of them where it has none."""
+        if self.config.end_token_id is None:
+            return tokens_BT.argmax(1) + 1
+        ends_BT = tokens_BT == self.config.end_token_id
+        found_B = ends_BT.any(1)
+        return torch.where(found_B, ends_BT.int().argmax(1) + 1, tokens_BT.size(1))
+
+    def rope_table(self, num_tokens: int, device: torch.device) -> RopeTable | None:
+        """Rotary tables of the tokens."""
+        if self.config.positions != "rope":
+            return None
+        head_size = self.config.transformer.head_size
+        position_T = torch.arange(num_tokens, device=device)
+        return rope_1d(position_T, head_size, theta=self.config.rope_theta)
+
+    def forward(self, x: Tensor, *, length_B: Tensor, keep_BL2: Tensor | None = None) -> Tensor:
+        """Ids [B, T] (or tokens from the stage before) -> [B, E] (or tokens)."""
+        if self.embed is not None:
+            x = self.embed(x)
+        masks_padding = self.config.transformer.mask == "full" and self.config.cuts_padding
+        x = self.transformer(
+            x,
+            mask=self.transformer.build_mask(
+                x.size(1), device=x.device, key_length_B=length_B if masks_padding else None
+            ),
+            rope=self.rope_table(x.size(1), x.device),
+            keep_BL2=keep_BL2,
+        )
+        return x if self.head is None else self.head(x, length_B)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw initial weights (w = dim): CLIP's table for text towers.
+
+        | weight              | drawn from               |
+        |---------------------|--------------------------|
+        | token embedding     | N(.02)                   |
+        | positions           | N(.01)                   |
+        | projection, bias    | N(w^-.5), 0              |
+        | blocks              | Transformer.init_weights |
+        """
+        assert self.embed is not None and self.head is not None, "a slice cannot be initialised"
+        self.embed.token.weight.normal_(0.0, 0.02, generator=generator)
+        if self.embed.positional_embedding is not None:
+            self.embed.positional_embedding.normal_(0.0, 0.01, generator=generator)
+        self.transformer.init_weights(generator)
+        std = self.config.transformer.dim**-0.5
+        self.head.projection.weight.normal_(0.0, std, generator=generator)
+        if self.head.projection.bias is not None:
+            self.head.projection.bias.zero_()

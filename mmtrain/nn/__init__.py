@@ -1,0 +1,34 @@
+"""The shared transformer core: single device, imports torch only.
+
+Tensors carry a suffix that names their dims. One legend for the whole project; suffixes name
+*logical* sizes, so they stay true when a dim is sharded:
+
+    B batch        T query tokens   S key tokens    D width        N query heads   K key heads
+    H head size    F feed-forward   P patches       C channels     E shared embedding
+    L layers       V vocabulary     M dictionary entries           G query heads per key head
+"""
+
+from mmtrain.nn.attention import Attention, Mask, attend
+from mmtrain.nn.feed_forward import FeedForward
+from mmtrain.nn.kv_cache import KVCache
+from mmtrain.nn.norm import build_norm
+from mmtrain.nn.pooling import AttentionPool, pool_tokens
+from mmtrain.nn.rope import apply_rope, rope_1d, rope_2d
+from mmtrain.nn.transformer import Transformer, TransformerBlock, TransformerConfig
+
+__all__ = [
+    "Attention",
+    "AttentionPool",
+    "FeedForward",
+    "KVCache",
+    "Mask",
+    "Transformer",
+    "TransformerBlock",
+    "TransformerConfig",
+    "apply_rope",
+    "attend",
+    "build_norm",
+    "pool_tokens",
+    "rope_1d",
+    "rope_2d",
+]

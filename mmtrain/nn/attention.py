@@ -1,0 +1,190 @@
+"""Multi-head, grouped-query and multi-query attention behind one function.
+
+Which kernel runs is a static table by device, dtype and length, never timed at run time, so that a
+run repeats itself bit for bit.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmtrain.nn.kv_cache import KVCache
+from mmtrain.nn.norm import NormKind, build_norm
+from mmtrain.nn.rope import RopeTable, apply_rope
+
+# Longest sequence for which plain matmuls beat torch's fused kernels, forward and backward together.
+# Measured on CPU (benchmarks/attention_forms.py): the fused bf16 kernel is slow in its backward at
+# every length a CLIP uses; in fp32 it wins from about 64 tokens on. On a GPU the fused kernel wins.
+PLAIN_UP_TO = {
+    ("cpu", torch.bfloat16): 256,
+    ("cpu", torch.float16): 256,
+    ("cpu", torch.float32): 64,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mask:
+    """Which keys each query may see.
+
+    `causal` alone reaches the kernels as a flag. `allowed` is a bool tensor that broadcasts to
+    [B, T, S], True where attention is allowed, and then says everything: `causal` is False beside it.
+    """
+
+    causal: bool = False
+    allowed: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.causal and self.allowed is not None:
+            raise ValueError("a Mask is either causal or given as `allowed`, which then says all")
+
+
+def causal_allowed(num_queries: int, num_keys: int, *, device: torch.device) -> Tensor:
+    """[1, T, S]: query t is token S - T + t and sees itself and all before it.
+
+    Aligned to the last key, as a KV cache needs; `is_causal=True` in torch aligns to the first.
+    """
+    allowed = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device)
+    return allowed.tril(num_keys - num_queries)[None]
+
+
+def prefix_allowed(prefix_length_B: Tensor, num_tokens: int) -> Tensor:
+    """[B, T, T]: causal, and every token sees the whole prefix (prefix LM, arXiv:1910.10683)."""
+    device = prefix_length_B.device
+    inside = torch.arange(num_tokens, device=device) < prefix_length_B[:, None]
+    return causal_allowed(num_tokens, num_tokens, device=device) | inside[:, None, :]
+
+
+def block_allowed(segment_BT: Tensor) -> Tensor:
+    """[B, T, T] from segment ids: one shared context and any number of independent questions.
+
+    Segment 0 (the image) sees all of itself and nothing else, so that its keys serve every question;
+    a segment k > 0 sees segment 0 and, causally, itself. A token of a negative segment is padding:
+    nobody else sees it, and it sees itself alone.
+    """
+    num_tokens = segment_BT.size(1)
+    causal = causal_allowed(num_tokens, num_tokens, device=segment_BT.device)
+    same = segment_BT[:, :, None] == segment_BT[:, None, :]
+    query_real = segment_BT[:, :, None] >= 0
+    context = (segment_BT[:, None, :] == 0) & query_real
+    itself = torch.eye(num_tokens, dtype=torch.bool, device=segment_BT.device)
+    return (same & causal & query_real) | context & query_real | itself
+
+
+def key_length_allowed(length_B: Tensor, num_keys: int) -> Tensor:
+    """[B, 1, S]: keys before each row's length."""
+    return (torch.arange(num_keys, device=length_B.device) < length_B[:, None])[:, None, :]
+
+
+def _attend_plain(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask: Mask) -> Tensor:
+    """softmax(q k^T / sqrt(H)) v by three dense operations; query heads fold into the rows."""
+    B, T, N, H = q_BTNH.shape
+    S, K = k_BSKH.shape[1:3]
+    G = N // K
+    q = (q_BTNH * H**-0.5).view(B, T, K, G, H).permute(0, 2, 3, 1, 4).reshape(B * K, G * T, H)
+    k = k_BSKH.permute(0, 2, 3, 1).reshape(B * K, H, S)
+    v = v_BSKH.transpose(1, 2).reshape(B * K, S, H)
+    scores = torch.bmm(q, k)
+    allowed = mask.allowed
+    if mask.causal:
+        allowed = torch.ones(T, S, dtype=torch.bool, device=q.device).tril()[None]
+    if allowed is not None:
+        scores = scores.view(B, K, G, T, S)
+        scores = scores.masked_fill(~allowed[:, None, None], float("-inf"))
+        scores = scores.view(B * K, G * T, S)
+    out = torch.bmm(scores.softmax(-1).to(v.dtype), v)
+    return out.view(B, K, G, T, H).permute(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+def _attend_fused(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask: Mask) -> Tensor:
+    """torch's scaled_dot_product_attention, with its flag where a flag serves."""
+    out_BNTH = F.scaled_dot_product_attention(
+        q_BTNH.transpose(1, 2),
+        k_BSKH.transpose(1, 2),
+        v_BSKH.transpose(1, 2),
+        attn_mask=None if mask.allowed is None else mask.allowed[:, None],
+        is_causal=mask.causal,
+        enable_gqa=q_BTNH.size(2) != k_BSKH.size(2),
+    )
+    return out_BNTH.transpose(1, 2)
+
+
+def attend(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask: Mask) -> Tensor:
+    """Scaled dot-product attention. Vaswani et al. 2017, arXiv:1706.03762, Eq. 1.
+
+    Args:
+        q_BTNH: queries.
+        k_BSKH: keys; K divides N, each key head serves N / K query heads (GQA, arXiv:2305.13245).
+        v_BSKH: values.
+        mask: `causal` needs T = S.
+
+    Returns:
+        [B, T, N, H].
+    """
+    assert not mask.causal or q_BTNH.size(1) == k_BSKH.size(1), "a causal flag needs T = S"
+    longest = max(q_BTNH.size(1), k_BSKH.size(1))
+    if longest <= PLAIN_UP_TO.get((q_BTNH.device.type, q_BTNH.dtype), 0):
+        return _attend_plain(q_BTNH, k_BSKH, v_BSKH, mask)
+    return _attend_fused(q_BTNH, k_BSKH, v_BSKH, mask)
+
+
+class Attention(nn.Module):
+    """Self-attention, or cross-attention where `context_dim` is given.
+
+    The number of heads is inferred from the projections' outputs, so tensor parallelism that shards
+    them needs no change here.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        context_dim: int | None = None,
+        qkv_bias: bool = True,
+        out_bias: bool = True,
+        qk_norm: NormKind | None = None,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        context_dim = dim if context_dim is None else context_dim
+        self.q = nn.Linear(dim, num_heads * head_dim, bias=qkv_bias)
+        self.k = nn.Linear(context_dim, num_kv_heads * head_dim, bias=qkv_bias)
+        self.v = nn.Linear(context_dim, num_kv_heads * head_dim, bias=qkv_bias)
+        self.o = nn.Linear(num_heads * head_dim, dim, bias=out_bias)
+        self.q_norm = build_norm(qk_norm, head_dim, eps=norm_eps) if qk_norm else None
+        self.k_norm = build_norm(qk_norm, head_dim, eps=norm_eps) if qk_norm else None
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        context_BSD: Tensor | None = None,
+        *,
+        mask: Mask,
+        rope: RopeTable | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """[B, T, D] -> [B, T, D].
+
+        Args:
+            x_BTD: queries' input; keys' and values' too unless `context_BSD` is given.
+            context_BSD: what cross-attention looks at.
+            mask: over this call's queries and all keys, cached ones included.
+            rope: tables for this call's tokens, applied to queries and keys.
+            cache: keys and values are appended to it and read back from it.
+        """
+        source = x_BTD if context_BSD is None else context_BSD
+        q = self.q(x_BTD).unflatten(-1, (-1, self.head_dim))
+        k = self.k(source).unflatten(-1, (-1, self.head_dim))
+        v = self.v(source).unflatten(-1, (-1, self.head_dim))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rope is not None:
+            q, k = apply_rope(q, rope), apply_rope(k, rope)
+        if cache is not None:
+            k, v = cache.update(k, v)
+        return self.o(attend(q, k, v, mask).flatten(-2))

@@ -1,0 +1,100 @@
+"""Normalisation layers: LayerNorm, RMSNorm, partial RMSNorm and Gemma's (1 + weight)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NormKind = Literal["layer", "rms", "partial_rms", "gemma_rms"]
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight. Zhang and Sennrich 2019, arXiv:1910.07467, Eq. 4."""
+
+    def __init__(self, dim: int, *, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Normalise the last dim; the dtype is kept."""
+        return F.rms_norm(x_BTD, (x_BTD.size(-1),), self.weight.to(x_BTD.dtype), self.eps)
+
+    def reset_parameters(self) -> None:
+        """The identity scale."""
+        nn.init.ones_(self.weight)
+
+
+class PartialRMSNorm(nn.Module):
+    """RMSNorm whose statistic is taken over the first `fraction` of the features.
+
+    The paper's pRMSNorm (arXiv:1910.07467, section 4.1; it finds 6.25 % enough).
+    """
+
+    def __init__(self, dim: int, *, fraction: float, eps: float = 1e-6) -> None:
+        super().__init__()
+        if not 0 < fraction <= 1:
+            raise ValueError(f"norm_fraction = {fraction} must lie in (0, 1]")
+        self.num_measured = max(1, int(dim * fraction))
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Normalise the last dim; the statistic is computed in at least fp32."""
+        measured = x_BTD[..., : self.num_measured]
+        measured = measured.to(torch.promote_types(x_BTD.dtype, torch.float32))
+        scale = torch.rsqrt(measured.square().mean(-1, keepdim=True) + self.eps)
+        return (x_BTD * scale).to(x_BTD.dtype) * self.weight.to(x_BTD.dtype)
+
+    def reset_parameters(self) -> None:
+        """The identity scale."""
+        nn.init.ones_(self.weight)
+
+
+class GemmaRMSNorm(nn.Module):
+    """RMSNorm with weight stored as an offset from one: x / rms(x) * (1 + weight).
+
+    Computed in fp32 before the cast back, as Gemma's checkpoints expect (arXiv:2403.08295).
+    """
+
+    def __init__(self, dim: int, *, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Normalise the last dim; the dtype is kept."""
+        wide = x_BTD.to(torch.promote_types(x_BTD.dtype, torch.float32))
+        weight = 1.0 + self.weight.to(wide.dtype)
+        return F.rms_norm(wide, (wide.size(-1),), weight, self.eps).to(x_BTD.dtype)
+
+    def reset_parameters(self) -> None:
+        """The identity scale."""
+        nn.init.zeros_(self.weight)
+
+
+def build_norm(
+    kind: NormKind, dim: int, *, eps: float, fraction: float = 1.0, bias: bool = True
+) -> nn.Module:
+    """A norm over the last dim of size `dim`.
+
+    Args:
+        kind: `layer`, `rms`, `partial_rms` or `gemma_rms`.
+        dim: features.
+        eps: added under the root.
+        fraction: share of the features that `partial_rms` measures.
+        bias: whether `layer` has one; the others never have.
+
+    Raises:
+        ValueError: the kind is unknown.
+    """
+    if kind == "layer":
+        return nn.LayerNorm(dim, eps=eps, bias=bias)
+    if kind == "rms":
+        return RMSNorm(dim, eps=eps)
+    if kind == "partial_rms":
+        return PartialRMSNorm(dim, fraction=fraction, eps=eps)
+    if kind == "gemma_rms":
+        return GemmaRMSNorm(dim, eps=eps)
+    raise ValueError(f'norm = "{kind}" is unknown; use layer, rms, partial_rms or gemma_rms')

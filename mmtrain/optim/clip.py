@@ -1,0 +1,106 @@
+"""The one global gradient norm, and clipping by it."""
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate
+
+
+@torch.no_grad()
+def global_norm(
+    parameters: Iterable[Tensor],
+    *,
+    pp_group: dist.ProcessGroup | None = None,
+    shared: Iterable[Tensor] = (),
+) -> Tensor:
+    """L2 norm of all gradients of the model, the same on every rank.
+
+    Every gradient counts once: a DTensor's shards are summed over the mesh axes that shard it, a
+    pending (Partial) sum is done first, plain tensors are taken as equal on all ranks of a stage.
+    Collective over the meshes and `pp_group`.
+
+    Args:
+        parameters: of this stage; those without a gradient are skipped.
+        pp_group: the ranks of all stages, over which the squares are summed.
+        shared: parameters that every stage holds with the same gradient (the logits' scale and
+            bias); counted once.
+
+    Returns:
+        An fp64 scalar on the gradients' device; nothing waits for it.
+    """
+    parameters, shared_grads = list(parameters), _gradients(shared)
+    by_axes: dict[tuple[dist.ProcessGroup, ...], list[Tensor]] = {}
+    for gradient in _gradients(parameters):
+        local, axes = _reduced_shard(gradient)
+        by_axes.setdefault(axes, []).append(local)
+    device = parameters[0].device if parameters else torch.device("cpu")
+    total = torch.zeros((), device=device, dtype=torch.float64)
+    for axes, locals_ in by_axes.items():
+        square = _sum_of_squares(locals_)
+        for group in axes:
+            dist.all_reduce(square, group=group)
+        total += square
+    if pp_group is not None:
+        dist.all_reduce(total, group=pp_group)
+    if shared_grads:
+        total += _sum_of_squares(shared_grads)
+    return total.sqrt()
+
+
+@torch.no_grad()
+def clip_gradients(
+    parameters: Iterable[Tensor],
+    max_norm: float | None,
+    *,
+    pp_group: dist.ProcessGroup | None = None,
+    shared: Iterable[Tensor] = (),
+) -> Tensor:
+    """Scale all gradients so that their global norm is at most `max_norm`; None only measures.
+
+    Returns:
+        The norm before clipping (see `global_norm` for the arguments). Where it is not finite the
+        gradients are spoilt: ask `Guard.check` before the update.
+    """
+    parameters, shared = list(parameters), list(shared)
+    norm = global_norm(parameters, pp_group=pp_group, shared=shared)
+    if max_norm is None:
+        return norm
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for gradient in _gradients([*parameters, *shared]):
+        # Scaling commutes with a pending sum, so local values serve for every placement.
+        local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+        by_dtype.setdefault(local.dtype, []).append(local)
+    for dtype, locals_ in by_dtype.items():
+        torch._foreach_mul_(locals_, factor.to(dtype))  # pyright: ignore[reportPrivateImportUsage]
+    return norm
+
+
+def _gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
+    return [p.grad for p in parameters if p.grad is not None]
+
+
+def _reduced_shard(gradient: Tensor) -> tuple[Tensor, tuple[dist.ProcessGroup, ...]]:
+    """The local values of a gradient without pending sums, and the groups that share its shards."""
+    if not isinstance(gradient, DTensor):
+        return gradient, ()
+    if any(placement.is_partial() for placement in gradient.placements):
+        done = [Replicate() if p.is_partial() else p for p in gradient.placements]
+        gradient = gradient.redistribute(placements=done)
+    mesh = gradient.device_mesh
+    axes = [axis for axis, p in enumerate(gradient.placements) if not isinstance(p, Replicate)]
+    return gradient.to_local(), tuple(mesh.get_group(axis) for axis in axes)
+
+
+def _sum_of_squares(tensors: list[Tensor]) -> Tensor:
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        by_dtype.setdefault(tensor.dtype, []).append(tensor)
+    squares = []
+    for dtype, same in by_dtype.items():
+        wide = torch.promote_types(dtype, torch.float32)
+        norms = torch._foreach_norm(same, 2, dtype=wide)  # pyright: ignore[reportPrivateImportUsage]
+        squares.append(torch.stack(norms).double().square().sum())
+    return torch.stack(squares).sum()

@@ -1,0 +1,126 @@
+"""Parameters sorted into groups, and the optimizers that update them."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from mmtrain.optim.config import OptimConfig
+from mmtrain.optim.muon import Muon
+
+
+class Optimizers:
+    """The optimizers of one model, driven together.
+
+    A group's learning rate is its peak (`peak_lr`, layer-wise decay included) times the one factor
+    that the schedule gives.
+    """
+
+    def __init__(
+        self, optimizers: list[torch.optim.Optimizer], names: dict[nn.Parameter, str], *, lr: float
+    ) -> None:
+        self.optimizers = optimizers
+        self._names = names
+        self._peak_lr = lr
+        self.lr = lr
+
+    def set_lr(self, factor: float) -> None:
+        """Set every group's learning rate to `factor` of its peak; `lr` follows the recipe's."""
+        self.lr = self._peak_lr * factor
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * factor
+
+    def step(self) -> None:
+        """Update the parameters from their gradients."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def zero_grad(self) -> None:
+        """Drop the gradients."""
+        for parameter in self._names:
+            parameter.grad = None
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """The optimizers' tensors by parameter name: `{name: {"exp_avg": ..., "step": ...}}`.
+
+        They are the live tensors and complete from the first step on: loading is copying into them.
+        Names do not depend on the layout, so neither does a checkpoint. Hyperparameters are not
+        part of it, the recipe holds them.
+        """
+        return {
+            name: dict(optimizer.state[parameter])
+            for parameter, name in self._names.items()
+            for optimizer in self.optimizers
+            if parameter in optimizer.state
+        }
+
+
+def build_optimizers(
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    config: OptimConfig,
+    *,
+    no_decay: set[str],
+    hidden_matrices: set[str],
+    layer_ids: Mapping[str, tuple[int, int]] | None = None,
+) -> Optimizers:
+    """Group the trainable parameters and build AdamW, and Muon where the recipe asks for it.
+
+    Args:
+        named_parameters: frozen ones are left out.
+        no_decay: names without weight decay (AdamW only; matrices always decay under Muon).
+        hidden_matrices: names that Muon may take: q, k, v, o and feed-forward matrices.
+        layer_ids: (layer, layers above it) by name, needed for layer_decay < 1; names that are
+            missing keep the full learning rate.
+    """
+    assert layer_ids is not None or config.layer_decay == 1
+    names: dict[nn.Parameter, str] = {}
+    groups: dict[Any, dict[str, Any]] = {}
+    for name, parameter in named_parameters:
+        if not parameter.requires_grad:
+            continue
+        names[parameter] = name
+        muon = config.kind == "muon" and name in hidden_matrices
+        layers_above = layer_ids[name][1] if layer_ids and name in layer_ids else 0
+        factor = config.layer_decay**layers_above
+        decays = muon or name not in no_decay
+        # Fused and foreach kernels refuse a list that mixes plain tensors, DTensors or meshes.
+        mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
+        lr = factor * (config.muon_lr if muon else config.lr)
+        weight_decay = config.muon_weight_decay if muon else config.weight_decay
+        group = groups.setdefault(
+            (muon, decays, factor, mesh),
+            {
+                "params": [],
+                "lr": lr,
+                "peak_lr": lr,
+                "weight_decay": weight_decay if decays else 0.0,
+            },
+        )
+        group["params"].append(parameter)
+    optimizers = []
+    if adamw_groups := [group for key, group in groups.items() if not key[0]]:
+        optimizers.append(_build_adamw(adamw_groups, config))
+    if muon_groups := [group for key, group in groups.items() if key[0]]:
+        momentum, adjust = config.muon_momentum, config.muon_adjust
+        muon = Muon(muon_groups, lr=config.muon_lr, momentum=momentum, adjust=adjust)
+        optimizers.append(muon)
+    return Optimizers(optimizers, names, lr=config.lr)
+
+
+def _build_adamw(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.AdamW:
+    """Fused AdamW whose state exists from the start, as a checkpoint before any step needs it."""
+    optimizer = torch.optim.AdamW(
+        groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True
+    )
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter] = {
+                # fp32 and on the device: what the fused kernel would make itself.
+                "step": torch.zeros((), device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            }
+    return optimizer

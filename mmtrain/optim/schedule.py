@@ -1,0 +1,40 @@
+"""The learning rate as a pure function of the step."""
+
+import math
+
+from mmtrain.optim.config import OptimConfig
+
+
+def warmup_steps(config: OptimConfig, *, total_steps: int) -> int:
+    """Steps of linear warm-up, never more than the run has."""
+    if config.warmup_steps is not None:
+        return min(config.warmup_steps, total_steps)
+    fraction = 0.1 if config.warmup_fraction is None else config.warmup_fraction
+    return round(fraction * total_steps)
+
+
+def lr_factor(step: int, *, total_steps: int, config: OptimConfig) -> float:
+    """Learning rate of a step as a share of its peak.
+
+    Warm-up is (step + 1) / warmup; what follows counts from its end, as in open_clip: cosine is
+    min + (1 - min) * (1 + cos(pi * progress)) / 2; wsd (Hu et al. 2024, arXiv:2404.06395) stays at
+    1 and falls linearly to min over the last decay_fraction of the run.
+
+    Args:
+        step: number of updates done before this one, from 0.
+        total_steps: updates of the whole run; the schedule ends there.
+    """
+    assert 0 <= step < total_steps, f"step {step} of {total_steps}"
+    warmup = warmup_steps(config, total_steps=total_steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    floor = config.min_lr_fraction
+    if config.schedule == "cosine":
+        progress = (step - warmup) / (total_steps - warmup)
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+    if config.schedule == "wsd":
+        decay = max(1, round(config.decay_fraction * total_steps))
+        decay_start = max(warmup, total_steps - decay)
+        progress = max(0, step - decay_start) / (total_steps - decay_start)
+        return floor + (1 - floor) * (1 - progress)
+    return 1.0

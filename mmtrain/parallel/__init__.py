@@ -1,0 +1,15 @@
+"""Parallelism, applied to the models from outside by torch's own engine."""
+
+from mmtrain.parallel.apply import gather_tensors, parallelize
+from mmtrain.parallel.mesh import Layout, ParallelConfig, build_layout, pick_device
+from mmtrain.parallel.pipeline import PipelineSchedule
+
+__all__ = [
+    "Layout",
+    "ParallelConfig",
+    "PipelineSchedule",
+    "build_layout",
+    "gather_tensors",
+    "parallelize",
+    "pick_device",
+]

@@ -1,0 +1,69 @@
+"""How a model is laid out over the mesh: one ordered list."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from mmtrain.models import Clip, ClipStage
+from mmtrain.parallel.compile import apply_compile
+from mmtrain.parallel.mesh import Layout
+from mmtrain.parallel.pipeline import slice_stage, stage_indices
+from mmtrain.parallel.precision import Precision, apply_precision
+from mmtrain.parallel.shard import apply_fsdp
+from mmtrain.parallel.tensor import apply_tensor_parallel
+
+
+def parallelize(
+    model: Clip, layout: Layout, *, precision: Precision = "fp32", compile: bool = False
+) -> list[ClipStage]:
+    """The stages of `model` that this rank holds, laid out over the mesh.
+
+    The order is fixed: slice -> format -> tensor and sequence parallel -> compile -> FSDP, each step
+    working on what the one before left. The model's own scale and bias of the logits stay outside.
+    """
+    whole = model.stage()
+    if layout.size("pp") > 1:
+        indices = stage_indices(layout)
+        num_stages = layout.size("pp") * len(indices)
+        stages = [slice_stage(whole, index, num_stages) for index in indices]
+    else:
+        stages = [whole]
+    for stage in stages:
+        apply_precision(stage, precision)
+        stage.to(layout.device)
+        if layout.mesh is not None and layout.size("tp") > 1:
+            apply_tensor_parallel(stage, layout.mesh["tp"], sequence=layout.config.sequence)
+        if compile:
+            apply_compile(stage)
+        if layout.size("dp") > 1:
+            apply_fsdp(stage, layout)
+    return stages
+
+
+@torch.no_grad()
+def gather_tensors(tensors: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """Whole tensors of all pipeline stages on every rank, for evaluation and export.
+
+    Args:
+        tensors: what this rank holds, by name: shards are gathered, stages are exchanged.
+        layout: the mesh; every rank of it must call.
+    """
+    whole = {
+        name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().clone()
+        for name, value in tensors.items()
+    }
+    group = layout.group("pp")
+    if group is None:
+        return whole
+    gathered: dict[str, Tensor] = {}
+    for rank in range(layout.size("pp")):
+        source = dist.get_global_rank(group, rank)
+        outline = [{n: (tuple(v.shape), v.dtype) for n, v in whole.items()}]
+        dist.broadcast_object_list(outline, source, group=group, device=layout.device)
+        for name, (shape, dtype) in outline[0].items():
+            mine = rank == layout.rank("pp")
+            value = whole[name] if mine else torch.empty(shape, dtype=dtype, device=layout.device)
+            dist.broadcast(value, source, group=group)
+            gathered[name] = value
+    return gathered

@@ -1,0 +1,136 @@
+"""The device mesh: which rank does what."""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from mmtrain.errors import UsageError
+
+ScheduleName = Literal["GPipe", "1F1B", "Interleaved1F1B", "LoopedBFS", "InterleavedZeroBubble"]
+
+
+Axis = Literal["pp", "dp", "tp"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """Sizes of the mesh's axes; their product is the number of ranks."""
+
+    pp: int = 1
+    """Pipeline stages: each rank holds a slice of the layers of every tower."""
+    dp_replicate: int = 1
+    """Data-parallel replicas that each hold whole (sharded) weights."""
+    dp_shard: int = -1
+    """Data-parallel ranks that share one copy of weights and optimizer state (FSDP).
+    -1: all ranks that the other axes leave."""
+    tp: int = 1
+    """Tensor-parallel ranks: each holds a share of every head and feed-forward."""
+    sequence: bool = True
+    """Sequence parallelism: with tp > 1, norms and residuals hold a share of the tokens."""
+    schedule: ScheduleName = "1F1B"
+    """Order of a pipeline's microbatches."""
+    reshard_after_forward: bool = True
+    """FSDP frees gathered weights between forward and backward (ZeRO-3); False keeps them (ZeRO-2)."""
+
+    def __post_init__(self) -> None:
+        for name in ("pp", "dp_replicate", "tp"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        if self.dp_shard < 1 and self.dp_shard != -1:
+            raise ValueError(f"dp_shard = {self.dp_shard} must be at least 1, or -1 for the rest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """This rank's place. `mesh` is None in a single process, which needs no process group."""
+
+    device: torch.device
+    config: ParallelConfig
+    mesh: DeviceMesh | None = None
+    dp_mesh: DeviceMesh | None = None
+    """Both data-parallel axes as one."""
+
+    def axis(self, name: Axis) -> DeviceMesh | None:
+        """The mesh along `pp`, `dp` (both data-parallel axes) or `tp`."""
+        if self.mesh is None or name == "dp":
+            return self.dp_mesh
+        return self.mesh[name]
+
+    def size(self, name: Axis) -> int:
+        """Ranks along an axis."""
+        mesh = self.axis(name)
+        return 1 if mesh is None else mesh.size()
+
+    def rank(self, name: Axis) -> int:
+        """This rank's coordinate along an axis."""
+        mesh = self.axis(name)
+        return 0 if mesh is None else mesh.get_local_rank()
+
+    def group(self, name: Axis) -> dist.ProcessGroup | None:
+        """The process group along an axis, None where the axis has one rank."""
+        mesh = self.axis(name)
+        return None if mesh is None or mesh.size() == 1 else mesh.get_group()
+
+    @property
+    def is_first_stage(self) -> bool:
+        """Whether images are decoded here."""
+        return self.rank("pp") == 0
+
+    @property
+    def is_last_stage(self) -> bool:
+        """Whether the loss is computed here."""
+        return self.rank("pp") == self.size("pp") - 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes logs and files."""
+        return self.mesh is None or dist.get_rank() == 0
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `auto | cpu | cuda` names, for this local rank.
+
+    Raises:
+        UsageError: CUDA is asked for and not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError('train.device = "cuda", but no CUDA device is visible; use cpu or auto')
+    if name == "cuda":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device(name)
+
+
+def build_layout(config: ParallelConfig, device: torch.device) -> Layout:
+    """Join the ranks of a torchrun job into a mesh; a plain process gets none.
+
+    Raises:
+        UsageError: the axes' sizes do not make up the number of ranks.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    fixed = config.pp * config.dp_replicate * config.tp
+    shard = world // fixed if config.dp_shard == -1 else config.dp_shard
+    if fixed * shard != world or shard < 1:
+        raise UsageError(
+            f"parallel.pp = {config.pp} x dp_replicate = {config.dp_replicate} x dp_shard = "
+            f"{config.dp_shard} x tp = {config.tp} does not make up the {world} rank(s) started; "
+            "choose sizes whose product is that number, or leave dp_shard = -1"
+        )
+    if world == 1:
+        return Layout(device=device, config=config)
+    if not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    mesh = init_device_mesh(
+        device.type,
+        (config.pp, config.dp_replicate, shard, config.tp),
+        mesh_dim_names=("pp", "dp_replicate", "dp_shard", "tp"),
+    )
+    dp_mesh = mesh["dp_replicate", "dp_shard"]._flatten("dp")
+    return Layout(device=device, config=config, mesh=mesh, dp_mesh=dp_mesh)

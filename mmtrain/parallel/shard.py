@@ -1,0 +1,25 @@
+"""Fully sharded data parallelism (ZeRO-2 and ZeRO-3) by torch's FSDP2.
+
+Rajbhandari et al., arXiv:1910.02054; Zhao et al., arXiv:2304.11277.
+"""
+
+from torch.distributed.fsdp import fully_shard
+
+from mmtrain.models import ClipStage
+from mmtrain.parallel.mesh import Layout
+
+
+def apply_fsdp(stage: ClipStage, layout: Layout) -> None:
+    """Shard a stage over the data-parallel axes, in place: each block, then what is left.
+
+    Gradients are averaged over all data-parallel ranks. The stage itself is sharded too, because
+    zero-bubble schedules call its FSDP interface.
+    """
+    assert layout.mesh is not None
+    hybrid = layout.config.dp_replicate > 1
+    mesh = layout.mesh["dp_replicate", "dp_shard"] if hybrid else layout.mesh["dp_shard"]
+    reshard = layout.config.reshard_after_forward and layout.size("pp") == 1
+    for tower in (stage.vision, stage.text):
+        for block in tower.transformer.blocks.values():
+            fully_shard(block, mesh=mesh, reshard_after_forward=reshard)
+    fully_shard(stage, mesh=mesh, reshard_after_forward=reshard)

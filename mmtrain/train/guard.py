@@ -1,0 +1,140 @@
+"""What can go wrong inside a step: numbers that are not finite, and being told to stop.
+
+All ranks decide alike: one all-reduce a step agrees on both.
+"""
+
+import json
+import math
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mmtrain.errors import UsageError
+from mmtrain.train.ranks import gather, is_alone, own_rank
+
+EXIT_STOPPED = 75
+"""Exit code of a run that saved and stopped because it was told to (sysexits' EX_TEMPFAIL: start it
+again with --resume)."""
+BAD_BATCHES_FILE = "bad_batches.jsonl"
+
+
+class TrainingStopped(UsageError):
+    """The run cannot go on: too many steps in a row had no finite loss or gradient."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What all ranks do with this step."""
+
+    update: bool
+    """Loss and gradient norm are finite everywhere: apply the update; else drop the gradients."""
+    stop: bool
+    """A rank was told to stop: save, then leave with EXIT_STOPPED."""
+
+
+class StopSignals:
+    """Within the context, SIGTERM and SIGUSR1 raise a flag instead of ending the process.
+
+    Schedulers send them some time before they kill. Forked children (data workers) keep the default
+    behaviour, so that they can still be ended.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._owner = os.getpid()
+        self._previous: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> "StopSignals":
+        self._owner = os.getpid()
+        self._previous = {number: signal.signal(number, self._on_signal) for number in self.SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)  # pyright: ignore[reportArgumentType]
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        self.received = signal.Signals(number)
+
+
+class Guard:
+    """Refuses updates that are not finite, and agrees on stopping.
+
+    Args:
+        run_dir: where bad_batches.jsonl collects the keys of refused batches.
+        max_bad_steps: the run ends after this many refused steps in a row.
+        signals: asked at every step; None: nothing stops the run from outside.
+    """
+
+    def __init__(
+        self, run_dir: Path, *, max_bad_steps: int = 3, signals: StopSignals | None = None
+    ) -> None:
+        if max_bad_steps < 1:
+            raise UsageError(f"train.max_bad_steps = {max_bad_steps} must be at least 1")
+        self.path = run_dir / BAD_BATCHES_FILE
+        self.max_bad_steps = max_bad_steps
+        self.signals = signals
+        self.bad_in_a_row = 0
+
+    def check(self, loss: Tensor, grad_norm: Tensor, *, step: int, keys: Sequence[str]) -> Verdict:
+        """Look at a step before its update. Collective over all ranks; waits for the device once.
+
+        Args:
+            loss: this rank's, a scalar.
+            grad_norm: the norm before clipping, a scalar.
+            step: number of updates done before this one.
+            keys: this rank's samples, named in the file if the step is refused.
+
+        Raises:
+            TrainingStopped: on every rank, after `max_bad_steps` refused steps in a row.
+        """
+        told = self.signals is not None and self.signals.received is not None
+        finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
+        flags = torch.stack([~finite, torch.tensor(told, device=finite.device)]).to(torch.int32)
+        if not is_alone():
+            dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        bad, stop = (bool(flag) for flag in flags.tolist())
+        self.bad_in_a_row = self.bad_in_a_row + 1 if bad else 0
+        if bad:
+            self._record(loss, grad_norm, step=step, keys=keys)
+        return Verdict(update=not bad, stop=stop)
+
+    def _record(self, loss: Tensor, grad_norm: Tensor, *, step: int, keys: Sequence[str]) -> None:
+        # Ranks of one data coordinate hold the same rows: dict.fromkeys names them once.
+        all_keys = list(dict.fromkeys(key for part in gather(tuple(keys)) for key in part))
+        loss_value, norm_value = (_worst(gather(float(value))) for value in (loss, grad_norm))
+        if own_rank() == 0:
+            record = {"step": step, "loss": loss_value, "grad_norm": norm_value, "keys": all_keys}
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(record) + "\n")
+        if self.bad_in_a_row >= self.max_bad_steps:
+            raise TrainingStopped(
+                f"train.max_bad_steps = {self.max_bad_steps} steps in a row had no finite loss and "
+                f"gradient (step {step}: loss {loss_value}, gradient norm {norm_value}); their "
+                f"samples are named in {self.path}; lower optim.lr, lengthen the warm-up, or "
+                "remove those samples"
+            )
+
+
+def _worst(values: list[float]) -> float | str:
+    """A value that is not finite, as text since JSON has none, or else the first."""
+    bad = [value for value in values if not math.isfinite(value)]
+    return str(bad[0]) if bad else values[0]

@@ -1,0 +1,45 @@
+"""What all ranks of a run do together; without a process group the one process is rank 0 of 1."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+def is_alone() -> bool:
+    """Whether there is no process group."""
+    return not (dist.is_available() and dist.is_initialized())
+
+
+def own_rank() -> int:
+    """This process's rank in the run."""
+    return 0 if is_alone() else dist.get_rank()
+
+
+def gather(value: T) -> list[T]:
+    """Every rank's value, on every rank."""
+    if is_alone():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def on_rank_0(action: Callable[[], T]) -> T:
+    """Run on rank 0 while the others wait; all return its result or raise its error."""
+    result: Any = None
+    error: Exception | None = None
+    if own_rank() == 0:
+        try:
+            result = action()
+        except Exception as caught:  # handed on to all ranks, below
+            error = caught
+    if not is_alone():
+        outcome = [result, error]
+        dist.broadcast_object_list(outcome, src=0)
+        result, error = outcome
+    if error is not None:
+        raise error
+    return result

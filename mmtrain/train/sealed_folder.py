@@ -1,0 +1,130 @@
+"""Checkpoint folders that are complete or not there: written hidden, sealed, then renamed.
+
+What one process does; `mmtrain.train.checkpoint` is the way in for a run.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+MANIFEST_FILE = "manifest.json"
+STATE_FILE = "state.json"
+_FORMAT = {"format": "mmtrain checkpoint", "version": 1}
+_STEP_NAME = re.compile(r"step-(\d{8,})")
+
+
+def write_file(path: Path, content: bytes) -> tuple[int, str]:
+    """Write and fsync a new small file -> its size and SHA-256."""
+    with path.open("xb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return len(content), hashlib.sha256(content).hexdigest()
+
+
+def verify(path: Path, *, share: tuple[int, int] = (0, 1)) -> list[str]:
+    """Compare a checkpoint with its manifest -> what is wrong; empty if nothing.
+
+    Args:
+        share: (rank, world size) to hash only every world-th file, the others being left to others.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST_FILE).read_bytes())
+    except (OSError, ValueError):
+        return [f"{MANIFEST_FILE} is missing or unreadable"]
+    named = _STEP_NAME.fullmatch(path.name)
+    if not isinstance(manifest, dict):
+        return [f"{MANIFEST_FILE} is unreadable"]
+    files, step = manifest.pop("files", None), manifest.get("step")
+    expected = {**_FORMAT, "step": int(named[1]) if named else step}  # a copy may have any name
+    if manifest != expected or not isinstance(files, dict) or STATE_FILE not in files:
+        return [f"{MANIFEST_FILE} is not that of {path.name}"]
+    problems = []
+    for name, recorded in sorted(files.items())[share[0] :: share[1]]:
+        try:
+            size = (path / name).stat().st_size
+            if size != recorded["size"]:
+                problems.append(f"{name} has {size} bytes, not {recorded['size']}")
+            elif _hash(path / name) != recorded["sha256"]:
+                problems.append(f"{name} has changed")
+        except OSError as error:
+            problems.append(f"{name} cannot be read ({error.strerror})")
+        except (KeyError, TypeError):
+            problems.append(f"{MANIFEST_FILE} is unreadable at {name}")
+    return problems
+
+
+def prepare(final: Path, temporary: Path) -> bool:
+    """Make the hidden folder -> whether there is no need, the step being sealed already."""
+    if final.exists() and not verify(final):
+        return True
+    final.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in final.parent.glob(".*-step-*"):  # of a killed process
+        shutil.rmtree(leftover)
+    temporary.mkdir()
+    return False
+
+
+def seal(
+    final: Path,
+    temporary: Path,
+    *,
+    files: dict[str, tuple[int, str]],
+    step: int,
+    state: dict[str, Any],
+) -> None:
+    """Add state and manifest to what was written, and give the folder its name."""
+    content = json.dumps(state, indent=1, allow_nan=False).encode()
+    files = {**files, STATE_FILE: write_file(temporary / STATE_FILE, content)}
+    recorded = {n: {"size": size, "sha256": sha256} for n, (size, sha256) in sorted(files.items())}
+    manifest = {**_FORMAT, "step": step, "files": recorded}
+    write_file(temporary / MANIFEST_FILE, json.dumps(manifest, indent=1).encode())
+    _sync_folder(temporary)
+    if final.exists():  # damaged, or prepare would have left it
+        _remove(final)
+    temporary.rename(final)
+    _sync_folder(final.parent)
+    _sync_folder(final.parent.parent)  # the first time, final.parent is new itself
+
+
+def prune(folder: Path, *, keep: int) -> None:
+    """Delete what is older than the newest `keep` sealed checkpoints."""
+    steps = steps_in(folder)
+    sealed = sorted(step for step, path in steps.items() if (path / MANIFEST_FILE).exists())
+    for step, path in steps.items():
+        if len(sealed) >= keep and step < sealed[-keep]:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Delete a checkpoint; killed half-way, it leaves no folder that looks like one."""
+    hidden = path.with_name(f".old-{path.name}")
+    path.rename(hidden)
+    shutil.rmtree(hidden)
+
+
+def steps_in(folder: Path) -> dict[int, Path]:
+    """The folders named step-N, by step."""
+    found = {}
+    for path in folder.glob("step-*"):
+        if (match := _STEP_NAME.fullmatch(path.name)) and path.is_dir():
+            found[int(match[1])] = path
+    return found
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync_folder(path: Path) -> None:
+    """Make the names in a folder durable: fsync of a file does not cover its name."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,86 @@
+"""A training step is a schedule: one interface whatever the layout.
+
+With one stage it is gradient accumulation; with many it is a pipeline (parallel/pipeline.py). Either
+way a step may consist of two passes: `eval` gives the features of the whole batch without gradients,
+the loss gives their gradient, `step` carries it into the weights. So the loss always sees every
+negative, exactly. Gao et al. 2021 (GradCache), arXiv:2101.06983, section 3.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+
+from mmtrain.models import ClipStage
+from mmtrain.parallel import Layout, PipelineSchedule
+
+
+class Schedule(Protocol):
+    """What an objective drives. `rows` are per-row tensors that every stage may read."""
+
+    num_microbatches: int
+    single_pass: bool
+    """Whether `forward` serves: one stage, one microbatch."""
+
+    def eval(self, images_BCHW: Tensor, rows: dict[str, Tensor]) -> Tensor | None:
+        """Features [B, 2, E] without gradients, on the last stage."""
+        ...
+
+    def step(
+        self, images_BCHW: Tensor, rows: dict[str, Tensor], gradient_B2E: Tensor | None
+    ) -> None:
+        """Accumulate the weights' gradients, given that of the features."""
+        ...
+
+
+class LocalSchedule:
+    """One stage that holds the whole model: gradient accumulation over microbatches.
+
+    Under FSDP gradients are reduced once, with the last microbatch.
+    """
+
+    def __init__(self, stage: ClipStage, *, num_microbatches: int) -> None:
+        self.stage = stage
+        self.num_microbatches = num_microbatches
+        self.single_pass = num_microbatches == 1
+
+    def _chunks(
+        self, images_BCHW: Tensor, rows: dict[str, Tensor]
+    ) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        images = images_BCHW.chunk(self.num_microbatches)
+        split = {name: value.chunk(self.num_microbatches) for name, value in rows.items()}
+        return [
+            (image, {name: parts[i] for name, parts in split.items()})
+            for i, image in enumerate(images)
+        ]
+
+    def forward(self, images_BCHW: Tensor, rows: dict[str, Tensor]) -> Tensor:
+        """Features [B, 2, E] with their graph, in one pass."""
+        return self.stage(images_BCHW, **rows)
+
+    @torch.no_grad()
+    def eval(self, images_BCHW: Tensor, rows: dict[str, Tensor]) -> Tensor:
+        """Features [B, 2, E] without gradients."""
+        return torch.cat([self.stage(x, **part) for x, part in self._chunks(images_BCHW, rows)])
+
+    def step(
+        self, images_BCHW: Tensor, rows: dict[str, Tensor], gradient_B2E: Tensor | None
+    ) -> None:
+        """Backward of every microbatch with its share of the features' gradient."""
+        assert gradient_B2E is not None
+        chunks = self._chunks(images_BCHW, rows)
+        gradients = gradient_B2E.chunk(self.num_microbatches)
+        for i, ((images, part), gradient) in enumerate(zip(chunks, gradients, strict=True)):
+            if isinstance(self.stage, FSDPModule):
+                self.stage.set_requires_gradient_sync(i == len(chunks) - 1)
+            torch.autograd.backward(self.stage(images, **part), gradient)
+
+
+def build_schedule(
+    stages: list[ClipStage], layout: Layout, *, num_microbatches: int
+) -> "LocalSchedule | PipelineSchedule":
+    """The schedule of this rank's stages."""
+    if layout.size("pp") > 1:
+        return PipelineSchedule(stages, layout, num_microbatches=num_microbatches)
+    return LocalSchedule(stages[0], num_microbatches=num_microbatches)

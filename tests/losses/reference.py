@@ -1,0 +1,103 @@
+"""The losses as their formulas say, with all logits at once, and the inputs they are tried on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmtrain.losses import clip_loss, siglip_loss
+
+LABELS: dict[str, Callable[[int], Tensor | None]] = {
+    "none": lambda num: None,
+    "unique": lambda num: torch.full((num,), -1),
+    "all same": lambda num: torch.full((num,), 7),
+    "mixed": lambda num: torch.arange(num) * 5 % 7 % 4 - 1,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One call of a loss, without its features."""
+
+    kind: str
+    positives: str = "attract"
+    labels: Tensor | None = None
+    valid: Tensor | None = None
+
+    def rows(self, rows: slice) -> "Case":
+        """The same call as the rank sees it that holds these rows."""
+        labels = None if self.labels is None else self.labels[rows]
+        valid = None if self.valid is None else self.valid[rows]
+        return Case(kind=self.kind, positives=self.positives, labels=labels, valid=valid)
+
+    def naive(self, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+        """The formula over the real rows alone."""
+        labels = torch.full((len(image),), -1) if self.labels is None else self.labels
+        if self.valid is not None:
+            image, text, labels = image[self.valid], text[self.valid], labels[self.valid]
+        own = torch.eye(len(image), dtype=torch.bool)
+        same = (labels[:, None] == labels) & (labels >= 0) | own
+        formula = {"clip": naive_clip, "siglip": naive_siglip}[self.kind]
+        match = same if self.positives == "attract" else own
+        return formula(scale * image @ text.T, bias, match=match, counts=match | ~same)
+
+    def ours(self, image: Tensor, text: Tensor, scale, bias, group=None) -> Tensor:
+        """The loss under test; clip takes no bias."""
+        shared = {"group": group, "labels_B": self.labels, "valid_B": self.valid}
+        if self.kind == "clip":
+            return clip_loss(image, text, logit_scale=scale, positives=self.positives, **shared)
+        return siglip_loss(
+            image, text, logit_scale=scale, logit_bias=bias, positives=self.positives, **shared
+        )
+
+
+def naive_clip(logits: Tensor, bias: Tensor, *, match: Tensor, counts: Tensor) -> Tensor:
+    """Cross-entropy of rows and of columns with targets uniform over the matches."""
+    target = match.to(logits.dtype) / match.sum(1, keepdim=True)
+    losses = []
+    for x in (logits, logits.T):
+        log_softmax = x.masked_fill(~counts, -torch.inf).log_softmax(1)
+        losses.append(-(target * log_softmax.masked_fill(~counts, 0)).sum() / len(x))
+    return torch.stack(losses).mean()
+
+
+def naive_siglip(logits: Tensor, bias: Tensor, *, match: Tensor, counts: Tensor) -> Tensor:
+    """-sum logsigmoid(z x) / B."""
+    sign = torch.where(match, 1.0, -1.0).to(logits.dtype)
+    return -(F.logsigmoid(sign * (logits + bias)) * counts).sum() / len(logits)
+
+
+def inputs(num_rows: int, *, dtype: torch.dtype = torch.float64, scale: float = 14.3, dim: int = 5):
+    """Unit-norm image and text features, a scale and a bias, all wanting gradients."""
+    generator = torch.Generator().manual_seed(num_rows)
+    features = torch.randn(2, num_rows, dim, generator=generator, dtype=torch.float64)
+    image, text = F.normalize(features, dim=-1)
+    values = (image, text, torch.tensor(scale), torch.tensor(-2.5))
+    return tuple(x.to(dtype).requires_grad_() for x in values)
+
+
+def gradients(loss: Tensor, leaves: tuple[Tensor, ...]) -> list[Tensor]:
+    """d(1.5 loss)/d(leaves); zeros where the loss does not depend on one."""
+    return list(torch.autograd.grad(1.5 * loss, leaves, materialize_grads=True))
+
+
+def assert_near(got: Tensor, want: Tensor, tolerance: float, what: str) -> None:
+    """Norm of the difference, relative to what is wanted.
+
+    Values that vanish by cancellation are compared with the size of what cancels: about 1 for a
+    loss (0-dim), 0.1 for gradients.
+    """
+    error = (got.double() - want).norm() / want.norm().clamp(min=0.1 if want.ndim else 1.0)
+    assert error <= tolerance, f"{what} is off by {error:.1e}"
+
+
+def assert_same_result(case: Case, leaves: tuple[Tensor, ...], tolerance: float) -> None:
+    """Value and all gradients equal the formula's in fp64."""
+    exact = tuple(x.detach().double().requires_grad_() for x in leaves)
+    want, got = case.naive(*exact), case.ours(*leaves)
+    assert_near(got, want, tolerance, "loss")
+    pairs = zip(gradients(got, leaves), gradients(want, exact), strict=True)
+    for name, (ours, naive) in zip(("image", "text", "scale", "bias"), pairs, strict=True):
+        assert_near(ours, naive, tolerance, f"gradient of {name}")

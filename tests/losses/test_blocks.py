@@ -1,0 +1,63 @@
+"""The logits never exist as a whole."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mmtrain.losses import _blocks
+from tests.losses.reference import Case, gradients, inputs
+
+
+class Sizes(TorchDispatchMode):
+    """Records the elements of every tensor that an operation returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest = 0
+        self.products = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
+        self.largest = max([self.largest, *(x.untyped_storage().nbytes() for x in tensors)])
+        self.products += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm_)
+        return out
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+@pytest.mark.parametrize("positives", ["attract", "ignore"])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("num_rows", [200, 300])
+def test_nothing_is_larger_than_a_block(kind, positives, padded, num_rows, monkeypatch):
+    rows, columns, dim = 32, 48, 4
+    monkeypatch.setattr(_blocks, "block_shape", lambda *args: (rows, columns))
+    valid = torch.arange(num_rows) % 5 > 0 if padded else None
+    labels = torch.arange(num_rows) % 40
+    case = Case(kind=kind, positives=positives, labels=labels, valid=valid)
+    leaves = inputs(num_rows, dtype=torch.float32, dim=dim)
+    with Sizes() as sizes:
+        gradients(case.ours(*leaves), leaves)
+    assert sizes.largest <= 4 * max(rows * columns, num_rows * dim)
+
+
+@pytest.mark.parametrize(("kind", "products"), [("clip", 4), ("siglip", 3)])
+def test_products_per_block(kind, products, monkeypatch):
+    """No product is made twice, and none for a gradient that nobody wants."""
+    monkeypatch.setattr(_blocks, "block_shape", lambda *args: (8, 16))
+    leaves = inputs(32, dtype=torch.float32)
+    with Sizes() as sizes:
+        gradients(Case(kind=kind).ours(*leaves), leaves)
+    assert sizes.products == 8 * products
+    with Sizes() as sizes, torch.no_grad():
+        Case(kind=kind).ours(*leaves)
+    assert sizes.products == 8
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 70_000), (100, 6_400), (5_000, 5_000)])
+def test_block_shape_is_bounded(device, shape):
+    rows, columns = _blocks.block_shape(*shape, torch.device(device))
+    assert 1 <= rows <= shape[0]
+    assert 1 <= columns <= shape[1]
+    assert rows * columns <= {"cpu": 2**20, "cuda": 2**25}[device]

@@ -1,0 +1,60 @@
+"""Each collective against what the ranks' values say."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from mmtrain.collectives import (
+    gather_rows,
+    max_,
+    rank_and_size,
+    require_equal,
+    scatter_row_sums,
+    sum_,
+)
+from tests.ranks import run_ranks
+
+CPU = torch.device("cpu")
+
+
+def test_without_a_group_nothing_moves():
+    x = torch.arange(6.0).view(3, 2)
+    assert rank_and_size(None) == (0, 1)
+    for collective in (gather_rows, scatter_row_sums, sum_, max_):
+        assert collective(x, group=None) is x
+    require_equal({"rows": 3}, group=None, device=CPU, remedy="")
+
+
+def test_with_two_ranks():
+    run_ranks(check_collectives, 2)
+
+
+def check_collectives(rank: int) -> None:
+    group = dist.group.WORLD
+    assert rank_and_size(group) == (rank, 2)
+    both = torch.arange(12.0).view(2, 3, 2)
+
+    assert torch.equal(gather_rows(both[rank], group=group), both.view(6, 2))
+    # A column of a matrix is not contiguous.
+    assert torch.equal(gather_rows(both[rank][:, 1], group=group), both[:, :, 1].reshape(6))
+    flags = torch.tensor([[True, False, False], [False, True, True]])
+    gathered = gather_rows(flags[rank], group=group)
+    assert gathered.dtype == torch.bool
+    assert torch.equal(gathered, flags.view(6))
+
+    # Rank r holds (r + 1) * x, so the sum is 3 x.
+    x = torch.arange(8.0).view(4, 2)
+    own = slice(2 * rank, 2 * rank + 2)
+    assert torch.equal(scatter_row_sums((rank + 1) * x, group=group), 3 * x[own])
+    with pytest.raises(AssertionError, match="equal rows"):
+        scatter_row_sums(x[:3], group=group)
+
+    total, top = torch.tensor([1.0 + rank, -1.0]), torch.tensor([5.0 * rank, -1.0 * rank])
+    assert sum_(total, group=group) is total
+    assert max_(top, group=group) is top
+    assert total.tolist() == [3.0, -2.0]
+    assert top.tolist() == [5.0, 0.0]
+
+    require_equal({"rows": 3, "dim": 2}, group=group, device=CPU, remedy="pad")
+    with pytest.raises(ValueError, match=r"^dim must be equal on all ranks, .* \[2, 3\]; pad$"):
+        require_equal({"rows": 3, "dim": 2 + rank}, group=group, device=CPU, remedy="pad")
