@@ -18,6 +18,8 @@ class BadSample:
     """The shard's path as the user gave it."""
     reason: str
     """A short, countable reason, such as `no caption` or `image truncated`."""
+    position: int
+    """The position inside its epoch that it was read for; a replacement can be bad too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,21 +40,23 @@ class ImageTextBatch:
     """
 
     images_BCHW: Tensor
-    """uint8, channels_last in memory; the model normalises."""
+    """uint8, channels_last in memory; the model normalises. [B, 0] where another pipeline stage has
+    the images."""
     tokens_BT: Tensor
-    """int64, cut to the longest text of the batch (or padded to a fixed T where shapes are static)."""
+    """int64, cut to the longest text of the batch (or padded to a T where shapes are static)."""
     text_length_B: Tensor
     """int64, tokens of each text from its first to its end token, both counted."""
     label_B: Tensor
     """int64 identity of the concept or caption, for multi-positive losses; -1 is unique."""
     position_B: Tensor
-    """int64 position in the run's global order: the key of all per-sample randomness."""
+    """int64 position inside the epoch's global order: with it the key of all per-sample randomness;
+    -1 on padding rows."""
     valid_B: Tensor
     """bool, False on padding rows of a last batch; such rows count nowhere."""
     epoch: int
     """The epoch these rows belong to."""
     keys: tuple[str, ...]
-    """The samples' keys, so that a bad batch can be named."""
+    """The samples' keys, so that a bad batch can be named; empty on padding rows."""
     bad: tuple[BadSample, ...] = ()
     """Samples that were replaced (masked, in an evaluation) while this batch was made."""
     meta: tuple[SampleMeta, ...] = ()
@@ -64,7 +68,7 @@ class ImageTextBatch:
         return self.tokens_BT.size(0)
 
     def to(self, device: torch.device) -> "ImageTextBatch":
-        """The same batch with its tensors on `device`, copied without blocking where they can be."""
+        """The same batch with its tensors on `device`, copied without blocking where possible."""
         moved = {
             field.name: value.to(device, non_blocking=True)
             for field in dataclasses.fields(self)
@@ -73,7 +77,7 @@ class ImageTextBatch:
         return dataclasses.replace(self, **moved)
 
     def pin_memory(self) -> "ImageTextBatch":
-        """The same batch in page-locked memory (called by DataLoader where an accelerator is fed)."""
+        """The same batch in page-locked memory, for an accelerator; DataLoader calls this."""
         pinned = {
             field.name: value.pin_memory()
             for field in dataclasses.fields(self)

@@ -139,7 +139,7 @@ class ClipBpe:
         return self._rust.to_str().encode("utf-8")
 
     def token_ids(self, texts: Sequence[str], *, limit: int) -> list[list[int]]:
-        """The ids of each cleaned text, without SOT and EOT; those after the first `limit` may lack."""
+        """The ids of each cleaned text, SOT and EOT left out; those after `limit` may lack."""
         known, rows = self._known, []
         for text in texts:
             row: list[int] = []

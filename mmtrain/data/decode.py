@@ -7,6 +7,8 @@ reason.
 
 import io
 import warnings
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import simplejpeg
@@ -19,6 +21,8 @@ MAX_IMAGE_PIXELS = 1 << 26
 
 HIGHEST_MAX_IMAGE_PIXELS = 178_956_970
 """Pillow's own limit, which no setting of ours lifts."""
+
+ReadT = TypeVar("ReadT")
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _MAGIC = (b"\xff\xd8", b"\x89PNG", b"RIFF")
@@ -56,7 +60,7 @@ def _decode_jpeg(data: bytes, max_pixels: int, at_least: int | None) -> np.ndarr
     except ValueError:
         return None
     # The library itself has no limit: 30 bytes can claim 65500 x 65500.
-    _refuse_large(height, width, max_pixels)
+    _refuse_large(int(height), int(width), max_pixels)
     if colorspace not in _EXACT_COLORSPACES:
         return None
     smallest = at_least or 0
@@ -68,14 +72,41 @@ def _decode_jpeg(data: bytes, max_pixels: int, at_least: int | None) -> np.ndarr
         return None
 
 
+def open_image(data: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+    """Pillow's own decoded image, in the file's own mode: what a Pillow-exact preprocess takes,
+    which resizes before it changes the mode to RGB.
+
+    Args:
+        data: the file.
+        max_pixels: height times width at most, judged by the header, before anything is decoded.
+
+    Raises:
+        SampleError: as `decode_image`, for the same reasons.
+    """
+    if (size := _webp_size(data)) is not None:
+        _refuse_large(*size, max_pixels)
+    return _read_with_pillow(data, max_pixels, _loaded)
+
+
+def _loaded(image: Image.Image) -> Image.Image:
+    image.load()
+    return image
+
+
 def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:
+    return _read_with_pillow(data, max_pixels, lambda image: np.array(image.convert("RGB")))
+
+
+def _read_with_pillow(
+    data: bytes, max_pixels: int, read: Callable[[Image.Image], ReadT]
+) -> ReadT:
     try:
         # Pillow warns of images that it finds large and of odd palettes; we judge the size here.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 _refuse_large(image.height, image.width, max_pixels)
-                return np.array(image.convert("RGB"))
+                return read(image)
     except (SampleError, MemoryError):
         raise
     except Image.DecompressionBombError as error:

@@ -1,4 +1,328 @@
-"""Batches of images and captions by number: any batch of a run, made on its own, the same always."""
+"""Batches of images and captions by number: each made on its own, and the same whenever it is."""
+
+import contextlib
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmtrain.data.batch import BadSample, ImageTextBatch
+from mmtrain.data.decode import HIGHEST_MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS
+from mmtrain.data.plan import PADDING, BatchPlan, EpochPlan, Last, Rows
+from mmtrain.data.randomness import uniform
+from mmtrain.data.samples import NO_CAPTION, NUM_CAPTION_DRAWS, UNIQUE, Sample, SampleReader
+from mmtrain.data.shards import OnDamage, SampleError, ShardSource
+from mmtrain.data.tokenizer import Tokenizer
+from mmtrain.data.transforms import AugmentConfig, PreprocessConfig, TrainTransform
+from mmtrain.data.workers import iterate_batches
+from mmtrain.errors import UsageError
+
+_NUM_REPLACEMENTS = 16
+"""Samples tried in place of a bad one: with half of all bad, 1 position in 130,000 fails."""
+_NUM_PROBES = 64
+"""Samples that are looked at, evenly spread, before a label key is found to be in none."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is trained on: shards of images and captions, and what becomes of them."""
 
+    train: str | tuple[str, ...]
+    """Shards: paths, folders, globs such as `data/*.tar`, brace ranges such as
+    `data/{00000..00099}.tar`, or a list of these."""
+    workers: int = 0
+    """Processes per rank that read and decode. 0: the training process itself. The batches do not
+    depend on it."""
+    prefetch: int = 2
+    """Batches that each worker makes ahead."""
+    captions: dict[str, float] = field(default_factory=lambda: {"txt": 1.0})
+    """Where captions are, with weights: `txt` is the .txt member, any other name a field of the
+    .json (a string, or a list of which one is drawn). A sample draws among the places it has."""
+    label_key: str | None = None
+    """Field of the .json that tells which samples show the same concept, for losses with several
+    positives. None: every sample is its own."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Random crops and flips."""
+    shuffle_group: int = 32
+    """Shards whose samples are mixed with each other; their order is shuffled too."""
+    last: Last = "drop"
+    """The rest of an epoch that fills no batch: `drop` leaves it out (another rest in every epoch),
+    `mask` pads the last batch with rows that do not count."""
+    index_dir: str | None = None
+    """Where the shards' indexes are kept. None: beside the shards or, where that cannot be written,
+    in the user's cache folder."""
+    verify: bool = False
+    """Check every file against its checksum as it is read; `mmtrain data index` makes these."""
+    on_damage: OnDamage = "stop"
+    """A damaged shard: `stop` refuses it, `use_rest` trains on what is left of it."""
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+    """Height times width of an image at most; larger ones are bad samples."""
+    fast_decode: bool = False
+    """Decode JPEGs at 1/2, 1/4 or 1/8 of their size where that leaves twice the model's: faster on
+    large photographs, but not the exact pixels."""
+    max_bad_fraction: float = 0.01
+    """The run stops when more than this part of the samples read is bad (replaced by others)."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("workers", 0), ("prefetch", 1), ("shuffle_group", 1)):
+            if (value := getattr(self, name)) < least:
+                raise ValueError(f"{name} = {value} must be at least {least}")
+        if not self.captions:
+            raise ValueError("captions = {} names no place; use { txt = 1.0 } for the .txt member")
+        for name, weight in self.captions.items():
+            if not (name and 0 < weight < math.inf):
+                raise ValueError(
+                    f"captions.{name} = {weight} must be above 0; leave out the others"
+                )
+        if self.label_key == "":
+            raise ValueError('label_key = "" names no field; leave it out for none')
+        for name, choices in (("last", get_args(Last)), ("on_damage", get_args(OnDamage))):
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(f"{name} = {value!r} is unknown; use {' or '.join(choices)}")
+        if not 1 <= self.max_image_pixels <= HIGHEST_MAX_IMAGE_PIXELS:
+            raise ValueError(
+                f"max_image_pixels = {self.max_image_pixels} must be within 1 and "
+                f"{HIGHEST_MAX_IMAGE_PIXELS}, above which Pillow refuses"
+            )
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ValueError(f"max_bad_fraction = {self.max_bad_fraction} must be within 0 and 1")
+
+
+class ImageTextData:
+    """The batches of a run by number, counted over all epochs.
+
+    Which samples a batch holds, their captions and crops are a function of the seed and the number
+    alone: a run may go on anywhere, with other ranks and workers, on the same global order.
+
+    Args:
+        config: the recipe's section.
+        preprocess: the model's image size and the filter of the resize.
+        tokenizer: texts to ids.
+        seed: the run's.
+        batch_size: rows of a *global* batch.
+        rank: this data-parallel coordinate; all tensor- and pipeline-parallel ranks of one make the
+            same batches.
+        world_size: data-parallel coordinates.
+        images: False where another pipeline stage holds the images: `images_BCHW` is then [B, 0].
+            They are decoded even so (not resized): only that tells whether a sample is bad, and
+            every stage must replace the same ones.
+        fixed_length: pad every text to this many tokens, where shapes must be static.
+        pin_memory: put the batches of `iterate` into page-locked memory, for an accelerator.
+
+    Raises:
+        UsageError: no usable shards, a batch larger than the data or not divisible by the ranks, a
+            label key that no sample has.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        *,
+        preprocess: PreprocessConfig,
+        tokenizer: Tokenizer,
+        seed: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        images: bool = True,
+        fixed_length: int | None = None,
+        pin_memory: bool = False,
+    ) -> None:
+        if fixed_length not in (None, tokenizer.context_length):
+            raise UsageError(
+                f"fixed_length = {fixed_length} must be tokenizer.context_length = "
+                f"{tokenizer.context_length}, which a text may fill"
+            )
+        self.config, self.tokenizer, self.seed = config, tokenizer, seed
+        self._images, self._image_size = images, preprocess.image_size
+        self._fixed_length, self._pin_memory = fixed_length, pin_memory
+        self.source = ShardSource(
+            config.train,
+            index_dir=config.index_dir,
+            verify=config.verify,
+            on_damage=config.on_damage,
+        )
+        order = EpochPlan(self.source.shard_sizes, seed=seed, shuffle_group=config.shuffle_group)
+        self._plan = BatchPlan(
+            order, batch_size=batch_size, last=config.last, rank=rank, world_size=world_size
+        )
+        self._reader = SampleReader(
+            self.source,
+            transform=TrainTransform(preprocess, config.augment) if images else None,
+            captions=config.captions,
+            label_key=config.label_key,
+            max_pixels=config.max_image_pixels,
+            at_least=2 * preprocess.image_size if config.fast_decode else None,
+        )
+        self._refuse_unknown_label_key()
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in all shards."""
+        return self.source.num_samples
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Global batches, and so steps, of an epoch."""
+        return self._plan.batches_per_epoch
+
+    @property
+    def dropped_per_epoch(self) -> int:
+        """Samples that an epoch leaves out because they fill no batch."""
+        return max(0, self.num_samples - self.batches_per_epoch * self._plan.batch_size)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the shards' content does, or how they are mixed; not with their folder."""
+        text = f"{self.source.fingerprint} {self.config.shuffle_group}"
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def batch(self, number: int) -> ImageTextBatch:
+        """This rank's rows of a global batch: a pure function of the number.
+
+        Raises:
+            UsageError: a shard cannot be read, also when tried again; or a position has no usable
+                sample after many replacements.
+        """
+        rows = self._plan.rows(number)
+        bad: list[BadSample] = []
+        with _one_line_for_disks():
+            samples = self._read(rows, bad)
+        tokens_BT, length_B = self._texts(samples)
+        return ImageTextBatch(
+            images_BCHW=self._stacked(samples),
+            tokens_BT=tokens_BT,
+            text_length_B=length_B,
+            label_B=torch.tensor([UNIQUE if each is None else each.label for each in samples]),
+            position_B=torch.from_numpy(rows.position_B),
+            valid_B=torch.tensor([each is not None for each in samples]),
+            epoch=rows.epoch,
+            keys=tuple("" if each is None else each.key for each in samples),
+            bad=tuple(bad),
+        )
+
+    def iterate(self, start: int, stop: int) -> Iterator[ImageTextBatch]:
+        """The batches from `start` up to `stop`, in order, made ahead by workers if there are any.
+
+        Closing the iterator (or leaving it to be collected) ends the workers.
+
+        Raises:
+            UsageError: as `batch`, here too where a worker met it; or a worker was killed.
+        """
+        return iterate_batches(
+            self,
+            start,
+            stop,
+            workers=self.config.workers,
+            prefetch=self.config.prefetch,
+            pin_memory=self._pin_memory,
+        )
+
+    def _read(self, rows: Rows, bad: list[BadSample]) -> list[Sample | None]:
+        """The rows' samples, None on padding; the bad ones, replaced, are appended to `bad`."""
+        draw = partial(
+            uniform, seed=self.seed, epoch=rows.epoch, position_B=torch.from_numpy(rows.position_B)
+        )
+        caption_B2 = draw(purpose="caption", num=NUM_CAPTION_DRAWS).tolist()
+        crop_BN = draw(purpose="crop", num=TrainTransform.num_draws)
+        samples: list[Sample | None] = []
+        for row, position in enumerate(rows.position_B.tolist()):
+            if position == PADDING:
+                samples.append(None)
+                continue
+            planned = int(rows.sample_B[row])
+            refused: list[BadSample] = []
+            for number in self._candidates(planned, rows.epoch, position):
+                try:
+                    sample = self._reader.read(
+                        number, caption_draws=caption_B2[row], transform_draws=crop_BN[row]
+                    )
+                    break
+                except SampleError as error:
+                    refused.append(self._bad_sample(number, error, position))
+            else:
+                raise UsageError(self._all_bad(planned, refused, epoch=rows.epoch))
+            samples.append(sample)
+            bad += refused
+        return samples
+
+    def _candidates(self, planned: int, epoch: int, position: int) -> Iterator[int]:
+        """The planned sample, then others of all shards that the position alone picks."""
+        yield planned
+        draws = uniform(
+            seed=self.seed,
+            epoch=epoch,
+            position_B=[position],
+            purpose="replacement",
+            num=_NUM_REPLACEMENTS,
+        )
+        others = [int(draw * self.num_samples) for draw in draws[0].tolist()]
+        yield from dict.fromkeys(number for number in others if number != planned)
+
+    def _bad_sample(self, number: int, error: SampleError, position: int) -> BadSample:
+        shard, _ = self.source.locate(number)
+        return BadSample(
+            key=self.source.key(number), shard=shard.path, reason=str(error), position=position
+        )
+
+    def _all_bad(self, first: int, bad: list[BadSample], *, epoch: int) -> str:
+        tried = f"{len(bad)} samples tried for position {bad[0].position} of epoch {epoch}"
+        if all(sample.reason == NO_CAPTION for sample in bad):
+            places = ", ".join(self.config.captions)
+            return (
+                f"data.captions = {{ {places} }}: none of {tried} has a caption there; "
+                f"{self._reader.describe(first)}; name a place that it has"
+            )
+        reasons = Counter(sample.reason for sample in bad).most_common()
+        counts = ", ".join(f"{reason}: {count}" for reason, count in reasons)
+        return (
+            f"data.train: all of {tried} are bad ({counts}), the first is {bad[0].key} in "
+            f"{bad[0].shard}; see mmtrain data check, and mend the shards or leave them out"
+        )
+
+    def _refuse_unknown_label_key(self) -> None:
+        """A key that no sample has would turn every label off without a word."""
+        if self.config.label_key is None:
+            return
+        probes = np.linspace(0, self.num_samples - 1, min(_NUM_PROBES, self.num_samples))
+        with _one_line_for_disks():
+            if not any(self._reader.has_label(int(number)) for number in probes):
+                raise UsageError(
+                    f"data.label_key = {self.config.label_key}: none of {probes.size} samples has "
+                    f"it; {self._reader.describe(0)}; name a key that it has, or leave it out"
+                )
+
+    def _texts(self, samples: list[Sample | None]) -> tuple[Tensor, Tensor]:
+        """Ids [B, T] and lengths [B]; a text without any token counts one of padding."""
+        texts = ["" if sample is None else sample.caption for sample in samples]
+        tokens_BT, length_B = self.tokenizer.encode(texts)
+        width = self._fixed_length or max(1, tokens_BT.size(1))
+        tokens_BT = F.pad(tokens_BT, (0, width - tokens_BT.size(1)), value=self.tokenizer.pad_id)
+        return tokens_BT, length_B.clamp(min=1)
+
+    def _stacked(self, samples: list[Sample | None]) -> Tensor:
+        if not self._images:
+            return torch.empty(len(samples), 0, dtype=torch.uint8)
+        size = self._image_size
+        images_BHWC = torch.zeros(len(samples), size, size, 3, dtype=torch.uint8)
+        for image_HWC, sample in zip(images_BHWC, samples, strict=True):
+            if sample is not None:
+                image_HWC.copy_(sample.pixels_CHW.permute(1, 2, 0))
+        return images_BHWC.permute(0, 3, 1, 2)
+
+
+@contextlib.contextmanager
+def _one_line_for_disks() -> Iterator[None]:
+    """A shard that cannot be read, tried several times, stops the run: it replaces no sample."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"data.train: {error}; mend that and go on with --resume") from error

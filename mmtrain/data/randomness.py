@@ -1,9 +1,9 @@
 """Counter-based randomness: a draw is a function of its key, not of what was drawn before.
 
 Every random choice that touches a sample (crop, caption, patch dropout, stochastic depth) is keyed
-by (seed, epoch, position, purpose). So two passes, any number of microbatches, workers or ranks, and
-a resumed run all see the same choices. The mixing function is SplitMix64 (Steele, Lea and Flood,
-OOPSLA 2014); int64 tensors wrap around, which is the arithmetic modulo 2^64 that it needs.
+by (seed, epoch, position, purpose). So two passes, any number of microbatches, workers or ranks,
+and a resumed run all see the same choices. The mixing function is SplitMix64 (Steele, Lea and
+Flood, OOPSLA 2014); int64 tensors wrap around, which is the arithmetic modulo 2^64 that it needs.
 """
 
 import hashlib

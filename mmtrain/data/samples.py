@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -21,13 +22,18 @@ UNIQUE = -1
 
 NUM_CAPTION_DRAWS = 2
 
+NO_CAPTION = "no caption"
+"""Why a sample without any text in the places asked for cannot be used."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """One usable sample."""
 
+    key: str
+    """Its key inside its shard."""
     pixels_CHW: Tensor
-    """uint8 [3, S, S]."""
+    """uint8 [3, S, S]; empty where no pixels are asked for."""
     caption: str
     """The caption that was drawn; empty where no captions are asked for."""
     label: int
@@ -41,7 +47,8 @@ class SampleReader:
 
     Args:
         source: the shards.
-        transform: what makes the model's square of pixels.
+        transform: what makes the model's square of pixels. None: images are decoded, which tells
+            the bad ones, and let go.
         captions: weights of the places where captions are: `txt` is the .txt member, any other
             name a field of the .json, a string or a list of which one is drawn. Empty: none wanted.
         label_key: field of the .json that identifies a concept; None: all are unique.
@@ -54,7 +61,7 @@ class SampleReader:
         self,
         source: ShardSource,
         *,
-        transform: TrainTransform | EvalTransform,
+        transform: TrainTransform | EvalTransform | None,
         captions: Mapping[str, float],
         label_key: str | None = None,
         max_pixels: int = MAX_IMAGE_PIXELS,
@@ -94,6 +101,7 @@ class SampleReader:
             _image_file(members), max_pixels=self._max_pixels, at_least=self._at_least
         )
         return Sample(
+            key=self.source.key(sample),
             pixels_CHW=self._to_square(pixels, transform_draws),
             caption=caption,
             label=UNIQUE if self.label_key is None else label_of(fields.get(self.label_key)),
@@ -103,6 +111,8 @@ class SampleReader:
         )
 
     def _to_square(self, pixels_HWC: np.ndarray, draws: Tensor) -> Tensor:
+        if self._transform is None:
+            return torch.empty(0, dtype=torch.uint8)
         if isinstance(self._transform, TrainTransform):
             return self._transform(pixels_HWC, draws)
         try:
@@ -114,7 +124,7 @@ class SampleReader:
         """A place by weight among those that have a caption, then one of its captions."""
         names = sorted(name for name, texts in found.items() if texts)
         if not names:
-            raise SampleError("no caption")
+            raise SampleError(NO_CAPTION)
         left = draws[0] * sum(self.captions[name] for name in names)
         chosen = names[-1]  # also where rounding leaves a rest
         for name in names:
@@ -125,13 +135,24 @@ class SampleReader:
         texts = found[chosen]
         return texts[int(draws[1] * len(texts))]
 
+    def has_label(self, sample: int) -> bool:
+        """Whether the .json has the label's field; False where it cannot be used."""
+        try:
+            fields = _json_fields(self.source.read(sample, {"json"}).get("json"))
+        except SampleError:
+            return False
+        return self.label_key is not None and fields.get(self.label_key) is not None
+
     def describe(self, sample: int) -> str:
         """What a sample has, for the message that nothing wanted was found."""
-        members = self.source.read(sample)
+        members: dict[str, bytes] = {}
         try:
+            members = self.source.read(sample)
             keys = ", ".join(_json_fields(members.get("json"))) or "no keys"
         except SampleError as error:
             keys = str(error)
+            if not members:
+                return f"sample {self.source.key(sample)} cannot be read ({keys})"
         files = ", ".join(f".{extension}" for extension in members)
         return f"sample {self.source.key(sample)} has {files}" + (
             f" and in its .json: {keys}" if "json" in members else ""

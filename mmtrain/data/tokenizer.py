@@ -47,7 +47,7 @@ class TokenizerConfig:
     add_eot: bool = True
     """Close with the end token."""
     pad_id: int | None = None
-    """What fills the rest of the context. None: 0 for `clip`, the model's own for `sentencepiece`."""
+    """What fills the rest of the context. None: 0 for `clip`, else the model's own."""
 
     def __post_init__(self):
         for key, choices in (("kind", get_args(Kind)), ("clean", get_args(Cleaning))):
@@ -58,8 +58,8 @@ class TokenizerConfig:
                 )
         if self.context_length < 3:
             raise UsageError(
-                f"tokenizer.context_length = {self.context_length} leaves no room for a text between"
-                " start and end token; use 3 or more"
+                f"tokenizer.context_length = {self.context_length} leaves no room for a text"
+                " between start and end token; use 3 or more"
             )
         if self.kind == "clip" and (self.add_sot is False or not self.add_eot):
             key = "add_eot" if not self.add_eot else "add_sot"

@@ -1,0 +1,123 @@
+"""Batches made ahead in other processes, in order, with one line for whatever goes wrong there."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from mmtrain.data.batch import ImageTextBatch
+from mmtrain.errors import UsageError
+
+_WORKERS_IGNORE = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class BatchesByNumber(Protocol):
+    """What a worker holds: pickled, or copied by a fork."""
+
+    def batch(self, number: int) -> ImageTextBatch:
+        """One batch; a pure function of its number."""
+        ...
+
+
+def iterate_batches(
+    batches: BatchesByNumber,
+    start: int,
+    stop: int,
+    *,
+    workers: int,
+    prefetch: int,
+    pin_memory: bool,
+) -> Iterator[ImageTextBatch]:
+    """The batches from `start` up to `stop`, in order.
+
+    Closing the iterator, or leaving it to be collected, ends the workers.
+
+    Args:
+        batches: makes them.
+        start: number of the first.
+        stop: number behind the last.
+        workers: processes; 0: none, each batch is made when it is asked for.
+        prefetch: batches that each worker makes ahead.
+        pin_memory: put them into page-locked memory.
+
+    Raises:
+        UsageError: what `batch` raised, wherever that was; or a worker was killed.
+    """
+    workers = min(workers, stop - start)
+    if workers < 1:
+        for number in range(start, stop):
+            batch = batches.batch(number)
+            yield batch.pin_memory() if pin_memory else batch
+        return
+    loader = DataLoader(
+        _Batches(batches),
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=workers,
+        prefetch_factor=prefetch,
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_main,
+        # Its own: else it takes a number from the generator that the run's checkpoint holds.
+        generator=torch.Generator(),
+    )
+    with _signals_held():
+        made: Any = iter(loader)
+    try:
+        for batch in made:
+            if isinstance(batch, _Failure):
+                raise UsageError(batch.message)
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = str(error).splitlines()[0].rstrip(". ")
+        raise UsageError(
+            f"data.workers = {workers}: {reason}, as happens where memory is short; use fewer "
+            "workers or a smaller data.prefetch, and go on with --resume"
+        ) from error
+    finally:
+        # By name: a traceback in flight may keep the iterator, and so the workers, alive.
+        made._shutdown_workers()
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A user's mistake on its way out of a worker; torch would wrap the exception's traceback."""
+
+    message: str
+
+
+class _Batches(Dataset[ImageTextBatch | _Failure]):
+    """Batch number -> the batch, as a DataLoader wants it."""
+
+    def __init__(self, batches: BatchesByNumber) -> None:
+        self._batches = batches
+
+    def __getitem__(self, number: int) -> ImageTextBatch | _Failure:
+        try:
+            return self._batches.batch(number)
+        except UsageError as error:
+            return _Failure(str(error))
+
+
+def _leave_signals_to_main(_: int) -> None:
+    """Ctrl-C and a scheduler's signals reach all processes of a run; only the main one acts.
+
+    It may want more batches before it stops, and closes the workers when it does.
+    """
+    for number in _WORKERS_IGNORE:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals wait while workers are born, who would act on them until they ignore them."""
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _WORKERS_IGNORE)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
