@@ -97,9 +97,7 @@ def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:
     return _read_with_pillow(data, max_pixels, lambda image: np.array(image.convert("RGB")))
 
 
-def _read_with_pillow(
-    data: bytes, max_pixels: int, read: Callable[[Image.Image], ReadT]
-) -> ReadT:
+def _read_with_pillow(data: bytes, max_pixels: int, read: Callable[[Image.Image], ReadT]) -> ReadT:
     try:
         # Pillow warns of images that it finds large and of odd palettes; we judge the size here.
         with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""The classes of a zero-shot evaluation: ids as the samples carry them, and names for the prompts."""
+"""The classes of a zero-shot evaluation: ids as the samples carry them, names for the prompts."""
 
 import hashlib
 import json

@@ -20,6 +20,8 @@ from mmtrain.data.tokenizer import Tokenizer
 from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.parallel.precision import Precision, autocast
 
+_CPU = torch.device("cpu")
+
 
 class Towers(Protocol):
     """What an evaluation asks of a model: `Clip`, or whatever runs one that is cut up."""
@@ -43,7 +45,7 @@ class Encoder:
     """Texts to ids."""
     preprocess: PreprocessConfig
     """What images go through."""
-    device: torch.device = torch.device("cpu")
+    device: torch.device = _CPU
     """Where the model is."""
     precision: Precision = "fp32"
     """Number format of the forward passes; scores are fp32 in any case."""

@@ -128,8 +128,8 @@ def load_templates(name: str) -> tuple[str, ...]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"templates = {name}: neither one of {', '.join(TEMPLATES)} nor a file that can be read "
-            f"({error})"
+            f"templates = {name}: neither one of {', '.join(TEMPLATES)} nor a file that can be "
+            f"read ({error})"
         ) from error
     templates: list[str] = []
     for number, line in enumerate(lines, 1):
@@ -148,8 +148,8 @@ def load_templates(name: str) -> tuple[str, ...]:
 def class_embeddings(encoder: Encoder, names: Sequence[str], templates: Sequence[str]) -> Tensor:
     """One unit-norm embedding per class, float32 [M, E] on the encoder's device, on every rank.
 
-    Each prompt is encoded and normalised, a class's prompts are averaged, and the mean is normalised
-    (arXiv:2103.00020, Sec. 3.1.4).
+    Each prompt is encoded and normalised, a class's prompts are averaged, and the mean is
+    normalised (arXiv:2103.00020, Sec. 3.1.4).
     """
     # Not all at once: 80 prompts for each of ImageNet's 21,000 classes would be gigabytes.
     step = max(1, MAX_PROMPTS // len(templates))

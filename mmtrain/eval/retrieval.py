@@ -1,4 +1,4 @@
-"""Retrieval: an image finds its captions among all captions, a caption its image among all images."""
+"""Retrieval: an image finds its captions among all captions, a caption its image among images."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -147,7 +147,7 @@ def _number_captions(own_captions: list[list[str]], device: torch.device) -> Cap
 def _image_to_text(
     encoder: Encoder, images_NE: Tensor, texts_UE: Tensor, known: Captions
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Places before an image's best caption, the text in first place, the lead: [N] each, on CPU."""
+    """Places before an image's best caption, the text in first place, the lead: [N], on CPU."""
     num_images = images_NE.size(0)
     table_2N = torch.zeros(2, num_images, dtype=torch.int64, device=images_NE.device)
     lead_N = images_NE.new_zeros(num_images)

@@ -4,14 +4,17 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.distributed as dist
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mmtrain.collectives import sum_
+from mmtrain.data.decode import open_image
+from mmtrain.data.samples import IMAGE_EXTENSIONS
 from mmtrain.data.shards import SampleError, ShardSource
 from mmtrain.data.transforms import PreprocessConfig, eval_transform
 from mmtrain.errors import UsageError
@@ -20,9 +23,11 @@ from mmtrain.eval.encode import Encoder, encode_image_batch, own_batches
 Members = dict[str, bytes]
 """A sample's files by extension, without the dot."""
 
+ValueT = TypeVar("ValueT")
+
 
 @dataclass(frozen=True, kw_only=True)
-class EvalBatch[ValueT]:
+class EvalBatch(Generic[ValueT]):
     """Samples in the order of the shards."""
 
     first: int
@@ -39,7 +44,7 @@ class EvalBatch[ValueT]:
         return dataclasses.replace(self, images_BCHW=self.images_BCHW.pin_memory())
 
 
-class EvalBatches[ValueT](Dataset[EvalBatch[ValueT]]):
+class EvalBatches(Dataset[EvalBatch[ValueT]]):
     """Batch number -> the batch; what a DataLoader's workers hold."""
 
     def __init__(
@@ -56,24 +61,46 @@ class EvalBatches[ValueT](Dataset[EvalBatch[ValueT]]):
         self.batch_size = batch_size
         self.image_size = preprocess.image_size
 
+    def blank_row(self) -> Tensor:
+        """One black image, uint8 [1, 3, S, S]: what a rank without a batch runs."""
+        return torch.zeros(1, 3, self.image_size, self.image_size, dtype=torch.uint8)
+
     def __len__(self) -> int:
         return -(-self.source.num_samples // self.batch_size)
 
     def __getitem__(self, number: int) -> EvalBatch[ValueT]:
         first = number * self.batch_size
         stop = min(first + self.batch_size, self.source.num_samples)
-        size = self.image_size
-        images_BCHW = torch.zeros(stop - first, 3, size, size, dtype=torch.uint8)
+        images_BCHW = self.blank_row().repeat(stop - first, 1, 1, 1)
         values: list[ValueT] = []
         faults: list[str] = []
         for row, index in enumerate(range(first, stop)):
             try:
                 members = self.source.read(index)
                 values.append(self.read_value(members))
-                images_BCHW[row] = self.transform(decode_exact(members))
-            except SampleError as fault:
+                images_BCHW[row] = self._square(members)
+            # A disk that fails on one rank must stop all of them, not leave them waiting.
+            except (SampleError, OSError, UsageError) as fault:
                 faults.append(f"sample {self.source.key(index)}: {fault}")
         return EvalBatch(first=first, images_BCHW=images_BCHW, values=values, faults=faults)
+
+    def _square(self, members: Members) -> Tensor:
+        try:
+            return self.transform(decode_sample(members))
+        except ValueError as error:
+            raise SampleError("image too elongated") from error
+
+
+def decode_sample(members: Members) -> Image.Image:
+    """A sample's image as Pillow decodes it, in its own mode.
+
+    Raises:
+        SampleError: it has none, or one that is damaged or too large.
+    """
+    for extension in IMAGE_EXTENSIONS:
+        if extension in members:
+            return open_image(members[extension])
+    raise SampleError("no image")
 
 
 def open_source(data: str | Sequence[str], index_dir: str | None) -> ShardSource:
@@ -101,7 +128,7 @@ def read_text_field(members: Members, key: str) -> Any:
     return fields[key]
 
 
-def encoded_batches[ValueT](
+def encoded_batches(
     encoder: Encoder, source: ShardSource, read_value: Callable[[Members], ValueT]
 ) -> Iterator[tuple[EvalBatch[ValueT], Tensor]]:
     """This rank's batches of the whole set, each with its image features [B, E].
@@ -123,6 +150,8 @@ def encoded_batches[ValueT](
             sampler=[number for number in numbers if number is not None],
             num_workers=encoder.workers,
             pin_memory=encoder.device.type == "cuda",
+            # Its own: else it takes a number from the generator that the run's checkpoint holds.
+            generator=torch.Generator(),
         )
     )
     blank = EvalBatch[ValueT](first=0, images_BCHW=batches.blank_row(), values=[], faults=[])

@@ -149,9 +149,7 @@ def _accuracies(
     return figures
 
 
-def _confusions(
-    class_N: Tensor, predicted_N: Tensor, names: Sequence[str]
-) -> list[dict[str, str | int]]:
+def _confusions(class_N: Tensor, predicted_N: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
     """The mistakes made most often."""
     wrong = class_N != predicted_N
     pairs = Counter(zip(class_N[wrong].tolist(), predicted_N[wrong].tolist(), strict=True))
