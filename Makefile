@@ -1,0 +1,82 @@
+# The two commands are `make demo` and `make test`. Each target sets up .venv by itself: the first
+# time, and again when pyproject.toml or constraints.txt have changed.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test test-full test-gpu lint bench clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The newest setting-up of each kind; an environment for development runs the demo too.
+CORE := $(VENV)/core.stamp
+DEV := $(VENV)/dev.stamp
+
+# Processes that run the tests, each with one thread.
+JOBS ?= 2
+# More threads than this slow down a model as small as the demo's.
+MAX_THREADS := 8
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+export PIP_NO_INPUT := 1
+
+help:
+	@echo "make demo       train a CLIP on emoji and judge it on designs it never saw (minutes)"
+	@echo "make test       the tests (JOBS=2: processes)"
+	@echo "make test-full  the long tests alone: parity matrices, kills, fuzz"
+	@echo "make test-gpu   the tests that need a CUDA device"
+	@echo "make lint       ruff, the floors (import-linter) and types (basedpyright)"
+	@echo "make bench      us and the alternative, side by side"
+	@echo "make clean      remove .venv and caches; runs and data stay"
+
+demo: $(CORE)
+	@threads=$$(getconf _NPROCESSORS_ONLN); \
+	if [ "$$threads" -gt $(MAX_THREADS) ]; then threads=$(MAX_THREADS); fi; \
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$threads} $(BIN)/mmtrain demo $(ARGS)
+
+test: $(DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "not slow and not gpu" $(ARGS)
+
+test-full: $(DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "slow and not gpu" $(ARGS)
+
+test-gpu: $(DEV)
+	$(BIN)/python -m pytest -q -m gpu $(ARGS)
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/basedpyright
+
+bench: $(DEV)
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+# Torch and torchvision come from the default index: a CPU-only torch would not fit torchvision.
+$(CORE): pyproject.toml constraints.txt
+	$(call make-venv)
+	@echo "Setting up .venv; the first time this downloads about 5 GB ..."
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo]'
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt
+	$(call make-venv)
+	@echo "Setting up .venv for development; the first time this downloads about 5 GB ..."
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $(CORE) $@
+
+# PYTHON, if it is given, else the first one here that is new enough.
+define make-venv
+	@test -x $(BIN)/pip && exit; \
+	for python in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11); do \
+		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			$$python -m venv $(VENV) && exit; rm -rf $(VENV); exit 1; \
+		fi; \
+	done; \
+	echo "mmtrain needs Python >= 3.11, and $(or $(PYTHON),python3) is" \
+		"$$($(or $(PYTHON),python3) --version 2>&1); install one and run: make $(MAKECMDGOALS) PYTHON=path/to/python3.11" >&2; \
+	exit 1
+endef
