@@ -151,7 +151,7 @@ class ImageTextData:
             on_damage=config.on_damage,
         )
         order = EpochPlan(self.source.shard_sizes, seed=seed, shuffle_group=config.shuffle_group)
-        self._plan = BatchPlan(
+        self.plan = BatchPlan(
             order, batch_size=batch_size, last=config.last, rank=rank, world_size=world_size
         )
         self._reader = SampleReader(
@@ -172,12 +172,17 @@ class ImageTextData:
     @property
     def batches_per_epoch(self) -> int:
         """Global batches, and so steps, of an epoch."""
-        return self._plan.batches_per_epoch
+        return self.plan.batches_per_epoch
 
     @property
     def dropped_per_epoch(self) -> int:
         """Samples that an epoch leaves out because they fill no batch."""
-        return max(0, self.num_samples - self.batches_per_epoch * self._plan.batch_size)
+        return max(0, self.num_samples - self.batches_per_epoch * self.plan.batch_size)
+
+    def samples_in(self, number: int) -> int:
+        """Real samples of a global batch; the last one of an epoch may be padded."""
+        first = number % self.batches_per_epoch * self.plan.batch_size
+        return min(self.plan.batch_size, self.num_samples - first)
 
     @property
     def fingerprint(self) -> str:
@@ -192,7 +197,7 @@ class ImageTextData:
             UsageError: a shard cannot be read, also when tried again; or a position has no usable
                 sample after many replacements.
         """
-        rows = self._plan.rows(number)
+        rows = self.plan.rows(number)
         bad: list[BadSample] = []
         with _one_line_for_disks():
             samples = self._read(rows, bad)

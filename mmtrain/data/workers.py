@@ -64,7 +64,7 @@ def iterate_batches(
         # Its own: else it takes a number from the generator that the run's checkpoint holds.
         generator=torch.Generator(),
     )
-    with _signals_held():
+    with _signals_kept():
         made: Any = iter(loader)
     try:
         for batch in made:
@@ -114,10 +114,18 @@ def _leave_signals_to_main(_: int) -> None:
 
 
 @contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Signals wait while workers are born, who would act on them until they ignore them."""
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _WORKERS_IGNORE)
+def _signals_kept() -> Iterator[None]:
+    """What surrounds the birth of workers, as far as signals go.
+
+    Signals wait, since workers would act on them until they ignore them. And torch's handler of
+    SIGCHLD goes again: it would raise a dead worker's error anywhere in the main process, amid a
+    backward pass too, where it is no line of ours; waiting for a batch finds the dead all the same.
+    """
+    on_child = signal.getsignal(signal.SIGCHLD)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _WORKERS_IGNORE)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if signal.getsignal(signal.SIGCHLD) is not on_child:
+            signal.signal(signal.SIGCHLD, on_child)
