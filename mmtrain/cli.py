@@ -83,7 +83,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _eval_zero_shot(arguments: argparse.Namespace) -> None:
-    from mmtrain.run import eval_zero_shot_command
+    from mmtrain.commands import eval_zero_shot_command
 
     eval_zero_shot_command(
         model=arguments.model,
@@ -99,7 +99,7 @@ def _eval_zero_shot(arguments: argparse.Namespace) -> None:
 
 
 def _eval_retrieval(arguments: argparse.Namespace) -> None:
-    from mmtrain.run import eval_retrieval_command
+    from mmtrain.commands import eval_retrieval_command
 
     eval_retrieval_command(
         model=arguments.model,
@@ -113,19 +113,19 @@ def _eval_retrieval(arguments: argparse.Namespace) -> None:
 
 
 def _data_index(arguments: argparse.Namespace) -> None:
-    from mmtrain.run import data_index_command
+    from mmtrain.commands import data_index_command
 
     data_index_command(data=tuple(arguments.data), index_dir=arguments.index_dir)
 
 
 def _data_check(arguments: argparse.Namespace) -> None:
-    from mmtrain.run import data_check_command
+    from mmtrain.commands import data_check_command
 
     data_check_command(data=tuple(arguments.data), index_dir=arguments.index_dir)
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from mmtrain.run import export_command
+    from mmtrain.commands import export_command
 
     export_command(model=arguments.model, out=arguments.out, form=arguments.form)
 

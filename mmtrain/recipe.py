@@ -1,15 +1,16 @@
 """Recipes: the parts' own configs composed, read from TOML with overrides."""
 
+import math
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from mmtrain.data.image_text import DataConfig
-from mmtrain.data.tokenizer import TokenizerConfig
+from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig
 from mmtrain.decode_config import apply_overrides, decode
 from mmtrain.errors import UsageError
-from mmtrain.models import ClipConfig
+from mmtrain.models import ClipConfig, TextConfig
 from mmtrain.optim import OptimConfig
 from mmtrain.parallel import ParallelConfig
 from mmtrain.train.contrastive import LossConfig
@@ -130,4 +131,44 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> TrainRecipe:
         UsageError: an unknown key (with the nearest one), a wrong type, a bad value.
     """
     data = apply_overrides(TrainRecipe, read_toml(path), overrides or [])
+    _keep_one_length(data, overrides or [])
     return decode(TrainRecipe, data)
+
+
+def _keep_one_length(data: dict[str, Any], overrides: list[str]) -> None:
+    """`--train.steps 20` over a recipe that counts epochs means 20 steps, and conversely."""
+    keys = {word.partition("=")[0].removeprefix("--") for word in overrides}
+    for given, other in (("steps", "epochs"), ("epochs", "steps")):
+        if f"train.{given}" in keys and f"train.{other}" not in keys:
+            data["train"].pop(other, None)
+
+
+def resolve(recipe: TrainRecipe, tokenizer: Tokenizer) -> TrainRecipe:
+    """Fill in what one section fixes for another; the result is what recipe.toml records.
+
+    The tokenizer fixes the text tower's vocabulary, context and end token. `loss.kind = "siglip"`
+    needs a bias: where none is set, the logits start at SigLIP's published scale 10 and bias -10
+    (Zhai et al. 2023, arXiv:2303.15343, section 3.2).
+
+    Raises:
+        UsageError: the text tower asks for another vocabulary or context than the tokenizer has.
+    """
+    text, standard = recipe.model.text, {f.name: f.default for f in fields(TextConfig)}
+    from_tokenizer = {
+        "vocab_size": tokenizer.vocab_size,
+        "context_length": tokenizer.context_length,
+        "end_token_id": tokenizer.eot_id if recipe.tokenizer.add_eot else None,
+    }
+    for name, value in from_tokenizer.items():
+        asked = getattr(text, name)
+        if asked not in (value, standard[name]):
+            raise UsageError(
+                f"model.text.{name} = {asked}, but the tokenizer has {value}; leave it out, "
+                "the [tokenizer] section decides"
+            )
+    model = replace(recipe.model, text=replace(text, **from_tokenizer))
+    if recipe.loss.kind == "siglip" and model.init_logit_bias is None:
+        unset = model.init_logit_scale == ClipConfig.init_logit_scale
+        scale = math.log(10.0) if unset else model.init_logit_scale
+        model = replace(model, init_logit_bias=-10.0, init_logit_scale=scale)
+    return replace(recipe, model=model)

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import get_args
@@ -214,7 +214,7 @@ class ImageTextData:
             bad=tuple(bad),
         )
 
-    def iterate(self, start: int, stop: int) -> Iterator[ImageTextBatch]:
+    def iterate(self, start: int, stop: int) -> Generator[ImageTextBatch, None, None]:
         """The batches from `start` up to `stop`, in order, made ahead by workers if there are any.
 
         Closing the iterator (or leaving it to be collected) ends the workers.

@@ -91,19 +91,28 @@ class Layout:
         return self.mesh is None or dist.get_rank() == 0
 
 
-def pick_device(name: str) -> torch.device:
-    """The device that `auto | cpu | cuda` names, for this local rank.
+def pick_device(name: str, *, key: str = "train.device") -> torch.device:
+    """The device that `auto | cpu | cuda | cuda:N` names; `cuda` is that of this local rank.
+
+    Args:
+        name: of the device.
+        key: the setting that it came from, for messages.
 
     Raises:
-        UsageError: CUDA is asked for and not there.
+        UsageError: no such device is known or there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError('train.device = "cuda", but no CUDA device is visible; use cpu or auto')
-    if name == "cuda":
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device(name)
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
+        raise UsageError(f"{key} = {name} is unknown; use auto, cpu, cuda or cuda:0")
+    if kind == "cpu":
+        return torch.device("cpu")
+    index = int(number or os.environ.get("LOCAL_RANK", "0"))
+    if index >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise UsageError(f"{key} = {name}, but {found} CUDA devices are visible; use cpu or auto")
+    return torch.device("cuda", index)
 
 
 def build_layout(config: ParallelConfig, device: torch.device) -> Layout:

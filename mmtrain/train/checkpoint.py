@@ -16,6 +16,7 @@ file system with the others, and sees the same outcome and the same error.
 import json
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -196,7 +197,10 @@ def _run_dcp(action: Callable[[], object]) -> None:
     CheckpointException derives from BaseException: no handler for errors would see it.
     """
     try:
-        action()
+        with warnings.catch_warnings():
+            # Of a single process, which is just what was asked for.
+            warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+            action()
     except CheckpointException as error:
         cause = error.failures[min(error.failures)][0]
         raise cause from error

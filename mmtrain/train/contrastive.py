@@ -35,7 +35,7 @@ class LossConfig:
 
 
 class ContrastiveObjective:
-    """Owns the logits' scale and bias, draws the step's random choices, computes loss and gradients.
+    """Owns the logits' scale and bias, draws a step's random choices, computes loss and gradients.
 
     Random choices of the model (patches kept, branches dropped) are drawn here, keyed by each
     sample's position, so that both passes, any microbatches and any layout see the same.
@@ -62,6 +62,11 @@ class ContrastiveObjective:
                 'loss.kind = "siglip" needs a learned bias; set model.init_logit_bias = -10.0 '
                 f"and model.init_logit_scale = {torch.tensor(10.0).log():.4f}"
             )
+
+    def to(self, device: torch.device) -> None:
+        """Move the scale and the bias, in place."""
+        for parameter in self.parameters().values():
+            parameter.data = parameter.data.to(device)
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """The objective's own parameters by name."""

@@ -37,16 +37,20 @@ class Verdict:
     """Loss and gradient norm are finite everywhere: apply the update; else drop the gradients."""
     stop: bool
     """A rank was told to stop: save, then leave with EXIT_STOPPED."""
+    save: bool = False
+    """A rank's clock says that a checkpoint is due."""
 
 
 class StopSignals:
-    """Within the context, SIGTERM and SIGUSR1 raise a flag instead of ending the process.
+    """Within the context, SIGTERM, SIGUSR1 and a first SIGINT raise a flag instead of ending the
+    process.
 
-    Schedulers send them some time before they kill. Forked children (data workers) keep the default
-    behaviour, so that they can still be ended.
+    Schedulers send the former some time before they kill; the latter is ctrl-C, and a second one
+    interrupts at once. Forked children (data workers) keep the default behaviour, so that they can
+    still be ended.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -72,6 +76,8 @@ class StopSignals:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
+        if number == signal.SIGINT and self.received is not None:
+            raise KeyboardInterrupt
         self.received = signal.Signals(number)
 
 
@@ -94,7 +100,15 @@ class Guard:
         self.signals = signals
         self.bad_in_a_row = 0
 
-    def check(self, loss: Tensor, grad_norm: Tensor, *, step: int, keys: Sequence[str]) -> Verdict:
+    def check(
+        self,
+        loss: Tensor,
+        grad_norm: Tensor,
+        *,
+        step: int,
+        keys: Sequence[str],
+        save_due: bool = False,
+    ) -> Verdict:
         """Look at a step before its update. Collective over all ranks; waits for the device once.
 
         Args:
@@ -102,20 +116,22 @@ class Guard:
             grad_norm: the norm before clipping, a scalar.
             step: number of updates done before this one.
             keys: this rank's samples, named in the file if the step is refused.
+            save_due: this rank's clock says that a checkpoint is due; one rank's word counts.
 
         Raises:
             TrainingStopped: on every rank, after `max_bad_steps` refused steps in a row.
         """
         told = self.signals is not None and self.signals.received is not None
         finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
-        flags = torch.stack([~finite, torch.tensor(told, device=finite.device)]).to(torch.int32)
+        wishes = torch.tensor([told, save_due], device=finite.device)
+        flags = torch.cat([~finite[None], wishes]).to(torch.int32)
         if not is_alone():
             dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        bad, stop = (bool(flag) for flag in flags.tolist())
+        bad, stop, save = (bool(flag) for flag in flags.tolist())
         self.bad_in_a_row = self.bad_in_a_row + 1 if bad else 0
         if bad:
             self._record(loss, grad_norm, step=step, keys=keys)
-        return Verdict(update=not bad, stop=stop)
+        return Verdict(update=not bad, stop=stop, save=save)
 
     def _record(self, loss: Tensor, grad_norm: Tensor, *, step: int, keys: Sequence[str]) -> None:
         # Ranks of one data coordinate hold the same rows: dict.fromkeys names them once.

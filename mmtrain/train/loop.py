@@ -1,8 +1,17 @@
 """The training loop: batches in, updates, logs, checkpoints and evaluations out."""
 
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from mmtrain.data.batch import ImageTextBatch
+from mmtrain.data.image_text import ImageTextData
+from mmtrain.optim import OptimConfig, clip_gradients, lr_factor
 from mmtrain.parallel.precision import Precision
+from mmtrain.train.guard import Guard, Verdict
+from mmtrain.train.metrics import MetricsLog
+from mmtrain.train.state import RunState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,3 +56,144 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} = {value} must be at least 1")
+
+
+class Clock:
+    """Where the time between two log lines went."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new interval: after a log line, a checkpoint or an evaluation."""
+        self._start, self._waited, self._samples = time.perf_counter(), 0.0, 0
+
+    def wait_for(self, batches: Iterator[ImageTextBatch]) -> ImageTextBatch | None:
+        """The next batch, None at the end; the time until it is there counts as waiting."""
+        start = time.perf_counter()
+        batch = next(batches, None)
+        self._waited += time.perf_counter() - start
+        return batch
+
+    def count(self, samples: int) -> None:
+        """Note samples of a finished step."""
+        self._samples += samples
+
+    def figures(self) -> dict[str, float]:
+        """Samples per second over all ranks, and the share of the time spent waiting for data."""
+        passed = max(time.perf_counter() - self._start, 1e-9)
+        return {
+            "samples_per_second": self._samples / passed,
+            "data_wait_fraction": self._waited / passed,
+        }
+
+
+@dataclass(kw_only=True)
+class Loop:
+    """Drives a run from its current step to its last one."""
+
+    config: TrainConfig
+    optim: OptimConfig
+    state: RunState
+    data: ImageTextData
+    total_steps: int
+    guard: Guard
+    log: MetricsLog | None
+    """On the main rank only."""
+    save: Callable[[], Path]
+    """Writes a checkpoint of the current state. Collective."""
+    evaluate: Callable[[], None]
+    """Evaluates the current weights. Collective."""
+    evaluate_every: int | None = None
+    """Steps between evaluations; the one after the last step is the caller's."""
+
+    def run(self) -> bool:
+        """Train until the end, or until a signal asks to stop -> whether the end was reached.
+
+        A checkpoint of the last step, or of the one that a signal came in, is written here.
+
+        Raises:
+            TrainingStopped: too many steps in a row had no finite loss or gradient.
+            UsageError: too many samples cannot be used, or a checkpoint cannot be written.
+        """
+        saved_step, saved_time = self.state.step, time.monotonic()
+        clock, batches = Clock(), self.data.iterate(self.state.step, self.total_steps)
+        try:
+            while (batch := clock.wait_for(batches)) is not None:
+                due = self._is_due(saved_time)
+                verdict = self._step(batch, clock, save_due=due)
+                done = self.state.step == self.total_steps
+                if (
+                    verdict.stop
+                    or done
+                    or verdict.save
+                    or self._every(self.config.checkpoint_every)
+                ):
+                    self.save()
+                    saved_step, saved_time = self.state.step, time.monotonic()
+                    clock.restart()
+                if verdict.stop and not done:
+                    return False
+                if self._every(self.evaluate_every) and not done:
+                    self.evaluate()
+                    clock.restart()
+        finally:
+            batches.close()
+        assert saved_step == self.state.step == self.total_steps
+        return True
+
+    def _step(self, batch: ImageTextBatch, clock: Clock, *, save_due: bool) -> Verdict:
+        """One update, its guard and its log line."""
+        state, samples = self.state, self.data.samples_in(self.state.step)
+        state.bad_samples.record(batch.bad, num_rows=samples, step=state.step)
+        batch = batch.to(state.layout.device)
+        factor = lr_factor(state.step, total_steps=self.total_steps, config=self.optim)
+        state.optimizers.set_lr(factor)
+        loss = state.objective.step(state.schedule, batch)
+        norm = clip_gradients(
+            state.stage_parameters().values(),
+            self.optim.clip_norm,
+            pp_group=state.layout.group("pp"),
+            shared=state.objective.parameters().values(),
+        )
+        verdict = self.guard.check(loss, norm, step=state.step, keys=batch.keys, save_due=save_due)
+        if verdict.update:
+            state.optimizers.step()
+            state.objective.clamp()
+            if state.ema is not None:
+                state.ema.update(state.step)
+        state.optimizers.zero_grad()
+        state.step += 1
+        state.samples_seen += samples
+        clock.count(samples)
+        last = state.step == self.total_steps
+        if self.log is not None and (self._every(self.config.log_every) or last):
+            self.log.log(
+                {
+                    "step": state.step,
+                    "epoch": batch.epoch,
+                    "samples_seen": state.samples_seen,
+                    "loss": loss.item(),
+                    "lr": state.optimizers.lr,
+                    "grad_norm": norm.item(),
+                    "logit_scale": state.objective.logit_scale.exp().item(),
+                    **clock.figures(),
+                }
+            )
+            clock.restart()
+        return verdict
+
+    def _every(self, interval: int | None) -> bool:
+        return interval is not None and self.state.step % interval == 0
+
+    def _is_due(self, saved_time: float) -> bool:
+        minutes = self.config.checkpoint_minutes
+        return minutes is not None and time.monotonic() - saved_time >= 60 * minutes
+
+
+def total_steps(config: TrainConfig, *, batches_per_epoch: int) -> int:
+    """Updates of the whole run."""
+    if config.steps is not None:
+        return config.steps
+    assert config.epochs is not None
+    return config.epochs * batches_per_epoch

@@ -1,0 +1,156 @@
+"""What a run consists of between two steps, and how it goes into a checkpoint and comes back."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmtrain.data.bad_samples import BadSampleLog
+from mmtrain.errors import UsageError
+from mmtrain.models import ClipStage
+from mmtrain.optim import Ema, Optimizers
+from mmtrain.parallel import Layout, PipelineSchedule, gather_tensors
+from mmtrain.train.checkpoint import Tensors, find_latest, load_checkpoint, save_checkpoint
+from mmtrain.train.contrastive import ContrastiveObjective
+from mmtrain.train.step import LocalSchedule
+
+CHECKPOINTS = "checkpoints"
+_IDENTITY_KEYS = {
+    "seed": "run.seed",
+    "batch_size": "train.batch_size",
+    "num_samples": "samples in data.train",
+    "data_fingerprint": "fingerprint of data.train",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What the meaning of a step hangs on: a run is resumed only where all of it is the same."""
+
+    seed: int
+    """run.seed: of weights, data order and every random choice."""
+    batch_size: int
+    """train.batch_size: rows of a global batch."""
+    num_samples: int
+    """Samples of data.train."""
+    data_fingerprint: str
+    """Of the shards' sizes, keys and order."""
+
+    def check(self, saved: dict[str, Any], path: Path) -> None:
+        """Refuse a checkpoint of another run.
+
+        Raises:
+            UsageError: naming what differs.
+        """
+        for name, key in _IDENTITY_KEYS.items():
+            if saved.get(name) != getattr(self, name):
+                raise UsageError(
+                    f"{key} = {getattr(self, name)}, but {path} was saved with "
+                    f"{saved.get(name)}: the same steps would see other samples; resume with the "
+                    "same value and data, or start a new run in another --run-dir"
+                )
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """A run between two steps. All of it that changes is in the checkpoint; the rest is rebuilt.
+
+    There is no state of a random generator to keep: every random choice is a function of the seed
+    and the sample's position.
+    """
+
+    layout: Layout
+    stages: list[ClipStage]
+    objective: ContrastiveObjective
+    schedule: LocalSchedule | PipelineSchedule
+    optimizers: Optimizers
+    ema: Ema | None
+    bad_samples: BadSampleLog
+    identity: Identity
+    step: int = 0
+    """Updates done: batches consumed by the trainer, not those read ahead."""
+    samples_seen: int = 0
+    """Real samples in those batches, over all ranks."""
+
+    def stage_parameters(self) -> dict[str, nn.Parameter]:
+        """The towers' parameters that this rank holds, by their name in the whole model."""
+        return {name: p for stage in self.stages for name, p in stage.named_parameters()}
+
+    def tensors(self) -> dict[str, Tensors]:
+        """Every tensor of the run that this rank holds, live: loading copies into them."""
+        model = {**self.stage_parameters(), **self.objective.parameters()}
+        tensors: dict[str, Tensors] = {
+            "model": {name: parameter.detach() for name, parameter in model.items()},
+            "optimizer": self.optimizers.state_dict(),
+        }
+        if self.ema is not None:
+            tensors["ema"] = self.ema.state_dict()
+        return tensors
+
+    def whole_weights(self) -> dict[str, Tensor]:
+        """The model's weights, averaged ones where EMA is on, whole and on every rank."""
+        tensors = {**self.stage_parameters(), **self.objective.parameters()}
+        if self.ema is None:
+            return gather_tensors(dict(tensors), self.layout)
+        with self.ema.applied(*self.stages):
+            return gather_tensors(dict(tensors), self.layout)
+
+    def save(self, run_dir: Path, *, keep: int, recipe: dict[str, Any]) -> Path:
+        """Write and seal a checkpoint of this step."""
+        state = {
+            "step": self.step,
+            "samples_seen": self.samples_seen,
+            "identity": {name: getattr(self.identity, name) for name in _IDENTITY_KEYS},
+            "environment": environment(self.layout),
+            "bad_samples": self.bad_samples.state_dict(),
+            "recipe": recipe,
+        }
+        folder = run_dir / CHECKPOINTS
+        return save_checkpoint(
+            folder, step=self.step, tensors=self.tensors(), state=state, keep=keep
+        )
+
+    def resume(self, run_dir: Path, *, warn: Callable[[str], None]) -> Path | None:
+        """Continue from the newest whole checkpoint; None if there is none.
+
+        Args:
+            run_dir: the run folder.
+            warn: gets a line for each damaged checkpoint and for whatever may change the last bits
+                of what follows (another torch, layout or number of threads).
+
+        Raises:
+            UsageError: all checkpoints are damaged, or they are of another model or data.
+        """
+        path = find_latest(run_dir / CHECKPOINTS, warn=warn)
+        if path is None:
+            return None
+        state = load_checkpoint(path, self.tensors(), verified=True)
+        self.identity.check(state["identity"], path)
+        self.step, self.samples_seen = state["step"], state["samples_seen"]
+        self.bad_samples.load_state_dict(state["bad_samples"])
+        now = environment(self.layout)
+        for name, saved in state["environment"].items():
+            if now.get(name) != saved:
+                warn(
+                    f"{name} was {saved} and is {now.get(name)}: the run goes on from the same "
+                    "weights and data, but its last bits may differ"
+                )
+        return path
+
+
+def environment(layout: Layout) -> dict[str, Any]:
+    """What the last bits of a result depend on beside the recipe."""
+    return {
+        "torch": torch.__version__,
+        "device": layout.device.type,
+        "threads": torch.get_num_threads(),
+        "layout": {name: layout.size(name) for name in ("pp", "dp", "tp")},
+    }
+
+
+def as_fp32(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Floating-point tensors as fp32: the form of evaluation and export."""
+    return {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}

@@ -1,0 +1,204 @@
+"""The loop through the command line, in process, on the embedded debug recipe."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+import mmtrain
+from mmtrain.cli import main
+from mmtrain.data.bad_samples import BadSampleLog
+from mmtrain.optim import Optimizers
+from mmtrain.train.contrastive import ContrastiveObjective
+
+RECIPE = "configs/debug_clip.toml"
+METRICS = {
+    "step",
+    "epoch",
+    "samples_seen",
+    "loss",
+    "lr",
+    "grad_norm",
+    "logit_scale",
+    "samples_per_second",
+    "data_wait_fraction",
+}
+
+
+def train(run_dir: Path, *words: str) -> list[dict]:
+    """Train the debug recipe -> its metrics."""
+    assert main(["train", RECIPE, "--run-dir", str(run_dir), *words]) == 0
+    return read_metrics(run_dir)
+
+
+def read_metrics(run_dir: Path) -> list[dict]:
+    """Every line of metrics.jsonl."""
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_run_folder_holds_everything(tmp_path: Path) -> None:
+    """Metrics, resolved recipe, facts, sealed checkpoints, export, report; and the model learns."""
+    run = tmp_path / "run"
+    metrics = train(run, "--train.steps", "12", "--train.checkpoint_every", "5")
+    assert [set(line) for line in metrics] == [METRICS] * 12
+    assert [line["samples_seen"] for line in metrics] == [16 * n for n in range(1, 13)]
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
+    recipe = tomllib.loads((run / "recipe.toml").read_text())
+    assert recipe["train"]["steps"] == 12 and recipe["model"]["text"]["vocab_size"] == 49408
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["data"]["num_samples"] == 64 and facts["versions"]["torch"] == torch.__version__
+    steps = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert steps == ["step-00000010", "step-00000012"]  # keep_checkpoints = 2
+    assert (run / "report.html").stat().st_size > 10_000
+    model, preprocess, tokenizer = mmtrain.load(run)
+    assert model.logit_scale.exp().item() == pytest.approx(metrics[-1]["logit_scale"])
+    assert model.encode_text(tokenizer(["grinning face"])).shape == (1, 32)
+    assert preprocess.config.image_size == 32
+
+
+def test_recorded_recipe_repeats_the_run(tmp_path: Path) -> None:
+    """RUN/recipe.toml is itself a recipe that gives the same losses."""
+    first = train(tmp_path / "first", "--train.steps", "3")
+    recipe = tmp_path / "first/recipe.toml"
+    assert main(["train", str(recipe), "--run-dir", str(tmp_path / "again")]) == 0
+    again = read_metrics(tmp_path / "again")
+    assert [line["loss"].hex() for line in again] == [line["loss"].hex() for line in first]
+
+
+def test_workers_and_microbatches_do_not_change_the_losses(tmp_path: Path) -> None:
+    """Workers: to the last bit. Microbatches: to rounding, with patch dropout and depth on."""
+    base = train(tmp_path / "base", "--train.steps", "4")
+    workers = train(tmp_path / "workers", "--train.steps", "4", "--data.workers", "2")
+    assert [line["loss"].hex() for line in workers] == [line["loss"].hex() for line in base]
+    fp64 = ("--train.steps", "4", "--train.precision", "fp64", "--train.microbatches")
+    one, four = train(tmp_path / "one", *fp64, "1"), train(tmp_path / "four", *fp64, "4")
+    assert [x["loss"] for x in four] == pytest.approx([x["loss"] for x in one], rel=1e-9)
+    assert [x["grad_norm"] for x in four] == pytest.approx([x["grad_norm"] for x in one], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--loss.kind", "siglip"),
+        ("--optim.kind", "muon", "--optim.lr", "1e-3"),
+        ("--train.precision", "bf16"),
+        ("--train.precision", "bf16-pure"),
+        ("--lock.vision", "0", "--lock.text", "2"),
+        ("--data.last", "mask", "--train.batch_size", "48", "--train.microbatches", "3"),
+        ("--optim.layer_decay", "0.8", "--optim.schedule", "wsd"),
+    ],
+    ids=lambda words: words[1],
+)
+def test_settings_train(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Each setting trains: finite losses, and a model that loads."""
+    metrics = train(tmp_path / "run", "--train.steps", "3", *words)
+    assert len(metrics) == 3 and all(line["loss"] > 0 for line in metrics)
+    mmtrain.load(tmp_path / "run")
+
+
+def test_siglip_starts_at_its_published_scale(tmp_path: Path) -> None:
+    """loss.kind = siglip alone sets scale 10 and bias -10, and the recipe's record says so."""
+    metrics = train(tmp_path / "run", "--train.steps", "1", "--loss.kind", "siglip")
+    assert metrics[0]["logit_scale"] == pytest.approx(10, rel=1e-2)
+    recipe = tomllib.loads((tmp_path / "run/recipe.toml").read_text())
+    assert recipe["model"]["init_logit_bias"] == -10.0
+
+
+def test_locked_tower_does_not_move(tmp_path: Path) -> None:
+    """LiT: the vision tower stays at its initial weights while the text tower learns."""
+    lock = ("--lock.vision", "0")
+    train(tmp_path / "one", "--train.steps", "1", *lock)
+    train(tmp_path / "five", "--train.steps", "5", *lock)
+    one, five = (mmtrain.load(tmp_path / name)[0].state_dict() for name in ("one", "five"))
+    moved = {name for name in one if not torch.equal(one[name], five[name])}
+    assert moved and not any(name.startswith("vision.") for name in moved)
+
+
+def test_ema_is_exported(tmp_path: Path) -> None:
+    """With averaging on, export/ holds the averages and the checkpoint both."""
+    train(tmp_path / "plain", "--train.steps", "6")
+    train(tmp_path / "ema", "--train.steps", "6", "--optim.ema_decay", "0.9")
+    plain, ema = (mmtrain.load(tmp_path / name)[0].state_dict() for name in ("plain", "ema"))
+    assert not torch.equal(plain["text.embed.token.weight"], ema["text.embed.token.weight"])
+    index = json.loads((tmp_path / "ema/checkpoints/step-00000006/tensors.json").read_text())
+    assert {name.split(".")[0] for name in index} == {"model", "optimizer", "ema"}
+
+
+def test_resume_needs_to_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An existing run is refused with the remedy; --resume extends it."""
+    run = tmp_path / "run"
+    train(run, "--train.steps", "2")
+    assert main(["train", RECIPE, "--run-dir", str(run)]) == 2
+    assert "already holds a run; add --resume" in capsys.readouterr().err
+    assert len(train(run, "--train.steps", "4", "--resume")) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("--run.seed", "1"), "run.seed = 1, but"),
+        (("--train.batch_size", "32"), "train.batch_size = 32, but"),
+        (("--model.embed_dim", "16"), "in this run"),
+        (("--train.steps", "1"), "beyond the 1 steps"),
+    ],
+    ids=["seed", "batch", "model", "steps"],
+)
+def test_resume_refuses_another_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], complaint: str
+) -> None:
+    """What would silently change the meaning of a step is refused, and nothing is lost."""
+    run = tmp_path / "run"
+    before = train(run, "--train.steps", "2")
+    words = words if words[0] == "--train.steps" else ("--train.steps", "3", *words)
+    assert main(["train", RECIPE, "--run-dir", str(run), "--resume", *words]) == 2
+    assert complaint in capsys.readouterr().err
+    assert read_metrics(run) == before
+
+
+def test_damaged_checkpoint_is_skipped_aloud(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One flipped byte: the checkpoint before it is used, and the losses are the same."""
+    run, options = tmp_path / "run", ("--train.steps", "4", "--train.checkpoint_every", "2")
+    expected = train(run, *options)
+    file = run / "checkpoints/step-00000004/rank-00000.safetensors"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    again = train(run, *options, "--resume")
+    errors = capsys.readouterr().err
+    assert "damaged checkpoint skipped" in errors and "step-00000002" in errors
+    assert [line["loss"].hex() for line in again] == [line["loss"].hex() for line in expected]
+
+
+def test_nan_is_refused_before_the_update(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that gives NaN changes no weight, is named, and three in a row end the run."""
+    compute, updates = ContrastiveObjective.loss, []
+    step = Optimizers.step
+    monkeypatch.setattr(Optimizers, "step", lambda self: (updates.append(1), step(self)))
+
+    def poisoned(self: ContrastiveObjective, features: torch.Tensor, batch) -> torch.Tensor:
+        loss = compute(self, features, batch)
+        return loss * torch.nan if len(updates) >= 2 else loss
+
+    monkeypatch.setattr(ContrastiveObjective, "loss", poisoned)
+    run = tmp_path / "run"
+    assert main(["train", RECIPE, "--run-dir", str(run)]) == 2
+    errors = capsys.readouterr().err
+    assert "train.max_bad_steps = 3 steps in a row" in errors and "Traceback" not in errors
+    assert len(updates) == 2
+    bad = [json.loads(line) for line in (run / "bad_batches.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in bad] == [2, 3, 4] and len(bad[0]["keys"]) == 16
+    assert [line["loss"] for line in read_metrics(run)][:5][2:] == [None, None]
+
+
+def test_bad_samples_survive_a_resume() -> None:
+    """Their counts are part of the state."""
+    log = BadSampleLog(None, max_bad_fraction=0.5)
+    state = log.state_dict()
+    BadSampleLog(None, max_bad_fraction=0.5).load_state_dict(state)
+    assert json.loads(json.dumps(state)) == state
