@@ -28,6 +28,8 @@ _FORMATS = ("JPEG", "PNG", "WEBP")
 _MAGIC = (b"\xff\xd8", b"\x89PNG", b"RIFF")
 # The others (CMYK and YCCK) differ from Pillow's pixels by a level.
 _EXACT_COLORSPACES = ("YCbCr", "Gray", "RGB")
+# KeyError: a header cut before the colours are told.
+_SIMPLEJPEG_ERRORS = (ValueError, KeyError)
 
 
 def decode_image(
@@ -57,7 +59,7 @@ def _decode_jpeg(data: bytes, max_pixels: int, at_least: int | None) -> np.ndarr
     """The pixels, 2.5 times as fast as Pillow; None leaves the file and its verdict to Pillow."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-    except ValueError:
+    except _SIMPLEJPEG_ERRORS:
         return None
     # The library itself has no limit: 30 bytes can claim 65500 x 65500.
     _refuse_large(int(height), int(width), max_pixels)
@@ -68,7 +70,7 @@ def _decode_jpeg(data: bytes, max_pixels: int, at_least: int | None) -> np.ndarr
         return simplejpeg.decode_jpeg(
             data, "RGB", min_height=smallest, min_width=smallest, min_factor=2 if at_least else 1
         )
-    except ValueError:
+    except _SIMPLEJPEG_ERRORS:
         return None
 
 

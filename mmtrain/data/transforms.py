@@ -1,7 +1,8 @@
 """Decoded images to the model's square of pixels: randomly cropped to train, Pillow-exact to judge.
 
 Training resizes with torch (uint8, antialiased), eight times as fast as Pillow and within two
-levels of it. Published numbers depend on Pillow's own pixels, so evaluation resizes with Pillow.
+levels of it, save where bicubic overshoots black or white and the order of its two passes tells.
+Published numbers depend on Pillow's own pixels, so evaluation resizes with Pillow.
 """
 
 import math

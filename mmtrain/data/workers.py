@@ -2,36 +2,47 @@
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mmtrain.data.batch import ImageTextBatch
 from mmtrain.errors import UsageError
 
 _WORKERS_IGNORE = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
-class BatchesByNumber(Protocol):
+class Pinnable(Protocol):
+    """A batch: anything that can move into page-locked memory."""
+
+    def pin_memory(self: "BatchT") -> "BatchT":
+        """The same batch, page-locked."""
+        ...
+
+
+BatchT = TypeVar("BatchT", bound=Pinnable)
+_MadeT = TypeVar("_MadeT", bound=Pinnable, covariant=True)
+
+
+class BatchesByNumber(Protocol[_MadeT]):
     """What a worker holds: pickled, or copied by a fork."""
 
-    def batch(self, number: int) -> ImageTextBatch:
+    def batch(self, number: int) -> _MadeT:
         """One batch; a pure function of its number."""
         ...
 
 
 def iterate_batches(
-    batches: BatchesByNumber,
+    batches: BatchesByNumber[BatchT],
     start: int,
     stop: int,
     *,
     workers: int,
     prefetch: int,
     pin_memory: bool,
-) -> Iterator[ImageTextBatch]:
+) -> Generator[BatchT, None, None]:
     """The batches from `start` up to `stop`, in order.
 
     Closing the iterator, or leaving it to be collected, ends the workers.
@@ -91,13 +102,13 @@ class _Failure:
     message: str
 
 
-class _Batches(Dataset[ImageTextBatch | _Failure]):
+class _Batches(Dataset[BatchT | _Failure], Generic[BatchT]):
     """Batch number -> the batch, as a DataLoader wants it."""
 
-    def __init__(self, batches: BatchesByNumber) -> None:
+    def __init__(self, batches: BatchesByNumber[BatchT]) -> None:
         self._batches = batches
 
-    def __getitem__(self, number: int) -> ImageTextBatch | _Failure:
+    def __getitem__(self, number: int) -> BatchT | _Failure:
         try:
             return self._batches.batch(number)
         except UsageError as error:

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer against open_clip's, SentencePiece against its library, and the folder on disk."""
+"""CLIP's tokenizer against open_clip's, SentencePiece against its library, the folder on disk."""
 
 import dataclasses
 import html
@@ -31,10 +31,41 @@ from mmtrain.data.tokenizer import (
 )
 from mmtrain.errors import UsageError
 
-WORDS = ["a", "photo", "of", "the", "dog's", "cat", "isn't", "we're", "they've", "I'm", "you'll", "he'd", "sunset", "Beach", "RED", "2024", "3.14", "50%", "naïve", "café", "Straße", "ﬁne", "ΣΊΣΥΦΟΣ", "İstanbul", "ĲSSEL", "Ünïcödé", "東京タワー", "你好，世界", "안녕하세요", "สวัสดี", "नमस्ते", "שלום", "مرحبا", "русский", "“quoted”", "‘single’", "it’s", "…", "—", "½", "²", "①", "Ⅷ", "㎏", "http://x.org/?a=1&b=2", "#tag", "@you", "photo-realistic", "snake_case", "CamelCase", "C++", "e.g.", "!!!", "??!?", "$9.99", "x'sx", "'ſ", "'S", "'RE", "'''", "\\n", "~", "`", "|", "ﬆ", "ß"]
-EMOJI = ["🐶", "👩\u200d👩\u200d👧\u200d👦", "🇩🇪", "👍🏽", "❤️", "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", "1️⃣", "🧑\u200d🚀", "😂😂😂", "☕️", "♀", "🫠"]
-ENTITIES = ["&amp;", "&lt;b&gt;", "&#39;", "&#x1F600;", "&nbsp;", "&amp;amp;", "&amp;lt;br&amp;gt;", "&copy", "&notanentity;", "&#xD800;", "&#0;", "&#1114112;", "&quot;hi&quot;", "&Eacute;", "&hellip;", "&#13;", "&amp;#39;", "&lt;start_of_text&gt;", "AT&T", "&"]
-SPECIAL = ["<start_of_text>", "<end_of_text>", "<|endoftext|>", "<|startoftext|>", "<START_OF_TEXT>", "<End_Of_Text>", "<ſtart_of_text>", "</w>", "<end_of_text", "<<end_of_text>>", "!<end_of_text>", "a<end_of_text>b", "<start_of_text><end_of_text>", "'S<end_of_text>", "7<start_of_text>7", "<start_of_text>.", "<end-of-text>", "＜end_of_text＞", "<end_of_text>_of_text>", "<ﬆart_of_text>"]
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+WORDS = words(
+    """
+    a photo of the dog's cat isn't we're they've I'm you'll he'd sunset Beach RED 2024
+    3.14 50% naïve café Straße ﬁne ΣΊΣΥΦΟΣ İstanbul ĲSSEL Ünïcödé 東京タワー 你好，世界 안녕하세요
+    สวัสดี नमस्ते שלום مرحبا русский “quoted” ‘single’ it’s … — ½ ² ① Ⅷ ㎏ http://x.org/?a=1&b=2
+    #tag @you photo-realistic snake_case CamelCase C++ e.g. !!! ??!? $9.99 x'sx 'ſ 'S 'RE
+    ''' \\n ~ ` | ﬆ ß
+    """
+)
+EMOJI = words(
+    """
+    🐶 👩\u200d👩\u200d👧\u200d👦 🇩🇪 👍🏽 ❤️
+    🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f 1️⃣ 🧑\u200d🚀 😂😂😂 ☕️ ♀ 🫠
+    """
+)
+ENTITIES = words(
+    """
+    &amp; &lt;b&gt; &#39; &#x1F600; &nbsp; &amp;amp; &amp;lt;br&amp;gt; &copy
+    &notanentity; &#xD800; &#0; &#1114112; &quot;hi&quot; &Eacute; &hellip; &#13;
+    &amp;#39; &lt;start_of_text&gt; AT&T &
+    """
+)
+SPECIAL = words(
+    """
+    <start_of_text> <end_of_text> <|endoftext|> <|startoftext|> <START_OF_TEXT>
+    <End_Of_Text> <ſtart_of_text> </w> <end_of_text <<end_of_text>> !<end_of_text>
+    a<end_of_text>b <start_of_text><end_of_text> 'S<end_of_text> 7<start_of_text>7
+    <start_of_text>. <end-of-text> ＜end_of_text＞ <end_of_text>_of_text> <ﬆart_of_text>
+    """
+)
 CONTROLS = [
     *map(chr, range(32)),
     "\x7f",
@@ -198,7 +229,7 @@ def test_fork_after_use_is_silent():
 
 @pytest.fixture(scope="module")
 def model_files(tmp_path_factory) -> Path:
-    """A folder with `unigram.model`, `bpe.model` (byte fallback) and `bare.model` (no special ids)."""
+    """`unigram.model`, `bpe.model` (byte fallback) and `bare.model` (no special ids)."""
     folder = tmp_path_factory.mktemp("models")
     rng = random.Random(2)
     corpus = [" ".join(rng.choices(WORDS[:60], k=12)).lower() for _ in range(400)]
