@@ -3,7 +3,8 @@
     python tools/build_emoji_pairs.py OUT [--packages FOLDER]
 
 Needs `npm`, which fetches the designs' packages into FOLDER, and resvg-py==0.5.0, which draws them;
-neither is needed to use the data set. The same pins give the same pixels and the same splits:
+neither is needed to use the data set. About 15 minutes of CPU, most of it drawing. The same pins give
+the same pixels and the same splits:
 
     OUT/emoji/*.tar.xz                 .webp .txt .json of each pair
     OUT/emoji/classes.json             the seen and the unseen concepts

@@ -69,7 +69,7 @@ def debug_pairs() -> DebugPairs:
 
 
 def unpack_emoji_pairs(folder: Path) -> EmojiPairs:
-    """Unpack the data set into `folder` (48 MB); what is there and whole already stays.
+    """Unpack the data set into `folder` (50 MB); what is there and whole already stays.
 
     Each file appears at once and complete, so that an interrupted call is simply repeated and
     several processes may call this together.
