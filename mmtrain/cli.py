@@ -137,9 +137,14 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    from mmtrain.demo import run_demo
+    from mmtrain.demo.demo import run_demo
 
-    run_demo(out=arguments.out, overrides=arguments.overrides, fresh=arguments.fresh)
+    run_demo(
+        out=arguments.out,
+        overrides=arguments.overrides,
+        fresh=arguments.fresh,
+        data_only=arguments.data_only,
+    )
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {

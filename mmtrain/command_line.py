@@ -204,7 +204,7 @@ def _add_demo(commands: Any) -> None:
         commands,
         "demo",
         "train a small CLIP on emoji and judge it on designs it never saw",
-        usage="mmtrain demo [--section.key value ...] [--out DIR] [--fresh]",
+        usage="mmtrain demo [--section.key value ...] [--out DIR] [--fresh] [--data-only]",
         takes_overrides=True,
     )
     demo.add_argument(
@@ -215,6 +215,9 @@ def _add_demo(commands: Any) -> None:
         help="the run folder; an unfinished demo in it goes on (%(default)s)",
     )
     demo.add_argument("--fresh", action="store_true", help="remove the demo in it and start over")
+    demo.add_argument(
+        "--data-only", action="store_true", help="unpack data/emoji_pairs and stop there"
+    )
 
 
 def _at_least(smallest: int) -> Callable[[str], int]:

@@ -3,7 +3,7 @@
 64 x 64 RGB drawings on white as lossless WebP, captioned with their Unicode names and keywords.
 Eight designs to train on (8,538 pairs, 1,515 concepts); two that are never trained on, in drawings
 of the same concepts (`val_twemoji`, `val_openmoji`); and 125 concepts taken out of all ten designs
-(`unseen`). THIRD_PARTY.md names the designers and licences; tools/build_emoji_pairs.py makes it all.
+(`unseen`). THIRD_PARTY.md names designers and licences; tools/build_emoji_pairs.py makes it all.
 """
 
 import hashlib
@@ -36,7 +36,8 @@ class EmojiPairs:
     unseen: Path
     """All ten designs' drawings of the concepts that are not trained on."""
     classes_seen: Path
-    """Classes for both `val_` tars: a JSON list of `{"id", "name"}`; the id is a sample's `concept`."""
+    """Classes for both `val_` tars: a JSON list of `{"id", "name"}`, the id being a sample's
+    `concept`."""
     classes_unseen: Path
     """Classes for `unseen`, in the same form."""
 
