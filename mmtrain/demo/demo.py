@@ -20,9 +20,9 @@ DATA_DIR = Path("data/emoji_pairs")
 _RECIPE = "clip_emoji.toml"
 _NOTE = (
     "Top-1 / top-5 in %, prompts are the emoji's names. No drawing by Twemoji or OpenMoji was "
-    "trained on or chosen by, nor any of the new concepts. open_clip 3.3: its own model and loss on "
-    "the same pairs, 84,480 samples seen, AdamW at the best of four learning rates; beside it with "
-    "Muon, put in by us. Another seed moves its figures by up to 1.5."
+    "trained on, nor any of the new concepts. open_clip 3.3: its own model and loss on the same "
+    "pairs, 84,480 samples seen, AdamW at the best of four learning rates; beside it with Muon, put "
+    "in by us. Another seed moves its figures by up to 1.5."
 )
 
 
