@@ -124,7 +124,8 @@ _UNREADABLE = (
 def load_summary(path: Path) -> IndexSummary | None:
     """The summary of an index file; None if there is none, or none that can be used."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: numpy does not close what proves to be no zip.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return _decode_summary(file["summary"])
     except _UNREADABLE:
         return None
@@ -133,7 +134,7 @@ def load_summary(path: Path) -> IndexSummary | None:
 def load_index(path: Path) -> ShardIndex | None:
     """An index file; None if there is none, or none that can be used."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             summary = _decode_summary(file["summary"])
             arrays = {name: file[name] for name in _ARRAYS}
     except _UNREADABLE:
