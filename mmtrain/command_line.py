@@ -14,12 +14,22 @@ from typing import Any, NoReturn
 from mmtrain.describe_config import describe
 from mmtrain.errors import UsageError
 
+_EXAMPLES = """\
+examples:
+  mmtrain demo
+  mmtrain train configs/debug_clip.toml --run-dir runs/first
+  mmtrain train configs/debug_clip.toml --run-dir runs/first --resume
+  torchrun --nproc-per-node 8 -m mmtrain train RECIPE --parallel.tp 2
+
+`mmtrain COMMAND --help` tells more; `mmtrain train --help` lists every key of a recipe.
+"""
+
 
 class Parser(argparse.ArgumentParser):
     """argparse, with mistakes in one line and a recipe's keys in the help of `train`."""
 
     def __init__(self, *, takes_overrides: bool = False, lists_keys: bool = False, **kwargs: Any):
-        super().__init__(allow_abbrev=False, **kwargs)
+        super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
         self.takes_overrides = takes_overrides
         """Whether `--section.key value` may be among the words."""
         self.lists_keys = lists_keys
@@ -52,6 +62,13 @@ class Parser(argparse.ArgumentParser):
         return f"{text}\n{_recipe_keys()}" if self.lists_keys else text
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """argparse's, with room for our longest option and examples left as they are written."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+
+
 class _VersionAction(argparse.Action):
     """Prints the versions; asked of the installed packages, since importing torch takes seconds."""
 
@@ -72,6 +89,7 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="mmtrain",
         description="Multimodal pretraining: CLIP on sharded tars, zero-shot evaluation.",
+        epilog=_EXAMPLES,
     )
     parser.add_argument("--version", action=_VersionAction)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -116,15 +134,19 @@ def _add_eval(commands: Any) -> None:
     kinds = parser.add_subparsers(metavar="KIND", required=True)
 
     zero_shot = _command(kinds, "zero-shot", "classify images by the names of their classes")
-    _add_eval_options(zero_shot)
+    _add_eval_inputs(zero_shot)
     zero_shot.add_argument(
-        "--classes", type=Path, required=True, metavar="FILE", help="classes.json: ids and names"
+        "--classes",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help='a JSON list of {"id", "name"}, or of names whose ids are their places from 0',
     )
     zero_shot.add_argument(
         "--templates",
         default="name",
         metavar="NAME|FILE",
-        help="prompts: a known set or a file with one a line (%(default)s)",
+        help="prompts: name, simple, imagenet, or a file with one a line (%(default)s)",
     )
     zero_shot.add_argument(
         "--label-key",
@@ -132,9 +154,10 @@ def _add_eval(commands: Any) -> None:
         metavar="KEY",
         help="field of a sample's .json that holds its class id (%(default)s)",
     )
+    _add_eval_options(zero_shot)
 
     retrieval = _command(kinds, "retrieval", "find captions by image and images by caption")
-    _add_eval_options(retrieval)
+    _add_eval_inputs(retrieval)
     retrieval.add_argument(
         "--captions",
         nargs="+",
@@ -142,23 +165,35 @@ def _add_eval(commands: Any) -> None:
         metavar="NAME",
         help="where captions are: txt for the .txt member, else a field of the .json (txt)",
     )
+    _add_eval_options(retrieval)
 
 
-def _add_eval_options(parser: Parser) -> None:
+def _add_eval_inputs(parser: Parser) -> None:
     parser.add_argument(
-        "--model", type=Path, required=True, metavar="PATH", help="a run, checkpoint or export"
+        "--model", type=Path, required=True, metavar="PATH", help="a run folder or its export/"
     )
     parser.add_argument(
         "--data", nargs="+", required=True, metavar="SHARDS", help="tars, globs or brace ranges"
     )
+
+
+def _add_eval_options(parser: Parser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="where the result goes, as JSON"
     )
     parser.add_argument(
-        "--batch-size", type=_at_least(1), default=256, metavar="N", help="samples (%(default)s)"
+        "--batch-size",
+        type=_at_least(1),
+        default=256,
+        metavar="N",
+        help="samples a forward (%(default)s)",
     )
     parser.add_argument(
-        "--workers", type=_at_least(0), default=0, metavar="N", help="processes (%(default)s)"
+        "--workers",
+        type=_at_least(0),
+        default=0,
+        metavar="N",
+        help="processes that read and decode; 0: this one (%(default)s)",
     )
     parser.add_argument(
         "--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 or auto (%(default)s)"
@@ -170,7 +205,7 @@ def _add_data(commands: Any) -> None:
     parser = commands.add_parser("data", help=summary, description=f"{summary.capitalize()}.")
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     for name, summary in (
-        ("index", "write the index of every shard"),
+        ("index", "write the index of every shard, with a checksum of every file in it"),
         ("check", "compare every shard with its index, member by member"),
     ):
         action = _command(actions, name, summary)
@@ -236,10 +271,16 @@ def _recipe_keys() -> str:
     # Wider than a pipe's usual 80, since nothing there wraps or cuts lines.
     width = min(shutil.get_terminal_size(fallback=(100, 24)).columns, 100)
     lines = ["recipe keys, in the file or as --section.key value:"]
+    # A section's own keys before those of the sections in it, as TOML wants them.
+    sections: dict[str, list[str]] = {}
     for key in describe(TrainRecipe):
         if key.type == "table":
-            lines += ["", f"[{key.name}]  {key.doc}"]
+            sections[key.name] = ["", f"[{key.name}]  {key.doc}"]
             continue
-        lines.append(f"  {key.name} = {key.type}  ({key.default})")
-        lines += textwrap.wrap(key.doc, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        known = [name for name in sections if key.name.startswith(f"{name}.")]
+        section = sections[max(known, key=len)]
+        section.append(f"  {key.name} = {key.type}  ({key.default})")
+        section += textwrap.wrap(key.doc, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    for section in sections.values():
+        lines += section
     return "\n".join(lines) + "\n"

@@ -21,8 +21,8 @@ _RECIPE = "clip_emoji.toml"
 _NOTE = (
     "Top-1 / top-5 in %, prompts are the emoji's names. No drawing by Twemoji or OpenMoji was "
     "trained on, nor any of the new concepts. open_clip 3.3: its own model and loss on the same "
-    "pairs, 84,480 samples seen, AdamW at the best of four learning rates; beside it with Muon, put "
-    "in by us. Another seed moves its figures by up to 1.5."
+    "pairs, 84,480 samples seen, AdamW at the best of four learning rates; beside it with Muon, "
+    "put in by us. Another seed moves its figures by up to 1.5."
 )
 
 
@@ -62,12 +62,12 @@ def run_demo(
     Raises:
         UsageError: a folder cannot be written, or `fresh` would remove what is no run.
     """
+    if fresh and not data_only:
+        _remove_run(out)
     unpack_emoji_pairs(DATA_DIR)
     print(f"EmojiPairs is in {DATA_DIR}", flush=True)
     if data_only:
         return
-    if fresh:
-        _remove_run(out)
     try:
         train_command(
             recipe=recipe_path(), overrides=overrides, run_dir=out, resume=_holds_run(out)
