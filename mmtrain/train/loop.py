@@ -48,14 +48,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("set exactly one of steps and epochs")
-        for name in ("steps", "epochs", "batch_size", "microbatches", "log_every"):
+        at_least_1 = ("steps", "epochs", "batch_size", "microbatches", "log_every")
+        for name in (*at_least_1, "checkpoint_every", "keep_checkpoints", "max_bad_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} = {value} must be at least 1")
-        for name in ("checkpoint_every", "keep_checkpoints", "max_bad_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} = {value} must be at least 1")
+        if self.checkpoint_minutes is not None and self.checkpoint_minutes <= 0:
+            raise ValueError(f"checkpoint_minutes = {self.checkpoint_minutes} must be positive")
 
 
 class Clock:

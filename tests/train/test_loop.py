@@ -98,6 +98,14 @@ def test_settings_train(tmp_path: Path, words: tuple[str, ...]) -> None:
     mmtrain.load(tmp_path / "run")
 
 
+def test_checkpoints_by_the_clock(tmp_path: Path) -> None:
+    """checkpoint_minutes: every step is late when the interval is nothing."""
+    options = ("--train.checkpoint_minutes", "1e-9", "--train.checkpoint_every", "none")
+    train(tmp_path / "run", "--train.steps", "3", "--train.keep_checkpoints", "9", *options)
+    names = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
+    assert names == [f"step-{step:08d}" for step in (1, 2, 3)]
+
+
 def test_siglip_starts_at_its_published_scale(tmp_path: Path) -> None:
     """loss.kind = siglip alone sets scale 10 and bias -10, and the recipe's record says so."""
     metrics = train(tmp_path / "run", "--train.steps", "1", "--loss.kind", "siglip")

@@ -1,0 +1,84 @@
+"""Updates that are not finite are refused on every rank; signals ask all of them to stop."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmtrain.errors import UsageError
+from mmtrain.train.guard import Guard, StopSignals, TrainingStopped
+from tests.ranks import run_ranks
+
+GOOD = torch.tensor(1.5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm"), [(torch.nan, 1.0), (torch.inf, 1.0), (1.0, torch.nan), (1.0, torch.inf)]
+)
+def test_not_finite_is_refused_and_named(tmp_path: Path, loss: float, norm: float) -> None:
+    """NaN and Inf, in the loss and in the gradient; the keys are in the file."""
+    guard = Guard(tmp_path, max_bad_steps=2)
+    verdict = guard.check(torch.tensor(loss), torch.tensor(norm), step=4, keys=("a", "b"))
+    assert not verdict.update and not verdict.stop
+    row = json.loads((tmp_path / "bad_batches.jsonl").read_text())
+    assert row["step"] == 4 and row["keys"] == ["a", "b"]
+    with pytest.raises(TrainingStopped, match=r"2 steps in a row .*step 5"):
+        guard.check(torch.tensor(loss), torch.tensor(norm), step=5, keys=("c",))
+
+
+def test_a_good_step_between_starts_the_count_again(tmp_path: Path) -> None:
+    """In a row means in a row."""
+    guard, bad = Guard(tmp_path, max_bad_steps=2), torch.tensor(torch.nan)
+    for step in range(6):
+        verdict = guard.check(bad if step % 2 else GOOD, GOOD, step=step, keys=())
+        assert verdict.update == (step % 2 == 0)
+
+
+def test_signals_ask_for_a_stop(tmp_path: Path) -> None:
+    """SIGTERM, SIGUSR1 and a first ctrl-C set the flag; a second ctrl-C interrupts."""
+    for number in StopSignals.SIGNALS:
+        before = signal.getsignal(number)
+        with StopSignals() as signals:
+            guard = Guard(tmp_path, signals=signals)
+            assert not guard.check(GOOD, GOOD, step=0, keys=()).stop
+            os.kill(os.getpid(), number)
+            verdict = guard.check(GOOD, GOOD, step=1, keys=())
+            assert verdict.stop and verdict.update and signals.received == number
+            if number == signal.SIGINT:
+                with pytest.raises(KeyboardInterrupt):
+                    os.kill(os.getpid(), number)
+        assert signal.getsignal(number) == before
+
+
+def test_limit_must_be_positive(tmp_path: Path) -> None:
+    """A limit of none would never end."""
+    with pytest.raises(UsageError, match="max_bad_steps = 0"):
+        Guard(tmp_path, max_bad_steps=0)
+
+
+def agree(rank: int, folder: str) -> None:
+    """What one rank sees counts for both."""
+    signals = StopSignals()
+    guard = Guard(Path(folder), max_bad_steps=3, signals=signals)
+    loss = torch.tensor(torch.nan) if rank == 1 else GOOD
+    assert not guard.check(loss, GOOD, step=0, keys=(f"key {rank}",)).update
+    verdict = guard.check(GOOD, GOOD, step=1, keys=(), save_due=rank == 1)
+    assert verdict.update and verdict.save and not verdict.stop
+    if rank == 1:
+        signals.received = signal.SIGTERM
+    assert guard.check(GOOD, GOOD, step=2, keys=()).stop
+
+
+def test_ranks_agree(tmp_path: Path) -> None:
+    """One rank's NaN, clock or signal is everybody's; the file names both ranks' samples."""
+    run_ranks(agree, 2, str(tmp_path))
+    (line,) = (tmp_path / "bad_batches.jsonl").read_text().splitlines()
+    assert json.loads(line) == {
+        "step": 0,
+        "loss": "nan",
+        "grad_norm": 1.5,
+        "keys": ["key 0", "key 1"],
+    }
