@@ -63,8 +63,8 @@ class ClipStage(nn.Module):
 class Clip(nn.Module):
     """Image and text towers with the learned scale (and bias) of their logits.
 
-    `logit_scale` and `logit_bias` are driven by the training objective, not by the towers: they stay
-    outside of whatever is sharded or pipelined.
+    `logit_scale` and `logit_bias` are driven by the training objective, not by the towers: they
+    stay outside of whatever is sharded or pipelined.
     """
 
     def __init__(self, config: ClipConfig) -> None:
@@ -80,7 +80,7 @@ class Clip(nn.Module):
         )
 
     def init_weights(self, seed: int) -> "Clip":
-        """Draw both towers' initial weights (their init_weights tables); the same for the same seed."""
+        """Draw both towers' initial weights (their init_weights tables), the same for a seed."""
         generator = torch.Generator().manual_seed(seed)
         self.vision.init_weights(generator)
         self.text.init_weights(generator)
@@ -131,7 +131,7 @@ def hidden_matrix_names(model: nn.Module) -> set[str]:
 
 
 def layer_ids(model: Clip) -> dict[str, tuple[int, int]]:
-    """Depth of every tower parameter as (layer, layers above it): 0 for embeddings, then the blocks.
+    """Depth of every tower parameter as (layer, layers above it): 0 for embeddings, then blocks.
 
     For learning rates that decay with the distance from the output (arXiv:2106.08254).
     """

@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmtrain.models.tower import sinusoidal_positions
-from mmtrain.nn import Transformer, TransformerConfig, build_norm, pool_tokens
+from mmtrain.models.tower import check_encoder, reset_norms, sinusoidal_positions
+from mmtrain.nn import Transformer, TransformerConfig, pool_tokens
 from mmtrain.nn.rope import RopeTable, rope_1d
 
 
@@ -31,15 +31,19 @@ class TextConfig:
     """Which token stands for the text: the end token, the array's last (SigLIP), first, or mean."""
     mask_padding: bool = True
     """With mask = "full": padding is not seen. SigLIP's checkpoints see theirs (False)."""
+    projection: bool = True
+    """A linear map to the shared embedding; False needs dim = embed_dim."""
     projection_bias: bool = False
-    """Bias of the map to the shared embedding (SigLIP has one)."""
+    """Bias of that map (SigLIP has one)."""
 
     def __post_init__(self) -> None:
-        if self.transformer.mask not in ("full", "causal"):
-            raise ValueError(
-                f'transformer.mask = "{self.transformer.mask}" is not for a text encoder; '
-                "use causal or full"
-            )
+        for name in ("vocab_size", "context_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        rope = 2 if self.positions == "rope" else 1
+        check_encoder(self.transformer, masks=("causal", "full"), rope=rope)
+        if self.projection_bias and not self.projection:
+            raise ValueError("projection_bias = true needs projection = true")
         if self.transformer.mask == "causal" and self.pool == "first":
             raise ValueError('pool = "first" sees only itself under a causal mask; use end')
 
@@ -92,39 +96,42 @@ class TextHead(nn.Module):
     def __init__(self, config: TextConfig, embed_dim: int) -> None:
         super().__init__()
         self.config = config
-        core = config.transformer
-        self.norm = build_norm(
-            core.norm,
-            core.dim,
-            eps=core.norm_eps,
-            fraction=core.norm_fraction,
-            bias=core.norm_bias,
+        dim = config.transformer.dim
+        self.norm = config.transformer.build_norm(dim)
+        self.projection = (
+            nn.Linear(dim, embed_dim, bias=config.projection_bias) if config.projection else None
         )
-        self.projection = nn.Linear(core.dim, embed_dim, bias=config.projection_bias)
 
     def forward(self, x_BTD: Tensor, length_B: Tensor) -> Tensor:
         """[B, T, D] -> [B, E]. Norm acts per token, so it runs on the pooled one where it can."""
         if self.config.pool == "mean":
             lengths = length_B if self.config.cuts_padding else None
-            return self.projection(pool_tokens(self.norm(x_BTD), "mean", length_B=lengths))
-        return self.projection(self.norm(pool_tokens(x_BTD, self.config.pool, length_B=length_B)))
+            x_BD = pool_tokens(self.norm(x_BTD), "mean", length_B=lengths)
+        else:
+            x_BD = self.norm(pool_tokens(x_BTD, self.config.pool, length_B=length_B))
+        return x_BD if self.projection is None else self.projection(x_BD)
 
 
 class TextTower(nn.Module):
-    """embed -> transformer -> head. A pipeline stage holds None where another stage has the part."""
+    """embed -> transformer -> head. A pipeline stage holds None for what another stage has."""
 
     embed: TextEmbed | None
     head: TextHead | None
 
     def __init__(self, config: TextConfig, *, embed_dim: int) -> None:
         super().__init__()
+        if not config.projection and config.transformer.dim != embed_dim:
+            raise ValueError(
+                f"text.projection = false needs text.transformer.dim = {config.transformer.dim} to "
+                f"be embed_dim = {embed_dim}"
+            )
         self.config = config
         self.embed = TextEmbed(config)
         self.transformer = Transformer(config.transformer)
         self.head = TextHead(config, embed_dim)
 
     def text_length(self, tokens_BT: Tensor) -> Tensor:
-        """Tokens of each text up to its end token, that one counted; all of them where it has none."""
+        """Tokens of each text up to and with its end token; all of them where it has none."""
         if self.config.end_token_id is None:
             return tokens_BT.argmax(1) + 1
         ends_BT = tokens_BT == self.config.end_token_id
@@ -143,6 +150,9 @@ class TextTower(nn.Module):
         """Ids [B, T] (or tokens from the stage before) -> [B, E] (or tokens)."""
         if self.embed is not None:
             x = self.embed(x)
+        # A text without a token: it sees, and is, its first padding, else its softmax is 0/0 and
+        # the whole batch's gradient NaN.
+        length_B = length_B.clamp(min=1)
         masks_padding = self.config.transformer.mask == "full" and self.config.cuts_padding
         x = self.transformer(
             x,
@@ -163,6 +173,7 @@ class TextTower(nn.Module):
         | token embedding     | N(.02)                   |
         | positions           | N(.01)                   |
         | projection, bias    | N(w^-.5), 0              |
+        | norm                | identity                 |
         | blocks              | Transformer.init_weights |
         """
         assert self.embed is not None and self.head is not None, "a slice cannot be initialised"
@@ -170,7 +181,9 @@ class TextTower(nn.Module):
         if self.embed.positional_embedding is not None:
             self.embed.positional_embedding.normal_(0.0, 0.01, generator=generator)
         self.transformer.init_weights(generator)
-        std = self.config.transformer.dim**-0.5
-        self.head.projection.weight.normal_(0.0, std, generator=generator)
-        if self.head.projection.bias is not None:
-            self.head.projection.bias.zero_()
+        reset_norms(self.head.norm)
+        if self.head.projection is not None:
+            std = self.config.transformer.dim**-0.5
+            self.head.projection.weight.normal_(0.0, std, generator=generator)
+            if self.head.projection.bias is not None:
+                self.head.projection.bias.zero_()

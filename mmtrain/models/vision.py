@@ -7,8 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmtrain.models.tower import init_linears, sinusoidal_positions
-from mmtrain.nn import AttentionPool, Transformer, TransformerConfig, build_norm, pool_tokens
+from mmtrain.models.tower import (
+    check_encoder,
+    init_linears,
+    reset_norms,
+    sinusoidal_positions,
+)
+from mmtrain.nn import AttentionPool, Transformer, TransformerConfig, pool_tokens
 from mmtrain.nn.rope import RopeTable, rope_1d, rope_2d
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -36,7 +41,10 @@ class VisionConfig:
     num_registers: int = 0
     """Learned tokens that no pooling reads (arXiv:2309.16588)."""
     positions: Literal["learned", "sinusoidal", "rope", "rope_2d", "none"] = "learned"
-    """How patches know their place; the class token has a learned position too."""
+    """How patches know their place."""
+    prefix_positions: Literal["none", "class", "all"] = "class"
+    """Which tokens before the patches have a learned position too: none, the class token, or the
+    class token and the registers."""
     rope_theta: float = 100.0
     """Base of the rotary frequencies."""
     embed_norm: bool = True
@@ -46,11 +54,18 @@ class VisionConfig:
     pool_norm: Literal["before", "after"] = "after"
     """Where the final norm stands."""
     projection: bool = True
-    """A linear map without bias to the shared embedding; False needs dim = embed_dim."""
+    """A linear map to the shared embedding; False needs dim = embed_dim."""
+    projection_bias: bool = False
+    """Bias of that map."""
     patch_dropout: float = 0.0
     """Share of the patches left out in training (arXiv:2212.00794)."""
 
     def __post_init__(self) -> None:
+        if self.patch_size < 1 or self.image_size < 1 or self.num_registers < 0:
+            raise ValueError(
+                f"patch_size = {self.patch_size} and image_size = {self.image_size} must be at "
+                f"least 1, num_registers = {self.num_registers} at least 0"
+            )
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"patch_size = {self.patch_size} must divide image_size = {self.image_size}"
@@ -59,8 +74,21 @@ class VisionConfig:
             raise ValueError('pool = "first" needs class_token = true; or use mean or attention')
         if not 0 <= self.patch_dropout < 1:
             raise ValueError(f"patch_dropout = {self.patch_dropout} must lie in [0, 1)")
-        if len(self.mean) != 3 or len(self.std) != 3:
-            raise ValueError("mean and std must have three entries, one per channel")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(
+                f"mean = {list(self.mean)} and std = {list(self.std)} must have three entries, one "
+                "per channel, those of std above 0"
+            )
+        if self.projection_bias and not self.projection:
+            raise ValueError("projection_bias = true needs projection = true")
+        rope = {"rope": 2, "rope_2d": 4}.get(self.positions, 1)
+        check_encoder(self.transformer, masks=("full",), rope=rope)
+        heads, dim = self.transformer.num_heads, self.transformer.dim
+        if self.pool == "attention" and dim % heads:
+            raise ValueError(
+                f'pool = "attention" needs transformer.num_heads = {heads} to divide '
+                f"transformer.dim = {dim}"
+            )
 
     @property
     def grid_size(self) -> int:
@@ -78,6 +106,15 @@ class VisionConfig:
         return int(self.class_token) + self.num_registers
 
     @property
+    def num_positioned_prefix(self) -> int:
+        """Tokens before the patches that have a learned position."""
+        return {
+            "none": 0,
+            "class": int(self.class_token),
+            "all": self.num_prefix,
+        }[self.prefix_positions]
+
+    @property
     def num_kept(self) -> int:
         """Patches that training keeps of each image."""
         return max(1, int(self.num_patches * (1 - self.patch_dropout)))
@@ -87,8 +124,8 @@ class PatchEmbed(nn.Module):
     """Linear map of uint8 patches, the normalisation of the pixels folded in functionally.
 
     The weight keeps its published meaning (it acts on normalised pixels). Columns run over (row,
-    column, channel) of a patch, which in a channels_last image are runs of contiguous memory; unfold
-    + Linear takes 14 ms where Conv2d takes 206 (32x32 patches, batch 16, bf16, one core).
+    column, channel) of a patch, which in a channels_last image are runs of contiguous memory;
+    unfold + Linear takes 14 ms where Conv2d takes 206 (32x32 patches, batch 16, bf16, one core).
     """
 
     def __init__(self, config: VisionConfig) -> None:
@@ -102,14 +139,18 @@ class PatchEmbed(nn.Module):
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weight and bias that act on pixels minus 128: the same function as on normalised pixels.
 
-        Subtracting 128 keeps the pixels exact in bf16 and halves the rounding of the products.
+        Subtracting 128 keeps the pixels exact in bf16 and halves the rounding of the products. Both
+        are in fp32 at least: the bias is a sum over a whole patch of products with the same few
+        constants, whose rounding to bf16 would not average out.
         """
-        repeat = self.patch_size**2
-        mean = torch.tensor(self.mean, device=self.weight.device, dtype=self.weight.dtype)
-        std = torch.tensor(self.std, device=self.weight.device, dtype=self.weight.dtype)
-        weight = self.weight * (1 / (255 * std)).repeat(repeat)
-        bias = self.weight @ ((128 / 255 - mean) / std).repeat(repeat)
-        return weight, bias if self.bias is None else bias + self.bias
+        repeat, device = self.patch_size**2, self.weight.device
+        weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
+        mean = torch.tensor(self.mean, device=device, dtype=weight.dtype)
+        std = torch.tensor(self.std, device=device, dtype=weight.dtype)
+        with torch.autocast(device.type, enabled=False):
+            bias = weight @ ((128 / 255 - mean) / std).repeat(repeat)
+        bias = bias if self.bias is None else bias + self.bias
+        return weight * (1 / (255 * std)).repeat(repeat), bias
 
     def forward(self, images_BCHW: Tensor, kept_BP: Tensor | None = None) -> Tensor:
         """uint8 [B, 3, H, W] -> [B, P, D]; `kept_BP` are the indices of the patches to embed."""
@@ -123,7 +164,7 @@ class PatchEmbed(nn.Module):
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else self.weight.dtype
         weight, bias = self.folded()
-        return F.linear(patches.to(dtype).sub_(128), weight, bias)
+        return F.linear(patches.to(dtype).sub_(128), weight.to(dtype), bias.to(dtype))
 
 
 class VisionEmbed(nn.Module):
@@ -138,34 +179,34 @@ class VisionEmbed(nn.Module):
         self.registers = (
             nn.Parameter(torch.empty(config.num_registers, dim)) if config.num_registers else None
         )
-        num_positions = config.num_patches + int(config.class_token)
+        num_positions = config.num_patches + config.num_positioned_prefix
         self.positional_embedding = (
             nn.Parameter(torch.empty(num_positions, dim)) if config.positions == "learned" else None
         )
-        norm = config.transformer
-        self.norm = (
-            build_norm(
-                norm.norm,
-                dim,
-                eps=norm.norm_eps,
-                fraction=norm.norm_fraction,
-                bias=norm.norm_bias,
-            )
-            if config.embed_norm
-            else None
-        )
+        self.norm = config.transformer.build_norm(dim) if config.embed_norm else None
 
-    def _positions(self, grid: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
-        """Positions of the class token [D] and of the patches [P, D]."""
-        table, first = self.positional_embedding, int(self.config.class_token)
-        if table is not None:
+    def _positions(self, grid: tuple[int, int]) -> Tensor | None:
+        """Positions of the patches [P, D]."""
+        if self.positional_embedding is not None:
             native = (self.config.grid_size, self.config.grid_size)
-            patches_PD = interpolate_positions(table[first:], native, grid)
-            return (table[0] if first else None), patches_PD
+            table_PD = self.positional_embedding[self.config.num_positioned_prefix :]
+            return interpolate_positions(table_PD, native, grid)
         if self.config.positions == "sinusoidal":
             dim, device = self.config.transformer.dim, self.patch.weight.device
-            return None, sinusoidal_positions(grid[0] * grid[1], dim, device=device)
-        return None, None
+            return sinusoidal_positions(grid[0] * grid[1], dim, device=device)
+        return None
+
+    def _prefix(self) -> Tensor | None:
+        """Class token and registers with their positions, [T, D]."""
+        class_1D = None if self.class_embedding is None else self.class_embedding[None]
+        tokens = [token for token in (class_1D, self.registers) if token is not None]
+        if not tokens:
+            return None
+        prefix_TD, num_placed = torch.cat(tokens), self.config.num_positioned_prefix
+        if self.positional_embedding is None or not num_placed:
+            return prefix_TD
+        placed_TD = prefix_TD[:num_placed] + self.positional_embedding[:num_placed]
+        return torch.cat([placed_TD, prefix_TD[num_placed:]])
 
     def forward(self, images_BCHW: Tensor, kept_BP: Tensor | None = None) -> Tensor:
         """uint8 [B, 3, H, W] -> [B, T, D].
@@ -182,17 +223,14 @@ class VisionEmbed(nn.Module):
         if height % size or width % size:
             raise ValueError(f"an image of {height}x{width} pixels is no multiple of {size}")
         x_BPD = self.patch(images_BCHW, kept_BP)
-        first_D, patches_PD = self._positions((height // size, width // size))
+        patches_PD = self._positions((height // size, width // size))
         if patches_PD is not None:
             x_BPD = x_BPD + (patches_PD if kept_BP is None else patches_PD[kept_BP])
-        prefix = []
-        if self.class_embedding is not None:
-            token_D = self.class_embedding if first_D is None else self.class_embedding + first_D
-            prefix.append(token_D.expand(x_BPD.size(0), 1, -1))
-        if self.registers is not None:
-            prefix.append(self.registers.expand(x_BPD.size(0), -1, -1))
-        x_BTD = torch.cat([*(token.to(x_BPD.dtype) for token in prefix), x_BPD], dim=1)
-        return x_BTD if self.norm is None else self.norm(x_BTD)
+        prefix_TD = self._prefix()
+        if prefix_TD is not None:
+            prefix_BTD = prefix_TD.to(x_BPD.dtype).expand(x_BPD.size(0), -1, -1)
+            x_BPD = torch.cat([prefix_BTD, x_BPD], dim=1)
+        return x_BPD if self.norm is None else self.norm(x_BPD)
 
 
 class VisionHead(nn.Module):
@@ -202,22 +240,21 @@ class VisionHead(nn.Module):
         super().__init__()
         self.config = config
         core, dim = config.transformer, config.transformer.dim
-        self.norm = build_norm(
-            core.norm, dim, eps=core.norm_eps, fraction=core.norm_fraction, bias=core.norm_bias
-        )
+        self.norm = core.build_norm(dim)
         self.pool = (
             AttentionPool(
                 dim,
                 num_heads=core.num_heads,
                 ff_dim=core.hidden_dim,
+                norm=core.build_norm(dim),
                 activation=core.activation,
-                norm=core.norm,
-                norm_eps=core.norm_eps,
             )
             if config.pool == "attention"
             else None
         )
-        self.projection = nn.Linear(dim, embed_dim, bias=False) if config.projection else None
+        self.projection = (
+            nn.Linear(dim, embed_dim, bias=config.projection_bias) if config.projection else None
+        )
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """[B, T, D] -> [B, E]."""
@@ -234,7 +271,7 @@ class VisionHead(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """embed -> transformer -> head. A pipeline stage holds None where another stage has the part."""
+    """embed -> transformer -> head. A pipeline stage holds None for what another stage has."""
 
     embed: VisionEmbed | None
     head: VisionHead | None
@@ -243,8 +280,8 @@ class VisionTower(nn.Module):
         super().__init__()
         if not config.projection and config.transformer.dim != embed_dim:
             raise ValueError(
-                f"projection = false needs dim = {config.transformer.dim} to be "
-                f"embed_dim = {embed_dim}"
+                f"vision.projection = false needs vision.transformer.dim = "
+                f"{config.transformer.dim} to be embed_dim = {embed_dim}"
             )
         self.config = config
         self.embed = VisionEmbed(config)
@@ -293,7 +330,8 @@ class VisionTower(nn.Module):
         | patch embedding, its bias             | U(+-fan_in^-.5)               |
         | class token, registers, positions     | w^-.5 N(1)                    |
         | attention pooling: query, linears     | w^-.5 N(1), U(+-fan_in^-.5)   |
-        | projection                            | w^-.5 N(1)                    |
+        | projection, its bias                  | w^-.5 N(1), 0                 |
+        | norms                                 | identity                      |
         | blocks                                | Transformer.init_weights      |
         """
         assert self.embed is not None and self.head is not None, "a slice cannot be initialised"
@@ -311,11 +349,14 @@ class VisionTower(nn.Module):
             if table is not None:
                 table.normal_(0.0, std, generator=generator)
         self.transformer.init_weights(generator)
+        reset_norms(self.embed.norm, self.head.norm, self.head.pool)
         if self.head.pool is not None:
             self.head.pool.query.normal_(0.0, std, generator=generator)
             init_linears(self.head.pool, generator)
         if self.head.projection is not None:
             self.head.projection.weight.normal_(0.0, std, generator=generator)
+            if self.head.projection.bias is not None:
+                self.head.projection.bias.zero_()
 
 
 def interpolate_positions(table_PD: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
@@ -328,6 +369,7 @@ def interpolate_positions(table_PD: Tensor, old: tuple[int, int], new: tuple[int
     """
     if old == new:
         return table_PD
-    grid = table_PD.float().unflatten(0, old).permute(2, 0, 1)[None]
+    wide = table_PD.to(torch.promote_types(table_PD.dtype, torch.float32))
+    grid = wide.unflatten(0, old).permute(2, 0, 1)[None]
     grid = F.interpolate(grid, size=new, mode="bicubic", antialias=True, align_corners=False)
     return grid[0].flatten(1).T.to(table_PD.dtype)

@@ -1,5 +1,6 @@
 """Normalisation layers: LayerNorm, RMSNorm, partial RMSNorm and Gemma's (1 + weight)."""
 
+import math
 from typing import Literal
 
 import torch
@@ -29,14 +30,15 @@ class RMSNorm(nn.Module):
 class PartialRMSNorm(nn.Module):
     """RMSNorm whose statistic is taken over the first `fraction` of the features.
 
-    The paper's pRMSNorm (arXiv:1910.07467, section 4.1; it finds 6.25 % enough).
+    The paper's pRMSNorm: k = ceil(n p) features (arXiv:1910.07467, section 4.2; 6.25 % is enough).
     """
 
     def __init__(self, dim: int, *, fraction: float, eps: float = 1e-6) -> None:
         super().__init__()
         if not 0 < fraction <= 1:
             raise ValueError(f"norm_fraction = {fraction} must lie in (0, 1]")
-        self.num_measured = max(1, int(dim * fraction))
+        # The small term: 100 * 0.07 is 7.000000000000001.
+        self.num_measured = math.ceil(dim * fraction - 1e-9)
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(dim))
 

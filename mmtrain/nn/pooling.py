@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from mmtrain.nn.attention import Mask, attend
 from mmtrain.nn.feed_forward import Activation, FeedForward
-from mmtrain.nn.norm import NormKind, build_norm
 
 TokenPool = Literal["first", "last", "mean", "end"]
 
@@ -48,8 +47,15 @@ def pool_tokens(
 class AttentionPool(nn.Module):
     """Multi-head attention pooling (MAP): a learned query attends to all tokens, then an MLP.
 
-    Zhai et al. 2022, arXiv:2106.04560, section 3.3 (from Set Transformer, arXiv:1810.00825, Eq. 11):
-    pooled = y + mlp(norm(y)) with y = attention(query, tokens).
+    Zhai et al. 2022, arXiv:2106.04560, section 3.3 (from Set Transformer, arXiv:1810.00825,
+    Eq. 11): pooled = y + mlp(norm(y)) with y = attention(query, tokens). Its maps have biases.
+
+    Args:
+        dim: features of tokens and result.
+        num_heads: divides dim.
+        ff_dim: width of the MLP.
+        norm: over `dim` features, before the MLP.
+        activation: of the MLP.
     """
 
     def __init__(
@@ -58,9 +64,8 @@ class AttentionPool(nn.Module):
         *,
         num_heads: int,
         ff_dim: int,
+        norm: nn.Module,
         activation: Activation = "gelu",
-        norm: NormKind = "layer",
-        norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
         self.head_dim = dim // num_heads
@@ -69,7 +74,7 @@ class AttentionPool(nn.Module):
         self.k = nn.Linear(dim, dim)
         self.v = nn.Linear(dim, dim)
         self.o = nn.Linear(dim, dim)
-        self.norm = build_norm(norm, dim, eps=norm_eps)
+        self.norm = norm
         self.feed_forward = FeedForward(dim, ff_dim, activation=activation)
 
     def forward(self, x_BTD: Tensor) -> Tensor:

@@ -25,7 +25,8 @@ def rope_1d(position_T: Tensor, head_dim: int, *, theta: float = 10000.0) -> Rop
     if head_dim % 2:
         raise ValueError(f"head_dim = {head_dim} must be even for rotary positions")
     exponent = torch.arange(0, head_dim, 2, device=position_T.device, dtype=torch.float32)
-    frequency = theta ** (-exponent / head_dim)
+    # A quotient, as where Llama's checkpoints come from: one rounding apart is 6e-5 at token 900.
+    frequency = 1.0 / theta ** (exponent / head_dim)
     return _table(position_T.float()[..., None] * frequency)
 
 
@@ -46,7 +47,7 @@ def rope_2d(row_T: Tensor, column_T: Tensor, head_dim: int, *, theta: float = 10
     if head_dim % 4:
         raise ValueError(f"head_dim = {head_dim} must be a multiple of 4 for 2-D rotary positions")
     exponent = torch.arange(0, head_dim, 4, device=row_T.device, dtype=torch.float32)
-    frequency = theta ** (-exponent / head_dim)
+    frequency = 1.0 / theta ** (exponent / head_dim)
     row = row_T.float()[..., None] * frequency
     column = column_T.float()[..., None] * frequency
     return _table(torch.cat([row, column], dim=-1))

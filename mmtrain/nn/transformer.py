@@ -43,13 +43,13 @@ class TransformerConfig:
     activation: Activation = "gelu"
     """gelu, gelu_tanh, quick_gelu, relu; gated: swiglu, geglu, geglu_tanh."""
     norm: NormKind = "layer"
-    """layer, rms, partial_rms (statistic over a share of the features) or gemma_rms (1 + weight)."""
+    """layer, rms, partial_rms (statistic over a share of the features), gemma_rms (1 + weight)."""
     norm_eps: float = 1e-5
     """Added under the root of every norm."""
     norm_fraction: float = 0.0625
     """Share of the features that partial_rms measures."""
     norm_bias: bool = True
-    """Whether layer norms have a bias."""
+    """Whether layer norms have a bias; the other kinds never do."""
     norm_order: Literal["pre", "post"] = "pre"
     """pre: x + f(norm(x)); post: norm(x + f(x)), as GPT-1."""
     qkv_bias: bool = True
@@ -59,11 +59,13 @@ class TransformerConfig:
     ff_bias: bool = True
     """Biases in the feed-forward."""
     qk_norm: NormKind | None = None
-    """Norm of queries and keys per head (arXiv:2302.05442). None: off."""
+    """Norm of queries and keys per head, its eps, fraction and bias as above (arXiv:2302.05442).
+    None: off."""
     layer_scale: float | None = None
     """Initial value of the learned scale on each branch (arXiv:2103.17239, Eq. 4). None: off."""
     stochastic_depth: float = 0.0
-    """Chance to drop the last block's branches, growing linearly with depth (arXiv:1603.09382)."""
+    """Chance to drop the last block's attention, and its feed-forward, of a sample; it grows
+    linearly with depth (arXiv:1603.09382)."""
     mask: MaskKind = "full"
     """full, causal, prefix (bidirectional prefix) or block (shared context, separate questions)."""
     context_dim: int | None = None
@@ -72,9 +74,10 @@ class TransformerConfig:
     """Table of initial weights, see Transformer.init_weights."""
 
     def __post_init__(self) -> None:
-        for name in ("dim", "num_layers", "num_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        for name in ("dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "ff_dim"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} = {value} must be at least 1")
         if self.head_dim is None and self.dim % self.num_heads:
             raise ValueError(
                 f"num_heads = {self.num_heads} must divide dim = {self.dim}, or set head_dim"
@@ -83,6 +86,8 @@ class TransformerConfig:
             raise ValueError(
                 f"num_kv_heads = {self.kv_heads} must divide num_heads = {self.num_heads}"
             )
+        if not 0 < self.norm_fraction <= 1:
+            raise ValueError(f"norm_fraction = {self.norm_fraction} must lie in (0, 1]")
         if not 0 <= self.stochastic_depth < 1:
             raise ValueError(f"stochastic_depth = {self.stochastic_depth} must lie in [0, 1)")
 
@@ -102,6 +107,16 @@ class TransformerConfig:
         if self.ff_dim is not None:
             return self.ff_dim
         return -(-self.dim // 3) * 8 if self.activation in GATED else 4 * self.dim
+
+    def build_norm(self, dim: int, *, kind: NormKind | None = None) -> nn.Module:
+        """A norm over `dim` features: of `kind`, or the configured one; the rest as configured."""
+        return build_norm(
+            kind or self.norm,
+            dim,
+            eps=self.norm_eps,
+            fraction=self.norm_fraction,
+            bias=self.norm_bias,
+        )
 
 
 class LayerScale(nn.Module):
@@ -127,15 +142,16 @@ class TransformerBlock(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.pre_norm = config.norm_order == "pre"
-        self.norm1 = _norm(config)
+        self.norm1 = config.build_norm(config.dim)
         self.attention = _attention(config, context_dim=None)
         self.scale1 = _layer_scale(config)
         crosses = config.context_dim is not None
-        self.norm_cross = _norm(config) if crosses else None
+        self.norm_cross = config.build_norm(config.dim) if crosses else None
         self.cross_attention = (
             _attention(config, context_dim=config.context_dim) if crosses else None
         )
-        self.norm2 = _norm(config)
+        self.scale_cross = _layer_scale(config) if crosses else None
+        self.norm2 = config.build_norm(config.dim)
         self.feed_forward = FeedForward(
             config.dim, config.hidden_dim, activation=config.activation, bias=config.ff_bias
         )
@@ -164,7 +180,8 @@ class TransformerBlock(nn.Module):
             assert context_BSD is not None, "a block with cross-attention needs a context"
             y = self.norm_cross(x_BTD) if self.pre_norm else x_BTD
             y = self.cross_attention(y, context_BSD, mask=context_mask or Mask())
-            x_BTD = x_BTD + y if self.pre_norm else self.norm_cross(x_BTD + y)
+            x_BTD = _add(x_BTD, y, self.scale_cross, None)
+            x_BTD = x_BTD if self.pre_norm else self.norm_cross(x_BTD)
 
         y = self.norm2(x_BTD) if self.pre_norm else x_BTD
         y = self.feed_forward(y)
@@ -201,31 +218,47 @@ class Transformer(nn.Module):
         Args:
             num_tokens: queries of this call.
             device: where the mask is needed.
-            key_length_B: keys of each row; later ones are padding that nobody sees.
+            key_length_B: keys of each row, cached ones too and at least 1; later ones are padding
+                that nobody sees.
             prefix_length_B: length of the bidirectional prefix (kind `prefix`).
-            segment_BT: segment ids (kind `block`), see block_allowed.
-            num_cached: tokens already in the KV cache.
+            segment_BT: segment ids (kind `block`) of all keys, see block_allowed.
+            num_cached: tokens already in the KV cache; the queries are the last of all keys.
 
         Raises:
-            ValueError: the kind needs an argument that is missing.
+            ValueError: the kind needs an argument that is missing or of another length.
         """
         kind, num_keys, allowed = self.config.mask, num_cached + num_tokens, None
-        if kind == "causal" and num_cached:
+        # The newest token sees all the others: no mask at all.
+        causal = kind == "causal" and num_keys > 1 and not (num_cached and num_tokens == 1)
+        if causal and (num_cached or key_length_B is not None):
             allowed = causal_allowed(num_tokens, num_keys, device=device)
-        elif kind == "causal" and key_length_B is not None:
-            allowed = causal_allowed(num_tokens, num_tokens, device=device)
         elif kind == "prefix":
             if prefix_length_B is None:
                 raise ValueError('mask = "prefix" needs prefix_length_B')
-            allowed = prefix_allowed(prefix_length_B, num_tokens)
+            allowed = prefix_allowed(prefix_length_B, num_keys)[:, num_cached:]
         elif kind == "block":
-            if segment_BT is None:
-                raise ValueError('mask = "block" needs segment_BT')
-            allowed = block_allowed(segment_BT)
+            if segment_BT is None or segment_BT.size(1) != num_keys:
+                raise ValueError(f'mask = "block" needs segment_BT of all {num_keys} keys')
+            allowed = block_allowed(segment_BT)[:, num_cached:]
         if key_length_B is not None:
             inside = key_length_allowed(key_length_B, num_keys)
             allowed = inside if allowed is None else allowed & inside
-        return Mask(causal=kind == "causal" and allowed is None, allowed=allowed)
+        return Mask(causal=causal and allowed is None, allowed=allowed)
+
+    def build_caches(self, batch_size: int, max_length: int) -> list[KVCache]:
+        """Empty caches, one per layer of the whole stack, in the weights' dtype and place."""
+        weight = next(self.parameters())
+        return [
+            KVCache(
+                batch_size=batch_size,
+                max_length=max_length,
+                num_kv_heads=self.config.kv_heads,
+                head_dim=self.config.head_size,
+                dtype=weight.dtype,
+                device=weight.device,
+            )
+            for _ in range(self.config.num_layers)
+        ]
 
     def forward(
         self,
@@ -322,16 +355,6 @@ def _add(x_BTD: Tensor, y_BTD: Tensor, scale: nn.Module | None, keep_B: Tensor |
     return x_BTD + y_BTD
 
 
-def _norm(config: TransformerConfig) -> nn.Module:
-    return build_norm(
-        config.norm,
-        config.dim,
-        eps=config.norm_eps,
-        fraction=config.norm_fraction,
-        bias=config.norm_bias,
-    )
-
-
 def _layer_scale(config: TransformerConfig) -> LayerScale | None:
     if config.layer_scale is None:
         return None
@@ -339,6 +362,10 @@ def _layer_scale(config: TransformerConfig) -> LayerScale | None:
 
 
 def _attention(config: TransformerConfig, *, context_dim: int | None) -> Attention:
+    q_norm, k_norm = (
+        config.build_norm(config.head_size, kind=config.qk_norm) if config.qk_norm else None
+        for _ in range(2)
+    )
     return Attention(
         config.dim,
         num_heads=config.num_heads,
@@ -347,6 +374,6 @@ def _attention(config: TransformerConfig, *, context_dim: int | None) -> Attenti
         context_dim=context_dim,
         qkv_bias=config.qkv_bias,
         out_bias=config.out_bias,
-        qk_norm=config.qk_norm,
-        norm_eps=config.norm_eps,
+        q_norm=q_norm,
+        k_norm=k_norm,
     )

@@ -1,0 +1,71 @@
+"""Floating-point operations of a forward pass, counted from the shapes alone."""
+
+from dataclasses import dataclass
+
+from mmtrain.models.clip import ClipConfig
+from mmtrain.models.text import TextConfig
+from mmtrain.models.vision import VisionConfig
+from mmtrain.nn import TransformerConfig
+from mmtrain.nn.feed_forward import GATED
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFlops:
+    """Forward FLOPs of one sample; a multiplication and an addition count as two."""
+
+    image: int
+    """Of the vision tower."""
+    text: int
+    """Of the text tower, at its full context."""
+
+    @property
+    def training(self) -> int:
+        """Of a training step on one pair: backward costs twice the forward. Recompute and the
+        second forward of accumulation are the hardware's work, not the model's, and left out."""
+        return 3 * (self.image + self.text)
+
+
+def clip_flops(config: ClipConfig, *, text_length: int | None = None) -> ClipFlops:
+    """FLOPs of a CLIP at its native image size.
+
+    Per tower of T tokens: 2 P T + 4 L T^2 (heads * head_dim), P being the matrices' parameters;
+    norms, activations and softmax are not counted. PaLM, arXiv:2204.02311, appendix B.
+
+    Args:
+        config: the model.
+        text_length: tokens of a text; None: the whole context.
+    """
+    tokens = config.text.context_length if text_length is None else text_length
+    return ClipFlops(
+        image=_vision_flops(config.vision, config.embed_dim),
+        text=_text_flops(config.text, config.embed_dim, tokens),
+    )
+
+
+def block_parameters(core: TransformerConfig) -> int:
+    """Parameters of one block's matrices."""
+    heads = (2 * core.num_heads + 2 * core.kv_heads) * core.head_size
+    matrices = 3 if core.activation in GATED else 2
+    return core.dim * heads + matrices * core.dim * core.hidden_dim
+
+
+def _stack_flops(core: TransformerConfig, num_tokens: int) -> int:
+    products = 2 * core.num_layers * block_parameters(core) * num_tokens
+    scores = 4 * core.num_layers * num_tokens**2 * core.num_heads * core.head_size
+    return products + scores
+
+
+def _vision_flops(config: VisionConfig, embed_dim: int) -> int:
+    core, tokens = config.transformer, config.num_patches + config.num_prefix
+    flops = _stack_flops(core, tokens)
+    flops += 2 * 3 * config.patch_size**2 * core.dim * config.num_patches
+    if config.pool == "attention":
+        # Keys and values of every token, one query, and the pool's own feed-forward.
+        flops += 2 * 2 * core.dim**2 * tokens + 2 * 2 * core.dim**2 + 4 * tokens * core.dim
+        flops += 2 * 2 * core.dim * core.hidden_dim
+    return flops + (2 * core.dim * embed_dim if config.projection else 0)
+
+
+def _text_flops(config: TextConfig, embed_dim: int, num_tokens: int) -> int:
+    projection = 2 * config.transformer.dim * embed_dim
+    return _stack_flops(config.transformer, num_tokens) + projection

@@ -1,0 +1,213 @@
+"""Architectures by the names that people know them by, and a few of our own.
+
+The shapes are those of open_clip's model configs (https://github.com/mlfoundations/open_clip,
+src/open_clip/model_configs); tests compare each with the installed open_clip.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+from mmtrain.models.clip import ClipConfig
+from mmtrain.models.text import TextConfig
+from mmtrain.models.vision import VisionConfig
+from mmtrain.nn import TransformerConfig
+
+
+def _clip(
+    *,
+    embed_dim: int,
+    vision: tuple[int, int],
+    text: tuple[int, int],
+    patch_size: int,
+    image_size: int = 224,
+    head_dim: int = 64,
+    ff_dim: int | None = None,
+) -> ClipConfig:
+    """OpenAI's CLIP at a size: (width, layers) of both towers."""
+    (vision_dim, vision_layers), (text_dim, text_layers) = vision, text
+    tower = TransformerConfig(
+        dim=vision_dim, num_layers=vision_layers, num_heads=vision_dim // head_dim, ff_dim=ff_dim
+    )
+    encoder = TransformerConfig(
+        dim=text_dim,
+        num_layers=text_layers,
+        num_heads=text_dim // 64,
+        mask="causal",
+        init="scaled",
+    )
+    return ClipConfig(
+        vision=VisionConfig(transformer=tower, image_size=image_size, patch_size=patch_size),
+        text=TextConfig(transformer=encoder),
+        embed_dim=embed_dim,
+    )
+
+
+def _siglip(
+    *, dim: int, num_layers: int, num_heads: int, patch_size: int, image_size: int, ff_dim: int
+) -> ClipConfig:
+    """SigLIP at a size: both towers alike, attention pooling, no causal mask, a bias of logits.
+
+    Zhai et al. 2023, arXiv:2303.15343.
+    """
+    core = TransformerConfig(
+        dim=dim,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        ff_dim=ff_dim,
+        norm_eps=1e-6,
+    )
+    vision = VisionConfig(
+        transformer=core,
+        image_size=image_size,
+        patch_size=patch_size,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        patch_bias=True,
+        class_token=False,
+        embed_norm=False,
+        pool="attention",
+        pool_norm="before",
+        projection=False,
+    )
+    text = TextConfig(
+        transformer=replace(core, activation="gelu"),
+        vocab_size=32000,
+        context_length=64,
+        end_token_id=1,
+        pool="last",
+        mask_padding=False,
+        projection_bias=True,
+    )
+    return ClipConfig(
+        vision=vision,
+        text=text,
+        embed_dim=dim,
+        init_logit_scale=math.log(10.0),
+        init_logit_bias=-10.0,
+    )
+
+
+def _modern(
+    *,
+    embed_dim: int,
+    vision: tuple[int, int],
+    text: tuple[int, int],
+    patch_size: int,
+    head_dim: int = 64,
+) -> ClipConfig:
+    """What language models settled on, in both towers: rotary positions, RMSNorm, SwiGLU,
+    grouped-query attention (4 query heads a key head where they divide), qk-norm; registers and
+    mean pooling for images."""
+
+    def core(width: int, num_layers: int, *, causal: bool) -> TransformerConfig:
+        num_heads = width // head_dim
+        return TransformerConfig(
+            dim=width,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            num_kv_heads=num_heads // 4 if num_heads % 4 == 0 else num_heads // 2,
+            activation="swiglu",
+            norm="rms",
+            norm_eps=1e-6,
+            qk_norm="rms",
+            qkv_bias=False,
+            out_bias=False,
+            ff_bias=False,
+            mask="causal" if causal else "full",
+            init="scaled",
+        )
+
+    return ClipConfig(
+        vision=VisionConfig(
+            transformer=core(*vision, causal=False),
+            patch_size=patch_size,
+            positions="rope_2d",
+            class_token=False,
+            num_registers=4,
+            embed_norm=False,
+            pool="mean",
+            pool_norm="before",
+        ),
+        text=TextConfig(transformer=core(*text, causal=True), positions="rope"),
+        embed_dim=embed_dim,
+    )
+
+
+_B, _L = {"vision": (768, 12), "text": (512, 12)}, {"vision": (1024, 24), "text": (768, 12)}
+_SMALL = {"embed_dim": 384, "vision": (384, 12), "text": (384, 12)}
+_MEDIUM = {"embed_dim": 512, "vision": (512, 12), "text": (512, 12)}
+_H = {"embed_dim": 1024, "vision": (1280, 32), "text": (1024, 24), "head_dim": 80}
+_G_TEXT = {"g": (1024, 24), "bigG": (1280, 32)}
+_SIGLIP_B = {"dim": 768, "num_layers": 12, "num_heads": 12, "ff_dim": 3072, "patch_size": 16}
+_SIGLIP_L = {"dim": 1024, "num_layers": 24, "num_heads": 16, "ff_dim": 4096, "patch_size": 16}
+_SIGLIP_SO = {"dim": 1152, "num_layers": 27, "num_heads": 16, "ff_dim": 4304, "patch_size": 14}
+
+_BUILDERS: dict[str, Callable[[], ClipConfig]] = {
+    "ViT-S-32": lambda: _clip(**_SMALL, patch_size=32),
+    "ViT-S-16": lambda: _clip(**_SMALL, patch_size=16),
+    "ViT-M-32": lambda: _clip(**_MEDIUM, patch_size=32),
+    "ViT-M-16": lambda: _clip(**_MEDIUM, patch_size=16),
+    "ViT-B-32": lambda: _clip(embed_dim=512, **_B, patch_size=32),
+    "ViT-B-32-256": lambda: _clip(embed_dim=512, **_B, patch_size=32, image_size=256),
+    "ViT-B-16": lambda: _clip(embed_dim=512, **_B, patch_size=16),
+    "ViT-L-16": lambda: _clip(embed_dim=768, **_L, patch_size=16),
+    "ViT-L-14": lambda: _clip(embed_dim=768, **_L, patch_size=14),
+    "ViT-L-14-336": lambda: _clip(embed_dim=768, **_L, patch_size=14, image_size=336),
+    "ViT-H-14": lambda: _clip(**_H, patch_size=14),
+    "ViT-H-14-378": lambda: _clip(**_H, patch_size=14, image_size=378),
+    "ViT-g-14": lambda: _clip(
+        embed_dim=1024,
+        vision=(1408, 40),
+        text=_G_TEXT["g"],
+        patch_size=14,
+        head_dim=88,
+        ff_dim=6144,
+    ),
+    "ViT-bigG-14": lambda: _clip(
+        embed_dim=1280,
+        vision=(1664, 48),
+        text=_G_TEXT["bigG"],
+        patch_size=14,
+        head_dim=104,
+        ff_dim=8192,
+    ),
+    "ViT-B-16-SigLIP": lambda: _siglip(**_SIGLIP_B, image_size=224),
+    "ViT-B-16-SigLIP-256": lambda: _siglip(**_SIGLIP_B, image_size=256),
+    "ViT-B-16-SigLIP-384": lambda: _siglip(**_SIGLIP_B, image_size=384),
+    "ViT-B-16-SigLIP-512": lambda: _siglip(**_SIGLIP_B, image_size=512),
+    "ViT-L-16-SigLIP-256": lambda: _siglip(**_SIGLIP_L, image_size=256),
+    "ViT-L-16-SigLIP-384": lambda: _siglip(**_SIGLIP_L, image_size=384),
+    "ViT-SO400M-14-SigLIP": lambda: _siglip(**_SIGLIP_SO, image_size=224),
+    "Modern-S-16": lambda: _modern(embed_dim=384, vision=(384, 12), text=(384, 6), patch_size=16),
+    "Modern-B-16": lambda: _modern(embed_dim=512, vision=(768, 12), text=(512, 6), patch_size=16),
+    "Modern-L-14": lambda: _modern(embed_dim=768, vision=(1024, 24), text=(768, 12), patch_size=14),
+}
+QUICKGELU = "-quickgelu"
+_WITH_QUICKGELU = ("ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336", "ViT-H-14", "ViT-bigG-14")
+
+MODEL_NAMES = (*_BUILDERS, *(name + QUICKGELU for name in _WITH_QUICKGELU))
+"""Every name that `named_model` knows."""
+
+
+def named_model(name: str) -> ClipConfig:
+    """The architecture of this name; the weights are another matter.
+
+    `...-quickgelu` are the activations that OpenAI's, MetaCLIP's and DFN's weights were trained
+    with: the wrong one costs accuracy without a word.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if name not in MODEL_NAMES:
+        raise ValueError(f'name = "{name}" is unknown; use one of {", ".join(MODEL_NAMES)}')
+    config = _BUILDERS[name.removesuffix(QUICKGELU)]()
+    if not name.endswith(QUICKGELU):
+        return config
+    vision = replace(config.vision.transformer, activation="quick_gelu")
+    text = replace(config.text.transformer, activation="quick_gelu")
+    return replace(
+        config,
+        vision=replace(config.vision, transformer=vision),
+        text=replace(config.text, transformer=text),
+    )
