@@ -1,5 +1,6 @@
 """Recipes: the parts' own configs composed, read from TOML with overrides."""
 
+import difflib
 import math
 import tomllib
 from dataclasses import dataclass, field, fields, replace
@@ -8,9 +9,12 @@ from typing import Any
 
 from mmtrain.data.image_text import DataConfig
 from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig
-from mmtrain.decode_config import apply_overrides, decode
+from mmtrain.decode_config import apply_overrides, decode, encode
+from mmtrain.describe_config import NONE
 from mmtrain.errors import UsageError
+from mmtrain.loading import load
 from mmtrain.models import ClipConfig, TextConfig
+from mmtrain.models.named import MODEL_NAMES, named_model
 from mmtrain.optim import OptimConfig
 from mmtrain.parallel import ParallelConfig
 from mmtrain.train.contrastive import LossConfig
@@ -26,6 +30,24 @@ class RunConfig:
     """The run folder; everything a run writes is in it."""
     seed: int = 0
     """Of the initial weights, the data order and every random choice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(ClipConfig):
+    """Both towers. With `name` or `init` only what differs need be given."""
+
+    name: str | None = None
+    """An architecture by name, such as ViT-B-32 (`mmtrain models` lists them); every other key of
+    the section overrides one of its fields."""
+    init: str | None = None
+    """Start from these weights: a run, an export, or a folder in another tool's form. It brings
+    its architecture and, where there is no [tokenizer] section, its tokenizer; another image_size
+    interpolates the learned positions."""
+
+    @property
+    def clip(self) -> ClipConfig:
+        """The architecture alone."""
+        return ClipConfig(**{f.name: getattr(self, f.name) for f in fields(ClipConfig)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +112,7 @@ class TrainRecipe:
     """Shards, captions, augmentation."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """Texts to ids; it also fixes the text tower's vocabulary and context."""
-    model: ClipConfig
+    model: ModelConfig
     """Both towers."""
     loss: LossConfig = field(default_factory=LossConfig)
     """The contrastive loss."""
@@ -132,7 +154,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> TrainRecipe:
     """
     data = apply_overrides(TrainRecipe, read_toml(path), overrides or [])
     _keep_one_length(data, overrides or [])
-    return decode(TrainRecipe, data)
+    return decode(TrainRecipe, _with_base_model(data))
 
 
 def _keep_one_length(data: dict[str, Any], overrides: list[str]) -> None:
@@ -141,6 +163,41 @@ def _keep_one_length(data: dict[str, Any], overrides: list[str]) -> None:
     for given, other in (("steps", "epochs"), ("epochs", "steps")):
         if f"train.{given}" in keys and f"train.{other}" not in keys:
             data["train"].pop(other, None)
+
+
+def _with_base_model(data: dict[str, Any]) -> dict[str, Any]:
+    """Lay the section [model] over the architecture that its `name` or `init` stands for."""
+    section = data.get("model", {})
+    name, init = section.get("name", NONE), section.get("init", NONE)
+    if init != NONE:
+        if name != NONE:
+            raise UsageError("model.name and model.init both say the architecture; keep one")
+        base = load(init)[0].config
+    elif name != NONE:
+        try:
+            base = named_model(name)
+        except ValueError as error:
+            near = difflib.get_close_matches(name, MODEL_NAMES, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise UsageError(
+                f'model.name = "{name}" is unknown; {hint}`mmtrain models` lists all'
+            ) from error
+    else:
+        return data
+    below = encode(base)
+    for key in ("vocab_size", "context_length", "end_token_id"):
+        below["text"].pop(key, None)  # the tokenizer decides, see `resolve`
+    return {**data, "model": _overlay(below, section)}
+
+
+def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two tables as one, the upper one's keys winning."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        tables = isinstance(value, dict) and isinstance(old, dict)
+        merged[key] = _overlay(old, value) if tables else value  # pyright: ignore[reportArgumentType]
+    return merged
 
 
 def resolve(recipe: TrainRecipe, tokenizer: Tokenizer) -> TrainRecipe:
@@ -166,7 +223,8 @@ def resolve(recipe: TrainRecipe, tokenizer: Tokenizer) -> TrainRecipe:
                 f"model.text.{name} = {asked}, but the tokenizer has {value}; leave it out, "
                 "the [tokenizer] section decides"
             )
-    model = replace(recipe.model, text=replace(text, **from_tokenizer))
+    # The towers are complete here, so the record of the run does not hang on a name's meaning.
+    model = replace(recipe.model, name=None, text=replace(text, **from_tokenizer))
     if recipe.loss.kind == "siglip" and model.init_logit_bias is None:
         unset = model.init_logit_scale == ClipConfig.init_logit_scale
         scale = math.log(10.0) if unset else model.init_logit_scale

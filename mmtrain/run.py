@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from mmtrain.data.bad_samples import BAD_SAMPLES_FILE, BadSampleLog
 from mmtrain.data.image_text import ImageTextData
-from mmtrain.data.tokenizer import Tokenizer, build_tokenizer
+from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
 from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.decode_config import encode
 from mmtrain.errors import UsageError
@@ -23,9 +23,10 @@ from mmtrain.eval import Encoder, EvalResult, evaluate_retrieval, evaluate_zero_
 from mmtrain.eval.classes import class_list
 from mmtrain.eval.prompts import load_templates
 from mmtrain.eval.samples import open_source
-from mmtrain.loading import save_model
+from mmtrain.loading import load, save_model
 from mmtrain.models import Clip
 from mmtrain.models.clip import hidden_matrix_names, layer_ids, lock_tower, no_decay_names
+from mmtrain.models.transfer import copy_weights
 from mmtrain.optim import Ema, build_optimizers
 from mmtrain.parallel import Layout, build_layout, parallelize, pick_device
 from mmtrain.recipe import TrainRecipe, load_recipe, resolve
@@ -59,7 +60,7 @@ class Run:
         """The current weights (averaged ones where EMA is on) as evaluation takes them, in fp32:
         the model that export/ would hold now, whole on every rank, which share out the samples."""
         with torch.device("meta"):
-            model = Clip(self.recipe.model)
+            model = Clip(self.recipe.model.clip)
         model.load_state_dict(as_fp32(self.state.whole_weights()), assign=True)
         return Encoder(
             model=model.eval(),
@@ -164,9 +165,21 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
         # What cuBLAS asks for to repeat itself; read when the first handle is made.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    tokenizer = build_tokenizer(recipe.tokenizer)
+    start = None if recipe.model.init is None else load(recipe.model.init)
+    asked = recipe.tokenizer != TokenizerConfig()
+    tokenizer = build_tokenizer(recipe.tokenizer) if asked or start is None else start[2]
     recipe = resolve(recipe, tokenizer)
-    preprocess = PreprocessConfig(image_size=recipe.model.vision.image_size)
+    preprocess = PreprocessConfig(
+        image_size=recipe.model.vision.image_size,
+        resize_mode=recipe.data.resize_mode,
+        interpolation=recipe.data.interpolation,
+    )
+    model = Clip(recipe.model.clip).init_weights(recipe.run.seed)
+    if start is not None:
+        try:
+            copy_weights(start[0], model)
+        except ValueError as error:
+            raise UsageError(f"model.init = {recipe.model.init}: {error}") from error
     pipelined = layout.size("pp") > 1
     data = ImageTextData(
         recipe.data,
@@ -188,13 +201,12 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
         tokenizer=tokenizer,
         preprocess=preprocess,
         data=data,
-        state=_build_state(recipe, layout, data),
+        state=_build_state(recipe, model, layout, data),
         total_steps=total_steps(recipe.train, batches_per_epoch=data.batches_per_epoch),
     )
 
 
-def _build_state(recipe: TrainRecipe, layout: Layout, data: ImageTextData) -> RunState:
-    model = Clip(recipe.model).init_weights(recipe.run.seed)
+def _build_state(recipe: TrainRecipe, model: Clip, layout: Layout, data: ImageTextData) -> RunState:
     for tower, unlocked in ((model.vision, recipe.lock.vision), (model.text, recipe.lock.text)):
         if unlocked is not None:
             lock_tower(tower, unlocked_layers=unlocked)

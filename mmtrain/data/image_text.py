@@ -21,7 +21,13 @@ from mmtrain.data.randomness import uniform
 from mmtrain.data.samples import NO_CAPTION, NUM_CAPTION_DRAWS, UNIQUE, Sample, SampleReader
 from mmtrain.data.shards import OnDamage, SampleError, ShardSource
 from mmtrain.data.tokenizer import Tokenizer
-from mmtrain.data.transforms import AugmentConfig, PreprocessConfig, TrainTransform
+from mmtrain.data.transforms import (
+    AugmentConfig,
+    Interpolation,
+    PreprocessConfig,
+    ResizeMode,
+    TrainTransform,
+)
 from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
 
@@ -51,6 +57,11 @@ class DataConfig:
     positives. None: every sample is its own."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Random crops and flips."""
+    resize_mode: ResizeMode = "shortest"
+    """How the trained model's images are resized in evaluation: shortest (shorter side, then the
+    centre), squash (SigLIP), longest (with black borders). Training crops at random."""
+    interpolation: Interpolation = "bicubic"
+    """Filter of the resize, antialiased, in training and evaluation."""
     shuffle_group: int = 32
     """Shards whose samples are mixed with each other; their order is shuffled too."""
     last: Last = "drop"
@@ -84,7 +95,12 @@ class DataConfig:
                 )
         if self.label_key == "":
             raise ValueError('label_key = "" names no field; leave it out for none')
-        for name, choices in (("last", get_args(Last)), ("on_damage", get_args(OnDamage))):
+        for name, choices in (
+            ("resize_mode", get_args(ResizeMode)),
+            ("interpolation", get_args(Interpolation)),
+            ("last", get_args(Last)),
+            ("on_damage", get_args(OnDamage)),
+        ):
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"{name} = {value!r} is unknown; use {' or '.join(choices)}")
         if not 1 <= self.max_image_pixels <= HIGHEST_MAX_IMAGE_PIXELS:

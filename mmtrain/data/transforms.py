@@ -22,16 +22,20 @@ _ATTEMPTS = 10
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
+ResizeMode = Literal["shortest", "squash", "longest"]
+Interpolation = Literal["bicubic", "bilinear"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig:
     """What an image goes through before the model; travels with every exported model."""
 
     image_size: int
     """Height and width in pixels that the model takes."""
-    resize_mode: Literal["shortest", "squash", "longest"] = "shortest"
+    resize_mode: ResizeMode = "shortest"
     """Evaluation only. shortest: shorter side to image_size, then the centre. squash: both sides,
     whatever the shape. longest: longer side, then black borders."""
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
     """Filter of the resize, antialiased."""
 
     def __post_init__(self):

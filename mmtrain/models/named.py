@@ -7,6 +7,7 @@ src/open_clip/model_configs); tests compare each with the installed open_clip.
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from mmtrain.models.clip import ClipConfig
 from mmtrain.models.text import TextConfig
@@ -44,7 +45,14 @@ def _clip(
 
 
 def _siglip(
-    *, dim: int, num_layers: int, num_heads: int, patch_size: int, image_size: int, ff_dim: int
+    *,
+    dim: int,
+    num_layers: int,
+    num_heads: int,
+    ff_dim: int,
+    patch_size: int,
+    image_size: int,
+    context_length: int = 64,
 ) -> ClipConfig:
     """SigLIP at a size: both towers alike, attention pooling, no causal mask, a bias of logits.
 
@@ -73,7 +81,7 @@ def _siglip(
     text = TextConfig(
         transformer=replace(core, activation="gelu"),
         vocab_size=32000,
-        context_length=64,
+        context_length=context_length,
         end_token_id=1,
         pool="last",
         mask_padding=False,
@@ -134,54 +142,45 @@ def _modern(
     )
 
 
-_B, _L = {"vision": (768, 12), "text": (512, 12)}, {"vision": (1024, 24), "text": (768, 12)}
-_SMALL = {"embed_dim": 384, "vision": (384, 12), "text": (384, 12)}
-_MEDIUM = {"embed_dim": 512, "vision": (512, 12), "text": (512, 12)}
-_H = {"embed_dim": 1024, "vision": (1280, 32), "text": (1024, 24), "head_dim": 80}
-_G_TEXT = {"g": (1024, 24), "bigG": (1280, 32)}
-_SIGLIP_B = {"dim": 768, "num_layers": 12, "num_heads": 12, "ff_dim": 3072, "patch_size": 16}
-_SIGLIP_L = {"dim": 1024, "num_layers": 24, "num_heads": 16, "ff_dim": 4096, "patch_size": 16}
-_SIGLIP_SO = {"dim": 1152, "num_layers": 27, "num_heads": 16, "ff_dim": 4304, "patch_size": 14}
+_small = partial(_clip, embed_dim=384, vision=(384, 12), text=(384, 12))
+_medium = partial(_clip, embed_dim=512, vision=(512, 12), text=(512, 12))
+_base = partial(_clip, embed_dim=512, vision=(768, 12), text=(512, 12))
+_large = partial(_clip, embed_dim=768, vision=(1024, 24), text=(768, 12))
+_huge = partial(_clip, embed_dim=1024, vision=(1280, 32), text=(1024, 24), head_dim=80)
+_giant = partial(_clip, embed_dim=1024, vision=(1408, 40), text=(1024, 24), head_dim=88)
+_big_giant = partial(_clip, embed_dim=1280, vision=(1664, 48), text=(1280, 32), head_dim=104)
+_siglip_base = partial(_siglip, dim=768, num_layers=12, num_heads=12, ff_dim=3072, patch_size=16)
+_siglip_large = partial(_siglip, dim=1024, num_layers=24, num_heads=16, ff_dim=4096, patch_size=16)
+_siglip_so400m = partial(_siglip, dim=1152, num_layers=27, num_heads=16, ff_dim=4304, patch_size=14)
+_modern_small = partial(_modern, embed_dim=384, vision=(384, 12), text=(384, 6))
+_modern_base = partial(_modern, embed_dim=512, vision=(768, 12), text=(512, 6))
+_modern_large = partial(_modern, embed_dim=768, vision=(1024, 24), text=(768, 12))
 
 _BUILDERS: dict[str, Callable[[], ClipConfig]] = {
-    "ViT-S-32": lambda: _clip(**_SMALL, patch_size=32),
-    "ViT-S-16": lambda: _clip(**_SMALL, patch_size=16),
-    "ViT-M-32": lambda: _clip(**_MEDIUM, patch_size=32),
-    "ViT-M-16": lambda: _clip(**_MEDIUM, patch_size=16),
-    "ViT-B-32": lambda: _clip(embed_dim=512, **_B, patch_size=32),
-    "ViT-B-32-256": lambda: _clip(embed_dim=512, **_B, patch_size=32, image_size=256),
-    "ViT-B-16": lambda: _clip(embed_dim=512, **_B, patch_size=16),
-    "ViT-L-16": lambda: _clip(embed_dim=768, **_L, patch_size=16),
-    "ViT-L-14": lambda: _clip(embed_dim=768, **_L, patch_size=14),
-    "ViT-L-14-336": lambda: _clip(embed_dim=768, **_L, patch_size=14, image_size=336),
-    "ViT-H-14": lambda: _clip(**_H, patch_size=14),
-    "ViT-H-14-378": lambda: _clip(**_H, patch_size=14, image_size=378),
-    "ViT-g-14": lambda: _clip(
-        embed_dim=1024,
-        vision=(1408, 40),
-        text=_G_TEXT["g"],
-        patch_size=14,
-        head_dim=88,
-        ff_dim=6144,
-    ),
-    "ViT-bigG-14": lambda: _clip(
-        embed_dim=1280,
-        vision=(1664, 48),
-        text=_G_TEXT["bigG"],
-        patch_size=14,
-        head_dim=104,
-        ff_dim=8192,
-    ),
-    "ViT-B-16-SigLIP": lambda: _siglip(**_SIGLIP_B, image_size=224),
-    "ViT-B-16-SigLIP-256": lambda: _siglip(**_SIGLIP_B, image_size=256),
-    "ViT-B-16-SigLIP-384": lambda: _siglip(**_SIGLIP_B, image_size=384),
-    "ViT-B-16-SigLIP-512": lambda: _siglip(**_SIGLIP_B, image_size=512),
-    "ViT-L-16-SigLIP-256": lambda: _siglip(**_SIGLIP_L, image_size=256),
-    "ViT-L-16-SigLIP-384": lambda: _siglip(**_SIGLIP_L, image_size=384),
-    "ViT-SO400M-14-SigLIP": lambda: _siglip(**_SIGLIP_SO, image_size=224),
-    "Modern-S-16": lambda: _modern(embed_dim=384, vision=(384, 12), text=(384, 6), patch_size=16),
-    "Modern-B-16": lambda: _modern(embed_dim=512, vision=(768, 12), text=(512, 6), patch_size=16),
-    "Modern-L-14": lambda: _modern(embed_dim=768, vision=(1024, 24), text=(768, 12), patch_size=14),
+    "ViT-S-32": partial(_small, patch_size=32),
+    "ViT-S-16": partial(_small, patch_size=16),
+    "ViT-M-32": partial(_medium, patch_size=32),
+    "ViT-M-16": partial(_medium, patch_size=16),
+    "ViT-B-32": partial(_base, patch_size=32),
+    "ViT-B-32-256": partial(_base, patch_size=32, image_size=256),
+    "ViT-B-16": partial(_base, patch_size=16),
+    "ViT-L-16": partial(_large, patch_size=16),
+    "ViT-L-14": partial(_large, patch_size=14),
+    "ViT-L-14-336": partial(_large, patch_size=14, image_size=336),
+    "ViT-H-14": partial(_huge, patch_size=14),
+    "ViT-H-14-378": partial(_huge, patch_size=14, image_size=378),
+    "ViT-g-14": partial(_giant, patch_size=14, ff_dim=6144),
+    "ViT-bigG-14": partial(_big_giant, patch_size=14, ff_dim=8192),
+    "ViT-B-16-SigLIP": partial(_siglip_base, image_size=224),
+    "ViT-B-16-SigLIP-256": partial(_siglip_base, image_size=256),
+    "ViT-B-16-SigLIP-384": partial(_siglip_base, image_size=384),
+    "ViT-B-16-SigLIP-512": partial(_siglip_base, image_size=512),
+    "ViT-L-16-SigLIP-256": partial(_siglip_large, image_size=256),
+    "ViT-L-16-SigLIP-384": partial(_siglip_large, image_size=384),
+    "ViT-SO400M-14-SigLIP": partial(_siglip_so400m, image_size=224, context_length=16),
+    "Modern-S-16": partial(_modern_small, patch_size=16),
+    "Modern-B-16": partial(_modern_base, patch_size=16),
+    "Modern-L-14": partial(_modern_large, patch_size=14),
 }
 QUICKGELU = "-quickgelu"
 _WITH_QUICKGELU = ("ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336", "ViT-H-14", "ViT-bigG-14")

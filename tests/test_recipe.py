@@ -1,0 +1,80 @@
+"""Recipes composed: overrides, models by name, and what one section fixes for another."""
+
+from pathlib import Path
+
+import pytest
+
+from mmtrain.data.tokenizer import build_tokenizer
+from mmtrain.decode_config import dump_toml, encode
+from mmtrain.errors import UsageError
+from mmtrain.models.named import named_model
+from mmtrain.recipe import TrainRecipe, load_recipe, resolve
+
+BARE = """
+[run]
+dir = "runs/x"
+[data]
+train = "data/*.tar"
+[train]
+epochs = 2
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    """A recipe file."""
+    path = tmp_path / "recipe.toml"
+    path.write_text(BARE + text)
+    return path
+
+
+def load_and_resolve(path: Path, *overrides: str) -> TrainRecipe:
+    """As a run does it."""
+    recipe = load_recipe(path, list(overrides))
+    return resolve(recipe, build_tokenizer(recipe.tokenizer))
+
+
+def test_named_model_with_fields_overridden(tmp_path: Path) -> None:
+    """model.name gives a published shape; the file's keys and then the overrides win."""
+    path = write(tmp_path, '[model]\nname = "ViT-B-32"\n[model.vision]\npatch_dropout = 0.5\n')
+    recipe = load_and_resolve(path, "--model.vision.transformer.num_layers", "3")
+    vision = recipe.model.vision
+    assert vision.patch_dropout == 0.5 and vision.transformer.num_layers == 3
+    assert vision.transformer.dim == 768 and vision.patch_size == 32
+    other = load_and_resolve(path, "--model.name", "ViT-B-16")
+    assert other.model.vision.patch_size == 16 and other.model.vision.patch_dropout == 0.5
+    plain = load_and_resolve(write(tmp_path, '[model]\nname = "ViT-B-32"\n'))
+    assert plain.model.clip == named_model("ViT-B-32")
+
+
+def test_resolved_recipe_reads_back_equal(tmp_path: Path) -> None:
+    """What recipe.toml records is complete and means the same."""
+    recipe = load_and_resolve(write(tmp_path, '[model]\nname = "ViT-B-16-SigLIP"\n'))
+    recorded = tmp_path / "recorded.toml"
+    recorded.write_text(dump_toml(encode(recipe)))
+    assert load_and_resolve(recorded) == recipe and recipe.model.name is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[model]\nname = "ViT-B-23"\n', 'model.name = "ViT-B-23" is unknown; did you mean ViT-B-'),
+        ('[model]\nname = "ViT-B-32"\ninit = "x"\n', "model.name and model.init both say"),
+        ('[model]\ninit = "nowhere"\n', "model = nowhere does not exist"),
+        ('[model]\nname = "ViT-B-32"\n[model.text]\nvocab_size = 100\n', "model.text.vocab_size"),
+        ('[model]\nnam = "ViT-B-32"\n', "unknown key model.nam; did you mean model.name?"),
+    ],
+    ids=["name", "both", "init", "vocabulary", "key"],
+)
+def test_mistakes(tmp_path: Path, text: str, told: str) -> None:
+    """One line each."""
+    with pytest.raises(UsageError, match=told.replace("?", r"\?")):
+        load_and_resolve(write(tmp_path, text))
+
+
+def test_steps_override_replaces_epochs(tmp_path: Path) -> None:
+    """`--train.steps 20` over a recipe that counts epochs means 20 steps."""
+    path = write(tmp_path, '[model]\nname = "ViT-B-32"\n')
+    recipe = load_recipe(path, ["--train.steps", "20"])
+    assert recipe.train.steps == 20 and recipe.train.epochs is None
+    with pytest.raises(UsageError, match="exactly one of steps and epochs"):
+        load_recipe(path, ["--train.steps", "20", "--train.epochs", "1"])
