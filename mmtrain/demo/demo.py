@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -86,11 +87,11 @@ def recipe_path() -> Path:
 
 def results_table(results: dict[str, dict[str, Any]]) -> Table:
     """Chance, open_clip and this run side by side; `results` are zero-shot JSONs by name."""
-    table = Table(title="Emoji told by their names")
-    table.add_column("drawings")
+    table = Table(title="Emoji told by their names", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("drawings", no_wrap=True)
     for heading in ("classes", "chance", "open_clip", "+ Muon"):
-        table.add_column(heading, justify="right")
-    table.add_column("this run", justify="right", style="bold")
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("this run", justify="right", no_wrap=True, style="bold")
     for name, rival in RIVALS.items():
         if name in results:
             one = results[name]

@@ -133,6 +133,11 @@ def split_emoji_pairs(folder: Path, *, hold_out: str = "fxemoji") -> DesignSplit
     )
 
 
+def licenses() -> dict[str, str]:
+    """The licence of each design's drawings, as SPDX names it."""
+    return json.loads((_PACKED / "stats.json").read_text(encoding="utf-8"))["licenses"]
+
+
 def read_pairs(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Each pair's key and its members' content by extension, in the shard's order."""
     with tarfile.open(shard, "r:") as tar:

@@ -30,12 +30,15 @@ class LiveConsole:
         self._progress.start()
 
     def show(self, record: Record) -> None:
+        """Move on to the record's step."""
         self._progress.update(self._task, completed=record["step"], numbers=_numbers(record))
 
     def say(self, text: str) -> None:
+        """A line that stays."""
         self._progress.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
+        """Leave the last state on screen."""
         self._progress.stop()
 
 

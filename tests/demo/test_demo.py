@@ -1,0 +1,130 @@
+"""The demo: what it does to folders, what it shows, and a short one from end to end."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mmtrain.demo import demo
+from mmtrain.demo.demo import RIVALS, recipe_path, results_table, run_demo
+from mmtrain.errors import UsageError
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict]:
+    """In an empty working directory, with training and unpacking noted instead of done."""
+    calls: list[dict] = []
+
+    def train(**arguments) -> Path:
+        calls.append(arguments)
+        run = arguments["run_dir"]
+        (run / "eval").mkdir(parents=True, exist_ok=True)
+        (run / "recipe.toml").write_text("")
+        (run / "metrics.jsonl").write_text('{"step": 1, "samples_seen": 1234}\n')
+        result = {"top1": 0.25, "top5": 0.5, "num_classes": 1519, "num_samples": 1493}
+        for name in RIVALS:
+            (run / "eval" / f"{name}.json").write_text(json.dumps(result))
+        return run
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "train_command", train)
+    monkeypatch.setattr(demo, "unpack_emoji_pairs", lambda folder: folder.mkdir(parents=True))
+    monkeypatch.setattr(demo, "DATA_DIR", tmp_path / "data")
+    return calls
+
+
+def test_an_unfinished_demo_goes_on_and_a_fresh_one_starts_over(trained: list[dict], tmp_path):
+    out = tmp_path / "run"
+    for fresh, resumes in ((False, False), (False, True), (True, False), (False, True)):
+        (tmp_path / "data").exists() and (tmp_path / "data").rmdir()
+        (out / "mark").exists() and (out / "mark").unlink()
+        if out.exists():
+            (out / "mark").write_text("")
+        run_demo(out=out, overrides=["--run.seed", "1"], fresh=fresh)
+        assert trained[-1]["resume"] is resumes
+        assert trained[-1]["overrides"] == ["--run.seed", "1"]
+        assert trained[-1]["recipe"] == recipe_path()
+        assert (out / "mark").exists() is resumes
+
+
+def test_fresh_removes_nothing_but_runs(trained: list[dict], tmp_path: Path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("years")
+    with pytest.raises(UsageError, match="holds no run, so --fresh does not remove it"):
+        run_demo(out=tmp_path / "thesis", overrides=[], fresh=True)
+    assert (tmp_path / "thesis" / "chapter.tex").exists()
+    assert not trained and not (tmp_path / "data").exists()
+    run_demo(out=tmp_path / "new", overrides=[], fresh=True)
+    assert len(trained) == 1
+
+
+def test_data_only_trains_nothing(trained: list[dict], tmp_path: Path):
+    run_demo(out=tmp_path / "run", overrides=[], data_only=True)
+    assert (tmp_path / "data").is_dir() and not trained and not (tmp_path / "run").exists()
+
+
+def test_an_interrupted_demo_says_how_it_goes_on(
+    trained: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    def stop(**_):
+        raise SystemExit(130)
+
+    monkeypatch.setattr(demo, "train_command", stop)
+    with pytest.raises(SystemExit) as caught:
+        run_demo(out=tmp_path / "run", overrides=[])
+    assert caught.value.code == 130
+    assert "goes on when it is started again" in capsys.readouterr().err
+
+
+def test_the_table_stands_beside_chance_and_open_clip(trained: list[dict], tmp_path, capsys):
+    run_demo(out=tmp_path / "run", overrides=[])
+    shown = capsys.readouterr().out
+    row = next(line for line in shown.splitlines() if "Twemoji" in line and "1,519" in line)
+    for figures in ("0.07 / 0.33", "7.5 / 20.7", "18.1 / 36.8", "25.0 / 50.0"):
+        assert figures in row
+    assert "84,480" in shown and "1,234" in shown and "report.html" in shown
+    # An evaluation that an override took out has no row; two digits everywhere fit a terminal.
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(results_table({"unseen": {"top1": 0.1, "top5": 0.2, "num_classes": 125}}))
+    assert (
+        "10.0 / 20.0" in capture.get()
+        and "new concepts" in capture.get()
+        and "OpenMoji" not in capture.get()
+    )
+
+
+def test_the_recipe_evaluates_all_that_the_table_shows():
+    recipe = tomllib.loads(recipe_path().read_text(encoding="utf-8"))
+    assert RIVALS.keys() <= {one["name"] for one in recipe["eval"]["zero_shot"]}
+
+
+@pytest.mark.slow
+def test_a_short_demo_from_end_to_end(tmp_path: Path):
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "mmtrain", "demo", "--out", "run", *words],
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    shown = run("--train.steps", "2", "--train.batch_size", "32")
+    assert "Emoji told by their names" in shown and "Twemoji" in shown
+    for name in (*RIVALS, "retrieval_twemoji"):
+        result = json.loads((tmp_path / "run" / "eval" / f"{name}.json").read_text())
+        assert 0 <= result.get("top1", result.get("i2t_recall@1")) <= 1
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert (tmp_path / "run" / "export" / "config.json").is_file()
+    run("--train.steps", "3", "--train.batch_size", "32")
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(rows[-1])["step"] == 3

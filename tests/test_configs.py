@@ -1,0 +1,108 @@
+"""Every recipe in configs/ is read; the debug ones train, through the command line."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mmtrain
+from mmtrain.decode_config import decode, dump_toml, encode
+from mmtrain.demo import debug_pairs, unpack_emoji_pairs
+from mmtrain.describe_config import describe
+from mmtrain.recipe import TrainRecipe, load_recipe, read_toml
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
+DEBUG_CONFIGS = [path for path in CONFIGS if path.stem.startswith("debug")]
+
+
+def name_of(path: Path) -> str:
+    return path.stem
+
+
+def run_mmtrain(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """`python -m mmtrain` with one thread."""
+    return subprocess.run(
+        [sys.executable, "-m", "mmtrain", *words],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+def test_a_recipe_loads_and_survives_being_resolved(path: Path):
+    recipe = load_recipe(path)
+    assert recipe.run.dir == f"runs/{path.stem}"
+    assert decode(TrainRecipe, encode(recipe)) == recipe
+    assert dump_toml(encode(recipe))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+def test_a_recipe_says_what_it_is_and_how_to_start_it(path: Path):
+    comment = path.read_text(encoding="utf-8").partition("\n\n")[0]
+    assert all(line.startswith("#") for line in comment.splitlines())
+    assert f"mmtrain train configs/{path.name}" in comment
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+def test_the_data_of_a_recipe_is_in_the_package_or_made_by_a_command(path: Path):
+    text = path.read_text(encoding="utf-8")
+    shards = re.findall(r'"([^"]+\.tar|[^"]+classes\w*\.json)"', text)
+    assert shards
+    for name in shards:
+        assert name.startswith(("data/emoji_pairs/", "mmtrain/demo/", "data/my_")), name
+        if name.startswith("mmtrain/"):
+            assert (ROOT / name).is_file()
+
+
+def test_every_key_is_documented():
+    undocumented = [key.name for key in describe(TrainRecipe) if not key.doc]
+    assert not undocumented
+
+
+def test_the_demo_recipe_names_what_unpacking_writes(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pairs = unpack_emoji_pairs(Path("data/emoji_pairs"))
+    recipe = read_toml(ROOT / "configs/clip_emoji.toml")
+    assert recipe["data"]["train"] == pairs.train
+    zero_shot = {one["name"]: one for one in recipe["eval"]["zero_shot"]}
+    for name, data, classes in (
+        ("twemoji", pairs.val_twemoji, pairs.classes_seen),
+        ("openmoji", pairs.val_openmoji, pairs.classes_seen),
+        ("unseen", pairs.unseen, pairs.classes_unseen),
+    ):
+        assert zero_shot[name]["data"] == str(data) and data.is_file()
+        assert zero_shot[name]["classes"] == str(classes) and classes.is_file()
+
+
+@pytest.mark.parametrize("path", DEBUG_CONFIGS, ids=name_of)
+def test_a_debug_recipe_trains(path: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    done = run_mmtrain("train", str(path), "--run-dir", str(run))
+    assert done.returncode == 0, done.stderr
+    recipe = load_recipe(path)
+    assert recipe.train.steps is not None
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, recipe.train.steps + 1))
+    assert rows[-1]["samples_seen"] == recipe.train.steps * recipe.train.batch_size
+    losses = [row["loss"] for row in rows]
+    assert sum(losses[-4:]) < sum(losses[:4]), "it does not learn"
+    for name in ("recipe.toml", "report.html", f"checkpoints/step-{recipe.train.steps:08d}"):
+        assert (run / name).exists(), name
+    model, _, tokenizer = mmtrain.load(run)
+    assert model.encode_text(tokenizer(["a red circle"])).shape == (1, recipe.model.embed_dim)
+    # What the folder records can be run again.
+    assert load_recipe(run / "recipe.toml").train == recipe.train
+
+
+def test_the_debug_shard_is_the_one_that_the_package_names():
+    recipe = load_recipe(ROOT / "configs/debug_clip.toml")
+    assert isinstance(recipe.data.train, str)
+    assert (ROOT / recipe.data.train).samefile(debug_pairs().train)
