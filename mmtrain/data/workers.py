@@ -2,8 +2,12 @@
 
 import contextlib
 import signal
+import sys
+import warnings
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -64,7 +68,8 @@ def iterate_batches(
             batch = batches.batch(number)
             yield batch.pin_memory() if pin_memory else batch
         return
-    loader = DataLoader(
+    loader = partial(
+        DataLoader,
         _Batches(batches),
         batch_size=None,
         sampler=range(start, stop),
@@ -75,8 +80,10 @@ def iterate_batches(
         # Its own: else it takes a number from the generator that the run's checkpoint holds.
         generator=torch.Generator(),
     )
-    with _signals_kept():
-        made: Any = iter(loader)
+    with _signals_kept(), warnings.catch_warnings():
+        # Of more workers than cores: whoever reads from a slow disk wants them.
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        made: Any = iter(loader())
     try:
         for batch in made:
             if isinstance(batch, _Failure):
@@ -118,10 +125,19 @@ class _Batches(Dataset[BatchT | _Failure], Generic[BatchT]):
 def _leave_signals_to_main(_: int) -> None:
     """Ctrl-C and a scheduler's signals reach all processes of a run; only the main one acts.
 
-    It may want more batches before it stops, and closes the workers when it does.
+    It may want more batches before it stops, and closes the workers when it does. Where it leaves
+    while it is given a tensor, the thread that gives it would print a traceback.
     """
     for number in _WORKERS_IGNORE:
         signal.signal(number, signal.SIG_IGN)
+    sys.excepthook = _hide_that_main_left
+
+
+def _hide_that_main_left(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,417 @@
+"""Batches by number: the same for any ranks and workers, exactly once, bad samples replaced."""
+
+import dataclasses
+import errno
+import os
+import re
+from collections import Counter
+
+import pytest
+import torch
+
+from mmtrain.data import shards
+from mmtrain.data.batch import ImageTextBatch
+from mmtrain.data.image_text import DataConfig
+from mmtrain.data.samples import label_of
+from mmtrain.data.tar_scan import ShardFile
+from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer
+from mmtrain.errors import UsageError
+from tests.data.shard_files import (
+    TOKENIZER,
+    build_data,
+    encoded,
+    pairs,
+    picture,
+    write_set,
+    write_shard,
+)
+
+SIZES = (7, 6, 8, 5, 4)
+NUM = sum(SIZES)
+BAD = {3: "image truncated", 11: "no caption", 12: "no image", 25: "no caption"}
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> str:
+    """30 samples in 5 shards."""
+    return write_set(tmp_path_factory.mktemp("good") / "train", SIZES)
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory) -> str:
+    """The same with four samples that cannot be used."""
+    folder = tmp_path_factory.mktemp("damaged")
+    samples = pairs(0, NUM)
+    for number, reason in BAD.items():
+        files = samples[number][1]
+        kind = next(iter(files))
+        if reason == "no caption":
+            del files["txt"]
+        else:
+            image = files.pop(kind)
+            if reason == "image truncated":
+                files[kind] = image[: len(image) // 2]
+    for shard in range(3):
+        write_shard(folder / f"{shard}.tar", samples[10 * shard : 10 * shard + 10])
+    return str(folder / "*.tar")
+
+
+def assert_equal(one: ImageTextBatch, other: ImageTextBatch) -> None:
+    for field in dataclasses.fields(ImageTextBatch):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(a, torch.Tensor):
+            assert torch.equal(a, b), field.name
+            assert a.stride() == b.stride()
+        else:
+            assert a == b, field.name
+
+
+def test_a_batch_is_as_documented(good):
+    batch = build_data(good, label_key="concept").batch(0)
+    assert batch.images_BCHW.shape == (4, 3, 16, 16)
+    assert batch.images_BCHW.dtype == torch.uint8
+    assert batch.images_BCHW.is_contiguous(memory_format=torch.channels_last)
+    for name in ("tokens_BT", "text_length_B", "label_B", "position_B"):
+        assert getattr(batch, name).dtype == torch.int64
+    assert batch.valid_B.dtype == torch.bool
+    assert batch.valid_B.all()
+    assert batch.position_B.tolist() == [0, 1, 2, 3]
+    assert (batch.epoch, batch.num_rows, batch.bad, batch.meta) == (0, 4, (), ())
+    for row, key in enumerate(batch.keys):
+        tokens_1T, length_1 = TOKENIZER.encode([f"picture {int(key)}"])
+        length = int(length_1)
+        assert batch.text_length_B[row] == length
+        assert torch.equal(batch.tokens_BT[row, :length], tokens_1T[0])
+        assert batch.label_B[row] == label_of(f"c{int(key) % 4}")
+    assert batch.tokens_BT.size(1) == batch.text_length_B.max()
+
+
+@pytest.mark.parametrize("last", ["drop", "mask"])
+def test_every_epoch_has_every_sample_once(good, last):
+    data = build_data(good, last=last)
+    assert data.num_samples == NUM
+    assert data.batches_per_epoch == {"drop": 7, "mask": 8}[last]
+    assert data.dropped_per_epoch == {"drop": 2, "mask": 0}[last]
+    orders = []
+    for epoch in range(3):
+        batches = list(
+            data.iterate(epoch * data.batches_per_epoch, (epoch + 1) * data.batches_per_epoch)
+        )
+        assert {batch.epoch for batch in batches} == {epoch}
+        keys = [key for batch in batches for key in batch.keys if key]
+        assert len(set(keys)) == len(keys) == NUM - data.dropped_per_epoch
+        orders.append(keys)
+    assert orders[0] != orders[1] != orders[2]
+
+
+def test_batches_can_be_asked_in_any_order(good):
+    data = build_data(good)
+    in_order = list(data.iterate(0, 15))
+    other = build_data(good)
+    for number in (14, 3, 0, 8, 7, 3):
+        assert_equal(other.batch(number), in_order[number])
+
+
+def test_resume_and_workers_change_nothing(damaged):
+    """0 and 2 workers, from any batch on, with bad samples on the way."""
+    options = {"captions": {"txt": 1.0}, "label_key": "concept", "last": "mask"}
+    expected = list(build_data(damaged, **options).iterate(0, 17))
+    assert sum(len(batch.bad) for batch in expected) >= 4
+    for workers, start in ((2, 0), (2, 5), (3, 16)):
+        data = build_data(damaged, workers=workers, **options)
+        batches = list(data.iterate(start, 17))
+        assert len(batches) == 17 - start
+        for ours, theirs in zip(batches, expected[start:], strict=True):
+            assert_equal(ours, theirs)
+    assert list(build_data(damaged, workers=2, **options).iterate(17, 17)) == []
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_divide_the_same_rows(damaged, world_size):
+    options = {"batch_size": 6, "last": "mask", "label_key": "concept"}
+    alone = build_data(damaged, **options)
+    ranks = [
+        build_data(damaged, rank=rank, world_size=world_size, workers=rank % 2, **options)
+        for rank in range(world_size)
+    ]
+    for whole, *parts in zip(
+        alone.iterate(0, 8), *(rank.iterate(0, 8) for rank in ranks), strict=True
+    ):
+        assert sum((part.keys for part in parts), ()) == whole.keys
+        assert sum((part.bad for part in parts), ()) == whole.bad
+        for name in ("images_BCHW", "text_length_B", "label_B", "position_B", "valid_B"):
+            joined = torch.cat([getattr(part, name) for part in parts])
+            assert torch.equal(joined, getattr(whole, name)), name
+        for part in parts:  # each is cut to its own longest text
+            assert part.tokens_BT.size(1) == part.text_length_B.max()
+
+
+def test_fewer_shards_than_ranks_and_workers(tmp_path):
+    train = str(write_shard(tmp_path / "only.tar", pairs(0, 9)))
+    seen = []
+    for rank in range(4):
+        data = build_data(train, batch_size=8, rank=rank, world_size=4, workers=3)
+        seen += [key for batch in data.iterate(0, 1) for key in batch.keys]
+    assert len(set(seen)) == 8
+
+
+def test_padding_rows_are_blank(good):
+    batch = build_data(good, last="mask", label_key="concept").batch(7)
+    assert batch.valid_B.tolist() == [True, True, False, False]
+    assert batch.position_B.tolist() == [28, 29, -1, -1]
+    assert batch.label_B[2:].tolist() == [-1, -1]
+    assert batch.keys[2:] == ("", "")
+    assert not batch.images_BCHW[2:].any()
+    assert (batch.text_length_B >= 1).all()
+    assert not build_data(good, rank=1, world_size=2, last="mask").batch(7).valid_B.any()
+
+
+def test_crops_change_with_the_epoch_and_the_seed(good):
+    def images(seed: int) -> dict[tuple[int, str], torch.Tensor]:
+        data = build_data(good, last="mask", seed=seed)
+        return {
+            (batch.epoch, key): image
+            for batch in data.iterate(0, 16)
+            for key, image in zip(batch.keys, batch.images_BCHW, strict=True)
+        }
+
+    one, other = images(5), images(6)
+    changed = [not torch.equal(one[0, f"{i:05}"], one[1, f"{i:05}"]) for i in range(NUM)]
+    assert sum(changed) > 20
+    reseeded = [not torch.equal(one[0, f"{i:05}"], other[0, f"{i:05}"]) for i in range(NUM)]
+    assert sum(reseeded) > 20
+
+
+def test_captions_are_drawn_by_weight(good):
+    """Long runs take each place as often as its weight says, and anew in every epoch."""
+    data = build_data(good, captions={"txt": 3.0, "names": 1.0}, batch_size=30)
+    texts: Counter[str] = Counter()
+    for batch in data.iterate(0, 20):
+        for key, tokens_T, length in zip(
+            batch.keys, batch.tokens_BT, batch.text_length_B, strict=True
+        ):
+            row = tokens_T[: int(length)].tolist()
+            places = {"txt": f"picture {int(key)}", "n": f"n{int(key)}", "m": f"m{int(key)}"}
+            found = [
+                n for n, text in places.items() if TOKENIZER.encode([text])[0][0].tolist() == row
+            ]
+            assert len(found) == 1
+            texts[found[0]] += 1
+    assert 400 < texts["txt"] < 500  # of 600
+    assert 45 < texts["n"] < 105
+    assert 45 < texts["m"] < 105
+
+
+def test_bad_samples_are_replaced_by_their_position(damaged):
+    data = build_data(damaged, last="mask")
+    met: dict[int, list[tuple[str, str]]] = {}
+    for batch in data.iterate(0, 3 * data.batches_per_epoch):
+        assert batch.valid_B.sum() == min(4, NUM - batch.position_B[0])
+        for each in batch.bad:
+            assert each.position in batch.position_B
+            assert each.shard.endswith(f"{int(each.key) // 10}.tar")
+            met.setdefault(batch.epoch, []).append((each.key, each.reason))
+        assert not {f"{number:05}" for number in BAD} & set(batch.keys)
+    expected = {(f"{number:05}", reason) for number, reason in BAD.items()}
+    for epoch in range(3):
+        assert set(met[epoch]) == expected
+    # Twice the same, whatever was read before; another replacement at another position.
+    again = build_data(damaged, last="mask")
+    numbers = [n for n in range(3 * data.batches_per_epoch) if data.batch(n).bad]
+    for number in reversed(numbers):
+        assert_equal(again.batch(number), data.batch(number))
+    replaced = {
+        batch.keys[batch.position_B.tolist().index(batch.bad[0].position)]
+        for batch in map(data.batch, numbers)
+    }
+    assert len(replaced) > 2
+
+
+def test_a_replacement_keeps_to_its_position(damaged):
+    """Only the rows of bad samples differ from those of a set in which all are good."""
+    data = build_data(damaged, last="mask")
+    for number in range(data.batches_per_epoch):
+        batch = data.batch(number)
+        planned = [data.source.key(int(s)) for s in data.plan.rows(number).sample_B if s >= 0]
+        replaced = {each.position for each in batch.bad}
+        for row, (key, plan) in enumerate(zip(batch.keys, planned, strict=False)):
+            assert (key != plan) == (int(batch.position_B[row]) in replaced)
+
+
+def test_a_set_without_a_usable_sample(tmp_path):
+    train = str(
+        write_shard(
+            tmp_path / "a.tar", [(f"{i}", {"jpg": b"\xff\xd8x", "txt": "t"}) for i in range(40)]
+        )
+    )
+    for workers in (0, 1):
+        with pytest.raises(
+            UsageError, match=r"all of \d+ samples tried for position 0 .* bad \(image corrupt: \d+"
+        ) as caught:
+            next(build_data(train, workers=workers).iterate(0, 1))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_captions_that_are_nowhere(good, workers):
+    """Says what the first sample has instead, in one line, out of a worker too."""
+    data = build_data(good, captions={"caption": 1.0, "alt": 1.0}, workers=workers)
+    message = (
+        r"^data.captions = \{ caption, alt \}: none of \d+ samples tried for position 0 of epoch 0 "
+        r"has a caption there; sample 000\d\d has .\w+, .txt, .json and in its .json: "
+        r"concept, names; name a place that it has$"
+    )
+    with pytest.raises(UsageError, match=message):
+        next(data.iterate(0, 3))
+
+
+def test_a_label_key_that_is_nowhere(good):
+    message = "data.label_key = concpt: none of 30 samples has it; .* its .json: concept, names"
+    with pytest.raises(UsageError, match=re.compile(message)):
+        build_data(good, label_key="concpt")
+    assert (build_data(good).batch(0).label_B == -1).all()
+
+
+def test_a_batch_larger_than_the_data(good):
+    with pytest.raises(UsageError, match=r"train.batch_size = 32 is larger than the data \(30 sam"):
+        build_data(good, batch_size=32)
+    assert build_data(good, batch_size=32, last="mask").batch(0).valid_B.sum() == 30
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_disk_that_fails_stops_the_run(good, monkeypatch, workers):
+    """It is no bad sample, which would be replaced."""
+    monkeypatch.setattr(shards, "_RETRY_AFTER", (0.0,))
+    data = build_data(good, workers=workers)
+
+    def failing(self, offset, count):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(ShardFile, "read", failing)
+    with pytest.raises(
+        UsageError, match=r"data.train: .*Input/output error; mend that and .*--resume"
+    ):
+        next(data.iterate(0, 2))
+
+
+def test_shards_that_vanish_stop_the_run(tmp_path):
+    train = write_set(tmp_path / "train", (6,))
+    data = build_data(train)
+    (tmp_path / "train" / "000.tar").unlink()
+    with pytest.raises(UsageError, match=r"data.train: .*No such file or directory: .*000.tar"):
+        data.batch(0)
+
+
+def test_another_stage_has_the_images(damaged):
+    """The same rows, replaced alike: only a decoded image tells whether it is bad."""
+    whole = build_data(damaged, last="mask", label_key="concept")
+    without = build_data(damaged, last="mask", label_key="concept", images=False)
+    for number in range(whole.batches_per_epoch):
+        a, b = whole.batch(number), without.batch(number)
+        assert b.images_BCHW.shape == (4, 0)
+        assert b.images_BCHW.dtype == torch.uint8
+        assert_equal(dataclasses.replace(a, images_BCHW=b.images_BCHW), b)
+
+
+def test_static_shapes(good):
+    data, free = build_data(good, fixed_length=16, last="mask"), build_data(good, last="mask")
+    for number in range(data.batches_per_epoch):
+        batch, cut = data.batch(number), free.batch(number)
+        assert batch.tokens_BT.shape == (4, 16)
+        width = cut.tokens_BT.size(1)
+        assert torch.equal(batch.tokens_BT[:, :width], cut.tokens_BT)
+        assert (batch.tokens_BT[:, width:] == TOKENIZER.pad_id).all()
+        assert torch.equal(batch.text_length_B, cut.text_length_B)
+    with pytest.raises(UsageError, match=r"fixed_length = 8 must be tokenizer.context_length = 16"):
+        build_data(good, fixed_length=8)
+
+
+def test_texts_too_long_are_cut(good):
+    short = build_tokenizer(TokenizerConfig(context_length=3))
+    batch = build_data(good, tokenizer=short).batch(0)
+    assert batch.tokens_BT.shape == (4, 3)
+    assert (batch.tokens_BT[:, -1] == short.eot_id).all()
+
+
+def test_fast_decode_is_off_unless_asked_for(tmp_path):
+    photo = encoded(picture((640, 480), seed=1), "JPEG", quality=90)
+    train = str(
+        write_shard(tmp_path / "a.tar", [(str(i), {"jpg": photo, "txt": "t"}) for i in range(4)])
+    )
+    exact, fast = build_data(train).batch(0), build_data(train, fast_decode=True).batch(0)
+    difference = (exact.images_BCHW.int() - fast.images_BCHW.int()).abs()
+    assert difference.any()
+    assert difference.float().mean() < 8
+
+
+def test_large_images_are_bad_samples(tmp_path):
+    samples = pairs(0, 8)
+    samples[2][1].clear()
+    samples[2][1].update({"png": encoded(picture((60, 60)), "PNG"), "txt": "large"})
+    train = str(write_shard(tmp_path / "a.tar", samples))
+    batch = build_data(train, batch_size=8, max_image_pixels=1000).batch(0)
+    assert [(each.key, each.reason) for each in batch.bad] == [("00002", "image too large")]
+
+
+def test_the_fingerprint(good, tmp_path):
+    first = build_data(good)
+    assert build_data(good, seed=9, workers=2, batch_size=3).fingerprint == first.fingerprint
+    assert build_data(good, shuffle_group=2).fingerprint != first.fingerprint
+    assert build_data(write_set(tmp_path / "copy", SIZES)).fingerprint == first.fingerprint
+    assert build_data(write_set(tmp_path / "other", SIZES[1:])).fingerprint != first.fingerprint
+
+
+def test_verify_and_damage_are_passed_on(tmp_path):
+    train = write_set(tmp_path / "train", (6, 6))
+    with pytest.raises(UsageError, match=r"data.verify = true needs checksums"):
+        build_data(train, verify=True)
+    path = tmp_path / "train" / "001.tar"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(UsageError, match="1 of 2 shards are damaged"):
+        build_data(train)
+    for beside in path.parent.glob("*.index"):
+        beside.unlink()
+    index_dir = tmp_path / "indexes"
+    data = build_data(train, on_damage="use_rest", index_dir=str(index_dir))
+    assert 6 <= data.num_samples < 12
+    assert len(list(index_dir.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"workers": -1}, "workers = -1 must be at least 0"),
+        ({"prefetch": 0}, "prefetch = 0 must be at least 1"),
+        ({"shuffle_group": 0}, "shuffle_group = 0 must be at least 1"),
+        ({"captions": {}}, "captions = {} names no place; use { txt = 1.0 }"),
+        ({"captions": {"txt": 0.0}}, "captions.txt = 0.0 must be above 0"),
+        ({"captions": {"txt": 1.0, "alt": -2.0}}, "captions.alt = -2.0 must be above 0"),
+        ({"captions": {"txt": float("inf")}}, "captions.txt = inf"),
+        ({"label_key": ""}, 'label_key = "" names no field'),
+        ({"last": "wrap"}, "last = 'wrap' is unknown; use drop or mask"),
+        ({"on_damage": "ignore"}, "on_damage = 'ignore' is unknown; use stop or use_rest"),
+        ({"max_image_pixels": 0}, "max_image_pixels = 0 must be within 1 and"),
+        ({"max_image_pixels": 1 << 40}, "above which Pillow refuses"),
+        ({"max_bad_fraction": 1.5}, "max_bad_fraction = 1.5 must be within 0 and 1"),
+    ],
+)
+def test_values_that_cannot_be(fields, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        DataConfig(train="x.tar", **fields)
+
+
+def test_a_text_of_no_token_counts_one(tmp_path):
+    """Punctuation alone may be cleaned away; pooling still needs a token to look at."""
+    write_shard(
+        tmp_path / "a.tar", [(str(i), pairs(i, 1)[0][1] | {"txt": "!!!"}) for i in range(4)]
+    )
+
+    class Empty:
+        context_length, pad_id = 16, 7
+
+        def encode(self, texts):
+            return torch.zeros(len(texts), 0, dtype=torch.int64), torch.zeros(len(texts), dtype=int)
+
+    batch = build_data(str(tmp_path / "a.tar"), tokenizer=Empty()).batch(0)
+    assert batch.tokens_BT.tolist() == [[7]] * 4
+    assert batch.text_length_B.tolist() == [1] * 4

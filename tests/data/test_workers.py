@@ -1,0 +1,182 @@
+"""Workers: mistakes in one line, signals left to the main process, nothing left behind."""
+
+import gc
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmtrain.data.batch import ImageTextBatch
+from mmtrain.data.workers import iterate_batches
+from mmtrain.errors import UsageError
+
+
+def blank(number: int) -> ImageTextBatch:
+    ones = torch.full((2,), number)
+    return ImageTextBatch(
+        images_BCHW=torch.zeros(2, 3, 4, 4, dtype=torch.uint8),
+        tokens_BT=ones[:, None],
+        text_length_B=ones,
+        label_B=ones,
+        position_B=ones,
+        valid_B=ones > -1,
+        epoch=0,
+        keys=(str(number), str(os.getpid())),
+    )
+
+
+class Batches:
+    """Batch 5 is a mistake of the user, 6 one of ours, 7 the death of its worker."""
+
+    def batch(self, number: int) -> ImageTextBatch:
+        if number == 5:
+            raise UsageError("data.train: shard five is gone; fetch it")
+        if number == 6:
+            raise KeyError("six")
+        if number == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return blank(number)
+
+
+def iterate(start: int, stop: int, workers: int = 2) -> Iterator[ImageTextBatch]:
+    return iterate_batches(Batches(), start, stop, workers=workers, prefetch=2, pin_memory=False)
+
+
+def assert_no_workers() -> None:
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_batches_come_in_order(workers):
+    batches = list(iterate(10, 17, workers))
+    assert [batch.keys[0] for batch in batches] == [str(n) for n in range(10, 17)]
+    assert len({batch.keys[1] for batch in batches}) == max(1, workers)
+    assert (str(os.getpid()) in {batch.keys[1] for batch in batches}) == (workers == 0)
+    assert_no_workers()
+
+
+def test_no_more_workers_than_batches():
+    assert len({batch.keys[1] for batch in iterate(0, 2, workers=8)}) == 2
+    assert list(iterate(3, 3)) == list(iterate(4, 3)) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_mistake_is_one_line_and_comes_in_its_turn(workers):
+    batches = iterate(3, 9, workers)
+    assert next(batches).keys[0] == "3"
+    assert next(batches).keys[0] == "4"
+    with pytest.raises(UsageError) as caught:
+        next(batches)
+    assert str(caught.value) == "data.train: shard five is gone; fetch it"
+    assert_no_workers()
+
+
+def test_a_defect_keeps_its_traceback():
+    with pytest.raises(KeyError, match=r"(?s)in batch\n.*six"):
+        list(iterate(6, 8))
+    assert_no_workers()
+
+
+def test_a_killed_worker_is_one_line():
+    with pytest.raises(
+        UsageError, match=r"^data.workers = 2: DataLoader worker .*; use fewer"
+    ) as caught:
+        list(iterate(7, 12))
+    assert "\n" not in str(caught.value)
+    assert_no_workers()
+
+
+def test_closing_ends_the_workers():
+    batches = iterate(10, 10_000)
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()  # pyright: ignore[reportAttributeAccessIssue]
+    assert_no_workers()
+    for _ in iterate(10, 10_000):
+        break
+    gc.collect()
+    assert_no_workers()
+
+
+def test_the_runs_random_numbers_and_signals_are_left_alone():
+    """A generator that a checkpoint holds must not depend on workers being started."""
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD)}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    list(iterate(10, 14))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert {number: signal.getsignal(number) for number in handlers} == handlers
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
+
+
+def run(mode: str, output: Path) -> None:
+    """A little main process in a session of its own; all it or its workers print goes to a file."""
+    os.setsid()
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for standard in (1, 2):
+        os.dup2(descriptor, standard)
+    sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)
+    told = []
+    if mode == "save":
+        signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+    try:
+        for batch in iterate(10, 100_000):
+            if told and int(batch.keys[0]) > 150:
+                print("saved")
+                break
+            time.sleep(0.01)
+            print(batch.keys[0])
+    except KeyboardInterrupt:
+        print("interrupted")
+
+
+def started(mode: str, output: Path) -> multiprocessing.Process:
+    """The process, busy with its batches; forked, since importing torch takes seconds."""
+    process = multiprocessing.get_context("fork").Process(target=run, args=(mode, output))
+    process.start()
+    while len(lines(output)) < 5:
+        assert process.is_alive()
+        time.sleep(0.01)
+    return process  # pyright: ignore[reportReturnType]
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("number", "mode", "last"),
+    [(signal.SIGINT, "stop", "interrupted"), (signal.SIGTERM, "save", "saved")],
+)
+def test_signals_to_all_processes_are_the_main_ones(tmp_path, number, mode, last):
+    """As a terminal and a scheduler send them: workers go on until the main process ends."""
+    process = started(mode, tmp_path / "output")
+    os.killpg(process.pid or 0, number)
+    process.join(60)
+    assert process.exitcode == 0
+    *batches, final = lines(tmp_path / "output")
+    assert final == last
+    assert batches == [str(n) for n in range(10, 10 + len(batches))]  # and nobody's traceback
+    with pytest.raises(ProcessLookupError):  # nobody is left in its group
+        os.killpg(process.pid or 0, 0)
+
+
+@pytest.mark.slow
+def test_workers_end_when_the_main_process_is_killed(tmp_path):
+    process = started("stop", tmp_path / "output")
+    process.kill()
+    process.join()
+    for _ in range(600):
+        try:
+            os.killpg(process.pid or 0, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail("workers outlived the main process by a minute")
