@@ -1,4 +1,5 @@
-"""The command line: train | eval | data | export | report | demo.
+"""The command line: train | eval | data | export | convert | models | summary |
+report | demo.
 
 Each command imports its room when it runs, so that help and mistakes answer without torch.
 """
@@ -127,7 +128,19 @@ def _data_check(arguments: argparse.Namespace) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     from mmtrain.commands import export_command
 
-    export_command(model=arguments.model, out=arguments.out, form=arguments.form)
+    export_command(model=arguments.model, out=arguments.out, form=arguments.format)
+
+
+def _models(arguments: argparse.Namespace) -> None:
+    from mmtrain.commands import models_command
+
+    models_command()
+
+
+def _summary(arguments: argparse.Namespace) -> None:
+    from mmtrain.commands import summary_command
+
+    summary_command(model=arguments.model, graph=arguments.graph)
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -154,6 +167,9 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "data index": _data_index,
     "data check": _data_check,
     "export": _export,
+    "convert": _export,
+    "models": _models,
+    "summary": _summary,
     "report": _report,
     "demo": _demo,
 }

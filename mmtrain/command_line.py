@@ -97,6 +97,7 @@ def build_parser() -> Parser:
     _add_eval(commands)
     _add_data(commands)
     _add_export(commands)
+    _add_models(commands)
     _add_report(commands)
     _add_demo(commands)
     return parser
@@ -216,13 +217,30 @@ def _add_data(commands: Any) -> None:
 
 
 def _add_export(commands: Any) -> None:
+    forms = {"choices": ("mmtrain", "open-clip", "hf"), "default": "mmtrain"}
+    source = "a run, an export, or a folder in another tool's form"
     export = _command(commands, "export", "write a trained model for use elsewhere")
-    export.add_argument(
-        "--model", type=Path, required=True, metavar="PATH", help="a run or a checkpoint"
-    )
+    export.add_argument("model", type=Path, metavar="RUN", help=source)
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-    export.add_argument(
-        "--form", choices=("mmtrain", "open_clip"), default="mmtrain", help="(%(default)s)"
+    export.add_argument("--format", **forms, help="(%(default)s)")
+    convert = _command(commands, "convert", "rewrite a model's folder in another form")
+    convert.add_argument("model", type=Path, metavar="SRC", help=source)
+    convert.add_argument("out", type=Path, metavar="DST", help="a new folder")
+    convert.add_argument("--format", **forms, help="(%(default)s)")
+
+
+def _add_models(commands: Any) -> None:
+    _command(commands, "models", "list the architectures that model.name knows")
+    summary = _command(
+        commands, "summary", "show what a model is made of: parameters, FLOPs, shapes"
+    )
+    summary.add_argument(
+        "model",
+        metavar="RECIPE|PATH|NAME",
+        help="a recipe, a model's folder, or a name of `mmtrain models`",
+    )
+    summary.add_argument(
+        "--graph", type=Path, metavar="FILE.svg", help="also draw its towers as a picture"
     )
 
 

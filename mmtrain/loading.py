@@ -114,6 +114,23 @@ def load(
     )
 
 
+def export_model(source: Path, *, out: Path, form: str) -> None:
+    """Write a loadable model into the folder `out` in another form.
+
+    Args:
+        source: what `load` takes.
+        out: a new folder.
+        form: `mmtrain`, our own.
+
+    Raises:
+        UsageError: the source cannot be read, or the form cannot say what the model is.
+    """
+    model, preprocess, tokenizer = load(source)
+    if form != "mmtrain":
+        raise UsageError(f'format = "{form}" is unknown; use mmtrain')
+    save_model(out, model=model, tokenizer=tokenizer, preprocess=preprocess.config)
+
+
 def _load_ours(folder: Path, device: torch.device) -> tuple[Clip, Preprocess, Tokenizer]:
     config = _read_config(folder / CONFIG_FILE)
     tensors = _read_weights(folder / WEIGHTS_FILE, config.sha256.get(WEIGHTS_FILE))

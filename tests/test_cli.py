@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
@@ -218,10 +219,30 @@ def test_damaged_export_is_refused(
 def test_export_round_trip(trained: Path, tmp_path: Path) -> None:
     """`mmtrain export` writes a folder that loads to the same weights; never over another."""
     out = tmp_path / "mine"
-    assert main(["export", "--model", str(trained), "--out", str(out)]) == 0
+    assert main(["export", str(trained), "--out", str(out)]) == 0
     one, two = (mmtrain.load(path)[0].state_dict() for path in (trained, out))
     assert all((one[name] == two[name]).all() for name in one) and one.keys() == two.keys()
-    assert main(["export", "--model", str(trained), "--out", str(out)]) == 2
+    assert main(["export", str(trained), "--out", str(out)]) == 2
+
+
+def test_models_and_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], trained: Path
+) -> None:
+    """The list of names, the parts of a name, a recipe and a run, and the picture."""
+    assert main(["models"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if "ViT-L-14 " in line)
+    assert row.split() == ["ViT-L-14", "224", "77", "427.62", "M", "162.03", "13.30"]
+    graph = tmp_path / "towers.svg"
+    assert main(["summary", "ViT-B-32", "--graph", str(graph)]) == 0
+    shown = capsys.readouterr().out
+    assert "151,277,313 parameters" in shown and "12 x pre-layer, 12 heads of 64" in shown
+    assert ElementTree.fromstring(graph.read_text()).tag.endswith("svg")
+    counts = []
+    for model in (RECIPE, str(trained)):
+        assert main(["summary", model]) == 0
+        counts.append(capsys.readouterr().out.split(" parameters;")[0].split()[-1])
+    assert counts[0] == counts[1]
+    assert "neither a recipe" in mistake(capsys, "summary", "ViT-B-23")
 
 
 def test_data_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,7 +254,7 @@ def test_data_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main(["data", "check", str(shard)]) == 0
     assert "64 samples, verified" in capsys.readouterr().out
     content = bytearray(shard.read_bytes())
-    content[1000] ^= 1
+    content[content.index(b"RIFF") + 300] ^= 1  # inside the first picture
     shard.write_bytes(content)
     assert main(["data", "check", str(shard)]) == 2
     assert "another content" in capsys.readouterr().err
@@ -241,10 +262,13 @@ def test_data_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize(
     "words",
-    [(), ("train",), ("eval",), ("eval", "zero-shot"), ("eval", "retrieval"), ("data",),
-     ("data", "index"), ("data", "check"), ("export",), ("report",), ("demo",)],
+    [
+        *((), ("train",), ("eval",), ("eval", "zero-shot"), ("eval", "retrieval"), ("data",)),
+        *(("data", "index"), ("data", "check"), ("export",), ("convert",), ("models",)),
+        *(("summary",), ("report",), ("demo",)),
+    ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_help(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     """Every command explains itself and ends well."""
     assert main([*words, "--help"]) == 0
