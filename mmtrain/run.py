@@ -180,7 +180,7 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
             copy_weights(start[0], model)
         except ValueError as error:
             raise UsageError(f"model.init = {recipe.model.init}: {error}") from error
-    pipelined = layout.size("pp") > 1
+    pipelined, cuts_padding = layout.size("pp") > 1, recipe.model.text.cuts_padding
     data = ImageTextData(
         recipe.data,
         preprocess=preprocess,
@@ -190,8 +190,8 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
         rank=layout.rank("dp"),
         world_size=layout.size("dp"),
         images=layout.is_first_stage,
-        # torch's pipeline stages fix their shapes at the first step.
-        fixed_length=tokenizer.context_length if pipelined else None,
+        # torch's pipeline stages fix their shapes at the first step; some towers see their padding.
+        fixed_length=tokenizer.context_length if pipelined or not cuts_padding else None,
         pin_memory=layout.device.type == "cuda",
     )
     return Run(

@@ -74,12 +74,15 @@ class TextEmbed(nn.Module):
         """[B, T] -> [B, T, D].
 
         Raises:
-            ValueError: the texts are longer than context_length.
+            ValueError: the texts are longer than context_length, or cut where padding counts.
         """
-        num_tokens = tokens_BT.size(1)
-        if num_tokens > self.config.context_length:
+        num_tokens, limit = tokens_BT.size(1), self.config.context_length
+        if num_tokens > limit:
+            raise ValueError(f"texts of {num_tokens} tokens exceed context_length = {limit}")
+        if num_tokens < limit and not self.config.cuts_padding:
             raise ValueError(
-                f"texts of {num_tokens} tokens exceed context_length = {self.config.context_length}"
+                f"texts of {num_tokens} tokens must be padded to context_length = {limit}: "
+                "padding reaches this tower's result"
             )
         x_BTD = self.token(tokens_BT)
         if self.positional_embedding is not None:

@@ -26,7 +26,7 @@ def copy_weights(source: Clip, target: Clip) -> None:
         found.pop("logit_bias", None)
     vision, text = target.config.vision, "text.embed.positional_embedding"
     if POSITIONS in found and POSITIONS in wanted:
-        num_first = int(vision.class_token)
+        num_first = vision.num_positioned_prefix
         old, new = source.config.vision.grid_size, vision.grid_size
         table = found[POSITIONS]
         grid = interpolate_positions(table[num_first:], (old, old), (new, new))

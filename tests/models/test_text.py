@@ -151,6 +151,13 @@ def test_texts_beyond_the_context_are_refused():
         build()(torch.zeros(1, 11, dtype=torch.long), length_B=torch.tensor([11]))
 
 
+def test_texts_are_not_cut_where_padding_counts():
+    """Silently another function, if it were allowed: `last` would pick a token of the batch."""
+    tower = build("full", pool="last", mask_padding=False)
+    with pytest.raises(ValueError, match="9 tokens must be padded to context_length = 10"):
+        tower(tokens()[:, :9], length_B=LENGTH)
+
+
 def test_weights_are_drawn_by_the_table():
     tower = TextTower(
         config(
