@@ -217,16 +217,20 @@ def _add_data(commands: Any) -> None:
 
 
 def _add_export(commands: Any) -> None:
-    forms = {"choices": ("mmtrain", "open-clip", "hf"), "default": "mmtrain"}
+    forms = {
+        "choices": ("mmtrain", "open-clip", "hf"),
+        "default": "mmtrain",
+        "help": "ours, open_clip's or Hugging Face's form (%(default)s)",
+    }
     source = "a run, an export, or a folder in another tool's form"
     export = _command(commands, "export", "write a trained model for use elsewhere")
     export.add_argument("model", type=Path, metavar="RUN", help=source)
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-    export.add_argument("--format", **forms, help="(%(default)s)")
+    export.add_argument("--format", **forms)
     convert = _command(commands, "convert", "rewrite a model's folder in another form")
     convert.add_argument("model", type=Path, metavar="SRC", help=source)
     convert.add_argument("out", type=Path, metavar="DST", help="a new folder")
-    convert.add_argument("--format", **forms, help="(%(default)s)")
+    convert.add_argument("--format", **forms)
 
 
 def _add_models(commands: Any) -> None:
