@@ -30,22 +30,24 @@ class ClassList:
     def fingerprint(self) -> str:
         """Of ids and names in their order."""
         content = json.dumps([self.ids, self.names], ensure_ascii=False)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def read_classes(path: Path | str) -> ClassList:
-    """Classes from JSON: a list of {"id", "name"}, other keys being ignored, or of names.
+    """Classes from a file.
 
-    A name in a plain list has its place in the list, from 0, as its id. An id may be a number; it
-    equals the label that is written the same.
+    JSON: a list of {"id", "name"}, other keys being ignored, or of names. A .txt: a name a line. A
+    name alone has its place in the list, from 0, as its id. An id may be a number; it equals the
+    label that is written the same.
 
     Raises:
         UsageError: the file is missing or not of this form, an id is there twice.
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        text = path.read_text(encoding="utf-8")
+        content = _lines(text) if path.suffix == ".txt" else json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"classes = {path} cannot be read: {error}") from error
     if not isinstance(content, list):
         raise UsageError(f'classes = {path} is no list; write [{{"id": ..., "name": ...}}, ...]')
@@ -54,6 +56,11 @@ def read_classes(path: Path | str) -> ClassList:
         return ClassList(ids=tuple(id for id, _ in pairs), names=tuple(name for _, name in pairs))
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a text; what follows the last name is none."""
+    return text.rstrip().splitlines() if text.strip() else []
 
 
 def class_list(classes: Path | str | ClassList | Sequence[str]) -> ClassList:
@@ -66,8 +73,8 @@ def class_list(classes: Path | str | ClassList | Sequence[str]) -> ClassList:
 
 
 def _id_and_name(number: int, entry: object, path: Path) -> tuple[str, str]:
-    if isinstance(entry, str):
-        return str(number), entry
+    if isinstance(entry, str) and entry.strip():
+        return str(number), entry.strip()
     if isinstance(entry, dict):
         id, name = entry.get("id"), entry.get("name")
         if isinstance(id, str | int) and isinstance(name, str) and name.strip():

@@ -3,7 +3,7 @@
 Work is divided by whole batches: batch b belongs to rank b modulo the ranks. So a batch holds the
 same rows whatever the number of ranks, its features come out the same to the last bit, and results
 do not depend on the layout. All ranks run equally many forward passes (a sharded model's are
-collective), those without a batch left over a single blank row.
+collective), those without a batch left over a single row that counts nowhere.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from mmtrain.collectives import rank_and_size, sum_
 from mmtrain.data.tokenizer import Tokenizer
 from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.errors import UsageError
 from mmtrain.parallel.precision import Precision, autocast
 
 _CPU = torch.device("cpu")
@@ -72,18 +73,26 @@ def own_batches(num_batches: int, group: ProcessGroup | None) -> Iterator[int | 
 
 @torch.no_grad()
 def encode_texts(encoder: Encoder, texts: Sequence[str]) -> Tensor:
-    """Unit-norm features of all texts, on every rank: float32 [M, E] on the encoder's device."""
+    """Unit-norm features of all texts, on every rank: float32 [M, E] on the encoder's device.
+
+    Raises:
+        UsageError: on every rank, the model gives something that is no number.
+    """
     size = encoder.batch_size
     features_ME: Tensor | None = None
     for number in own_batches(-(-len(texts) // size), encoder.group):
         first = 0 if number is None else number * size
         some = [] if number is None else texts[first : first + size]
-        rows_BE = _encode_text_batch(encoder, some or [""])[: len(some)]
+        rows_BE = _encode_text_batch(encoder, some or texts[:1])[: len(some)]
         if features_ME is None:
             features_ME = rows_BE.new_zeros(len(texts), rows_BE.size(1))
         features_ME[first : first + len(some)] = rows_BE
     assert features_ME is not None, "there are texts, so every rank has a round"
-    return sum_(features_ME, group=encoder.group)
+    features_ME = sum_(features_ME, group=encoder.group)
+    # A score that is no number is above none and below none: every rank would be the first.
+    if not bool(features_ME.isfinite().all()):
+        raise UsageError("the text features are not finite: the weights or the precision overflow")
+    return features_ME
 
 
 def _encode_text_batch(encoder: Encoder, texts: Sequence[str]) -> Tensor:

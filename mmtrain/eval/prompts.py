@@ -115,34 +115,43 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 """Prompt templates by name; `{name}` stands for the class."""
 
 
-def load_templates(name: str) -> tuple[str, ...]:
-    """Templates by name, or those of a file: one a line, `{}` or `{name}` for the class.
+def load_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
+    """Prompts by name, those of a file, one a line, or as they are.
+
+    `{name}` stands for the class; so do `{}` and, as in CLIP benchmark's files, `{c}`.
 
     Raises:
-        UsageError: neither a name nor a file, or a line without a place for the class.
+        UsageError: neither a name nor a file, or a prompt without a place for the class.
     """
-    if name in TEMPLATES:
-        return TEMPLATES[name]
-    path = Path(name)
+    if not isinstance(templates, str):
+        return _with_place(templates, "templates")
+    if templates in TEMPLATES:
+        return TEMPLATES[templates]
+    path = Path(templates)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(
-            f"templates = {name}: neither one of {', '.join(TEMPLATES)} nor a file that can be "
-            f"read ({error})"
+            f"templates = {templates}: neither one of {', '.join(TEMPLATES)} nor a file that can "
+            f"be read ({error})"
         ) from error
-    templates: list[str] = []
+    return _with_place(lines, str(path))
+
+
+def _with_place(lines: Sequence[str], origin: str) -> tuple[str, ...]:
+    """The prompts without blank lines, `{name}` in each."""
+    prompts: list[str] = []
     for number, line in enumerate(lines, 1):
-        template = line.strip().replace("{}", "{name}")
-        if template and "{name}" not in template:
+        prompt = line.strip().replace("{}", "{name}").replace("{c}", "{name}")
+        if prompt and "{name}" not in prompt:
             raise UsageError(
-                f"{path}:{number}: {line.strip()!r} has no place for the class; put {{}} in it"
+                f"{origin}:{number}: {line.strip()!r} has no place for the class; put {{}} in it"
             )
-        if template:
-            templates.append(template)
-    if not templates:
-        raise UsageError(f"{path} has no templates; write one a line, with {{}} for the class")
-    return tuple(templates)
+        if prompt:
+            prompts.append(prompt)
+    if not prompts:
+        raise UsageError(f"{origin} has no prompts; write one a line, with {{}} for the class")
+    return tuple(prompts)
 
 
 def class_embeddings(encoder: Encoder, names: Sequence[str], templates: Sequence[str]) -> Tensor:

@@ -2,7 +2,7 @@
 
 import io
 import json
-import shutil
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 
 import mmtrain
-from mmtrain.data.shards import ShardSource
 from mmtrain.decode_config import encode
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder
+from mmtrain.eval.sources import EvalSource
 from mmtrain.files import replace_file
 
 PICTURE_SIDE = 192
+_PICTURE = re.compile(r"(best|worst)-\d+\.webp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +52,10 @@ class EvalResult:
     """The worst failures, the worst first."""
 
 
-def provenance(encoder: Encoder, source: ShardSource) -> dict[str, Any]:
+def provenance(encoder: Encoder, source: EvalSource) -> dict[str, Any]:
     """What a figure needs beside it to be compared with another."""
     return {
-        "data_fingerprint": source.fingerprint,
-        "num_shards": len(source.shards),
+        **source.facts,
         "preprocess": encode(encoder.preprocess),
         "precision": encoder.precision,
         "versions": {
@@ -93,7 +93,9 @@ def write_result(path: Path, result: EvalResult, *, step: int | None = None) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         if result.best or result.worst:
             figures["examples"] = _write_pictures(path.with_suffix(""), result)
-        replace_file(path, json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(figures, indent=2, ensure_ascii=False) + "\n"
+        # A caption from a .json may hold half a character, which UTF-8 cannot write.
+        replace_file(path, text.encode("utf-8", "replace"))
         if step is not None:
             _add_to_history(path.with_suffix(".history.jsonl"), figures)
     except OSError as error:
@@ -101,8 +103,11 @@ def write_result(path: Path, result: EvalResult, *, step: int | None = None) -> 
 
 
 def _write_pictures(folder: Path, result: EvalResult) -> dict[str, list[dict[str, Any]]]:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
+    # Only what an earlier evaluation left: the folder may hold something else of that name.
+    for old in folder.glob("*.webp"):
+        if _PICTURE.fullmatch(old.name):
+            old.unlink()
     rows: dict[str, list[dict[str, Any]]] = {}
     for side, examples in (("best", result.best), ("worst", result.worst)):
         rows[side] = []

@@ -8,12 +8,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mmtrain.collectives import sum_
-from mmtrain.data.shards import SampleError, ShardSource
+from mmtrain.data.shards import SampleError
 from mmtrain.eval.encode import Encoder, encode_texts, own_batches
 from mmtrain.eval.examples import pick_examples
 from mmtrain.eval.result import EvalResult, provenance
-from mmtrain.eval.samples import Members, encoded_batches, open_source, read_text_field
+from mmtrain.eval.samples import encoded_batches, open_source, read_text_field
 from mmtrain.eval.scores import MAX_SCORES, rank_of_any, rank_of_target
+from mmtrain.eval.sources import EvalSource, Members
 
 RECALL_AT = (1, 5, 10)
 
@@ -59,7 +60,7 @@ class Captions:
 def evaluate_retrieval(
     encoder: Encoder,
     *,
-    data: str | Sequence[str],
+    data: str | Sequence[str] | EvalSource,
     captions: Sequence[str] = ("txt",),
     caption_lines: bool = False,
     num_examples: int = 10,
@@ -74,7 +75,7 @@ def evaluate_retrieval(
 
     Args:
         encoder: the model and the ranks that share the work.
-        data: shards, as data.train takes them.
+        data: shards, as data.train takes them, or another source.
         captions: where captions are: the member `txt`, or fields of the .json, lists included.
         caption_lines: every line of a text is a caption, as in CLIP benchmark's shards.
         num_examples: how many of the best and of the worst images to keep.
@@ -103,6 +104,7 @@ def evaluate_retrieval(
     figures = {
         **_recalls("i2t", rank_N),
         **_recalls("t2i", rank_M),
+        "num_samples": len(rank_N),
         "num_images": len(rank_N),
         "num_texts": len(rank_M),
         "captions": list(captions),
@@ -112,7 +114,7 @@ def evaluate_retrieval(
 
 
 def _encode_images(
-    encoder: Encoder, source: ShardSource, read: ReadCaptions
+    encoder: Encoder, source: EvalSource, read: ReadCaptions
 ) -> tuple[Tensor, list[list[str]]]:
     """Features [N, E] and the captions of all images, on every rank."""
     features_NE: Tensor | None = None

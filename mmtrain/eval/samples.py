@@ -1,5 +1,6 @@
-"""Every sample of some shards exactly once, decoded as published numbers want it."""
+"""Every sample of a source exactly once, decoded as published numbers want it."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -10,68 +11,79 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from mmtrain.collectives import sum_
+from mmtrain.collectives import rank_and_size, sum_
 from mmtrain.data.decode import open_image
 from mmtrain.data.samples import IMAGE_EXTENSIONS
-from mmtrain.data.shards import SampleError, ShardSource
+from mmtrain.data.shards import SampleError
 from mmtrain.data.transforms import PreprocessConfig, eval_transform
+from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
-from mmtrain.eval.encode import Encoder, encode_image_batch, own_batches
-
-Members = dict[str, bytes]
-"""A sample's files by extension, without the dot."""
+from mmtrain.eval.encode import Encoder, encode_image_batch
+from mmtrain.eval.sources import EvalSource, Members, Shards
 
 ValueT = TypeVar("ValueT")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalBatch(Generic[ValueT]):
-    """Samples in the order of the shards."""
+    """Samples in the order of the source."""
 
     first: int
     """Number of the first sample in the whole set."""
     images_BCHW: Tensor
-    """uint8."""
+    """uint8 [B, 3, S, S]."""
     values: list[ValueT]
     """What was read beside each image: a class, or captions."""
     faults: list[str]
-    """Samples that cannot be evaluated, each with its shard and the reason."""
+    """Samples that cannot be evaluated, each with its place and the reason."""
 
     def pin_memory(self) -> "EvalBatch[ValueT]":
         """The same in page-locked memory (called by DataLoader where an accelerator is fed)."""
         return dataclasses.replace(self, images_BCHW=self.images_BCHW.pin_memory())
 
 
-class EvalBatches(Dataset[EvalBatch[ValueT]]):
-    """Batch number -> the batch; what a DataLoader's workers hold."""
+class EvalBatches(Generic[ValueT]):
+    """One rank's batches of a set by their number: batch b of all belongs to rank b % ranks.
+
+    Args:
+        source: the samples.
+        preprocess: what their images go through.
+        read_value: what is wanted of a sample beside its image.
+        batch_size: rows of a batch; the last of the set has fewer.
+        rank: whose batches these are.
+        ranks: how many share them out.
+    """
 
     def __init__(
         self,
-        source: ShardSource,
+        source: EvalSource,
         preprocess: PreprocessConfig,
         *,
         read_value: Callable[[Members], ValueT],
         batch_size: int,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.source = source
         self.transform = eval_transform(preprocess)
         self.read_value = read_value
         self.batch_size = batch_size
         self.image_size = preprocess.image_size
+        self.rank, self.ranks = rank, ranks
+        num_batches = -(-source.num_samples // batch_size)
+        self.num_rounds = -(-num_batches // ranks)
+        self.num_own = len(range(rank, num_batches, ranks))
 
-    def blank_row(self) -> Tensor:
-        """One black image, uint8 [1, 3, S, S]: what a rank without a batch runs."""
-        return torch.zeros(1, 3, self.image_size, self.image_size, dtype=torch.uint8)
+    def blank(self) -> EvalBatch[ValueT]:
+        """No samples: what a rank runs in a round without a batch of its own."""
+        return EvalBatch(first=0, images_BCHW=self._black(1), values=[], faults=[])
 
-    def __len__(self) -> int:
-        return -(-self.source.num_samples // self.batch_size)
-
-    def __getitem__(self, number: int) -> EvalBatch[ValueT]:
-        first = number * self.batch_size
+    def batch(self, number: int) -> EvalBatch[ValueT]:
+        """This rank's batch of one round; what cannot be evaluated is a fault, not an exception."""
+        first = (self.rank + number * self.ranks) * self.batch_size
         stop = min(first + self.batch_size, self.source.num_samples)
-        images_BCHW = self.blank_row().repeat(stop - first, 1, 1, 1)
+        images_BCHW = self._black(stop - first)
         values: list[ValueT] = []
         faults: list[str] = []
         for row, index in enumerate(range(first, stop)):
@@ -81,12 +93,16 @@ class EvalBatches(Dataset[EvalBatch[ValueT]]):
                 images_BCHW[row] = self._square(members)
             # A disk that fails on one rank must stop all of them, not leave them waiting.
             except (SampleError, OSError, UsageError) as fault:
-                faults.append(f"sample {self.source.key(index)}: {fault}")
+                faults.append(f"{self.source.name(index)}: {fault}")
         return EvalBatch(first=first, images_BCHW=images_BCHW, values=values, faults=faults)
 
+    def _black(self, num: int) -> Tensor:
+        return torch.zeros(num, 3, self.image_size, self.image_size, dtype=torch.uint8)
+
     def _square(self, members: Members) -> Tensor:
+        image = decode_sample(members)
         try:
-            return self.transform(decode_sample(members))
+            return self.transform(image)
         except ValueError as error:
             raise SampleError("image too elongated") from error
 
@@ -103,10 +119,11 @@ def decode_sample(members: Members) -> Image.Image:
     raise SampleError("no image")
 
 
-def open_source(data: str | Sequence[str], index_dir: str | None) -> ShardSource:
-    """The shards of an evaluation."""
-    patterns = data if isinstance(data, str) else tuple(data)
-    return ShardSource(patterns, index_dir=index_dir, key="data")
+def open_source(data: str | Sequence[str] | EvalSource, index_dir: str | None = None) -> EvalSource:
+    """Shards from their patterns; another source as it is."""
+    if isinstance(data, str | Sequence):
+        return Shards(data, index_dir=index_dir)
+    return data
 
 
 def read_text_field(members: Members, key: str) -> Any:
@@ -121,7 +138,7 @@ def read_text_field(members: Members, key: str) -> Any:
         raise SampleError(f"it has neither a .{key} nor a .json")
     try:
         fields = json.loads(members["json"])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SampleError(f"its .json cannot be read ({error})") from error
     if not isinstance(fields, dict) or key not in fields:
         raise SampleError(f"it has no .{key} and its .json no field {key!r}")
@@ -129,7 +146,7 @@ def read_text_field(members: Members, key: str) -> Any:
 
 
 def encoded_batches(
-    encoder: Encoder, source: ShardSource, read_value: Callable[[Members], ValueT]
+    encoder: Encoder, source: EvalSource, read_value: Callable[[Members], ValueT]
 ) -> Iterator[tuple[EvalBatch[ValueT], Tensor]]:
     """This rank's batches of the whole set, each with its image features [B, E].
 
@@ -139,27 +156,29 @@ def encoded_batches(
         UsageError: on every rank, when a sample on any of them cannot be evaluated: a score over
             fewer samples than the set has would look like the real one.
     """
+    rank, ranks = rank_and_size(encoder.group)
     batches = EvalBatches(
-        source, encoder.preprocess, read_value=read_value, batch_size=encoder.batch_size
+        source,
+        encoder.preprocess,
+        read_value=read_value,
+        batch_size=encoder.batch_size,
+        rank=rank,
+        ranks=ranks,
     )
-    numbers = list(own_batches(len(batches), encoder.group))
-    loader: Iterator[EvalBatch[ValueT]] = iter(
-        DataLoader(
-            batches,
-            batch_size=None,
-            sampler=[number for number in numbers if number is not None],
-            num_workers=encoder.workers,
-            pin_memory=encoder.device.type == "cuda",
-            # Its own: else it takes a number from the generator that the run's checkpoint holds.
-            generator=torch.Generator(),
-        )
+    own = iterate_batches(
+        batches,
+        0,
+        batches.num_own,
+        workers=encoder.workers,
+        prefetch=2,
+        pin_memory=encoder.device.type == "cuda",
     )
-    blank = EvalBatch[ValueT](first=0, images_BCHW=batches.blank_row(), values=[], faults=[])
-    for number in numbers:
-        batch = blank if number is None else next(loader)
-        features = encode_image_batch(encoder, batch.images_BCHW)
-        _refuse_faults(encoder, batch, features)
-        yield batch, features[: len(batch.values)]
+    with contextlib.closing(own):
+        for number in range(batches.num_rounds):
+            batch = next(own) if number < batches.num_own else batches.blank()
+            features = encode_image_batch(encoder, batch.images_BCHW)
+            _refuse_faults(encoder, batch, features)
+            yield batch, features[: len(batch.values)]
 
 
 def _refuse_faults(encoder: Encoder, batch: EvalBatch[Any], features: Tensor) -> None:

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from mmtrain.collectives import sum_
 from mmtrain.data.shards import SampleError
-from mmtrain.errors import UsageError
 from mmtrain.eval.classes import ClassList, class_list
 from mmtrain.eval.encode import Encoder
 from mmtrain.eval.examples import pick_examples
 from mmtrain.eval.prompts import class_embeddings, load_templates
 from mmtrain.eval.result import EvalResult, provenance
-from mmtrain.eval.samples import Members, encoded_batches, open_source, read_text_field
+from mmtrain.eval.samples import encoded_batches, open_source, read_text_field
 from mmtrain.eval.scores import rank_of_target
+from mmtrain.eval.sources import EvalSource, Members
 
 NUM_CONFUSIONS = 20
 
@@ -44,10 +44,10 @@ class ReadClass:
 def evaluate_zero_shot(
     encoder: Encoder,
     *,
-    data: str | Sequence[str],
+    data: str | Sequence[str] | EvalSource,
     classes: Path | str | ClassList | Sequence[str],
     label_key: str = "concept",
-    templates: str = "name",
+    templates: str | Sequence[str] = "name",
     num_examples: int = 10,
     per_class: bool = False,
     index_dir: str | None = None,
@@ -59,10 +59,10 @@ def evaluate_zero_shot(
 
     Args:
         encoder: the model and the ranks that share the work.
-        data: shards, as data.train takes them.
+        data: shards, as data.train takes them, or another source.
         classes: a file for `read_classes`, or the classes themselves.
         label_key: where a sample's class id is: a member such as `cls`, or a field of its .json.
-        templates: a name (`name`, `simple`, `imagenet`) or a file of prompts.
+        templates: a name (`name`, `simple`, `imagenet`), a file of prompts, or the prompts.
         num_examples: how many of the best and of the worst images to keep.
         per_class: also list the accuracy of every class.
         index_dir: where the shards' indexes are kept.
@@ -74,11 +74,6 @@ def evaluate_zero_shot(
     prompts = load_templates(templates)
     source = open_source(data, index_dir)
     text_ME = class_embeddings(encoder, known.names, prompts)
-    if not bool(text_ME.isfinite().all()):
-        raise UsageError(
-            "the class embeddings are not finite: the weights or the precision overflow"
-        )
-
     number = {id: place for place, id in enumerate(known.ids)}
     read_class = ReadClass(label_key=label_key, number=number)
     # Rows: the class, the predicted one, the rank of the class. Each rank fills its own samples'
@@ -109,7 +104,7 @@ def evaluate_zero_shot(
     figures = _accuracies(class_N, rank_N, known, per_class=per_class) | {
         "num_samples": source.num_samples,
         "num_classes": len(names),
-        "templates": templates,
+        "templates": templates if isinstance(templates, str) else list(templates),
         "num_templates": len(prompts),
         "label_key": label_key,
         "classes_fingerprint": known.fingerprint,
