@@ -7,8 +7,8 @@
         other columns hold goes into the .json
 
 Writes OUT/00000.tar, ... with an image, a .txt and a .json for each sample, and an index with
-checksums beside each. Images are decoded once, to find the bad ones, and stored as they are. An image
-with several rows in the table has several captions: the first in its .txt, all of them in the .json
+checksums beside each. Images are decoded once, to find the bad ones, and stored as they are. One
+that has several rows in the table has several captions: the first in its .txt, all in the .json
 as `captions`. The same input gives the same shards, byte for byte.
 """
 
