@@ -155,6 +155,14 @@ class EvalTransform:
         # np.array copies: torch refuses Pillow's read-only memory.
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
 
+    def seen_region(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Left, top, width and height of what the model sees of an image, as parts of the image's
+        own width and height. Beyond 0 or 1 lie black borders."""
+        size = self.config.image_size
+        new_width, new_height = self._resized(width, height)
+        left, top = (_first_kept(new, size) / new for new in (new_width, new_height))
+        return left, top, size / new_width, size / new_height
+
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         size = self.config.image_size
         match self.config.resize_mode:
@@ -168,6 +176,11 @@ class EvalTransform:
                 if width <= height:
                     return size, int(size * height / width)
                 return int(size * width / height), size
+
+
+def _first_kept(length: int, size: int) -> int:
+    """Where the middle `size` pixels of `length` begin; negative where borders are added."""
+    return round((length - size) / 2) if length >= size else -((size - length) // 2)
 
 
 def _center(image: Image.Image, size: int) -> Image.Image:

@@ -162,6 +162,26 @@ def test_very_long_images(resize_mode):
             transform(Image.new("RGB", (100_000, 1)))
 
 
+@pytest.mark.parametrize("resize_mode", ["shortest", "squash", "longest"])
+@pytest.mark.parametrize("size", [(160, 96), (96, 161), (48, 48), (31, 20)])
+def test_the_region_seen_is_what_is_left_of_the_image(resize_mode, size):
+    """Red and green grow with the place, so the pixels tell where they come from."""
+    width, height = size
+    transform = EvalTransform(PreprocessConfig(image_size=48, resize_mode=resize_mode))
+    ramp = np.zeros((height, width, 3), np.uint8)
+    ramp[:, :, 0] = (np.arange(width) + 0.5) / width * 200
+    ramp[:, :, 1] = ((np.arange(height) + 0.5) / height * 200)[:, None]
+    ramp[:, :, 2] = 255
+    pixels = transform(Image.fromarray(ramp)).float()
+    left, top, part_wide, part_high = transform.seen_region(width, height)
+    place = (torch.arange(48) + 0.5) / 48
+    x, y = left + part_wide * place, top + part_high * place
+    inside = ((x > 0) & (x < 1))[None, :] & ((y > 0) & (y < 1))[:, None]
+    assert torch.equal(pixels[2] > 128, inside)
+    assert ((pixels[0] - 200 * x[None, :])[inside].abs() < 8).all()
+    assert ((pixels[1] - 200 * y[:, None])[inside].abs() < 8).all()
+
+
 def test_the_image_given_is_left_alone():
     image = picture((64, 48))
     before = image.tobytes()
