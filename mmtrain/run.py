@@ -1,107 +1,32 @@
-"""Composes a recipe into a run: build, parallelize, train, evaluate, export, report.
+"""Trains what a recipe describes: build, resume, loop, evaluate, export, report."""
 
-Data flows one way: recipe -> data -> model -> parallelize -> loop -> checkpoint -> eval -> report.
-"""
-
-import os
 import signal
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from mmtrain.data.bad_samples import BAD_SAMPLES_FILE, BadSampleLog
-from mmtrain.data.image_text import ImageTextData
-from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
-from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.build import Run, build_run
 from mmtrain.decode_config import encode
 from mmtrain.errors import UsageError
-from mmtrain.eval import Encoder, EvalResult, evaluate_retrieval, evaluate_zero_shot, write_result
+from mmtrain.eval import Encoder
 from mmtrain.eval.classes import class_list
 from mmtrain.eval.prompts import load_templates
 from mmtrain.eval.samples import open_source
-from mmtrain.loading import load, save_model
+from mmtrain.loading import save_model
 from mmtrain.models import Clip
-from mmtrain.models.clip import hidden_matrix_names, layer_ids, lock_tower, no_decay_names
-from mmtrain.models.transfer import copy_weights
-from mmtrain.optim import Ema, build_optimizers
-from mmtrain.parallel import Layout, build_layout, parallelize, pick_device
-from mmtrain.recipe import TrainRecipe, load_recipe, resolve
+from mmtrain.parallel import Layout, build_layout, pick_device
+from mmtrain.recipe import TrainRecipe, load_recipe
 from mmtrain.report import write_report
-from mmtrain.train.contrastive import ContrastiveObjective
 from mmtrain.train.guard import EXIT_STOPPED, Guard, StopSignals
-from mmtrain.train.loop import Loop, total_steps
+from mmtrain.train.loop import Loop
 from mmtrain.train.metrics import MetricsLog
-from mmtrain.train.ranks import gather_rarely, is_alone, on_rank_0
+from mmtrain.train.ranks import is_alone, on_rank_0
 from mmtrain.train.run_folder import open_run_folder, write_facts
-from mmtrain.train.state import Identity, RunState, as_fp32
-from mmtrain.train.step import build_schedule
 
 INTERRUPT_STATUS = 130  # 128 + SIGINT, as a shell reports it
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A composed run: the parts that the recipe describes, wired together."""
-
-    recipe: TrainRecipe
-    folder: Path
-    layout: Layout
-    tokenizer: Tokenizer
-    preprocess: PreprocessConfig
-    data: ImageTextData
-    state: RunState
-    total_steps: int
-
-    def encoder(self) -> Encoder:
-        """The current weights (averaged ones where EMA is on) as evaluation takes them, in fp32:
-        the model that export/ would hold now, whole on every rank, which share out the samples."""
-        with torch.device("meta"):
-            model = Clip(self.recipe.model.clip)
-        model.load_state_dict(as_fp32(self.state.whole_weights()), assign=True)
-        return Encoder(
-            model=model.eval(),
-            tokenizer=self.tokenizer,
-            preprocess=self.preprocess,
-            device=self.layout.device,
-            batch_size=self.recipe.eval.batch_size,
-            workers=self.recipe.data.workers,
-            group=None if is_alone() else dist.group.WORLD,
-        )
-
-    def evaluate(self, log: MetricsLog | None) -> Encoder:
-        """Run the recipe's evaluations over all ranks, into RUN/eval -> what was evaluated."""
-        encoder, config = self.encoder(), self.recipe.eval
-        for one in config.zero_shot:
-            result = evaluate_zero_shot(
-                encoder,
-                data=one.data,
-                classes=one.classes,
-                label_key=one.label_key,
-                templates=one.templates,
-            )
-            self._keep(one.name, result, log, ("top1", "top5"))
-        for one in config.retrieval:
-            result = evaluate_retrieval(encoder, data=one.data, captions=one.captions)
-            self._keep(one.name, result, log, ("i2t_recall@1", "t2i_recall@1"))
-        return encoder
-
-    def _keep(
-        self, name: str, result: EvalResult, log: MetricsLog | None, keys: tuple[str, ...]
-    ) -> None:
-        path = self.folder / "eval" / f"{name}.json"
-        on_rank_0(lambda: write_result(path, result, step=self.state.step))
-        if log is not None:
-            figures = "  ".join(f"{key} {result.figures[key]:.2%}" for key in keys)
-            log.say(f"step {self.state.step}  {name}: {figures}")
-
-    def save(self) -> Path:
-        """Write and seal a checkpoint."""
-        keep = self.recipe.train.keep_checkpoints
-        return self.state.save(self.folder, keep=keep, recipe=encode(self.recipe))
 
 
 def train_command(
@@ -153,96 +78,6 @@ def _train(recipe: TrainRecipe, layout: Layout, *, resume: bool, signals: StopSi
         on_rank_0(lambda: _export(run, encoder))
         log.say(f"done: {folder} (report.html, export/, eval/, checkpoints/)")
     return folder
-
-
-def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
-    """Compose data, model, layout, objective and optimizers.
-
-    Raises:
-        UsageError: the recipe does not fit the data, the ranks or itself.
-    """
-    if recipe.train.deterministic:
-        # What cuBLAS asks for to repeat itself; read when the first handle is made.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-    start = None if recipe.model.init is None else load(recipe.model.init)
-    asked = recipe.tokenizer != TokenizerConfig()
-    tokenizer = build_tokenizer(recipe.tokenizer) if asked or start is None else start[2]
-    recipe = resolve(recipe, tokenizer)
-    preprocess = PreprocessConfig(
-        image_size=recipe.model.vision.image_size,
-        resize_mode=recipe.data.resize_mode,
-        interpolation=recipe.data.interpolation,
-    )
-    model = Clip(recipe.model.clip).init_weights(recipe.run.seed)
-    if start is not None:
-        try:
-            copy_weights(start[0], model)
-        except ValueError as error:
-            raise UsageError(f"model.init = {recipe.model.init}: {error}") from error
-    pipelined, cuts_padding = layout.size("pp") > 1, recipe.model.text.cuts_padding
-    data = ImageTextData(
-        recipe.data,
-        preprocess=preprocess,
-        tokenizer=tokenizer,
-        seed=recipe.run.seed,
-        batch_size=recipe.train.batch_size,
-        rank=layout.rank("dp"),
-        world_size=layout.size("dp"),
-        images=layout.is_first_stage,
-        # torch's pipeline stages fix their shapes at the first step; some towers see their padding.
-        fixed_length=tokenizer.context_length if pipelined or not cuts_padding else None,
-        pin_memory=layout.device.type == "cuda",
-    )
-    return Run(
-        recipe=recipe,
-        folder=Path(recipe.run.dir),
-        layout=layout,
-        tokenizer=tokenizer,
-        preprocess=preprocess,
-        data=data,
-        state=_build_state(recipe, model, layout, data),
-        total_steps=total_steps(recipe.train, batches_per_epoch=data.batches_per_epoch),
-    )
-
-
-def _build_state(recipe: TrainRecipe, model: Clip, layout: Layout, data: ImageTextData) -> RunState:
-    for tower, unlocked in ((model.vision, recipe.lock.vision), (model.text, recipe.lock.text)):
-        if unlocked is not None:
-            lock_tower(tower, unlocked_layers=unlocked)
-    names = {
-        "no_decay": no_decay_names(model),
-        "hidden_matrices": hidden_matrix_names(model),
-        "layer_ids": layer_ids(model),
-    }
-    precision = recipe.train.precision
-    stages = parallelize(model, layout, precision=precision, compile=recipe.train.compile)
-    objective = ContrastiveObjective(
-        model, recipe.loss, layout=layout, seed=recipe.run.seed, precision=precision
-    )
-    objective.to(layout.device)
-    named = {n: p for stage in stages for n, p in stage.named_parameters()}
-    named |= objective.parameters()
-    decay = recipe.optim.ema_decay
-    return RunState(
-        layout=layout,
-        stages=stages,
-        objective=objective,
-        schedule=build_schedule(stages, layout, num_microbatches=recipe.train.microbatches),
-        optimizers=build_optimizers(named.items(), recipe.optim, **names),
-        ema=None if decay is None else Ema(named.items(), decay=decay),
-        bad_samples=BadSampleLog(
-            Path(recipe.run.dir) / BAD_SAMPLES_FILE if layout.is_main else None,
-            max_bad_fraction=recipe.data.max_bad_fraction,
-            gather=lambda bad: gather_rarely(bad, device=layout.device),
-        ),
-        identity=Identity(
-            seed=recipe.run.seed,
-            batch_size=recipe.train.batch_size,
-            num_samples=data.num_samples,
-            data_fingerprint=data.fingerprint,
-        ),
-    )
 
 
 def check_evaluations(recipe: TrainRecipe) -> None:
