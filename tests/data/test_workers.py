@@ -124,6 +124,7 @@ def run(mode: str, output: Path) -> None:
         os.dup2(descriptor, standard)
     sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)
     told = []
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # not so in a shell's background
     if mode == "save":
         signal.signal(signal.SIGTERM, lambda *_: told.append(1))
     try:
@@ -160,6 +161,8 @@ def test_signals_to_all_processes_are_the_main_ones(tmp_path, number, mode, last
     process = started(mode, tmp_path / "output")
     os.killpg(process.pid or 0, number)
     process.join(60)
+    process.kill()
+    process.join()
     assert process.exitcode == 0
     *batches, final = lines(tmp_path / "output")
     assert final == last
