@@ -12,11 +12,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "mmtrain").rglob("*.py"))
 # About 250 is the aim (CONTRIBUTING.md); this is where a file is two.
-LONGEST_MODULE = 400
+LONGEST_MODULE = 380
 
 # Written in pieces, so that this file does not hold what it looks for.
 _FORBIDDEN = {
-    "a registry's host": r"pypi\.|npmjs|pythonhosted|conda\." + r"anaconda|registry\.",
+    "a registry's host": "|".join(
+        (r"pypi" + r"\.", "npm" + "js", "python" + "hosted", "ana" + r"conda\.", "registry" + r"\.")
+    ),
     "a machine's path": r"(?<![\w.])/(?:work|root|opt|mnt|tmp|home/\w+|Users/\w+)" + r"/\w",
 }
 _TEXT = {".py", ".md", ".toml", ".txt", ".html", ".css", ".sbatch", ".sh", ""}
