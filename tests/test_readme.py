@@ -26,7 +26,8 @@ HEAVY = ("configs/clip_vit_b32.toml", "mmtrain demo")
 
 def blocks(text: str, language: str) -> list[str]:
     """The fenced blocks of a language, without their fences."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [block for name, block in fenced if name == language]
 
 
 def commands(text: str) -> list[list[str]]:
