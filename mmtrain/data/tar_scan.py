@@ -6,6 +6,7 @@ at the next sound header.
 """
 
 import os
+import weakref
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -61,6 +62,8 @@ class ShardFile:
     def __init__(self, path: str):
         self.path = path
         self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        # Not __del__: as the interpreter ends, `os` may be gone before it runs.
+        self._close = weakref.finalize(self, os.close, self._descriptor)
         self.size = os.fstat(self._descriptor).st_size
 
     def read(self, offset: int, count: int) -> bytes:
@@ -75,19 +78,14 @@ class ShardFile:
 
     def close(self) -> None:
         """Give the descriptor back; closing twice does no harm."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._close()
+        self._descriptor = -1
 
     def __enter__(self) -> "ShardFile":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            self.close()
 
 
 def scan(tar: ShardFile) -> Iterator[Member | Damage]:
