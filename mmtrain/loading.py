@@ -7,6 +7,7 @@ model.safetensors (every parameter, the logits' scale and bias among them) and t
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,10 @@ from mmtrain.data.transforms import PreprocessConfig, eval_transform
 from mmtrain.decode_config import decode, encode
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
+from mmtrain.interop.open_clip_files import CONFIG_FILE as OPEN_CLIP_CONFIG_FILE
+from mmtrain.interop.open_clip_files import read_open_clip, write_open_clip
+from mmtrain.interop.package import ModelPackage
+from mmtrain.interop.tensor_links import check_tensors
 from mmtrain.models import Clip, ClipConfig
 
 CONFIG_FILE = "config.json"
@@ -85,8 +90,8 @@ def load(
     """The model, its preprocess and its tokenizer, from any form that we know.
 
     Args:
-        path: a folder that `save_model` wrote, a run folder (its export/ is taken), or a folder in
-            open_clip's form (open_clip_config.json).
+        path: a folder that `save_model` wrote, a run folder (its export/ is taken), a folder in
+            open_clip's form (open_clip_config.json), or a checkpoint file of open_clip's training.
         device: where the weights go.
 
     Returns:
@@ -98,18 +103,33 @@ def load(
         UsageError: the folder is none of these, or a file in it is missing, damaged or of another
             model.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        state = "is no folder" if folder.exists() else "does not exist"
-        raise UsageError(f"model = {folder} {state}; name a run folder or an exported model's")
-    if (folder / "export" / CONFIG_FILE).is_file():
-        folder = folder / "export"
-    if (folder / CONFIG_FILE).is_file():
-        return _load_ours(folder, torch.device(device))
+    package = read_package(Path(path))
+    with torch.device("meta"):
+        model = Clip(package.config)
+    model.load_state_dict(package.tensors, assign=True)
+    model = model.eval().to(torch.device(device))
+    return model, Preprocess(package.preprocess), package.tokenizer
+
+
+def read_package(path: Path) -> ModelPackage:
+    """What `load` loads, as plain data on the CPU.
+
+    Raises:
+        UsageError: as `load`.
+    """
+    if not path.exists():
+        raise UsageError(f"model = {path} does not exist; name a run folder or an exported model's")
+    if path.is_file():
+        return read_open_clip(path)
+    folder = path / "export" if (path / "export" / CONFIG_FILE).is_file() else path
+    if (folder / CONFIG_FILE).is_file() and not (folder / OPEN_CLIP_CONFIG_FILE).is_file():
+        return _read_ours(folder)
+    if (folder / OPEN_CLIP_CONFIG_FILE).is_file():
+        return read_open_clip(folder)
     if (folder / "recipe.toml").is_file():
         raise UsageError(f"model = {folder} has no export/ yet; a run writes it when it ends")
     raise UsageError(
-        f"model = {folder} holds neither {CONFIG_FILE} nor export/ nor open_clip_config.json; "
+        f"model = {folder} holds neither {CONFIG_FILE} nor export/ nor {OPEN_CLIP_CONFIG_FILE}; "
         "name a run folder or an exported model's"
     )
 
@@ -120,25 +140,43 @@ def export_model(source: Path, *, out: Path, form: str) -> None:
     Args:
         source: what `load` takes.
         out: a new folder.
-        form: `mmtrain`, our own.
+        form: `mmtrain`, our own, or `open_clip`, its hub folder.
 
     Raises:
         UsageError: the source cannot be read, or the form cannot say what the model is.
     """
-    model, preprocess, tokenizer = load(source)
-    if form != "mmtrain":
-        raise UsageError(f'format = "{form}" is unknown; use mmtrain')
-    save_model(out, model=model, tokenizer=tokenizer, preprocess=preprocess.config)
+    form = form.replace("-", "_")
+    if form not in FORMS:
+        raise UsageError(f'format = "{form}" is unknown; use {" or ".join(FORMS)}')
+    FORMS[form](read_package(source), out)
 
 
-def _load_ours(folder: Path, device: torch.device) -> tuple[Clip, Preprocess, Tokenizer]:
+def _write_ours(package: ModelPackage, folder: Path) -> None:
+    with torch.device("meta"):
+        model = Clip(package.config)
+    model.load_state_dict(package.tensors, assign=True)
+    save_model(folder, model=model, tokenizer=package.tokenizer, preprocess=package.preprocess)
+
+
+FORMS: dict[str, Callable[[ModelPackage, Path], None]] = {
+    "mmtrain": _write_ours,
+    "open_clip": write_open_clip,
+}
+"""The forms that `export_model` writes."""
+
+
+def _read_ours(folder: Path) -> ModelPackage:
     config = _read_config(folder / CONFIG_FILE)
     tensors = _read_weights(folder / WEIGHTS_FILE, config.sha256.get(WEIGHTS_FILE))
     with torch.device("meta"):
-        model = Clip(config.model)
-    _check_tensors(model.state_dict(), tensors, folder / WEIGHTS_FILE)
-    model.load_state_dict(tensors, assign=True)
-    return model.eval().to(device), Preprocess(config.preprocess), load_tokenizer(folder)
+        wanted = Clip(config.model).state_dict()
+    check_tensors(wanted, tensors, source=str(folder / WEIGHTS_FILE))
+    return ModelPackage(
+        config=config.model,
+        tensors=tensors,
+        preprocess=config.preprocess,
+        tokenizer=load_tokenizer(folder),
+    )
 
 
 def _read_config(path: Path) -> SavedConfig:
@@ -168,36 +206,13 @@ def _read_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
         raise UsageError(f"{path} is missing; export the model again")
     if _sha256(path) != sha256:
         raise UsageError(
-            f"{path}: its SHA-256 is not the one in {CONFIG_FILE}: truncated, damaged or of another "
-            "model; export the model again"
+            f"{path}: its SHA-256 is not the one in {CONFIG_FILE}: truncated, damaged or of "
+            "another model; export the model again"
         )
     try:
         return load_file(path)
     except SafetensorError as error:
         raise UsageError(f"{path} is no safetensors file ({error}); export it again") from error
-
-
-def _check_tensors(wanted: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
-    """Refuse tensors that are not the model's, naming the first few of each fault."""
-    shapes = [
-        f"{name} {list(found[name].shape)} should be {list(x.shape)}"
-        for name, x in wanted.items()
-        if name in found and found[name].shape != x.shape
-    ]
-    faults = {
-        "missing": sorted(wanted.keys() - found.keys()),
-        "not the model's": sorted(found.keys() - wanted.keys()),
-        "of another shape": shapes,
-    }
-    told = [
-        f"{len(names)} {fault} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for fault, names in faults.items()
-        if names
-    ]
-    if told:
-        raise UsageError(
-            f"{path} does not fit the model of {CONFIG_FILE}: {'; '.join(told)}; export it again"
-        )
 
 
 def _sha256(path: Path) -> str:

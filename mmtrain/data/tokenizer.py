@@ -140,6 +140,11 @@ class Tokenizer:
         rows = self._model.token_ids(cleaned, limit=room)
         return [[*self._before, *row[:room], *self._after] for row in rows]
 
+    @property
+    def definition(self) -> bytes:
+        """The content of the model file, from which the same ids come again."""
+        return self._model.serialize()
+
     def save(self, folder: Path) -> None:
         """Write the model file and `tokenizer_config.json` into `folder`, made if need be."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,102 @@
+"""Reading another library's config: every field is understood, or refused by name."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+from mmtrain.errors import UsageError
+from mmtrain.interop.canonical import show
+
+_MISSING: Any = object()
+
+
+class ForeignConfig:
+    """A section of a JSON config, from which fields are taken one by one.
+
+    Args:
+        data: the section.
+        source: names it in messages.
+
+    Raises:
+        UsageError: `data` is no JSON object.
+    """
+
+    def __init__(self, data: Any, *, source: str) -> None:
+        if not isinstance(data, dict):
+            raise UsageError(f"{source} is no JSON object")
+        self.source = source
+        self._left: dict[str, Any] = dict(data)
+        self._known: list[str] = []
+
+    def take(self, name: str, kind: type | tuple[type, ...], default: Any = _MISSING) -> Any:
+        """The field's value, of `kind`; the default where it is missing or null.
+
+        Raises:
+            UsageError: it has another type, or is missing without a default.
+        """
+        self._known.append(name)
+        value = self._left.pop(name, None)
+        if value is None:
+            if default is _MISSING:
+                raise UsageError(f"{self.source}: {name} is missing")
+            return default
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        # bool is an int, and an int will do for a float.
+        fits = type(value) in kinds or (float in kinds and type(value) is int)
+        if not fits:
+            wanted = " or ".join(one.__name__ for one in kinds)
+            raise UsageError(f"{self.source}: {name} = {show(value)} must be {wanted}")
+        return float(value) if float in kinds and int not in kinds else value
+
+    def only(self, name: str, *allowed: Any) -> Any:
+        """The field's value, one of `allowed`; the first where it is missing or null.
+
+        Raises:
+            UsageError: it has another value, which we cannot compute.
+        """
+        self._known.append(name)
+        value = self._left.pop(name, None)
+        value = allowed[0] if value is None else value
+        if value not in allowed:
+            choices = " or ".join(show(one) for one in allowed)
+            raise UsageError(
+                f"{self.source}: {name} = {show(value)} is not supported; we read {choices}"
+            )
+        return value
+
+    def section(self, name: str) -> "ForeignConfig":
+        """A nested section; empty where it is missing or null."""
+        self._known.append(name)
+        return ForeignConfig(self._left.pop(name, None) or {}, source=f"{self.source}: {name}")
+
+    def ignore(self, *names: str) -> None:
+        """Fields without an effect on the model."""
+        self._known += names
+        for name in names:
+            self._left.pop(name, None)
+
+    def close(self) -> None:
+        """Refuse what nobody took.
+
+        Raises:
+            UsageError: a field is left, with the nearest that we know.
+        """
+        for name, value in self._left.items():
+            near = difflib.get_close_matches(name, self._known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(f"{self.source}: {name} = {show(value)} is unknown{hint}")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        UsageError: it is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from None

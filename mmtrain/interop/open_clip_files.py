@@ -1,0 +1,196 @@
+"""open_clip's files: the hub folder, both ways, and bare checkpoints of its training, read.
+
+A folder holds open_clip_config.json (`model_cfg` and `preprocess_cfg`) and the weights. A bare file
+needs its architecture: an open_clip_config.json beside it, or the params.txt that open_clip's
+training writes above its checkpoints.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors.torch import save_file
+
+from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
+from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.errors import UsageError
+from mmtrain.files import replace_file
+from mmtrain.interop.foreign_config import ForeignConfig, read_json
+from mmtrain.interop.hf_tokenizer import is_clips_own, read_hf_tokenizer, write_hf_tokenizer
+from mmtrain.interop.open_clip import from_open_clip, to_open_clip
+from mmtrain.interop.open_clip_config import config_to_open_clip
+from mmtrain.interop.package import ModelPackage, float_tensors, read_tensors
+from mmtrain.models import ClipConfig
+from mmtrain.models.named import MODEL_NAMES, QUICKGELU, named_model
+from mmtrain.models.vision import CLIP_MEAN, CLIP_STD
+
+CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILE = "open_clip_model.safetensors"
+WEIGHTS_FILES = (
+    WEIGHTS_FILE,
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+)
+"""Where a folder's weights are looked for, in open_clip's own order."""
+PARAMS_FILE = "params.txt"
+
+
+def read_open_clip(path: Path) -> ModelPackage:
+    """The model of a hub folder, or of a checkpoint file with its config beside it.
+
+    Raises:
+        UsageError: a file is missing or damaged, or the model is none that we can compute.
+    """
+    folder = path if path.is_dir() else path.parent
+    weights = _weights_in(path) if path.is_dir() else path
+    if (folder / CONFIG_FILE).is_file():
+        content = read_json(folder / CONFIG_FILE)
+        fields = ForeignConfig(content, source=str(folder / CONFIG_FILE))
+        model_cfg = fields.take("model_cfg", dict)
+        preprocess_cfg = fields.section("preprocess_cfg")
+    else:
+        model_cfg, preprocess_cfg = _from_params(path)
+    config, tensors = from_open_clip(model_cfg, read_tensors(weights), source=str(weights))
+    config, preprocess = _with_preprocess(config, preprocess_cfg)
+    return ModelPackage(
+        config=config,
+        tensors=float_tensors(tensors),
+        preprocess=preprocess,
+        tokenizer=_read_tokenizer(model_cfg.get("text_cfg", {}), config, folder),
+    )
+
+
+def write_open_clip(package: ModelPackage, folder: Path) -> None:
+    """Write the hub folder; `open_clip.create_model_and_transforms("local-dir:FOLDER")` loads it.
+
+    Raises:
+        UsageError: open_clip has no such model or tokenizer, naming the fields.
+    """
+    custom_text = package.config.text.transformer.mask == "full"
+    model_cfg, tensors = to_open_clip(package.config, package.tensors, custom_text=custom_text)
+    model_cfg["text_cfg"] |= _write_tokenizer(package.tokenizer, folder)
+    vision, preprocess = package.config.vision, package.preprocess
+    content = {
+        "model_cfg": model_cfg,
+        "preprocess_cfg": {
+            "mean": list(vision.mean),
+            "std": list(vision.std),
+            "interpolation": preprocess.interpolation,
+            "resize_mode": preprocess.resize_mode,
+        },
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    replace_file(folder / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def _weights_in(folder: Path) -> Path:
+    for name in WEIGHTS_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise UsageError(f"{folder} holds {CONFIG_FILE} but no weights ({', '.join(WEIGHTS_FILES)})")
+
+
+def _from_params(path: Path) -> tuple[dict[str, Any], ForeignConfig]:
+    """model_cfg and preprocess_cfg of a training run of open_clip: RUN/checkpoints/epoch_1.pt."""
+    for params in (path.parent / PARAMS_FILE, path.parent.parent / PARAMS_FILE):
+        if params.is_file():
+            break
+    else:
+        raise UsageError(
+            f"model = {path}: nothing says which architecture this is; put its {CONFIG_FILE} "
+            f"beside it, or keep it under the run folder with {PARAMS_FILE}"
+        )
+    lines = (line.partition(": ") for line in params.read_text(encoding="utf-8").splitlines())
+    values = {key: value.strip() for key, _, value in lines}
+    name = values.get("model", "")
+    if values.get("force_quick_gelu") == "True" and not name.endswith(QUICKGELU):
+        name += QUICKGELU
+    if name not in MODEL_NAMES:
+        raise UsageError(f"{params}: model = {name} is unknown; use an {CONFIG_FILE} beside {path}")
+    for key in ("force_image_size", "force_context_length", "force_patch_dropout"):
+        if values.get(key, "None") != "None":
+            raise UsageError(
+                f"{params}: {key} = {values[key]} is not read; put an {CONFIG_FILE} beside {path}"
+            )
+    model_cfg = config_to_open_clip(named_model(name))
+    if values.get("siglip") == "True":
+        model_cfg["init_logit_bias"] = -10.0
+    names = {"image_mean": "mean", "image_std": "std"}
+    pixels = {
+        ours: json.loads(values[key])
+        for key, ours in names.items()
+        if values.get(key, "None") != "None"
+    }
+    names = {"image_interpolation": "interpolation", "image_resize_mode": "resize_mode"}
+    words = {ours: values[key] for key, ours in names.items() if values.get(key, "None") != "None"}
+    return model_cfg, ForeignConfig(pixels | words, source=str(params))
+
+
+def _with_preprocess(config: ClipConfig, cfg: ForeignConfig) -> tuple[ClipConfig, PreprocessConfig]:
+    size = cfg.take("size", (int, list), config.vision.image_size)
+    if size not in (config.vision.image_size, [config.vision.image_size] * 2):
+        raise UsageError(
+            f"{cfg.source}: size = {size} is not image_size = {config.vision.image_size}"
+        )
+    cfg.only("mode", "RGB")
+    cfg.only("fill_color", 0)
+    mean, std = (
+        tuple(float(number) for number in cfg.take(name, (list, tuple), default))
+        for name, default in (("mean", CLIP_MEAN), ("std", CLIP_STD))
+    )
+    interpolation = cfg.only("interpolation", "bicubic", "bilinear", "random")
+    # "random" is of training; evaluation resizes bicubically then.
+    filter_: Literal["bicubic", "bilinear"] = (
+        "bilinear" if interpolation == "bilinear" else "bicubic"
+    )
+    preprocess = PreprocessConfig(
+        image_size=config.vision.image_size,
+        resize_mode=cfg.only("resize_mode", "shortest", "squash", "longest"),
+        interpolation=filter_,
+    )
+    cfg.close()
+    try:
+        vision = replace(config.vision, mean=mean, std=std)
+    except ValueError as error:
+        raise UsageError(f"{cfg.source}: {error}") from error
+    return replace(config, vision=vision), preprocess
+
+
+def _read_tokenizer(text_cfg: dict[str, Any], config: ClipConfig, folder: Path) -> Tokenizer:
+    """CLIP's own, unless the config names another, whose files are then in the folder."""
+    text = config.text
+    kwargs = ForeignConfig(
+        text_cfg.get("tokenizer_kwargs") or {}, source=f"{folder}: tokenizer_kwargs"
+    )
+    name = text_cfg.get("hf_tokenizer_name")
+    clean = kwargs.take("clean", str, "whitespace" if name else "lower")
+    kwargs.only("strip_sep_token", False)
+    if name:
+        kwargs.close()
+        tokenizer = read_hf_tokenizer(folder, context_length=text.context_length, clean=clean)
+    else:
+        kwargs.close()
+        tokenizer = build_tokenizer(
+            TokenizerConfig(context_length=text.context_length, clean=clean)  # pyright: ignore[reportArgumentType]
+        )
+    if tokenizer.vocab_size > text.vocab_size:
+        raise UsageError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, but the model's vocab_size = "
+            f"{text.vocab_size}"
+        )
+    return tokenizer
+
+
+def _write_tokenizer(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
+    """The fields of text_cfg that bring the tokenizer back; writes the files that it needs."""
+    clean = tokenizer.config.clean
+    if is_clips_own(tokenizer):
+        return {} if clean == "lower" else {"tokenizer_kwargs": {"clean": clean}}
+    write_hf_tokenizer(tokenizer, folder)
+    # Any name will do: from a folder, open_clip takes the folder's own files.
+    return {"hf_tokenizer_name": folder.name, "tokenizer_kwargs": {"clean": clean}}

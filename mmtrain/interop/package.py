@@ -1,0 +1,76 @@
+"""A model with all that it needs to be used, and the weight files that other libraries write."""
+
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mmtrain.data.tokenizer import Tokenizer
+from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.errors import UsageError
+from mmtrain.interop.tensor_links import Tensors
+from mmtrain.models import ClipConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelPackage:
+    """What travels between forms."""
+
+    config: ClipConfig
+    """Both towers; the pixels' mean and std too."""
+    tensors: Tensors
+    """Every tensor of `Clip(config).state_dict()`."""
+    preprocess: PreprocessConfig
+    """What an image goes through before the model."""
+    tokenizer: Tokenizer
+    """Texts to ids."""
+
+
+def read_tensors(path: Path) -> Tensors:
+    """The state dict of a .safetensors file or of one that torch.save wrote; no pickle is executed.
+
+    A training checkpoint's `state_dict` is taken, and the `module.` of data-parallel wrappers
+    stripped.
+
+    Raises:
+        UsageError: the file is missing, damaged, or holds anything but tensors and plain values.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path} is missing")
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own message recommends to execute the file.
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"asks to run {asked[1]}, and nothing of it was run" if asked else "is no checkpoint"
+        raise UsageError(
+            f"{path} {what}; only tensors and plain values are read, best from .safetensors"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"{path} cannot be read as weights: {line}") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not content:
+        raise UsageError(f"{path} holds no state dict")
+    wrong = [name for name, x in content.items() if not isinstance(x, Tensor)]
+    if wrong:
+        raise UsageError(f"{path}: {wrong[0]} is no tensor, so this is no state dict")
+    if all(name.startswith("module.") for name in content):
+        content = {name.removeprefix("module."): x for name, x in content.items()}
+    return dict(content)
+
+
+def float_tensors(tensors: Tensors) -> Tensors:
+    """fp16 and bf16 as fp32, of which they are a part: models are built in fp32."""
+    short = (torch.float16, torch.bfloat16)
+    return {name: x.float() if x.dtype in short else x for name, x in tensors.items()}

@@ -1,0 +1,148 @@
+"""How another library's tensors and ours are the same numbers, said once for both directions.
+
+A `Link` ties a few of our tensors to a few of theirs. What a model must find in a foreign file,
+with every shape, follows from our model's shapes and the links: a leftover, missing or mis-shaped
+tensor is named as the file names it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmtrain.errors import UsageError
+from mmtrain.models import Clip, ClipConfig
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """`to_ours(*theirs)` gives our tensors in order, `to_theirs(*ours)` theirs."""
+
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    to_ours: Callable[..., tuple[Tensor, ...]]
+    to_theirs: Callable[..., tuple[Tensor, ...]]
+
+
+def same(ours: str, theirs: str) -> Link:
+    """The same tensor under another name."""
+    return Link(ours=(ours,), theirs=(theirs,), to_ours=lambda x: (x,), to_theirs=lambda x: (x,))
+
+
+def same_layer(ours: str, theirs: str, *, bias: bool = True) -> list[Link]:
+    """Weight, and bias, of a layer."""
+    leaves = ("weight", "bias") if bias else ("weight",)
+    return [same(f"{ours}.{leaf}", f"{theirs}.{leaf}") for leaf in leaves]
+
+
+def transposed(ours: str, theirs: str) -> Link:
+    """A matrix that they keep as [in, out]."""
+    return Link(
+        ours=(ours,), theirs=(theirs,), to_ours=lambda x: (x.T,), to_theirs=lambda x: (x.T,)
+    )
+
+
+def reshaped(ours: str, theirs: str, shape: tuple[int, ...]) -> Link:
+    """The same numbers in another shape, ours flat or scalar where theirs has dims of size 1.
+
+    Args:
+        ours: our name.
+        theirs: their name.
+        shape: theirs; -1 for the one dim that is not of size 1.
+    """
+
+    def to_ours(x: Tensor) -> tuple[Tensor]:
+        return (x.flatten() if -1 in shape else x.reshape(()),)
+
+    return Link(
+        ours=(ours,), theirs=(theirs,), to_ours=to_ours, to_theirs=lambda x: (x.reshape(shape),)
+    )
+
+
+def fused(ours: tuple[str, ...], theirs: str) -> Link:
+    """Rows of several of our tensors, of one size, one after another in one of theirs."""
+    return Link(
+        ours=ours,
+        theirs=(theirs,),
+        to_ours=lambda x: x.chunk(len(ours)),
+        to_theirs=lambda *parts: (torch.cat(parts),),
+    )
+
+
+def patch_convolution(ours: str, theirs: str, patch_size: int) -> Link:
+    """A patch embedding that they keep as a convolution's [out, channel, row, column]."""
+
+    def to_ours(x: Tensor) -> tuple[Tensor]:
+        return (x.permute(0, 2, 3, 1).flatten(1),)
+
+    def to_theirs(x: Tensor) -> tuple[Tensor]:
+        return (x.unflatten(1, (patch_size, patch_size, 3)).permute(0, 3, 1, 2),)
+
+    return Link(ours=(ours,), theirs=(theirs,), to_ours=to_ours, to_theirs=to_theirs)
+
+
+def tensors_from(links: list[Link], config: ClipConfig, found: Tensors, *, source: str) -> Tensors:
+    """Our model's tensors, contiguous, from another library's.
+
+    Args:
+        links: of every tensor.
+        config: our model.
+        found: by their names.
+        source: names the file in messages.
+
+    Raises:
+        UsageError: tensors are missing, left over or of another shape.
+    """
+    with torch.device("meta"):
+        wanted = tensors_to(links, Clip(config).state_dict())
+    check_tensors(wanted, found, source=source)
+    out: Tensors = {}
+    for link in links:
+        ours = link.to_ours(*(found[name] for name in link.theirs))
+        out |= {name: x.contiguous() for name, x in zip(link.ours, ours, strict=True)}
+    return out
+
+
+def tensors_to(links: list[Link], state: Tensors) -> Tensors:
+    """Another library's tensors, contiguous, from our model's."""
+    linked = {name for link in links for name in link.ours}
+    assert linked == state.keys(), f"not linked: {sorted(linked ^ state.keys())[:5]}"
+    out: Tensors = {}
+    for link in links:
+        theirs = link.to_theirs(*(state[name] for name in link.ours))
+        # A clone: two names of one storage cannot be written to a safetensors file.
+        out |= {
+            name: x.clone(memory_format=torch.contiguous_format)
+            for name, x in zip(link.theirs, theirs, strict=True)
+        }
+    return out
+
+
+def check_tensors(
+    wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], *, source: str
+) -> None:
+    """Refuse tensors that are not the model's, naming the first few of each fault.
+
+    Raises:
+        UsageError: naming them as `wanted` and `found` do.
+    """
+    shapes = [
+        f"{name} {list(found[name].shape)} should be {list(x.shape)}"
+        for name, x in wanted.items()
+        if name in found and found[name].shape != x.shape
+    ]
+    faults = {
+        "missing": sorted(wanted.keys() - found.keys()),
+        "not the model's": sorted(found.keys() - wanted.keys()),
+        "of another shape": shapes,
+    }
+    told = [
+        f"{len(names)} {fault} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for fault, names in faults.items()
+        if names
+    ]
+    if told:
+        raise UsageError(f"{source}: tensors do not fit its config: {'; '.join(told)}")
