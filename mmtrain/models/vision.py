@@ -29,7 +29,10 @@ class VisionConfig:
     image_size: int = 224
     """Side of the square training images, pixels."""
     patch_size: int = 32
-    """Side of a patch, pixels; must divide image_size."""
+    """Side of a patch, pixels; must divide image_size, or see drop_edge."""
+    drop_edge: bool = False
+    """Leave out the pixels right of and below the last whole patch, as a convolution does: SigLIP
+    has 27 patches of 14 in 384 pixels. False: such images are refused."""
     mean: tuple[float, ...] = CLIP_MEAN
     """Per channel, on the scale 0 to 1; images are normalised inside the model."""
     std: tuple[float, ...] = CLIP_STD
@@ -66,7 +69,11 @@ class VisionConfig:
                 f"patch_size = {self.patch_size} and image_size = {self.image_size} must be at "
                 f"least 1, num_registers = {self.num_registers} at least 0"
             )
-        if self.image_size % self.patch_size:
+        if self.drop_edge and self.image_size < self.patch_size:
+            raise ValueError(
+                f"patch_size = {self.patch_size} exceeds image_size = {self.image_size}"
+            )
+        if self.image_size % self.patch_size and not self.drop_edge:
             raise ValueError(
                 f"patch_size = {self.patch_size} must divide image_size = {self.image_size}"
             )
@@ -220,7 +227,9 @@ class VisionEmbed(nn.Module):
             raise ValueError(
                 f"images are {images_BCHW.dtype} but must be uint8: the model normalises them"
             )
-        if height % size or width % size:
+        if self.config.drop_edge:
+            images_BCHW = images_BCHW[..., : height - height % size, : width - width % size]
+        elif height % size or width % size:
             raise ValueError(f"an image of {height}x{width} pixels is no multiple of {size}")
         x_BPD = self.patch(images_BCHW, kept_BP)
         patches_PD = self._positions((height // size, width // size))

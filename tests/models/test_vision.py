@@ -92,6 +92,18 @@ def test_images_must_be_bytes_and_whole_patches():
         tower(images(width=36))
 
 
+def test_an_edge_is_dropped_only_on_request():
+    """27 patches of 14 in 384 pixels, here 4 of 8 in 38: a convolution's own way."""
+    tower = build(image_size=38, drop_edge=True)
+    x = images(2, 38, 38)
+    want = normalised_convolution(tower.embed.patch, x, torch.float32)
+    got = tower.embed.patch(x[..., :32, :32])
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+    torch.testing.assert_close(tower(x), tower(x[..., :32, :32]))
+    with pytest.raises(ValueError, match="patch_size = 8 must divide image_size = 38"):
+        config(image_size=38)
+
+
 def test_the_tower_is_the_vit_written_out():
     """Class token and its position first, patches row by row, norms before and after."""
     tower = build(num_registers=2).double()
@@ -241,7 +253,9 @@ def test_the_tables_bounds_are_open_clips():
         "transformer.resblocks.1.attn.out_proj.bias": "transformer.blocks.1.attention.o.bias",
         "transformer.resblocks.1.mlp.c_fc.weight": "transformer.blocks.1.feed_forward.up.weight",
         "transformer.resblocks.1.mlp.c_fc.bias": "transformer.blocks.1.feed_forward.up.bias",
-        "transformer.resblocks.1.mlp.c_proj.bias": "transformer.blocks.1.feed_forward.down.bias",
+        "transformer.resblocks.1.mlp.c_proj.weight": (
+            "transformer.blocks.1.feed_forward.down.weight"
+        ),
     }
     for theirs_name, ours_name in pairs.items():
         want, got = theirs[theirs_name], ours[ours_name]
