@@ -45,11 +45,11 @@ def run(capfd):
 
 def test_as_a_program(sources, tmp_path):
     options = ["--vocab-size", "330", "--out", str(tmp_path / "out")]
-    for source, code in (("captions.txt", 0), ("none.txt", 2)):
-        command = [sys.executable, str(TOOL), str(sources / source), *options]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert result.returncode == code, result.stderr
-        options[-1] += "_2"
+    command = [sys.executable, str(TOOL), str(sources / "none.txt"), *options]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2
+    assert result.stderr.startswith("train_tokenizer: ")
+    assert result.stderr.count("\n") == 1
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> None:
