@@ -3,8 +3,8 @@
     python tools/build_emoji_pairs.py OUT [--packages FOLDER]
 
 Needs `npm`, which fetches the designs' packages into FOLDER, and resvg-py==0.5.0, which draws them;
-neither is needed to use the data set. About 15 minutes of CPU, most of it drawing. The same pins give
-the same pixels and the same splits:
+neither is needed to use the data set. It takes about 15 minutes of CPU, most of it for drawing. The
+same pins give the same pixels and the same splits:
 
     OUT/emoji/*.tar.xz                 .webp .txt .json of each pair
     OUT/emoji/classes.json             the seen and the unseen concepts
@@ -223,7 +223,8 @@ def build(out: Path, packages: Path) -> dict:
     stats = statistics(drawn, splits, classes)
     if stats["pixels_sha256"] != PIXELS_SHA256:
         raise UsageError(
-            f"pixels_sha256 = {stats['pixels_sha256']}: is not {PIXELS_SHA256}; install resvg-py==0.5.0"
+            f"pixels_sha256 = {stats['pixels_sha256']}: is not {PIXELS_SHA256}; "
+            "install resvg-py==0.5.0"
         )
     folder = out / "emoji"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Where the concepts and drawings of EmojiPairs come from, and which drawing shows which concept."""
+"""Where EmojiPairs' concepts and drawings come from, and which drawing shows which concept."""
 
 import hashlib
 import json
@@ -36,28 +36,37 @@ class Package:
         return archive
 
 
-_PINS = """
-emojibase-data                   17.0.0 d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a
-unicode-emoji-json               0.9.0  ae7efacb55533385bf8767d613dbd36c71226669759d95919a6e9059f5e4c401
-cldr-annotations-full            48.2.0 28576e51225deb51e3ddd734b0f824a0079682cb5d8c27faa9f68149317a14d1
-@iconify-json/noto               1.2.9  3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad
-@iconify-json/noto-v1            1.2.5  2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37
-@iconify-json/twemoji            1.2.5  19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7
-@iconify-json/openmoji           1.2.29 03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5
-@iconify-json/fluent-emoji       1.2.7  8044210dbf11e016d4de85f15d01a243423bd832457e7e2491df1b751c0e272b
-@iconify-json/fluent-emoji-flat  1.2.6  7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175
-@iconify-json/emojione           1.2.3  26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e
-@iconify-json/emojione-v1        1.2.3  6641d59d48a42823fdc2b84e7427e9f302944eb98d2c7d94d6e67c139e7b37b3
-@iconify-json/fxemoji            1.2.2  f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef
-@iconify-json/streamline-emojis  1.2.4  5dac87c876b322500989828c5823143e0100d78881627a2e4081a4b897cbfdbc
+_TEXT_PINS = """
+emojibase-data        17.0.0 d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a
+unicode-emoji-json    0.9.0  ae7efacb55533385bf8767d613dbd36c71226669759d95919a6e9059f5e4c401
+cldr-annotations-full 48.2.0 28576e51225deb51e3ddd734b0f824a0079682cb5d8c27faa9f68149317a14d1
 """
-_PACKAGES = [
-    Package(name=name, version=version, sha256=sha256)
-    for name, version, sha256 in (line.split() for line in _PINS.split("\n") if line)
-]
-EMOJIBASE, UNICODE_NAMES, CLDR, *_ART = _PACKAGES
+_ART_SCOPE = "@iconify-json/"
+_ART_PINS = """
+noto              1.2.9  3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad
+noto-v1           1.2.5  2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37
+twemoji           1.2.5  19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7
+openmoji          1.2.29 03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5
+fluent-emoji      1.2.7  8044210dbf11e016d4de85f15d01a243423bd832457e7e2491df1b751c0e272b
+fluent-emoji-flat 1.2.6  7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175
+emojione          1.2.3  26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e
+emojione-v1       1.2.3  6641d59d48a42823fdc2b84e7427e9f302944eb98d2c7d94d6e67c139e7b37b3
+fxemoji           1.2.2  f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef
+streamline-emojis 1.2.4  5dac87c876b322500989828c5823143e0100d78881627a2e4081a4b897cbfdbc
+"""
+
+
+def _pinned(pins: str, *, scope: str = "") -> list[Package]:
+    rows = (line.split() for line in pins.split("\n") if line)
+    return [Package(name=scope + name, version=v, sha256=sha256) for name, v, sha256 in rows]
+
+
+EMOJIBASE, UNICODE_NAMES, CLDR = _pinned(_TEXT_PINS)
 # Iconify's JSON copies of the art, in the order in which identical drawings are attributed.
-DESIGNS = {package.name.removeprefix("@iconify-json/"): package for package in _ART}
+DESIGNS = {
+    package.name.removeprefix(_ART_SCOPE): package
+    for package in _pinned(_ART_PINS, scope=_ART_SCOPE)
+}
 
 _SKIPPED_GROUPS = (2, 9)  # components of other emoji; flags, which nobody draws in a style
 _SYMBOLS_GROUP = 8
@@ -263,7 +272,7 @@ def _all_names(
 def index_names(
     concepts: dict[str, Concept], designs: dict[str, Design], folder: Path
 ) -> dict[str, tuple[int, str]]:
-    """The distance and code of the concept that each known name, as `name_key` has it, stands for."""
+    """The distance and code of the concept that each known name stands for, by `name_key`."""
     distances: dict[str, dict[str, int]] = {code: {} for code in concepts}
     for code, name, distance in _all_names(concepts, designs, folder):
         if code in distances:

@@ -125,7 +125,7 @@ def _json_captions(text: str, member: str, field: str) -> list[str]:
 
 
 def draw(captions: Iterable[str], most: int) -> tuple[list[str], int]:
-    """At most `most` captions, each equally likely, the same at every run; and how many there were."""
+    """At most `most` captions, each equally likely, the same at every run; and how many of all."""
     rng = random.Random(0)
     drawn: list[str] = []
     seen = 0
