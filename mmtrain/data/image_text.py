@@ -19,7 +19,8 @@ from mmtrain.data.decode import HIGHEST_MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS
 from mmtrain.data.plan import PADDING, BatchPlan, EpochPlan, Last, Rows
 from mmtrain.data.randomness import uniform
 from mmtrain.data.samples import NO_CAPTION, NUM_CAPTION_DRAWS, UNIQUE, Sample, SampleReader
-from mmtrain.data.shards import OnDamage, SampleError, ShardSource
+from mmtrain.data.shards import OnDamage, SampleError
+from mmtrain.data.sources import open_source
 from mmtrain.data.tokenizer import Tokenizer
 from mmtrain.data.transforms import (
     AugmentConfig,
@@ -43,7 +44,11 @@ class DataConfig:
 
     train: str | tuple[str, ...]
     """Shards: paths, folders, globs such as `data/*.tar`, brace ranges such as
-    `data/{00000..00099}.tar`, or a list of these."""
+    `data/{00000..00099}.tar`, or a list of these. Or one path of another kind: a .csv, .tsv or
+    .jsonl manifest, a folder of class folders of images, a saved Hugging Face data set; or
+    `synthetic:N`."""
+    image_key: str = "filepath"
+    """Column that holds the image: its path in a manifest, itself in a saved data set."""
     workers: int = 0
     """Processes per rank that read and decode. 0: the training process itself. The batches do not
     depend on it."""
@@ -160,8 +165,9 @@ class ImageTextData:
         self.config, self.tokenizer, self.seed = config, tokenizer, seed
         self._images, self._image_size = images, preprocess.image_size
         self._fixed_length, self._pin_memory = fixed_length, pin_memory
-        self.source = ShardSource(
+        self.source = open_source(
             config.train,
+            image_key=config.image_key,
             index_dir=config.index_dir,
             verify=config.verify,
             on_damage=config.on_damage,
@@ -289,9 +295,11 @@ class ImageTextData:
         yield from dict.fromkeys(number for number in others if number != planned)
 
     def _bad_sample(self, number: int, error: SampleError, position: int) -> BadSample:
-        shard, _ = self.source.locate(number)
         return BadSample(
-            key=self.source.key(number), shard=shard.path, reason=str(error), position=position
+            key=self.source.key(number),
+            shard=self.source.place(number),
+            reason=str(error),
+            position=position,
         )
 
     def _all_bad(self, first: int, bad: list[BadSample], *, epoch: int) -> str:

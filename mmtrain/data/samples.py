@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mmtrain.data.batch import SampleMeta
 from mmtrain.data.decode import MAX_IMAGE_PIXELS, decode_image
-from mmtrain.data.shards import SampleError, ShardSource
+from mmtrain.data.shards import SampleError
+from mmtrain.data.sources import SampleSource
 from mmtrain.data.transforms import EvalTransform, TrainTransform
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
@@ -59,7 +60,7 @@ class SampleReader:
 
     def __init__(
         self,
-        source: ShardSource,
+        source: SampleSource,
         *,
         transform: TrainTransform | EvalTransform | None,
         captions: Mapping[str, float],

@@ -116,6 +116,10 @@ class ShardSource:
         number, inside = self._locate(sample)
         return self.shards[number], inside
 
+    def place(self, sample: int) -> str:
+        """The shard that a sample is in."""
+        return self.locate(sample)[0].path
+
     def key(self, sample: int) -> str:
         """The sample's key inside its shard."""
         number, inside = self._locate(sample)
