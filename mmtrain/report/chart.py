@@ -4,65 +4,127 @@ Colours come from the page's CSS variables, so one drawing serves light and dark
 """
 
 import math
+import statistics
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from itertools import accumulate, pairwise
+from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 420, 210
-LEFT, RIGHT, TOP, BOTTOM = 50, 12, 10, 26
+WIDTH, HEIGHT = 360, 190
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24
 MAX_POINTS = 400
 MAX_BANDS = 60
+NUM_COLORS = 8
+"""Colours that page.css defines; more lines than these use them again, dashed."""
 
 Point = tuple[float, float]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One line of a chart."""
+
+    points: Sequence[Point]
+    """(step, value) with rising steps, all finite and at least one."""
+    name: str = ""
+    """Told by the pointer where a chart has several lines."""
+    number: int = 0
+    """Picks the colour."""
+
+
 def line_chart(
-    points: Sequence[Point],
+    lines: Sequence[Series],
     *,
     label: str,
     from_zero: bool = False,
     smooth: bool = False,
     show: Callable[[float], str] | None = None,
 ) -> Markup:
-    """One series over the steps; hovering tells the values.
+    """One or several series over the steps; hovering tells the values.
 
     Args:
-        points: (step, value) with rising steps, all finite and at least one.
+        lines: at least one.
         label: names the drawing for screen readers.
         from_zero: the value axis starts at 0.
-        smooth: a running mean drawn over the points, which then step back.
+        smooth: a running median drawn over the points, which then step back; a rare spike among
+            them may leave the drawing, so that it does not flatten all else.
         show: writes a value; None: `short_number`.
     """
     show = show or short_number
-    points = thin(points, MAX_POINTS)
-    low, high = min(y for _, y in points), max(y for _, y in points)
+    drawn = [_Drawn(one, smooth=smooth) for one in lines]
+    low, high = min(one.low for one in drawn), max(one.high for one in drawn)
+    first, last = min(one.steps[0] for one in drawn), max(one.steps[-1] for one in drawn)
     y_ticks = nice_ticks(min(low, 0.0) if from_zero else low, high, count=4)
     # Steps are whole numbers, and so are their ticks.
-    x_ticks = nice_ticks(points[0][0], points[-1][0], count=5, inside=True, least=1.0)
-    x_of = _scale(points[0][0], points[-1][0], LEFT, WIDTH - RIGHT)
+    x_ticks = nice_ticks(first, last, count=5, inside=True, least=1.0)
+    x_of = _scale(first, last, LEFT, WIDTH - RIGHT)
     y_of = _scale(min(low, y_ticks[0]), max(high, y_ticks[-1]), HEIGHT - BOTTOM, TOP)
-    placed = [(x_of(x), y_of(y)) for x, y in points]
+    return Markup(
+        "".join(
+            [
+                f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">',
+                *(_y_tick(show(value), y_of(value)) for value in y_ticks),
+                *(_x_tick(value, x_of(value)) for value in x_ticks),
+                f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" '
+                f'y2="{HEIGHT - BOTTOM}"/>',
+                f'<g opacity="{1 if len(drawn) == 1 else 0.5}">',
+                *(one.faint(x_of, y_of) for one in drawn),
+                "</g>",
+                *(one.line(x_of, y_of) for one in drawn),
+                *_bands(drawn, x_of, show),
+                "</svg>",
+            ]
+        )
+    )
 
-    parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">',
-        *(_y_tick(show(value), y_of(value)) for value in y_ticks),
-        *(_x_tick(value, x_of(value)) for value in x_ticks),
-        f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" '
-        f'y2="{HEIGHT - BOTTOM}"/>',
-    ]
-    if smooth and len(points) > 20:
-        means = running_mean([y for _, y in points], reach=len(points) // 20)
-        parts.append(_path(placed, "line faint"))
-        placed = [(x, y_of(mean)) for (x, _), mean in zip(placed, means, strict=True)]
-    parts.append(_path(placed, "line"))
-    parts.append(f'<circle class="end" cx="{placed[-1][0]:.1f}" cy="{placed[-1][1]:.1f}" r="3"/>')
-    parts += _bands(points, x_of, show)
-    return Markup("".join([*parts, "</svg>"]))
+
+class _Drawn:
+    """A series thinned to what a drawing can show, and its running median."""
+
+    def __init__(self, series: Series, *, smooth: bool) -> None:
+        self.name, self.number = series.name, series.number
+        points = thin(series.points, MAX_POINTS)
+        self.steps, self.values = [x for x, _ in points], [y for _, y in points]
+        self.is_smooth = smooth and len(points) > 20
+        self.middles = self.values
+        if self.is_smooth:
+            self.middles = running_median(self.values, reach=len(points) // 20)
+        # Of spikes only the 1 % farthest out may leave the drawing.
+        rest = sorted(self.values)[len(points) // 100 : len(points) - len(points) // 100]
+        self.low = min(*self.middles, rest[0])
+        self.high = max(*self.middles, rest[-1])
+
+    def faint(self, x_of: Callable[[float], float], y_of: Callable[[float], float]) -> str:
+        """The points themselves, where a median is drawn over them."""
+        if not self.is_smooth:
+            return ""
+        inside = [min(max(value, self.low), self.high) for value in self.values]
+        return self._path(inside, "line faint", x_of, y_of)
+
+    def line(self, x_of: Callable[[float], float], y_of: Callable[[float], float]) -> str:
+        """The line and a dot where it ends."""
+        x, y = x_of(self.steps[-1]), y_of(self.middles[-1])
+        dot = f'<circle class="end c{self.number % NUM_COLORS}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>'
+        return self._path(self.middles, "line", x_of, y_of) + dot
+
+    def _path(
+        self,
+        values: Sequence[float],
+        css: str,
+        x_of: Callable[[float], float],
+        y_of: Callable[[float], float],
+    ) -> str:
+        dashed = " dashed" if self.number >= NUM_COLORS else ""
+        steps = "L".join(
+            f"{x_of(x):.1f} {y_of(y):.1f}" for x, y in zip(self.steps, values, strict=True)
+        )
+        return f'<path class="{css} c{self.number % NUM_COLORS}{dashed}" d="M{steps}"/>'
 
 
 def thin(points: Sequence[Point], most: int) -> list[Point]:
-    """At most `most` points: means over equal runs of them, so that no spike is picked by chance."""
+    """At most `most` points: means over equal runs of them, so that chance picks no spike."""
     if len(points) <= most:
         return list(points)
     size = math.ceil(len(points) / most)
@@ -70,19 +132,16 @@ def thin(points: Sequence[Point], most: int) -> list[Point]:
     return [(run[-1][0], sum(y for _, y in run) / len(run)) for run in runs]
 
 
-def running_mean(values: Sequence[float], *, reach: int) -> list[float]:
-    """Mean over up to `reach` neighbours on each side.
+def running_median(values: Sequence[float], *, reach: int) -> list[float]:
+    """Median over up to `reach` neighbours on each side.
 
     Near the start as many on one side as on the other, or a steeply falling loss would seem to
     begin lower than it did.
     """
-    sums = [0.0, *accumulate(values)]
-    means: list[float] = []
-    for number in range(len(values)):
-        start = max(0, number - reach)
-        stop = min(len(values), number + min(reach, number) + 1)
-        means.append((sums[stop] - sums[start]) / (stop - start))
-    return means
+    return [
+        statistics.median(values[max(0, number - reach) : number + min(reach, number) + 1])
+        for number in range(len(values))
+    ]
 
 
 def nice_ticks(
@@ -125,11 +184,6 @@ def _scale(low: float, high: float, start: float, end: float) -> Callable[[float
     return lambda value: start + (value - low) / span * (end - start)
 
 
-def _path(placed: Sequence[Point], css: str) -> str:
-    steps = "L".join(f"{x:.1f} {y:.1f}" for x, y in placed)
-    return f'<path class="{css}" d="M{steps}"/>'
-
-
 def _y_tick(text: str, y: float) -> str:
     return (
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
@@ -138,21 +192,42 @@ def _y_tick(text: str, y: float) -> str:
 
 
 def _x_tick(value: float, x: float) -> str:
+    anchor = "end" if x > WIDTH - 2 * RIGHT else "middle"
+    x = WIDTH - 1 if anchor == "end" else x
     return (
-        f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">'
+        f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="{anchor}">'
         f"{short_number(value)}</text>"
     )
 
 
 def _bands(
-    points: Sequence[Point], x_of: Callable[[float], float], show: Callable[[float], str]
+    drawn: Sequence[_Drawn], x_of: Callable[[float], float], show: Callable[[float], str]
 ) -> list[str]:
-    """Invisible columns that tell their value when the pointer rests on them."""
-    told = thin(points, MAX_BANDS)
-    middles = [(x_of(a) + x_of(b)) / 2 for (a, _), (b, _) in pairwise(told)]
+    """Invisible columns that tell the values when the pointer rests on them."""
+    steps = sorted({step for one in drawn for step in one.steps})
+    told = [x for x, _ in thin([(x, 0.0) for x in steps], MAX_BANDS)]
+    middles = [(x_of(a) + x_of(b)) / 2 for a, b in pairwise(told)]
     edges = pairwise([LEFT, *middles, WIDTH - RIGHT])
     return [
         f'<rect class="band" x="{start:.1f}" y="{TOP}" width="{max(end - start, 0.1):.1f}" '
-        f'height="{HEIGHT - TOP - BOTTOM}"><title>step {x:,.0f}: {show(y)}</title></rect>'
-        for (x, y), (start, end) in zip(told, edges, strict=True)
+        f'height="{HEIGHT - TOP - BOTTOM}"><title>{escape(_told(drawn, x, show))}</title></rect>'
+        for x, (start, end) in zip(told, edges, strict=True)
     ]
+
+
+def _told(drawn: Sequence[_Drawn], step: float, show: Callable[[float], str]) -> str:
+    """The values at a step: of each line that goes as far, its nearest."""
+    lines: list[str] = []
+    for one in drawn:
+        place = bisect_left(one.steps, step)
+        if place == len(one.steps):
+            continue
+        if place and step - one.steps[place - 1] < one.steps[place] - step:
+            place -= 1
+        name = f"{one.name}: " if one.name else ""
+        lines.append(name + show(one.middles[place]))
+    return (
+        f"step {step:,.0f}: {lines[0]}"
+        if len(drawn) == 1
+        else "\n".join([f"step {step:,.0f}", *lines])
+    )

@@ -1,73 +1,56 @@
-"""One self-contained HTML page per run."""
+"""The page of one run."""
 
 import statistics
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from mmtrain import __version__
+from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
-from mmtrain.report.chart import line_chart, short_number
+from mmtrain.report.chart import short_number
+from mmtrain.report.compare import comparison
+from mmtrain.report.curves import draw_curves, draw_scores, percent
+from mmtrain.report.facts import flatten, last_loss, run_length, speed
 from mmtrain.report.run_folder import Evaluation, RunFolder, column, read_run
 
-NUM_BAD_SAMPLES_SHOWN = 10
+NUM_BAD_SHOWN = 10
 
 
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """How one key of metrics.jsonl is drawn."""
-
-    key: str
-    title: str
-    unit: str = ""
-    from_zero: bool = False
-    smooth: bool = False
-    peak: bool = False
-    """The title shows the highest value, not the last."""
-    show: Callable[[float], str] = short_number
-
-
-def percent(value: float) -> str:
-    """A fraction as a percentage with one digit."""
-    return f"{100 * value:.1f} %"
-
-
-def percent_brief(value: float) -> str:
-    """A fraction as a percentage in the room of an axis."""
-    return f"{100 * value:.3g} %"
-
-
-CURVES = (
-    Curve(key="loss", title="Loss", smooth=True),
-    Curve(key="lr", title="Learning rate", from_zero=True, peak=True),
-    Curve(key="grad_norm", title="Gradient norm", from_zero=True, smooth=True),
-    Curve(key="logit_scale", title="Logit scale"),
-    Curve(key="samples_per_second", title="Speed", unit="samples/s", from_zero=True, smooth=True),
-    Curve(
-        key="data_wait_fraction",
-        title="Waiting for data",
-        unit="of the time",
-        from_zero=True,
-        smooth=True,
-        show=percent_brief,
-    ),
-)
-
-
-def write_report(run_dir: Path) -> Path:
-    """Draw RUN/report.html from what the run folder holds, and return its path.
+def write_report(run_dirs: tuple[Path, ...], *, out: Path | None = None) -> Path:
+    """Draw the page of one run, or one that compares several, and return its path.
 
     The page needs no network and no script: styles, curves and pictures are in it.
 
+    Args:
+        run_dirs: run folders; at least one.
+        out: where the page goes; None: report.html in the first run's folder.
+
     Raises:
-        UsageError: `run_dir` is no run folder.
+        UsageError: one is no run folder or is there twice, the page cannot be written.
     """
-    run = read_run(run_dir)
+    if not run_dirs:
+        raise UsageError("no run is named; name at least one run folder")
+    runs = [read_run(path) for path in run_dirs]
+    for number, run in enumerate(runs):
+        if run.path.resolve() in [other.path.resolve() for other in runs[:number]]:
+            raise UsageError(f"run = {run.path} is named twice; name every run once")
+    if len(runs) == 1:
+        html = _render("page.html", _one_run(runs[0]))
+    else:
+        html = _render("compare.html", comparison(runs))
+    path = out or run_dirs[0] / "report.html"
+    try:
+        # A caption from a .json may hold half a character, which UTF-8 cannot write.
+        replace_file(path, html.encode("utf-8", "replace"))
+    except OSError as error:
+        raise UsageError(f"out = {path} cannot be written: {error.strerror}") from error
+    return path
+
+
+def _render(template: str, content: dict[str, Any]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -76,112 +59,53 @@ def write_report(run_dir: Path) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "short": short_number}
-    zero_shot = [one for one in run.evaluations if "top1" in one.result]
-    retrieval = [one for one in run.evaluations if "i2t_recall@1" in one.result]
-    html = environment.get_template("page.html").render(
-        name=run_dir.resolve().name,
-        tiles=_tiles(run, zero_shot, retrieval),
-        subtitle=_subtitle(run),
-        notes=run.notes,
-        zero_shot=zero_shot,
-        retrieval=retrieval,
-        examples=[one for one in run.evaluations if one.result.get("examples")],
-        curves=_curves(run) + _score_curves(zero_shot, retrieval),
-        bad_samples=run.bad_samples[:NUM_BAD_SAMPLES_SHOWN],
-        num_bad_samples=len(run.bad_samples),
-        bad_reasons=Counter(str(row.get("reason", "?")) for row in run.bad_samples).most_common(),
-        recipe=run.recipe,
-        facts=_flatten(run.facts) + _fingerprints(run.evaluations),
-        version=__version__,
-    )
-    path = run_dir / "report.html"
-    replace_file(path, html)
-    return path
+    return environment.get_template(template).render(version=__version__, **content)
 
 
-def _subtitle(run: RunFolder) -> str:
-    if not run.metrics:
-        return "No step logged yet"
-    last = run.metrics[-1]
-    parts = [f"{last['step']:,} steps"]
-    if "samples_seen" in last:
-        parts.append(f"{last['samples_seen']:,} samples seen")
-    if "epoch" in last:
-        parts.append(f"epoch {last['epoch']}")
-    return " · ".join(parts)
+def _one_run(run: RunFolder) -> dict[str, Any]:
+    return {
+        "title": run.name,
+        "subtitle": run_length(run),
+        "notes": run.notes,
+        "tiles": _tiles(run),
+        "zero_shot": run.of_kind("zero-shot"),
+        "retrieval": run.of_kind("retrieval"),
+        "others": [one for one in run.of_kind("other") if one.figures],
+        "curves": draw_curves([run], [run.name]) + draw_scores([run], [run.name]),
+        "examples": [one for one in run.evaluations if _has_examples(one)],
+        "bad_samples": run.bad_samples[:NUM_BAD_SHOWN],
+        "num_bad_samples": len(run.bad_samples),
+        "bad_reasons": Counter(str(row.get("reason", "?")) for row in run.bad_samples),
+        "bad_batches": run.bad_batches[:NUM_BAD_SHOWN],
+        "num_bad_batches": len(run.bad_batches),
+        "facts": flatten(run.facts) + _fingerprints(run.evaluations),
+        "recipe": run.recipe,
+    }
 
 
-def _tiles(
-    run: RunFolder, zero_shot: list[Evaluation], retrieval: list[Evaluation]
-) -> list[tuple[str, str, str]]:
+def _has_examples(one: Evaluation) -> bool:
+    return any(one.result.get("examples", {}).values())
+
+
+def _tiles(run: RunFolder) -> list[tuple[str, str, str]]:
     """The few figures that a reader looks for first: (name, value, remark)."""
     tiles: list[tuple[str, str, str]] = []
-    for one in zero_shot:
+    for one in run.of_kind("zero-shot"):
         times = one.result["top1"] * one.result["num_classes"]
         remark = f"zero-shot top-1, {times:,.0f} × chance"
         tiles.append((one.name, percent(one.result["top1"]), remark))
-    for one in retrieval:
+    for one in run.of_kind("retrieval"):
         remark = f"image to text R@1, {one.result['num_images']:,} images"
         tiles.append((one.name, percent(one.result["i2t_recall@1"]), remark))
-    losses = [value for _, value in column(run.metrics, "loss")]
-    if losses:
-        window = losses[-max(1, len(losses) // 20) :]
-        remark = "mean of the last steps" if len(window) > 1 else "last step"
-        tiles.append(("Loss", f"{statistics.mean(window):.3f}", remark))
-    speeds = [value for _, value in column(run.metrics, "samples_per_second")]
-    if speeds:
+    loss = last_loss(run)
+    if loss is not None:
+        tiles.append(("Loss", f"{loss:.3f}", "mean of the last steps"))
+    per_second = speed(run)
+    if per_second is not None:
         waits = [value for _, value in column(run.metrics, "data_wait_fraction")]
         remark = f"{percent(statistics.median(waits))} waiting for data" if waits else "median"
-        tiles.append(("Samples/s", short_number(statistics.median(speeds)), remark))
+        tiles.append(("Samples/s", short_number(per_second), remark))
     return tiles
-
-
-def _curves(run: RunFolder) -> list[tuple[str, str, Markup]]:
-    """(title, last value, drawing) of each key that the metrics have."""
-    drawn: list[tuple[str, str, Markup]] = []
-    for curve in CURVES:
-        points = column(run.metrics, curve.key)
-        if points:
-            svg = line_chart(
-                points,
-                label=curve.title,
-                from_zero=curve.from_zero,
-                smooth=curve.smooth,
-                show=curve.show,
-            )
-            value = max(y for _, y in points) if curve.peak else points[-1][1]
-            text = f"{'peak ' if curve.peak else ''}{curve.show(value)} {curve.unit}".strip()
-            drawn.append((curve.title, text, svg))
-    return drawn
-
-
-def _score_curves(
-    zero_shot: list[Evaluation], retrieval: list[Evaluation]
-) -> list[tuple[str, str, Markup]]:
-    """Scores over the steps, of what was evaluated more than once."""
-    drawn: list[tuple[str, str, Markup]] = []
-    for group, key, what in (
-        (zero_shot, "top1", "top-1"),
-        (retrieval, "i2t_recall@1", "image to text R@1"),
-    ):
-        for one in group:
-            points = column(one.history, key)
-            if len(points) > 1:
-                title = f"{one.name}, {what}"
-                svg = line_chart(points, label=title, from_zero=True, show=percent_brief)
-                drawn.append((title, percent(points[-1][1]), svg))
-    return drawn
-
-
-def _flatten(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for key, value in facts.items():
-        name = f"{prefix}{key}".replace("_", " ")
-        if isinstance(value, dict):
-            rows += _flatten(value, f"{name} ")
-        else:
-            rows.append((name, str(value)))
-    return rows
 
 
 def _fingerprints(evaluations: list[Evaluation]) -> list[tuple[str, str]]:

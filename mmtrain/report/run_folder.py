@@ -5,11 +5,20 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmtrain.errors import UsageError
 
 PICTURE_TYPES = {".webp": "image/webp", ".png": "image/png", ".jpg": "image/jpeg"}
+RECALLS = tuple(f"{way}_recall@{k}" for way in ("i2t", "t2i") for k in (1, 5, 10))
+
+Kind = Literal["zero-shot", "retrieval", "other"]
+
+# The figures that make a result one of a kind; all of them are shown.
+_FIGURES: dict[Kind, tuple[str, ...]] = {
+    "zero-shot": ("top1", "top5", "num_classes", "num_samples"),
+    "retrieval": (*RECALLS, "num_images", "num_texts"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +27,20 @@ class Evaluation:
 
     name: str
     """The file's name without its suffix."""
+    kind: Kind
+    """What its figures say it is."""
     result: dict[str, Any]
     """The file's content."""
     history: list[dict[str, Any]]
     """eval/NAME.history.jsonl: one dict of figures per evaluated step, by step."""
     pictures: dict[str, str]
     """Data URIs of the pictures that the result names."""
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The plain numbers of the result."""
+        numbers = {key: _number(value) for key, value in self.result.items()}
+        return {key: value for key, value in numbers.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,18 +49,26 @@ class RunFolder:
 
     path: Path
     """The folder."""
+    name: str
+    """The folder's own name."""
     metrics: list[dict[str, Any]]
     """metrics.jsonl by step; a step that a resume did again is there once."""
     evaluations: list[Evaluation]
     """By name."""
     bad_samples: list[dict[str, Any]]
     """bad_samples.jsonl."""
+    bad_batches: list[dict[str, Any]]
+    """bad_batches.jsonl: steps that were refused because they were not finite."""
     recipe: str
     """recipe.toml as it stands."""
     facts: dict[str, Any]
     """run.json: versions, commit, the data's fingerprint."""
     notes: list[str]
     """What could not be read, for the reader of the report."""
+
+    def of_kind(self, kind: Kind) -> list[Evaluation]:
+        """The evaluations of one kind."""
+        return [one for one in self.evaluations if one.kind == kind]
 
 
 def read_run(path: Path) -> RunFolder:
@@ -54,12 +79,18 @@ def read_run(path: Path) -> RunFolder:
     """
     metrics_path = path / "metrics.jsonl"
     if not metrics_path.is_file() and not (path / "recipe.toml").is_file():
-        raise UsageError(
-            f"run = {path} holds no metrics.jsonl and no recipe.toml; name a run folder"
+        state = (
+            "holds no metrics.jsonl and no recipe.toml"
+            if path.is_dir()
+            else "is no folder"
+            if path.exists()
+            else "does not exist"
         )
+        raise UsageError(f"run = {path} {state}; name a run folder")
     notes: list[str] = []
     return RunFolder(
         path=path,
+        name=path.resolve().name,
         metrics=_read_steps(metrics_path, notes),
         evaluations=[
             _read_evaluation(file, result, notes)
@@ -67,7 +98,8 @@ def read_run(path: Path) -> RunFolder:
             if (result := _read_object(file, notes))
         ],
         bad_samples=_read_lines(path / "bad_samples.jsonl", notes),
-        recipe=_read_text(path / "recipe.toml"),
+        bad_batches=_read_lines(path / "bad_batches.jsonl", notes),
+        recipe=_read_text(path / "recipe.toml", notes),
         facts=_read_object(path / "run.json", notes),
         notes=notes,
     )
@@ -75,23 +107,36 @@ def read_run(path: Path) -> RunFolder:
 
 def column(rows: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
     """(step, value) of the rows that have a finite `key`."""
-    return [
-        (row["step"], row[key])
-        for row in rows
-        if isinstance(row.get(key), int | float) and math.isfinite(row[key])
-    ]
+    pairs = [(row["step"], _number(row.get(key))) for row in rows]
+    return [(step, value) for step, value in pairs if value is not None]
 
 
-def _read_text(path: Path) -> str:
-    # A kill can cut a character in two.
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+def _number(value: Any) -> float | None:
+    """A finite number, or None for anything else that JSON can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def _read_text(path: Path, notes: list[str]) -> str:
+    if not path.is_file():
+        return ""
+    try:
+        # A kill can cut a character in two.
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        notes.append(f"{path.name} cannot be read ({error.strerror}).")
+        return ""
 
 
 def _read_object(path: Path, notes: list[str]) -> dict[str, Any]:
-    text = _read_text(path)
+    text = _read_text(path, notes)
     try:
         value = json.loads(text) if text else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if isinstance(value, dict):
         return value
@@ -102,10 +147,12 @@ def _read_object(path: Path, notes: list[str]) -> dict[str, Any]:
 def _read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     damaged = 0
-    for line in _read_text(path).splitlines():
+    for line in _read_text(path, notes).split("\n"):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
             rows.append(row)
@@ -124,12 +171,50 @@ def _read_steps(path: Path, notes: list[str]) -> list[dict[str, Any]]:
 
 
 def _read_evaluation(path: Path, result: dict[str, Any], notes: list[str]) -> Evaluation:
+    result = dict(result)
+    if "examples" in result:
+        result["examples"] = _well_formed(result["examples"], path, notes)
+    for key, wanted in (("confusions", {"name", "predicted", "count"}), ("references", {"name"})):
+        if key in result:
+            rows = result[key] if isinstance(result[key], list) else []
+            result[key] = [row for row in rows if isinstance(row, dict) and wanted <= row.keys()]
     return Evaluation(
         name=path.stem,
+        kind=_kind(result, path, notes),
         result=result,
         history=_read_steps(path.with_suffix(".history.jsonl"), notes),
         pictures=_read_pictures(path.parent, result),
     )
+
+
+def _kind(result: dict[str, Any], path: Path, notes: list[str]) -> Kind:
+    for kind, keys in _FIGURES.items():
+        if keys[0] in result:
+            lacking = [key for key in keys if _number(result.get(key)) is None]
+            if not lacking:
+                return kind
+            notes.append(f"{path.name} has no figure {', '.join(lacking)}.")
+    return "other"
+
+
+_EXAMPLE = {"key": str, "text": str, "predicted": str, "rank": int, "num_candidates": int}
+
+
+def _well_formed(examples: Any, path: Path, notes: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """The best and the worst, without what is no example."""
+    sides: dict[str, list[dict[str, Any]]] = {}
+    for side in ("best", "worst"):
+        rows = examples.get(side, []) if isinstance(examples, dict) else []
+        sides[side] = [
+            row
+            for row in (rows if isinstance(rows, list) else [])
+            if isinstance(row, dict)
+            and all(isinstance(row.get(key), kind) for key, kind in _EXAMPLE.items())
+            and isinstance(row.get("picture"), str)
+        ]
+        if not isinstance(rows, list) or len(sides[side]) < len(rows):
+            notes.append(f"{path.name} has examples that cannot be read.")
+    return sides
 
 
 def _read_pictures(folder: Path, result: dict[str, Any]) -> dict[str, str]:
@@ -137,9 +222,19 @@ def _read_pictures(folder: Path, result: dict[str, Any]) -> dict[str, str]:
     uris: dict[str, str] = {}
     for rows in result.get("examples", {}).values():
         for row in rows:
-            name = row["picture"]
-            file = (folder / name).resolve()
-            kind = PICTURE_TYPES.get(file.suffix)
-            if kind and file.is_relative_to(folder.resolve()) and file.is_file():
-                uris[name] = f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+            uri = picture_uri(folder, row["picture"])
+            if uri is not None:
+                uris[row["picture"]] = uri
     return uris
+
+
+def picture_uri(folder: Path, name: str) -> str | None:
+    """A picture of the folder as a data URI; None if it is missing, none, or outside."""
+    try:
+        file = (folder / name).resolve()
+        kind = PICTURE_TYPES.get(file.suffix)
+        if kind is None or not file.is_relative_to(folder.resolve()) or not file.is_file():
+            return None
+        return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+    except (OSError, ValueError):
+        return None

@@ -66,8 +66,12 @@ def test_a_model_that_tells_nothing_apart_is_at_chance(tmp_path: Path) -> None:
     data = write_classified(tmp_path / "a.tar", 22, num_classes=11)
     model = LinearTowers()
     model.pixels_DE.zero_()
-    figures = evaluate_zero_shot(make_encoder(model), data=str(data), classes=NAMES).figures
-    assert (figures["top1"], figures["top5"]) == (2 / 22, 10 / 22)
+    result = evaluate_zero_shot(
+        make_encoder(model), data=str(data), classes=NAMES, num_examples=22
+    )
+    assert (result.figures["top1"], result.figures["top5"]) == (2 / 22, 10 / 22)
+    assert {one.predicted for one in result.best} == {NAMES[0]}
+    assert all(one.rank == 1 + NAMES.index(one.text) for one in result.best)
 
 
 def test_twins_by_name_never_both_win(tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""Which numbers of a run become curves, and how they are written."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from mmtrain.report.chart import Point, Series, line_chart, short_number
+from mmtrain.report.facts import recent
+from mmtrain.report.run_folder import RunFolder, column
+
+
+def percent(value: float) -> str:
+    """A fraction as a percentage with one digit."""
+    return f"{100 * value:.1f} %"
+
+
+def percent_brief(value: float) -> str:
+    """A fraction as a percentage in the room of an axis."""
+    return f"{100 * value:.3g} %"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """How one key of metrics.jsonl is drawn."""
+
+    key: str
+    title: str
+    unit: str = ""
+    from_zero: bool = False
+    smooth: bool = False
+    peak: bool = False
+    """The title shows the highest value, not the last."""
+    show: Callable[[float], str] = short_number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A curve's card on the page."""
+
+    title: str
+    value: str
+    """Beside the title: where the line ends; empty where there are several lines."""
+    svg: Markup
+
+
+CURVES = (
+    Curve(key="loss", title="Loss", smooth=True),
+    Curve(key="lr", title="Learning rate", from_zero=True, peak=True),
+    Curve(key="grad_norm", title="Gradient norm", from_zero=True, smooth=True),
+    Curve(key="logit_scale", title="Logit scale"),
+    Curve(key="samples_per_second", title="Speed", unit="samples/s", from_zero=True, smooth=True),
+    Curve(
+        key="data_wait_fraction",
+        title="Waiting for data",
+        unit="of the time",
+        from_zero=True,
+        smooth=True,
+        show=percent_brief,
+    ),
+)
+
+_SCORES = (
+    ("zero-shot", "top1", "top-1"),
+    ("retrieval", "i2t_recall@1", "image to text R@1"),
+)
+
+
+def draw_curves(runs: Sequence[RunFolder], names: Sequence[str]) -> list[Drawing]:
+    """A drawing for each key that the metrics of any run have, the runs over each other.
+
+    Args:
+        runs: one or several.
+        names: what the drawings call them.
+    """
+    drawings: list[Drawing] = []
+    for curve in CURVES:
+        lines = _lines([column(run.metrics, curve.key) for run in runs], names)
+        if lines:
+            svg = line_chart(
+                lines,
+                label=curve.title,
+                from_zero=curve.from_zero,
+                smooth=curve.smooth,
+                show=curve.show,
+            )
+            drawings.append(Drawing(title=curve.title, value=_value(curve, lines), svg=svg))
+    return drawings
+
+
+def draw_scores(runs: Sequence[RunFolder], names: Sequence[str]) -> list[Drawing]:
+    """Scores over the steps, of what any run evaluated more than once."""
+    drawings: list[Drawing] = []
+    for kind, key, what in _SCORES:
+        found = {one.name: None for run in runs for one in run.evaluations if one.kind == kind}
+        for name in found:
+            histories = [
+                next((one.history for one in run.evaluations if one.name == name), [])
+                for run in runs
+            ]
+            lines = _lines([column(history, key) for history in histories], names)
+            if any(len(line.points) > 1 for line in lines):
+                title = f"{name}, {what}"
+                svg = line_chart(lines, label=title, from_zero=True, show=percent_brief)
+                last = percent(lines[0].points[-1][1]) if len(lines) == 1 else ""
+                drawings.append(Drawing(title=title, value=last, svg=svg))
+    return drawings
+
+
+def _lines(columns: Sequence[Sequence[Point]], names: Sequence[str]) -> list[Series]:
+    """The runs that have the numbers, each in its colour; without names where there is one run."""
+    named = names if len(names) > 1 else [""]
+    return [
+        Series(points=points, name=name, number=number)
+        for number, (points, name) in enumerate(zip(columns, named, strict=True))
+        if points
+    ]
+
+
+def _value(curve: Curve, lines: Sequence[Series]) -> str:
+    if len(lines) > 1:
+        return curve.unit
+    values = [y for _, y in lines[0].points]
+    value = max(values) if curve.peak else recent(values) if curve.smooth else values[-1]
+    return f"{'peak ' if curve.peak else ''}{curve.show(value)} {curve.unit}".strip()

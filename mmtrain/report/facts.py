@@ -1,0 +1,56 @@
+"""What a run is beside its curves: how far it went, how fast, and with what."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from mmtrain.report.run_folder import RunFolder, column
+
+
+def run_length(run: RunFolder) -> str:
+    """How far a run went, in words."""
+    counts = {key: _last(run, key) for key in ("step", "samples_seen", "epoch")}
+    if counts["step"] is None:
+        return "No step logged yet"
+    parts = [f"{counts['step']:,.0f} steps"]
+    if counts["samples_seen"] is not None:
+        parts.append(f"{counts['samples_seen']:,.0f} samples seen")
+    if counts["epoch"] is not None:
+        parts.append(f"epoch {counts['epoch']:,.10g}")
+    return " · ".join(parts)
+
+
+def recent(values: Sequence[float]) -> float:
+    """Mean of the last twentieth."""
+    return statistics.mean(values[-max(1, len(values) // 20) :])
+
+
+def last_loss(run: RunFolder) -> float | None:
+    """Mean loss of the last twentieth of the logged steps."""
+    losses = [value for _, value in column(run.metrics, "loss")]
+    return recent(losses) if losses else None
+
+
+def speed(run: RunFolder) -> float | None:
+    """Median of the samples per second."""
+    speeds = [value for _, value in column(run.metrics, "samples_per_second")]
+    return statistics.median(speeds) if speeds else None
+
+
+def _last(run: RunFolder, key: str) -> float | None:
+    points = column(run.metrics, key)
+    return points[-1][1] if points else None
+
+
+def flatten(
+    facts: dict[str, Any], prefix: str = "", *, between: str = " "
+) -> list[tuple[str, str]]:
+    """Nested keys as one name each, values as text."""
+    rows: list[tuple[str, str]] = []
+    for key, value in facts.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            rows += flatten(value, f"{name}{between}", between=between)
+        else:
+            rows.append((name.replace("_", " ") if between == " " else name, str(value)))
+    return rows

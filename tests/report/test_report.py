@@ -1,0 +1,272 @@
+import base64
+import html.parser
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mmtrain.errors import UsageError
+from mmtrain.report import write_report
+from mmtrain.report.run_folder import read_run
+from tests.report.folders import make_run, write_metrics
+
+_VOID = {"meta", "img", "br", "link"}
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser would find: texts, pictures, whatever is fetched; tags must match."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.texts: list[str] = []
+        self.tags: list[str] = []
+        self.images: list[str] = []
+        self.open: list[str] = []
+        self.feed(self.source)
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in _VOID:
+            self.open.append(tag)
+        if tag == "img":
+            self.images.append(dict(attrs)["src"] or "")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts += [" ".join(data.split())] if data.strip() and "style" not in self.open else []
+
+
+def test_one_run_becomes_its_page(tmp_path: Path) -> None:
+    path = write_report((make_run(tmp_path / "run-7"),))
+    assert path == tmp_path / "run-7" / "report.html"
+    page = Page(path)
+    told = " ".join(page.texts)
+    for part in (
+        "run-7",
+        "40 steps · 1,280 samples seen · epoch 4",
+        "held-out",
+        "zero-shot top-1, 2 × chance",
+        "25.0 %",
+        "50.0 %",
+        "Image to text",
+        "Loss",
+        "Gradient norm",
+        "held-out, top-1",
+        "1 × image truncated",
+        "0007",
+        "commit abc",
+        "beef",
+        "seed = 1",
+        "✗ a grey wolf",
+        "rank 7 of 1,200",
+    ):
+        assert part in told, part
+
+
+def test_the_page_shows_the_pictures_and_fetches_nothing(tmp_path: Path) -> None:
+    page = Page(write_report((make_run(tmp_path / "run"),)))
+    assert len(page.images) == 20
+    for uri in page.images:
+        kind, _, data = uri.partition(",")
+        assert kind == "data:image/webp;base64"
+        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+            assert image.size == (40, 30)
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert not re.search(r"https?://|@import|url\(", page.source)
+    assert "prefers-color-scheme: dark" in page.source and "width=device-width" in page.source
+
+
+def test_several_runs_become_one_comparison(tmp_path: Path) -> None:
+    runs = (
+        make_run(tmp_path / "adamw", top1=0.2),
+        make_run(tmp_path / "muon", top1=0.3, num_steps=60, lr="2e-3"),
+    )
+    path = write_report(runs, out=tmp_path / "both.html")
+    assert path == tmp_path / "both.html" and not (runs[0] / "report.html").exists()
+    page = Page(path)
+    told = " ".join(page.texts)
+    assert "2 runs compared" in told
+    assert "optim.lr 0.001 0.002" in told and "2 settings are equal" in told
+    assert re.search(r'class="num best">30.0 %', page.source)
+    assert re.search(r'class="num">20.0 %', page.source)
+    loss = re.search(r'<svg[^>]*aria-label="Loss".*?</svg>', page.source, re.DOTALL)
+    assert loss is not None
+    assert len(re.findall(r'class="line c[01]"', loss.group())) == 2
+    assert "step 40\nadamw: 2.5" in loss.group() and "muon: " in loss.group()
+    assert re.search(r'aria-label="held-out, top-1"', page.source)
+
+
+def test_a_comparison_is_by_default_in_the_first_folder(tmp_path: Path) -> None:
+    runs = (make_run(tmp_path / "a"), make_run(tmp_path / "b"))
+    assert write_report(runs, out=None) == tmp_path / "a" / "report.html"
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    runs = (make_run(tmp_path / "x" / "run"), make_run(tmp_path / "y" / "run"))
+    told = Page(write_report(runs, out=tmp_path / "c.html")).texts
+    assert "x/run" in told and "y/run" in told
+
+
+def test_runs_that_share_nothing_are_compared(tmp_path: Path) -> None:
+    whole, bare = make_run(tmp_path / "whole"), tmp_path / "bare"
+    bare.mkdir()
+    (bare / "recipe.toml").write_text("not [ toml")
+    told = " ".join(Page(write_report((whole, bare), out=tmp_path / "c.html")).texts)
+    assert "No step logged yet" in told and "25.0 % –" in told
+
+
+def test_many_runs_keep_apart(tmp_path: Path) -> None:
+    runs = tuple(make_run(tmp_path / f"run-{number:02d}", num_steps=6) for number in range(11))
+    page = Page(write_report(runs, out=tmp_path / "c.html"))
+    loss = re.search(r'<svg[^>]*aria-label="Loss".*?</svg>', page.source, re.DOTALL)
+    assert loss is not None
+    styles = re.findall(r'<path class="(line [^"]*)"', loss.group())
+    assert len(set(styles)) == 11, "two runs look alike"
+
+
+@pytest.mark.parametrize("break_it", ["cut", "empty", "binary", "list"])
+def test_half_written_lines_are_left_out_and_noted(tmp_path: Path, break_it: str) -> None:
+    run = make_run(tmp_path / "run")
+    damage = {
+        "cut": b'{"step": 41, "lo',
+        "empty": b"\n\n",
+        "binary": b"\xff\xfe\x00\n",
+        "list": b"[1]\n",
+    }
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(damage[break_it])
+    told = " ".join(Page(write_report((run,))).texts)
+    assert "40 steps" in told
+    assert ("1 line of metrics.jsonl could not be read" in told) == (break_it != "empty")
+
+
+def test_a_step_done_twice_counts_once(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    again = json.dumps(json.loads(lines[29]) | {"loss": 77.0})
+    (run / "metrics.jsonl").write_text("\n".join([*lines[:30], again, *lines[30:]]) + "\n")
+    metrics = read_run(run).metrics
+    assert [row["step"] for row in metrics] == list(range(1, 41))
+    assert metrics[29]["loss"] == 77.0
+
+
+def test_what_is_no_number_is_a_gap(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for row, value in zip(
+        rows[10:], [None, float("nan"), float("inf"), "x", True, 10**400], strict=False
+    ):
+        row["loss"] = value
+        row["grad_norm"] = None
+    rows[-1]["samples_seen"] = None
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = Page(write_report((run,)))
+    drawings = " ".join(re.findall(r"<svg.*?</svg>", page.source, re.DOTALL))
+    assert not re.search(r"\bnan\b|\binf\b|None", drawings)
+
+
+def test_a_column_without_any_number_has_no_curve(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": null}\n{"step": 2, "lr": 0.1}\n')
+    page = Page(write_report((run,)))
+    assert re.findall(r'aria-label="([^"]*)"', page.source) == ["Learning rate"]
+
+
+def test_a_huge_run_makes_a_small_page(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    write_metrics(run, 100_000)
+    path = write_report((run,))
+    assert path.stat().st_size < 300_000
+    told = " ".join(Page(path).texts)
+    assert "100,000 steps" in told and "100k" in told
+
+
+HOSTILE = '<script>alert("x")</script>&amp; \'"><img src=x onerror=y> 狐 \ud83e'
+
+
+def test_captions_names_and_keys_are_escaped(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "<b>run", text=HOSTILE)
+    other = make_run(tmp_path / "other")
+    (run / "recipe.toml").write_text('a = "</pre><script>1</script>"')
+    (run / "run.json").write_text(json.dumps({"<i>commit": "<u>x"}))
+    bad = {"key": "<svg onload=1>", "shard": "</td>", "reason": "<em>"}
+    (run / "bad_samples.jsonl").write_text(json.dumps(bad))
+    (run / "bad_batches.jsonl").write_text(json.dumps({"step": 1, "loss": "nan", "keys": ["<a>"]}))
+    (run / "eval" / "held-out.json").rename(run / "eval" / "<h1>.json")
+    (run / "eval" / "held-out.history.jsonl").rename(run / "eval" / "<h1>.history.jsonl")
+    for path in (write_report((run,)), write_report((run, other), out=tmp_path / "c.html")):
+        page = Page(path)
+        assert not {"script", "b", "i", "u", "em", "a"} & set(page.tags) - {"b"}
+        assert page.source.count("<h1") == 1
+        assert "<b>run" not in page.source and "onerror=y>" not in page.source
+    assert "狐" in Page(run / "report.html").source
+
+
+def test_damaged_results_are_noted_and_the_rest_is_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    folder = run / "eval"
+    (folder / "torn.json").write_text('{"top1": 0.')
+    (folder / "list.json").write_text("[]")
+    (folder / "lacks.json").write_text('{"top1": 0.5, "top5": null, "num_classes": 3}')
+    (folder / "probe.json").write_text('{"accuracy": 0.5, "note": "x"}')
+    (folder / "odd.json").write_text('{"examples": {"best": [{"key": 1}, 3], "worst": 4}}')
+    (run / "run.json").write_text("{")
+    (folder / "held-out" / "best-01.webp").unlink()
+    page = Page(write_report((run,)))
+    told = " ".join(page.texts)
+    assert "torn.json is damaged" in told and "run.json is damaged" in told
+    assert "lacks.json has no figure top5, num_samples" in told
+    assert "odd.json has examples that cannot be read" in told
+    assert "accuracy 0.5" in told
+    assert "picture missing" in told and len(page.images) == 19
+
+
+def test_pictures_outside_of_the_folder_are_not_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (3, 3)).save(secret)
+    path = run / "eval" / "held-out.json"
+    content = json.loads(path.read_text())
+    rows = content["examples"]["best"]
+    rows[0]["picture"], rows[1]["picture"] = "../../secret.png", str(secret)
+    rows[2]["picture"], rows[3]["picture"] = "held-out.json", "a\0b.png"
+    path.write_text(json.dumps(content))
+    assert len(Page(write_report((run,))).images) == 16
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda path: None, "does not exist"),
+        (lambda path: path.mkdir(), "holds no metrics.jsonl and no recipe.toml"),
+        (lambda path: path.write_text(""), "is no folder"),
+    ],
+)
+def test_a_wrong_path_is_one_line(tmp_path: Path, make, told: str) -> None:
+    path = tmp_path / "nothing"
+    make(path)
+    with pytest.raises(UsageError) as caught:
+        write_report((make_run(tmp_path / "run"), path))
+    assert str(caught.value) == f"run = {path} {told}; name a run folder"
+
+
+def test_other_mistakes_are_one_line(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    with pytest.raises(UsageError, match=r"named twice; name every run once"):
+        write_report((run, tmp_path / "." / "run"))
+    with pytest.raises(UsageError, match=r"out = .*cannot be written: No such file"):
+        write_report((run,), out=tmp_path / "none" / "a.html")
+    with pytest.raises(UsageError, match=r"name at least one"):
+        write_report(())
