@@ -220,11 +220,14 @@ def test_bad_samples_are_replaced_by_their_position(damaged):
     numbers = [n for n in range(3 * data.batches_per_epoch) if data.batch(n).bad]
     for number in reversed(numbers):
         assert_equal(again.batch(number), data.batch(number))
-    replaced = {
-        batch.keys[batch.position_B.tolist().index(batch.bad[0].position)]
-        for batch in map(data.batch, numbers)
-    }
-    assert len(replaced) > 2
+    for epoch in range(3):
+        replacements = {
+            batch.keys[batch.position_B.tolist().index(each.position)]
+            for batch in map(data.batch, numbers)
+            for each in batch.bad
+            if batch.epoch == epoch
+        }
+        assert len(replacements) > 1
 
 
 def test_a_replacement_keeps_to_its_position(damaged):

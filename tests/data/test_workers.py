@@ -32,7 +32,8 @@ def blank(number: int) -> ImageTextBatch:
 
 
 class Batches:
-    """Batch 5 is a mistake of the user, 6 one of ours, 7 the death of its worker."""
+    """Batch 5 is a mistake of the user, 6 one of ours, 7 the death of its worker, and 8 and 9 what
+    multiprocessing does in a worker's thread whose connection fails."""
 
     def batch(self, number: int) -> ImageTextBatch:
         if number == 5:
@@ -41,6 +42,9 @@ class Batches:
             raise KeyError("six")
         if number == 7:
             os.kill(os.getpid(), signal.SIGKILL)
+        if number in (8, 9):
+            error = ConnectionResetError("gone") if number == 8 else OSError("nine")
+            sys.excepthook(type(error), error, None)
         return blank(number)
 
 
@@ -90,6 +94,13 @@ def test_a_killed_worker_is_one_line():
         list(iterate(7, 12))
     assert "\n" not in str(caught.value)
     assert_no_workers()
+
+
+def test_a_worker_says_nothing_of_a_main_process_that_left(capfd):
+    list(iterate(8, 9))
+    assert capfd.readouterr().err == ""
+    list(iterate(9, 10))
+    assert capfd.readouterr().err == "OSError: nine\n"
 
 
 def test_closing_ends_the_workers():
