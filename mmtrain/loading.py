@@ -23,6 +23,8 @@ from mmtrain.data.transforms import PreprocessConfig, eval_transform
 from mmtrain.decode_config import decode, encode
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
+from mmtrain.interop.foreign_config import read_json
+from mmtrain.interop.hf_clip_files import read_hf, write_hf
 from mmtrain.interop.open_clip_files import CONFIG_FILE as OPEN_CLIP_CONFIG_FILE
 from mmtrain.interop.open_clip_files import read_open_clip, write_open_clip
 from mmtrain.interop.package import ModelPackage
@@ -91,7 +93,8 @@ def load(
 
     Args:
         path: a folder that `save_model` wrote, a run folder (its export/ is taken), a folder in
-            open_clip's form (open_clip_config.json), or a checkpoint file of open_clip's training.
+            open_clip's form (open_clip_config.json) or Hugging Face's (CLIP, SigLIP), or a
+            checkpoint file of open_clip's training.
         device: where the weights go.
 
     Returns:
@@ -122,10 +125,12 @@ def read_package(path: Path) -> ModelPackage:
     if path.is_file():
         return read_open_clip(path)
     folder = path / "export" if (path / "export" / CONFIG_FILE).is_file() else path
-    if (folder / CONFIG_FILE).is_file() and not (folder / OPEN_CLIP_CONFIG_FILE).is_file():
-        return _read_ours(folder)
     if (folder / OPEN_CLIP_CONFIG_FILE).is_file():
         return read_open_clip(folder)
+    if (folder / CONFIG_FILE).is_file():
+        data = read_json(folder / CONFIG_FILE)
+        is_hf = isinstance(data, dict) and "model_type" in data
+        return read_hf(folder) if is_hf else _read_ours(folder)
     if (folder / "recipe.toml").is_file():
         raise UsageError(f"model = {folder} has no export/ yet; a run writes it when it ends")
     raise UsageError(
@@ -140,7 +145,7 @@ def export_model(source: Path, *, out: Path, form: str) -> None:
     Args:
         source: what `load` takes.
         out: a new folder.
-        form: `mmtrain`, our own, or `open_clip`, its hub folder.
+        form: `mmtrain`, our own; `open_clip`, its hub folder; or `hf`, which transformers reads.
 
     Raises:
         UsageError: the source cannot be read, or the form cannot say what the model is.
@@ -161,6 +166,7 @@ def _write_ours(package: ModelPackage, folder: Path) -> None:
 FORMS: dict[str, Callable[[ModelPackage, Path], None]] = {
     "mmtrain": _write_ours,
     "open_clip": write_open_clip,
+    "hf": write_hf,
 }
 """The forms that `export_model` writes."""
 

@@ -24,6 +24,7 @@ def canonical(config: ClipConfig) -> ClipConfig:
         # The norm acts on each token alone: before or after one is picked is the same.
         pool_norm="after" if vision.pool == "first" else vision.pool_norm,
         patch_dropout=0.0,
+        drop_edge=bool(vision.image_size % vision.patch_size),
     )
     text = replace(
         text,
