@@ -159,7 +159,7 @@ def _export(run: Run, encoder: Encoder) -> None:
     assert isinstance(encoder.model, Clip)
     folder = run.folder / "export"
     save_model(folder, model=encoder.model, tokenizer=run.tokenizer, preprocess=run.preprocess)
-    write_report(run.folder)
+    write_report((run.folder,))
 
 
 def _leave(run: Run, log: _Log, signals: StopSignals) -> None:
