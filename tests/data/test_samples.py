@@ -70,6 +70,7 @@ def test_captions_are_drawn_by_the_weight_of_their_place(tmp_path):
         {"png": PNG, "txt": "t", "json": {"names": ["n0", "n1"], "alt": "a"}},
         {"png": PNG, "txt": "  ", "json": {"names": [], "alt": "a"}},
         {"png": PNG, "json": {"names": ["n0"], "alt": None}},
+        {"png": PNG, "txt": "t", "json": {"alt": "a"}},
         captions={"txt": 1.0, "names": 2.0, "alt": 1.0},
     )
     grid = [(i / 40 + 1 / 80, j / 4 + 1 / 8) for i in range(40) for j in range(4)]
@@ -79,6 +80,8 @@ def test_captions_are_drawn_by_the_weight_of_their_place(tmp_path):
     # A place without a caption leaves its share to the others.
     assert {read(own, 1, draws).caption for draws in grid} == {"a"}
     assert {read(own, 2, draws).caption for draws in grid} == {"n0"}
+    shared = [read(own, 3, draws).caption for draws in grid]
+    assert (shared.count("a"), shared.count("t")) == (80, 80)
     assert read(own, draws=(1 - 2**-53, 1 - 2**-53)).caption == "t"
 
 

@@ -104,6 +104,20 @@ def test_every_cut_is_told(tmp_path):
         assert members.items() <= FILES.items()
 
 
+@pytest.mark.parametrize("lost", [1, 100, BLOCK, BLOCK + 1, 960])
+def test_bytes_missing_inside_a_member_cost_that_member_alone(tmp_path, lost):
+    """It would swallow the headers behind it, and with them what they announce."""
+    path = write(tmp_path / "a.tar", FILES)
+    with tarfile.open(path) as tar:
+        begin = tar.getmember("010.a").offset_data + 10
+    assert len(FILES["010.a"]) == 970
+    data = path.read_bytes()
+    path.write_bytes(data[:begin] + data[begin + lost :])
+    members, damage = walk(path)
+    assert [found.reason for found in damage[:1]] == ["bytes are missing in 010.a"]
+    assert members == {name: content for name, content in FILES.items() if name != "010.a"}
+
+
 def mutate(data: bytes, rng: random.Random) -> bytes:
     """A piece lost, put in twice, zeroed or overwritten, or a few bits of headers flipped."""
     begin = rng.randrange(len(data))
