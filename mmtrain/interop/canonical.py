@@ -15,17 +15,7 @@ from mmtrain.nn import TransformerConfig
 
 def canonical(config: ClipConfig) -> ClipConfig:
     """The config with all that cannot change a trained model's features at one fixed value."""
-    vision, text = config.vision, config.text
-    vision = replace(
-        vision,
-        transformer=_canonical_blocks(vision.transformer),
-        rope_theta=_used(vision, "rope_theta", "rope" in vision.positions),
-        prefix_positions=_prefix_positions(vision),
-        # The norm acts on each token alone: before or after one is picked is the same.
-        pool_norm="after" if vision.pool == "first" else vision.pool_norm,
-        patch_dropout=0.0,
-        drop_edge=bool(vision.image_size % vision.patch_size),
-    )
+    text = config.text
     text = replace(
         text,
         transformer=_canonical_blocks(text.transformer),
@@ -36,10 +26,29 @@ def canonical(config: ClipConfig) -> ClipConfig:
     # The logits' scale and bias are among the tensors.
     return replace(
         config,
-        vision=vision,
+        vision=canonical_vision(config.vision),
         text=text,
         init_logit_scale=ClipConfig.init_logit_scale,
         init_logit_bias=None if config.init_logit_bias is None else 0.0,
+    )
+
+
+def canonical_vision(
+    vision: VisionConfig, *, pixels_of: VisionConfig | None = None
+) -> VisionConfig:
+    """The same of one tower, with mean and std of `pixels_of` where these travel apart."""
+    pixels = vision if pixels_of is None else pixels_of
+    return replace(
+        vision,
+        transformer=_canonical_blocks(vision.transformer),
+        mean=pixels.mean,
+        std=pixels.std,
+        rope_theta=_used(vision, "rope_theta", "rope" in vision.positions),
+        prefix_positions=_prefix_positions(vision),
+        # The norm acts on each token alone: before or after one is picked is the same.
+        pool_norm="after" if vision.pool == "first" else vision.pool_norm,
+        patch_dropout=0.0,
+        drop_edge=bool(vision.image_size % vision.patch_size),
     )
 
 

@@ -29,6 +29,10 @@ class ForeignConfig:
         self._left: dict[str, Any] = dict(data)
         self._known: list[str] = []
 
+    def holds(self, name: str) -> bool:
+        """Whether the field is there and not null; the field stays."""
+        return self._left.get(name) is not None
+
     def take(self, name: str, kind: type | tuple[type, ...], default: Any = _MISSING) -> Any:
         """The field's value, of `kind`; the default where it is missing or null.
 
@@ -64,6 +68,12 @@ class ForeignConfig:
                 f"{self.source}: {name} = {show(value)} is not supported; we read {choices}"
             )
         return value
+
+    def only_even_null(self, name: str, *allowed: Any) -> Any:
+        """The same where null is a value of its own: the first of `allowed` only where missing."""
+        missing = name not in self._left
+        value = self.only(name, None, *allowed) if not missing else None
+        return allowed[0] if missing else value
 
     def section(self, name: str) -> "ForeignConfig":
         """A nested section; empty where it is missing or null."""

@@ -11,6 +11,7 @@ from mmtrain.interop.tensor_links import (
     reshaped,
     same,
     same_layer,
+    shapes_of,
     tensors_from,
     tensors_to,
 )
@@ -34,7 +35,7 @@ def from_hf(
     # Older files carry the running numbers of positions.
     tensors = {name: x for name, x in tensors.items() if not name.endswith(".position_ids")}
     links = _links(config, model_kind(data, source=source))
-    return config, tensors_from(links, config, tensors, source=source)
+    return config, tensors_from(links, shapes_of(config), tensors, source=source)
 
 
 def to_hf(

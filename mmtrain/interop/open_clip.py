@@ -7,6 +7,7 @@ Both layouts of the state dict are read: `CLIP` (the text tower's names at the t
 from typing import Any
 
 from mmtrain.interop.open_clip_config import config_from_open_clip, config_to_open_clip
+from mmtrain.interop.open_clip_timm import tower_links
 from mmtrain.interop.tensor_links import (
     Link,
     Tensors,
@@ -15,11 +16,12 @@ from mmtrain.interop.tensor_links import (
     reshaped,
     same,
     same_layer,
+    shapes_of,
     tensors_from,
     tensors_to,
     transposed,
 )
-from mmtrain.models import ClipConfig
+from mmtrain.models import ClipConfig, VisionConfig
 from mmtrain.nn import TransformerConfig
 
 _JIT_CONSTANTS = ("input_resolution", "context_length", "vocab_size")
@@ -41,11 +43,14 @@ def from_open_clip(
     """
     config = config_from_open_clip(model_cfg, source=source)
     tensors = {name: x for name, x in tensors.items() if name not in _JIT_CONSTANTS}
+    is_timm = model_cfg["vision_cfg"].get("timm_model_name") is not None
     prefix = "text." if any(name.startswith("text.") for name in tensors) else ""
     for name in ("logit_scale", "logit_bias"):  # nonscalar_logit_scale keeps them as [1]
         if name in tensors and tensors[name].numel() == 1:
             tensors[name] = tensors[name].reshape(())
-    return config, tensors_from(_links(config, prefix), config, tensors, source=source)
+    return config, tensors_from(
+        _links(config, prefix, timm=is_timm), shapes_of(config), tensors, source=source
+    )
 
 
 def to_open_clip(
@@ -64,37 +69,46 @@ def to_open_clip(
     model_cfg = config_to_open_clip(config)
     if custom_text:
         model_cfg["custom_text"] = True
-    return model_cfg, tensors_to(_links(config, "text." if custom_text else ""), tensors)
+    is_timm = "timm_model_name" in model_cfg["vision_cfg"]
+    links = _links(config, "text." if custom_text else "", timm=is_timm)
+    return model_cfg, tensors_to(links, tensors)
 
 
-def _links(config: ClipConfig, prefix: str) -> list[Link]:
+def _links(config: ClipConfig, prefix: str, *, timm: bool) -> list[Link]:
     """All tensors; `prefix` stands before the text tower's names."""
-    vision, text = config.vision, config.text
+    text = config.text
     links = [reshaped("logit_scale", "logit_scale", ())]
     if config.init_logit_bias is not None:
         links.append(reshaped("logit_bias", "logit_bias", ()))
+    links += tower_links(config.vision) if timm else _vision_links(config.vision)
     links += [
+        same("text.embed.token.weight", f"{prefix}token_embedding.weight"),
+        same("text.embed.positional_embedding", f"{prefix}positional_embedding"),
+        *same_layer("text.head.norm", f"{prefix}ln_final"),
+    ]
+    if text.projection_bias:
+        links += same_layer("text.head.projection", f"{prefix}text_projection")
+    elif text.projection:
+        links.append(transposed("text.head.projection.weight", f"{prefix}text_projection"))
+    for layer in range(text.transformer.num_layers):
+        theirs = f"{prefix}transformer.resblocks.{layer}"
+        links += block_links(f"text.transformer.blocks.{layer}", theirs, text.transformer)
+    return links
+
+
+def _vision_links(vision: VisionConfig) -> list[Link]:
+    links = [
         patch_convolution("vision.embed.patch.weight", "visual.conv1.weight", vision.patch_size),
         same("vision.embed.class_embedding", "visual.class_embedding"),
         same("vision.embed.positional_embedding", "visual.positional_embedding"),
         transposed("vision.head.projection.weight", "visual.proj"),
         *same_layer("vision.head.norm", "visual.ln_post"),
-        same("text.embed.token.weight", f"{prefix}token_embedding.weight"),
-        same("text.embed.positional_embedding", f"{prefix}positional_embedding"),
-        *same_layer("text.head.norm", f"{prefix}ln_final"),
     ]
     if vision.embed_norm:
         links += same_layer("vision.embed.norm", "visual.ln_pre")
-    if text.projection_bias:
-        links += same_layer("text.head.projection", f"{prefix}text_projection")
-    elif text.projection:
-        links.append(transposed("text.head.projection.weight", f"{prefix}text_projection"))
-    for ours, theirs, blocks in (
-        ("vision", "visual.transformer.resblocks", vision.transformer),
-        ("text", f"{prefix}transformer.resblocks", text.transformer),
-    ):
-        for layer in range(blocks.num_layers):
-            links += block_links(f"{ours}.transformer.blocks.{layer}", f"{theirs}.{layer}", blocks)
+    for layer in range(vision.transformer.num_layers):
+        theirs = f"visual.transformer.resblocks.{layer}"
+        links += block_links(f"vision.transformer.blocks.{layer}", theirs, vision.transformer)
     return links
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from mmtrain.errors import UsageError
 from mmtrain.interop.canonical import refuse_losses
 from mmtrain.interop.foreign_config import ForeignConfig
+from mmtrain.interop.open_clip_timm import is_timm_tower, vision_from_cfg, vision_to_cfg
 from mmtrain.models import ClipConfig, TextConfig, VisionConfig
 from mmtrain.nn import TransformerConfig
 from mmtrain.nn.feed_forward import Activation
@@ -58,7 +59,8 @@ def _read(section: ForeignConfig, build: Callable[..., Any], *, quick_gelu: bool
 
 
 def _vision(cfg: ForeignConfig, *, quick_gelu: bool) -> VisionConfig:
-    cfg.only("timm_model_name", None)
+    if cfg.holds("timm_model_name"):  # its activation is timm's, whatever quick_gelu says
+        return vision_from_cfg(cfg)
     cfg.only("attentional_pool", False)
     cfg.only("pos_embed_type", "learnable")
     cfg.only("output_tokens", False)
@@ -168,9 +170,17 @@ def config_to_open_clip(config: ClipConfig) -> dict[str, Any]:
         model_cfg["init_logit_scale"] = config.init_logit_scale
     if config.init_logit_bias is not None:
         model_cfg["init_logit_bias"] = config.init_logit_bias
-    if vision.transformer.activation == "quick_gelu":
+    if text.transformer.activation == "quick_gelu":
         model_cfg["quick_gelu"] = True
-    model_cfg["vision_cfg"] = {
+    timm = vision_to_cfg(vision) if is_timm_tower(vision) else None
+    model_cfg["vision_cfg"] = _vision_to(vision) if timm is None else timm
+    model_cfg["text_cfg"] = _text_to(text)
+    refuse_losses(config, _with_pixels_of(config, model_cfg), form="open_clip")
+    return model_cfg
+
+
+def _vision_to(vision: VisionConfig) -> dict[str, Any]:
+    cfg: dict[str, Any] = {
         "image_size": vision.image_size,
         "patch_size": vision.patch_size,
         "width": vision.transformer.dim,
@@ -178,16 +188,14 @@ def config_to_open_clip(config: ClipConfig) -> dict[str, Any]:
         **_blocks_to(vision.transformer),
     }
     if vision.patch_dropout:
-        model_cfg["vision_cfg"]["patch_dropout"] = vision.patch_dropout
+        cfg["patch_dropout"] = vision.patch_dropout
     if not vision.embed_norm:
-        model_cfg["vision_cfg"]["no_ln_pre"] = True
+        cfg["no_ln_pre"] = True
     if vision.pool == "mean":
-        model_cfg["vision_cfg"]["pool_type"] = "avg"
+        cfg["pool_type"] = "avg"
         if vision.pool_norm == "after":
-            model_cfg["vision_cfg"]["final_ln_after_pool"] = True
-    model_cfg["text_cfg"] = _text_to(text)
-    refuse_losses(config, _with_pixels_of(config, model_cfg), form="open_clip")
-    return model_cfg
+            cfg["final_ln_after_pool"] = True
+    return cfg
 
 
 def _with_pixels_of(config: ClipConfig, model_cfg: dict[str, Any]) -> ClipConfig:

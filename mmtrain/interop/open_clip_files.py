@@ -20,6 +20,7 @@ from mmtrain.interop.foreign_config import ForeignConfig, read_json
 from mmtrain.interop.hf_tokenizer import is_clips_own, read_hf_tokenizer, write_hf_tokenizer
 from mmtrain.interop.open_clip import from_open_clip, to_open_clip
 from mmtrain.interop.open_clip_config import config_to_open_clip
+from mmtrain.interop.open_clip_timm import is_timm_tower
 from mmtrain.interop.package import ModelPackage, float_tensors, read_tensors
 from mmtrain.models import ClipConfig
 from mmtrain.models.named import MODEL_NAMES, QUICKGELU, named_model
@@ -70,7 +71,10 @@ def write_open_clip(package: ModelPackage, folder: Path) -> None:
     Raises:
         UsageError: open_clip has no such model or tokenizer, naming the fields.
     """
-    custom_text = package.config.text.transformer.mask == "full"
+    # As open_clip's own configs have it for such models.
+    custom_text = package.config.text.transformer.mask == "full" or is_timm_tower(
+        package.config.vision
+    )
     model_cfg, tensors = to_open_clip(package.config, package.tensors, custom_text=custom_text)
     model_cfg["text_cfg"] |= _write_tokenizer(package.tokenizer, folder)
     vision, preprocess = package.config.vision, package.preprocess

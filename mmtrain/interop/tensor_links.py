@@ -84,21 +84,32 @@ def patch_convolution(ours: str, theirs: str, patch_size: int) -> Link:
     return Link(ours=(ours,), theirs=(theirs,), to_ours=to_ours, to_theirs=to_theirs)
 
 
-def tensors_from(links: list[Link], config: ClipConfig, found: Tensors, *, source: str) -> Tensors:
+def batched(ours: str, theirs: str) -> Link:
+    """The same tensor with a first dim of size 1 in theirs."""
+    return Link(
+        ours=(ours,), theirs=(theirs,), to_ours=lambda x: (x[0],), to_theirs=lambda x: (x[None],)
+    )
+
+
+def shapes_of(config: ClipConfig) -> Tensors:
+    """A model's state dict without its values."""
+    with torch.device("meta"):
+        return Clip(config).state_dict()
+
+
+def tensors_from(links: list[Link], shapes: Tensors, found: Tensors, *, source: str) -> Tensors:
     """Our model's tensors, contiguous, from another library's.
 
     Args:
         links: of every tensor.
-        config: our model.
+        shapes: our state dict, on the meta device.
         found: by their names.
         source: names the file in messages.
 
     Raises:
         UsageError: tensors are missing, left over or of another shape.
     """
-    with torch.device("meta"):
-        wanted = tensors_to(links, Clip(config).state_dict())
-    check_tensors(wanted, found, source=source)
+    check_tensors(tensors_to(links, shapes), found, source=source)
     out: Tensors = {}
     for link in links:
         ours = link.to_ours(*(found[name] for name in link.theirs))

@@ -53,7 +53,7 @@ class VisionConfig:
     embed_norm: bool = True
     """A norm before the first block, as OpenAI's CLIP."""
     pool: Literal["first", "mean", "attention"] = "first"
-    """The class token, the mean over patches, or attention pooling (MAP)."""
+    """The class token, the mean over patches, or attention pooling of the patches (MAP)."""
     pool_norm: Literal["before", "after"] = "after"
     """Where the final norm stands."""
     projection: bool = True
@@ -270,7 +270,7 @@ class VisionHead(nn.Module):
         if self.config.pool_norm == "before":
             x_BTD = self.norm(x_BTD)
         if self.pool is not None:
-            x_BD = self.pool(x_BTD)
+            x_BD = self.pool(x_BTD[:, self.config.num_prefix :])
         else:
             kind = "first" if self.config.pool == "first" else "mean"
             x_BD = pool_tokens(x_BTD, kind, skip=self.config.num_prefix)
