@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "mmtrain").rglob("*.py"))
 # About 250 is the aim (CONTRIBUTING.md); this is where a file is two.
-LONGEST_MODULE = 380
+LONGEST_MODULE = 400
 
 # Written in pieces, so that this file does not hold what it looks for.
 _FORBIDDEN = {
