@@ -1,10 +1,10 @@
-"""Maps of where a text is: right places, right space, and nothing changed for the image itself."""
+"""Maps of where a text is: they share out the cosine, and put each part in its place."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from mmtrain.eval.attention_maps import encode_patches, enlarge_maps, similarity_maps
+from mmtrain.eval.attention_maps import ReadImage, enlarge_maps, read_images, text_maps
 from mmtrain.models import Clip, ClipConfig
 from mmtrain.models.text import TextConfig
 from mmtrain.models.vision import VisionConfig
@@ -31,41 +31,68 @@ def images(height: int = 16, width: int = 16) -> Tensor:
     return torch.randint(0, 256, (2, 3, height, width), generator=generator, dtype=torch.uint8)
 
 
+def texts(num: int = 2) -> Tensor:
+    drawn_BE = torch.randn(num, 12, generator=torch.Generator().manual_seed(2))
+    return torch.nn.functional.normalize(drawn_BE, dim=-1)
+
+
 @pytest.mark.parametrize("fields", POOLS)
-def test_the_images_features_are_the_models(fields):
+def test_maps_share_out_the_cosine(fields):
+    """What the patches add is all that sets the image apart from one of equal patches."""
     model = clip(**fields)
-    image_BE, patch_BRCE = encode_patches(model, images(24, 16))
-    torch.testing.assert_close(image_BE, model.encode_image(images(24, 16)))
-    assert patch_BRCE.shape == (2, 3, 2, 12)
-    torch.testing.assert_close(patch_BRCE.norm(dim=-1), torch.ones(2, 3, 2))
+    image = read_images(model, images(24, 16))
+    torch.testing.assert_close(image.feature_BE, model.encode_image(images(24, 16)))
+    maps = text_maps(model, image, texts())
+    assert maps.shape == (2, 3, 2) and maps.dtype == torch.float32 and not maps.requires_grad
+
+    token_BTD = image.token_BTD.clone()
+    token_BTD[:, -6:] = token_BTD[:, -6:].mean(1, keepdim=True)
+    blank = ReadImage(feature_BE=image.feature_BE, token_BTD=token_BTD, grid=image.grid)
+    vision = model.vision
+    rope = vision.rope_table((3, 2), None, token_BTD.device)
+    mask = vision.transformer.build_mask(token_BTD.size(1), device=token_BTD.device)
+    with torch.no_grad():
+        end_BE = vision.head(vision.transformer.blocks["1"](token_BTD, mask=mask, rope=rope))
+    cosine_B = (image.feature_BE * texts()).sum(1)
+    blank_B = (torch.nn.functional.normalize(end_BE, dim=-1) * texts()).sum(1)
+    assert (cosine_B - blank_B).abs().max() > 0.01
+    torch.testing.assert_close(maps.sum((1, 2)), cosine_B - blank_B, atol=2e-3, rtol=0)
+    # Positions still tell equal patches apart where the last block rotates by them.
+    torch.testing.assert_close(text_maps(model, blank, texts()), torch.zeros(2, 3, 2))
 
 
-@pytest.mark.parametrize("fields", [fields for fields in POOLS if fields["pool"] != "first"])
-def test_the_only_patch_is_the_image(fields):
-    """Where the patches are what is pooled, a patch that is all of the image has its feature."""
-    fields = fields | {"class_token": False, "num_registers": 0}
-    image_BE, patch_BRCE = encode_patches(clip(image_size=8, **fields), images(8, 8))
-    torch.testing.assert_close(patch_BRCE[:, 0, 0], image_BE)
+def test_a_map_is_the_slope_where_the_last_block_does_nothing():
+    """Then the mean of the patches does not change on the way, and neither does the slope."""
+    model = clip(num_layers=1, pool="mean", pool_norm="after", class_token=False).double()
+    block = model.vision.transformer.blocks["0"]
+    for layer in (block.attention.o, block.feed_forward.down):
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    image = read_images(model, images())
+    x_BPD = image.token_BTD.detach().clone().requires_grad_()
+    feature_BE = model.vision.head.projection(model.vision.head.norm(x_BPD.mean(1)))
+    cosine_B = torch.nn.functional.cosine_similarity(feature_BE, texts().double())
+    (slope_BPD,) = torch.autograd.grad(cosine_B.sum(), x_BPD)
+    expected = (slope_BPD * (x_BPD - x_BPD.mean(1, keepdim=True))).sum(-1).view(2, 2, 2)
+    got = text_maps(model, image, texts())
+    torch.testing.assert_close(got, expected.detach().float(), atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("fields", [fields for fields in POOLS if fields["pool"] != "mean"])
-def test_the_last_block_keeps_a_patch_to_itself(fields):
-    """So what changes in one patch shows in its place of the map and in no other."""
-    model, changed = clip(num_layers=1, **fields), images(24, 16)
-    changed[:, :, 8:16, 8:16] = 0
-    before, after = (encode_patches(model, x)[1] for x in (images(24, 16), changed))
-    moved = (before - after).abs().amax(dim=(0, 3)) > 1e-4
-    assert moved.tolist() == [[False, False], [False, True], [False, False]]
+def test_every_patch_has_its_place():
+    """Without positions, patches that change places take their part of the map with them."""
+    model = clip(pool="attention", positions="none", num_registers=1)
+    before, pixels = images(24, 16), images(24, 16)
+    pixels[:, :, 16:, :8], pixels[:, :, :8, 8:] = before[:, :, :8, 8:], before[:, :, 16:, :8]
+    maps, moved = (text_maps(model, read_images(model, x), texts()) for x in (before, pixels))
+    maps[:, 2, 0], maps[:, 0, 1] = maps[:, 0, 1].clone(), maps[:, 2, 0].clone()
+    torch.testing.assert_close(moved, maps)
+    assert maps.std() > 1e-4
 
 
-def test_maps_are_cosines_by_text():
-    drawn_RCE = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0))
-    patch_RCE = torch.nn.functional.normalize(drawn_RCE, dim=-1)
-    text_ME = torch.stack([patch_RCE[2, 1], -patch_RCE[0, 0]])
-    maps = similarity_maps(patch_RCE, text_ME)
-    assert maps.shape == (2, 3, 2)
-    assert maps[0].argmax() == 5 and maps[1].argmin() == 0
-    torch.testing.assert_close(maps[0, 2, 1], torch.tensor(1.0))
+def test_no_gradient_reaches_the_weights():
+    model = clip(pool="first")
+    text_maps(model, read_images(model, images()), texts())
+    assert all(weight.grad is None for weight in model.parameters())
 
 
 def test_enlarged_maps_keep_their_place():
