@@ -34,8 +34,8 @@ class House:
         self.python.chmod(0o755)
 
     def make(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run make without the settings of a make around it."""
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+        """Run make without the settings of a make around it, which hands them down."""
+        env = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         return subprocess.run(
             ["make", f"PYTHON={self.python}", *words],
             cwd=self.folder,
