@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from mmtrain.data.clip_bpe import ClipBpe
+from mmtrain.data.json_tokenizer import JsonTokenizer
 from mmtrain.data.sentence_piece import SentencePieceModel
 from mmtrain.data.text_cleaning import CLEANINGS, Cleaning
 from mmtrain.errors import UsageError
 
 CONFIG_FILE = "tokenizer_config.json"
 
-Kind = Literal["clip", "sentencepiece"]
+Kind = Literal["clip", "sentencepiece", "json"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,8 @@ class TokenizerConfig:
     """
 
     kind: Kind = "clip"
-    """`clip`: CLIP's byte-pair encoding. `sentencepiece`: a model of your own, given by `path`."""
+    """`clip`: CLIP's byte-pair encoding. `sentencepiece`: a model of your own, given by `path`.
+    `json`: a tokenizer.json of the `tokenizers` library, as Hugging Face's models carry it."""
     path: str | None = None
     """The model file: a SentencePiece `.model`, or a `tokenizer.json` that we saved. None, for
     `clip` only, takes CLIP's published merges."""
@@ -43,7 +45,8 @@ class TokenizerConfig:
     """Every text is repaired (mojibake, HTML entities) and its white space collapsed. `whitespace`:
     no more. `lower`: and lower case. `canonicalize`: and lower case without punctuation."""
     add_sot: bool | None = None
-    """Begin with the start token. None: yes for `clip`, no for `sentencepiece`."""
+    """Begin with the start token. None: yes for `clip`, no for `sentencepiece`, for `json` as the
+    file has it."""
     add_eot: bool = True
     """Close with the end token."""
     pad_id: int | None = None
@@ -67,9 +70,9 @@ class TokenizerConfig:
                 f"tokenizer.{key} = false: CLIP's texts have both a start and an end token;"
                 " leave it out, or use kind = sentencepiece"
             )
-        if self.kind == "sentencepiece" and self.path is None:
+        if self.kind != "clip" and self.path is None:
             raise UsageError(
-                "tokenizer.path is missing: kind = sentencepiece needs a model file;"
+                f"tokenizer.path is missing: kind = {self.kind} needs a model file;"
                 " tools/train_tokenizer.py trains one"
             )
 
@@ -92,9 +95,10 @@ class TokenModel(Protocol):
         ...
 
 
-_MODELS: dict[Kind, type[ClipBpe] | type[SentencePieceModel]] = {
+_MODELS: dict[Kind, type[ClipBpe] | type[SentencePieceModel] | type[JsonTokenizer]] = {
     "clip": ClipBpe,
     "sentencepiece": SentencePieceModel,
+    "json": JsonTokenizer,
 }
 
 
@@ -108,7 +112,8 @@ class Tokenizer:
         self.context_length: int = config.context_length
         self.vocab_size: int = model.vocab_size
         self.sot_id, self.eot_id = model.sot_id, model.eot_id
-        add_sot = config.kind == "clip" if config.add_sot is None else config.add_sot
+        by_kind = {"clip": True, "sentencepiece": False, "json": model.sot_id is not None}
+        add_sot = by_kind[config.kind] if config.add_sot is None else config.add_sot
         self._before = _token_or_refuse("add_sot = true", model.sot_id) if add_sot else []
         self._after = _token_or_refuse("add_eot = true", model.eot_id) if config.add_eot else []
         pad_id = model.pad_id if config.pad_id is None else config.pad_id

@@ -1,7 +1,8 @@
 """Tokenizer files as transformers reads and writes them, for the tokenizers that we compute.
 
 CLIP's own byte-pair encoding (vocab.json and merges.txt, or tokenizer.json), recognised by its
-whole vocabulary, and SentencePiece models with an end token (spiece.model), as SigLIP's.
+whole vocabulary, SentencePiece models with an end token (spiece.model), as SigLIP's, and whatever
+else a tokenizer.json says.
 """
 
 import json
@@ -11,6 +12,7 @@ from typing import Any
 import sentencepiece
 
 from mmtrain.data.clip_bpe import EOT, SOT, ClipBpe
+from mmtrain.data.json_tokenizer import JsonTokenizer
 from mmtrain.data.sentence_piece import SentencePieceModel
 from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
 from mmtrain.errors import UsageError
@@ -18,6 +20,9 @@ from mmtrain.files import replace_file
 from mmtrain.interop.foreign_config import read_json
 
 CONFIG_FILE = "tokenizer_config.json"
+JSON_FILE = "tokenizer.json"
+LOWERING = ("Siglip2Tokenizer", "GemmaTokenizer")
+"""Classes of transformers that lower a text before their tokenizer.json sees it (SigLIP 2)."""
 PIECES_FILES = ("spiece.model", "sentencepiece.model")
 SPECIAL = {SOT: "<|startoftext|>", EOT: "<|endoftext|>"}
 """The names of CLIP's special tokens in transformers' files."""
@@ -49,18 +54,26 @@ def read_hf_tokenizer(folder: Path, *, context_length: int, clean: str | None = 
     vocabulary = _vocabulary(folder)
     if vocabulary is None:
         raise UsageError(f"{folder} holds no vocab.json, tokenizer.json or spiece.model")
-    if vocabulary != _clip_vocabulary():
+    if vocabulary == _clip_vocabulary():
+        return build_tokenizer(
+            TokenizerConfig(context_length=context_length, clean=clean or "lower")  # pyright: ignore[reportArgumentType]
+        )
+    if not (folder / JSON_FILE).is_file():
         raise UsageError(
-            f"{folder}: the tokenizer is not CLIP's own and not SentencePiece's, and is not read"
+            f"{folder}: the tokenizer is not CLIP's own and has no {JSON_FILE}, and is not read"
             + (f" (tokenizer_class = {kind})" if kind else "")
         )
-    return build_tokenizer(
-        TokenizerConfig(context_length=context_length, clean=clean or "lower")  # pyright: ignore[reportArgumentType]
-    )
+    own_clean = "lower" if kind in LOWERING else "whitespace"
+    return _json(folder, config, context_length, clean or own_clean)
 
 
-def write_hf_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+def write_hf_tokenizer(tokenizer: Tokenizer, folder: Path, *, cleans: bool = False) -> None:
     """Write the files that `transformers.AutoTokenizer` reads.
+
+    Args:
+        tokenizer: ours.
+        folder: made if need be.
+        cleans: whether the reader cleans texts as we do before they meet the tokenizer.
 
     Raises:
         UsageError: transformers has no class that gives the same ids.
@@ -68,6 +81,9 @@ def write_hf_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     config = tokenizer.config
     if is_clips_own(tokenizer):
         _write_clip(tokenizer, folder)
+        return
+    if config.kind == "json":
+        _write_json_tokenizer(tokenizer, folder, cleans=cleans)
         return
     if config.kind != "sentencepiece":
         raise UsageError("tokenizer: a trained byte-pair encoding has no form that others read")
@@ -89,6 +105,54 @@ def write_hf_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
             "eos_token": processor.id_to_piece(processor.eos_id()),
             "unk_token": processor.id_to_piece(processor.unk_id()),
             "pad_token": processor.id_to_piece(tokenizer.pad_id),
+        },
+    )
+
+
+def _json(folder: Path, config: dict[str, Any], context_length: int, clean: str) -> Tokenizer:
+    path = folder / JSON_FILE
+    if config.get("padding_side", "right") != "right":
+        raise UsageError(f"{folder / CONFIG_FILE}: padding_side must be right")
+    try:
+        model = JsonTokenizer(path.read_bytes())
+    except ValueError as error:
+        raise UsageError(f"{path} {error}") from error
+    pad = config.get("pad_token")
+    pad = pad["content"] if isinstance(pad, dict) else pad
+    pad_id = model.pad_id if pad is None else model.token_id(pad)
+    if pad_id is None:
+        raise UsageError(f"{path} has no padding token, and {CONFIG_FILE} names none that it has")
+    return build_tokenizer(
+        TokenizerConfig(
+            kind="json",
+            path=str(path.resolve()),
+            context_length=context_length,
+            clean=clean,  # pyright: ignore[reportArgumentType]
+            add_eot=model.eot_id is not None,
+            pad_id=pad_id,
+        )
+    )
+
+
+def _write_json_tokenizer(tokenizer: Tokenizer, folder: Path, *, cleans: bool) -> None:
+    model = JsonTokenizer(tokenizer.definition)
+    config = tokenizer.config
+    is_template = (config.add_sot is not False or model.sot_id is None) and (
+        config.add_eot or model.eot_id is None
+    )
+    if not is_template or not (cleans or config.clean == "whitespace"):
+        raise UsageError(
+            f'tokenizer.clean = "{config.clean}": others read a tokenizer.json as it is, with its '
+            'own start and end token; use clean = "whitespace"'
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / JSON_FILE).write_bytes(tokenizer.definition)
+    _write_json(
+        folder / CONFIG_FILE,
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": tokenizer.context_length,
+            "pad_token": model.token(tokenizer.pad_id),
         },
     )
 
@@ -120,8 +184,8 @@ def _sentence_piece(
 def _vocabulary(folder: Path) -> dict[str, int] | None:
     if (folder / "vocab.json").is_file():
         return read_json(folder / "vocab.json")
-    if (folder / "tokenizer.json").is_file():
-        model = read_json(folder / "tokenizer.json").get("model", {})
+    if (folder / JSON_FILE).is_file():
+        model = read_json(folder / JSON_FILE).get("model", {})
         vocabulary = model.get("vocab")
         return vocabulary if isinstance(vocabulary, dict) else {}
     return None

@@ -195,6 +195,6 @@ def _write_tokenizer(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
     clean = tokenizer.config.clean
     if is_clips_own(tokenizer):
         return {} if clean == "lower" else {"tokenizer_kwargs": {"clean": clean}}
-    write_hf_tokenizer(tokenizer, folder)
+    write_hf_tokenizer(tokenizer, folder, cleans=True)
     # Any name will do: from a folder, open_clip takes the folder's own files.
     return {"hf_tokenizer_name": folder.name, "tokenizer_kwargs": {"clean": clean}}
