@@ -152,9 +152,7 @@ def _build_state(recipe: TrainRecipe, model: Clip, layout: Layout, data: ImageTe
     }
     precision = recipe.train.precision
     stages = parallelize(model, layout, precision=precision, compile=recipe.train.compile)
-    objective = ContrastiveObjective(
-        model, recipe.loss, layout=layout, seed=recipe.run.seed, precision=precision
-    )
+    objective = ContrastiveObjective(model, recipe.loss, layout=layout, seed=recipe.run.seed)
     objective.to(layout.device)
     named = {n: p for stage in stages for n, p in stage.named_parameters()}
     named |= objective.parameters()
@@ -163,7 +161,12 @@ def _build_state(recipe: TrainRecipe, model: Clip, layout: Layout, data: ImageTe
         layout=layout,
         stages=stages,
         objective=objective,
-        schedule=build_schedule(stages, layout, num_microbatches=recipe.train.microbatches),
+        schedule=build_schedule(
+            stages,
+            layout,
+            num_microbatches=recipe.train.microbatches,
+            batch_size=recipe.train.batch_size,
+        ),
         optimizers=build_optimizers(named.items(), recipe.optim, **names),
         ema=None if decay is None else Ema(named.items(), decay=decay),
         bad_samples=BadSampleLog(

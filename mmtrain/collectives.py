@@ -11,6 +11,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+# Newer torch renamed both and warns of the old names, which are all that 2.11 has.
+if hasattr(dist, "all_gather_single"):
+    _all_gather, _reduce_scatter = dist.all_gather_single, dist.reduce_scatter_single
+else:
+    _all_gather, _reduce_scatter = dist.all_gather_into_tensor, dist.reduce_scatter_tensor
+
 
 def rank_and_size(group: ProcessGroup | None) -> tuple[int, int]:
     """This process's rank in the group and the number of ranks."""
@@ -36,7 +42,7 @@ def gather_rows(x: Tensor, *, group: ProcessGroup | None) -> Tensor:
     # Not every backend moves bools.
     sent = x.view(torch.uint8) if x.dtype == torch.bool else x
     out = sent.new_empty((ranks * rows, *x.shape[1:]))
-    dist.all_gather_into_tensor(out, sent, group=group)
+    _all_gather(out, sent, group=group)
     return out.view(x.dtype)
 
 
@@ -50,7 +56,7 @@ def scatter_row_sums(x: Tensor, *, group: ProcessGroup | None) -> Tensor:
     ranks = dist.get_world_size(group)
     assert x.shape[0] % ranks == 0, "scatter_row_sums needs equal rows per rank"
     out = x.new_empty((x.shape[0] // ranks, *x.shape[1:]))
-    dist.reduce_scatter_tensor(out, x.contiguous(), group=group)
+    _reduce_scatter(out, x.contiguous(), group=group)
     return out
 
 
@@ -93,7 +99,7 @@ def require_equal(
     all_RK = gather_rows(mine[None], group=group)
     if device.type != "cpu":
         message = f"{', '.join(values)} must be equal on all ranks; {remedy}"
-        torch._assert_async((all_RK == all_RK[:1]).all(), message)
+        torch._assert_async((all_RK == all_RK[:1]).all(), message)  # pyright: ignore[reportPrivateImportUsage]
         return
     for name, held in zip(values, all_RK.T.tolist(), strict=True):
         if len(set(held)) > 1:

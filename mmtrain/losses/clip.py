@@ -89,7 +89,9 @@ class _ClipLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
         (grad_loss,) = grad_outputs
         image_BE, text_AE, scale, row_lse_B, column_lse_A, class_A = ctx.saved_tensors
         pairing: Pairing = ctx.pairing

@@ -105,7 +105,9 @@ class _SiglipLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
         (grad_loss,) = grad_outputs
         grads = (None if g is None else g * grad_loss for g in ctx.saved_tensors)
         return *grads, None, None

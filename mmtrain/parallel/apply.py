@@ -8,7 +8,7 @@ from torch.distributed.tensor import DTensor
 from mmtrain.models import Clip, ClipStage
 from mmtrain.parallel.compile import apply_compile
 from mmtrain.parallel.mesh import Layout
-from mmtrain.parallel.pipeline import slice_stage, stage_indices
+from mmtrain.parallel.pipeline import check_stages, num_stages, slice_stage, stage_indices
 from mmtrain.parallel.precision import Precision, apply_precision
 from mmtrain.parallel.shard import apply_fsdp
 from mmtrain.parallel.tensor import apply_tensor_parallel
@@ -19,18 +19,26 @@ def parallelize(
 ) -> list[ClipStage]:
     """The stages of `model` that this rank holds, laid out over the mesh.
 
-    The order is fixed: slice -> format -> tensor and sequence parallel -> compile -> FSDP, each step
-    working on what the one before left. The model's own scale and bias of the logits stay outside.
+    The order is fixed: slice -> format -> tensor and sequence parallel -> compile -> FSDP, each
+    step working on what the one before left. The logits' scale and bias stay outside.
+
+    Raises:
+        UsageError: a degree of parallelism does not fit the model.
     """
     whole = model.stage()
     if layout.size("pp") > 1:
-        indices = stage_indices(layout)
-        num_stages = layout.size("pp") * len(indices)
-        stages = [slice_stage(whole, index, num_stages) for index in indices]
+        check_stages(
+            layout,
+            {
+                "vision": model.config.vision.transformer.num_layers,
+                "text": model.config.text.transformer.num_layers,
+            },
+        )
+        stages = [slice_stage(whole, i, num_stages(layout)) for i in stage_indices(layout)]
     else:
         stages = [whole]
     for stage in stages:
-        apply_precision(stage, precision)
+        apply_precision(stage, precision, layout.device)
         stage.to(layout.device)
         if layout.mesh is not None and layout.size("tp") > 1:
             apply_tensor_parallel(stage, layout.mesh["tp"], sequence=layout.config.sequence)

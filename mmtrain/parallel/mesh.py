@@ -10,9 +10,9 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from mmtrain.errors import UsageError
 
-ScheduleName = Literal["GPipe", "1F1B", "Interleaved1F1B", "LoopedBFS", "InterleavedZeroBubble"]
-
-
+ScheduleName = Literal[
+    "GPipe", "1F1B", "Interleaved1F1B", "LoopedBFS", "InterleavedZeroBubble", "ZBVZeroBubble"
+]
 Axis = Literal["pp", "dp", "tp"]
 
 
@@ -32,9 +32,10 @@ class ParallelConfig:
     sequence: bool = True
     """Sequence parallelism: with tp > 1, norms and residuals hold a share of the tokens."""
     schedule: ScheduleName = "1F1B"
-    """Order of a pipeline's microbatches."""
+    """Order of a pipeline's microbatches. All but GPipe and 1F1B hold two stages on each rank."""
     reshard_after_forward: bool = True
-    """FSDP frees gathered weights between forward and backward (ZeRO-3); False keeps them (ZeRO-2)."""
+    """FSDP frees gathered weights between forward and backward (ZeRO-3). False: keeps them
+    (ZeRO-2), as a pipeline always does: it would gather them anew for every microbatch."""
 
     def __post_init__(self) -> None:
         for name in ("pp", "dp_replicate", "tp"):
@@ -81,9 +82,14 @@ class Layout:
         return self.rank("pp") == 0
 
     @property
+    def last_stage_rank(self) -> int:
+        """The coordinate along pp where the loss is computed; a V of stages ends where it began."""
+        return 0 if self.config.schedule == "ZBVZeroBubble" else self.size("pp") - 1
+
+    @property
     def is_last_stage(self) -> bool:
         """Whether the loss is computed here."""
-        return self.rank("pp") == self.size("pp") - 1
+        return self.rank("pp") == self.last_stage_rank
 
     @property
     def is_main(self) -> bool:

@@ -1,8 +1,8 @@
 """Pipeline parallelism: stage i holds slice i of every tower.
 
 One chain of stages carries both towers side by side, so that a single schedule of
-torch.distributed.pipelining drives CLIP. GPipe: arXiv:1811.06965; 1F1B: arXiv:1806.03377; interleaved:
-arXiv:2104.04473; zero bubble: arXiv:2401.10241.
+torch.distributed.pipelining drives CLIP. GPipe: arXiv:1811.06965; 1F1B: arXiv:1806.03377;
+interleaved: arXiv:2104.04473; zero bubble: arXiv:2401.10241.
 """
 
 import copy
@@ -13,16 +13,75 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, get_schedule_class
 
+from mmtrain.errors import UsageError
 from mmtrain.models import ClipStage, TextTower, VisionTower
 from mmtrain.parallel.mesh import Layout
 
 
 def stage_indices(layout: Layout) -> list[int]:
-    """The stages this rank holds: one, or two where the schedule interleaves."""
+    """The stages this rank holds: one, or two where the schedule interleaves (in rounds, or as a V
+    that turns round on the last rank)."""
     rank, size = layout.rank("pp"), layout.size("pp")
-    if not issubclass(get_schedule_class(layout.config.schedule), PipelineScheduleMulti):
+    if not _interleaves(layout):
         return [rank]
+    if layout.config.schedule == "ZBVZeroBubble":
+        return [rank, 2 * size - 1 - rank]
     return [rank, rank + size]
+
+
+def _interleaves(layout: Layout) -> bool:
+    return issubclass(get_schedule_class(layout.config.schedule), PipelineScheduleMulti)
+
+
+def num_stages(layout: Layout) -> int:
+    """Stages of the whole pipeline."""
+    return layout.size("pp") * (2 if _interleaves(layout) else 1)
+
+
+def check_stages(layout: Layout, num_layers: dict[str, int]) -> None:
+    """Refuse more stages than layers.
+
+    Args:
+        layout: the mesh.
+        num_layers: of each tower, by the tower's name.
+
+    Raises:
+        UsageError: naming the tower and what works.
+    """
+    total = num_stages(layout)
+    for name, layers in num_layers.items():
+        if total > layers:
+            each = (
+                f" with two stages a rank ({layout.config.schedule})"
+                if _interleaves(layout)
+                else ""
+            )
+            raise UsageError(
+                f"parallel.pp = {layout.size('pp')}{each} cuts model.{name}.transformer.num_layers "
+                f"= {layers} into {total} stages; use parallel.pp <= "
+                f"{layers * layout.size('pp') // total}"
+            )
+
+
+def check_microbatches(layout: Layout, num_microbatches: int) -> None:
+    """Refuse numbers of microbatches that the schedule cannot run.
+
+    Raises:
+        UsageError: naming the schedule and what works.
+    """
+    size, schedule = layout.size("pp"), layout.config.schedule
+    rounds = max(1, num_microbatches // size)
+    if schedule == "1F1B" and num_microbatches < size:
+        raise UsageError(
+            f"train.microbatches = {num_microbatches} must be at least parallel.pp = {size} under "
+            f'parallel.schedule = "1F1B"; use train.microbatches = {size}, better {4 * size} (the '
+            "pipeline idles (pp - 1) / microbatches of the time)"
+        )
+    if schedule in ("Interleaved1F1B", "InterleavedZeroBubble") and num_microbatches % rounds:
+        raise UsageError(
+            f"train.microbatches = {num_microbatches} must be a multiple of parallel.pp = {size} "
+            f'under parallel.schedule = "{schedule}"; use train.microbatches = {rounds * size}'
+        )
 
 
 def layer_range(num_layers: int, index: int, num_stages: int) -> range:
@@ -65,11 +124,40 @@ def surrogate(features_B2E: Tensor, gradient_B2E: Tensor) -> Tensor:
     return (features_B2E * gradient_B2E).sum()
 
 
+class _DenseGradient(torch.autograd.Function):
+    """The identity, with a contiguous gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0].contiguous()
+
+
+def make_edges_dense(stage: ClipStage) -> None:
+    """Make contiguous what a stage hands on, in place: tokens forward and gradients backward.
+
+    Point-to-point transfers refuse anything else, and a pooling that expands its gradient or a
+    `cat` at a stage's edge gives something else.
+    """
+    forward: Any = stage.forward
+
+    def run(*inputs: Tensor, **rows: Tensor) -> Tensor | tuple[Tensor, ...]:
+        # The first stage's uint8 images have no gradient.
+        dense = (_DenseGradient.apply(x) if x.is_floating_point() else x for x in inputs)
+        out = forward(*dense, **rows)
+        return tuple(x.contiguous() for x in out) if isinstance(out, tuple) else out.contiguous()
+
+    stage.forward = run  # pyright: ignore[reportAttributeAccessIssue]
+
+
 class PipelineSchedule:
     """A schedule of torch.distributed.pipelining behind the interface of the training step.
 
-    `eval` is the first pass (no gradients), `step` the second one, with the gradient of the features
-    as target. Scaling by microbatches is off: the surrogate is a sum.
+    `eval` is the first pass (no gradients), `step` the second one, with the gradient of the
+    features as target. Scaling by microbatches is off: the surrogate is a sum.
     """
 
     def __init__(self, stages: list[ClipStage], layout: Layout, *, num_microbatches: int) -> None:
@@ -77,16 +165,17 @@ class PipelineSchedule:
         self.num_microbatches = num_microbatches
         self.single_pass = False
         group = layout.group("pp")
-        indices = stage_indices(layout)
-        num_stages = layout.size("pp") * len(indices)
+        check_microbatches(layout, num_microbatches)
+        for stage in stages:
+            make_edges_dense(stage)
         pipes = [
-            PipelineStage(stage, index, num_stages, layout.device, group=group)
-            for stage, index in zip(stages, indices, strict=True)
+            PipelineStage(stage, index, num_stages(layout), layout.device, group=group)
+            for stage, index in zip(stages, stage_indices(layout), strict=True)
         ]
         kind = get_schedule_class(layout.config.schedule)
-        multi = issubclass(kind, PipelineScheduleMulti)
+        self.shapes: dict[str, torch.Size] = {}
         self.schedule: Any = kind(
-            pipes if multi else pipes[0],  # pyright: ignore[reportArgumentType]
+            pipes if _interleaves(layout) else pipes[0],  # pyright: ignore[reportArgumentType]
             n_microbatches=num_microbatches,
             loss_fn=surrogate,
             scale_grads=False,
@@ -94,7 +183,12 @@ class PipelineSchedule:
 
     @torch.no_grad()
     def eval(self, images_BCHW: Tensor, rows: dict[str, Tensor]) -> Tensor | None:
-        """Features [B, 2, E] on the last stage, None elsewhere."""
+        """Features [B, 2, E] on the last stage, None elsewhere.
+
+        Raises:
+            ValueError: the shapes are not those of the first step.
+        """
+        self._keep_shapes(rows)
         inputs = (images_BCHW,) if self.layout.is_first_stage else ()
         # A schedule with a loss_fn indexes its targets in eval too; they are not used.
         target = torch.zeros(self.num_microbatches, 1) if self.layout.is_last_stage else None
@@ -107,3 +201,14 @@ class PipelineSchedule:
         """Accumulate the weights' gradients, given that of the features (on the last stage)."""
         inputs = (images_BCHW,) if self.layout.is_first_stage else ()
         self.schedule.step(*inputs, target=gradient_B2E, return_outputs=False, **rows)
+
+    def _keep_shapes(self, rows: dict[str, Tensor]) -> None:
+        """torch's stages size their transfers at the first step; another size would hang there."""
+        shapes = {name: value.shape for name, value in rows.items()}
+        self.shapes = self.shapes or shapes
+        for name, shape in shapes.items():
+            if shape != self.shapes[name]:
+                raise ValueError(
+                    f"{name} is {list(shape)} and was {list(self.shapes[name])} in the pipeline's "
+                    "first step, which fixes all shapes; pad every batch to the same size"
+                )

@@ -1,28 +1,47 @@
 """Number formats of a run."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import nn
+
+from mmtrain.models import ClipStage
 
 Precision = Literal["fp32", "bf16", "bf16-pure", "fp64"]
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """The context that forward passes run in: bf16 products over fp32 weights, or none."""
+    """The context that a forward pass runs in: bf16 products over fp32 weights, or none."""
     if precision == "bf16":
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
 
 
-def apply_precision(towers: nn.Module, precision: Precision) -> None:
-    """Give the towers' weights their stored format, in place.
+def apply_precision(stage: ClipStage, precision: Precision, device: torch.device) -> None:
+    """Give a stage's weights their stored format and its products theirs, in place.
 
-    `bf16-pure` stores weights and optimizer state in bf16 without an fp32 copy: the least memory, and
-    updates below a weight's 8 bits are lost. `fp64` is for proofs. The logits' scale stays fp32.
+    `bf16` is autocast: products in bf16 over fp32 weights. `bf16-pure` stores weights and optimizer
+    state in bf16 without an fp32 copy: the least memory, and updates below a weight's 8 bits are
+    lost. `fp64` is for proofs. The logits' scale stays fp32.
     """
     if precision == "bf16-pure":
-        towers.to(torch.bfloat16)
+        stage.to(torch.bfloat16)
     elif precision == "fp64":
-        towers.to(torch.float64)
+        stage.to(torch.float64)
+    elif precision == "bf16":
+        _autocast_forward(stage, precision, device)
+
+
+def _autocast_forward(stage: ClipStage, precision: Precision, device: torch.device) -> None:
+    """Run every forward of the stage in an autocast of its own.
+
+    Autocast keeps cast weights until its outermost context ends. One context around several
+    microbatches gave FSDP's gathered weights gradients that were off by more than their norm.
+    """
+    forward: Any = stage.forward
+
+    def run(*inputs: Any, **rows: Any) -> Any:
+        with autocast(precision, device):
+            return forward(*inputs, **rows)
+
+    stage.forward = run

@@ -1,9 +1,9 @@
 """Tensor and sequence parallelism for the one TransformerBlock, applied from outside.
 
 Megatron-LM's split (Shoeybi et al., arXiv:1909.08053; sequence parallel: Korthikanti et al.,
-arXiv:2205.05198): q, k, v and the feed-forward's first matrices by columns, o and down by rows; norms
-and residuals over a share of the tokens. All that is left is replicated on the same mesh, because
-clipping and the fused optimizers refuse a mix of plain and distributed parameters.
+arXiv:2205.05198): q, k, v and the feed-forward's first matrices by columns, o and down by rows;
+norms and residuals over a share of the tokens. All that is left is replicated on the same mesh,
+because clipping and the fused optimizers refuse a mix of plain and distributed parameters.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,8 +33,8 @@ from mmtrain.nn.rope import RopeTable
 class LocalCompute(ParallelStyle):
     """Replicated parameters of a module that computes on plain tensors.
 
-    Parameters become DTensors, so that norm, clipping and optimizer see one mesh; forward sees their
-    local tensors, so that the module needs no DTensor rule for any of its operations.
+    Parameters become DTensors, so that norm, clipping and optimizer see one mesh; forward sees
+    their local tensors, so that the module needs no DTensor rule for any of its operations.
 
     Args:
         gradient: `same` where every rank computes the same thing, `sum` where each rank sees its
@@ -87,8 +87,8 @@ def _with_local_parameters(
 class SequenceSharded(ParallelStyle):
     """A stack of blocks whose residual stream holds a share of the tokens on each rank.
 
-    Tokens are padded to a multiple of the ranks (ViT-B/16 has 197) and the padding is masked as keys;
-    outside of the stack nothing changes.
+    Tokens are padded to a multiple of the ranks (ViT-B/16 has 197) and the padding is masked as
+    keys; outside of the stack nothing changes.
     """
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:

@@ -1,5 +1,6 @@
 """The contrastive objective: from a batch to gradients, over any schedule."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,6 @@ from mmtrain.losses import clip_loss, siglip_loss
 from mmtrain.models import Clip
 from mmtrain.nn.transformer import depth_keep
 from mmtrain.parallel import Layout, PipelineSchedule
-from mmtrain.parallel.precision import Precision, autocast
 from mmtrain.train.step import LocalSchedule
 
 
@@ -48,12 +48,10 @@ class ContrastiveObjective:
         *,
         layout: Layout,
         seed: int,
-        precision: Precision = "fp32",
     ) -> None:
         self.config = config
         self.layout = layout
         self.seed = seed
-        self.precision: Precision = precision
         self.model_config = model.config
         self.logit_scale = model.logit_scale
         self.logit_bias = model.logit_bias
@@ -111,6 +109,7 @@ class ContrastiveObjective:
             "valid_B": batch.valid_B,
         }
         if self.config.kind == "siglip":
+            assert self.logit_bias is not None
             return siglip_loss(image_BE, text_BE, logit_bias=self.logit_bias, **arguments)
         return clip_loss(image_BE, text_BE, **arguments)
 
@@ -121,19 +120,18 @@ class ContrastiveObjective:
             The loss, detached, the same on every rank.
         """
         rows = self.rows(batch)
-        with autocast(self.precision, self.layout.device):
-            if isinstance(schedule, LocalSchedule) and schedule.single_pass:
-                loss = self.loss(schedule.forward(batch.images_BCHW, rows), batch)
+        if isinstance(schedule, LocalSchedule) and schedule.single_pass:
+            loss = self.loss(schedule.forward(batch.images_BCHW, rows), batch)
+            loss.backward()
+        else:
+            loss, gradient = torch.zeros((), device=self.layout.device), None
+            features = schedule.eval(batch.images_BCHW, rows)
+            if features is not None:
+                features = features.detach().requires_grad_()
+                loss = self.loss(features, batch)
                 loss.backward()
-            else:
-                loss, gradient = torch.zeros((), device=self.layout.device), None
-                features = schedule.eval(batch.images_BCHW, rows)
-                if features is not None:
-                    features = features.detach().requires_grad_()
-                    loss = self.loss(features, batch)
-                    loss.backward()
-                    gradient = features.grad
-                schedule.step(batch.images_BCHW, rows, gradient)
+                gradient = features.grad
+            schedule.step(batch.images_BCHW, rows, gradient)
         loss = loss.detach().double()  # one dtype on every stage, for the broadcast
         self._agree(loss)
         return loss
@@ -148,13 +146,13 @@ class ContrastiveObjective:
                 dist.all_reduce(parameter.grad, group=group)
                 parameter.grad /= self.layout.size("dp")
         if (group := self.layout.group("pp")) is not None:
-            source = dist.get_global_rank(group, self.layout.size("pp") - 1)
-            for tensor in (loss, *(p.grad for p in self.parameters().values())):
+            source = dist.get_global_rank(group, self.layout.last_stage_rank)
+            gradients = [p.grad for p in self.parameters().values() if p.grad is not None]
+            for tensor in (loss, *gradients):
                 dist.broadcast(tensor, source, group=group)
 
     @torch.no_grad()
     def clamp(self) -> None:
         """Keep the multiplier within [1, max_logit_scale], as after every published CLIP update."""
         assert not isinstance(self.logit_scale, DTensor)
-        limit = torch.tensor(self.config.max_logit_scale).log().item()
-        self.logit_scale.clamp_(0.0, limit)
+        self.logit_scale.clamp_(0.0, math.log(self.config.max_logit_scale))

@@ -1,9 +1,9 @@
 """A training step is a schedule: one interface whatever the layout.
 
-With one stage it is gradient accumulation; with many it is a pipeline (parallel/pipeline.py). Either
-way a step may consist of two passes: `eval` gives the features of the whole batch without gradients,
-the loss gives their gradient, `step` carries it into the weights. So the loss always sees every
-negative, exactly. Gao et al. 2021 (GradCache), arXiv:2101.06983, section 3.
+With one stage it is gradient accumulation; with many it is a pipeline (parallel/pipeline.py).
+Either way a step may consist of two passes: `eval` gives the features of the whole batch without
+gradients, the loss gives their gradient, `step` carries it into the weights. So the loss always
+sees every negative, exactly. Gao et al. 2021 (GradCache), arXiv:2101.06983, section 3.
 """
 
 from typing import Protocol
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
+from mmtrain.errors import UsageError
 from mmtrain.models import ClipStage
 from mmtrain.parallel import Layout, PipelineSchedule
 
@@ -74,13 +75,34 @@ class LocalSchedule:
         for i, ((images, part), gradient) in enumerate(zip(chunks, gradients, strict=True)):
             if isinstance(self.stage, FSDPModule):
                 self.stage.set_requires_gradient_sync(i == len(chunks) - 1)
-            torch.autograd.backward(self.stage(images, **part), gradient)
+            features = self.stage(images, **part)
+            if features.requires_grad:  # not where both towers are locked
+                torch.autograd.backward(features, gradient)
 
 
 def build_schedule(
-    stages: list[ClipStage], layout: Layout, *, num_microbatches: int
+    stages: list[ClipStage], layout: Layout, *, num_microbatches: int, batch_size: int
 ) -> "LocalSchedule | PipelineSchedule":
-    """The schedule of this rank's stages."""
+    """The schedule of this rank's stages.
+
+    Args:
+        stages: from `parallelize`.
+        layout: the mesh.
+        num_microbatches: equal parts of each data-parallel rank's rows.
+        batch_size: rows of a *global* batch.
+
+    Raises:
+        UsageError: the rows cannot be cut so, or the pipeline's schedule wants other numbers.
+    """
+    num_rows = batch_size // layout.size("dp")
+    if num_rows % num_microbatches:
+        works = [n for n in range(1, num_rows + 1) if num_rows % n == 0]
+        nearest = sorted(sorted(works, key=lambda n: abs(n - num_microbatches))[:3])
+        raise UsageError(
+            f"train.microbatches = {num_microbatches} must divide the {num_rows} rows that each "
+            f"data-parallel rank has of train.batch_size = {batch_size}; use for example "
+            f"{', '.join(map(str, nearest))}"
+        )
     if layout.size("pp") > 1:
         return PipelineSchedule(stages, layout, num_microbatches=num_microbatches)
     return LocalSchedule(stages[0], num_microbatches=num_microbatches)

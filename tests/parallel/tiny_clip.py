@@ -1,32 +1,92 @@
-"""A small real CLIP and batches for it, shaped to catch what toys hide: an odd token count, captions
+"""Small real CLIPs and batches for them, shaped to catch what toys hide: odd token counts, captions
 of unequal length, end-token pooling, random choices inside the model, repeated labels."""
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from mmtrain.data.batch import ImageTextBatch
 from mmtrain.models import Clip, ClipConfig, ClipStage, TextConfig, VisionConfig
+from mmtrain.models.clip import hidden_matrix_names, lock_tower, no_decay_names
 from mmtrain.nn import TransformerConfig
+from mmtrain.optim import OptimConfig, build_optimizers, clip_gradients
 from mmtrain.parallel import Layout, ParallelConfig, build_layout, parallelize
 from mmtrain.train.contrastive import ContrastiveObjective, LossConfig
 from mmtrain.train.step import build_schedule
 
 END = 60
 CPU = torch.device("cpu")
+TOLERANCE = 1e-9
+MAX_NORM = 0.05
+"""Far below the first gradients' norm, so that clipping acts."""
+SOFTMAX = LossConfig(kind="clip", positives="attract")
+SIGMOID = LossConfig(kind="siglip", positives="ignore")
 
 
-def tiny_config(**vision: Any) -> ClipConfig:
-    """17 image tokens (16 patches and a class token), texts of at most 11 tokens."""
-    core = TransformerConfig(dim=32, num_layers=4, num_heads=4, stochastic_depth=0.2)
+def tiny_config(num_layers: int = 2, **vision: Any) -> ClipConfig:
+    """OpenAI's form: 17 image tokens (16 patches and a class token), causal texts of at most 11
+    tokens, pooled at their end."""
+    core = TransformerConfig(dim=32, num_layers=num_layers, num_heads=4, stochastic_depth=0.2)
     text = dataclasses.replace(core, mask="causal", init="scaled")
-    fields = {"image_size": 32, "patch_size": 8, "transformer": core} | vision
+    return _config(core, text, vision=vision)
+
+
+def modern_config(num_layers: int = 2) -> ClipConfig:
+    """Rotary positions, RMS norms, normalised queries and keys, grouped heads, gated feed-forward,
+    learned branch scales, registers; texts see both ways and hide their padding."""
+    core = TransformerConfig(
+        dim=32,
+        num_layers=num_layers,
+        num_heads=4,
+        num_kv_heads=2,
+        activation="swiglu",
+        norm="rms",
+        qk_norm="rms",
+        layer_scale=0.5,
+        qkv_bias=False,
+        stochastic_depth=0.2,
+    )
+    vision = {"positions": "rope_2d", "num_registers": 2, "pool": "mean", "patch_dropout": 0.25}
+    return _config(core, core, vision=vision, text={"positions": "rope", "pool": "mean"})
+
+
+def siglip_config(num_layers: int = 2) -> ClipConfig:
+    """SigLIP's form: no class token, attention pooling, texts pooled at their last token."""
+    core = TransformerConfig(dim=32, num_layers=num_layers, num_heads=4, activation="gelu_tanh")
+    vision = {
+        "class_token": False,
+        "embed_norm": False,
+        "patch_bias": True,
+        "pool": "attention",
+        "pool_norm": "before",
+        "patch_dropout": 0.3,  # leaves 11 of 16 patches
+    }
+    text = {"pool": "last", "mask_padding": False, "projection_bias": True}
+    return _config(core, core, vision=vision, text=text)
+
+
+def _config(
+    vision_core: TransformerConfig,
+    text_core: TransformerConfig,
+    *,
+    vision: dict[str, Any],
+    text: dict[str, Any] | None = None,
+) -> ClipConfig:
+    image = {"image_size": 32, "patch_size": 8, "transformer": vision_core} | vision
     return ClipConfig(
-        vision=VisionConfig(**fields),
-        text=TextConfig(vocab_size=64, end_token_id=END, context_length=11, transformer=text),
+        vision=VisionConfig(**image),
+        text=TextConfig(
+            vocab_size=64,
+            end_token_id=END,
+            context_length=11,
+            transformer=text_core,
+            **(text or {}),
+        ),
         embed_dim=16,
         init_logit_bias=-10.0,
     )
@@ -71,7 +131,17 @@ def full(tensor: Tensor) -> Tensor:
 
 
 class Trained:
-    """A laid-out model, its objective and schedule."""
+    """A laid-out model, its objective, schedule and optimizers.
+
+    Args:
+        config: the model.
+        loss: its loss.
+        parallel: the layout; None: one process, though it may be a rank of a group.
+        num_microbatches: parts of the batch.
+        precision: of the towers; the logits' scale is fp64 where they are.
+        compile: blocks are compiled.
+        lock: unlocked layers of the vision and the text tower, None where all train.
+    """
 
     def __init__(
         self,
@@ -80,8 +150,9 @@ class Trained:
         *,
         parallel: ParallelConfig | None = None,
         num_microbatches: int = 1,
-        dtype: str = "fp64",
+        precision: Any = "fp64",
         compile: bool = False,
+        lock: tuple[int | None, int | None] = (None, None),
     ) -> None:
         self.layout = (
             Layout(device=CPU, config=ParallelConfig())
@@ -89,48 +160,95 @@ class Trained:
             else build_layout(parallel, CPU)
         )
         self.model = Clip(config).init_weights(0)
-        if dtype == "fp64":
+        if precision == "fp64":
             self.model.double()
+        for tower, unlocked in zip((self.model.vision, self.model.text), lock, strict=True):
+            if unlocked is not None:
+                lock_tower(tower, unlocked_layers=unlocked)
+        no_decay, hidden = no_decay_names(self.model), hidden_matrix_names(self.model)
         self.stages: list[ClipStage] = parallelize(
-            self.model, self.layout, precision=dtype, compile=compile
+            self.model, self.layout, precision=precision, compile=compile
         )
         self.objective = ContrastiveObjective(self.model, loss, layout=self.layout, seed=3)
-        self.schedule = build_schedule(self.stages, self.layout, num_microbatches=num_microbatches)
+        self.schedule = build_schedule(
+            self.stages, self.layout, num_microbatches=num_microbatches, batch_size=8
+        )
+        self.optimizers = build_optimizers(
+            self.parameters().items(),
+            OptimConfig(lr=1e-3),
+            no_decay=no_decay,
+            hidden_matrices=hidden,
+        )
+
+    def stage_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The towers' parameters held here, by name."""
+        return {n: p for stage in self.stages for n, p in stage.named_parameters()}
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        """Every trained parameter held here, by name."""
-        named = {n: p for stage in self.stages for n, p in stage.named_parameters()}
-        return named | self.objective.parameters()
+        """Every parameter held here, by name."""
+        return self.stage_parameters() | self.objective.parameters()
 
-    def step(self, batch: ImageTextBatch) -> Tensor:
+    def backward(self, batch: ImageTextBatch) -> Tensor:
         """Loss of a global batch; gradients are accumulated."""
         rows = take_rows(batch, self.layout.rank("dp"), self.layout.size("dp"))
         return self.objective.step(self.schedule, rows)
 
+    def gradients(self) -> dict[str, Tensor]:
+        """Whole gradients of what is held here."""
+        named = self.parameters().items()
+        return {n: full(p.grad).clone() for n, p in named if p.grad is not None}
 
-def reference(
-    config: ClipConfig, loss: LossConfig, *, num_steps: int
-) -> tuple[list[float], dict[str, Tensor], dict[str, Tensor]]:
-    """Losses, first gradients and final weights of a single process in one pass."""
-    return train(Trained(config, loss), num_steps=num_steps)
+    def clip(self) -> float:
+        """Clip the gradients -> their norm before."""
+        return clip_gradients(
+            self.stage_parameters().values(),
+            MAX_NORM,
+            pp_group=self.layout.group("pp"),
+            shared=self.objective.parameters().values(),
+        ).item()
+
+    def train(self, *, num_steps: int) -> "Result":
+        """Updates on batches 0, 1, ...; collective over the layout."""
+        losses, norms, gradients = [], [], {}
+        for step in range(num_steps):
+            losses.append(self.backward(make_batch(step=step)).item())
+            if step == 0:
+                gradients = self.gradients()
+            norms.append(self.clip())
+            self.optimizers.step()
+            self.objective.clamp()
+            self.optimizers.zero_grad()
+        weights = {n: full(p.detach()).clone() for n, p in self.parameters().items()}
+        return Result(losses=losses, norms=norms, gradients=gradients, weights=weights)
 
 
-def train(
-    trained: Trained, *, num_steps: int
-) -> tuple[list[float], dict[str, Tensor], dict[str, Tensor]]:
-    """The same, of any layout: what this rank holds, gathered over tp and dp."""
-    parameters = trained.parameters()
-    optimizer = torch.optim.AdamW(parameters.values(), lr=1e-3, eps=1e-4, foreach=False)
-    losses, gradients = [], {}
-    for step in range(num_steps):
-        losses.append(trained.step(make_batch(step=step)).item())
-        if step == 0:
-            gradients = {
-                n: full(p.grad).clone() for n, p in parameters.items() if p.grad is not None
-            }
-        optimizer.step()
-        optimizer.zero_grad()
-    return losses, gradients, {n: full(p.detach()).clone() for n, p in parameters.items()}
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a training gave; of a stage, what that stage holds."""
+
+    losses: list[float]
+    norms: list[float]
+    """Before clipping."""
+    gradients: dict[str, Tensor]
+    """Of the first step, before clipping."""
+    weights: dict[str, Tensor]
+    """After the last update."""
+
+    def check(self, want: "Result", name: str) -> None:
+        """Compare with the single process."""
+        assert min(want.norms) > MAX_NORM, "the test is to clip"
+        assert self.losses == pytest.approx(want.losses, rel=TOLERANCE), f"{name}: loss"
+        assert set(self.gradients) <= set(want.gradients) and len(self.gradients) > 10, name
+        missing = (set(want.gradients) & set(self.weights)) - set(self.gradients)
+        assert not missing, f"{name}: no gradient of {sorted(missing)}"
+        _assert_near(self.gradients, want.gradients, f"{name}: gradient")
+        assert self.norms == pytest.approx(want.norms, rel=TOLERANCE), f"{name}: norm"
+        _assert_near(self.weights, want.weights, f"{name}: weight")
+
+
+def _assert_near(got: dict[str, Tensor], want: dict[str, Tensor], what: str) -> None:
+    error, tensor = worst(got, want)
+    assert error <= TOLERANCE, f"{what} of {tensor} is off by {error:.1e}"
 
 
 def worst(got: dict[str, Tensor], want: dict[str, Tensor]) -> tuple[float, str]:
