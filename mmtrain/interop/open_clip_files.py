@@ -2,7 +2,7 @@
 
 A folder holds open_clip_config.json (`model_cfg` and `preprocess_cfg`) and the weights. A bare file
 needs its architecture: an open_clip_config.json beside it, or the params.txt that open_clip's
-training writes above its checkpoints.
+training writes above its checkpoints; OpenAI's own files show theirs by their shapes.
 """
 
 import json
@@ -18,10 +18,12 @@ from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
 from mmtrain.interop.foreign_config import ForeignConfig, read_json
 from mmtrain.interop.hf_tokenizer import is_clips_own, read_hf_tokenizer, write_hf_tokenizer
+from mmtrain.interop.jit_archive import is_jit_archive, read_jit_archive
 from mmtrain.interop.open_clip import from_open_clip, to_open_clip
 from mmtrain.interop.open_clip_config import config_to_open_clip
 from mmtrain.interop.open_clip_timm import is_timm_tower
 from mmtrain.interop.package import ModelPackage, float_tensors, read_tensors
+from mmtrain.interop.tensor_links import Tensors
 from mmtrain.models import ClipConfig
 from mmtrain.models.named import MODEL_NAMES, QUICKGELU, named_model
 from mmtrain.models.vision import CLIP_MEAN, CLIP_STD
@@ -53,9 +55,17 @@ def read_open_clip(path: Path) -> ModelPackage:
         fields = ForeignConfig(content, source=str(folder / CONFIG_FILE))
         model_cfg = fields.take("model_cfg", dict)
         preprocess_cfg = fields.section("preprocess_cfg")
+        found = read_tensors(weights)
+    elif is_jit_archive(weights):
+        found = read_jit_archive(weights)
+        model_cfg = cfg_of_openai(found, source=str(path))
+        preprocess_cfg = ForeignConfig({}, source=str(path))
     else:
         model_cfg, preprocess_cfg = _from_params(path)
-    config, tensors = from_open_clip(model_cfg, read_tensors(weights), source=str(weights))
+        found = read_tensors(weights)
+    # Masks are no state; TorchScript keeps them beside it.
+    found = {name: x for name, x in found.items() if not name.endswith("attn_mask")}
+    config, tensors = from_open_clip(model_cfg, found, source=str(weights))
     config, preprocess = _with_preprocess(config, preprocess_cfg)
     return ModelPackage(
         config=config,
@@ -90,6 +100,46 @@ def write_open_clip(package: ModelPackage, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     replace_file(folder / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def cfg_of_openai(tensors: Tensors, *, source: str) -> dict[str, Any]:
+    """The model_cfg of OpenAI's files, which carry no config: the shapes say all but the heads, of
+    64 features each, and the activation, QuickGELU.
+
+    Raises:
+        UsageError: the tensors are no ViT of theirs.
+    """
+    names = ("visual.proj", "visual.conv1.weight", "visual.positional_embedding")
+    names += ("text_projection", "positional_embedding", "token_embedding.weight")
+    if missing := [name for name in names if name not in tensors]:
+        raise UsageError(f"{source}: {missing[0]} is missing, so this is no ViT of OpenAI's CLIP")
+    shapes = {name: tuple(tensors[name].shape) for name in names}
+    width, _, _, patch_size = shapes["visual.conv1.weight"]
+    grid = round((shapes["visual.positional_embedding"][0] - 1) ** 0.5)
+    context_length, text_width = shapes["positional_embedding"]
+    layers = {
+        prefix: len(
+            {n.split(".resblocks.")[1].split(".")[0] for n in tensors if n.startswith(prefix)}
+        )
+        for prefix in ("visual.transformer.resblocks.", "transformer.resblocks.")
+    }
+    return {
+        "embed_dim": shapes["text_projection"][1],
+        "quick_gelu": True,
+        "vision_cfg": {
+            "image_size": patch_size * grid,
+            "patch_size": patch_size,
+            "width": width,
+            "layers": layers["visual.transformer.resblocks."],
+        },
+        "text_cfg": {
+            "context_length": context_length,
+            "vocab_size": shapes["token_embedding.weight"][0],
+            "width": text_width,
+            "heads": text_width // 64,
+            "layers": layers["transformer.resblocks."],
+        },
+    }
 
 
 def _weights_in(folder: Path) -> Path:

@@ -4,13 +4,16 @@ Class token, mean and attention pooling (MAP), register tokens, qk-norm, layer s
 https://github.com/huggingface/pytorch-image-models, timm/models/vision_transformer.py.
 """
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from mmtrain.errors import UsageError
 from mmtrain.interop.canonical import canonical_vision, differences
-from mmtrain.interop.foreign_config import ForeignConfig
+from mmtrain.interop.foreign_config import ForeignConfig, read_json
+from mmtrain.interop.package import float_tensors, read_tensors
 from mmtrain.interop.tensor_links import (
     Link,
     Tensors,
@@ -23,6 +26,7 @@ from mmtrain.interop.tensor_links import (
     tensors_from,
     tensors_to,
 )
+from mmtrain.interop.timm_names import timm_args
 from mmtrain.models import VisionConfig, VisionTower
 from mmtrain.nn import TransformerConfig
 from mmtrain.nn.feed_forward import Activation
@@ -62,6 +66,29 @@ def vision_from_timm(
     with torch.device("meta"):
         wanted = VisionTower(config, embed_dim=config.transformer.dim).state_dict()
     return config, tensors_from(links, wanted, tensors, source=source)
+
+
+def read_timm_tower(folder: Path) -> tuple[VisionConfig, Tensors]:
+    """The tower of a folder that timm wrote: config.json and model.safetensors.
+
+    Raises:
+        UsageError: a file is missing or damaged, or the tower is none that we can compute.
+    """
+    source = str(folder / "config.json")
+    fields = ForeignConfig(read_json(folder / "config.json"), source=source)
+    name = fields.take("architecture", str)
+    args = timm_args(name, source=source) | fields.take("model_args", dict, {})
+    pool = fields.take("global_pool", str, None)
+    if pool is not None:
+        args |= {"global_pool": pool}
+    pixels = fields.section("pretrained_cfg")
+    size = pixels.take("input_size", list, [3, args["img_size"], args["img_size"]])
+    args["img_size"] = size[-1]
+    config, tensors = vision_from_timm(
+        args, read_tensors(folder / "model.safetensors"), source=source
+    )
+    mean, std = (pixels.take(name, list, list(getattr(config, name))) for name in ("mean", "std"))
+    return replace(config, mean=tuple(mean), std=tuple(std)), float_tensors(tensors)
 
 
 def vision_to_timm(config: VisionConfig, tensors: Tensors) -> tuple[dict[str, Any], Tensors]:

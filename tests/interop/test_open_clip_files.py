@@ -2,8 +2,10 @@
 
 import json
 import os
+import pickle
 import shutil
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +200,50 @@ def test_a_file_without_an_architecture_is_refused(tmp_path):
         UsageError, match=r"nothing says which architecture.*open_clip_config\.json"
     ):
         read_package(path)
+
+
+def openai_archive(path: Path) -> torch.nn.Module:
+    """A TorchScript archive as OpenAI's files are: traced, sizes and masks among the tensors."""
+    cfg = {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2}
+    text = {"context_length": 24, "width": 128, "heads": 2, "layers": 2}
+    model = build_theirs({"embed_dim": 32, "quick_gelu": True, "vision_cfg": cfg, "text_cfg": text})
+    for name, value in {"input_resolution": 32, "context_length": 24, "vocab_size": 49408}.items():
+        if hasattr(model, name):
+            delattr(model, name)
+        model.register_buffer(name, torch.tensor(value))
+    example = (torch.zeros(1, 3, 32, 32), torch.zeros(1, 24, dtype=torch.long))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(model, example, check_trace=False).save(str(path))
+    return model
+
+
+@torch.no_grad()
+def test_openais_own_archives_are_read_without_running_them(tmp_path):
+    theirs = openai_archive(tmp_path / "ViT.pt")
+    model, _, tokenizer = mmtrain.load(tmp_path / "ViT.pt")
+    assert model.config.vision.transformer.activation == "quick_gelu"
+    assert model.config.text.transformer.activation == "quick_gelu"
+    tokens = tokenizer(CAPTIONS)
+    assert_same_features(model.encode_text(tokens), unit(theirs.encode_text(tokens)))
+    state = theirs.state_dict()
+    assert torch.equal(model.text.embed.token.weight, state["token_embedding.weight"])
+
+
+def test_an_archive_that_would_run_something_runs_nothing(tmp_path):
+    """The pickle inside of an otherwise good archive is exchanged."""
+    openai_archive(tmp_path / "good.pt")
+    mark, path = tmp_path / "ran", tmp_path / "bad.pt"
+    for payload, message in (
+        (pickle.dumps(Payload(mark)), r"asks for more than tensors \(GLOBAL posix\.system\)"),
+        (b"no pickle", "asks for more than tensors|no readable TorchScript archive"),
+    ):
+        with zipfile.ZipFile(tmp_path / "good.pt") as good, zipfile.ZipFile(path, "w") as bad:
+            for name in good.namelist():
+                bad.writestr(name, payload if name.endswith("/data.pkl") else good.read(name))
+        with pytest.raises(UsageError, match=message) as caught:
+            mmtrain.load(path)
+        assert not mark.exists() and "\n" not in str(caught.value)
 
 
 class Payload:

@@ -1,5 +1,6 @@
 """timm's vision transformers through our tower, alone and inside of open_clip's models."""
 
+import json
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,7 +12,12 @@ from mmtrain.errors import UsageError
 from mmtrain.interop.canonical import canonical, canonical_vision, differences
 from mmtrain.interop.open_clip import from_open_clip, to_open_clip
 from mmtrain.interop.open_clip_config import config_from_open_clip, config_to_open_clip
-from mmtrain.interop.timm import vision_config_from_timm, vision_from_timm, vision_to_timm
+from mmtrain.interop.timm import (
+    read_timm_tower,
+    vision_config_from_timm,
+    vision_from_timm,
+    vision_to_timm,
+)
 from mmtrain.interop.timm_names import TIMM_NAMES, timm_args
 from mmtrain.models import VisionTower
 from mmtrain.models.named import MODEL_NAMES, named_model
@@ -74,6 +80,26 @@ def test_a_classifier_is_left_out():
     theirs = build_timm(TINY | {"num_classes": 10})
     _, tensors = vision_from_timm(TINY, theirs.state_dict())
     assert not any("projection" in name for name in tensors)
+
+
+@torch.no_grad()
+def test_a_folder_that_timm_wrote_is_a_tower(tmp_path):
+    import timm
+    from timm.models import save_for_hf
+
+    theirs = randomise(timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=5))
+    save_for_hf(theirs, tmp_path, model_args={"img_size": 64}, safe_serialization=True)
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    content["pretrained_cfg"]["input_size"] = [3, 64, 64]
+    path.write_text(json.dumps(content))
+    config, tensors = read_timm_tower(tmp_path)
+    assert config.mean == (0.5, 0.5, 0.5) and config.image_size == 64
+    tower = VisionTower(config, embed_dim=192).eval()
+    tower.load_state_dict(tensors)
+    bytes_, _ = pixels(64)
+    want = unit(theirs.forward_head(theirs.forward_features(bytes_ / 127.5 - 1), pre_logits=True))
+    assert_same_features(unit(tower(bytes_)), want)
 
 
 def captured_arguments(monkeypatch) -> dict[str, dict[str, Any]]:
