@@ -8,6 +8,10 @@ from pathlib import Path
 
 from mmtrain.errors import UsageError
 
+NAMED_CLASSES = {"imagenet": Path(__file__).with_name("imagenet_classes.json")}
+"""Classes by name. imagenet: ids are WordNet's, as the folders are called; the names are those that
+OpenAI gave them for CLIP (arXiv:2103.00020, Sec. 3.1.4)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassList:
@@ -64,9 +68,11 @@ def _lines(text: str) -> list[str]:
 
 
 def class_list(classes: Path | str | ClassList | Sequence[str]) -> ClassList:
-    """Classes from a file, or as they are; a sequence holds names whose ids are their places."""
+    """Classes by name, from a file, or as they are; a sequence's names have their places as ids."""
     if isinstance(classes, ClassList):
         return classes
+    if isinstance(classes, str) and classes in NAMED_CLASSES:
+        return read_classes(NAMED_CLASSES[classes])
     if isinstance(classes, Path | str):
         return read_classes(classes)
     return ClassList(ids=tuple(map(str, range(len(classes)))), names=tuple(classes))

@@ -4,16 +4,16 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from mmtrain.data.sources import SampleSource
 from mmtrain.eval.encode import Encoder
 from mmtrain.eval.result import Example, thumbnail
 from mmtrain.eval.samples import decode_sample
 from mmtrain.eval.scores import best_and_worst
-from mmtrain.eval.sources import EvalSource
 
 
 def pick_examples(
     encoder: Encoder,
-    source: EvalSource,
+    source: SampleSource,
     rank_N: Tensor,
     lead_N: Tensor,
     *,

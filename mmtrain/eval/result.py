@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 import mmtrain
+from mmtrain.data.sources import SampleSource
 from mmtrain.decode_config import encode
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder
-from mmtrain.eval.sources import EvalSource
 from mmtrain.files import replace_file
 
 PICTURE_SIDE = 192
@@ -52,10 +52,10 @@ class EvalResult:
     """The worst failures, the worst first."""
 
 
-def provenance(encoder: Encoder, source: EvalSource) -> dict[str, Any]:
+def provenance(encoder: Encoder, source: SampleSource) -> dict[str, Any]:
     """What a figure needs beside it to be compared with another."""
     return {
-        **source.facts,
+        "data_fingerprint": source.fingerprint,
         "preprocess": encode(encoder.preprocess),
         "precision": encoder.precision,
         "versions": {

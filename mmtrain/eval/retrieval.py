@@ -9,12 +9,12 @@ from torch import Tensor
 
 from mmtrain.collectives import sum_
 from mmtrain.data.shards import SampleError
+from mmtrain.data.sources import SampleSource
 from mmtrain.eval.encode import Encoder, encode_texts, own_batches
 from mmtrain.eval.examples import pick_examples
 from mmtrain.eval.result import EvalResult, provenance
-from mmtrain.eval.samples import encoded_batches, open_source, read_text_field
+from mmtrain.eval.samples import Members, encoded_batches, open_source, read_text_field
 from mmtrain.eval.scores import MAX_SCORES, rank_of_any, rank_of_target
-from mmtrain.eval.sources import EvalSource, Members
 
 RECALL_AT = (1, 5, 10)
 
@@ -60,7 +60,7 @@ class Captions:
 def evaluate_retrieval(
     encoder: Encoder,
     *,
-    data: str | Sequence[str] | EvalSource,
+    data: str | Sequence[str] | SampleSource,
     captions: Sequence[str] = ("txt",),
     caption_lines: bool = False,
     num_examples: int = 10,
@@ -114,7 +114,7 @@ def evaluate_retrieval(
 
 
 def _encode_images(
-    encoder: Encoder, source: EvalSource, read: ReadCaptions
+    encoder: Encoder, source: SampleSource, read: ReadCaptions
 ) -> tuple[Tensor, list[list[str]]]:
     """Features [N, E] and the captions of all images, on every rank."""
     features_NE: Tensor | None = None

@@ -13,14 +13,19 @@ from PIL import Image
 from torch import Tensor
 
 from mmtrain.collectives import rank_and_size, sum_
+from mmtrain.data import sources
 from mmtrain.data.decode import open_image
+from mmtrain.data.image_text import DataConfig
 from mmtrain.data.samples import IMAGE_EXTENSIONS
 from mmtrain.data.shards import SampleError
+from mmtrain.data.sources import SampleSource
 from mmtrain.data.transforms import PreprocessConfig, eval_transform
 from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder, encode_image_batch
-from mmtrain.eval.sources import EvalSource, Members, Shards
+
+Members = dict[str, bytes]
+"""A sample's files by extension, without the dot."""
 
 ValueT = TypeVar("ValueT")
 
@@ -57,7 +62,7 @@ class EvalBatches(Generic[ValueT]):
 
     def __init__(
         self,
-        source: EvalSource,
+        source: SampleSource,
         preprocess: PreprocessConfig,
         *,
         read_value: Callable[[Members], ValueT],
@@ -93,11 +98,18 @@ class EvalBatches(Generic[ValueT]):
                 images_BCHW[row] = self._square(members)
             # A disk that fails on one rank must stop all of them, not leave them waiting.
             except (SampleError, OSError, UsageError) as fault:
-                faults.append(f"{self.source.name(index)}: {fault}")
+                faults.append(f"{self._name(index)}: {fault}")
         return EvalBatch(first=first, images_BCHW=images_BCHW, values=values, faults=faults)
 
     def _black(self, num: int) -> Tensor:
         return torch.zeros(num, 3, self.image_size, self.image_size, dtype=torch.uint8)
+
+    def _name(self, index: int) -> str:
+        """For a message; a shard that cannot be read cannot tell the key either."""
+        try:
+            return f"sample {self.source.key(index)} of {self.source.place(index)}"
+        except (OSError, UsageError):
+            return f"sample number {index}"
 
     def _square(self, members: Members) -> Tensor:
         image = decode_sample(members)
@@ -119,11 +131,24 @@ def decode_sample(members: Members) -> Image.Image:
     raise SampleError("no image")
 
 
-def open_source(data: str | Sequence[str] | EvalSource, index_dir: str | None = None) -> EvalSource:
-    """Shards from their patterns; another source as it is."""
-    if isinstance(data, str | Sequence):
-        return Shards(data, index_dir=index_dir)
-    return data
+def open_source(
+    data: str | Sequence[str] | SampleSource, index_dir: str | None = None
+) -> SampleSource:
+    """What `data.train` may name, and a source as it is.
+
+    Args:
+        data: shards, a folder of folders of images, a manifest or a saved data set.
+        index_dir: where the indexes of shards are kept; None: beside them, or in the user's cache.
+
+    Raises:
+        UsageError: nothing is there, or it is damaged.
+    """
+    if not isinstance(data, str | Sequence):
+        return data
+    patterns = data if isinstance(data, str) else tuple(data)
+    return sources.open_source(
+        patterns, image_key=DataConfig.image_key, index_dir=index_dir, key="data"
+    )
 
 
 def read_text_field(members: Members, key: str) -> Any:
@@ -146,7 +171,7 @@ def read_text_field(members: Members, key: str) -> Any:
 
 
 def encoded_batches(
-    encoder: Encoder, source: EvalSource, read_value: Callable[[Members], ValueT]
+    encoder: Encoder, source: SampleSource, read_value: Callable[[Members], ValueT]
 ) -> Iterator[tuple[EvalBatch[ValueT], Tensor]]:
     """This rank's batches of the whole set, each with its image features [B, E].
 

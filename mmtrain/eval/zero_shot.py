@@ -11,14 +11,14 @@ from torch import Tensor
 
 from mmtrain.collectives import sum_
 from mmtrain.data.shards import SampleError
+from mmtrain.data.sources import SampleSource
 from mmtrain.eval.classes import ClassList, class_list
 from mmtrain.eval.encode import Encoder
 from mmtrain.eval.examples import pick_examples
 from mmtrain.eval.prompts import class_embeddings, load_templates
 from mmtrain.eval.result import EvalResult, provenance
-from mmtrain.eval.samples import encoded_batches, open_source, read_text_field
+from mmtrain.eval.samples import Members, encoded_batches, open_source, read_text_field
 from mmtrain.eval.scores import rank_of_target
-from mmtrain.eval.sources import EvalSource, Members
 
 NUM_CONFUSIONS = 20
 
@@ -44,7 +44,7 @@ class ReadClass:
 def evaluate_zero_shot(
     encoder: Encoder,
     *,
-    data: str | Sequence[str] | EvalSource,
+    data: str | Sequence[str] | SampleSource,
     classes: Path | str | ClassList | Sequence[str],
     label_key: str = "concept",
     templates: str | Sequence[str] = "name",

@@ -10,8 +10,7 @@ from torch import Tensor
 from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer
 from mmtrain.data.transforms import PreprocessConfig, eval_transform
 from mmtrain.eval import Encoder
-from mmtrain.eval.samples import decode_sample
-from mmtrain.eval.sources import Shards
+from mmtrain.eval.samples import decode_sample, open_source
 from tests.data.shard_files import encoded, picture, write_shard
 
 SIDE = 16
@@ -54,7 +53,7 @@ def make_encoder(model: Any = None, **fields: Any) -> Encoder:
 
 def image_features(path: Path | str, model: Any = None, *, side: int = SIDE) -> Tensor:
     """Unit-norm features of every picture of a shard, one at a time: [N, E] in fp64."""
-    source, transform = Shards(str(path)), eval_transform(PreprocessConfig(image_size=side))
+    source, transform = open_source(str(path)), eval_transform(PreprocessConfig(image_size=side))
     model = model or LinearTowers()
     rows = [
         model.encode_image(transform(decode_sample(source.read(number)))[None]).double()
