@@ -182,11 +182,13 @@ def _blocks(
 ) -> TransformerConfig:
     """Theirs, with the defaults of their class."""
     others = (name for name in ACTIVATIONS if name != act)
+    hidden = section.take("intermediate_size", int, 4 * dim)
+    dim = section.take("hidden_size", int, dim)
     return TransformerConfig(
-        dim=section.take("hidden_size", int, dim),
+        dim=dim,
         num_layers=section.take("num_hidden_layers", int, num_layers),
         num_heads=section.take("num_attention_heads", int, num_heads),
-        ff_dim=section.take("intermediate_size", int, 4 * dim),
+        ff_dim=None if hidden == 4 * dim else hidden,
         activation=ACTIVATIONS[section.only("hidden_act", act, *others)],
         norm_eps=section.take("layer_norm_eps", float, eps),
     )

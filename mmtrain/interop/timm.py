@@ -153,12 +153,13 @@ def vision_config_from_timm(args: dict[str, Any], *, source: str = "timm") -> Vi
 
 def _blocks(fields: ForeignConfig) -> TransformerConfig:
     dim = fields.take("embed_dim", int, 768)
+    hidden = int(dim * fields.take("mlp_ratio", float, 4.0))
     has_bias = fields.only("proj_bias", True, False)
     return TransformerConfig(
         dim=dim,
         num_layers=fields.take("depth", int, 12),
         num_heads=fields.take("num_heads", int, 12),
-        ff_dim=int(dim * fields.take("mlp_ratio", float, 4.0)),
+        ff_dim=None if hidden == 4 * dim else hidden,
         activation=ACTIVATIONS[fields.only("act_layer", *ACTIVATIONS)],
         norm_eps=fields.take("norm_eps", float, NORM_EPS),
         qkv_bias=fields.only("qkv_bias", True, False),

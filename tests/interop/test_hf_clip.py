@@ -166,6 +166,8 @@ def test_names_of_published_models_can_be_written():
             if field in fields and field != "eos_token_id":
                 assert getattr(getattr(theirs, tower), field) == fields[field], field
     assert theirs.projection_dim == default.projection_dim
+    # The same value as was written, not only the same function.
+    assert config_from_hf(data) == named_model("ViT-B-32-quickgelu")
     siglip = transformers.SiglipConfig(**config_to_hf(named_model("ViT-B-16-SigLIP")))
     assert siglip.vision_config.num_hidden_layers == 12
 
