@@ -1,0 +1,269 @@
+"""One training step of a CLIP, ours against open_clip's, alternating in one run.
+
+Both start from the same weights and see the same pictures and captions (of natural length, from the
+data in the package). A step is forward, loss, backward, AdamW and the clamp of the scale; open_clip
+is given its images normalised, as its pipeline does, ours are uint8. Prints samples per second,
+the ratio pair by pair, the peak memory of a process that runs one side alone, and how far the two
+first losses are apart.
+
+    python benchmarks/train_step.py --out benchmarks/results/train_step_cpu.md
+    python benchmarks/train_step.py --device cuda --batch-size 256 --peak-tflops 990
+"""
+
+import argparse
+import itertools
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import open_clip
+import torch
+from torch import Tensor
+
+import mmtrain
+from mmtrain.data.batch import ImageTextBatch
+from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
+from mmtrain.demo import debug_pairs
+from mmtrain.interop.open_clip import from_open_clip
+from mmtrain.interop.open_clip_config import config_from_open_clip
+from mmtrain.models import Clip
+from mmtrain.models.clip import hidden_matrix_names, no_decay_names
+from mmtrain.models.flops import clip_flops
+from mmtrain.models.named import named_model
+from mmtrain.optim import OptimConfig, build_optimizers
+from mmtrain.parallel import Layout, ParallelConfig, parallelize
+from mmtrain.train.contrastive import ContrastiveObjective, LossConfig
+from mmtrain.train.step import build_schedule
+
+Step = Callable[[], float]
+
+
+def make_batch(size: int, image_size: int, tokenizer: Tokenizer) -> ImageTextBatch:
+    """Random pixels and real captions, repeated as often as it takes."""
+    with tarfile.open(debug_pairs().train) as tar:
+        names = [info for info in tar if info.name.endswith(".txt")]
+        files = [tar.extractfile(info) for info in names]
+        captions = [file.read().decode() for file in files if file is not None]
+    texts = list(itertools.islice(itertools.cycle(captions), size))
+    tokens_BT, length_B = tokenizer.encode(texts)
+    generator = torch.Generator().manual_seed(0)
+    shape = (size, 3, image_size, image_size)
+    images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    return ImageTextBatch(
+        images_BCHW=images.contiguous(memory_format=torch.channels_last),
+        tokens_BT=tokens_BT,
+        text_length_B=length_B,
+        label_B=torch.full((size,), -1),
+        position_B=torch.arange(size),
+        valid_B=torch.ones(size, dtype=torch.bool),
+        epoch=0,
+        keys=tuple(map(str, range(size))),
+    )
+
+
+def their_model(name: str, device: torch.device) -> torch.nn.Module:
+    """open_clip's model with the weights of a fixed seed."""
+    torch.manual_seed(0)
+    return open_clip.create_model(name, precision="fp32", device=device, output_dict=False)
+
+
+def build_ours(name: str, batch: ImageTextBatch, precision: str, device: torch.device) -> Step:
+    """A step of ours from open_clip's weights."""
+    model_cfg = open_clip.get_model_config(name)
+    assert model_cfg is not None
+    config, tensors = from_open_clip(model_cfg, their_model(name, device).state_dict())
+    model = Clip(config)
+    model.load_state_dict(tensors)
+    layout = Layout(device=device, config=ParallelConfig())
+    no_decay, hidden = no_decay_names(model), hidden_matrix_names(model)
+    stages = parallelize(model, layout, precision=precision)
+    objective = ContrastiveObjective(model, LossConfig(), layout=layout, seed=0)
+    objective.to(device)
+    named = {**dict(stages[0].named_parameters()), **objective.parameters()}
+    optimizers = build_optimizers(
+        named.items(), OptimConfig(), no_decay=no_decay, hidden_matrices=hidden
+    )
+    schedule = build_schedule(stages, layout, num_microbatches=1, batch_size=batch.num_rows)
+    batch = batch.to(device)
+
+    def step() -> float:
+        loss = objective.step(schedule, batch)
+        optimizers.step()
+        objective.clamp()
+        optimizers.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def build_theirs(name: str, batch: ImageTextBatch, precision: str, device: torch.device) -> Step:
+    """A step as open_clip's trainer takes it: its model, loss, autocast and AdamW groups."""
+    model = their_model(name, device).train()
+    loss_of = open_clip.ClipLoss()
+    plain = [p for n, p in model.named_parameters() if p.ndim < 2 or "logit_scale" in n]
+    decayed = [p for n, p in model.named_parameters() if not (p.ndim < 2 or "logit_scale" in n)]
+    groups = [{"params": plain, "weight_decay": 0.0}, {"params": decayed, "weight_decay": 0.2}]
+    optimizer = torch.optim.AdamW(groups, lr=5e-4, betas=(0.9, 0.98), eps=1e-6)
+    mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN)[:, None, None]
+    std = torch.tensor(open_clip.OPENAI_DATASET_STD)[:, None, None]
+    images = ((batch.images_BCHW.float() / 255 - mean) / std).contiguous().to(device)
+    tokens = torch.zeros(batch.num_rows, 77, dtype=torch.int64)
+    tokens[:, : batch.tokens_BT.size(1)] = batch.tokens_BT
+    tokens = tokens.to(device)
+    autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+    def step() -> float:
+        optimizer.zero_grad()
+        with autocast:
+            image, text, scale, *_ = model(images, tokens)
+            loss: Tensor = loss_of(image, text, scale)
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, 4.605170185988092)
+        return loss.item()
+
+    return step
+
+
+BUILDERS = {"ours": build_ours, "open_clip": build_theirs}
+
+
+def measure(name: str, precision: str, args: argparse.Namespace) -> dict[str, float]:
+    """Both sides in turn: medians of samples per second, and of the ratio pair by pair."""
+    device = torch.device(args.device)
+    config = named_model(name)
+    tokenizer = build_tokenizer(TokenizerConfig())
+    batch = make_batch(args.batch_size, config.vision.image_size, tokenizer)
+    steps = {side: build(name, batch, precision, device) for side, build in BUILDERS.items()}
+    losses = {side: step() for side, step in steps.items()}  # also the warm-up
+    speeds: dict[str, list[float]] = {side: [] for side in steps}
+    for _ in range(args.rounds):
+        for side, step in steps.items():
+            start = time.perf_counter()
+            for _ in range(args.steps):
+                step()
+            passed = time.perf_counter() - start
+            speeds[side].append(args.steps * args.batch_size / passed)
+    pairs = zip(speeds["ours"], speeds["open_clip"], strict=True)
+    flops = clip_flops(config, text_length=batch.tokens_BT.size(1)).training
+    return {
+        "ours": statistics.median(speeds["ours"]),
+        "open_clip": statistics.median(speeds["open_clip"]),
+        "ratio": statistics.median(one / two for one, two in pairs),
+        "loss_difference": abs(losses["ours"] - losses["open_clip"]),
+        "tflops": statistics.median(speeds["ours"]) * flops / 1e12,
+        "tokens": batch.tokens_BT.size(1),
+    }
+
+
+def named_shapes(name: str):
+    """The architecture as we have it."""
+    model_cfg = open_clip.get_model_config(name)
+    assert model_cfg is not None, f"open_clip knows no model {name}"
+    return config_from_open_clip(model_cfg), model_cfg
+
+
+def peak_memory(side: str, name: str, precision: str, args: argparse.Namespace) -> float:
+    """MiB at the peak of a fresh process that takes two steps of one side."""
+    words = [sys.executable, __file__, "--only", side, "--models", name, "--precisions", precision]
+    words += ["--batch-size", str(args.batch_size), "--device", args.device]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])["mib"]
+
+
+def run_one_side(args: argparse.Namespace) -> None:
+    """What `peak_memory` starts."""
+    device, name = torch.device(args.device), args.models[0]
+    config = named_model(name)
+    tokenizer = build_tokenizer(TokenizerConfig())
+    batch = make_batch(args.batch_size, config.vision.image_size, tokenizer)
+    step = BUILDERS[args.only](name, batch, args.precisions[0], device)
+    for _ in range(2):
+        step()
+    if device.type == "cuda":
+        mib = torch.cuda.max_memory_allocated() / 2**20
+    else:
+        # Not getrusage: its peak starts at that of the process that forked this one.
+        status = Path("/proc/self/status").read_text()
+        mib = int(status.partition("VmHWM:")[2].split()[0]) / 2**10
+    print(json.dumps({"mib": mib}))
+
+
+def report(args: argparse.Namespace) -> str:
+    """The table, with the machine and the versions."""
+    cpu = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    units = [u for u in ("avx2", "avx512f", "amx_bf16") if u in Path("/proc/cpuinfo").read_text()]
+    where = torch.cuda.get_device_name() if args.device == "cuda" else f"{cpu} ({', '.join(units)})"
+    lines = [
+        "# One training step, ours against open_clip's",
+        "",
+        f"{where}, {torch.get_num_threads()} threads; torch {torch.__version__}, open_clip "
+        f"{open_clip.__version__}, mmtrain {mmtrain.__version__}; batch {args.batch_size}, "
+        f"{args.rounds} alternating rounds of {args.steps} steps, medians.",
+        "",
+        "| model | precision | ours, samples/s | open_clip, samples/s | ratio | peak memory, "
+        "ours / open_clip | first losses differ by | ours, model TFLOP/s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in args.models:
+        for precision in args.precisions:
+            found = measure(name, precision, args)
+            ours, theirs = (peak_memory(side, name, precision, args) for side in BUILDERS)
+            mfu = f" ({found['tflops'] / args.peak_tflops:.1%} MFU)" if args.peak_tflops else ""
+            lines.append(
+                f"| {name} | {precision} | {found['ours']:.2f} | {found['open_clip']:.2f} | "
+                f"**{found['ratio']:.2f}x** | {ours:,.0f} / {theirs:,.0f} MiB | "
+                f"{found['loss_difference']:.1e} | {found['tflops']:.3f}{mfu} |"
+            )
+            print(lines[-1], file=sys.stderr, flush=True)
+    lines += [
+        "",
+        f"Captions are cut to the longest of the batch ({found['tokens']} tokens of 77), which is "
+        "exact; open_clip 3.3 computes all 77. bf16 is autocast on both sides; a CPU without bf16 "
+        "units emulates its products.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", default=["ViT-B-32", "ViT-B-16"])
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=1, help="steps of one side at a time")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--peak-tflops", type=float, help="of the device, for the MFU")
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
+    parser.add_argument("--only", choices=tuple(BUILDERS), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.only:
+        run_one_side(args)
+        return
+    text = report(args)
+    print(text)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
