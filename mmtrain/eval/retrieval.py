@@ -1,20 +1,20 @@
 """Retrieval: an image finds its captions among all captions, a caption its image among images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from mmtrain.collectives import sum_
 from mmtrain.data.shards import SampleError
 from mmtrain.data.sources import SampleSource
-from mmtrain.eval.encode import Encoder, encode_texts, own_batches
+from mmtrain.eval.encode import Encoder, encode_texts
 from mmtrain.eval.examples import pick_examples
+from mmtrain.eval.features import encode_set
 from mmtrain.eval.result import EvalResult, provenance
-from mmtrain.eval.samples import Members, encoded_batches, open_source, read_text_field
-from mmtrain.eval.scores import MAX_SCORES, rank_of_any, rank_of_target
+from mmtrain.eval.samples import Members, open_source, read_text_field
+from mmtrain.eval.scores import own_blocks, rank_of_any, rank_of_target
 
 RECALL_AT = (1, 5, 10)
 
@@ -86,7 +86,7 @@ def evaluate_retrieval(
     """
     source = open_source(data, index_dir)
     read = ReadCaptions(fields=tuple(captions), lines=caption_lines)
-    images_NE, own_captions = _encode_images(encoder, source, read)
+    images_NE, own_captions = encode_set(encoder, source, read)
     known = _number_captions(own_captions, encoder.device)
     texts_UE = encode_texts(encoder, known.distinct)
     rank_N, first_N, lead_N = _image_to_text(encoder, images_NE, texts_UE, known)
@@ -113,27 +113,6 @@ def evaluate_retrieval(
     return EvalResult(figures=figures, best=best, worst=worst)
 
 
-def _encode_images(
-    encoder: Encoder, source: SampleSource, read: ReadCaptions
-) -> tuple[Tensor, list[list[str]]]:
-    """Features [N, E] and the captions of all images, on every rank."""
-    features_NE: Tensor | None = None
-    mine: dict[int, list[str]] = {}
-    for batch, features_BE in encoded_batches(encoder, source, read):
-        if features_NE is None:
-            features_NE = features_BE.new_zeros(source.num_samples, features_BE.size(1))
-        features_NE[batch.first : batch.first + len(batch.values)] = features_BE
-        mine |= dict(enumerate(batch.values, start=batch.first))
-    assert features_NE is not None, "a source has samples, so every rank has a round"
-    held = [mine]
-    if encoder.group is not None:
-        held = [{}] * dist.get_world_size(encoder.group)
-        dist.all_gather_object(held, mine, group=encoder.group)
-    everyone = {number: captions for some in held for number, captions in some.items()}
-    captions = [everyone[number] for number in range(source.num_samples)]
-    return sum_(features_NE, group=encoder.group), captions
-
-
 def _number_captions(own_captions: list[list[str]], device: torch.device) -> Captions:
     """Number the different texts of all images."""
     number: dict[str, int] = {}
@@ -154,7 +133,7 @@ def _image_to_text(
     table_2N = torch.zeros(2, num_images, dtype=torch.int64, device=images_NE.device)
     lead_N = images_NE.new_zeros(num_images)
     copies_U = torch.bincount(known.text_M, minlength=len(known.distinct))
-    for rows in _own_blocks(encoder, num_images, texts_UE.size(0)):
+    for rows in own_blocks(encoder.group, num_images, texts_UE.size(0)):
         scores_BU = images_NE[rows] @ texts_UE.T
         table_2N[1, rows] = scores_BU.argmax(1)
         own_M = (known.image_M >= rows.start) & (known.image_M < rows.stop)
@@ -170,18 +149,10 @@ def _text_to_image(
 ) -> Tensor:
     """Places before each caption's image: [M], on CPU."""
     rank_M = torch.zeros_like(known.text_M)
-    for rows in _own_blocks(encoder, len(rank_M), images_NE.size(0)):
+    for rows in own_blocks(encoder.group, len(rank_M), images_NE.size(0)):
         scores_BN = texts_UE[known.text_M[rows]] @ images_NE.T
         rank_M[rows] = rank_of_target(scores_BN, known.image_M[rows])
     return sum_(rank_M, group=encoder.group).cpu()
-
-
-def _own_blocks(encoder: Encoder, num_rows: int, num_columns: int) -> Iterator[slice]:
-    """This rank's blocks of rows, each of at most MAX_SCORES scores."""
-    size = max(1, MAX_SCORES // num_columns)
-    for number in own_batches(-(-num_rows // size), encoder.group):
-        if number is not None:
-            yield slice(number * size, min((number + 1) * size, num_rows))
 
 
 def _recalls(way: str, rank: Tensor) -> dict[str, float]:

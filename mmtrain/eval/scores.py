@@ -1,10 +1,29 @@
 """Ranks from scores, with ties broken the same way everywhere."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from mmtrain.eval.encode import own_batches
 
 MAX_SCORES = 2**24
 """Scores held at once: 64 MiB of float32, whatever the number of images and texts."""
+
+
+def blocks(num_rows: int, num_columns: int) -> list[slice]:
+    """The rows in blocks of at most MAX_SCORES scores."""
+    size = max(1, MAX_SCORES // num_columns)
+    return [slice(first, min(first + size, num_rows)) for first in range(0, num_rows, size)]
+
+
+def own_blocks(group: ProcessGroup | None, num_rows: int, num_columns: int) -> Iterator[slice]:
+    """This rank's blocks; a block holds the same rows whatever the number of ranks."""
+    every = blocks(num_rows, num_columns)
+    for number in own_batches(len(every), group):
+        if number is not None:
+            yield every[number]
 
 
 def rank_of_target(scores_BM: Tensor, target_B: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from mmtrain.errors import UsageError
-from mmtrain.eval import EvalResult, evaluate_retrieval, evaluate_zero_shot, retrieval
+from mmtrain.eval import EvalResult, evaluate_retrieval, evaluate_zero_shot, scores
 from tests.data.shard_files import write_shard
 from tests.eval.test_retrieval import several
 from tests.eval.tiny import LinearTowers, make_encoder, write_captioned, write_classified
@@ -40,7 +40,7 @@ def results(folder: Path, **fields: Any) -> Iterator[tuple[str, EvalResult]]:
         )
         data = str(folder / f"captioned-{count}.tar")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(retrieval, "MAX_SCORES", 60)  # so that blocks of scores are shared too
+            patch.setattr(scores, "MAX_SCORES", 60)  # so that blocks of scores are shared too
             result = evaluate_retrieval(encoder, data=data, captions=["captions"], num_examples=3)
         yield f"retrieval of {count}", result
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmtrain.errors import UsageError
-from mmtrain.eval import evaluate_retrieval, retrieval
+from mmtrain.eval import evaluate_retrieval, scores
 from tests.data.shard_files import encoded, picture, write_shard
 from tests.eval.tiny import (
     LinearTowers,
@@ -48,7 +48,7 @@ def test_recalls_are_the_reference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_scores: int
 ) -> None:
     """Whatever the blocks that scores are computed in, down to one row each."""
-    monkeypatch.setattr(retrieval, "MAX_SCORES", max_scores)
+    monkeypatch.setattr(scores, "MAX_SCORES", max_scores)
     captions = several(31)
     data = write_captioned(tmp_path / "a.tar", captions)
     wanted = reference(data, captions)

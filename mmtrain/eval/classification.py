@@ -1,0 +1,213 @@
+"""From the scores of classes to figures: accuracy, calibration, what is taken for what."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmtrain.collectives import sum_
+from mmtrain.data.shards import SampleError
+from mmtrain.data.sources import SampleSource
+from mmtrain.eval.classes import ClassList
+from mmtrain.eval.encode import Encoder
+from mmtrain.eval.examples import pick_examples
+from mmtrain.eval.result import EvalResult
+from mmtrain.eval.samples import Members, read_text_field
+from mmtrain.eval.scores import rank_of_target
+
+NUM_CONFUSIONS = 20
+NUM_BINS = 15
+SCALES = tuple(2 ** (power / 2) for power in range(21))
+"""What scores may be multiplied by to become logits: 1 to 1024 by half octaves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadClass:
+    """Sample -> the number of its class."""
+
+    label_key: str
+    """The member (`cls`) or the .json's field that holds the class id."""
+    number: dict[str, int]
+    """Of each class id."""
+
+    def __call__(self, members: Members) -> int:
+        """Raises SampleError when the sample has no label, or one that is no class."""
+        label = str(read_text_field(members, self.label_key))
+        if label not in self.number:
+            raise SampleError(f"its {self.label_key} {label!r} is not among the classes")
+        return self.number[label]
+
+
+class ClassTable:
+    """What became of each sample of a set. Each rank fills in its own; `gather` unites them.
+
+    Args:
+        num_samples: of the whole set.
+        device: where the scores are.
+    """
+
+    def __init__(self, num_samples: int, device: torch.device) -> None:
+        # Rows: the class, the predicted one, the rank of the class. The others' columns stay zero,
+        # so that the sum over the ranks is everybody's.
+        self._table_3N = torch.zeros(3, num_samples, dtype=torch.int64, device=device)
+        self._lead_N = torch.zeros(num_samples, device=device)
+        self._log_right_CN = torch.zeros(len(SCALES), num_samples, device=device)
+        self._log_first_CN = torch.zeros(len(SCALES), num_samples, device=device)
+
+    def fill(self, first: int, scores_BM: Tensor, class_B: Tensor) -> None:
+        """Enter the samples from number `first` on.
+
+        Args:
+            first: number of the first row.
+            scores_BM: fp32; of equal ones the class with the lower number wins.
+            class_B: the right classes.
+        """
+        rows = slice(first, first + len(class_B))
+        self._table_3N[0, rows] = class_B
+        self._table_3N[1, rows] = scores_BM.argmax(1)
+        self._table_3N[2, rows] = rank_of_target(scores_BM, class_B)
+        right_B1 = scores_BM.gather(1, class_B[:, None])
+        others_BM = scores_BM.scatter(1, class_B[:, None], -torch.inf)
+        self._lead_N[rows] = right_B1[:, 0] - others_BM.amax(1)
+        for number, scale in enumerate(SCALES):
+            total_B = (scale * scores_BM).logsumexp(1)
+            self._log_right_CN[number, rows] = scale * right_B1[:, 0] - total_B
+            self._log_first_CN[number, rows] = scale * scores_BM.amax(1) - total_B
+
+    def gather(self, encoder: Encoder) -> "Verdicts":
+        """Everybody's samples, on every rank."""
+        class_N, predicted_N, rank_N = sum_(self._table_3N, group=encoder.group).cpu()
+        log_right_CN = sum_(self._log_right_CN, group=encoder.group).cpu().double()
+        log_first_CN = sum_(self._log_first_CN, group=encoder.group).cpu().double()
+        loss_C = -log_right_CN.mean(1)
+        best = int(loss_C.argmin())
+        return Verdicts(
+            class_N=class_N,
+            predicted_N=predicted_N,
+            rank_N=rank_N,
+            lead_N=sum_(self._lead_N, group=encoder.group).cpu(),
+            scale=SCALES[best],
+            loss=float(loss_C[best]),
+            confidence_N=log_first_CN[best].exp(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdicts:
+    """What became of every sample of a set, on the CPU."""
+
+    class_N: Tensor
+    """The right classes."""
+    predicted_N: Tensor
+    """The classes in first place."""
+    rank_N: Tensor
+    """Places before the right class."""
+    lead_N: Tensor
+    """How far the right class is ahead of the best other one; infinite where it is the only one."""
+    scale: float
+    """The one of SCALES with the lowest loss: with it the scores are calibrated as well as can be
+    (temperature scaling, Guo et al. 2017, arXiv:1706.04599, Sec. 4.2, on the set itself)."""
+    loss: float
+    """Mean negative log-likelihood of the right class with it, in nats."""
+    confidence_N: Tensor
+    """The probability of the predicted class with it."""
+
+    def figures(self, known: ClassList, *, per_class: bool) -> dict[str, Any]:
+        """Accuracy over samples and over classes, calibration, the mistakes made most often."""
+        num_samples = len(self.rank_N)
+        return {
+            "top1": int((self.rank_N < 1).sum()) / num_samples,
+            "top5": int((self.rank_N < 5).sum()) / num_samples,
+            **self._by_class(known, per_class=per_class),
+            "num_samples": num_samples,
+            "num_classes": len(known.ids),
+            "classes_fingerprint": known.fingerprint,
+            "calibration": {
+                "scale": self.scale,
+                "loss": self.loss,
+                "expected_error": self._calibration_error(),
+            },
+            "confusions": self._confusions(known.names),
+        }
+
+    def _by_class(self, known: ClassList, *, per_class: bool) -> dict[str, Any]:
+        """Means over the classes that have samples, each class counting the same."""
+        total_M = torch.bincount(self.class_N, minlength=len(known.ids))
+        right_M = torch.bincount(self.class_N[self.rank_N == 0], minlength=len(known.ids))
+        seen_M = total_M > 0
+        share_M = right_M[seen_M].double() / total_M[seen_M]
+        figures: dict[str, Any] = {"mean_class_top1": float(share_M.mean())}
+        if per_class:
+            shares = iter(share_M.tolist())
+            figures["class_top1"] = {
+                id: next(shares) if seen else None
+                for id, seen in zip(known.ids, seen_M.tolist(), strict=True)
+            }
+        return figures
+
+    def _calibration_error(self) -> float:
+        """Expected calibration error over 15 bins (arXiv:1706.04599, Eq. 3)."""
+        bin_N = (self.confidence_N * NUM_BINS).long().clamp(max=NUM_BINS - 1)
+        gap_N = (self.rank_N == 0).double() - self.confidence_N
+        gap_K = torch.zeros(NUM_BINS, dtype=torch.float64).index_add_(0, bin_N, gap_N)
+        return float(gap_K.abs().sum() / len(gap_N))
+
+    def _confusions(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """The most frequent mistakes: how often, in what share of the class's samples, how sure."""
+        total_M = torch.bincount(self.class_N, minlength=len(names)).tolist()
+        wrong = self.class_N != self.predicted_N
+        pairs = list(
+            zip(self.class_N[wrong].tolist(), self.predicted_N[wrong].tolist(), strict=True)
+        )
+        sureness: Counter[tuple[int, int]] = Counter()
+        for pair, confidence in zip(pairs, self.confidence_N[wrong].tolist(), strict=True):
+            sureness[pair] += confidence
+        often = sorted(Counter(pairs).items(), key=lambda item: (-item[1], item[0]))
+        return [
+            {
+                "name": names[right],
+                "predicted": names[predicted],
+                "count": count,
+                "share": count / total_M[right],
+                "confidence": sureness[right, predicted] / count,
+            }
+            for (right, predicted), count in often[:NUM_CONFUSIONS]
+        ]
+
+
+def classification_result(
+    encoder: Encoder,
+    source: SampleSource,
+    verdicts: Verdicts,
+    known: ClassList,
+    *,
+    num_examples: int,
+    per_class: bool = False,
+    more: dict[str, Any],
+) -> EvalResult:
+    """Figures and examples of a set.
+
+    Args:
+        encoder: tells whether this is the main rank.
+        source: where the pictures are read again.
+        verdicts: of all its samples.
+        known: the classes.
+        num_examples: how many of the best and of the worst images to keep.
+        per_class: also list the accuracy of every class.
+        more: figures beside these.
+    """
+    names = known.names
+    best, worst = pick_examples(
+        encoder,
+        source,
+        verdicts.rank_N,
+        verdicts.lead_N,
+        num=num_examples,
+        describe=lambda i: (names[verdicts.class_N[i]], names[verdicts.predicted_N[i]]),
+        num_candidates=len(names),
+    )
+    figures = verdicts.figures(known, per_class=per_class) | more
+    return EvalResult(figures=figures, best=best, worst=worst)
