@@ -1,5 +1,5 @@
 """The command line: train | eval | data | export | convert | models | summary |
-report | demo.
+report | serve | demo.
 
 Each command imports its room when it runs, so that help and mistakes answer without torch.
 """
@@ -149,6 +149,18 @@ def _report(arguments: argparse.Namespace) -> None:
     write_report(tuple(arguments.runs), out=arguments.out)
 
 
+def _serve(arguments: argparse.Namespace) -> None:
+    from mmtrain.serve import serve_command
+
+    serve_command(
+        model=arguments.model,
+        index=tuple(arguments.index),
+        host=arguments.host,
+        port=arguments.port,
+        device=arguments.device,
+    )
+
+
 def _demo(arguments: argparse.Namespace) -> None:
     from mmtrain.demo.demo import run_demo
 
@@ -171,6 +183,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "models": _models,
     "summary": _summary,
     "report": _report,
+    "serve": _serve,
     "demo": _demo,
 }
 

@@ -99,6 +99,7 @@ def build_parser() -> Parser:
     _add_export(commands)
     _add_models(commands)
     _add_report(commands)
+    _add_serve(commands)
     _add_demo(commands)
     return parser
 
@@ -253,6 +254,38 @@ def _add_report(commands: Any) -> None:
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
     report.add_argument(
         "--out", type=Path, metavar="FILE", help="the page (report.html in the first run folder)"
+    )
+
+
+def _add_serve(commands: Any) -> None:
+    serve = _command(
+        commands, "serve", "serve a page to play with: find images by text, ask about an image"
+    )
+    serve.add_argument(
+        "--model", type=Path, required=True, metavar="PATH", help="a run folder or its export/"
+    )
+    serve.add_argument(
+        "--index",
+        nargs="+",
+        default=[],
+        metavar="EMBEDDINGS",
+        help="images to search: shards, which are embedded now",
+    )
+    serve.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="NAME",
+        help="where to listen; any but the default lets others in (%(default)s)",
+    )
+    serve.add_argument(
+        "--port",
+        type=_at_least(0),
+        default=8000,
+        metavar="N",
+        help="0 takes a free one (%(default)s)",
+    )
+    serve.add_argument(
+        "--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 or auto (%(default)s)"
     )
 
 

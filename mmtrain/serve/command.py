@@ -1,0 +1,95 @@
+"""`mmtrain serve`: load a model, look at what can be searched, and serve the page."""
+
+import importlib.util
+import os
+import socket
+from pathlib import Path
+
+from mmtrain.errors import UsageError
+from mmtrain.eval.encode import Encoder
+from mmtrain.loading import load
+from mmtrain.parallel import pick_device
+
+_MAX_CONNECTIONS = 32
+_BATCH_SIZE = 64
+
+
+def serve_command(
+    *, model: Path, index: tuple[str, ...], host: str, port: int, device: str
+) -> None:
+    """Serve until interrupted.
+
+    Args:
+        model: what `mmtrain.load` takes.
+        index: a folder that `mmtrain embed` wrote, or shards, embedded now; empty: no search.
+        host: a name or address of this machine.
+        port: 0 takes one that is free.
+        device: cpu, cuda, cuda:1 or auto.
+
+    Raises:
+        UsageError: the extra is not installed, the port is taken, or the model or the images cannot
+            be read.
+    """
+    for package in ("starlette", "uvicorn"):
+        if importlib.util.find_spec(package) is None:
+            raise UsageError(f"serve needs the package {package}; pip install 'mmtrain[serve]'")
+    # Only what the extra brings, after the check above.
+    import uvicorn
+
+    from mmtrain.serve.answers import Answers
+    from mmtrain.serve.app import build_app
+    from mmtrain.serve.index import open_index
+
+    listener = _listen(host, port)  # first: embedding takes minutes, a taken port none
+    with listener:
+        clip, preprocess, tokenizer = load(model, pick_device(device, key="device"))
+        encoder = Encoder(
+            model=clip,
+            tokenizer=tokenizer,
+            preprocess=preprocess.config,
+            device=next(clip.parameters()).device,
+            batch_size=_BATCH_SIZE,
+        )
+        images = open_index(encoder, index) if index else None
+        app = build_app(Answers(clip, encoder, name=_name(model), index=images), host=host)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            ws="none",
+            lifespan="off",
+            limit_concurrency=_MAX_CONNECTIONS,
+            timeout_graceful_shutdown=2,
+        )
+        searched = f"; {images.num_images:,} images to search" if images else ""
+        print(f"{_url(host, listener)}  ({_name(model)}{searched}; Ctrl-C ends it)", flush=True)
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        except KeyboardInterrupt:
+            print("ended")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    if port > 65535:
+        raise UsageError(f"port = {port} must be at most 65535")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise UsageError(
+            f"host = {host}, port = {port} cannot be listened on ({reason}); "
+            "choose another with --port, or --port 0 for one that is free"
+        ) from error
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{listener.getsockname()[1]}"
+
+
+def _name(model: Path) -> str:
+    """The run's or the folder's own name."""
+    path = model.resolve()
+    return path.parent.name if path.name == "export" else path.name

@@ -1,0 +1,141 @@
+"""The images that the page searches: their features, and the shards that hold their pictures."""
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from mmtrain.data.decode import decode_image
+from mmtrain.data.image_text import DataConfig
+from mmtrain.data.samples import IMAGE_EXTENSIONS
+from mmtrain.data.shards import SampleError
+from mmtrain.data.sources import SampleSource, open_source
+from mmtrain.data.transforms import eval_transform
+from mmtrain.errors import UsageError
+from mmtrain.eval.encode import Encoder, encode_image_batch
+from mmtrain.eval.result import PICTURE_SIDE, thumbnail
+from mmtrain.eval.samples import decode_sample
+
+_BLOCK = 1 << 14
+_CAPTION_LENGTH = 200
+
+
+class ImageIndex:
+    """Images by number, searched by their features. Not safe to use from two threads at once.
+
+    Args:
+        source: where the pictures and captions are.
+        features: unit-norm, [n, E] each, one after another; float16 or float32, in memory or
+            mapped from files.
+        samples_N: the number of each image in the source.
+    """
+
+    def __init__(
+        self, source: SampleSource, features: Sequence[np.ndarray], samples_N: np.ndarray
+    ) -> None:
+        self._source = source
+        self._features = list(features)
+        self._samples_N = samples_N
+        assert sum(map(len, features)) == len(samples_N)
+
+    @property
+    def num_images(self) -> int:
+        """How many can be found."""
+        return len(self._samples_N)
+
+    def nearest(self, query_E: Tensor, count: int) -> list[tuple[int, float]]:
+        """The `count` images of the highest cosine with a unit-norm query, and these cosines.
+
+        Of equal ones the image with the lower number comes first.
+        """
+        query = query_E.float().cpu().numpy()
+        # By blocks: features on disk may be more than fits into memory as fp32.
+        score_N = np.concatenate(
+            [
+                np.asarray(part[first : first + _BLOCK], dtype=np.float32) @ query
+                for part in self._features
+                for first in range(0, len(part), _BLOCK)
+            ]
+        )
+        best = np.argsort(-score_N, kind="stable")[:count]
+        return [(int(number), float(score_N[number])) for number in best]
+
+    def members(self, number: int) -> dict[str, bytes]:
+        """An image's files by extension.
+
+        Raises:
+            SampleError, OSError, UsageError: they cannot be read.
+        """
+        return self._source.read(int(self._samples_N[number]))
+
+    def caption(self, number: int) -> str:
+        """The text of an image's .txt, or else its key; what cannot be read has none."""
+        sample = int(self._samples_N[number])
+        try:
+            text = self._source.read(sample).get("txt", b"").decode("utf-8", "replace")
+            text = " ".join(text.split()) or self._source.key(sample).rpartition("/")[2]
+        except (SampleError, OSError, UsageError):
+            return ""
+        return text if len(text) <= _CAPTION_LENGTH else f"{text[: _CAPTION_LENGTH - 1]}…"
+
+    def thumbnail(self, number: int) -> bytes:
+        """An image as a small WebP.
+
+        Raises:
+            SampleError, OSError, UsageError: it cannot be read.
+        """
+        members = self.members(number)
+        data = next((members[name] for name in IMAGE_EXTENSIONS if name in members), b"")
+        return thumbnail(Image.fromarray(decode_image(data, at_least=PICTURE_SIDE)))
+
+
+def embed_now(encoder: Encoder, patterns: Sequence[str]) -> ImageIndex:
+    """An index made now and kept in memory; images that cannot be used are left out.
+
+    Args:
+        encoder: the model.
+        patterns: what `data.train` may name: shards, a folder of folders of images and so on.
+
+    Raises:
+        UsageError: nothing is there, or no image can be used.
+    """
+    source = open_source(tuple(patterns), image_key=DataConfig.image_key, key="index")
+    transform = eval_transform(encoder.preprocess)
+    console = Console(stderr=True)
+    features: list[np.ndarray] = []
+    kept: list[int] = []
+    faults: list[str] = []
+    starts = range(0, source.num_samples, encoder.batch_size)
+    for first in track(
+        starts, "embedding", console=console, transient=True, disable=not console.is_terminal
+    ):
+        squares: list[Tensor] = []
+        for number in range(first, min(first + encoder.batch_size, source.num_samples)):
+            try:
+                squares.append(transform(decode_sample(source.read(number))))
+                kept.append(number)
+            except (SampleError, OSError, ValueError) as fault:
+                faults.append(f"sample {number} in {source.place(number)}: {fault}")
+        if squares:
+            features.append(encode_image_batch(encoder, torch.stack(squares)).cpu().numpy())
+    if faults:
+        print(f"left out {len(faults):,} images, the first: {faults[0]}", file=sys.stderr)
+    if not kept:
+        raise UsageError(f"index = {' '.join(patterns)}: no image can be used; name others")
+    if not all(np.isfinite(part).all() for part in features):
+        raise UsageError("the image features are not finite: the weights overflow")
+    return ImageIndex(source, features, np.array(kept))
+
+
+def open_index(encoder: Encoder, index: Sequence[str]) -> ImageIndex:
+    """What can be searched, from shards.
+
+    Raises:
+        UsageError: as `embed_now`.
+    """
+    return embed_now(encoder, index)

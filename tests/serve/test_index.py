@@ -1,0 +1,56 @@
+"""What can be searched: the nearest by brute force, whatever the parts; what cannot be used."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmtrain.data.shards import ShardSource
+from mmtrain.data.transforms import eval_transform
+from mmtrain.errors import UsageError
+from mmtrain.eval.samples import decode_sample
+from mmtrain.serve import index as index_module
+from mmtrain.serve.index import ImageIndex, embed_now
+from tests.serve.tiny import COUNT, tiny_clip, tiny_encoder, write_pictures
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_the_nearest_of_all_parts(tmp_path: Path, monkeypatch, dtype):
+    monkeypatch.setattr(index_module, "_BLOCK", 2)
+    source = ShardSource(str(write_pictures(tmp_path / "a.tar")))
+    features = np.eye(4, dtype=dtype)[[0, 1, 2, 1, 3, 1, 0]]
+    index = ImageIndex(source, [features[:3], features[3:]], np.arange(COUNT))
+    query = torch.tensor([0.6, 0.8, 0.0, 0.0])
+    found = index.nearest(query, 4)
+    assert [number for number, _ in found] == [1, 3, 5, 0]
+    assert [cosine for _, cosine in found] == pytest.approx([0.8, 0.8, 0.8, 0.6])
+    assert len(index.nearest(query, 100)) == COUNT
+
+
+def test_embedding_now_leaves_out_what_is_no_picture(tmp_path: Path, capsys):
+    model = tiny_clip()
+    path = write_pictures(tmp_path / "a.tar", broken=(1, 4))
+    index = embed_now(tiny_encoder(model), [str(path)])
+    assert index.num_images == COUNT - 2
+    told = capsys.readouterr().err
+    assert "left out 2 images" in told and "no JPEG, PNG or WebP image" in told
+
+    # Number 3 of the index is sample 5 of the shard: its caption, its picture and its feature.
+    assert index.caption(3) == "picture 5"
+    pixels = eval_transform(tiny_encoder(model).preprocess)(decode_sample(index.members(3)))
+    with torch.no_grad():
+        feature = model.encode_image(pixels[None])[0]
+    number, cosine = index.nearest(feature, 1)[0]
+    assert number == 3 and cosine == pytest.approx(1.0, abs=1e-5)
+
+
+def test_no_picture_at_all(tmp_path: Path):
+    path = write_pictures(tmp_path / "a.tar", broken=tuple(range(COUNT)))
+    with pytest.raises(UsageError, match=r"index = .*a\.tar: no image can be used"):
+        embed_now(tiny_encoder(tiny_clip()), [str(path)])
+
+
+def test_nothing_there(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"index = .*nowhere\.tar: the shard does not exist"):
+        embed_now(tiny_encoder(tiny_clip()), [str(tmp_path / "nowhere.tar")])
