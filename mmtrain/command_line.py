@@ -269,7 +269,7 @@ def _add_serve(commands: Any) -> None:
         nargs="+",
         default=[],
         metavar="EMBEDDINGS",
-        help="images to search: shards, which are embedded now",
+        help="images to search: what mmtrain embed wrote, or shards, which are embedded now",
     )
     serve.add_argument(
         "--host",

@@ -1,7 +1,9 @@
-"""The images that the page searches: their features, and the shards that hold their pictures."""
+"""The images that the page searches: their features, and the data that hold their pictures."""
 
+import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +25,8 @@ from mmtrain.eval.samples import decode_sample
 
 _BLOCK = 1 << 14
 _CAPTION_LENGTH = 200
+_SAME_FEATURE = 0.98
+"""Cosine of one image's features at two precisions; bf16 keeps 0.99."""
 
 
 class ImageIndex:
@@ -132,10 +136,79 @@ def embed_now(encoder: Encoder, patterns: Sequence[str]) -> ImageIndex:
     return ImageIndex(source, features, np.array(kept))
 
 
-def open_index(encoder: Encoder, index: Sequence[str]) -> ImageIndex:
-    """What can be searched, from shards.
+def read_embeddings(encoder: Encoder, folder: Path) -> ImageIndex:
+    """An index of features on disk, mapped, not read.
+
+    The folder has features-*.npy, [n, E] each; beside each of them keys-*.json, the samples' keys;
+    and embed.json, whose `data` names what was embedded. Rows are in the order of the data, from
+    which samples may be left out.
 
     Raises:
-        UsageError: as `embed_now`.
+        UsageError: a file is missing or of another form, the rows are not of that data, or the
+            features are not this model's.
     """
+    try:
+        data = json.loads((folder / "embed.json").read_text(encoding="utf-8"))["data"]
+        paths = sorted(folder.glob("features-*.npy"))
+        features = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
+        keys: list[str] = []
+        for path, part in zip(paths, features, strict=True):
+            name = path.name.replace("features", "keys").replace(".npy", ".json")
+            some = json.loads((folder / name).read_text(encoding="utf-8"))
+            if part.ndim != 2 or part.dtype.kind != "f" or len(some) != len(part):
+                raise ValueError(f"{name} does not fit {path.name}")
+            keys += some
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"index = {folder} cannot be read ({error}); embed the data again"
+        ) from error
+    patterns = (data,) if isinstance(data, str) else tuple(data)
+    source = open_source(patterns, image_key=DataConfig.image_key, key="index")
+    samples_N = _places(source, keys)
+    if samples_N is None or not keys:
+        raise UsageError(
+            f"index = {folder}: its rows are not of {' '.join(patterns)} as it is now; embed that "
+            "again"
+        )
+    index = ImageIndex(source, features, samples_N)
+    _refuse_other_model(encoder, index, features[0][0], folder)
+    return index
+
+
+def _places(source: SampleSource, keys: Sequence[str]) -> np.ndarray | None:
+    """The number of each row's sample: the next that has its key. None: there is none."""
+    places: list[int] = []
+    sample = 0
+    for key in keys:
+        while sample < source.num_samples and source.key(sample) != key:
+            sample += 1
+        places.append(sample)
+        sample += 1
+    return np.array(places) if not places or places[-1] < source.num_samples else None
+
+
+def _refuse_other_model(
+    encoder: Encoder, index: ImageIndex, feature_E: np.ndarray, folder: Path
+) -> None:
+    """Embed the first image again: any other model, or preprocess, puts it elsewhere."""
+    try:
+        square = eval_transform(encoder.preprocess)(decode_sample(index.members(0)))
+    except (SampleError, OSError, ValueError) as error:
+        raise UsageError(f"index = {folder}: the first image cannot be used: {error}") from error
+    own_E = encode_image_batch(encoder, square[None])[0].cpu().numpy()
+    if own_E.shape != feature_E.shape or float(own_E @ feature_E) < _SAME_FEATURE:
+        raise UsageError(
+            f"index = {folder}: its features are not of this model; embed the data with it"
+        )
+
+
+def open_index(encoder: Encoder, index: Sequence[str]) -> ImageIndex:
+    """What can be searched: embeddings on disk, or data that is embedded now.
+
+    Raises:
+        UsageError: as `read_embeddings` and `embed_now`.
+    """
+    folder = Path(index[0]).expanduser()
+    if len(index) == 1 and (folder / "embed.json").is_file():
+        return read_embeddings(encoder, folder)
     return embed_now(encoder, index)

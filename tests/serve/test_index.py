@@ -1,5 +1,6 @@
 """What can be searched: the nearest by brute force, whatever the parts; what cannot be used."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ import torch
 from mmtrain.data.shards import ShardSource
 from mmtrain.data.transforms import eval_transform
 from mmtrain.errors import UsageError
+from mmtrain.eval.encode import encode_image_batch, encode_texts
 from mmtrain.eval.samples import decode_sample
+from mmtrain.models import Clip
 from mmtrain.serve import index as index_module
-from mmtrain.serve.index import ImageIndex, embed_now
+from mmtrain.serve.index import ImageIndex, embed_now, open_index
+from tests.data.shard_files import write_shard
 from tests.serve.tiny import COUNT, tiny_clip, tiny_encoder, write_pictures
 
 
@@ -54,3 +58,55 @@ def test_no_picture_at_all(tmp_path: Path):
 def test_nothing_there(tmp_path: Path):
     with pytest.raises(UsageError, match=r"index = .*nowhere\.tar: the shard does not exist"):
         embed_now(tiny_encoder(tiny_clip()), [str(tmp_path / "nowhere.tar")])
+
+
+def write_embeddings(folder: Path, model: Clip, *, skip: tuple[int, ...] = ()) -> Path:
+    """A shard in two pieces of float16, as `mmtrain embed` leaves them."""
+    shard = write_pictures(folder / "a.tar")
+    source, encoder = ShardSource(str(shard)), tiny_encoder(model)
+    kept = [number for number in range(COUNT) if number not in skip]
+    transform = eval_transform(encoder.preprocess)
+    squares = torch.stack([transform(decode_sample(source.read(number))) for number in kept])
+    features = encode_image_batch(encoder, squares).half().numpy()
+    out = folder / "embeddings"
+    out.mkdir()
+    for piece, rows in enumerate((slice(0, 3), slice(3, None))):
+        np.save(out / f"features-{piece:05d}.npy", features[rows])
+        keys = [source.key(number) for number in kept[rows]]
+        (out / f"keys-{piece:05d}.json").write_text(json.dumps(keys))
+    (out / "embed.json").write_text(json.dumps({"data": [str(shard)]}))
+    return out
+
+
+@pytest.mark.parametrize("skip", [(), (0, 4)])
+def test_embeddings_on_disk_are_those_made_now(tmp_path: Path, skip: tuple[int, ...]):
+    model = tiny_clip()
+    folder = write_embeddings(tmp_path, model, skip=skip)
+    encoder = tiny_encoder(model)
+    read = open_index(encoder, [str(folder)])
+    made = open_index(encoder, [str(tmp_path / "a.tar")])
+    kept = [number for number in range(COUNT) if number not in skip]
+    assert read.num_images == len(kept)
+    assert [read.caption(row) for row in range(len(kept))] == [f"picture {n}" for n in kept]
+    query = encode_texts(encoder, ["a red car"])[0]
+    expected = [(n, cosine) for n, cosine in made.nearest(query, COUNT) if n in kept]
+    got = [(kept[row], cosine) for row, cosine in read.nearest(query, COUNT)]
+    assert [n for n, _ in got] == [n for n, _ in expected]
+    assert [c for _, c in got] == pytest.approx([c for _, c in expected], abs=2e-3)
+
+
+def test_embeddings_of_something_else(tmp_path: Path):
+    model = tiny_clip()
+    folder = write_embeddings(tmp_path, model)
+    other = tiny_clip().init_weights(5)
+    with pytest.raises(UsageError, match="its features are not of this model"):
+        open_index(tiny_encoder(other), [str(folder)])
+    with pytest.raises(UsageError, match=r"its rows are not of .* as it is now"):
+        write_shard(tmp_path / "a.tar", [("other", {"txt": "x"})])
+        open_index(tiny_encoder(model), [str(folder)])
+    (folder / "keys-00001.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"keys-00001\.json does not fit"):
+        open_index(tiny_encoder(model), [str(folder)])
+    np.save(folder / "features-00000.npy", np.array([object()]), allow_pickle=True)
+    with pytest.raises(UsageError, match="cannot be read"):
+        open_index(tiny_encoder(model), [str(folder)])
