@@ -117,6 +117,10 @@ def _show(run: Path) -> None:
     console.print(f"{_NOTE} This run: {_samples_seen(run):,} samples seen.", highlight=False)
     print(f"The run, its curves, its best and worst finds:  {run / 'report.html'}")
     print(f'The model:  model, preprocess, tokenizer = mmtrain.load("{run}")')
+    # As it was called: make's mmtrain is on no PATH.
+    program = sys.argv[0] if Path(sys.argv[0]).name == "mmtrain" else "mmtrain"
+    shards = " ".join(str(DATA_DIR / f"val_{design}.tar") for design in ("twemoji", "openmoji"))
+    print(f"Play with it:  {program} serve --model {run} --index {shards}")
 
 
 def _samples_seen(run: Path) -> int:

@@ -88,6 +88,10 @@ def test_the_table_stands_beside_chance_and_open_clip(trained: list[dict], tmp_p
     for figures in ("0.07 / 0.33", "7.5 / 20.7", "18.1 / 36.8", "25.0 / 50.0"):
         assert figures in row
     assert "84,480" in shown and "1,234" in shown and "report.html" in shown
+    last = shown.splitlines()[-1]
+    assert (
+        f"mmtrain serve --model {tmp_path / 'run'} --index data/emoji_pairs/val_twemoji.tar" in last
+    )
     # An evaluation that an override took out has no row; two digits everywhere fit a terminal.
     console = Console(width=80)
     with console.capture() as capture:
