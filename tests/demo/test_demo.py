@@ -89,9 +89,8 @@ def test_the_table_stands_beside_chance_and_open_clip(trained: list[dict], tmp_p
         assert figures in row
     assert "84,480" in shown and "1,234" in shown and "report.html" in shown
     last = shown.splitlines()[-1]
-    assert (
-        f"mmtrain serve --model {tmp_path / 'run'} --index data/emoji_pairs/val_twemoji.tar" in last
-    )
+    shards = tmp_path / "data" / "val_twemoji.tar"
+    assert f"mmtrain serve --model {tmp_path / 'run'} --index {shards}" in last
     # An evaluation that an override took out has no row; two digits everywhere fit a terminal.
     console = Console(width=80)
     with console.capture() as capture:
