@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -12,7 +12,7 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor
 
-from mmtrain.collectives import rank_and_size, sum_
+from mmtrain.collectives import sum_
 from mmtrain.data import sources
 from mmtrain.data.decode import open_image
 from mmtrain.data.image_text import DataConfig
@@ -22,12 +22,29 @@ from mmtrain.data.sources import SampleSource
 from mmtrain.data.transforms import PreprocessConfig, eval_transform
 from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
-from mmtrain.eval.encode import Encoder, encode_image_batch
+from mmtrain.eval.encode import Encoder, encode_image_batch, own_batches
 
 Members = dict[str, bytes]
 """A sample's files by extension, without the dot."""
 
 ValueT = TypeVar("ValueT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A sample that cannot be evaluated."""
+
+    row: int
+    """Of its batch."""
+    name: str
+    """Its key and where it is."""
+    reason: str
+    """Why not."""
+    is_bad_sample: bool
+    """The sample's own fault, not a disk's: a job that may leave out samples may leave it out."""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +54,11 @@ class EvalBatch(Generic[ValueT]):
     first: int
     """Number of the first sample in the whole set."""
     images_BCHW: Tensor
-    """uint8 [B, 3, S, S]."""
+    """uint8 [B, 3, S, S]; black where there is a fault."""
     values: list[ValueT]
-    """What was read beside each image: a class, or captions."""
-    faults: list[str]
-    """Samples that cannot be evaluated, each with its place and the reason."""
+    """What was read beside each image, a class or captions; of the samples without fault."""
+    faults: list[Fault]
+    """Samples that cannot be evaluated."""
 
     def pin_memory(self) -> "EvalBatch[ValueT]":
         """The same in page-locked memory (called by DataLoader where an accelerator is fed)."""
@@ -49,15 +66,13 @@ class EvalBatch(Generic[ValueT]):
 
 
 class EvalBatches(Generic[ValueT]):
-    """One rank's batches of a set by their number: batch b of all belongs to rank b % ranks.
+    """Batches of a set by their number.
 
     Args:
         source: the samples.
         preprocess: what their images go through.
         read_value: what is wanted of a sample beside its image.
-        batch_size: rows of a batch; the last of the set has fewer.
-        rank: whose batches these are.
-        ranks: how many share them out.
+        spans: the first sample of each batch and the one behind its last.
     """
 
     def __init__(
@@ -66,40 +81,37 @@ class EvalBatches(Generic[ValueT]):
         preprocess: PreprocessConfig,
         *,
         read_value: Callable[[Members], ValueT],
-        batch_size: int,
-        rank: int = 0,
-        ranks: int = 1,
+        spans: Sequence[range],
     ) -> None:
         self.source = source
         self.transform = eval_transform(preprocess)
         self.read_value = read_value
-        self.batch_size = batch_size
+        self.spans = spans
         self.image_size = preprocess.image_size
-        self.rank, self.ranks = rank, ranks
-        num_batches = -(-source.num_samples // batch_size)
-        self.num_rounds = -(-num_batches // ranks)
-        self.num_own = len(range(rank, num_batches, ranks))
 
     def blank(self) -> EvalBatch[ValueT]:
         """No samples: what a rank runs in a round without a batch of its own."""
         return EvalBatch(first=0, images_BCHW=self._black(1), values=[], faults=[])
 
     def batch(self, number: int) -> EvalBatch[ValueT]:
-        """This rank's batch of one round; what cannot be evaluated is a fault, not an exception."""
-        first = (self.rank + number * self.ranks) * self.batch_size
-        stop = min(first + self.batch_size, self.source.num_samples)
-        images_BCHW = self._black(stop - first)
+        """One batch; what cannot be evaluated is a fault, not an exception."""
+        span = self.spans[number]
+        images_BCHW = self._black(len(span))
         values: list[ValueT] = []
-        faults: list[str] = []
-        for row, index in enumerate(range(first, stop)):
+        faults: list[Fault] = []
+        for row, index in enumerate(span):
             try:
                 members = self.source.read(index)
-                values.append(self.read_value(members))
+                value = self.read_value(members)
                 images_BCHW[row] = self._square(members)
+                values.append(value)
             # A disk that fails on one rank must stop all of them, not leave them waiting.
-            except (SampleError, OSError, UsageError) as fault:
-                faults.append(f"{self._name(index)}: {fault}")
-        return EvalBatch(first=first, images_BCHW=images_BCHW, values=values, faults=faults)
+            except (SampleError, OSError, UsageError) as error:
+                bad = isinstance(error, SampleError)
+                faults.append(
+                    Fault(row=row, name=self._name(index), reason=str(error), is_bad_sample=bad)
+                )
+        return EvalBatch(first=span.start, images_BCHW=images_BCHW, values=values, faults=faults)
 
     def _black(self, num: int) -> Tensor:
         return torch.zeros(num, 3, self.image_size, self.image_size, dtype=torch.uint8)
@@ -170,6 +182,25 @@ def read_text_field(members: Members, key: str) -> Any:
     return fields[key]
 
 
+def spans(num_samples: int, size: int) -> list[range]:
+    """All samples in runs of `size`, the last one shorter."""
+    return [range(at, min(at + size, num_samples)) for at in range(0, num_samples, size)]
+
+
+def made_ahead(
+    encoder: Encoder, batches: EvalBatches[ValueT]
+) -> Generator[EvalBatch[ValueT], None, None]:
+    """The batches in order, made by the encoder's workers; closing it ends them."""
+    return iterate_batches(
+        batches,
+        0,
+        len(batches.spans),
+        workers=encoder.workers,
+        prefetch=2,
+        pin_memory=encoder.device.type == "cuda",
+    )
+
+
 def encoded_batches(
     encoder: Encoder, source: SampleSource, read_value: Callable[[Members], ValueT]
 ) -> Iterator[tuple[EvalBatch[ValueT], Tensor]]:
@@ -181,33 +212,24 @@ def encoded_batches(
         UsageError: on every rank, when a sample on any of them cannot be evaluated: a score over
             fewer samples than the set has would look like the real one.
     """
-    rank, ranks = rank_and_size(encoder.group)
+    every = spans(source.num_samples, encoder.batch_size)
+    numbers = list(own_batches(len(every), encoder.group))
     batches = EvalBatches(
         source,
         encoder.preprocess,
         read_value=read_value,
-        batch_size=encoder.batch_size,
-        rank=rank,
-        ranks=ranks,
+        spans=[every[number] for number in numbers if number is not None],
     )
-    own = iterate_batches(
-        batches,
-        0,
-        batches.num_own,
-        workers=encoder.workers,
-        prefetch=2,
-        pin_memory=encoder.device.type == "cuda",
-    )
-    with contextlib.closing(own):
-        for number in range(batches.num_rounds):
-            batch = next(own) if number < batches.num_own else batches.blank()
+    with contextlib.closing(made_ahead(encoder, batches)) as own:
+        for number in numbers:
+            batch = batches.blank() if number is None else next(own)
             features = encode_image_batch(encoder, batch.images_BCHW)
             _refuse_faults(encoder, batch, features)
             yield batch, features[: len(batch.values)]
 
 
 def _refuse_faults(encoder: Encoder, batch: EvalBatch[Any], features: Tensor) -> None:
-    faults = list(batch.faults)
+    faults = [str(fault) for fault in batch.faults]
     if not faults and not bool(features.isfinite().all()):
         faults = [f"the image features from sample {batch.first} on are not finite"]
     count = sum_(torch.tensor(len(faults), device=encoder.device), group=encoder.group)

@@ -11,6 +11,8 @@ import torch.distributed as dist
 
 from mmtrain.errors import UsageError
 from mmtrain.eval import EvalResult, evaluate_retrieval, evaluate_zero_shot, scores
+from mmtrain.eval.knn import evaluate_knn
+from mmtrain.eval.linear_probe import evaluate_linear_probe
 from tests.data.shard_files import write_shard
 from tests.eval.test_retrieval import several
 from tests.eval.tiny import LinearTowers, make_encoder, write_captioned, write_classified
@@ -43,6 +45,15 @@ def results(folder: Path, **fields: Any) -> Iterator[tuple[str, EvalResult]]:
             patch.setattr(scores, "MAX_SCORES", 60)  # so that blocks of scores are shared too
             result = evaluate_retrieval(encoder, data=data, captions=["captions"], num_examples=3)
         yield f"retrieval of {count}", result
+    sets: dict[str, Any] = {
+        "train": f"{folder}/classified-17.tar",
+        "test": f"{folder}/classified-7.tar",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scores, "MAX_SCORES", 20)
+        encoder = make_encoder(**fields)
+        yield "probe", evaluate_linear_probe(encoder, classes=CLASSES, strengths=(1, 9, 99), **sets)
+        yield "neighbours", evaluate_knn(encoder, classes=CLASSES, neighbours=3, **sets)
 
 
 def compare(rank: int, folder: str, wanted: dict[str, EvalResult]) -> None:
@@ -50,20 +61,21 @@ def compare(rank: int, folder: str, wanted: dict[str, EvalResult]) -> None:
     multiprocessing.set_start_method("fork", force=True)
     pair = dist.new_group([0, 1])
     if rank < 2:
-        equal_one_process(rank, Path(folder), pair, wanted)
-    equal_one_process(rank, Path(folder), dist.group.WORLD, wanted)
+        equal_one_process(rank, Path(folder), pair, wanted, workers=1)
+    equal_one_process(rank, Path(folder), dist.group.WORLD, wanted, workers=0)
     forward_passes_are_as_many(folder, dist.group.WORLD)
     a_fault_on_one_rank_stops_all(folder, dist.group.WORLD)
 
 
-def equal_one_process(rank: int, folder: Path, group: Any, wanted: dict[str, EvalResult]) -> None:
-    for workers in (0, 1):
-        for name, result in results(folder, group=group, workers=workers):
-            assert result.figures == wanted[name].figures, f"{name} on rank {rank}"
-            if rank == 0:
-                assert result == wanted[name], f"examples of {name}"
-            else:
-                assert not result.best and not result.worst
+def equal_one_process(
+    rank: int, folder: Path, group: Any, wanted: dict[str, EvalResult], *, workers: int
+) -> None:
+    for name, result in results(folder, group=group, workers=workers):
+        assert result.figures == wanted[name].figures, f"{name} on rank {rank}"
+        if rank == 0:
+            assert result == wanted[name], f"examples of {name}"
+        else:
+            assert not result.best and not result.worst
 
 
 def forward_passes_are_as_many(folder: str, group: Any) -> None:

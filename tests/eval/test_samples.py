@@ -3,7 +3,6 @@
 import io
 import struct
 import zlib
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 
 from mmtrain.data.shards import SampleError
 from mmtrain.data.transforms import PreprocessConfig
-from mmtrain.eval.samples import EvalBatches, decode_sample, encoded_batches, open_source
+from mmtrain.eval.samples import EvalBatches, decode_sample, encoded_batches, open_source, spans
 from tests.data.shard_files import encoded, picture, write_shard
 from tests.eval.tiny import SIDE, LinearTowers, make_encoder, write_classified
 
@@ -67,33 +66,28 @@ def test_an_elongated_image_is_a_fault(tmp_path: Path) -> None:
     files = {"png": encoded(Image.new("L", (60_000, 1)), "PNG"), "cls": "0"}
     source = open_source(str(write_shard(tmp_path / "a.tar", [("long", files)])))
     batches = EvalBatches(
-        source, PreprocessConfig(image_size=4000), read_value=lambda _: 0, batch_size=1
+        source, PreprocessConfig(image_size=4000), read_value=lambda _: 0, spans=[range(1)]
     )
-    assert "image too elongated" in batches.batch(0).faults[0]
+    (fault,) = batches.batch(0).faults
+    assert (fault.reason, fault.is_bad_sample) == ("image too elongated", True)
 
 
-@pytest.mark.parametrize(("count", "ranks"), [(13, 3), (4, 2), (1, 3), (24, 3)])
-def test_every_sample_is_in_one_batch_of_one_rank(tmp_path: Path, count: int, ranks: int) -> None:
+@pytest.mark.parametrize("count", [1, 4, 13])
+def test_every_sample_is_in_one_batch(tmp_path: Path, count: int) -> None:
     source = open_source(str(write_classified(tmp_path / "a.tar", count, num_classes=3)))
-    seen: Counter[int] = Counter()
-    for rank in range(ranks):
-        batches = EvalBatches(
-            source,
-            PreprocessConfig(image_size=8),
-            read_value=lambda members: int(members["cls"]),
-            batch_size=4,
-            rank=rank,
-            ranks=ranks,
-        )
-        assert batches.num_own <= batches.num_rounds
-        for number in range(batches.num_own):
-            batch = batches.batch(number)
-            assert batch.images_BCHW.shape == (len(batch.values), 3, 8, 8)
-            assert batch.values == [
-                i * 7 % 3 for i in range(batch.first, batch.first + len(batch.values))
-            ]
-            seen.update(range(batch.first, batch.first + len(batch.values)))
-    assert seen == Counter(range(count))
+    batches = EvalBatches(
+        source,
+        PreprocessConfig(image_size=8),
+        read_value=lambda members: int(members["cls"]),
+        spans=spans(count, 4),
+    )
+    values: list[int] = []
+    for number in range(len(batches.spans)):
+        batch = batches.batch(number)
+        assert batch.first == len(values)
+        assert batch.images_BCHW.shape == (len(batch.values), 3, 8, 8)
+        values += batch.values
+    assert values == [number * 7 % 3 for number in range(count)]
 
 
 def test_only_the_last_batch_is_short(tmp_path: Path) -> None:
@@ -121,11 +115,12 @@ def test_a_disk_that_fails_is_a_fault_that_names_the_sample(
 
     monkeypatch.setattr(source, "read", broken)
     batches = EvalBatches(
-        source, PreprocessConfig(image_size=SIDE), read_value=lambda _: 0, batch_size=2
+        source, PreprocessConfig(image_size=SIDE), read_value=lambda _: 0, spans=[range(2)]
     )
     faults = batches.batch(0).faults
     assert len(faults) == 2
-    assert faults[1].startswith("sample 00001 of ") and "the disk is gone" in faults[1]
+    assert str(faults[1]).startswith("sample 00001 of ") and faults[1].reason == "the disk is gone"
+    assert not faults[1].is_bad_sample
 
 
 def test_features_are_of_unit_norm_in_fp32_whatever_the_precision(tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""Sets of images with their classes, as features on every rank."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmtrain.data.sources import SampleSource
+from mmtrain.eval.classes import ClassList
+from mmtrain.eval.classification import ReadClass
+from mmtrain.eval.encode import Encoder
+from mmtrain.eval.features import encode_set
+from mmtrain.eval.result import provenance
+from mmtrain.eval.samples import open_source
+
+Data = str | Sequence[str] | SampleSource
+"""What data.train takes, or an opened source."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledSet:
+    """A set's features and classes, on every rank."""
+
+    source: SampleSource
+    """Where it came from."""
+    features_NE: Tensor
+    """Unit norm, float32, on the device."""
+    class_N: Tensor
+    """int64, on the device."""
+
+    def rows(self, kept_N: Tensor) -> "LabelledSet":
+        """Some of it."""
+        return LabelledSet(
+            source=self.source, features_NE=self.features_NE[kept_N], class_N=self.class_N[kept_N]
+        )
+
+    def __add__(self, other: "LabelledSet") -> "LabelledSet":
+        return LabelledSet(
+            source=self.source,
+            features_NE=torch.cat([self.features_NE, other.features_NE]),
+            class_N=torch.cat([self.class_N, other.class_N]),
+        )
+
+
+def encode_labelled(
+    encoder: Encoder, data: Data, known: ClassList, label_key: str, index_dir: str | None
+) -> LabelledSet:
+    """The features and classes of all samples.
+
+    Raises:
+        UsageError: on every rank: an unreadable sample, a label that is no class.
+    """
+    source = open_source(data, index_dir)
+    number = {id: place for place, id in enumerate(known.ids)}
+    features_NE, classes = encode_set(
+        encoder, source, ReadClass(label_key=label_key, number=number)
+    )
+    class_N = torch.tensor(classes, dtype=torch.int64, device=encoder.device)
+    return LabelledSet(source=source, features_NE=features_NE, class_N=class_N)
+
+
+def origin(
+    encoder: Encoder, *, train: LabelledSet, test: LabelledSet, label_key: str
+) -> dict[str, Any]:
+    """What a result tells of where it came from."""
+    return {
+        "label_key": label_key,
+        "train_fingerprint": train.source.fingerprint,
+        **provenance(encoder, test.source),
+    }

@@ -1,0 +1,126 @@
+"""How much a linear classifier can tell from frozen image features."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmtrain.errors import UsageError
+from mmtrain.eval.classes import ClassList, class_list
+from mmtrain.eval.classification import ClassTable, classification_result
+from mmtrain.eval.encode import Encoder
+from mmtrain.eval.labelled import Data, LabelledSet, encode_labelled, origin
+from mmtrain.eval.logistic import fit_logistic, search_strength, try_strengths
+from mmtrain.eval.result import EvalResult
+from mmtrain.eval.scores import own_blocks
+
+HELD_OUT = 10
+"""One of so many training samples is held out to choose on, where no validation set is named."""
+
+
+def evaluate_linear_probe(
+    encoder: Encoder,
+    *,
+    train: Data,
+    test: Data,
+    classes: Path | str | ClassList | Sequence[str],
+    validation: Data | None = None,
+    label_key: str = "concept",
+    strengths: Sequence[float] | None = None,
+    num_examples: int = 10,
+    per_class: bool = False,
+    index_dir: str | None = None,
+) -> EvalResult:
+    """Accuracy of a logistic regression on the unit-norm image features, the same on every rank.
+
+    Radford et al. 2021, arXiv:2103.00020, App. A.3: the regularisation is chosen on the validation
+    set, then the classifier is fitted to training and validation set together.
+
+    Args:
+        encoder: the model and the ranks that share the work.
+        train: what is fitted.
+        test: what the figures are about.
+        classes: as of `evaluate_zero_shot`.
+        validation: what the regularisation is chosen on; None: one of ten training samples, evenly
+            over the classes.
+        label_key: where a sample's class id is: a member such as `cls`, or a field of its .json.
+        strengths: the values of C to choose among; one is taken as it is. None: a search.
+        num_examples: how many of the best and of the worst images to keep.
+        per_class: also list the accuracy of every class.
+        index_dir: where the shards' indexes are kept.
+
+    Raises:
+        UsageError: on every rank: an unreadable sample, a label that is no class, too little data.
+    """
+    if strengths is not None and not (strengths and all(0 < each < 1e300 for each in strengths)):
+        raise UsageError(f"strengths = {list(strengths)} must be positive numbers, at least one")
+    known = class_list(classes)
+    fitted, tested = (
+        encode_labelled(encoder, data, known, label_key, index_dir) for data in (train, test)
+    )
+    if validation is None:
+        kept, chosen_on = hold_out(fitted)
+    else:
+        kept, chosen_on = fitted, encode_labelled(encoder, validation, known, label_key, index_dir)
+        fitted = fitted + chosen_on
+
+    def score(strength: float) -> float:
+        return _accuracy(kept, chosen_on, len(known.ids), strength)
+
+    tried: dict[float, float] = {}
+    if strengths is None:
+        best, tried = search_strength(score, device=encoder.device, group=encoder.group)
+    elif len(strengths) > 1:
+        tried = try_strengths(strengths, score, device=encoder.device, group=encoder.group)
+        best = min(tried, key=lambda strength: (-tried[strength], strength))
+    else:
+        best = strengths[0]
+    classifier = fit_logistic(
+        fitted.features_NE, fitted.class_N, num_classes=len(known.ids), strength=best
+    )
+    table = ClassTable(len(tested.class_N), encoder.device)
+    for rows in own_blocks(encoder.group, len(tested.class_N), len(known.ids)):
+        scores_BM = classifier.scores(tested.features_NE[rows])
+        table.fill(rows.start, scores_BM, tested.class_N[rows])
+    more: dict[str, Any] = {
+        "method": "linear probe",
+        "strength": best,
+        "tried": [{"strength": each, "top1": value} for each, value in tried.items()],
+        "num_train": len(fitted.class_N),
+        "num_validation": len(chosen_on.class_N) if tried else 0,
+    }
+    return classification_result(
+        encoder,
+        tested.source,
+        table.gather(encoder),
+        known,
+        num_examples=num_examples,
+        per_class=per_class,
+        more=more | origin(encoder, train=fitted, test=tested, label_key=label_key),
+    )
+
+
+def hold_out(fitted: LabelledSet) -> tuple[LabelledSet, LabelledSet]:
+    """Training samples without, and only, every tenth in the order of the classes.
+
+    Raises:
+        UsageError: there are fewer than ten.
+    """
+    if len(fitted.class_N) < HELD_OUT:
+        raise UsageError(
+            f"train has {len(fitted.class_N)} samples, too few to hold some out; name a validation "
+            "set or one strength"
+        )
+    order_N = fitted.class_N.argsort(stable=True)
+    held_N = torch.zeros(len(order_N), dtype=torch.bool, device=order_N.device)
+    held_N[order_N[HELD_OUT - 1 :: HELD_OUT]] = True
+    return fitted.rows(~held_N), fitted.rows(held_N)
+
+
+def _accuracy(fitted: LabelledSet, judged: LabelledSet, num_classes: int, strength: float) -> float:
+    classifier = fit_logistic(
+        fitted.features_NE, fitted.class_N, num_classes=num_classes, strength=strength
+    )
+    right = classifier.scores(judged.features_NE).argmax(1) == judged.class_N
+    return int(right.sum()) / len(right)
