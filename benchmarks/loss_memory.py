@@ -8,7 +8,6 @@ batch size, so that a noisy neighbour hits all of them. Run `python benchmarks/l
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from machine import describe_machine, kernel_mib, reset_peak_memory
 from torch import Tensor
 
 from mmtrain.losses import clip_loss, siglip_loss
@@ -69,14 +69,6 @@ LOSSES: dict[str, dict[str, Loss]] = {
 }
 
 
-def kernel_mib(file: str, field: str) -> float:
-    """A field of a /proc file that the kernel gives in kB, in MiB."""
-    for line in Path(file).read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    raise KeyError(field)
-
-
 def measure(loss: Loss, batch: int, dim: int) -> dict[str, float]:
     """Seconds and MiB above the features of one forward and backward, in this process."""
     # If memory runs out all the same, this process is the one to go.
@@ -89,7 +81,7 @@ def measure(loss: Loss, batch: int, dim: int) -> dict[str, float]:
         )
         scale = torch.tensor(SCALE, requires_grad=True)
         bias = torch.tensor(BIAS, requires_grad=True)
-        Path("/proc/self/clear_refs").write_text("5")
+        reset_peak_memory()
         before, start = kernel_mib("/proc/self/status", "VmRSS"), time.perf_counter()
         loss(image, text, scale, bias).backward()
         seconds = time.perf_counter() - start
@@ -112,17 +104,6 @@ def naive_fits(batch: int, limit: int) -> bool:
     """Whether a naive form is wanted at this batch and the machine has the memory."""
     needed = NAIVE_MATRICES * 4 * batch**2 / 2**20
     return batch <= limit and needed < 0.95 * kernel_mib("/proc/meminfo", "MemAvailable")
-
-
-def machine() -> str:
-    """What the figures belong to."""
-    names = [
-        line.split(":", 1)[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    cpu = f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
-    return f"{cpu}; Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def compare(arguments: argparse.Namespace) -> list[str]:
@@ -176,7 +157,7 @@ def main() -> None:
     head = [
         f"## {arguments.loss}, E = {arguments.dim}, fp32, {arguments.threads} threads",
         "",
-        f"{machine()}. Peak: memory above the features, gradients included (largest of "
+        f"{describe_machine()}. Peak: memory above the features, gradients included (largest of "
         f"{arguments.repeats}); seconds: forward + backward (median of {arguments.repeats}).",
         "",
         "| B | form | peak MiB | seconds | our peak / its | its seconds / ours |",

@@ -7,13 +7,13 @@ the ratio pair by pair, the peak memory of a process that runs one side alone, a
 first losses are apart.
 
     python benchmarks/train_step.py --out benchmarks/results/train_step_cpu.md
-    python benchmarks/train_step.py --device cuda --batch-size 256 --peak-tflops 990
+    python benchmarks/train_step.py --device cuda --batch-size 256 --steps 20
 """
 
 import argparse
 import itertools
 import json
-import platform
+import logging
 import statistics
 import subprocess
 import sys
@@ -25,6 +25,7 @@ from pathlib import Path
 
 import open_clip
 import torch
+from machine import describe_machine, kernel_mib, reset_peak_memory
 from torch import Tensor
 
 import mmtrain
@@ -33,16 +34,18 @@ from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
 from mmtrain.demo import debug_pairs
 from mmtrain.interop.open_clip import from_open_clip
 from mmtrain.interop.open_clip_config import config_from_open_clip
-from mmtrain.models import Clip
+from mmtrain.models import Clip, ClipConfig
 from mmtrain.models.clip import hidden_matrix_names, no_decay_names
 from mmtrain.models.flops import clip_flops
-from mmtrain.models.named import named_model
 from mmtrain.optim import OptimConfig, build_optimizers
 from mmtrain.parallel import Layout, ParallelConfig, parallelize
 from mmtrain.train.contrastive import ContrastiveObjective, LossConfig
 from mmtrain.train.step import build_schedule
 
 Step = Callable[[], float]
+
+# Dense bf16 products per second, for the MFU: the makers' figures.
+PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0}
 
 
 def make_batch(size: int, image_size: int, tokenizer: Tokenizer) -> ImageTextBatch:
@@ -70,8 +73,16 @@ def make_batch(size: int, image_size: int, tokenizer: Tokenizer) -> ImageTextBat
 
 def their_model(name: str, device: torch.device) -> torch.nn.Module:
     """open_clip's model with the weights of a fixed seed."""
+    logging.disable(logging.WARNING)  # that the weights are random, which is meant
     torch.manual_seed(0)
     return open_clip.create_model(name, precision="fp32", device=device, output_dict=False)
+
+
+def our_config(name: str) -> ClipConfig:
+    """open_clip's architecture as we have it."""
+    model_cfg = open_clip.get_model_config(name)
+    assert model_cfg is not None, f"open_clip knows no model {name}"
+    return config_from_open_clip(model_cfg)
 
 
 def build_ours(name: str, batch: ImageTextBatch, precision: str, device: torch.device) -> Step:
@@ -81,6 +92,7 @@ def build_ours(name: str, batch: ImageTextBatch, precision: str, device: torch.d
     config, tensors = from_open_clip(model_cfg, their_model(name, device).state_dict())
     model = Clip(config)
     model.load_state_dict(tensors)
+    del tensors
     layout = Layout(device=device, config=ParallelConfig())
     no_decay, hidden = no_decay_names(model), hidden_matrix_names(model)
     stages = parallelize(model, layout, precision=precision)
@@ -138,8 +150,7 @@ BUILDERS = {"ours": build_ours, "open_clip": build_theirs}
 
 def measure(name: str, precision: str, args: argparse.Namespace) -> dict[str, float]:
     """Both sides in turn: medians of samples per second, and of the ratio pair by pair."""
-    device = torch.device(args.device)
-    config = named_model(name)
+    device, config = torch.device(args.device), our_config(name)
     tokenizer = build_tokenizer(TokenizerConfig())
     batch = make_batch(args.batch_size, config.vision.image_size, tokenizer)
     steps = {side: build(name, batch, precision, device) for side, build in BUILDERS.items()}
@@ -164,73 +175,68 @@ def measure(name: str, precision: str, args: argparse.Namespace) -> dict[str, fl
     }
 
 
-def named_shapes(name: str):
-    """The architecture as we have it."""
-    model_cfg = open_clip.get_model_config(name)
-    assert model_cfg is not None, f"open_clip knows no model {name}"
-    return config_from_open_clip(model_cfg), model_cfg
-
-
 def peak_memory(side: str, name: str, precision: str, args: argparse.Namespace) -> float:
-    """MiB at the peak of a fresh process that takes two steps of one side."""
+    """MiB at the peak of two steps of one side, in a process of its own, weights included."""
     words = [sys.executable, __file__, "--only", side, "--models", name, "--precisions", precision]
     words += ["--batch-size", str(args.batch_size), "--device", args.device]
-    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    words += ["--threads", str(args.threads)]
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])["mib"]
 
 
 def run_one_side(args: argparse.Namespace) -> None:
     """What `peak_memory` starts."""
     device, name = torch.device(args.device), args.models[0]
-    config = named_model(name)
     tokenizer = build_tokenizer(TokenizerConfig())
-    batch = make_batch(args.batch_size, config.vision.image_size, tokenizer)
+    batch = make_batch(args.batch_size, our_config(name).vision.image_size, tokenizer)
     step = BUILDERS[args.only](name, batch, args.precisions[0], device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        reset_peak_memory()  # building ours holds open_clip's model for a moment
     for _ in range(2):
         step()
     if device.type == "cuda":
         mib = torch.cuda.max_memory_allocated() / 2**20
     else:
-        # Not getrusage: its peak starts at that of the process that forked this one.
-        status = Path("/proc/self/status").read_text()
-        mib = int(status.partition("VmHWM:")[2].split()[0]) / 2**10
+        mib = kernel_mib("/proc/self/status", "VmHWM")
     print(json.dumps({"mib": mib}))
+
+
+def peak_tflops(args: argparse.Namespace) -> float | None:
+    """Of the device: as given, or as its maker says."""
+    if args.peak_tflops or args.device != "cuda":
+        return args.peak_tflops
+    name = torch.cuda.get_device_name()
+    return next((peak for kind, peak in PEAK_TFLOPS.items() if kind in name), None)
 
 
 def report(args: argparse.Namespace) -> str:
     """The table, with the machine and the versions."""
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    units = [u for u in ("avx2", "avx512f", "amx_bf16") if u in Path("/proc/cpuinfo").read_text()]
-    where = torch.cuda.get_device_name() if args.device == "cuda" else f"{cpu} ({', '.join(units)})"
+    peak = peak_tflops(args)
     lines = [
         "# One training step, ours against open_clip's",
         "",
-        f"{where}, {torch.get_num_threads()} threads; torch {torch.__version__}, open_clip "
+        f"{describe_machine(args.device)}; {torch.get_num_threads()} threads; open_clip "
         f"{open_clip.__version__}, mmtrain {mmtrain.__version__}; batch {args.batch_size}, "
         f"{args.rounds} alternating rounds of {args.steps} steps, medians.",
         "",
-        "| model | precision | ours, samples/s | open_clip, samples/s | ratio | peak memory, "
-        "ours / open_clip | first losses differ by | ours, model TFLOP/s |",
+        "| model | precision | ours, samples/s | open_clip, samples/s | ratio | peak memory, ours "
+        "/ open_clip | first losses differ by | ours, model TFLOP/s |",
         "|---|---|---|---|---|---|---|---|",
     ]
+    print("\n".join(lines), flush=True)
     for name in args.models:
         for precision in args.precisions:
-            found = measure(name, precision, args)
             ours, theirs = (peak_memory(side, name, precision, args) for side in BUILDERS)
-            mfu = f" ({found['tflops'] / args.peak_tflops:.1%} MFU)" if args.peak_tflops else ""
+            found = measure(name, precision, args)
+            mfu = f" ({found['tflops'] / peak:.1%} MFU)" if peak else ""
             lines.append(
                 f"| {name} | {precision} | {found['ours']:.2f} | {found['open_clip']:.2f} | "
                 f"**{found['ratio']:.2f}x** | {ours:,.0f} / {theirs:,.0f} MiB | "
                 f"{found['loss_difference']:.1e} | {found['tflops']:.3f}{mfu} |"
             )
-            print(lines[-1], file=sys.stderr, flush=True)
+            print(lines[-1], flush=True)
     lines += [
         "",
         f"Captions are cut to the longest of the batch ({found['tokens']} tokens of 77), which is "
@@ -250,16 +256,17 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=1, help="steps of one side at a time")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--peak-tflops", type=float, help="of the device, for the MFU")
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     parser.add_argument("--only", choices=tuple(BUILDERS), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     if args.only:
         run_one_side(args)
         return
     text = report(args)
-    print(text)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(text)

@@ -14,14 +14,18 @@ from mmtrain.nn.kv_cache import KVCache
 from mmtrain.nn.rope import RopeTable, apply_rope
 
 # Longest sequence for which plain matmuls beat torch's fused kernels, forward and backward
-# together. Measured on a CPU with AMX, batch 16, one thread, fused against plain: bf16 T = 50
-# 37 against 7 ms, T = 77 causal 37 against 9, T = 197 115 against 52 (its backward is slow at all
-# lengths of a CLIP); fp32 T = 50 12 against 9, T = 197 86 against 134. On a GPU the fused one wins.
+# together (benchmarks/attention_forms.py, batch 16, one thread). On a CPU with AMX, fused against
+# plain: bf16 T = 50 37 against 7 ms, T = 77 causal 37 against 9, T = 197 115 against 52 (its
+# backward is slow at all lengths of a CLIP); fp32 T = 50 12 against 9, T = 197 86 against 134. On
+# one with AVX2 alone the fused ones win throughout: fp32 T = 50 16 against 24, T = 197 231 against
+# 324; bf16 T = 50 72 against 148. On a GPU they win too.
 PLAIN_UP_TO = {
     ("cpu", torch.bfloat16): 256,
     ("cpu", torch.float16): 256,
     ("cpu", torch.float32): 64,
 }
+if not torch.cpu._is_amx_tile_supported():
+    PLAIN_UP_TO = {}
 
 
 @dataclass(frozen=True, kw_only=True)
