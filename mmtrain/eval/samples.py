@@ -232,6 +232,16 @@ def _refuse_faults(encoder: Encoder, batch: EvalBatch[Any], features: Tensor) ->
     faults = [str(fault) for fault in batch.faults]
     if not faults and not bool(features.isfinite().all()):
         faults = [f"the image features from sample {batch.first} on are not finite"]
+    remedy = "mend or leave out such samples"
+    refuse_on_all_ranks(encoder, faults, key="evaluation data", remedy=remedy)
+
+
+def refuse_on_all_ranks(encoder: Encoder, faults: list[str], *, key: str, remedy: str) -> None:
+    """Stop every rank where one of them has a fault; collective.
+
+    Raises:
+        UsageError: naming the first fault and how many more there are.
+    """
     count = sum_(torch.tensor(len(faults), device=encoder.device), group=encoder.group)
     if not int(count):
         return
@@ -241,4 +251,4 @@ def _refuse_faults(encoder: Encoder, batch: EvalBatch[Any], features: Tensor) ->
         dist.all_gather_object(held, faults, group=encoder.group)
     told = [fault for some in held for fault in some]
     more = f" (and {len(told) - 1} more so far)" if len(told) > 1 else ""
-    raise UsageError(f"evaluation data: {told[0]}{more}; mend or leave out such samples")
+    raise UsageError(f"{key}: {told[0]}{more}; {remedy}")
