@@ -153,6 +153,18 @@ def make_edges_dense(stage: ClipStage) -> None:
     stage.forward = run  # pyright: ignore[reportAttributeAccessIssue]
 
 
+class _Stage(PipelineStage):
+    """torch's stage, but the turn of a V, two neighbours on one rank, serves `eval` too: torch's
+    hands a gradient over there that a pass without backward has not."""
+
+    def get_local_bwd_output(self, mb_index: int) -> Any:
+        return super().get_local_bwd_output(mb_index) if self.has_backward else ()
+
+    def set_local_bwd_input(self, next_stage_bwd_outputs: Any, mb_index: int) -> None:
+        if self.has_backward:
+            super().set_local_bwd_input(next_stage_bwd_outputs, mb_index)
+
+
 class PipelineSchedule:
     """A schedule of torch.distributed.pipelining behind the interface of the training step.
 
@@ -169,7 +181,7 @@ class PipelineSchedule:
         for stage in stages:
             make_edges_dense(stage)
         pipes = [
-            PipelineStage(stage, index, num_stages(layout), layout.device, group=group)
+            _Stage(stage, index, num_stages(layout), layout.device, group=group)
             for stage, index in zip(stages, stage_indices(layout), strict=True)
         ]
         kind = get_schedule_class(layout.config.schedule)
