@@ -11,9 +11,11 @@ import torch.distributed as dist
 
 from mmtrain.errors import UsageError
 from mmtrain.eval import EvalResult, evaluate_retrieval, evaluate_zero_shot, scores
+from mmtrain.eval.embed import embed
 from mmtrain.eval.knn import evaluate_knn
 from mmtrain.eval.linear_probe import evaluate_linear_probe
 from tests.data.shard_files import write_shard
+from tests.eval.test_embed import embed_on_ranks, files_of
 from tests.eval.test_retrieval import several
 from tests.eval.tiny import LinearTowers, make_encoder, write_captioned, write_classified
 from tests.ranks import run_ranks
@@ -65,6 +67,7 @@ def compare(rank: int, folder: str, wanted: dict[str, EvalResult]) -> None:
     equal_one_process(rank, Path(folder), dist.group.WORLD, wanted, workers=0)
     forward_passes_are_as_many(folder, dist.group.WORLD)
     a_fault_on_one_rank_stops_all(folder, dist.group.WORLD)
+    embed_on_ranks(rank, folder)
 
 
 def equal_one_process(
@@ -103,4 +106,6 @@ def test_two_and_three_ranks_equal_one_process(tmp_path: Path) -> None:
         write_captioned(tmp_path / f"captioned-{count}.tar", several(count))
     write_shard(tmp_path / "faulty.tar", [("bad", {"cls": "1"})])
     wanted = dict(results(tmp_path))
+    embed(make_encoder(), data=str(tmp_path / "classified-17.tar"), out=tmp_path / "one", piece=3)
     run_ranks(compare, 3, str(tmp_path), wanted)
+    assert files_of(tmp_path / "ranks") == files_of(tmp_path / "one")

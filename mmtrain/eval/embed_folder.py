@@ -1,0 +1,120 @@
+"""A folder of embeddings: its files, what of them is there, and whose they are.
+
+features-00000.npy    [n, E] unit-norm features of the images of a piece
+keys-00000.json       the samples' keys, a row each
+skipped-00000.json    samples of the piece without a row, and why; only if there are any
+embed.json            what was embedded with what; there when all is done
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmtrain.errors import UsageError
+from mmtrain.files import replace_file
+
+DONE_FILE = "embed.json"
+PARTIAL_FILE = "embed.partial.json"
+_SAME_JOB = (
+    "num_samples",
+    "piece",
+    "dtype",
+    "data_fingerprint",
+    "model_fingerprint",
+    "preprocess",
+    "precision",
+)
+"""With any of these changed, a piece would hold something else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A sample without a row."""
+
+    key: str
+    """The sample's key."""
+    reason: str
+    """Why it has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedFolder:
+    """Where pieces are written to."""
+
+    path: Path
+    """The folder."""
+    job: dict[str, Any]
+    """What is embedded with what, as embed.json tells it."""
+    num_pieces: int
+    """Of the whole set."""
+
+    def begin(self) -> list[int]:
+        """Make the folder, or go on in it: the numbers of the pieces that are missing.
+
+        Raises:
+            UsageError: it holds another job's embeddings or other things.
+        """
+        files = (self.path / name for name in (DONE_FILE, PARTIAL_FILE))
+        described = next((file for file in files if file.is_file()), None)
+        if described is not None:
+            self._refuse_other_job(described)
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UsageError(f"out = {self.path} holds other things already; name a new folder")
+        else:
+            self.path.mkdir(parents=True, exist_ok=True)
+            _write_json(self.path / PARTIAL_FILE, self.job)
+        return [
+            number
+            for number in range(self.num_pieces)
+            if not self._file("features", number).is_file()
+        ]
+
+    def _refuse_other_job(self, described: Path) -> None:
+        try:
+            before = json.loads(described.read_text(encoding="utf-8"))
+            other = [key for key in _SAME_JOB if before.get(key) != self.job[key]]
+        except (ValueError, AttributeError) as error:
+            raise UsageError(f"{described} is damaged ({error}); name a new folder") from error
+        if other:
+            raise UsageError(
+                f"out = {self.path} holds embeddings made with another {', '.join(other)}; name a "
+                "new folder"
+            )
+
+    def save(
+        self, number: int, features: np.ndarray, keys: Sequence[str], skipped: Sequence[Skipped]
+    ) -> None:
+        """Write a piece, the features last: a piece that has them is whole."""
+        _write_json(self._file("keys", number), list(keys))
+        if skipped:
+            _write_json(self._file("skipped", number), [asdict(each) for each in skipped])
+        buffer = io.BytesIO()
+        np.save(buffer, features.astype(self.job["dtype"]), allow_pickle=False)
+        replace_file(self._file("features", number), buffer.getvalue())
+
+    def finish(self) -> int:
+        """Say that all pieces are there: the number of skipped samples."""
+        files = [self._file("skipped", number) for number in range(self.num_pieces)]
+        num_skipped = sum(
+            len(json.loads(file.read_text(encoding="utf-8"))) for file in files if file.is_file()
+        )
+        counts = {
+            "num_rows": self.job["num_samples"] - num_skipped,
+            "num_skipped": num_skipped,
+            "num_pieces": self.num_pieces,
+        }
+        _write_json(self.path / DONE_FILE, self.job | counts)
+        (self.path / PARTIAL_FILE).unlink(missing_ok=True)
+        return num_skipped
+
+    def _file(self, what: str, number: int) -> Path:
+        return self.path / f"{what}-{number:05d}.{'npy' if what == 'features' else 'json'}"
+
+
+def _write_json(path: Path, content: Any) -> None:
+    replace_file(path, json.dumps(content, indent=1) + "\n")
