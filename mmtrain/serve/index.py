@@ -19,6 +19,7 @@ from mmtrain.data.shards import SampleError
 from mmtrain.data.sources import SampleSource, open_source
 from mmtrain.data.transforms import eval_transform
 from mmtrain.errors import UsageError
+from mmtrain.eval.embed_folder import DONE_FILE, PARTIAL_FILE
 from mmtrain.eval.encode import Encoder, encode_image_batch
 from mmtrain.eval.result import PICTURE_SIDE, thumbnail
 from mmtrain.eval.samples import decode_sample
@@ -139,8 +140,7 @@ def embed_now(encoder: Encoder, patterns: Sequence[str]) -> ImageIndex:
 def read_embeddings(encoder: Encoder, folder: Path) -> ImageIndex:
     """An index of features on disk, mapped, not read.
 
-    The folder has features-*.npy, [n, E] each; beside each of them keys-*.json, the samples' keys;
-    and embed.json, whose `data` names what was embedded. Rows are in the order of the data, from
+    What is in the folder: `mmtrain/eval/embed_folder.py`. Rows are in the order of the data, from
     which samples may be left out.
 
     Raises:
@@ -148,7 +148,7 @@ def read_embeddings(encoder: Encoder, folder: Path) -> ImageIndex:
             features are not this model's.
     """
     try:
-        data = json.loads((folder / "embed.json").read_text(encoding="utf-8"))["data"]
+        data = json.loads((folder / DONE_FILE).read_text(encoding="utf-8"))["data"]
         paths = sorted(folder.glob("features-*.npy"))
         features = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
         keys: list[str] = []
@@ -163,6 +163,8 @@ def read_embeddings(encoder: Encoder, folder: Path) -> ImageIndex:
             f"index = {folder} cannot be read ({error}); embed the data again"
         ) from error
     patterns = (data,) if isinstance(data, str) else tuple(data)
+    if not patterns:
+        raise UsageError(f"index = {folder} does not tell its data; embed them by their path")
     source = open_source(patterns, image_key=DataConfig.image_key, key="index")
     samples_N = _places(source, keys)
     if samples_N is None or not keys:
@@ -209,6 +211,8 @@ def open_index(encoder: Encoder, index: Sequence[str]) -> ImageIndex:
         UsageError: as `read_embeddings` and `embed_now`.
     """
     folder = Path(index[0]).expanduser()
-    if len(index) == 1 and (folder / "embed.json").is_file():
+    if len(index) == 1 and (folder / DONE_FILE).is_file():
         return read_embeddings(encoder, folder)
+    if len(index) == 1 and (folder / PARTIAL_FILE).is_file():
+        raise UsageError(f"index = {folder} is not finished; go on with mmtrain embed")
     return embed_now(encoder, index)

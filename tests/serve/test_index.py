@@ -1,6 +1,5 @@
 """What can be searched: the nearest by brute force, whatever the parts; what cannot be used."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,8 @@ import torch
 from mmtrain.data.shards import ShardSource
 from mmtrain.data.transforms import eval_transform
 from mmtrain.errors import UsageError
-from mmtrain.eval.encode import encode_image_batch, encode_texts
+from mmtrain.eval.embed import embed
+from mmtrain.eval.encode import encode_texts
 from mmtrain.eval.samples import decode_sample
 from mmtrain.models import Clip
 from mmtrain.serve import index as index_module
@@ -61,20 +61,9 @@ def test_nothing_there(tmp_path: Path):
 
 
 def write_embeddings(folder: Path, model: Clip, *, skip: tuple[int, ...] = ()) -> Path:
-    """A shard in two pieces of float16, as `mmtrain embed` leaves them."""
-    shard = write_pictures(folder / "a.tar")
-    source, encoder = ShardSource(str(shard)), tiny_encoder(model)
-    kept = [number for number in range(COUNT) if number not in skip]
-    transform = eval_transform(encoder.preprocess)
-    squares = torch.stack([transform(decode_sample(source.read(number))) for number in kept])
-    features = encode_image_batch(encoder, squares).half().numpy()
-    out = folder / "embeddings"
-    out.mkdir()
-    for piece, rows in enumerate((slice(0, 3), slice(3, None))):
-        np.save(out / f"features-{piece:05d}.npy", features[rows])
-        keys = [source.key(number) for number in kept[rows]]
-        (out / f"keys-{piece:05d}.json").write_text(json.dumps(keys))
-    (out / "embed.json").write_text(json.dumps({"data": [str(shard)]}))
+    """A shard in pieces of three samples, and these of float16."""
+    shard, out = write_pictures(folder / "a.tar", broken=skip), folder / "embeddings"
+    embed(tiny_encoder(model), data=[str(shard)], out=out, piece=3)
     return out
 
 
@@ -89,10 +78,9 @@ def test_embeddings_on_disk_are_those_made_now(tmp_path: Path, skip: tuple[int, 
     assert read.num_images == len(kept)
     assert [read.caption(row) for row in range(len(kept))] == [f"picture {n}" for n in kept]
     query = encode_texts(encoder, ["a red car"])[0]
-    expected = [(n, cosine) for n, cosine in made.nearest(query, COUNT) if n in kept]
-    got = [(kept[row], cosine) for row, cosine in read.nearest(query, COUNT)]
-    assert [n for n, _ in got] == [n for n, _ in expected]
-    assert [c for _, c in got] == pytest.approx([c for _, c in expected], abs=2e-3)
+    expected, got = (index.nearest(query, COUNT) for index in (made, read))
+    assert [row for row, _ in got] == [row for row, _ in expected]
+    assert [x for _, x in got] == pytest.approx([x for _, x in expected], abs=2e-3)
 
 
 def test_embeddings_of_something_else(tmp_path: Path):
@@ -109,4 +97,7 @@ def test_embeddings_of_something_else(tmp_path: Path):
         open_index(tiny_encoder(model), [str(folder)])
     np.save(folder / "features-00000.npy", np.array([object()]), allow_pickle=True)
     with pytest.raises(UsageError, match="cannot be read"):
+        open_index(tiny_encoder(model), [str(folder)])
+    (folder / "embed.json").rename(folder / "embed.partial.json")
+    with pytest.raises(UsageError, match="is not finished; go on with mmtrain embed"):
         open_index(tiny_encoder(model), [str(folder)])
