@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from mmtrain.data.image_text import DataConfig
+from mmtrain.data.config import DataConfig
 from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig
 from mmtrain.decode_config import apply_overrides, decode, encode
 from mmtrain.describe_config import NONE

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmtrain.cli import main
 from mmtrain.command_line import build_parser
-from mmtrain.data.image_text import DataConfig
+from mmtrain.data.config import DataConfig
 from mmtrain.decode_config import decode
 from mmtrain.demo import debug_pairs
 from mmtrain.recipe import load_recipe

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from mmtrain.data.plan import even_pieces
 from mmtrain.data.shards import SampleError
 from mmtrain.errors import UsageError
 
@@ -59,9 +60,7 @@ class ArrowSource:
         self._rows = rows.cast_column(image_key, datasets.Image(decode=False))
         self._fingerprint = str(rows._fingerprint)
         self.num_samples = len(rows)
-        self.shard_sizes = [
-            min(4096, self.num_samples - start) for start in range(0, self.num_samples, 4096)
-        ]
+        self.shard_sizes = even_pieces(self.num_samples)
 
     @property
     def fingerprint(self) -> str:

@@ -2,12 +2,9 @@
 
 import contextlib
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
 from functools import partial
-from typing import get_args
 
 import numpy as np
 import torch
@@ -15,20 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmtrain.data.batch import BadSample, ImageTextBatch
-from mmtrain.data.decode import HIGHEST_MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS
-from mmtrain.data.plan import PADDING, BatchPlan, EpochPlan, Last, Rows
+from mmtrain.data.config import DataConfig
+from mmtrain.data.plan import PADDING, BatchPlan, EpochPlan, Rows
 from mmtrain.data.randomness import uniform
 from mmtrain.data.samples import NO_CAPTION, NUM_CAPTION_DRAWS, UNIQUE, Sample, SampleReader
-from mmtrain.data.shards import OnDamage, SampleError
+from mmtrain.data.shards import SampleError
 from mmtrain.data.sources import open_source
 from mmtrain.data.tokenizer import Tokenizer
-from mmtrain.data.transforms import (
-    AugmentConfig,
-    Interpolation,
-    PreprocessConfig,
-    ResizeMode,
-    TrainTransform,
-)
+from mmtrain.data.transforms import PreprocessConfig, TrainTransform
 from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
 
@@ -36,85 +27,6 @@ _NUM_REPLACEMENTS = 16
 """Samples tried in place of a bad one: with half of all bad, 1 position in 130,000 fails."""
 _NUM_PROBES = 64
 """Samples that are looked at, evenly spread, before a label key is found to be in none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """What is trained on: shards of images and captions, and what becomes of them."""
-
-    train: str | tuple[str, ...]
-    """Shards: paths, folders, globs such as `data/*.tar`, brace ranges such as
-    `data/{00000..00099}.tar`, or a list of these. Or one path of another kind: a .csv, .tsv or
-    .jsonl manifest, a folder of class folders of images, a saved Hugging Face data set; or
-    `synthetic:N`."""
-    image_key: str = "filepath"
-    """Column that holds the image: its path in a manifest, itself in a saved data set."""
-    workers: int = 0
-    """Processes per rank that read and decode. 0: the training process itself. The batches do not
-    depend on it."""
-    prefetch: int = 2
-    """Batches that each worker makes ahead."""
-    captions: dict[str, float] = field(default_factory=lambda: {"txt": 1.0})
-    """Where captions are, with weights: `txt` is the .txt member, any other name a field of the
-    .json (a string, or a list of which one is drawn). A sample draws among the places it has."""
-    label_key: str | None = None
-    """Field of the .json that tells which samples show the same concept, for losses with several
-    positives. None: every sample is its own."""
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """Random crops and flips."""
-    resize_mode: ResizeMode = "shortest"
-    """How the trained model's images are resized in evaluation: shortest (shorter side, then the
-    centre), squash (SigLIP), longest (with black borders). Training crops at random."""
-    interpolation: Interpolation = "bicubic"
-    """Filter of the resize, antialiased, in training and evaluation."""
-    shuffle_group: int = 32
-    """Shards whose samples are mixed with each other; their order is shuffled too."""
-    last: Last = "drop"
-    """The rest of an epoch that fills no batch: `drop` leaves it out (another rest in every epoch),
-    `mask` pads the last batch with rows that do not count."""
-    index_dir: str | None = None
-    """Where the shards' indexes are kept. None: beside the shards or, where that cannot be written,
-    in the user's cache folder."""
-    verify: bool = False
-    """Check every file against its checksum as it is read; `mmtrain data index` makes these."""
-    on_damage: OnDamage = "stop"
-    """A damaged shard: `stop` refuses it, `use_rest` trains on what is left of it."""
-    max_image_pixels: int = MAX_IMAGE_PIXELS
-    """Height times width of an image at most; larger ones are bad samples."""
-    fast_decode: bool = False
-    """Decode JPEGs at 1/2, 1/4 or 1/8 of their size where that leaves twice the model's: faster on
-    large photographs, but not the exact pixels."""
-    max_bad_fraction: float = 0.01
-    """The run stops when more than this part of the samples read is bad (replaced by others)."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("workers", 0), ("prefetch", 1), ("shuffle_group", 1)):
-            if (value := getattr(self, name)) < least:
-                raise ValueError(f"{name} = {value} must be at least {least}")
-        if not self.captions:
-            raise ValueError("captions = {} names no place; use { txt = 1.0 } for the .txt member")
-        for name, weight in self.captions.items():
-            if not (name and 0 < weight < math.inf):
-                raise ValueError(
-                    f"captions.{name} = {weight} must be above 0; leave out the others"
-                )
-        if self.label_key == "":
-            raise ValueError('label_key = "" names no field; leave it out for none')
-        for name, choices in (
-            ("resize_mode", get_args(ResizeMode)),
-            ("interpolation", get_args(Interpolation)),
-            ("last", get_args(Last)),
-            ("on_damage", get_args(OnDamage)),
-        ):
-            if (value := getattr(self, name)) not in choices:
-                raise ValueError(f"{name} = {value!r} is unknown; use {' or '.join(choices)}")
-        if not 1 <= self.max_image_pixels <= HIGHEST_MAX_IMAGE_PIXELS:
-            raise ValueError(
-                f"max_image_pixels = {self.max_image_pixels} must be within 1 and "
-                f"{HIGHEST_MAX_IMAGE_PIXELS}, above which Pillow refuses"
-            )
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise ValueError(f"max_bad_fraction = {self.max_bad_fraction} must be within 0 and 1")
 
 
 class ImageTextData:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mmtrain.data.plan import even_pieces
 from mmtrain.data.shards import SampleError
 from mmtrain.errors import UsageError
 
@@ -59,9 +60,7 @@ class ManifestSource:
             raise UsageError(
                 f"data.image_key = {image_key} is no column of {path} ({found}); {hint}"
             )
-        self.shard_sizes = [
-            min(4096, self.num_samples - start) for start in range(0, self.num_samples, 4096)
-        ]
+        self.shard_sizes = even_pieces(self.num_samples)
 
     @property
     def fingerprint(self) -> str:

@@ -21,8 +21,17 @@ Last = Literal["drop", "mask"]
 PADDING = -1
 """Stands for the position and the sample of a row that only fills up a last batch."""
 
+PIECE = 4096
+"""Samples that are shuffled together, times data.shuffle_group, where there are no shards."""
+
 _MAX_EPOCHS = 2
 _MAX_GROUPS = 4
+
+
+def even_pieces(num_samples: int) -> list[int]:
+    """Sizes of the pieces that samples without shards are cut into."""
+    full, rest = divmod(num_samples, PIECE)
+    return [PIECE] * full + [rest] * (rest > 0)
 
 
 class EpochPlan:

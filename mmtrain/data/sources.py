@@ -22,13 +22,12 @@ from PIL import Image
 
 from mmtrain.data.arrow import ArrowSource, is_arrow_folder
 from mmtrain.data.manifest import MANIFEST_SUFFIXES, ManifestSource
+from mmtrain.data.plan import even_pieces
 from mmtrain.data.shards import OnDamage, SampleError, ShardSource
 from mmtrain.errors import UsageError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 SYNTHETIC = "synthetic:"
-GROUP = 4096
-"""Samples that are shuffled together, times data.shuffle_group, where there are no shards."""
 
 
 class SampleSource(Protocol):
@@ -104,12 +103,6 @@ def open_source(
             "(tools/make_shards.py) or set it to false"
         )
     return source
-
-
-def even_pieces(num_samples: int) -> list[int]:
-    """Sizes of the pieces that samples without shards are cut into."""
-    full, rest = divmod(num_samples, GROUP)
-    return [GROUP] * full + [rest] * (rest > 0)
 
 
 def _has_class_folders(folder: Path) -> bool:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mmtrain.collectives import sum_
 from mmtrain.data import sources
+from mmtrain.data.config import DataConfig
 from mmtrain.data.decode import open_image
-from mmtrain.data.image_text import DataConfig
 from mmtrain.data.samples import IMAGE_EXTENSIONS
 from mmtrain.data.shards import SampleError
 from mmtrain.data.sources import SampleSource

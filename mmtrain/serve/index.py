@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from mmtrain.data.config import DataConfig
 from mmtrain.data.decode import decode_image
-from mmtrain.data.image_text import DataConfig
 from mmtrain.data.samples import IMAGE_EXTENSIONS
 from mmtrain.data.shards import SampleError
 from mmtrain.data.sources import SampleSource, open_source

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmtrain.data.image_text import DataConfig, ImageTextData
+from mmtrain.data.config import DataConfig
+from mmtrain.data.image_text import ImageTextData
 from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer
 from mmtrain.data.transforms import PreprocessConfig
 

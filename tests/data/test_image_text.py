@@ -11,7 +11,7 @@ import torch
 
 from mmtrain.data import shards
 from mmtrain.data.batch import ImageTextBatch
-from mmtrain.data.image_text import DataConfig
+from mmtrain.data.config import DataConfig
 from mmtrain.data.samples import label_of
 from mmtrain.data.tar_scan import ShardFile
 from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer

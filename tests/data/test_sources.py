@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mmtrain.data.image_text import DataConfig, ImageTextData
+from mmtrain.data.config import DataConfig
+from mmtrain.data.image_text import ImageTextData
 from mmtrain.data.shards import SampleError, ShardSource
 from mmtrain.data.sources import ImageFolderSource, open_source
 from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer

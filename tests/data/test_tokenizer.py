@@ -15,8 +15,10 @@ from pathlib import Path
 
 import ftfy
 import pytest
+import regex
 import sentencepiece
 import torch
+from open_clip.tokenizer import SimpleTokenizer
 from tokenizers import Regex, models, pre_tokenizers
 from tokenizers import Tokenizer as RustTokenizer
 
@@ -84,11 +86,6 @@ NEW_CHARACTERS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def simple_tokenizer():
-    return pytest.importorskip("open_clip.tokenizer")
-
-
 def mangled(text: str, rng: random.Random) -> str:
     """`text` as if its bytes had been read in another encoding, up to twice."""
     for _ in range(rng.randint(1, 2)):
@@ -134,9 +131,9 @@ def diverse_texts(num: int) -> list[str]:
 @pytest.mark.parametrize(
     ("clean", "num"), [("lower", 10_000), ("whitespace", 400), ("canonicalize", 400)]
 )
-def test_ids_equal_open_clips(simple_tokenizer, clean, num):
+def test_ids_equal_open_clips(clean, num):
     texts = diverse_texts(num)
-    theirs = simple_tokenizer.SimpleTokenizer(clean=clean)
+    theirs = SimpleTokenizer(clean=clean)
     ours = build_tokenizer(TokenizerConfig(clean=clean, context_length=300_000))
     for text in texts:
         tokens_1T, length_1 = ours.encode([text])
@@ -146,9 +143,9 @@ def test_ids_equal_open_clips(simple_tokenizer, clean, num):
 
 
 @pytest.mark.parametrize("context_length", [77, 16])
-def test_padded_and_truncated_ids_equal_open_clips(simple_tokenizer, context_length):
+def test_padded_and_truncated_ids_equal_open_clips(context_length):
     texts = diverse_texts(500)
-    theirs = simple_tokenizer.SimpleTokenizer(context_length=context_length)
+    theirs = SimpleTokenizer(context_length=context_length)
     ours = build_tokenizer(TokenizerConfig(context_length=context_length))
     assert (ours.vocab_size, ours.sot_id, ours.eot_id, ours.pad_id) == (49408, 49406, 49407, 0)
     assert torch.equal(ours(texts), theirs(texts))
@@ -164,7 +161,6 @@ def test_padded_and_truncated_ids_equal_open_clips(simple_tokenizer, context_len
     ("name", "new"), [("L", clip_bpe._NEW_LETTERS), ("N", clip_bpe._NEW_NUMBERS)]
 )
 def test_every_character_is_of_open_clips_class(name, new):
-    regex = pytest.importorskip("regex")
     if not regex.match(r"\p{L}", "\U0003d000"):
         pytest.skip("the installed regex does not know Unicode 18 yet")
     text = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
