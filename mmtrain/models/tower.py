@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mmtrain.nn import TransformerConfig
-from mmtrain.nn.transformer import MaskKind
+from mmtrain.nn.masks import MaskKind
 
 
 def check_encoder(config: TransformerConfig, *, masks: tuple[MaskKind, ...], rope: int) -> None:
@@ -26,6 +26,10 @@ def check_encoder(config: TransformerConfig, *, masks: tuple[MaskKind, ...], rop
         raise ValueError(
             f"transformer.context_dim = {config.context_dim}: a CLIP tower has nothing to look at; "
             "leave it out"
+        )
+    if config.local_window is not None:
+        raise ValueError(
+            f"transformer.local_window = {config.local_window} is for decoders; leave it out"
         )
     if config.head_size % rope:
         raise ValueError(

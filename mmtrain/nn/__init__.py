@@ -8,18 +8,23 @@ Tensors carry a suffix that names their dims. One legend for the whole project; 
     L layers       V vocabulary     M dictionary entries           G query heads per key head
 """
 
-from mmtrain.nn.attention import Attention, Mask, attend
+from mmtrain.nn.attention import Attention, attend
+from mmtrain.nn.block import TransformerBlock
+from mmtrain.nn.config import TransformerConfig
 from mmtrain.nn.feed_forward import FeedForward
-from mmtrain.nn.kv_cache import KVCache
+from mmtrain.nn.kv_cache import DecoderCache, GivenKV, KVCache
+from mmtrain.nn.masks import Mask
 from mmtrain.nn.norm import build_norm
 from mmtrain.nn.pooling import AttentionPool, pool_tokens
 from mmtrain.nn.rope import apply_rope, rope_1d, rope_2d
-from mmtrain.nn.transformer import Transformer, TransformerBlock, TransformerConfig
+from mmtrain.nn.transformer import Transformer
 
 __all__ = [
     "Attention",
     "AttentionPool",
+    "DecoderCache",
     "FeedForward",
+    "GivenKV",
     "KVCache",
     "Mask",
     "Transformer",

@@ -4,13 +4,12 @@ Which kernel runs is a static table by device, dtype and length, never timed at 
 run repeats itself bit for bit.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmtrain.nn.kv_cache import KVCache
+from mmtrain.nn.kv_cache import LayerCache
+from mmtrain.nn.masks import Mask
 from mmtrain.nn.rope import RopeTable, apply_rope
 
 # Longest sequence for which plain matmuls beat torch's fused kernels, forward and backward
@@ -26,59 +25,6 @@ PLAIN_UP_TO = {
 }
 if not torch.cpu._is_amx_tile_supported():
     PLAIN_UP_TO = {}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mask:
-    """Which keys each query may see.
-
-    `causal` alone reaches the kernels as a flag. `allowed` is a bool tensor that broadcasts to
-    [B, T, S], True where attention is allowed, and then says all: `causal` is False beside it.
-    """
-
-    causal: bool = False
-    allowed: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if self.causal and self.allowed is not None:
-            raise ValueError("a Mask is either causal or given as `allowed`, which then says all")
-
-
-def causal_allowed(num_queries: int, num_keys: int, *, device: torch.device) -> Tensor:
-    """[1, T, S]: query t is token S - T + t and sees itself and all before it.
-
-    Aligned to the last key, as a KV cache needs; `is_causal=True` in torch aligns to the first.
-    """
-    allowed = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device)
-    return allowed.tril(num_keys - num_queries)[None]
-
-
-def prefix_allowed(prefix_length_B: Tensor, num_tokens: int) -> Tensor:
-    """[B, T, T]: causal, and every token sees the whole prefix (prefix LM, arXiv:1910.10683)."""
-    device = prefix_length_B.device
-    inside = torch.arange(num_tokens, device=device) < prefix_length_B[:, None]
-    return causal_allowed(num_tokens, num_tokens, device=device) | inside[:, None, :]
-
-
-def block_allowed(segment_BT: Tensor) -> Tensor:
-    """[B, T, T] from segment ids: one shared context and any number of independent questions.
-
-    Segment 0 (the image) sees all of itself and nothing else, so that its keys serve every
-    question; a segment k > 0 sees segment 0 and, causally, itself. A token of a negative segment is
-    padding: nobody else sees it, and it sees itself alone.
-    """
-    num_tokens = segment_BT.size(1)
-    causal = causal_allowed(num_tokens, num_tokens, device=segment_BT.device)
-    same = segment_BT[:, :, None] == segment_BT[:, None, :]
-    query_real = segment_BT[:, :, None] >= 0
-    context = (segment_BT[:, None, :] == 0) & query_real
-    itself = torch.eye(num_tokens, dtype=torch.bool, device=segment_BT.device)
-    return (same & causal & query_real) | context & query_real | itself
-
-
-def key_length_allowed(length_B: Tensor, num_keys: int) -> Tensor:
-    """[B, 1, S]: keys before each row's length."""
-    return (torch.arange(num_keys, device=length_B.device) < length_B[:, None])[:, None, :]
 
 
 def _attend_plain(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask: Mask) -> Tensor:
@@ -170,7 +116,7 @@ class Attention(nn.Module):
         *,
         mask: Mask,
         rope: RopeTable | None = None,
-        cache: KVCache | None = None,
+        cache: LayerCache | None = None,
     ) -> Tensor:
         """[B, T, D] -> [B, T, D].
 

@@ -1,11 +1,24 @@
-"""Preallocated keys and values of the tokens seen so far."""
+"""Keys and values of the tokens seen so far, and where these tokens stand."""
+
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 
+class LayerCache(Protocol):
+    """What one attention layer asks of its cache."""
+
+    def update(self, k_BTKH: Tensor, v_BTKH: Tensor) -> tuple[Tensor, Tensor]:
+        """Append T tokens -> all keys and values so far, each [B, S, K, H]."""
+        ...
+
+
 class KVCache:
-    """Keys and values of one attention layer, sized for its key heads.
+    """Preallocated keys and values of one attention layer, sized for its key heads.
+
+    A head's keys lie one after another, so that a step of decoding reads them without a copy.
 
     >>> cache = KVCache(batch_size=2, max_length=8, num_kv_heads=1, head_dim=4)
     >>> k_BSKH, v_BSKH = cache.update(torch.zeros(2, 3, 1, 4), torch.zeros(2, 3, 1, 4))
@@ -23,9 +36,9 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        shape = (batch_size, max_length, num_kv_heads, head_dim)
-        self.k_BSKH = torch.zeros(shape, dtype=dtype, device=device)
-        self.v_BSKH = torch.zeros(shape, dtype=dtype, device=device)
+        shape = (batch_size, num_kv_heads, max_length, head_dim)
+        self.k_BKSH = torch.zeros(shape, dtype=dtype, device=device)
+        self.v_BKSH = torch.zeros(shape, dtype=dtype, device=device)
         self.length = 0
 
     def update(self, k_BTKH: Tensor, v_BTKH: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,12 +47,126 @@ class KVCache:
         Raises:
             ValueError: the cache is too short.
         """
-        stop = self.length + k_BTKH.size(1)
-        if stop > self.k_BSKH.size(1):
+        start, stop = self.length, self.length + k_BTKH.size(1)
+        if stop > self.k_BKSH.size(2):
             raise ValueError(
-                f"a KV cache of max_length = {self.k_BSKH.size(1)} cannot hold {stop} tokens"
+                f"a KV cache of max_length = {self.k_BKSH.size(2)} cannot hold {stop} tokens"
             )
-        self.k_BSKH[:, self.length : stop] = k_BTKH
-        self.v_BSKH[:, self.length : stop] = v_BTKH
+        self.k_BKSH[:, :, start:stop] = k_BTKH.transpose(1, 2)
+        self.v_BKSH[:, :, start:stop] = v_BTKH.transpose(1, 2)
         self.length = stop
-        return self.k_BSKH[:, :stop], self.v_BSKH[:, :stop]
+        return self.k_BKSH[:, :, :stop].transpose(1, 2), self.v_BKSH[:, :, :stop].transpose(1, 2)
+
+    def select(self, row_B: Tensor) -> None:
+        """Make row i what row row_B[i] was; rows may repeat, and their number may change."""
+        self.k_BKSH = self.k_BKSH.index_select(0, row_B)
+        self.v_BKSH = self.v_BKSH.index_select(0, row_B)
+
+
+class GivenKV:
+    """Keys and values that stand before a text's own, gradients kept: a learned prefix.
+
+    Nothing is written in place, so that it serves training; one forward pass each.
+    """
+
+    def __init__(self, k_BSKH: Tensor, v_BSKH: Tensor) -> None:
+        self.k_BSKH, self.v_BSKH = k_BSKH, v_BSKH
+
+    def update(self, k_BTKH: Tensor, v_BTKH: Tensor) -> tuple[Tensor, Tensor]:
+        """Append T tokens; returns all keys and values so far, [B, S, K, H]."""
+        self.k_BSKH = torch.cat([self.k_BSKH, k_BTKH], dim=1)
+        self.v_BSKH = torch.cat([self.v_BSKH, v_BTKH], dim=1)
+        return self.k_BSKH, self.v_BSKH
+
+
+class DecoderCache:
+    """The caches of all layers, and each row's positions: rows may have different lengths.
+
+    All rows fill the same slots; a slot that is padding in a row has position -1 there, is seen by
+    nobody and counts nowhere. So a row's tokens have the positions that they would have alone.
+
+    Args:
+        layers: one per layer of the whole stack.
+        batch_size: rows.
+        max_length: slots.
+        device: where the positions are needed.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[LayerCache],
+        *,
+        batch_size: int,
+        max_length: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.layers = layers
+        self.position_BS = torch.full((batch_size, max_length), -1, device=device)
+        self.length_B = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        self.segment_BS: Tensor | None = None
+        self.num_slots = 0
+        self.is_padded = False
+
+    @property
+    def positions(self) -> Tensor:
+        """Positions of all slots in use [B, S], -1 for padding."""
+        return self.position_BS[:, : self.num_slots]
+
+    def append(
+        self,
+        num_tokens: int,
+        *,
+        real_BT: Tensor | None = None,
+        position_BT: Tensor | None = None,
+    ) -> Tensor:
+        """Take the next slots -> positions of their tokens [B, T], 0 where they are padding.
+
+        Args:
+            num_tokens: T.
+            real_BT: False for padding. None: all are tokens.
+            position_BT: positions of the tokens. None: each row counts on.
+
+        Raises:
+            ValueError: the cache is too short.
+        """
+        stop = self.num_slots + num_tokens
+        if stop > self.position_BS.size(1):
+            raise ValueError(
+                f"a KV cache of max_length = {self.position_BS.size(1)} cannot hold {stop} tokens"
+            )
+        slots = self.position_BS[:, self.num_slots : stop]
+        self.num_slots = stop
+        if real_BT is None:
+            if position_BT is None:
+                step_T = torch.arange(num_tokens, device=self.length_B.device)
+                position_BT = self.length_B[:, None] + step_T
+            slots.copy_(position_BT)
+            self.length_B = self.length_B + num_tokens
+            return position_BT
+        self.is_padded = True
+        if position_BT is None:
+            position_BT = self.length_B[:, None] + real_BT.cumsum(1) - 1
+        slots.copy_(position_BT.masked_fill(~real_BT, -1))
+        self.length_B = self.length_B + real_BT.sum(1)
+        return position_BT.masked_fill(~real_BT, 0)
+
+    def select(self, row_B: Tensor) -> None:
+        """Make row i what row row_B[i] was; rows may repeat, and their number may change."""
+        for layer in self.layers:
+            assert isinstance(layer, KVCache), "a given prefix has the same rows for ever"
+            layer.select(row_B)
+        self.position_BS = self.position_BS.index_select(0, row_B)
+        self.length_B = self.length_B.index_select(0, row_B)
+        if self.segment_BS is not None:
+            self.segment_BS = self.segment_BS.index_select(0, row_B)
+
+    def rewind(self, num_slots: int) -> None:
+        """Forget all slots but the first `num_slots`."""
+        for layer in self.layers:
+            assert isinstance(layer, KVCache), "a given prefix only grows"
+            layer.length = num_slots
+        self.position_BS[:, num_slots:] = -1
+        self.num_slots = num_slots
+        self.length_B = (self.positions >= 0).sum(1)
+        if self.segment_BS is not None:
+            self.segment_BS = self.segment_BS[:, :num_slots]

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from mmtrain.errors import UsageError
 from mmtrain.models import ClipStage
 from mmtrain.nn import Mask, TransformerConfig
-from mmtrain.nn.attention import key_length_allowed
+from mmtrain.nn.masks import key_length_allowed
 from mmtrain.nn.rope import RopeTable
 
 

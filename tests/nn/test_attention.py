@@ -7,14 +7,8 @@ import torch
 from torch import Tensor
 
 from mmtrain.nn import Attention, KVCache, Mask, attend
-from mmtrain.nn.attention import (
-    _attend_fused,
-    _attend_plain,
-    block_allowed,
-    causal_allowed,
-    key_length_allowed,
-    prefix_allowed,
-)
+from mmtrain.nn.attention import _attend_fused, _attend_plain
+from mmtrain.nn.masks import block_allowed, causal_allowed, key_length_allowed, prefix_allowed
 from mmtrain.nn.rope import rope_1d
 
 B, T, N, H = 2, 7, 6, 8

@@ -1,0 +1,111 @@
+"""The shape of a stack of blocks, plain data."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from mmtrain.nn.feed_forward import GATED, Activation
+from mmtrain.nn.masks import MaskKind
+from mmtrain.nn.norm import NormKind, build_norm
+
+InitScheme = Literal["torch", "scaled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Shape of a stack of blocks; it spans CLIP, SigLIP, timm's ViT, GPT-1/2, Llama and Gemma."""
+
+    dim: int
+    """Width of the residual stream."""
+    num_layers: int
+    """Blocks."""
+    num_heads: int
+    """Query heads."""
+    num_kv_heads: int | None = None
+    """Key and value heads; must divide num_heads. None: num_heads (MHA); 1 is MQA."""
+    head_dim: int | None = None
+    """Features per head. None: dim / num_heads."""
+    ff_dim: int | None = None
+    """Width of the feed-forward. None: 4 * dim, or 8/3 * dim rounded up to 8 where gated."""
+    activation: Activation = "gelu"
+    """gelu, gelu_tanh, quick_gelu, relu; gated: swiglu, geglu, geglu_tanh."""
+    norm: NormKind = "layer"
+    """layer, rms, partial_rms (statistic over a share of the features), gemma_rms (1 + weight)."""
+    norm_eps: float = 1e-5
+    """Added under the root of every norm."""
+    norm_fraction: float = 0.0625
+    """Share of the features that partial_rms measures."""
+    norm_bias: bool = True
+    """Whether layer norms have a bias; the other kinds never do."""
+    norm_order: Literal["pre", "post"] = "pre"
+    """pre: x + f(norm(x)); post: norm(x + f(x)), as GPT-1."""
+    qkv_bias: bool = True
+    """Biases on the query, key and value projections."""
+    out_bias: bool = True
+    """Bias on attention's output projection."""
+    ff_bias: bool = True
+    """Biases in the feed-forward."""
+    qk_norm: NormKind | None = None
+    """Norm of queries and keys per head, its eps, fraction and bias as above (arXiv:2302.05442).
+    None: off."""
+    layer_scale: float | None = None
+    """Initial value of the learned scale on each branch (arXiv:2103.17239, Eq. 4). None: off."""
+    stochastic_depth: float = 0.0
+    """Chance to drop the last block's attention, and its feed-forward, of a sample; it grows
+    linearly with depth (arXiv:1603.09382)."""
+    mask: MaskKind = "full"
+    """full, causal, prefix (bidirectional prefix) or block (shared context, separate questions)."""
+    local_window: int | None = None
+    """Keys that a query of the layers 1, 3, 5 ... sees, its own counted; the other layers see all
+    (GPT-3's alternation, arXiv:2005.14165, section 2.1; decoders only). None: no such layers."""
+    context_dim: int | None = None
+    """Width of what cross-attention in every block looks at. None: no cross-attention."""
+    init: InitScheme = "torch"
+    """Table of initial weights, see Transformer.init_weights."""
+
+    def __post_init__(self) -> None:
+        counts = ("dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "ff_dim")
+        for name in (*counts, "local_window"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} = {value} must be at least 1")
+        if self.head_dim is None and self.dim % self.num_heads:
+            raise ValueError(
+                f"num_heads = {self.num_heads} must divide dim = {self.dim}, or set head_dim"
+            )
+        if self.num_heads % self.kv_heads:
+            raise ValueError(
+                f"num_kv_heads = {self.kv_heads} must divide num_heads = {self.num_heads}"
+            )
+        if not 0 < self.norm_fraction <= 1:
+            raise ValueError(f"norm_fraction = {self.norm_fraction} must lie in (0, 1]")
+        if not 0 <= self.stochastic_depth < 1:
+            raise ValueError(f"stochastic_depth = {self.stochastic_depth} must lie in [0, 1)")
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads, resolved."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def head_size(self) -> int:
+        """Features per head, resolved."""
+        return self.dim // self.num_heads if self.head_dim is None else self.head_dim
+
+    @property
+    def hidden_dim(self) -> int:
+        """Width of the feed-forward, resolved."""
+        if self.ff_dim is not None:
+            return self.ff_dim
+        return -(-self.dim // 3) * 8 if self.activation in GATED else 4 * self.dim
+
+    def build_norm(self, dim: int, *, kind: NormKind | None = None) -> nn.Module:
+        """A norm over `dim` features: of `kind`, or the configured one; the rest as configured."""
+        return build_norm(
+            kind or self.norm,
+            dim,
+            eps=self.norm_eps,
+            fraction=self.norm_fraction,
+            bias=self.norm_bias,
+        )
