@@ -17,6 +17,7 @@ from torch import Tensor
 from mmtrain.collectives import rank_and_size, sum_
 from mmtrain.data.sources import SampleSource
 from mmtrain.errors import UsageError
+from mmtrain.eval.embed_files import PieceFormat, require_parquet
 from mmtrain.eval.embed_folder import EmbedFolder, Skipped
 from mmtrain.eval.encode import Encoder, encode_image_batch
 from mmtrain.eval.result import provenance
@@ -57,6 +58,7 @@ def embed(
     data: str | Sequence[str] | SampleSource,
     out: Path,
     dtype: Literal["float16", "float32"] = "float16",
+    form: PieceFormat = "npy",
     piece: int = 1 << 16,
     max_bad_fraction: float = 0.01,
     index_dir: str | None = None,
@@ -68,6 +70,7 @@ def embed(
         data: shards or whatever else data.train takes.
         out: a new folder, or one that this job was begun in.
         dtype: of the features on disk.
+        form: of the pieces' files: numpy's, or Parquet (extra `parquet`).
         piece: samples of a piece, which is what an interruption loses on each rank.
         max_bad_fraction: how many samples of a piece (of 1000, where it has fewer) may be bad; they
             have no row.
@@ -79,6 +82,8 @@ def embed(
     """
     if piece < 1:
         raise UsageError(f"piece = {piece} must be at least 1")
+    if form == "parquet":
+        require_parquet("format = parquet")
     source = open_source(data, index_dir)
     pieces = spans(source.num_samples, piece)
     folder = EmbedFolder(
@@ -88,6 +93,7 @@ def embed(
             "num_samples": source.num_samples,
             "piece": piece,
             "dtype": dtype,
+            "format": form,
             **provenance(encoder, source),
         },
         num_pieces=len(pieces),

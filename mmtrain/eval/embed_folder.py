@@ -2,11 +2,11 @@
 
 features-00000.npy    [n, E] unit-norm features of the images of a piece
 keys-00000.json       the samples' keys, a row each
+                      (both in features-00000.parquet on request, see embed_files.py)
 skipped-00000.json    samples of the piece without a row, and why; only if there are any
 embed.json            what was embedded with what; there when all is done
 """
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mmtrain.errors import UsageError
+from mmtrain.eval.embed_files import features_file, write_piece
 from mmtrain.files import replace_file
 
 DONE_FILE = "embed.json"
@@ -24,6 +25,7 @@ _SAME_JOB = (
     "num_samples",
     "piece",
     "dtype",
+    "format",
     "data_fingerprint",
     "model_fingerprint",
     "preprocess",
@@ -71,7 +73,7 @@ class EmbedFolder:
         return [
             number
             for number in range(self.num_pieces)
-            if not self._file("features", number).is_file()
+            if not features_file(self.path, number, self.job["format"]).is_file()
         ]
 
     def _refuse_other_job(self, described: Path) -> None:
@@ -90,16 +92,14 @@ class EmbedFolder:
         self, number: int, features: np.ndarray, keys: Sequence[str], skipped: Sequence[Skipped]
     ) -> None:
         """Write a piece, the features last: a piece that has them is whole."""
-        _write_json(self._file("keys", number), list(keys))
         if skipped:
-            _write_json(self._file("skipped", number), [asdict(each) for each in skipped])
-        buffer = io.BytesIO()
-        np.save(buffer, features.astype(self.job["dtype"]), allow_pickle=False)
-        replace_file(self._file("features", number), buffer.getvalue())
+            _write_json(self._skipped_file(number), [asdict(each) for each in skipped])
+        path = features_file(self.path, number, self.job["format"])
+        write_piece(path, features.astype(self.job["dtype"]), keys)
 
     def finish(self) -> int:
         """Say that all pieces are there: the number of skipped samples."""
-        files = [self._file("skipped", number) for number in range(self.num_pieces)]
+        files = [self._skipped_file(number) for number in range(self.num_pieces)]
         num_skipped = sum(
             len(json.loads(file.read_text(encoding="utf-8"))) for file in files if file.is_file()
         )
@@ -112,8 +112,8 @@ class EmbedFolder:
         (self.path / PARTIAL_FILE).unlink(missing_ok=True)
         return num_skipped
 
-    def _file(self, what: str, number: int) -> Path:
-        return self.path / f"{what}-{number:05d}.{'npy' if what == 'features' else 'json'}"
+    def _skipped_file(self, number: int) -> Path:
+        return self.path / f"skipped-{number:05d}.json"
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -19,6 +19,7 @@ from mmtrain.data.shards import SampleError
 from mmtrain.data.sources import SampleSource, open_source
 from mmtrain.data.transforms import eval_transform
 from mmtrain.errors import UsageError
+from mmtrain.eval.embed_files import read_piece
 from mmtrain.eval.embed_folder import DONE_FILE, PARTIAL_FILE
 from mmtrain.eval.encode import Encoder, encode_image_batch
 from mmtrain.eval.result import PICTURE_SIDE, thumbnail
@@ -149,14 +150,11 @@ def read_embeddings(encoder: Encoder, folder: Path) -> ImageIndex:
     """
     try:
         data = json.loads((folder / DONE_FILE).read_text(encoding="utf-8"))["data"]
-        paths = sorted(folder.glob("features-*.npy"))
-        features = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
+        features: list[np.ndarray] = []
         keys: list[str] = []
-        for path, part in zip(paths, features, strict=True):
-            name = path.name.replace("features", "keys").replace(".npy", ".json")
-            some = json.loads((folder / name).read_text(encoding="utf-8"))
-            if part.ndim != 2 or part.dtype.kind != "f" or len(some) != len(part):
-                raise ValueError(f"{name} does not fit {path.name}")
+        for path in sorted(folder.glob("features-*")):
+            part, some = read_piece(path)
+            features.append(part)
             keys += some
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(

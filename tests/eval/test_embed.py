@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from pyarrow import parquet
 from torch import nn
 
 from mmtrain.errors import UsageError
@@ -49,15 +50,54 @@ def test_every_sample_has_its_row_and_key(tmp_path: Path, piece: int, num_pieces
     assert len(names) == 2 * num_pieces + 1
 
 
-def test_the_page_to_play_with_searches_what_was_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["npy", "parquet"])
+def test_the_page_to_play_with_searches_what_was_written(tmp_path: Path, form) -> None:
     data = write_classified(tmp_path / "a.tar", 13, num_classes=3)
     encoder = make_encoder()
-    embed(encoder, data=str(data), out=tmp_path / "out", piece=5)
-    assert read_rows(tmp_path / "out")[0].dtype == np.float16
+    embed(encoder, data=str(data), out=tmp_path / "out", piece=5, form=form)
     index = read_embeddings(encoder, tmp_path / "out")
     assert index.num_images == 13
     features = image_features(data).float()
     assert [index.nearest(features[number], 1)[0][0] for number in range(13)] == list(range(13))
+
+
+def test_parquet_holds_the_same_rows_and_keys(tmp_path: Path) -> None:
+    """As any reader of Parquet sees them; the features to the last bit."""
+    data = write_with_bad(tmp_path / "a.tar", 9, {4})
+    for form in ("npy", "parquet"):
+        embed(make_encoder(), data=data, out=tmp_path / form, piece=5, form=form)
+    paths = sorted((tmp_path / "parquet").glob("features-*.parquet"))
+    tables = [parquet.read_table(path) for path in paths]
+    assert [table.num_rows for table in tables] == [4, 4]
+    keys = [key for table in tables for key in table["key"].to_pylist()]
+    rows = np.array([row for table in tables for row in table["features"].to_pylist()])
+    wanted, wanted_keys = read_rows(tmp_path / "npy")
+    assert wanted.dtype == np.float16
+    assert keys == wanted_keys and np.array_equal(rows.astype(np.float16), wanted)
+    paths[0].unlink()
+    job: dict[str, Any] = {"data": data, "out": tmp_path / "parquet", "piece": 5}
+    assert embed(make_encoder(), **job, form="parquet").num_made == 1
+    with pytest.raises(UsageError, match=r"made with another format"):
+        embed(make_encoder(), **job)
+
+
+def test_damaged_parquet_is_one_line(tmp_path: Path) -> None:
+    data = str(write_classified(tmp_path / "a.tar", 4, num_classes=3))
+    out = tmp_path / "out"
+    embed(make_encoder(), data=data, out=out, form="parquet")
+    path = out / "features-00000.parquet"
+    whole = path.read_bytes()
+    parquet.write_table(parquet.read_table(path, columns=["key"]), path)
+    for content in (whole[:-9], b"", path.read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match=r"index = .* cannot be read .*embed the data again"):
+            read_embeddings(make_encoder(), out)
+
+
+def test_parquet_without_the_library_names_the_extra(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"format = parquet needs .*mmtrain\[parquet\]"):
+        embed(make_encoder(), data="synthetic:4", out=tmp_path / "out", form="parquet")
 
 
 class Interrupting(LinearTowers):

@@ -93,7 +93,7 @@ def test_embeddings_of_something_else(tmp_path: Path):
         write_shard(tmp_path / "a.tar", [("other", {"txt": "x"})])
         open_index(tiny_encoder(model), [str(folder)])
     (folder / "keys-00001.json").write_text("[]")
-    with pytest.raises(UsageError, match=r"keys-00001\.json does not fit"):
+    with pytest.raises(UsageError, match=r"features-00001\.npy holds no features with"):
         open_index(tiny_encoder(model), [str(folder)])
     np.save(folder / "features-00000.npy", np.array([object()]), allow_pickle=True)
     with pytest.raises(UsageError, match="cannot be read"):
