@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mmtrain.cli import main
-from mmtrain.command_line import build_parser
+from mmtrain.cli import build_parser, main
 from mmtrain.data.config import DataConfig
 from mmtrain.decode_config import decode
 from mmtrain.demo import debug_pairs

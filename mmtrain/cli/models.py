@@ -1,0 +1,59 @@
+"""`mmtrain export`, `convert`, `models` and `summary`: what is done with a model's files."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mmtrain.cli.parser import add_command
+
+
+def add_export(commands: Any) -> None:
+    """The commands that write a model in some form."""
+    forms = {
+        "choices": ("mmtrain", "open-clip", "hf"),
+        "default": "mmtrain",
+        "help": "ours, open_clip's or Hugging Face's form (%(default)s)",
+    }
+    source = "a run, an export, or a folder in another tool's form"
+    export = add_command(commands, "export", "write a trained model for use elsewhere", _export)
+    export.add_argument("model", type=Path, metavar="RUN", help=source)
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    export.add_argument("--format", **forms)
+    convert = add_command(commands, "convert", "rewrite a model's folder in another form", _export)
+    convert.add_argument("model", type=Path, metavar="SRC", help=source)
+    convert.add_argument("out", type=Path, metavar="DST", help="a new folder")
+    convert.add_argument("--format", **forms)
+
+
+def add_models(commands: Any) -> None:
+    """The commands that describe architectures."""
+    add_command(commands, "models", "list the architectures that model.name knows", _models)
+    summary = add_command(
+        commands, "summary", "show what a model is made of: parameters, FLOPs, shapes", _summary
+    )
+    summary.add_argument(
+        "model",
+        metavar="RECIPE|PATH|NAME",
+        help="a recipe, a model's folder, or a name of `mmtrain models`",
+    )
+    summary.add_argument(
+        "--graph", type=Path, metavar="FILE.svg", help="also draw its towers as a picture"
+    )
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from mmtrain.commands import export_command
+
+    export_command(model=arguments.model, out=arguments.out, form=arguments.format)
+
+
+def _models(arguments: argparse.Namespace) -> None:
+    from mmtrain.commands import models_command
+
+    models_command()
+
+
+def _summary(arguments: argparse.Namespace) -> None:
+    from mmtrain.commands import summary_command
+
+    summary_command(model=arguments.model, graph=arguments.graph)

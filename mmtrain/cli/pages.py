@@ -1,0 +1,68 @@
+"""`mmtrain report` and `mmtrain serve`: pages for a browser."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mmtrain.cli.parser import add_command, add_device, at_least
+
+
+def add_report(commands: Any) -> None:
+    """The command that writes a page about runs."""
+    report = add_command(commands, "report", "write one page about one or more runs", _report)
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    report.add_argument(
+        "--out", type=Path, metavar="FILE", help="the page (report.html in the first run folder)"
+    )
+
+
+def add_serve(commands: Any) -> None:
+    """The command that serves a page."""
+    serve = add_command(
+        commands,
+        "serve",
+        "serve a page to play with: find images by text, ask about an image",
+        _serve,
+    )
+    serve.add_argument(
+        "--model", type=Path, required=True, metavar="PATH", help="a run folder or its export/"
+    )
+    serve.add_argument(
+        "--index",
+        nargs="+",
+        default=[],
+        metavar="EMBEDDINGS",
+        help="images to search: what mmtrain embed wrote, or shards, which are embedded now",
+    )
+    serve.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="NAME",
+        help="where to listen; any but the default lets others in (%(default)s)",
+    )
+    serve.add_argument(
+        "--port",
+        type=at_least(0),
+        default=8000,
+        metavar="N",
+        help="0 takes a free one (%(default)s)",
+    )
+    add_device(serve)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from mmtrain.report import write_report
+
+    write_report(tuple(arguments.runs), out=arguments.out)
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    from mmtrain.serve import serve_command
+
+    serve_command(
+        model=arguments.model,
+        index=tuple(arguments.index),
+        host=arguments.host,
+        port=arguments.port,
+        device=arguments.device,
+    )

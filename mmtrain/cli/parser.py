@@ -1,0 +1,143 @@
+"""argparse, with mistakes in one line, versions without importing torch, and a recipe's keys."""
+
+import argparse
+import difflib
+import importlib.metadata
+import platform
+import re
+import shutil
+import textwrap
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from mmtrain.describe_config import describe
+from mmtrain.errors import UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with mistakes in one line and a recipe's keys in the help of `train`."""
+
+    def __init__(self, *, takes_overrides: bool = False, lists_keys: bool = False, **kwargs: Any):
+        super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
+        self.takes_overrides = takes_overrides
+        """Whether `--section.key value` may be among the words."""
+        self.lists_keys = lists_keys
+        """Whether help ends with every key of a recipe."""
+
+    def error(self, message: str) -> NoReturn:
+        choice = re.search(r"argument (.+): invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if choice:
+            name, word, choices = choice.groups()
+            known = [each.strip("' ") for each in choices.split(",")]
+            near = difflib.get_close_matches(word, known, n=1)
+            remedy = f"did you mean {near[0]}?" if near else f"choose {' | '.join(known)}"
+            message = f"{name} = {word} is unknown; {remedy}"
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+    def unknown_word(self, word: str) -> str:
+        """What to tell the user of a word that this command does not take."""
+        options = [name for action in self._actions for name in action.option_strings]
+        near = difflib.get_close_matches(word.partition("=")[0], options, n=1, cutoff=0.7)
+        if near:
+            remedy = f"; did you mean {near[0]}?"
+        elif self.takes_overrides and word.startswith("--"):
+            remedy = "; keys of a recipe have a section: --section.key value"
+        else:
+            remedy = ""
+        return f"{self.prog} does not take {word}{remedy} (see {self.prog} --help)"
+
+    def format_help(self) -> str:
+        text = super().format_help()
+        return f"{text}\n{_recipe_keys()}" if self.lists_keys else text
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """argparse's, with room for our longest option and examples left as they are written."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+
+
+class VersionAction(argparse.Action):
+    """Prints the versions; asked of the installed packages, since importing torch takes seconds."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(nargs=0, help="print the versions and exit", **kwargs)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        version = importlib.metadata.version
+        print(
+            f"mmtrain {version('mmtrain')} "
+            f"(torch {version('torch')}, Python {platform.python_version()})"
+        )
+        parser.exit()
+
+
+def add_command(
+    commands: Any,
+    name: str,
+    summary: str,
+    run: Callable[[argparse.Namespace], None],
+    **kwargs: Any,
+) -> Parser:
+    """A command's parser, to which the caller adds what it takes.
+
+    Args:
+        commands: what add_subparsers() gave, whose class is private.
+        name: the word that the user types.
+        summary: one line of help.
+        run: carries the command out. It imports its room itself, so that help and mistakes answer
+            without waiting for torch.
+        kwargs: of `Parser`.
+    """
+    parser: Parser = commands.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", **kwargs
+    )
+    parser.set_defaults(run=run, parser=parser)
+    return parser
+
+
+def add_group(commands: Any, name: str, summary: str, *, metavar: str) -> Any:
+    """A word that further commands stand under, such as `data` -> what `add_command` takes."""
+    group = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
+    return group.add_subparsers(metavar=metavar, required=True)
+
+
+def at_least(smallest: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number, `smallest` or more."""
+
+    def convert(text: str) -> int:
+        if not text.isdecimal() or int(text) < smallest:
+            raise argparse.ArgumentTypeError(f"{text} must be an int, at least {smallest}")
+        return int(text)
+
+    return convert
+
+
+def add_device(parser: Parser) -> None:
+    """--device, as every command that runs a model takes it."""
+    parser.add_argument(
+        "--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 or auto (%(default)s)"
+    )
+
+
+def _recipe_keys() -> str:
+    """Every key of a training recipe with its type, default and doc."""
+    from mmtrain.recipe import TrainRecipe  # torch: seconds that other help need not wait for
+
+    # Wider than a pipe's usual 80, since nothing there wraps or cuts lines.
+    width = min(shutil.get_terminal_size(fallback=(100, 24)).columns, 100)
+    lines = ["recipe keys, in the file or as --section.key value:"]
+    # A section's own keys before those of the sections in it, as TOML wants them.
+    sections: dict[str, list[str]] = {}
+    for key in describe(TrainRecipe):
+        if key.type == "table":
+            sections[key.name] = ["", f"[{key.name}]  {key.doc}"]
+            continue
+        known = [name for name in sections if key.name.startswith(f"{name}.")]
+        section = sections[max(known, key=len)]
+        section.append(f"  {key.name} = {key.type}  ({key.default})")
+        section += textwrap.wrap(key.doc, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    for section in sections.values():
+        lines += section
+    return "\n".join(lines) + "\n"
