@@ -1,6 +1,7 @@
 """The models: towers made of the shared core. They know nothing of how they are parallelised."""
 
 from mmtrain.models.clip import Clip, ClipConfig, ClipStage
+from mmtrain.models.decoder import Decoder, DecoderConfig
 from mmtrain.models.text import TextConfig, TextTower
 from mmtrain.models.vision import VisionConfig, VisionTower
 
@@ -8,6 +9,8 @@ __all__ = [
     "Clip",
     "ClipConfig",
     "ClipStage",
+    "Decoder",
+    "DecoderConfig",
     "TextConfig",
     "TextTower",
     "VisionConfig",

@@ -150,6 +150,12 @@ class DecoderCache:
         self.length_B = self.length_B + real_BT.sum(1)
         return position_BT.masked_fill(~real_BT, 0)
 
+    def append_segments(self, segment_BT: Tensor) -> Tensor:
+        """Note the segment ids of tokens about to be appended -> those of all slots [B, S]."""
+        earlier = () if self.segment_BS is None else (self.segment_BS,)
+        self.segment_BS = torch.cat([*earlier, segment_BT], dim=1)
+        return self.segment_BS
+
     def select(self, row_B: Tensor) -> None:
         """Make row i what row row_B[i] was; rows may repeat, and their number may change."""
         for layer in self.layers:

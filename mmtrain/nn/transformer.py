@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mmtrain.nn.block import TransformerBlock
 from mmtrain.nn.config import TransformerConfig
 from mmtrain.nn.kv_cache import KVCache, LayerCache
-from mmtrain.nn.masks import Mask, build_mask
+from mmtrain.nn.masks import Mask, MaskKind, build_mask
 from mmtrain.nn.rope import RopeTable
 
 
@@ -31,15 +31,16 @@ class Transformer(nn.Module):
         num_tokens: int,
         *,
         device: torch.device,
+        kind: MaskKind | None = None,
         key_length_B: Tensor | None = None,
         real_BS: Tensor | None = None,
         prefix_length_B: Tensor | None = None,
         segment_BT: Tensor | None = None,
         num_cached: int = 0,
     ) -> Mask:
-        """The mask of the configured kind; arguments and errors are masks.build_mask's."""
+        """A mask of `kind`, or of the configured one; the rest as in masks.build_mask."""
         return build_mask(
-            self.config.mask,
+            kind or self.config.mask,
             num_tokens,
             device=device,
             key_length_B=key_length_B,

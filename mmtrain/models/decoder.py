@@ -1,0 +1,313 @@
+"""A causal decoder: token ids, or vectors that stand for them, to the next token's logits.
+
+The shapes of GPT-1, GPT-2, GPT-3, Llama and Gemma are configs of it (interop/hf_decoder.py reads
+their checkpoints). A picture's features join a text as vectors:
+
+    text_BTD = decoder.embed.token(tokens_BT)             # scaled as the model's own tokens are
+    logits_BTV = decoder(torch.cat([image_BTD, text_BTD], 1), prefix_length_B=image_length_B)
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmtrain.models.tower import reset_norms
+from mmtrain.nn import DecoderCache, Mask, Transformer, TransformerConfig
+from mmtrain.nn.masks import causal_allowed, segment_positions, window_allowed
+from mmtrain.nn.rope import RopeTable, rope_1d
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """A decoder: blocks, vocabulary, positions, head."""
+
+    transformer: TransformerConfig
+    """The blocks; transformer.mask is causal, prefix or block."""
+    vocab_size: int
+    """Entries of the token embedding and of the logits."""
+    context_length: int
+    """Tokens of a text at most."""
+    positions: Literal["learned", "rope", "none"] = "rope"
+    """How tokens know their place."""
+    rope_theta: float = 10000.0
+    """Base of the rotary frequencies."""
+    embed_scale: bool = False
+    """Multiply token vectors by sqrt(dim), rounded to the weights' dtype (Gemma)."""
+    final_norm: bool = True
+    """A norm before the head; GPT-1 has none."""
+    tied_head: bool = False
+    """The logits' matrix is the token embedding."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "context_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        blocks = self.transformer
+        if blocks.mask == "full":
+            raise ValueError(
+                'transformer.mask = "full" lets a decoder see what it must predict; use causal, '
+                "prefix or block"
+            )
+        if self.positions == "rope" and blocks.head_size % 2:
+            raise ValueError(
+                f"transformer.head_dim = {blocks.head_size} must be even for rotary positions"
+            )
+
+
+class TokenEmbedding(nn.Module):
+    """One matrix for both ends of a decoder: ids to vectors, and vectors to logits where tied."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        dim = config.transformer.dim
+        self.weight = nn.Parameter(torch.empty(config.vocab_size, dim))
+        self.scale = dim**0.5 if config.embed_scale else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Ids [B, T] -> vectors [B, T, D], scaled; or features [B, T, D] -> logits [B, T, V]."""
+        if x.is_floating_point():
+            return F.linear(x, self.weight)
+        x_BTD = F.embedding(x, self.weight)
+        if self.scale is None:
+            return x_BTD
+        return x_BTD * torch.tensor(self.scale, dtype=x_BTD.dtype, device=x_BTD.device)
+
+
+class DecoderEmbed(nn.Module):
+    """What enters the blocks: token vectors with learned positions."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.token = TokenEmbedding(config)
+        shape = (config.context_length, config.transformer.dim)
+        self.positional_embedding = (
+            nn.Parameter(torch.empty(shape)) if config.positions == "learned" else None
+        )
+
+    def forward(self, x: Tensor, position_BT: Tensor) -> Tensor:
+        """Ids [B, T] or vectors [B, T, D] that stand for tokens, positions [B, T] or [T] ->
+        [B, T, D]."""
+        x_BTD = x if x.is_floating_point() else self.token(x)
+        if self.positional_embedding is None:
+            return x_BTD
+        return x_BTD + F.embedding(position_BT, self.positional_embedding)
+
+
+class DecoderHead(nn.Module):
+    """Features to what the logits are computed from, or to logits where the head is not tied.
+
+    `token` is for a pipeline's last stage: the tied embedding, which the first stage has too.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        blocks = config.transformer
+        self.norm = blocks.build_norm(blocks.dim) if config.final_norm else None
+        self.projection = (
+            None if config.tied_head else nn.Linear(blocks.dim, config.vocab_size, bias=False)
+        )
+        self.token: TokenEmbedding | None = None
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D] where tied, else [B, T, V]."""
+        x_BTD = x_BTD if self.norm is None else self.norm(x_BTD)
+        return x_BTD if self.projection is None else self.projection(x_BTD)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where the tokens of a call stand and what they see."""
+
+    position_BT: Tensor
+    mask: Mask
+    local_mask: Mask | None
+
+
+class Decoder(nn.Module):
+    """embed -> transformer -> head. A pipeline stage holds None for what another stage has."""
+
+    embed: DecoderEmbed | None
+    head: DecoderHead | None
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = DecoderEmbed(config)
+        self.transformer = Transformer(config.transformer)
+        self.head = DecoderHead(config)
+
+    def build_cache(self, batch_size: int, max_length: int) -> DecoderCache:
+        """An empty cache of `max_length` slots in the weights' dtype and place."""
+        return DecoderCache(
+            self.transformer.build_caches(batch_size, max_length),
+            batch_size=batch_size,
+            max_length=max_length,
+            device=next(self.parameters()).device,
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        real_BT: Tensor | None = None,
+        prefix_length_B: Tensor | None = None,
+        segment_BT: Tensor | None = None,
+        position_BT: Tensor | None = None,
+        mask: Mask | None = None,
+        cache: DecoderCache | None = None,
+        keep_BL2: Tensor | None = None,
+        num_logits: int | None = None,
+    ) -> Tensor:
+        """Next-token logits [B, T, V]; tokens [B, T, D] where a later stage has the head.
+
+        With a cache, tokens follow on what their row holds: causally, unless `prefix_length_B`,
+        `segment_BT` or `mask` says more.
+
+        Args:
+            x: ids [B, T], or vectors [B, T, D]: images' among those of `embed.token`, or what the
+                stage before handed on.
+            real_BT: False for padding, left or right: it changes nothing that another token gets.
+                None: all are real.
+            prefix_length_B: real tokens of the bidirectional prefix (mask kind `prefix`).
+            segment_BT: segment ids (mask kind `block`) of these tokens, see masks.block_allowed.
+            position_BT: positions, from 0. None: each row counts its real tokens; under `block`
+                every question goes on where the context ends.
+            mask: over these queries and all keys, instead of the configured kind's.
+            cache: from build_cache; these tokens are appended to it.
+            keep_BL2: factors of stochastic depth from depth_keep.
+            num_logits: only those of the last tokens. None: of all.
+
+        Raises:
+            ValueError: more tokens than context_length, or the mask's kind needs what is missing.
+        """
+        limit = self.config.context_length
+        if cache is None and segment_BT is None and x.size(1) > limit:
+            raise ValueError(f"a text of {x.size(1)} tokens exceeds context_length = {limit}")
+        place = self._place(
+            x,
+            real_BT=real_BT,
+            prefix_length_B=prefix_length_B,
+            segment_BT=segment_BT,
+            position_BT=position_BT,
+            mask=mask,
+            cache=cache,
+        )
+        x = self.transformer(
+            x if self.embed is None else self.embed(x, place.position_BT),
+            mask=place.mask,
+            local_mask=place.local_mask,
+            rope=self._rope_table(place.position_BT),
+            keep_BL2=keep_BL2,
+            caches=None if cache is None else cache.layers,
+        )
+        if self.head is None:
+            return x
+        return self._logits(x if num_logits is None else x[:, -num_logits:])
+
+    def _logits(self, x_BTD: Tensor) -> Tensor:
+        assert self.head is not None
+        x_BTD = self.head(x_BTD)
+        if not self.config.tied_head:
+            return x_BTD
+        owner = self.head if self.head.token is not None else self.embed
+        if owner is None or owner.token is None:
+            raise ValueError(
+                "the head is tied to an embedding that another stage holds; use tied_head = false"
+            )
+        return owner.token(x_BTD)
+
+    def _rope_table(self, position_BT: Tensor) -> RopeTable | None:
+        if self.config.positions != "rope":
+            return None
+        head_size = self.config.transformer.head_size
+        return rope_1d(position_BT, head_size, theta=self.config.rope_theta)
+
+    def _place(
+        self,
+        x: Tensor,
+        *,
+        real_BT: Tensor | None,
+        prefix_length_B: Tensor | None,
+        segment_BT: Tensor | None,
+        position_BT: Tensor | None,
+        mask: Mask | None,
+        cache: DecoderCache | None,
+    ) -> _Place:
+        """Positions and masks of a call; takes the cache's slots."""
+        num_tokens, cached = x.size(1), 0 if cache is None else cache.num_slots
+        if segment_BT is not None:
+            if cache is not None:
+                segment_BT = cache.append_segments(segment_BT)
+            if position_BT is None:
+                position_BT = segment_positions(segment_BT)[:, -num_tokens:]
+        if cache is None:
+            position_BT = _positions(x, real_BT) if position_BT is None else position_BT
+            real_BS, key_position_BS = real_BT, position_BT
+        else:
+            position_BT = cache.append(num_tokens, real_BT=real_BT, position_BT=position_BT)
+            key_position_BS = cache.positions
+            real_BS = key_position_BS >= 0 if cache.is_padded else None
+        if mask is None:
+            if prefix_length_B is not None and real_BT is not None:
+                prefix_length_B = prefix_length_B + (~real_BT).cumprod(1).sum(1)
+            follows = cached > 0 and prefix_length_B is None and segment_BT is None
+            mask = self.transformer.build_mask(
+                num_tokens,
+                device=x.device,
+                kind="causal" if follows else None,
+                real_BS=real_BS,
+                prefix_length_B=prefix_length_B,
+                segment_BT=segment_BT,
+                num_cached=cached,
+            )
+        return _Place(
+            position_BT=position_BT,
+            mask=mask,
+            local_mask=self._local(mask, position_BT, key_position_BS),
+        )
+
+    def _local(self, mask: Mask, position_BT: Tensor, key_position_BS: Tensor) -> Mask | None:
+        """The mask of the odd layers: what `mask` allows within the window."""
+        window = self.config.transformer.local_window
+        if window is None:
+            return None
+        if position_BT.ndim == 1:
+            position_BT = key_position_BS = position_BT[None]
+        near = window_allowed(position_BT, key_position_BS.clamp(min=0), window)
+        allowed = mask.allowed
+        if mask.causal:
+            num_tokens = position_BT.size(1)
+            allowed = causal_allowed(num_tokens, num_tokens, device=position_BT.device)
+        return Mask(allowed=near if allowed is None else allowed & near)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator) -> "Decoder":
+        """Draw initial weights (w = dim): GPT-2's table around the blocks' own.
+
+        | weight          | drawn from               |
+        |-----------------|--------------------------|
+        | token embedding | N(.02)                   |
+        | positions       | N(.01)                   |
+        | head            | N(.02)                   |
+        | norm            | identity                 |
+        | blocks          | Transformer.init_weights |
+        """
+        assert self.embed is not None and self.head is not None, "a slice cannot be initialised"
+        self.embed.token.weight.normal_(0.0, 0.02, generator=generator)
+        if self.embed.positional_embedding is not None:
+            self.embed.positional_embedding.normal_(0.0, 0.01, generator=generator)
+        self.transformer.init_weights(generator)
+        reset_norms(self.head.norm)
+        if self.head.projection is not None:
+            self.head.projection.weight.normal_(0.0, 0.02, generator=generator)
+        return self
+
+
+def _positions(x: Tensor, real_BT: Tensor | None) -> Tensor:
+    """Positions of tokens without a cache: [T] where no row is padded, else [B, T]."""
+    if real_BT is None:
+        return torch.arange(x.size(1), device=x.device)
+    return (real_BT.cumsum(1) - 1).masked_fill(~real_BT, 0)
