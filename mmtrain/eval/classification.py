@@ -130,6 +130,7 @@ class Verdicts:
                 "loss": self.loss,
                 "expected_error": self._calibration_error(),
             },
+            "reliability": self._reliability(),
             "confusions": self._confusions(known.names),
         }
 
@@ -150,10 +151,25 @@ class Verdicts:
 
     def _calibration_error(self) -> float:
         """Expected calibration error over 15 bins (arXiv:1706.04599, Eq. 3)."""
-        bin_N = (self.confidence_N * NUM_BINS).long().clamp(max=NUM_BINS - 1)
         gap_N = (self.rank_N == 0).double() - self.confidence_N
-        gap_K = torch.zeros(NUM_BINS, dtype=torch.float64).index_add_(0, bin_N, gap_N)
+        gap_K = torch.zeros(NUM_BINS, dtype=torch.float64).index_add_(0, self._bins(), gap_N)
         return float(gap_K.abs().sum() / len(gap_N))
+
+    def _reliability(self) -> list[dict[str, Any]]:
+        """Of each bin that has samples: how sure the predictions are, and how often right."""
+        bin_N = self._bins()
+        rows: list[dict[str, Any]] = []
+        for number in range(NUM_BINS):
+            inside_N = bin_N == number
+            count = int(inside_N.sum())
+            if count:
+                right = int((self.rank_N[inside_N] == 0).sum())
+                confidence = float(self.confidence_N[inside_N].mean())
+                rows.append({"count": count, "confidence": confidence, "top1": right / count})
+        return rows
+
+    def _bins(self) -> Tensor:
+        return (self.confidence_N * NUM_BINS).long().clamp(max=NUM_BINS - 1)
 
     def _confusions(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """The most frequent mistakes: how often, in what share of the class's samples, how sure."""

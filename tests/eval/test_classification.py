@@ -54,6 +54,13 @@ def test_calibration_error_and_confusions_are_as_defined() -> None:
         inside = [i for i in range(400) if low <= 15 * confidence[i] < low + 1]
         error += abs(sum(right[i] - confidence[i] for i in inside)) / 400
     assert figures["calibration"]["expected_error"] == pytest.approx(error, abs=1e-6)
+    # The bins tell the same error, and together all samples and all that is right.
+    bins = figures["reliability"]
+    assert 5 < len(bins) <= 15 and sum(row["count"] for row in bins) == 400
+    assert sum(row["count"] * row["top1"] for row in bins) == pytest.approx(sum(right))
+    gaps = [row["count"] * abs(row["top1"] - row["confidence"]) for row in bins]
+    assert math.fsum(gaps) / 400 == pytest.approx(error, abs=1e-6)
+    assert [row["confidence"] for row in bins] == sorted(row["confidence"] for row in bins)
 
     taken: dict[tuple[int, int], list[float]] = {}
     for i, (true, first) in enumerate(

@@ -90,7 +90,8 @@ def test_the_batch_size_does_not_change_what_is_evaluated(tmp_path: Path) -> Non
     for each in figures:
         # Sums of floats, whose last bits depend on the shapes of the products.
         assert each.pop("calibration") == pytest.approx(calibration, rel=1e-4)
-        each["confusions"] = [row | {"confidence": None} for row in each["confusions"]]
+        for rows in ("confusions", "reliability"):
+            each[rows] = [row | {"confidence": None} for row in each[rows]]
     assert all(each == figures[0] for each in figures)
 
 
