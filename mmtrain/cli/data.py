@@ -22,12 +22,12 @@ def add_data(commands: Any) -> None:
 
 
 def _index(arguments: argparse.Namespace) -> None:
-    from mmtrain.commands import data_index_command
+    from mmtrain.commands.data import data_index_command
 
     data_index_command(data=tuple(arguments.data), index_dir=arguments.index_dir)
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from mmtrain.commands import data_check_command
+    from mmtrain.commands.data import data_check_command
 
     data_check_command(data=tuple(arguments.data), index_dir=arguments.index_dir)

@@ -81,7 +81,7 @@ def _add_options(parser: Parser) -> None:
 
 
 def _zero_shot(arguments: argparse.Namespace) -> None:
-    from mmtrain.commands import eval_zero_shot_command
+    from mmtrain.commands.evaluate import eval_zero_shot_command
 
     eval_zero_shot_command(
         model=arguments.model,
@@ -97,7 +97,7 @@ def _zero_shot(arguments: argparse.Namespace) -> None:
 
 
 def _retrieval(arguments: argparse.Namespace) -> None:
-    from mmtrain.commands import eval_retrieval_command
+    from mmtrain.commands.evaluate import eval_retrieval_command
 
     eval_retrieval_command(
         model=arguments.model,

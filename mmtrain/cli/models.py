@@ -42,18 +42,18 @@ def add_models(commands: Any) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from mmtrain.commands import export_command
+    from mmtrain.commands.models import export_command
 
     export_command(model=arguments.model, out=arguments.out, form=arguments.format)
 
 
 def _models(arguments: argparse.Namespace) -> None:
-    from mmtrain.commands import models_command
+    from mmtrain.commands.models import models_command
 
     models_command()
 
 
 def _summary(arguments: argparse.Namespace) -> None:
-    from mmtrain.commands import summary_command
+    from mmtrain.commands.models import summary_command
 
     summary_command(model=arguments.model, graph=arguments.graph)
