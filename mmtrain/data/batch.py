@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class SampleMeta:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageTextBatch:
+class SampleBatch:
     """The rows of one global batch that one data-parallel coordinate holds.
 
     All tensor- and pipeline-parallel ranks of the coordinate see the same rows.
@@ -42,12 +42,6 @@ class ImageTextBatch:
     images_BCHW: Tensor
     """uint8, channels_last in memory; the model normalises. [B, 0] where another pipeline stage has
     the images."""
-    tokens_BT: Tensor
-    """int64, cut to the longest text of the batch (or padded to a T where shapes are static)."""
-    text_length_B: Tensor
-    """int64, tokens of each text from its first to its end token, both counted."""
-    label_B: Tensor
-    """int64 identity of the concept or caption, for multi-positive losses; -1 is unique."""
     position_B: Tensor
     """int64 position inside the epoch's global order: with it the key of all per-sample randomness;
     -1 on padding rows."""
@@ -59,15 +53,13 @@ class ImageTextBatch:
     """The samples' keys, so that a bad batch can be named; empty on padding rows."""
     bad: tuple[BadSample, ...] = ()
     """Samples that were replaced (masked, in an evaluation) while this batch was made."""
-    meta: tuple[SampleMeta, ...] = ()
-    """One for each row in an evaluation; empty in training."""
 
     @property
     def num_rows(self) -> int:
         """Rows held here, padding included."""
-        return self.tokens_BT.size(0)
+        return self.position_B.size(0)
 
-    def to(self, device: torch.device) -> "ImageTextBatch":
+    def to(self, device: torch.device) -> Self:
         """The same batch with its tensors on `device`, copied without blocking where possible."""
         moved = {
             field.name: value.to(device, non_blocking=True)
@@ -76,7 +68,7 @@ class ImageTextBatch:
         }
         return dataclasses.replace(self, **moved)
 
-    def pin_memory(self) -> "ImageTextBatch":
+    def pin_memory(self) -> Self:
         """The same batch in page-locked memory, for an accelerator; DataLoader calls this."""
         pinned = {
             field.name: value.pin_memory()
@@ -84,3 +76,17 @@ class ImageTextBatch:
             if isinstance(value := getattr(self, field.name), Tensor)
         }
         return dataclasses.replace(self, **pinned)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTextBatch(SampleBatch):
+    """Images, each with a caption."""
+
+    tokens_BT: Tensor
+    """int64, cut to the longest text of the batch (or padded to a T where shapes are static)."""
+    text_length_B: Tensor
+    """int64, tokens of each text from its first to its end token, both counted."""
+    label_B: Tensor
+    """int64 identity of the concept or caption, for multi-positive losses; -1 is unique."""
+    meta: tuple[SampleMeta, ...] = ()
+    """One for each row in an evaluation; empty in training."""

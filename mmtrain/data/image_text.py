@@ -5,6 +5,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Generator, Iterator
 from functools import partial
+from typing import Generic
 
 import numpy as np
 import torch
@@ -17,10 +18,10 @@ from mmtrain.data.plan import PADDING, BatchPlan, EpochPlan, Rows
 from mmtrain.data.randomness import uniform
 from mmtrain.data.samples import NO_CAPTION, NUM_CAPTION_DRAWS, UNIQUE, Sample, SampleReader
 from mmtrain.data.shards import SampleError
-from mmtrain.data.sources import open_source
+from mmtrain.data.sources import SampleSource, open_source
 from mmtrain.data.tokenizer import Tokenizer
 from mmtrain.data.transforms import PreprocessConfig, TrainTransform
-from mmtrain.data.workers import iterate_batches
+from mmtrain.data.workers import BatchT, iterate_batches
 from mmtrain.errors import UsageError
 
 _NUM_REPLACEMENTS = 16
@@ -29,8 +30,8 @@ _NUM_PROBES = 64
 """Samples that are looked at, evenly spread, before a label key is found to be in none."""
 
 
-class ImageTextData:
-    """The batches of a run by number, counted over all epochs.
+class NumberedData(Generic[BatchT]):
+    """The batches of a run by number, counted over all epochs; what is in one, a subclass says.
 
     Which samples a batch holds, their captions and crops are a function of the seed and the number
     alone: a run may go on anywhere, with other ranks and workers, on the same global order.
@@ -51,8 +52,7 @@ class ImageTextData:
         pin_memory: put the batches of `iterate` into page-locked memory, for an accelerator.
 
     Raises:
-        UsageError: no usable shards, a batch larger than the data or not divisible by the ranks, a
-            label key that no sample has.
+        UsageError: no usable shards, a batch larger than the data or not divisible by the ranks.
     """
 
     def __init__(
@@ -77,26 +77,35 @@ class ImageTextData:
         self.config, self.tokenizer, self.seed = config, tokenizer, seed
         self._images, self._image_size = images, preprocess.image_size
         self._fixed_length, self._pin_memory = fixed_length, pin_memory
-        self.source = open_source(
+        self.source = self._open_source()
+        order = EpochPlan(self.source.shard_sizes, seed=seed, shuffle_group=config.shuffle_group)
+        self.plan = BatchPlan(
+            order, batch_size=batch_size, last=config.last, rank=rank, world_size=world_size
+        )
+        self._reader = self._build_reader(
+            TrainTransform(preprocess, config.augment) if images else None
+        )
+
+    def _open_source(self) -> SampleSource:
+        config = self.config
+        return open_source(
             config.train,
             image_key=config.image_key,
             index_dir=config.index_dir,
             verify=config.verify,
             on_damage=config.on_damage,
         )
-        order = EpochPlan(self.source.shard_sizes, seed=seed, shuffle_group=config.shuffle_group)
-        self.plan = BatchPlan(
-            order, batch_size=batch_size, last=config.last, rank=rank, world_size=world_size
-        )
-        self._reader = SampleReader(
+
+    def _build_reader(self, transform: TrainTransform | None) -> SampleReader:
+        config = self.config
+        return SampleReader(
             self.source,
-            transform=TrainTransform(preprocess, config.augment) if images else None,
+            transform=transform,
             captions=config.captions,
             label_key=config.label_key,
             max_pixels=config.max_image_pixels,
-            at_least=2 * preprocess.image_size if config.fast_decode else None,
+            at_least=2 * self._image_size if config.fast_decode else None,
         )
-        self._refuse_unknown_label_key()
 
     @property
     def num_samples(self) -> int:
@@ -124,31 +133,16 @@ class ImageTextData:
         text = f"{self.source.fingerprint} {self.config.shuffle_group}"
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
-    def batch(self, number: int) -> ImageTextBatch:
+    def batch(self, number: int) -> BatchT:
         """This rank's rows of a global batch: a pure function of the number.
 
         Raises:
             UsageError: a shard cannot be read, also when tried again; or a position has no usable
                 sample after many replacements.
         """
-        rows = self.plan.rows(number)
-        bad: list[BadSample] = []
-        with _one_line_for_disks():
-            samples = self._read(rows, bad)
-        tokens_BT, length_B = self._texts(samples)
-        return ImageTextBatch(
-            images_BCHW=self._stacked(samples),
-            tokens_BT=tokens_BT,
-            text_length_B=length_B,
-            label_B=torch.tensor([UNIQUE if each is None else each.label for each in samples]),
-            position_B=torch.from_numpy(rows.position_B),
-            valid_B=torch.tensor([each is not None for each in samples]),
-            epoch=rows.epoch,
-            keys=tuple("" if each is None else each.key for each in samples),
-            bad=tuple(bad),
-        )
+        raise NotImplementedError
 
-    def iterate(self, start: int, stop: int) -> Generator[ImageTextBatch, None, None]:
+    def iterate(self, start: int, stop: int) -> Generator[BatchT, None, None]:
         """The batches from `start` up to `stop`, in order, made ahead by workers if there are any.
 
         Closing the iterator (or leaving it to be collected) ends the workers.
@@ -165,8 +159,13 @@ class ImageTextData:
             pin_memory=self._pin_memory,
         )
 
+    def _samples(self, rows: Rows) -> tuple[list[Sample | None], tuple[BadSample, ...]]:
+        """The rows' samples, None on padding, and the bad ones that others replaced."""
+        bad: list[BadSample] = []
+        with _one_line_for_disks():
+            return self._read(rows, bad), tuple(bad)
+
     def _read(self, rows: Rows, bad: list[BadSample]) -> list[Sample | None]:
-        """The rows' samples, None on padding; the bad ones, replaced, are appended to `bad`."""
         draw = partial(
             uniform, seed=self.seed, epoch=rows.epoch, position_B=torch.from_numpy(rows.position_B)
         )
@@ -229,26 +228,6 @@ class ImageTextData:
             f"{bad[0].shard}; see mmtrain data check, and mend the shards or leave them out"
         )
 
-    def _refuse_unknown_label_key(self) -> None:
-        """A key that no sample has would turn every label off without a word."""
-        if self.config.label_key is None:
-            return
-        probes = np.linspace(0, self.num_samples - 1, min(_NUM_PROBES, self.num_samples))
-        with _one_line_for_disks():
-            if not any(self._reader.has_label(int(number)) for number in probes):
-                raise UsageError(
-                    f"data.label_key = {self.config.label_key}: none of {probes.size} samples has "
-                    f"it; {self._reader.describe(0)}; name a key that it has, or leave it out"
-                )
-
-    def _texts(self, samples: list[Sample | None]) -> tuple[Tensor, Tensor]:
-        """Ids [B, T] and lengths [B]; a text without any token counts one of padding."""
-        texts = ["" if sample is None else sample.caption for sample in samples]
-        tokens_BT, length_B = self.tokenizer.encode(texts)
-        width = self._fixed_length or max(1, tokens_BT.size(1))
-        tokens_BT = F.pad(tokens_BT, (0, width - tokens_BT.size(1)), value=self.tokenizer.pad_id)
-        return tokens_BT, length_B.clamp(min=1)
-
     def _stacked(self, samples: list[Sample | None]) -> Tensor:
         if not self._images:
             return torch.empty(len(samples), 0, dtype=torch.uint8)
@@ -258,6 +237,55 @@ class ImageTextData:
             if sample is not None:
                 image_HWC.copy_(sample.pixels_CHW.permute(1, 2, 0))
         return images_BHWC.permute(0, 3, 1, 2)
+
+
+class ImageTextData(NumberedData[ImageTextBatch]):
+    """Batches of images, each with one of its captions.
+
+    Raises:
+        UsageError: as the class above; or no sample has the label key asked for.
+    """
+
+    def _build_reader(self, transform: TrainTransform | None) -> SampleReader:
+        reader = super()._build_reader(transform)
+        self._refuse_unknown_label_key(reader)
+        return reader
+
+    def batch(self, number: int) -> ImageTextBatch:
+        rows = self.plan.rows(number)
+        samples, bad = self._samples(rows)
+        tokens_BT, length_B = self._texts(samples)
+        return ImageTextBatch(
+            images_BCHW=self._stacked(samples),
+            tokens_BT=tokens_BT,
+            text_length_B=length_B,
+            label_B=torch.tensor([UNIQUE if each is None else each.label for each in samples]),
+            position_B=torch.from_numpy(rows.position_B),
+            valid_B=torch.tensor([each is not None for each in samples]),
+            epoch=rows.epoch,
+            keys=tuple("" if each is None else each.key for each in samples),
+            bad=bad,
+        )
+
+    def _refuse_unknown_label_key(self, reader: SampleReader) -> None:
+        """A key that no sample has would turn every label off without a word."""
+        if self.config.label_key is None:
+            return
+        probes = np.linspace(0, self.num_samples - 1, min(_NUM_PROBES, self.num_samples))
+        with _one_line_for_disks():
+            if not any(reader.has_label(int(number)) for number in probes):
+                raise UsageError(
+                    f"data.label_key = {self.config.label_key}: none of {probes.size} samples has "
+                    f"it; {reader.describe(0)}; name a key that it has, or leave it out"
+                )
+
+    def _texts(self, samples: list[Sample | None]) -> tuple[Tensor, Tensor]:
+        """Ids [B, T] and lengths [B]; a text without any token counts one of padding."""
+        texts = ["" if sample is None else sample.caption for sample in samples]
+        tokens_BT, length_B = self.tokenizer.encode(texts)
+        width = self._fixed_length or max(1, tokens_BT.size(1))
+        tokens_BT = F.pad(tokens_BT, (0, width - tokens_BT.size(1)), value=self.tokenizer.pad_id)
+        return tokens_BT, length_B.clamp(min=1)
 
 
 @contextlib.contextmanager

@@ -95,7 +95,7 @@ class SampleReader:
             OSError: the shard cannot be read, tried several times.
         """
         members = self.source.read(sample, self._wanted)
-        fields = _json_fields(members.get("json"))
+        fields = json_fields(members.get("json"))
         found = {name: _captions(name, members, fields) for name in self.captions}
         caption = self._draw_caption(found, caption_draws) if self.captions else ""
         pixels = decode_image(
@@ -139,7 +139,7 @@ class SampleReader:
     def has_label(self, sample: int) -> bool:
         """Whether the .json has the label's field; False where it cannot be used."""
         try:
-            fields = _json_fields(self.source.read(sample, {"json"}).get("json"))
+            fields = json_fields(self.source.read(sample, {"json"}).get("json"))
         except SampleError:
             return False
         return self.label_key is not None and fields.get(self.label_key) is not None
@@ -149,7 +149,7 @@ class SampleReader:
         members: dict[str, bytes] = {}
         try:
             members = self.source.read(sample)
-            keys = ", ".join(_json_fields(members.get("json"))) or "no keys"
+            keys = ", ".join(json_fields(members.get("json"))) or "no keys"
         except SampleError as error:
             keys = str(error)
             if not members:
@@ -176,7 +176,7 @@ def _image_file(members: Mapping[str, bytes]) -> bytes:
     raise SampleError("no image")
 
 
-def _json_fields(data: bytes | None) -> dict[str, Any]:
+def json_fields(data: bytes | None) -> dict[str, Any]:
     if data is None:
         return {}
     try:
