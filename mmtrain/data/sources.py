@@ -6,6 +6,7 @@ samples and exact resume are the same for all. What a path is, is told from its 
     a .csv, .tsv or .jsonl file       a manifest: one row a sample, an image's path in it
     a folder of folders of images     ImageFolder: a folder a class
     a folder with Arrow or Parquet    a Hugging Face data set saved to disk
+    torchvision:NAME/SPLIT:ROOT       a data set of torchvision's on disk
     synthetic:N                       N made-up samples, for tests of speed
     anything else                     tar shards
 """
@@ -24,6 +25,7 @@ from mmtrain.data.arrow import ArrowSource, is_arrow_folder
 from mmtrain.data.manifest import MANIFEST_SUFFIXES, ManifestSource
 from mmtrain.data.plan import even_pieces
 from mmtrain.data.shards import OnDamage, SampleError, ShardSource
+from mmtrain.data.torchvision_sets import TORCHVISION, TorchvisionSource
 from mmtrain.errors import UsageError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -87,6 +89,8 @@ def open_source(
     source: SampleSource | None = None
     if single.startswith(SYNTHETIC):
         source = SyntheticSource(single, key=key)
+    elif single.startswith(TORCHVISION):
+        source = TorchvisionSource(single, key=key)
     elif path.suffix in MANIFEST_SUFFIXES and path.is_file():
         source = ManifestSource(path, image_key=image_key, key=key)
     elif path.is_dir() and is_arrow_folder(path):
