@@ -21,8 +21,9 @@ from mmtrain.models.transfer import copy_weights
 from mmtrain.optim import Ema, build_optimizers
 from mmtrain.parallel import Layout, parallelize
 from mmtrain.recipe import TrainRecipe, resolve
+from mmtrain.train.background_save import BackgroundSave
+from mmtrain.train.config import total_steps
 from mmtrain.train.contrastive import ContrastiveObjective
-from mmtrain.train.loop import total_steps
 from mmtrain.train.metrics import MetricsLog
 from mmtrain.train.ranks import gather_rarely, is_alone, on_rank_0
 from mmtrain.train.state import Identity, RunState, as_fp32
@@ -41,6 +42,8 @@ class Run:
     data: ImageTextData
     state: RunState
     total_steps: int
+    background: BackgroundSave | None
+    """Writes the checkpoints while training goes on, with train.async_checkpoint."""
 
     def encoder(self) -> Encoder:
         """The current weights (averaged ones where EMA is on) as evaluation takes them, in fp32:
@@ -84,10 +87,14 @@ class Run:
             figures = "  ".join(f"{key} {result.figures[key]:.2%}" for key in keys)
             log.say(f"step {self.state.step}  {name}: {figures}")
 
-    def save(self) -> Path:
-        """Write and seal a checkpoint."""
-        keep = self.recipe.train.keep_checkpoints
-        return self.state.save(self.folder, keep=keep, recipe=encode(self.recipe))
+    def save(self) -> None:
+        """Write and seal a checkpoint, or begin to in the background."""
+        self.state.save(
+            self.folder,
+            keep=self.recipe.train.keep_checkpoints,
+            recipe=encode(self.recipe),
+            background=self.background,
+        )
 
 
 def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
@@ -138,6 +145,7 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
         data=data,
         state=_build_state(recipe, model, layout, data),
         total_steps=total_steps(recipe.train, batches_per_epoch=data.batches_per_epoch),
+        background=BackgroundSave() if recipe.train.async_checkpoint else None,
     )
 
 

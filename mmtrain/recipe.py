@@ -17,8 +17,8 @@ from mmtrain.models import ClipConfig, TextConfig
 from mmtrain.models.named import MODEL_NAMES, named_model
 from mmtrain.optim import OptimConfig
 from mmtrain.parallel import ParallelConfig
+from mmtrain.train.config import TrainConfig
 from mmtrain.train.contrastive import LossConfig
-from mmtrain.train.loop import TrainConfig
 from mmtrain.train.metrics import LogConfig
 
 

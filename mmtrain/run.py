@@ -69,6 +69,7 @@ def _train(recipe: TrainRecipe, layout: Layout, *, resume: bool, signals: StopSi
             guard=guard,
             log=log.log,
             save=run.save,
+            background=run.background,
             evaluate=lambda: _forget(run.evaluate(log.log)),
             evaluate_every=recipe.eval.every,
         )

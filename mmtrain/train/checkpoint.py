@@ -39,7 +39,13 @@ Tensors = Mapping[str, "Tensor | Tensors"]
 
 
 def save_checkpoint(
-    folder: Path, *, step: int, tensors: Tensors, state: dict[str, Any], keep: int
+    folder: Path,
+    *,
+    step: int,
+    tensors: Tensors,
+    state: dict[str, Any],
+    keep: int,
+    group: dist.ProcessGroup | None = None,
 ) -> Path:
     """Write and seal `folder/step-N`, then delete the oldest beyond the newest `keep`.
 
@@ -50,6 +56,7 @@ def save_checkpoint(
         folder: RUN/checkpoints.
         tensors: plain tensors or DTensors; a plain one that several ranks hold is written once.
         state: what JSON can hold, from rank 0.
+        group: of all ranks, for a thread beside the main one; None: the default group.
 
     Raises:
         UsageError: it could not be written (disk full, no permission); older ones are untouched.
@@ -58,13 +65,13 @@ def save_checkpoint(
     final = folder / f"step-{step:08d}"
     temporary = folder / f".tmp-{final.name}"
     try:
-        if on_rank_0(lambda: prepare(final, temporary)):
+        if on_rank_0(lambda: prepare(final, temporary), group=group):
             return final
-        files = _write_tensors(temporary, _flatten(tensors))
-        on_rank_0(lambda: seal(final, temporary, files=files, step=step, state=state))
-        on_rank_0(lambda: prune(folder, keep=keep))
+        files = _write_tensors(temporary, flatten(tensors), group)
+        on_rank_0(lambda: seal(final, temporary, files=files, step=step, state=state), group=group)
+        on_rank_0(lambda: prune(folder, keep=keep), group=group)
     except OSError as error:
-        on_rank_0(lambda: shutil.rmtree(temporary, ignore_errors=True))
+        on_rank_0(lambda: shutil.rmtree(temporary, ignore_errors=True), group=group)
         raise UsageError(
             f"{final}: the checkpoint cannot be written ({error.strerror or error}); "
             "free space or choose another --run-dir, then --resume; older checkpoints are untouched"
@@ -92,7 +99,7 @@ def load_checkpoint(
     """
     if not verified and (problems := _verify_together(path)):
         raise UsageError(f"{path}: damaged checkpoint: {problems[0]}; use another one")
-    flat = _flatten(tensors)
+    flat = flatten(tensors)
     reader = TensorReader(path)
     _check_same_model(path, flat, reader, only)
     _run_dcp(
@@ -133,22 +140,33 @@ def find_latest(
     return None
 
 
-def _write_tensors(folder: Path, flat: dict[str, Tensor]) -> dict[str, tuple[int, str]]:
+def _write_tensors(
+    folder: Path, flat: dict[str, Tensor], group: dist.ProcessGroup | None
+) -> dict[str, tuple[int, str]]:
     """Write all ranks' tensors -> on rank 0, size and hash of every file."""
     writer = TensorWriter(folder)
     planner = DefaultSavePlanner(flatten_state_dict=False)
-    _run_dcp(lambda: dcp_save(flat, storage_writer=writer, planner=planner, no_dist=is_alone()))
+    _run_dcp(
+        lambda: dcp_save(
+            flat,
+            storage_writer=writer,
+            planner=planner,
+            process_group=group,
+            no_dist=is_alone(),
+        )
+    )
     return writer.files
 
 
-def _flatten(tensors: Tensors, prefix: str = "") -> dict[str, Tensor]:
+def flatten(tensors: Tensors, prefix: str = "") -> dict[str, Tensor]:
+    """The tensors by their names in a checkpoint."""
     flat: dict[str, Tensor] = {}
     for key, value in tensors.items():
         if isinstance(value, Tensor):
             flat[prefix + key] = value
         else:
             assert isinstance(value, Mapping), f"{prefix}{key} is no tensor; it belongs in `state`"
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
     return flat
 
 
@@ -196,11 +214,11 @@ def _run_dcp(action: Callable[[], object]) -> None:
 
     CheckpointException derives from BaseException: no handler for errors would see it.
     """
+    # Of a single process, which is just what was asked for. For good: to take a filter back is not
+    # safe beside other threads, and one of them may be the one that saves.
+    warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
     try:
-        with warnings.catch_warnings():
-            # Of a single process, which is just what was asked for.
-            warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
-            action()
+        action()
     except CheckpointException as error:
         cause = error.failures[min(error.failures)][0]
         raise cause from error

@@ -39,6 +39,8 @@ class Verdict:
     """A rank was told to stop: save, then leave with EXIT_STOPPED."""
     save: bool = False
     """A rank's clock says that a checkpoint is due."""
+    save_failed: bool = False
+    """A rank knows that the checkpoint in the background could not be written."""
 
 
 class StopSignals:
@@ -108,6 +110,7 @@ class Guard:
         step: int,
         keys: Sequence[str],
         save_due: bool = False,
+        save_failed: bool = False,
     ) -> Verdict:
         """Look at a step before its update. Collective over all ranks; waits for the device once.
 
@@ -117,21 +120,22 @@ class Guard:
             step: number of updates done before this one.
             keys: this rank's samples, named in the file if the step is refused.
             save_due: this rank's clock says that a checkpoint is due; one rank's word counts.
+            save_failed: this rank knows that the checkpoint in the background failed; likewise.
 
         Raises:
             TrainingStopped: on every rank, after `max_bad_steps` refused steps in a row.
         """
         told = self.signals is not None and self.signals.received is not None
         finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
-        wishes = torch.tensor([told, save_due], device=finite.device)
+        wishes = torch.tensor([told, save_due, save_failed], device=finite.device)
         flags = torch.cat([~finite[None], wishes]).to(torch.int32)
         if not is_alone():
             dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        bad, stop, save = (bool(flag) for flag in flags.tolist())
+        bad, stop, save, save_failed = (bool(flag) for flag in flags.tolist())
         self.bad_in_a_row = self.bad_in_a_row + 1 if bad else 0
         if bad:
             self._record(loss, grad_norm, step=step, keys=keys)
-        return Verdict(update=not bad, stop=stop, save=save)
+        return Verdict(update=not bad, stop=stop, save=save, save_failed=save_failed)
 
     def _record(self, loss: Tensor, grad_norm: Tensor, *, step: int, keys: Sequence[str]) -> None:
         # Ranks of one data coordinate hold the same rows: dict.fromkeys names them once.

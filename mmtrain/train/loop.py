@@ -3,58 +3,15 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from mmtrain.data.batch import ImageTextBatch
 from mmtrain.data.image_text import ImageTextData
 from mmtrain.optim import OptimConfig, clip_gradients, lr_factor
-from mmtrain.parallel.precision import Precision
-from mmtrain.train.guard import Guard, Verdict
+from mmtrain.train.background_save import BackgroundSave
+from mmtrain.train.config import TrainConfig
+from mmtrain.train.guard import Guard, TrainingStopped, Verdict
 from mmtrain.train.metrics import MetricsLog
 from mmtrain.train.state import RunState
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Length of a run, its batch, its number format and its checkpoints."""
-
-    steps: int | None = None
-    """Updates of the run. Either this or epochs."""
-    epochs: int | None = None
-    """Passes over the data. Either this or steps."""
-    batch_size: int = 256
-    """Samples of a *global* batch: every one of them is every other's negative."""
-    microbatches: int = 1
-    """Parts that each rank's share is computed in; the result does not depend on it."""
-    log_every: int = 10
-    """Steps between lines of metrics.jsonl."""
-    checkpoint_every: int | None = None
-    """Steps between checkpoints. None: by time, or only at the end."""
-    checkpoint_minutes: float | None = None
-    """Minutes between checkpoints."""
-    keep_checkpoints: int = 2
-    """How many checkpoints stay on disk."""
-    precision: Precision = "fp32"
-    """fp32; bf16 (products in bf16, weights in fp32); bf16-pure; fp64 (for proofs)."""
-    compile: bool = False
-    """torch.compile every block."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
-    deterministic: bool = False
-    """On CUDA: only kernels that repeat themselves bit for bit (on CPU they all do)."""
-    max_bad_steps: int = 3
-    """Stop after this many updates in a row with a loss or gradient that is not finite."""
-
-    def __post_init__(self) -> None:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("set exactly one of steps and epochs")
-        at_least_1 = ("steps", "epochs", "batch_size", "microbatches", "log_every")
-        for name in (*at_least_1, "checkpoint_every", "keep_checkpoints", "max_bad_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} = {value} must be at least 1")
-        if self.checkpoint_minutes is not None and self.checkpoint_minutes <= 0:
-            raise ValueError(f"checkpoint_minutes = {self.checkpoint_minutes} must be positive")
 
 
 class Clock:
@@ -99,8 +56,10 @@ class Loop:
     guard: Guard
     log: MetricsLog | None
     """On the main rank only."""
-    save: Callable[[], Path]
-    """Writes a checkpoint of the current state. Collective."""
+    save: Callable[[], object]
+    """Writes a checkpoint of the current state, or begins to. Collective."""
+    background: BackgroundSave | None
+    """Where `save` only begins: what there is to wait for."""
     evaluate: Callable[[], None]
     """Evaluates the current weights. Collective."""
     evaluate_every: int | None = None
@@ -119,8 +78,9 @@ class Loop:
         clock, batches = Clock(), self.data.iterate(self.state.step, self.total_steps)
         try:
             while (batch := clock.wait_for(batches)) is not None:
-                due = self._is_due(saved_time)
-                verdict = self._step(batch, clock, save_due=due)
+                verdict = self._step(batch, clock, save_due=self._is_due(saved_time))
+                if verdict.save_failed:
+                    self._wait_for_save()
                 done = self.state.step == self.total_steps
                 if (
                     verdict.stop
@@ -131,11 +91,16 @@ class Loop:
                     self.save()
                     saved_step, saved_time = self.state.step, time.monotonic()
                     clock.restart()
+                if verdict.stop or done:
+                    self._wait_for_save()
                 if verdict.stop and not done:
                     return False
                 if self._every(self.evaluate_every) and not done:
                     self.evaluate()
                     clock.restart()
+        except TrainingStopped:  # on every rank: what is on its way gets there
+            self._wait_for_save()
+            raise
         finally:
             batches.close()
         assert saved_step == self.state.step == self.total_steps
@@ -155,7 +120,14 @@ class Loop:
             pp_group=state.layout.group("pp"),
             shared=state.objective.parameters().values(),
         )
-        verdict = self.guard.check(loss, norm, step=state.step, keys=batch.keys, save_due=save_due)
+        verdict = self.guard.check(
+            loss,
+            norm,
+            step=state.step,
+            keys=batch.keys,
+            save_due=save_due,
+            save_failed=self.background is not None and self.background.failed,
+        )
         if verdict.update:
             state.optimizers.step()
             state.objective.clamp()
@@ -164,6 +136,7 @@ class Loop:
         state.optimizers.zero_grad()
         state.step += 1
         state.samples_seen += samples
+        state.loss = loss
         clock.count(samples)
         last = state.step == self.total_steps
         if self.log is not None and (self._every(self.config.log_every) or last):
@@ -182,17 +155,13 @@ class Loop:
             clock.restart()
         return verdict
 
+    def _wait_for_save(self) -> None:
+        if self.background is not None:
+            self.background.wait()
+
     def _every(self, interval: int | None) -> bool:
         return interval is not None and self.state.step % interval == 0
 
     def _is_due(self, saved_time: float) -> bool:
         minutes = self.config.checkpoint_minutes
         return minutes is not None and time.monotonic() - saved_time >= 60 * minutes
-
-
-def total_steps(config: TrainConfig, *, batches_per_epoch: int) -> int:
-    """Updates of the whole run."""
-    if config.steps is not None:
-        return config.steps
-    assert config.epochs is not None
-    return config.epochs * batches_per_epoch

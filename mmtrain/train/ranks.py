@@ -19,12 +19,17 @@ def own_rank() -> int:
     return 0 if is_alone() else dist.get_rank()
 
 
-def gather(value: T) -> list[T]:
-    """Every rank's value, on every rank."""
+def gather(value: T, *, group: dist.ProcessGroup | None = None) -> list[T]:
+    """Every rank's value, on every rank.
+
+    Args:
+        value: what pickle takes.
+        group: of all ranks, for a thread beside the main one; None: the default group.
+    """
     if is_alone():
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=group)
     return values
 
 
@@ -38,8 +43,13 @@ def gather_rarely(values: tuple[T, ...], *, device: torch.device) -> list[tuple[
     return gather(values)
 
 
-def on_rank_0(action: Callable[[], T]) -> T:
-    """Run on rank 0 while the others wait; all return its result or raise its error."""
+def on_rank_0(action: Callable[[], T], *, group: dist.ProcessGroup | None = None) -> T:
+    """Run on rank 0 while the others wait; all return its result or raise its error.
+
+    Args:
+        action: what rank 0 does.
+        group: as in `gather`.
+    """
     result: Any = None
     error: Exception | None = None
     if own_rank() == 0:
@@ -49,7 +59,7 @@ def on_rank_0(action: Callable[[], T]) -> T:
             error = caught
     if not is_alone():
         outcome = [result, error]
-        dist.broadcast_object_list(outcome, src=0)
+        dist.broadcast_object_list(outcome, src=0, group=group)
         result, error = outcome
     if error is not None:
         raise error

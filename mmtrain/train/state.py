@@ -1,5 +1,6 @@
 """What a run consists of between two steps, and how it goes into a checkpoint and comes back."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from mmtrain.errors import UsageError
 from mmtrain.models import ClipStage
 from mmtrain.optim import Ema, Optimizers
 from mmtrain.parallel import Layout, PipelineSchedule, gather_tensors
+from mmtrain.train.background_save import BackgroundSave
 from mmtrain.train.checkpoint import Tensors, find_latest, load_checkpoint, save_checkpoint
 from mmtrain.train.contrastive import ContrastiveObjective
 from mmtrain.train.step import LocalSchedule
@@ -74,6 +76,8 @@ class RunState:
     """Updates done: batches consumed by the trainer, not those read ahead."""
     samples_seen: int = 0
     """Real samples in those batches, over all ranks."""
+    loss: Tensor | None = None
+    """Of the last step: what a list of checkpoints shows."""
 
     def stage_parameters(self) -> dict[str, nn.Parameter]:
         """The towers' parameters that this rank holds, by their name in the whole model."""
@@ -98,9 +102,22 @@ class RunState:
         with self.ema.applied(*self.stages):
             return gather_tensors(dict(tensors), self.layout)
 
-    def save(self, run_dir: Path, *, keep: int, recipe: dict[str, Any]) -> Path:
-        """Write and seal a checkpoint of this step."""
+    def save(
+        self,
+        run_dir: Path,
+        *,
+        keep: int,
+        recipe: dict[str, Any],
+        background: BackgroundSave | None = None,
+    ) -> None:
+        """Write and seal a checkpoint of this step, or begin to in the background.
+
+        Raises:
+            UsageError: this one, or the one before in the background, could not be written.
+        """
+        loss = None if self.loss is None else self.loss.item()
         state = {
+            "loss": loss if loss is not None and math.isfinite(loss) else None,
             "step": self.step,
             "samples_seen": self.samples_seen,
             "identity": {name: getattr(self.identity, name) for name in _IDENTITY_KEYS},
@@ -108,10 +125,8 @@ class RunState:
             "bad_samples": self.bad_samples.state_dict(),
             "recipe": recipe,
         }
-        folder = run_dir / CHECKPOINTS
-        return save_checkpoint(
-            folder, step=self.step, tensors=self.tensors(), state=state, keep=keep
-        )
+        save = save_checkpoint if background is None else background.begin
+        save(run_dir / CHECKPOINTS, step=self.step, tensors=self.tensors(), state=state, keep=keep)
 
     def resume(self, run_dir: Path, *, warn: Callable[[str], None]) -> Path | None:
         """Continue from the newest whole checkpoint; None if there is none.

@@ -1,0 +1,59 @@
+"""The section [train] of a recipe."""
+
+from dataclasses import dataclass
+
+from mmtrain.parallel.precision import Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Length of a run, its batch, its number format and its checkpoints."""
+
+    steps: int | None = None
+    """Updates of the run. Either this or epochs."""
+    epochs: int | None = None
+    """Passes over the data. Either this or steps."""
+    batch_size: int = 256
+    """Samples of a *global* batch: every one of them is every other's negative."""
+    microbatches: int = 1
+    """Parts that each rank's share is computed in; the result does not depend on it."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints. None: by time, or only at the end."""
+    checkpoint_minutes: float | None = None
+    """Minutes between checkpoints."""
+    keep_checkpoints: int = 2
+    """How many checkpoints stay on disk."""
+    async_checkpoint: bool = False
+    """Write checkpoints in the background while training goes on; a second copy of weights and
+    optimizer state is held in main memory meanwhile."""
+    precision: Precision = "fp32"
+    """fp32; bf16 (products in bf16, weights in fp32); bf16-pure; fp64 (for proofs)."""
+    compile: bool = False
+    """torch.compile every block."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    deterministic: bool = False
+    """On CUDA: only kernels that repeat themselves bit for bit (on CPU they all do)."""
+    max_bad_steps: int = 3
+    """Stop after this many updates in a row with a loss or gradient that is not finite."""
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("set exactly one of steps and epochs")
+        at_least_1 = ("steps", "epochs", "batch_size", "microbatches", "log_every")
+        for name in (*at_least_1, "checkpoint_every", "keep_checkpoints", "max_bad_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} = {value} must be at least 1")
+        if self.checkpoint_minutes is not None and self.checkpoint_minutes <= 0:
+            raise ValueError(f"checkpoint_minutes = {self.checkpoint_minutes} must be positive")
+
+
+def total_steps(config: TrainConfig, *, batches_per_epoch: int) -> int:
+    """Updates of the whole run."""
+    if config.steps is not None:
+        return config.steps
+    assert config.epochs is not None
+    return config.epochs * batches_per_epoch
