@@ -8,11 +8,10 @@ from torch import Tensor
 
 from mmtrain.errors import UsageError
 from mmtrain.eval.classes import ClassList, class_list
-from mmtrain.eval.classification import ClassTable, classification_result
 from mmtrain.eval.encode import Encoder
-from mmtrain.eval.labelled import Data, LabelledSet, encode_labelled, origin
+from mmtrain.eval.labelled import LabelledSet, encode_labelled, judge, origin
 from mmtrain.eval.result import EvalResult
-from mmtrain.eval.scores import own_blocks
+from mmtrain.eval.samples import Data
 
 
 def evaluate_knn(
@@ -59,23 +58,24 @@ def evaluate_knn(
         )
     if temperature is not None and not temperature > 0:
         raise UsageError(f"temperature = {temperature} must be above 0; or none, for equal votes")
-    table = ClassTable(len(tested.class_N), encoder.device)
-    for rows in own_blocks(encoder.group, len(tested.class_N), len(fitted.class_N)):
-        votes_BM = count_votes(
-            tested.features_NE[rows],
+
+    def votes(features_BE: Tensor) -> Tensor:
+        return count_votes(
+            features_BE,
             fitted,
             num_classes=len(known.ids),
             neighbours=neighbours,
             temperature=temperature,
         )
-        table.fill(rows.start, votes_BM, tested.class_N[rows])
+
     more = {"method": "kNN", "neighbours": neighbours, "temperature": temperature}
     more |= {"num_train": len(fitted.class_N)}
-    return classification_result(
+    return judge(
         encoder,
-        tested.source,
-        table.gather(encoder),
+        tested,
+        votes,
         known,
+        width=len(fitted.class_N),
         num_examples=num_examples,
         per_class=per_class,
         more=more | origin(encoder, train=fitted, test=tested, label_key=label_key),

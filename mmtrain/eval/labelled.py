@@ -1,6 +1,6 @@
-"""Sets of images with their classes, as features on every rank."""
+"""Sets of images with their classes, as features on every rank, and a classifier's verdict."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,14 +9,12 @@ from torch import Tensor
 
 from mmtrain.data.sources import SampleSource
 from mmtrain.eval.classes import ClassList
-from mmtrain.eval.classification import ReadClass
+from mmtrain.eval.classification import ClassTable, ReadClass, classification_result
 from mmtrain.eval.encode import Encoder
 from mmtrain.eval.features import encode_set
-from mmtrain.eval.result import provenance
-from mmtrain.eval.samples import open_source
-
-Data = str | Sequence[str] | SampleSource
-"""What data.train takes, or an opened source."""
+from mmtrain.eval.result import EvalResult, provenance
+from mmtrain.eval.samples import Data, open_source
+from mmtrain.eval.scores import own_blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +57,41 @@ def encode_labelled(
     )
     class_N = torch.tensor(classes, dtype=torch.int64, device=encoder.device)
     return LabelledSet(source=source, features_NE=features_NE, class_N=class_N)
+
+
+def judge(
+    encoder: Encoder,
+    tested: LabelledSet,
+    score: Callable[[Tensor], Tensor],
+    known: ClassList,
+    *,
+    width: int,
+    num_examples: int,
+    per_class: bool,
+    more: dict[str, Any],
+) -> EvalResult:
+    """The result of a classifier of features, the ranks sharing out the rows.
+
+    Args:
+        encoder: the ranks.
+        tested: what the figures are about.
+        score: [B, E] -> float32 [B, M], the higher the likelier.
+        known: the M classes.
+        width: numbers that a row takes while it is scored.
+        num_examples, per_class, more: of `classification_result`.
+    """
+    table = ClassTable(len(tested.class_N), encoder.device)
+    for rows in own_blocks(encoder.group, len(tested.class_N), width):
+        table.fill(rows.start, score(tested.features_NE[rows]), tested.class_N[rows])
+    return classification_result(
+        encoder,
+        tested.source,
+        table.gather(encoder),
+        known,
+        num_examples=num_examples,
+        per_class=per_class,
+        more=more,
+    )
 
 
 def origin(

@@ -1,83 +1,188 @@
-"""What a folder's layout says by itself about an evaluation: classes, prompts, where labels are.
+"""What data say by themselves about an evaluation: their classes, prompts, where labels are.
 
-evaluate_zero_shot(encoder, **image_folder("imagenet/val", classes="imagenet").arguments)
-evaluate_zero_shot(encoder, **clip_benchmark("wds_cifar10").arguments)
+    shards, a manifest, a saved data set    nothing; classes have to be named
+    torchvision:NAME/SPLIT:ROOT             the classes
+    a folder of folders of images           the classes, by the folders' names
+    a folder of CLIP benchmark's            the classes and prompts
+
+evaluate_zero_shot(encoder, **open_labelled({"data": "imagenet/val"}, classes="imagenet").arguments)
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmtrain.data.config import DataConfig
 from mmtrain.data.sources import ImageFolderSource, SampleSource
+from mmtrain.data.torchvision_sets import TorchvisionSource
 from mmtrain.errors import UsageError
 from mmtrain.eval.classes import ClassList, class_list, read_classes
 from mmtrain.eval.prompts import load_templates
+from mmtrain.eval.samples import Data, open_source
 
 CLASS_NAMES_FILE = "classnames.txt"
 TEMPLATES_FILE = "zeroshot_classification_templates.txt"
+LABEL_KEY = "concept"
+"""The .json's field that holds a class id where nothing else is said."""
+
+Classes = Path | str | ClassList | Sequence[str]
+"""What `class_list` takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroShotTask:
-    """Arguments of `evaluate_zero_shot`."""
+class LabelledInputs:
+    """Opened data with their classes."""
 
-    data: str | SampleSource
-    """Shards, or an opened source."""
+    sources: dict[str, SampleSource]
+    """By the names of the arguments that they are: `data`, or `train` and `test`."""
     classes: ClassList
     """Ids as the samples carry them, and names for the prompts."""
     label_key: str
     """Where a sample's class id is."""
-    templates: str | tuple[str, ...]
-    """Prompts, or their name."""
+    templates: tuple[str, ...] | None
+    """The data's own prompts."""
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """By their names in `evaluate_zero_shot`."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """By their names in `evaluate_zero_shot`, `evaluate_linear_probe` and `evaluate_knn`."""
+        return {**self.sources, "classes": self.classes, "label_key": self.label_key}
 
 
-def image_folder(
-    path: Path | str,
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """One set, and what its layout says."""
+
+    source: SampleSource
+    own_label_key: str | None = None
+    classes: ClassList | None = None
+    templates: tuple[str, ...] | None = None
+
+
+def open_labelled(
+    sets: Mapping[str, Data],
     *,
-    classes: Path | str | ClassList | Sequence[str] | None = None,
-    templates: str | Sequence[str] = "imagenet",
-) -> ZeroShotTask:
-    """A folder of folders of images, each folder a class: torchvision's ImageFolder, ImageNet.
+    classes: Classes | None = None,
+    label_key: str | None = None,
+    image_key: str = DataConfig.image_key,
+    index_dir: str | None = None,
+) -> LabelledInputs:
+    """Open data of any layout, all of them with the same classes.
 
     Args:
-        path: the folder that holds the classes' folders.
-        classes: their names: `imagenet`, a file or the names themselves. Ids that are the folders'
-            names pick those folders' classes; else there must be as many names as folders, and they
-            follow the folders' alphabetical order. None: the folders' names, spaces for
-            underscores.
-        templates: as of `evaluate_zero_shot`.
+        sets: by the name of the argument that each is; the first one's classes are all's.
+        classes: their names: `imagenet`, a file or the names themselves. For a folder of folders
+            ids that are the folders' names pick those folders' classes; else there must be as many
+            names as folders, and they follow the folders' alphabetical order. None: what the data
+            say.
+        label_key: where the class id of a sample is that no layout says it of: a member such as
+            `cls`, or a field of its .json. None: `concept`.
+        image_key: of a manifest or a saved data set, as data.image_key.
+        index_dir: where the indexes of shards are kept.
 
     Raises:
-        UsageError: no images there, or the classes are not the folders'.
+        UsageError: nothing is there, the classes are not named, or the sets do not agree.
     """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise UsageError(f"data = {folder} is no folder; name one with a folder for each class")
-    source = ImageFolderSource(folder, key="data")
-    return ZeroShotTask(
-        data=source,
-        classes=_folder_classes(source.classes, classes, folder),
-        label_key="class",
-        templates=templates if isinstance(templates, str) else tuple(templates),
+    found = {
+        name: _open(data, key=name, image_key=image_key, index_dir=index_dir)
+        for name, data in sets.items()
+    }
+    keys = {name: _label_key(each, label_key, name) for name, each in found.items()}
+    first_name, first = next(iter(found.items()))
+    for name, each in found.items():
+        if keys[name] != keys[first_name]:
+            raise UsageError(
+                f"{name} has its classes under {keys[name]!r} and {first_name} under "
+                f"{keys[first_name]!r}; name data of one layout"
+            )
+        if classes is None:
+            _refuse_other_classes(each, first, name, first_name)
+    return LabelledInputs(
+        sources={name: each.source for name, each in found.items()},
+        classes=_resolve(first, classes, sets[first_name]),
+        label_key=keys[first_name],
+        templates=first.templates,
     )
 
 
-def _folder_classes(
-    folders: Sequence[str],
-    classes: Path | str | ClassList | Sequence[str] | None,
-    path: Path,
-) -> ClassList:
-    if classes is None:
-        names = tuple(folder.replace("_", " ") for folder in folders)
-        return ClassList(ids=tuple(folders), names=names)
-    named = class_list(classes)
-    by_id = dict(zip(named.ids, named.names, strict=True))
+def _open(data: Data, *, key: str, image_key: str, index_dir: str | None) -> _Found:
+    single = data if isinstance(data, str) else None
+    if isinstance(data, Sequence) and len(data) == 1:
+        single = data[0]
+    if single is not None and (split := _clip_benchmark_split(Path(single).expanduser(), key)):
+        prompts = split.parent / TEMPLATES_FILE
+        return _Found(
+            source=open_source(str(split), index_dir, key=key),
+            own_label_key="cls",
+            classes=read_classes(split.parent / CLASS_NAMES_FILE),
+            templates=load_templates(str(prompts)) if prompts.is_file() else None,
+        )
+    source = open_source(data, index_dir, image_key=image_key, key=key)
+    if isinstance(source, TorchvisionSource):
+        return _Found(source=source, own_label_key="cls", classes=class_list(source.classes))
+    if isinstance(source, ImageFolderSource):
+        names = tuple(folder.replace("_", " ") for folder in source.classes)
+        return _Found(
+            source=source,
+            own_label_key="class",
+            classes=ClassList(ids=tuple(source.classes), names=names),
+        )
+    return _Found(source=source)
+
+
+def _clip_benchmark_split(folder: Path, key: str) -> Path | None:
+    """The folder of a split: `folder` itself, or its `test` where it is the data set's.
+
+    CLIP benchmark's webdataset layout: classnames.txt, zeroshot_classification_templates.txt (`{c}`
+    for the class) and a folder of shards for each split, a sample's class number being its `.cls`.
+    """
+    if (folder.parent / CLASS_NAMES_FILE).is_file() and any(folder.glob("*.tar")):
+        return folder
+    if not (folder / CLASS_NAMES_FILE).is_file():
+        return None
+    if (folder / "test").is_dir():
+        return folder / "test"
+    splits = ", ".join(sorted(str(child) for child in folder.iterdir() if child.is_dir()))
+    raise UsageError(f"{key} = {folder} has no split test; name one of its folders: {splits}")
+
+
+def _label_key(found: _Found, asked: str | None, name: str) -> str:
+    if found.own_label_key is None:
+        return asked or LABEL_KEY
+    if asked not in (None, found.own_label_key):
+        raise UsageError(
+            f"label_key = {asked}: the layout of {name} says where its classes are; leave it out"
+        )
+    return found.own_label_key
+
+
+def _refuse_other_classes(found: _Found, first: _Found, name: str, first_name: str) -> None:
+    if found.classes is None or first.classes is None:
+        return
+    names = dict(zip(first.classes.ids, first.classes.names, strict=True))
+    for id, spoken in zip(found.classes.ids, found.classes.names, strict=True):
+        if names.get(id) != spoken:
+            raise UsageError(
+                f"{name} has the class {id} ({spoken}), {first_name} has not; name data of the "
+                "same classes"
+            )
+
+
+def _resolve(found: _Found, classes: Classes | None, data: Data) -> ClassList:
+    if isinstance(found.source, ImageFolderSource) and classes is not None:
+        return _folder_classes(found.source, class_list(classes))
+    if classes is not None:
+        return class_list(classes)
+    if found.classes is None:
+        told = data if isinstance(data, str) else "the data"
+        raise UsageError(
+            f"classes are not named, and {told} does not tell them; name imagenet or a file"
+        )
+    return found.classes
+
+
+def _folder_classes(source: ImageFolderSource, named: ClassList) -> ClassList:
+    folders, by_id = source.classes, dict(zip(named.ids, named.names, strict=True))
     if set(folders) <= by_id.keys():
         # A part of ImageNet, such as its 200 hardest classes, chooses among its own classes.
         return ClassList(ids=tuple(folders), names=tuple(by_id[folder] for folder in folders))
@@ -85,63 +190,6 @@ def _folder_classes(
         return ClassList(ids=tuple(folders), names=named.names)
     unknown = next(folder for folder in folders if folder not in by_id)
     raise UsageError(
-        f"classes: {len(named.names)} names for the {len(folders)} folders of {path}, whose "
-        f"{unknown!r} is no id among them; name every folder's class"
+        f"classes: {len(named.names)} names for the {len(folders)} folders of {source.folder}, "
+        f"whose {unknown!r} is no id among them; name every folder's class"
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetrievalTask:
-    """Arguments of `evaluate_retrieval`."""
-
-    data: str
-    """Shards."""
-    captions: tuple[str, ...]
-    """Where captions are."""
-    caption_lines: bool
-    """Every line of a text is a caption."""
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """By their names in `evaluate_retrieval`."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-
-def clip_benchmark(path: Path | str, *, split: str = "test") -> ZeroShotTask:
-    """CLIP benchmark's webdataset layout for classification.
-
-    The folder holds classnames.txt, zeroshot_classification_templates.txt (`{c}` for the class) and
-    a folder of shards for each split, whose samples carry the class's number as `.cls`.
-
-    Raises:
-        UsageError: a file or the split is missing.
-    """
-    folder = Path(path).expanduser()
-    return ZeroShotTask(
-        data=_split_of(folder, split),
-        classes=read_classes(folder / CLASS_NAMES_FILE),
-        label_key="cls",
-        templates=load_templates(str(folder / TEMPLATES_FILE)),
-    )
-
-
-def clip_benchmark_retrieval(path: Path | str, *, split: str = "test") -> RetrievalTask:
-    """CLIP benchmark's webdataset layout for retrieval: a sample's `.txt` has a caption a line.
-
-    Raises:
-        UsageError: the split is missing.
-    """
-    data = _split_of(Path(path).expanduser(), split)
-    return RetrievalTask(data=data, captions=("txt",), caption_lines=True)
-
-
-def _split_of(folder: Path, split: str) -> str:
-    if (folder / split).is_dir():
-        return str(folder / split)
-    there = (
-        sorted(child.name for child in folder.iterdir() if child.is_dir())
-        if folder.is_dir()
-        else []
-    )
-    remedy = f"choose among {', '.join(there)}" if there else "name a folder of CLIP benchmark's"
-    raise UsageError(f"data = {folder} has no split {split!r}; {remedy}")

@@ -8,12 +8,11 @@ import torch
 
 from mmtrain.errors import UsageError
 from mmtrain.eval.classes import ClassList, class_list
-from mmtrain.eval.classification import ClassTable, classification_result
 from mmtrain.eval.encode import Encoder
-from mmtrain.eval.labelled import Data, LabelledSet, encode_labelled, origin
+from mmtrain.eval.labelled import LabelledSet, encode_labelled, judge, origin
 from mmtrain.eval.logistic import fit_logistic, search_strength, try_strengths
 from mmtrain.eval.result import EvalResult
-from mmtrain.eval.scores import own_blocks
+from mmtrain.eval.samples import Data
 
 HELD_OUT = 10
 """One of so many training samples is held out to choose on, where no validation set is named."""
@@ -79,10 +78,6 @@ def evaluate_linear_probe(
     classifier = fit_logistic(
         fitted.features_NE, fitted.class_N, num_classes=len(known.ids), strength=best
     )
-    table = ClassTable(len(tested.class_N), encoder.device)
-    for rows in own_blocks(encoder.group, len(tested.class_N), len(known.ids)):
-        scores_BM = classifier.scores(tested.features_NE[rows])
-        table.fill(rows.start, scores_BM, tested.class_N[rows])
     more: dict[str, Any] = {
         "method": "linear probe",
         "strength": best,
@@ -90,11 +85,12 @@ def evaluate_linear_probe(
         "num_train": len(fitted.class_N),
         "num_validation": len(chosen_on.class_N) if tried else 0,
     }
-    return classification_result(
+    return judge(
         encoder,
-        tested.source,
-        table.gather(encoder),
+        tested,
+        classifier.scores,
         known,
+        width=len(known.ids),
         num_examples=num_examples,
         per_class=per_class,
         more=more | origin(encoder, train=fitted, test=tested, label_key=label_key),

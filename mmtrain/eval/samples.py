@@ -27,6 +27,9 @@ from mmtrain.eval.encode import Encoder, encode_image_batch, own_batches
 Members = dict[str, bytes]
 """A sample's files by extension, without the dot."""
 
+Data = str | Sequence[str] | SampleSource
+"""What data.train takes, or an opened source."""
+
 ValueT = TypeVar("ValueT")
 
 
@@ -144,13 +147,19 @@ def decode_sample(members: Members) -> Image.Image:
 
 
 def open_source(
-    data: str | Sequence[str] | SampleSource, index_dir: str | None = None
+    data: Data,
+    index_dir: str | None = None,
+    *,
+    image_key: str = DataConfig.image_key,
+    key: str = "data",
 ) -> SampleSource:
     """What `data.train` may name, and a source as it is.
 
     Args:
         data: shards, a folder of folders of images, a manifest or a saved data set.
         index_dir: where the indexes of shards are kept; None: beside them, or in the user's cache.
+        image_key: the column of the images in a manifest or a saved data set.
+        key: the setting that the data came from, for messages.
 
     Raises:
         UsageError: nothing is there, or it is damaged.
@@ -158,9 +167,7 @@ def open_source(
     if not isinstance(data, str | Sequence):
         return data
     patterns = data if isinstance(data, str) else tuple(data)
-    return sources.open_source(
-        patterns, image_key=DataConfig.image_key, index_dir=index_dir, key="data"
-    )
+    return sources.open_source(patterns, image_key=image_key, index_dir=index_dir, key=key)
 
 
 def read_text_field(members: Members, key: str) -> Any:

@@ -8,9 +8,9 @@ from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TE
 from PIL import Image
 
 from mmtrain.errors import UsageError
-from mmtrain.eval import evaluate_retrieval, evaluate_zero_shot
+from mmtrain.eval import evaluate_knn, evaluate_retrieval, evaluate_zero_shot
 from mmtrain.eval.classes import class_list
-from mmtrain.eval.layouts import clip_benchmark, clip_benchmark_retrieval, image_folder
+from mmtrain.eval.layouts import open_labelled
 from mmtrain.eval.prompts import TEMPLATES
 from tests.data.shard_files import encoded, picture, write_shard
 from tests.eval.open_clip_towers import OpenClipTowers, open_clip_prediction, tiny_open_clip
@@ -46,12 +46,12 @@ def test_imagenet_names_and_prompts_are_those_published() -> None:
 
 def test_an_image_folder_equals_open_clips_loop(tmp_path: Path) -> None:
     """Every image of a folder of folders, prediction for prediction, by the 80 templates."""
-    task = image_folder(write_folders(tmp_path), classes="imagenet")
+    task = open_labelled({"data": str(write_folders(tmp_path))}, classes="imagenet")
     assert task.classes.names == NAMES, "a part of ImageNet chooses among its own classes"
     model = tiny_open_clip(32)
     towers = OpenClipTowers(model)
     encoder = make_encoder(towers, preprocess=towers.preprocess(32), batch_size=7)
-    result = evaluate_zero_shot(encoder, **task.arguments, num_examples=99)
+    result = evaluate_zero_shot(encoder, **task.arguments, templates="imagenet", num_examples=99)
 
     predict = open_clip_prediction(model, 32, NAMES, OPENAI_IMAGENET_TEMPLATES)
     ours = {one.key: (one.text, one.predicted) for one in result.best}
@@ -75,7 +75,7 @@ def test_an_image_folder_equals_open_clips_loop(tmp_path: Path) -> None:
     ],
 )
 def test_names_of_the_folders(tmp_path: Path, folders, classes, names: list[str]) -> None:
-    task = image_folder(write_folders(tmp_path, folders, each=1), classes=classes)
+    task = open_labelled({"data": str(write_folders(tmp_path, folders, each=1))}, classes=classes)
     assert list(task.classes.names) == names
     assert list(task.classes.ids) == sorted(folders)
 
@@ -83,7 +83,7 @@ def test_names_of_the_folders(tmp_path: Path, folders, classes, names: list[str]
 def test_a_class_without_pictures_is_still_a_choice(tmp_path: Path) -> None:
     write_folders(tmp_path, each=2)
     (tmp_path / "empty").mkdir()
-    task = image_folder(tmp_path, templates="name")
+    task = open_labelled({"data": str(tmp_path)})
     figures = evaluate_zero_shot(make_encoder(), **task.arguments).figures
     assert (figures["num_samples"], figures["num_classes"]) == (8, 5)
 
@@ -92,12 +92,9 @@ def test_classes_that_are_not_the_folders_are_one_line(tmp_path: Path) -> None:
     write_folders(tmp_path, each=1)
     for classes in (["one", "two"], class_list("imagenet").names):
         with pytest.raises(UsageError, match=r"names for the 4 folders of .* whose 'n01440764'"):
-            image_folder(tmp_path, classes=classes)
-    with pytest.raises(UsageError, match=r"data = .*none is no folder"):
-        image_folder(tmp_path / "none")
-    (tmp_path / "flat").mkdir()
-    with pytest.raises(UsageError, match=r"hold no images"):
-        image_folder(tmp_path / "flat")
+            open_labelled({"data": str(tmp_path)}, classes=classes)
+    with pytest.raises(UsageError, match=r"label_key = concept: the layout of data says where"):
+        open_labelled({"data": str(tmp_path)}, label_key="concept")
 
 
 def write_clip_benchmark(root: Path, count: int = 9) -> Path:
@@ -121,9 +118,12 @@ def write_clip_benchmark(root: Path, count: int = 9) -> Path:
     return root
 
 
-def test_clip_benchmarks_folder_is_evaluated_as_it_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", ["", "test"])
+def test_clip_benchmarks_folder_is_evaluated_as_it_says(tmp_path: Path, named: str) -> None:
     root = write_clip_benchmark(tmp_path / "wds_mine")
-    figures = evaluate_zero_shot(make_encoder(), **clip_benchmark(root).arguments).figures
+    task = open_labelled({"data": str(root / named)})
+    assert task.templates == ("a photo of a {name}.", "the {name}")
+    figures = evaluate_zero_shot(make_encoder(), **task.arguments, templates=task.templates).figures
     spelled = evaluate_zero_shot(
         make_encoder(),
         data=str(root / "test" / "{0..2}.tar"),
@@ -137,17 +137,36 @@ def test_clip_benchmarks_folder_is_evaluated_as_it_says(tmp_path: Path) -> None:
 
 
 def test_clip_benchmarks_captions_are_lines(tmp_path: Path) -> None:
-    task = clip_benchmark_retrieval(write_clip_benchmark(tmp_path / "wds_mine"))
-    figures = evaluate_retrieval(make_encoder(), **task.arguments).figures
+    root = write_clip_benchmark(tmp_path / "wds_mine")
+    figures = evaluate_retrieval(
+        make_encoder(), data=str(root / "test"), caption_lines=True
+    ).figures
     assert (figures["num_images"], figures["num_texts"]) == (9, 18)
 
 
 def test_what_the_layout_lacks_is_named(tmp_path: Path) -> None:
     root = write_clip_benchmark(tmp_path / "wds_mine")
-    with pytest.raises(UsageError, match=r"has no split 'train'; choose among test"):
-        clip_benchmark(root, split="train")
-    with pytest.raises(UsageError, match=r"has no split 'test'; name a folder"):
-        clip_benchmark(tmp_path / "none")
-    (root / "classnames.txt").unlink()
-    with pytest.raises(UsageError, match=r"classnames\.txt cannot be read"):
-        clip_benchmark(root)
+    (root / "zeroshot_classification_templates.txt").unlink()
+    assert open_labelled({"data": str(root)}).templates is None
+    (root / "test").rename(root / "val")
+    with pytest.raises(UsageError, match=r"data = .* has no split test; name one of .*mine/val$"):
+        open_labelled({"data": str(root)})
+    shards = str(root / "val" / "{0..2}.tar")
+    with pytest.raises(UsageError, match=r"classes are not named, and .*tar does not tell them"):
+        open_labelled({"data": shards}, label_key="cls")
+    with pytest.raises(UsageError, match=r"train = .*none"):
+        open_labelled({"train": str(tmp_path / "none"), "test": shards})
+
+
+def test_sets_of_one_evaluation_agree(tmp_path: Path) -> None:
+    """The first one's classes are all's; another layout or other classes are refused."""
+    train = str(write_folders(tmp_path / "train", each=2))
+    test = str(write_folders(tmp_path / "test", FOLDERS[1:3], each=1))
+    sets = open_labelled({"train": train, "test": test}, classes="imagenet")
+    assert sets.classes.names == NAMES and list(sets.sources) == ["train", "test"]
+    assert evaluate_knn(make_encoder(), **sets.arguments, neighbours=1).figures["num_classes"] == 4
+    with pytest.raises(UsageError, match=r"test has the class n01440764 .*, train has not"):
+        open_labelled({"train": test, "test": train})
+    shards = str(write_clip_benchmark(tmp_path / "wds_mine"))
+    with pytest.raises(UsageError, match=r"test has its classes under 'cls' and train under"):
+        open_labelled({"train": train, "test": shards})
