@@ -18,7 +18,7 @@ def canonical(config: ClipConfig) -> ClipConfig:
     text = config.text
     text = replace(
         text,
-        transformer=_canonical_blocks(text.transformer),
+        transformer=canonical_blocks(text.transformer),
         rope_theta=_used(text, "rope_theta", text.positions == "rope"),
         mask_padding=_used(text, "mask_padding", text.transformer.mask == "full"),
         end_token_id=_end_token(text),
@@ -40,7 +40,7 @@ def canonical_vision(
     pixels = vision if pixels_of is None else pixels_of
     return replace(
         vision,
-        transformer=_canonical_blocks(vision.transformer),
+        transformer=canonical_blocks(vision.transformer),
         mean=pixels.mean,
         std=pixels.std,
         rope_theta=_used(vision, "rope_theta", "rope" in vision.positions),
@@ -88,7 +88,8 @@ def show(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-def _canonical_blocks(blocks: TransformerConfig) -> TransformerConfig:
+def canonical_blocks(blocks: TransformerConfig) -> TransformerConfig:
+    """The same of a stack of blocks."""
     norms = (blocks.norm, blocks.qk_norm)
     return replace(
         blocks,

@@ -37,7 +37,7 @@ def read_hf(folder: Path) -> ModelPackage:
         UsageError: a file is missing or damaged, or the model is none that we can compute.
     """
     source = str(folder / CONFIG_FILE)
-    config, tensors = from_hf(read_json(folder / CONFIG_FILE), _read_weights(folder), source=source)
+    config, tensors = from_hf(read_json(folder / CONFIG_FILE), read_weights(folder), source=source)
     config, preprocess = _read_preprocess(folder, config)
     tokenizer = read_hf_tokenizer(folder, context_length=config.text.context_length)
     if tokenizer.vocab_size > config.text.vocab_size:
@@ -68,8 +68,12 @@ def write_hf(package: ModelPackage, folder: Path) -> None:
         replace_file(folder / name, json.dumps(content, indent=2) + "\n")
 
 
-def _read_weights(folder: Path) -> Tensors:
-    """One file, or those that an index names."""
+def read_weights(folder: Path) -> Tensors:
+    """The state dict of a folder: of one file, or of those that an index names.
+
+    Raises:
+        UsageError: there is none, or a file is missing or damaged.
+    """
     for name in WEIGHTS_FILES:
         if (folder / name).is_file():
             return read_tensors(folder / name)

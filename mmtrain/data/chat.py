@@ -1,0 +1,82 @@
+"""Chat templates: conversations to the one text that a model was tuned on.
+
+A template comes with a model and is a program, so it runs in jinja2's sandbox: it sees the
+conversation and a few functions, nothing else.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NoReturn
+
+import jinja2
+import jinja2.nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from mmtrain.errors import UsageError
+
+Message = Mapping[str, Any]
+"""`{"role": "user", "content": "..."}`; templates may read more fields."""
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks what the assistant says; the text is the same without the mark."""
+
+    tags = {"generation"}  # noqa: RUF012 - the base class has it so
+
+    def parse(self, parser: Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class ChatTemplate:
+    """A compiled template.
+
+    Args:
+        source: the template.
+        special_tokens: the names that templates know, such as bos_token, and their spelling.
+
+    Raises:
+        UsageError: it is no template.
+    """
+
+    def __init__(self, source: str, *, special_tokens: Mapping[str, str]) -> None:
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals["raise_exception"] = _refuse
+        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        try:
+            self._template = environment.from_string(source)
+        except jinja2.TemplateError as error:
+            raise UsageError(f"chat template: {error}") from error
+        self._special_tokens = dict(special_tokens)
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
+        """The conversation as one text; with `add_generation_prompt` up to where the answer begins.
+
+        Raises:
+            UsageError: the template refuses the conversation, or asks for what the sandbox bars.
+        """
+        try:
+            return self._template.render(
+                messages=list(messages),
+                tools=None,
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                **self._special_tokens,
+            )
+        except (jinja2.TemplateError, TypeError) as error:
+            raise UsageError(f"chat template: {error}") from error
+
+
+def _refuse(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _to_json(value: Any, **options: Any) -> str:
+    """Not jinja2's own, which escapes for HTML."""
+    return json.dumps(value, ensure_ascii=False, **options)

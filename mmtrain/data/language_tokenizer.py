@@ -1,0 +1,159 @@
+"""Tokenizers of decoders: text to ids and back, exactly, nothing cleaned or cut."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import sentencepiece
+from tokenizers import Tokenizer
+
+from mmtrain.data.chat import ChatTemplate, Message
+from mmtrain.errors import UsageError
+
+
+class Codec(Protocol):
+    """Ids of a text and text of ids, without a thought for what stands around."""
+
+    vocab_size: int
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """`special` adds the start (and end) tokens that the model was trained with."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Special tokens are left out."""
+        ...
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token as the model spells it."""
+        ...
+
+
+class JsonCodec:
+    """What a tokenizer.json of the `tokenizers` library says.
+
+    Raises:
+        ValueError: `definition` is none.
+    """
+
+    def __init__(self, definition: bytes) -> None:
+        try:
+            self._rust = Tokenizer.from_str(definition.decode("utf-8"))
+        except Exception as error:  # the library raises nothing more precise
+            raise ValueError(f"is not a tokenizer.json ({error})") from error
+        self._rust.no_padding()
+        self._rust.no_truncation()
+        self.vocab_size = max(self._rust.get_vocab(with_added_tokens=True).values()) + 1
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        return self._rust.encode(text, add_special_tokens=special).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._rust.decode(list(ids), skip_special_tokens=True)
+
+    def token_id(self, token: str) -> int | None:
+        return self._rust.token_to_id(token)
+
+
+class SentencePieceCodec:
+    """A SentencePiece model, as Llama-2 and Gemma carry it (`tokenizer.model`).
+
+    Args:
+        definition: the model's bytes.
+        add_bos: begin with its start token.
+        add_eos: close with its end token.
+
+    Raises:
+        ValueError: `definition` is no such model.
+    """
+
+    def __init__(self, definition: bytes, *, add_bos: bool, add_eos: bool) -> None:
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            # An empty file would load as a model without pieces.
+            if not definition or not self._processor.LoadFromSerializedProto(definition):
+                raise RuntimeError("no pieces")
+        except RuntimeError as error:
+            raise ValueError(f"is not a SentencePiece model ({error})") from error
+        self.vocab_size: int = self._processor.vocab_size()
+        self._before = [self._processor.bos_id()] if add_bos else []
+        self._after = [self._processor.eos_id()] if add_eos else []
+        control = (
+            self._processor.id_to_piece(i)
+            for i in range(self.vocab_size)
+            if self._processor.is_control(i)
+        )
+        # A control piece in a text (a chat template writes them) is that piece, not its letters.
+        self._control = re.compile("(" + "|".join(map(re.escape, control)) + ")")
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        ids: list[int] = []
+        for number, part in enumerate(self._control.split(text)):
+            if number % 2:
+                ids.append(self._processor.piece_to_id(part))
+            elif part:
+                ids += self._processor.encode(part)
+        return [*self._before, *ids, *self._after] if special else ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._processor.decode([i for i in ids if not self._processor.is_control(i)])
+
+    def token_id(self, token: str) -> int | None:
+        found = self._processor.piece_to_id(token)
+        return found if self._processor.id_to_piece(found) == token else None
+
+
+class LanguageTokenizer:
+    """A decoder's tokenizer: a codec, the names of its special tokens, its chat template.
+
+    Args:
+        codec: ids of texts and texts of ids.
+        special_tokens: bos_token, eos_token and the like, as the model spells them.
+        chat_template: of a model that was tuned on conversations.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        *,
+        special_tokens: Mapping[str, str] | None = None,
+        chat_template: str | None = None,
+    ) -> None:
+        self._codec = codec
+        self.special_tokens = dict(special_tokens or {})
+        self.vocab_size = codec.vocab_size
+        eos = self.special_tokens.get("eos_token")
+        self.eos_id = None if eos is None else codec.token_id(eos)
+        self._chat = (
+            None
+            if chat_template is None
+            else ChatTemplate(chat_template, special_tokens=self.special_tokens)
+        )
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """The ids of a text, with the start and end tokens of the model's training or without."""
+        return self._codec.encode(text, special=special)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens left out."""
+        return self._codec.decode(ids)
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """The ids of a conversation, up to where the assistant's answer begins.
+
+        Raises:
+            UsageError: the model has no chat template, or it refuses the conversation.
+        """
+        return self.encode(self.render_chat(messages, add_generation_prompt=True), special=False)
+
+    def render_chat(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = False
+    ) -> str:
+        """A conversation as the one text that the model was tuned on.
+
+        Raises:
+            UsageError: the model has no chat template, or it refuses the conversation.
+        """
+        if self._chat is None:
+            raise UsageError("the model has no chat template; give it a plain prompt")
+        return self._chat.render(messages, add_generation_prompt=add_generation_prompt)

@@ -1,0 +1,178 @@
+"""Hugging Face's folders of decoders: config.json, weights (sharded too), tokenizer files."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from mmtrain.data.language_tokenizer import (
+    Codec,
+    JsonCodec,
+    LanguageTokenizer,
+    SentencePieceCodec,
+)
+from mmtrain.errors import UsageError
+from mmtrain.files import replace_file
+from mmtrain.interop.foreign_config import read_json
+from mmtrain.interop.hf_clip_files import CONFIG_FILE, WEIGHTS_FILE, read_weights
+from mmtrain.interop.hf_decoder import decoder_from_hf, decoder_to_hf
+from mmtrain.interop.hf_decoder_config import CLASSES, Family
+from mmtrain.interop.package import float_tensors
+from mmtrain.interop.tensor_links import Tensors
+from mmtrain.models import DecoderConfig
+
+JSON_FILE = "tokenizer.json"
+PIECES_FILE = "tokenizer.model"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+TEMPLATE_FILE = "chat_template.jinja"
+GENERATION_FILE = "generation_config.json"
+TRAVELLING = (
+    JSON_FILE, PIECES_FILE, TOKENIZER_CONFIG_FILE, TEMPLATE_FILE, GENERATION_FILE, "vocab.json",
+    "merges.txt", "added_tokens.json", "special_tokens_map.json",
+)  # fmt: skip
+"""Files that say nothing of the weights; they are kept as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderPackage:
+    """A decoder with all that it needs to write text."""
+
+    config: DecoderConfig
+    """The architecture."""
+    tensors: Tensors
+    """Every tensor of `Decoder(config).state_dict()`, in fp32."""
+    tokenizer: LanguageTokenizer | None
+    """Texts to ids and back. None: the folder has none."""
+    end_ids: tuple[int, ...]
+    """Tokens that end an answer."""
+    family: Family | None = None
+    """Which of their models it came as."""
+    files: dict[str, bytes]
+    """Their tokenizer's and generation's files, by name."""
+
+
+def is_decoder_folder(folder: Path) -> bool:
+    """Whether a folder's config.json is of a decoder that we read."""
+    path = folder / CONFIG_FILE
+    data = read_json(path) if path.is_file() else None
+    return isinstance(data, dict) and data.get("model_type") in CLASSES
+
+
+def read_hf_decoder(folder: Path) -> DecoderPackage:
+    """The decoder of a folder.
+
+    Raises:
+        UsageError: a file is missing or damaged, or the model is none that we can compute.
+    """
+    source = folder / CONFIG_FILE
+    data = read_json(source)
+    config, tensors = decoder_from_hf(data, read_weights(folder), source=str(source))
+    files = {n: (folder / n).read_bytes() for n in TRAVELLING if (folder / n).is_file()}
+    tokenizer = _read_tokenizer(folder)
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise UsageError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, but the model's vocab_size = "
+            f"{config.vocab_size}"
+        )
+    return DecoderPackage(
+        config=config,
+        tensors=float_tensors(tensors),
+        tokenizer=tokenizer,
+        end_ids=_end_ids(folder, data, tokenizer),
+        family=data["model_type"],
+        files=files,
+    )
+
+
+def write_hf_decoder(package: DecoderPackage, folder: Path) -> None:
+    """Write a folder that `AutoModelForCausalLM.from_pretrained` loads.
+
+    Raises:
+        UsageError: transformers has no such model, naming the fields.
+    """
+    data, tensors = decoder_to_hf(package.config, package.tensors, family=package.family)
+    if package.end_ids:
+        data["eos_token_id"] = (
+            package.end_ids[0] if len(package.end_ids) == 1 else [*package.end_ids]
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    for name, content in package.files.items():
+        (folder / name).write_bytes(content)
+    replace_file(folder / CONFIG_FILE, json.dumps(data, indent=2) + "\n")
+
+
+def _end_ids(
+    folder: Path, config: dict[str, Any], tokenizer: LanguageTokenizer | None
+) -> tuple[int, ...]:
+    """The ids that generation_config.json names, else config.json, else the tokenizer's end."""
+    path = folder / GENERATION_FILE
+    generation = read_json(path) if path.is_file() else {}
+    own = None if tokenizer is None else tokenizer.eos_id
+    for found in (generation.get("eos_token_id"), config.get("eos_token_id"), own):
+        if found is not None:
+            return tuple(found) if isinstance(found, list) else (found,)
+    return ()
+
+
+def _read_tokenizer(folder: Path) -> LanguageTokenizer | None:
+    path = folder / TOKENIZER_CONFIG_FILE
+    config: dict[str, Any] = read_json(path) if path.is_file() else {}
+    special = folder / "special_tokens_map.json"
+    names = (read_json(special) if special.is_file() else {}) | config
+    codec = _codec(folder, config)
+    if codec is None:
+        return None
+    return LanguageTokenizer(
+        codec, special_tokens=_special_tokens(names), chat_template=_template(folder, config)
+    )
+
+
+def _codec(folder: Path, config: dict[str, Any]) -> Codec | None:
+    path = folder / JSON_FILE
+    try:
+        if path.is_file():
+            return JsonCodec(path.read_bytes())
+        path = folder / PIECES_FILE
+        if path.is_file():
+            return SentencePieceCodec(
+                path.read_bytes(),
+                add_bos=config.get("add_bos_token", True),
+                add_eos=config.get("add_eos_token", False),
+            )
+        path = folder / "vocab.json"
+        if path.is_file() and (folder / "merges.txt").is_file():
+            return JsonCodec(_byte_level(folder))
+    except ValueError as error:
+        raise UsageError(f"{path} {error}") from error
+    return None
+
+
+def _byte_level(folder: Path) -> bytes:
+    """GPT-2's byte-pair encoding from its two files, as the tokenizer.json that others write."""
+    model = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    return tokenizer.to_str().encode()
+
+
+def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
+    named = {name: value for name, value in config.items() if name.endswith("_token")}
+    contents = {n: v.get("content") if isinstance(v, dict) else v for n, v in named.items()}
+    return {name: value for name, value in contents.items() if isinstance(value, str)}
+
+
+def _template(folder: Path, config: dict[str, Any]) -> str | None:
+    """Of a file of its own, or in the tokenizer's config: one, or `default` among named ones."""
+    path = folder / TEMPLATE_FILE
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    found = config.get("chat_template")
+    if isinstance(found, list):
+        return {one["name"]: one["template"] for one in found}.get("default")
+    return found

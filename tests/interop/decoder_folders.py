@@ -1,0 +1,79 @@
+"""Tiny decoders of random weights as transformers writes them, one of each family and feature."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROPE = {"rope_type": "default", "rope_theta": 5000.0}
+GATED = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+GPT: dict[str, Any] = {
+    "vocab_size": 50,
+    "n_positions": 64,
+    "n_embd": 16,
+    "n_layer": 2,
+    "n_head": 4,
+    "bos_token_id": 48,
+    "eos_token_id": 49,
+}
+# Name -> their config's class, its fields.
+DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt1": ("OpenAIGPTConfig", GPT),
+    "gpt2": ("GPT2Config", GPT | {"n_inner": 40}),
+    "gpt2 untied, exact gelu": (
+        "GPT2Config",
+        GPT | {"tie_word_embeddings": False, "activation_function": "gelu"},
+    ),
+    "llama multi-head": ("LlamaConfig", GATED),
+    "llama grouped, wide heads": (
+        "LlamaConfig",
+        GATED | {"num_key_value_heads": 2, "head_dim": 6, "rope_parameters": ROPE},
+    ),
+    "llama biases": (
+        "LlamaConfig",
+        GATED | {"num_key_value_heads": 1, "attention_bias": True, "mlp_bias": True},
+    ),
+    "smollm2": (
+        "LlamaConfig",
+        GATED | {"num_key_value_heads": 2, "tie_word_embeddings": True, "rms_norm_eps": 1e-5},
+    ),
+    "qwen2": ("Qwen2Config", GATED | {"num_key_value_heads": 2, "tie_word_embeddings": True}),
+    "qwen2 untied": ("Qwen2Config", GATED | {"num_key_value_heads": 2, "rope_parameters": ROPE}),
+    "gemma multi-query": ("GemmaConfig", GATED | {"num_key_value_heads": 1, "head_dim": 8}),
+    "gemma": ("GemmaConfig", GATED | {"num_key_value_heads": 4, "head_dim": 4}),
+}
+
+
+def build_peer(name: str, *, seed: int = 0) -> Any:
+    """Their model in eval mode, every tensor random."""
+    import transformers
+
+    kind, fields = DECODERS[name]
+    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**fields))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+def write_peer(name: str, folder: Path, **options: Any) -> Any:
+    """Their model, saved by them."""
+    model = build_peer(name)
+    model.save_pretrained(folder, **options)
+    return model
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    """Lay fields over a folder's config.json; None removes one."""
+    path = folder / "config.json"
+    data = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in data.items() if v is not None}))
