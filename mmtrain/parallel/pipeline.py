@@ -6,6 +6,7 @@ interleaved: arXiv:2104.04473; zero bubble: arXiv:2401.10241.
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -136,7 +137,7 @@ class _DenseGradient(torch.autograd.Function):
         return gradients[0].contiguous()
 
 
-def make_edges_dense(stage: ClipStage) -> None:
+def make_edges_dense(stage: nn.Module) -> None:
     """Make contiguous what a stage hands on, in place: tokens forward and gradients backward.
 
     Point-to-point transfers refuse anything else, and a pooling that expands its gradient or a
@@ -172,7 +173,9 @@ class PipelineSchedule:
     features as target. Scaling by microbatches is off: the surrogate is a sum.
     """
 
-    def __init__(self, stages: list[ClipStage], layout: Layout, *, num_microbatches: int) -> None:
+    def __init__(
+        self, stages: Sequence[nn.Module], layout: Layout, *, num_microbatches: int
+    ) -> None:
         self.layout = layout
         self.num_microbatches = num_microbatches
         self.single_pass = False
@@ -209,10 +212,12 @@ class PipelineSchedule:
 
     def step(
         self, images_BCHW: Tensor, rows: dict[str, Tensor], gradient_B2E: Tensor | None
-    ) -> None:
-        """Accumulate the weights' gradients, given that of the features (on the last stage)."""
+    ) -> Tensor | None:
+        """Accumulate the weights' gradients, given that of the features (on the last stage), which
+        come back detached."""
         inputs = (images_BCHW,) if self.layout.is_first_stage else ()
-        self.schedule.step(*inputs, target=gradient_B2E, return_outputs=False, **rows)
+        out = self.schedule.step(*inputs, target=gradient_B2E, **rows)
+        return out.detach() if self.layout.is_last_stage else None
 
     def _keep_shapes(self, rows: dict[str, Tensor]) -> None:
         """torch's stages size their transfers at the first step; another size would hang there."""

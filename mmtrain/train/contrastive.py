@@ -151,6 +151,10 @@ class ContrastiveObjective:
             for tensor in (loss, *gradients):
                 dist.broadcast(tensor, source, group=group)
 
+    def figures(self) -> dict[str, float]:
+        """The logits' multiplier."""
+        return {"logit_scale": self.logit_scale.exp().item()}
+
     @torch.no_grad()
     def clamp(self) -> None:
         """Keep the multiplier within [1, max_logit_scale], as after every published CLIP update."""

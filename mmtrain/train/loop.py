@@ -3,9 +3,10 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from mmtrain.data.batch import ImageTextBatch
-from mmtrain.data.image_text import ImageTextData
+from mmtrain.data.batch import SampleBatch
+from mmtrain.data.image_text import NumberedData
 from mmtrain.optim import OptimConfig, clip_gradients, lr_factor
 from mmtrain.train.background_save import BackgroundSave
 from mmtrain.train.config import TrainConfig
@@ -24,7 +25,7 @@ class Clock:
         """Begin a new interval: after a log line, a checkpoint or an evaluation."""
         self._start, self._waited, self._samples = time.perf_counter(), 0.0, 0
 
-    def wait_for(self, batches: Iterator[ImageTextBatch]) -> ImageTextBatch | None:
+    def wait_for(self, batches: Iterator[SampleBatch]) -> SampleBatch | None:
         """The next batch, None at the end; the time until it is there counts as waiting."""
         start = time.perf_counter()
         batch = next(batches, None)
@@ -51,7 +52,7 @@ class Loop:
     config: TrainConfig
     optim: OptimConfig
     state: RunState
-    data: ImageTextData
+    data: NumberedData[Any]
     total_steps: int
     guard: Guard
     log: MetricsLog | None
@@ -106,7 +107,7 @@ class Loop:
         assert saved_step == self.state.step == self.total_steps
         return True
 
-    def _step(self, batch: ImageTextBatch, clock: Clock, *, save_due: bool) -> Verdict:
+    def _step(self, batch: SampleBatch, clock: Clock, *, save_due: bool) -> Verdict:
         """One update, its guard and its log line."""
         state, samples = self.state, self.data.samples_in(self.state.step)
         state.bad_samples.record(batch.bad, num_rows=samples, step=state.step)
@@ -148,7 +149,7 @@ class Loop:
                     "loss": loss.item(),
                     "lr": state.optimizers.lr,
                     "grad_norm": norm.item(),
-                    "logit_scale": state.objective.logit_scale.exp().item(),
+                    **state.objective.figures(),
                     **clock.figures(),
                 }
             )

@@ -1,7 +1,7 @@
 """What a run consists of between two steps, and how it goes into a checkpoint and comes back."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from mmtrain.data.bad_samples import BadSampleLog
 from mmtrain.errors import UsageError
-from mmtrain.models import ClipStage
 from mmtrain.optim import Ema, Optimizers
 from mmtrain.parallel import Layout, PipelineSchedule, gather_tensors
 from mmtrain.train.background_save import BackgroundSave
 from mmtrain.train.checkpoint import Tensors, find_latest, load_checkpoint, save_checkpoint
-from mmtrain.train.contrastive import ContrastiveObjective
+from mmtrain.train.objective import Objective
 from mmtrain.train.step import LocalSchedule
 
 CHECKPOINTS = "checkpoints"
@@ -65,8 +64,8 @@ class RunState:
     """
 
     layout: Layout
-    stages: list[ClipStage]
-    objective: ContrastiveObjective
+    stages: Sequence[nn.Module]
+    objective: Objective
     schedule: LocalSchedule | PipelineSchedule
     optimizers: Optimizers
     ema: Ema | None

@@ -6,14 +6,14 @@ gradients, the loss gives their gradient, `step` carries it into the weights. So
 sees every negative, exactly. Gao et al. 2021 (GradCache), arXiv:2101.06983, section 3.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from mmtrain.errors import UsageError
-from mmtrain.models import ClipStage
 from mmtrain.parallel import Layout, PipelineSchedule
 
 
@@ -30,8 +30,10 @@ class Schedule(Protocol):
 
     def step(
         self, images_BCHW: Tensor, rows: dict[str, Tensor], gradient_B2E: Tensor | None
-    ) -> None:
-        """Accumulate the weights' gradients, given that of the features."""
+    ) -> Tensor | None:
+        """Accumulate the weights' gradients, given that of the features. Returns the features,
+        detached, on the last stage: a loss that is a sum over rows, whose gradient is known
+        beforehand, needs no other pass."""
         ...
 
 
@@ -41,7 +43,7 @@ class LocalSchedule:
     Under FSDP gradients are reduced once, with the last microbatch.
     """
 
-    def __init__(self, stage: ClipStage, *, num_microbatches: int) -> None:
+    def __init__(self, stage: nn.Module, *, num_microbatches: int) -> None:
         self.stage = stage
         self.num_microbatches = num_microbatches
         self.single_pass = num_microbatches == 1
@@ -67,21 +69,24 @@ class LocalSchedule:
 
     def step(
         self, images_BCHW: Tensor, rows: dict[str, Tensor], gradient_B2E: Tensor | None
-    ) -> None:
+    ) -> Tensor:
         """Backward of every microbatch with its share of the features' gradient."""
         assert gradient_B2E is not None
         chunks = self._chunks(images_BCHW, rows)
         gradients = gradient_B2E.chunk(self.num_microbatches)
+        done: list[Tensor] = []
         for i, ((images, part), gradient) in enumerate(zip(chunks, gradients, strict=True)):
             if isinstance(self.stage, FSDPModule):
                 self.stage.set_requires_gradient_sync(i == len(chunks) - 1)
             features = self.stage(images, **part)
             if features.requires_grad:  # not where both towers are locked
                 torch.autograd.backward(features, gradient)
+            done.append(features.detach())
+        return torch.cat(done)
 
 
 def build_schedule(
-    stages: list[ClipStage], layout: Layout, *, num_microbatches: int, batch_size: int
+    stages: Sequence[nn.Module], layout: Layout, *, num_microbatches: int, batch_size: int
 ) -> "LocalSchedule | PipelineSchedule":
     """The schedule of this rank's stages.
 

@@ -1,0 +1,29 @@
+"""What the loop asks of a task: the seam between training and what is trained for."""
+
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+class Objective(Protocol):
+    """From a batch to gradients, over any schedule. Contrastive training and VQA are two."""
+
+    def step(self, schedule: Any, batch: Any) -> Tensor:
+        """Loss and gradients of one global batch; the gradients are added to `.grad`.
+
+        Returns:
+            The loss, detached, the same on every rank.
+        """
+        ...
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The objective's own parameters by name; every pipeline stage holds them."""
+        ...
+
+    def clamp(self) -> None:
+        """Bring its parameters back into their range after an update."""
+        ...
+
+    def figures(self) -> dict[str, float]:
+        """What a log line says of the last step beside the loss. Waits for the device."""
+        ...
