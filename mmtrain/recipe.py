@@ -9,14 +9,17 @@ from typing import Any
 
 from mmtrain.data.config import DataConfig
 from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig
+from mmtrain.data.vqa import VqaDataConfig
 from mmtrain.decode_config import apply_overrides, decode, encode
 from mmtrain.describe_config import NONE
 from mmtrain.errors import UsageError
 from mmtrain.loading import load
 from mmtrain.models import ClipConfig, TextConfig
 from mmtrain.models.named import MODEL_NAMES, named_model
+from mmtrain.models.vqa import VqaConfig
 from mmtrain.optim import OptimConfig
 from mmtrain.parallel import ParallelConfig
+from mmtrain.train.answering import AnswerLossConfig
 from mmtrain.train.config import TrainConfig
 from mmtrain.train.contrastive import LossConfig
 from mmtrain.train.metrics import LogConfig
@@ -61,6 +64,34 @@ class LockConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VqaSection(VqaConfig):
+    """Answer questions about images instead of matching captions. [model] says the towers: the
+    image's, and the question's encoder."""
+
+    data: VqaDataConfig = field(default_factory=VqaDataConfig)
+    """Questions beside the images of data.train."""
+    loss: AnswerLossConfig = field(default_factory=AnswerLossConfig)
+    """What it costs to answer wrongly."""
+    min_count: int = 9
+    """classify: an answer is in the vocabulary where it is that of so many questions."""
+    init: str | None = None
+    """Start from all weights of a VQA model: a run or its export; for training in stages."""
+    vision_lr: float | None = None
+    """Peak learning rate of the vision tower. None: optim.lr."""
+    text_lr: float | None = None
+    """Peak learning rate of the question encoder. None: optim.lr."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_count < 1:
+            raise ValueError(f"min_count = {self.min_count} must be at least 1")
+        for name in ("vision_lr", "text_lr"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} = {value} must be positive; [lock] freezes a tower")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ZeroShotConfig:
     """One zero-shot evaluation."""
 
@@ -89,6 +120,20 @@ class RetrievalConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VqaEvalConfig:
+    """One evaluation by questions."""
+
+    name: str
+    """Names the result: eval/NAME.json."""
+    data: str | tuple[str, ...]
+    """Images, as data.train takes them."""
+    questions: str | None = None
+    """The set's file of questions, as vqa.data.questions."""
+    annotations: str | None = None
+    """VQAv2's file of answers."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """What is evaluated during and after training, over all ranks."""
 
@@ -100,6 +145,8 @@ class EvalConfig:
     """Zero-shot evaluations."""
     retrieval: tuple[RetrievalConfig, ...] = ()
     """Retrieval evaluations."""
+    vqa: tuple[VqaEvalConfig, ...] = ()
+    """Evaluations by questions, where there is a [vqa] section."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +161,8 @@ class TrainRecipe:
     """Texts to ids; it also fixes the text tower's vocabulary and context."""
     model: ModelConfig
     """Both towers."""
+    vqa: VqaSection | None = None
+    """Answer questions about images, on the towers of [model]. None: train the towers to match."""
     loss: LossConfig = field(default_factory=LossConfig)
     """The contrastive loss."""
     optim: OptimConfig = field(default_factory=OptimConfig)

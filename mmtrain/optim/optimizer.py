@@ -65,6 +65,7 @@ def build_optimizers(
     no_decay: set[str],
     hidden_matrices: set[str],
     layer_ids: Mapping[str, tuple[int, int]] | None = None,
+    lr_factors: Mapping[str, float] | None = None,
 ) -> Optimizers:
     """Group the trainable parameters and build AdamW, and Muon where the recipe asks for it.
 
@@ -74,6 +75,7 @@ def build_optimizers(
         hidden_matrices: names that Muon may take: q, k, v, o and feed-forward matrices.
         layer_ids: (layer, layers above it) by name, needed for layer_decay < 1; names that are
             missing keep the full learning rate.
+        lr_factors: multiplies the learning rate, by name; names that are missing keep theirs.
     """
     assert layer_ids is not None or config.layer_decay == 1
     names: dict[nn.Parameter, str] = {}
@@ -84,7 +86,7 @@ def build_optimizers(
         names[parameter] = name
         muon = config.kind == "muon" and name in hidden_matrices
         layers_above = layer_ids[name][1] if layer_ids and name in layer_ids else 0
-        factor = config.layer_decay**layers_above
+        factor = config.layer_decay**layers_above * (lr_factors or {}).get(name, 1.0)
         decays = muon or name not in no_decay
         # Fused and foreach kernels refuse a list that mixes plain tensors, DTensors or meshes.
         mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None

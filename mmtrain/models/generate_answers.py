@@ -1,0 +1,129 @@
+"""Writing an answer: the image's tokens begin the decoder's text, question and answer follow."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmtrain.models.connector import Connector, ConnectorConfig
+from mmtrain.models.decoder import Decoder, DecoderConfig
+from mmtrain.models.vision import VisionConfig
+from mmtrain.nn import Mask, TransformerConfig
+from mmtrain.nn.front_door import FrontDoor, FrontDoorConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """A decoder that answers. Its mask says what image and question see:
+
+    causal: every token those before it. prefix: image and question see each other wholly, the
+    answer all before it. block: the image sees itself wholly and no question, so that its keys
+    serve all its questions; a question sees the image and itself causally.
+    """
+
+    transformer: TransformerConfig
+    """The decoder's blocks; transformer.mask as above."""
+    vocab_size: int | None = None
+    """Entries of the token embedding. None: the tokenizer's."""
+    text_length: int | None = None
+    """Tokens of question and answer at most. None: the tokenizer's context and an answer."""
+    learned_positions: bool = False
+    """Learned positions instead of rotary ones."""
+    rope_theta: float = 10000.0
+    """Base of the rotary frequencies."""
+    embed_scale: bool = False
+    """Multiply token vectors by sqrt(dim), as Gemma; images' are not."""
+    tied_head: bool = True
+    """The logits' matrix is the token embedding."""
+
+    def __post_init__(self) -> None:
+        if self.transformer.mask == "full":
+            raise ValueError(
+                'transformer.mask = "full" shows the answer; use causal, prefix, block'
+            )
+
+
+class AnswerGenerator(nn.Module):
+    """connector -> front door -> decoder over image, question and answer."""
+
+    def __init__(
+        self,
+        config: GenerateConfig,
+        *,
+        vision: VisionConfig,
+        connector: ConnectorConfig,
+        front_door: FrontDoorConfig | None,
+    ) -> None:
+        super().__init__()
+        assert config.vocab_size is not None, "the tokenizer gives the vocabulary"
+        assert config.text_length is not None, "the tokenizer gives the length"
+        blocks = config.transformer
+        self.connector = Connector(connector, vision, dim=blocks.dim)
+        self.front_door = (
+            FrontDoor(front_door, dim=blocks.dim, num_heads=blocks.num_heads)
+            if front_door is not None and "image" in front_door.places
+            else None
+        )
+        self.decoder = Decoder(
+            DecoderConfig(
+                transformer=blocks,
+                vocab_size=config.vocab_size,
+                context_length=self.connector.num_tokens + config.text_length,
+                positions="learned" if config.learned_positions else "rope",
+                rope_theta=config.rope_theta,
+                embed_scale=config.embed_scale,
+                tied_head=config.tied_head,
+            )
+        )
+
+    def image_tokens(self, image_BTD: Tensor) -> Tensor:
+        """The vision tower's tokens -> those that begin the decoder's text, [B, P, D]."""
+        image_BPD = self.connector(image_BTD)
+        return image_BPD if self.front_door is None else self.front_door(image_BPD, Mask())
+
+    def forward(
+        self, image_BTD: Tensor, tokens_QT: Tensor, question_length_Q: Tensor, length_Q: Tensor
+    ) -> Tensor:
+        """Next-token logits [Q, T, V] of the text; those at t are of the token at t + 1."""
+        assert self.decoder.embed is not None
+        image_BPD = self.image_tokens(image_BTD)
+        text_QTD = self.decoder.embed.token(tokens_QT)
+        if self.decoder.config.transformer.mask == "block":
+            return self._in_one_row(image_BPD, text_QTD, length_Q)
+        num_slots = text_QTD.size(0) // image_BPD.size(0)
+        image_QPD = image_BPD.repeat_interleave(num_slots, dim=0)
+        num_patches, num_tokens = image_BPD.size(1), text_QTD.size(1)
+        place_T = torch.arange(num_patches + num_tokens, device=tokens_QT.device)
+        prefix = self.decoder.config.transformer.mask == "prefix"
+        logits = self.decoder(
+            torch.cat([image_QPD, text_QTD], dim=1),
+            real_BT=place_T < (num_patches + length_Q)[:, None],
+            prefix_length_B=num_patches + question_length_Q if prefix else None,
+            num_logits=num_tokens,
+        )
+        return logits
+
+    def _in_one_row(self, image_BPD: Tensor, text_QTD: Tensor, length_Q: Tensor) -> Tensor:
+        """All questions of an image behind it, none seeing another."""
+        (num_images, num_patches), num_tokens = image_BPD.shape[:2], text_QTD.size(1)
+        num_slots = text_QTD.size(0) // num_images
+        place_T = torch.arange(num_tokens, device=text_QTD.device)
+        slot_Q1 = torch.arange(num_slots, device=text_QTD.device).repeat(num_images)[:, None] + 1
+        segment_QT = torch.where(place_T < length_Q[:, None], slot_Q1, -1)
+        segment_BS = F.pad(segment_QT.reshape(num_images, -1), (num_patches, 0), value=0)
+        text_BSD = text_QTD.reshape(num_images, num_slots * num_tokens, -1)
+        logits = self.decoder(
+            torch.cat([image_BPD, text_BSD], dim=1),
+            segment_BT=segment_BS,
+            num_logits=num_slots * num_tokens,
+        )
+        return logits.reshape(num_images * num_slots, num_tokens, -1)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw initial weights by the parts' own tables."""
+        self.connector.init_weights(generator)
+        self.decoder.init_weights(generator)
+        if self.front_door is not None:
+            self.front_door.init_weights(generator)
