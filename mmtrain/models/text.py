@@ -120,6 +120,9 @@ class TextTower(nn.Module):
 
     embed: TextEmbed | None
     head: TextHead | None
+    num_groups: int = 1
+    """Groups of texts of like length that a whole tower takes one after another, each cut to its
+    own longest text: less padding, the same embeddings."""
 
     def __init__(self, config: TextConfig, *, embed_dim: int) -> None:
         super().__init__()
@@ -156,6 +159,17 @@ class TextTower(nn.Module):
         # A text without a token: it sees, and is, its first padding, else its softmax is 0/0 and
         # the whole batch's gradient NaN.
         length_B = length_B.clamp(min=1)
+        if self.num_groups == 1:
+            return self._blocks_and_head(x, length_B, keep_BL2)
+        order_B = length_B.argsort(stable=True)
+        groups = []
+        for rows in order_B.chunk(self.num_groups):
+            length = length_B[rows]
+            keep = None if keep_BL2 is None else keep_BL2[rows]
+            groups.append(self._blocks_and_head(x[rows, : int(length.max())], length, keep))
+        return torch.cat(groups)[order_B.argsort()]
+
+    def _blocks_and_head(self, x: Tensor, length_B: Tensor, keep_BL2: Tensor | None) -> Tensor:
         masks_padding = self.config.transformer.mask == "full" and self.config.cuts_padding
         x = self.transformer(
             x,

@@ -80,6 +80,23 @@ def clip(text: TextConfig) -> Clip:
     return Clip(ClipConfig(vision=vision, text=text, embed_dim=E)).init_weights(0).double()
 
 
+@pytest.mark.parametrize("num_groups", [2, 3, 9])
+@pytest.mark.parametrize(("mask", "fields"), CUT)
+def test_groups_of_like_length_change_nothing(mask, fields, num_groups):
+    """Embeddings in the batch's order, and every gradient, dropped branches included."""
+    tower = build(mask, **fields)
+    keep_BL2 = torch.rand(4, 2, 2, generator=torch.Generator().manual_seed(2)).round().double() * 2
+    out, gradients = [], []
+    for groups in (1, num_groups):
+        tower.num_groups = groups
+        tower.zero_grad()
+        out.append(tower(tokens(), length_B=LENGTH, keep_BL2=keep_BL2))
+        (out[-1] * torch.arange(4.0)[:, None]).sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in tower.parameters()])
+    torch.testing.assert_close(out[1], out[0])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
 @pytest.mark.parametrize(("mask", "fields"), CUT)
 def test_encode_text_cuts_by_itself(mask, fields, monkeypatch):
     model = clip(config(mask, **fields))
