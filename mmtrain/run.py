@@ -23,8 +23,10 @@ from mmtrain.report import write_report
 from mmtrain.train.guard import EXIT_STOPPED, Guard, StopSignals
 from mmtrain.train.loop import Loop
 from mmtrain.train.metrics import MetricsLog
-from mmtrain.train.ranks import is_alone, on_rank_0
+from mmtrain.train.ranks import is_alone, on_rank_0, own_rank
 from mmtrain.train.run_folder import open_run_folder, write_facts
+from mmtrain.train.straggler import StragglerWatch
+from mmtrain.train.watchdog import Watchdog
 
 INTERRUPT_STATUS = 130  # 128 + SIGINT, as a shell reports it
 
@@ -58,27 +60,53 @@ def _train(recipe: TrainRecipe, layout: Layout, *, resume: bool, signals: StopSi
     if resume:
         _resume(run)
     _write_facts(run)
-    with _open_log(run) as log:
-        guard = Guard(folder, max_bad_steps=recipe.train.max_bad_steps, signals=signals)
-        loop = Loop(
-            config=recipe.train,
-            optim=recipe.optim,
-            state=run.state,
-            data=run.data,
-            total_steps=run.total_steps,
-            guard=guard,
-            log=log.log,
-            save=run.save,
-            background=run.background,
-            evaluate=lambda: _forget(run.evaluate(log.log)),
-            evaluate_every=recipe.eval.every,
-        )
+    with _open_log(run) as log, _build_watchdog(run) as watchdog:
+        loop = _build_loop(run, log, watchdog, signals)
         if not loop.run():
             _leave(run, log, signals)
-        encoder = run.evaluate(log.log)
-        on_rank_0(lambda: _export(run, encoder))
+        with watchdog.busy("evaluating"):
+            encoder = run.evaluate(log.log)
+            on_rank_0(lambda: _export(run, encoder))
         log.say(f"done: {folder} (report.html, export/, eval/, checkpoints/)")
     return folder
+
+
+def _build_watchdog(run: Run) -> Watchdog:
+    minutes = run.recipe.train.hang_minutes
+    return Watchdog(
+        run.folder,
+        seconds=None if minutes is None else 60 * minutes,
+        rank=own_rank(),
+        world_size=1 if is_alone() else dist.get_world_size(),
+    )
+
+
+def _build_loop(run: Run, log: "_Log", watchdog: Watchdog, signals: StopSignals) -> Loop:
+    config = run.recipe.train
+    factor = None if is_alone() else config.straggler_factor
+    return Loop(
+        config=config,
+        optim=run.recipe.optim,
+        state=run.state,
+        data=run.data,
+        total_steps=run.total_steps,
+        guard=Guard(
+            run.folder,
+            max_bad_steps=config.max_bad_steps,
+            roll_back=config.on_bad_steps == "roll_back",
+            signals=signals,
+        ),
+        log=log.log,
+        save=run.save,
+        background=run.background,
+        evaluate=lambda: _forget(run.evaluate(log.log)),
+        roll_back=lambda step: run.state.roll_back(run.folder, until=step, warn=_say),
+        watchdog=watchdog,
+        evaluate_every=run.recipe.eval.every,
+        stragglers=None
+        if factor is None
+        else StragglerWatch(factor=factor, every=config.straggler_every, device=run.layout.device),
+    )
 
 
 def check_evaluations(recipe: TrainRecipe) -> None:

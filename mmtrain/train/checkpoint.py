@@ -116,17 +116,24 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def find_latest(
-    folder: Path, *, warn: Callable[[str], None] = lambda line: print(line, file=sys.stderr)
+    folder: Path,
+    *,
+    until: int | None = None,
+    warn: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> Path | None:
     """The newest checkpoint whose files are what its manifest says; None if there is none at all.
 
-    Damaged ones are skipped aloud: `warn` gets a line for each, on rank 0.
+    Args:
+        folder: RUN/checkpoints.
+        until: of this step or before.
+        warn: damaged ones are skipped aloud, with a line for each on rank 0.
 
     Raises:
         UsageError: there are checkpoints, but every one is damaged.
     """
-    candidates = on_rank_0(lambda: sorted(steps_in(folder).items(), reverse=True))
-    for _, path in candidates:
+    found = on_rank_0(lambda: sorted(steps_in(folder).items(), reverse=True))
+    candidates = [path for step, path in found if until is None or step <= until]
+    for path in candidates:
         problems = _verify_together(path)
         if not problems:
             return path

@@ -1,6 +1,7 @@
 """The section [train] of a recipe."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from mmtrain.parallel.precision import Precision
 
@@ -37,18 +38,35 @@ class TrainConfig:
     deterministic: bool = False
     """On CUDA: only kernels that repeat themselves bit for bit (on CPU they all do)."""
     max_bad_steps: int = 3
-    """Stop after this many updates in a row with a loss or gradient that is not finite."""
+    """Updates in a row that may be left out, since loss or gradient was not finite, before
+    on_bad_steps acts."""
+    on_bad_steps: Literal["stop", "roll_back"] = "stop"
+    """stop: end the run; roll_back: take weights and optimizer from the newest checkpoint before
+    the bad steps and go on with the data after them (once for each checkpoint)."""
+    hang_minutes: float | None = 10.0
+    """With several ranks: name a rank that finishes no step, or does not answer, for so long, and
+    end the run (exit status 76). Startup, saving and evaluating take what they take. None: off."""
+    straggler_factor: float | None = 2.0
+    """With several ranks: name one that waits for data, or takes for a fixed product on its device,
+    more than this many times the median. None: off."""
+    straggler_every: int = 200
+    """Steps between looks for stragglers; each costs some 10 ms."""
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("set exactly one of steps and epochs")
         at_least_1 = ("steps", "epochs", "batch_size", "microbatches", "log_every")
-        for name in (*at_least_1, "checkpoint_every", "keep_checkpoints", "max_bad_steps"):
+        at_least_1 += ("checkpoint_every", "keep_checkpoints", "max_bad_steps", "straggler_every")
+        for name in at_least_1:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} = {value} must be at least 1")
-        if self.checkpoint_minutes is not None and self.checkpoint_minutes <= 0:
-            raise ValueError(f"checkpoint_minutes = {self.checkpoint_minutes} must be positive")
+        for name in ("checkpoint_minutes", "hang_minutes"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} = {value} must be positive")
+        if self.straggler_factor is not None and self.straggler_factor <= 1:
+            raise ValueError(f"straggler_factor = {self.straggler_factor} must be more than 1")
 
 
 def total_steps(config: TrainConfig, *, batches_per_epoch: int) -> int:

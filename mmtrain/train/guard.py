@@ -39,6 +39,8 @@ class Verdict:
     """A rank was told to stop: save, then leave with EXIT_STOPPED."""
     save: bool = False
     """A rank's clock says that a checkpoint is due."""
+    roll_back: bool = False
+    """Too many steps in a row were refused: go back to the weights before them."""
     save_failed: bool = False
     """A rank knows that the checkpoint in the background could not be written."""
 
@@ -88,17 +90,24 @@ class Guard:
 
     Args:
         run_dir: where bad_batches.jsonl collects the keys of refused batches.
-        max_bad_steps: the run ends after this many refused steps in a row.
+        max_bad_steps: refused steps in a row that are too many.
+        roll_back: then ask for it, instead of ending the run.
         signals: asked at every step; None: nothing stops the run from outside.
     """
 
     def __init__(
-        self, run_dir: Path, *, max_bad_steps: int = 3, signals: StopSignals | None = None
+        self,
+        run_dir: Path,
+        *,
+        max_bad_steps: int = 3,
+        roll_back: bool = False,
+        signals: StopSignals | None = None,
     ) -> None:
         if max_bad_steps < 1:
             raise UsageError(f"train.max_bad_steps = {max_bad_steps} must be at least 1")
         self.path = run_dir / BAD_BATCHES_FILE
         self.max_bad_steps = max_bad_steps
+        self.roll_back = roll_back
         self.signals = signals
         self.bad_in_a_row = 0
 
@@ -123,7 +132,8 @@ class Guard:
             save_failed: this rank knows that the checkpoint in the background failed; likewise.
 
         Raises:
-            TrainingStopped: on every rank, after `max_bad_steps` refused steps in a row.
+            TrainingStopped: on every rank, after `max_bad_steps` refused steps in a row without
+                `roll_back`.
         """
         told = self.signals is not None and self.signals.received is not None
         finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
@@ -135,7 +145,12 @@ class Guard:
         self.bad_in_a_row = self.bad_in_a_row + 1 if bad else 0
         if bad:
             self._record(loss, grad_norm, step=step, keys=keys)
-        return Verdict(update=not bad, stop=stop, save=save, save_failed=save_failed)
+        roll_back = self.bad_in_a_row >= self.max_bad_steps
+        if roll_back:
+            self.bad_in_a_row = 0
+        return Verdict(
+            update=not bad, stop=stop, save=save, roll_back=roll_back, save_failed=save_failed
+        )
 
     def _record(self, loss: Tensor, grad_norm: Tensor, *, step: int, keys: Sequence[str]) -> None:
         # Ranks of one data coordinate hold the same rows: dict.fromkeys names them once.
@@ -145,12 +160,12 @@ class Guard:
             record = {"step": step, "loss": loss_value, "grad_norm": norm_value, "keys": all_keys}
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(record) + "\n")
-        if self.bad_in_a_row >= self.max_bad_steps:
+        if self.bad_in_a_row >= self.max_bad_steps and not self.roll_back:
             raise TrainingStopped(
                 f"train.max_bad_steps = {self.max_bad_steps} steps in a row had no finite loss and "
                 f"gradient (step {step}: loss {loss_value}, gradient norm {norm_value}); their "
-                f"samples are named in {self.path}; lower optim.lr, lengthen the warm-up, or "
-                "remove those samples"
+                f"samples are named in {self.path}; lower optim.lr, lengthen the warm-up, remove "
+                'those samples, or set train.on_bad_steps = "roll_back"'
             )
 
 

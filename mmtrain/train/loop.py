@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mmtrain.data.batch import SampleBatch
@@ -13,12 +13,16 @@ from mmtrain.train.config import TrainConfig
 from mmtrain.train.guard import Guard, TrainingStopped, Verdict
 from mmtrain.train.metrics import MetricsLog
 from mmtrain.train.state import RunState
+from mmtrain.train.straggler import StragglerWatch
+from mmtrain.train.watchdog import Watchdog
 
 
 class Clock:
     """Where the time between two log lines went."""
 
     def __init__(self) -> None:
+        self.last_wait = 0.0
+        """Seconds until the newest batch was there."""
         self.restart()
 
     def restart(self) -> None:
@@ -29,7 +33,8 @@ class Clock:
         """The next batch, None at the end; the time until it is there counts as waiting."""
         start = time.perf_counter()
         batch = next(batches, None)
-        self._waited += time.perf_counter() - start
+        self.last_wait = time.perf_counter() - start
+        self._waited += self.last_wait
         return batch
 
     def count(self, samples: int) -> None:
@@ -63,8 +68,15 @@ class Loop:
     """Where `save` only begins: what there is to wait for."""
     evaluate: Callable[[], None]
     """Evaluates the current weights. Collective."""
+    roll_back: Callable[[int], int | None]
+    """Takes the weights of the newest checkpoint of a step or before -> its step. Collective."""
+    watchdog: Watchdog
+    """Told of every step, so that a rank that hangs is named."""
     evaluate_every: int | None = None
     """Steps between evaluations; the one after the last step is the caller's."""
+    stragglers: StragglerWatch | None = None
+    """Told of every step, so that a rank that is slow is named."""
+    _rolled_back_to: int | None = field(default=None, init=False)
 
     def run(self) -> bool:
         """Train until the end, or until a signal asks to stop -> whether the end was reached.
@@ -80,8 +92,7 @@ class Loop:
         try:
             while (batch := clock.wait_for(batches)) is not None:
                 verdict = self._step(batch, clock, save_due=self._is_due(saved_time))
-                if verdict.save_failed:
-                    self._wait_for_save()
+                self._look_after(verdict, clock)
                 done = self.state.step == self.total_steps
                 if (
                     verdict.stop
@@ -89,15 +100,17 @@ class Loop:
                     or verdict.save
                     or self._every(self.config.checkpoint_every)
                 ):
-                    self.save()
+                    with self.watchdog.busy("saving a checkpoint"):
+                        self.save()
+                        if verdict.stop or done:
+                            self._wait_for_save()
                     saved_step, saved_time = self.state.step, time.monotonic()
                     clock.restart()
-                if verdict.stop or done:
-                    self._wait_for_save()
                 if verdict.stop and not done:
                     return False
                 if self._every(self.evaluate_every) and not done:
-                    self.evaluate()
+                    with self.watchdog.busy("evaluating"):
+                        self.evaluate()
                     clock.restart()
         except TrainingStopped:  # on every rank: what is on its way gets there
             self._wait_for_save()
@@ -155,6 +168,43 @@ class Loop:
             )
             clock.restart()
         return verdict
+
+    def _look_after(self, verdict: Verdict, clock: Clock) -> None:
+        """What a step asks for beside training."""
+        if verdict.save_failed:
+            self._wait_for_save()
+        if verdict.roll_back:
+            with self.watchdog.busy("rolling back"):
+                self._roll_back()
+        self.watchdog.beat(self.state.step)
+        if self.stragglers is not None:
+            for line in self.stragglers.step(clock.last_wait):
+                self._say(line)
+
+    def _roll_back(self) -> None:
+        self._wait_for_save()
+        first_bad = self.state.step - self.config.max_bad_steps
+        step = self.roll_back(first_bad)
+        if step is None or step == self._rolled_back_to:
+            why = (
+                "there is no checkpoint before them"
+                if step is None
+                else (f"the weights of step {step}, the newest before them, were tried already")
+            )
+            raise TrainingStopped(
+                f"train.max_bad_steps = {self.config.max_bad_steps} steps in a row had no finite "
+                f"loss and gradient (from step {first_bad}), and {why}; the samples are named in "
+                f"{self.guard.path}; lower optim.lr or lengthen the warm-up"
+            )
+        self._rolled_back_to = step
+        self._say(
+            f"steps {first_bad + 1} to {self.state.step} had no finite loss and gradient: going on "
+            f"after them with the weights of step {step}"
+        )
+
+    def _say(self, line: str) -> None:
+        if self.log is not None:
+            self.log.say(line)
 
     def _wait_for_save(self) -> None:
         if self.background is not None:

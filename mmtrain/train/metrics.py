@@ -76,15 +76,25 @@ class MetricsLog:
         path = run_dir / METRICS_FILE
         run_dir.mkdir(parents=True, exist_ok=True)
         _drop_lines_after(path, start_step)
+        self._path = path
         self._file = path.open("a", encoding="utf-8")
         self._console = build_console(stream or sys.stderr, total_steps, start_step)
         self._mirrors = _build_mirrors(run_dir, config, start_step, dict(recipe or {}), self.say)
 
     def log(self, record: Record) -> None:
-        """Write a record; `step` counts the updates done. What is not finite becomes null."""
+        """Write a record; `step` counts the updates done. What is not finite becomes null.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
         line = {k: v if math.isfinite(v) else None for k, v in record.items()}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UsageError(
+                f"{self._path} cannot be written ({error.strerror}); free space, then --resume"
+            ) from error
         self._console.show(record)
         for mirror in list(self._mirrors):
             try:

@@ -154,6 +154,19 @@ class RunState:
                 )
         return path
 
+    def roll_back(self, run_dir: Path, *, until: int, warn: Callable[[str], None]) -> int | None:
+        """Take every tensor from the newest whole checkpoint of step `until` or before.
+
+        Step, samples seen and data position stay: what was not fit for training is not met again.
+
+        Returns:
+            The checkpoint's step; None if there is none.
+        """
+        path = find_latest(run_dir / CHECKPOINTS, until=until, warn=warn)
+        return (
+            None if path is None else load_checkpoint(path, self.tensors(), verified=True)["step"]
+        )
+
 
 def environment(layout: Layout) -> dict[str, Any]:
     """What the last bits of a result depend on beside the recipe."""

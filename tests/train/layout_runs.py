@@ -20,6 +20,7 @@ from mmtrain.train.checkpoint import flatten
 from mmtrain.train.guard import Guard
 from mmtrain.train.loop import Loop
 from mmtrain.train.ranks import gather, own_rank
+from mmtrain.train.watchdog import Watchdog
 
 ROOT = Path(__file__).parents[2]
 LAYOUTS = {
@@ -96,6 +97,8 @@ def train(run: Run, *, until: int, save: Any) -> Seen:
         save=save,
         background=run.background,
         evaluate=lambda: None,
+        roll_back=lambda step: None,
+        watchdog=Watchdog(run.folder, seconds=None, rank=own_rank(), world_size=1),
     )
     assert loop.run()
     return seen

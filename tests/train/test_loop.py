@@ -1,6 +1,8 @@
 """The loop through the command line, in process, on the embedded debug recipe."""
 
+import hashlib
 import json
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -202,6 +204,65 @@ def test_nan_is_refused_before_the_update(
     bad = [json.loads(line) for line in (run / "bad_batches.jsonl").read_text().splitlines()]
     assert [row["step"] for row in bad] == [2, 3, 4] and len(bad[0]["keys"]) == 16
     assert [line["loss"] for line in read_metrics(run)][:5][2:] == [None, None]
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> list[int]:
+    """The loss of these steps (counted over the process) is NaN -> the count, by reference."""
+    step, count = ContrastiveObjective.step, [0]
+
+    def poisoned(self: ContrastiveObjective, *args) -> torch.Tensor:
+        count[0] += 1
+        return step(self, *args) * (torch.nan if count[0] in steps else 1)
+
+    monkeypatch.setattr(ContrastiveObjective, "step", poisoned)
+    return count
+
+
+def test_bad_steps_roll_back_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """The weights of the checkpoint before the bad steps go on with the data after them: as a run
+    of the same data that started at step 7 from the checkpoint of step 2."""
+    options = ("--train.checkpoint_every", "2", "--train.keep_checkpoints", "9")
+    options = (*options, "--train.steps", "9", "--train.on_bad_steps", "roll_back")
+    poison(monkeypatch, {4, 5, 6})
+    run = tmp_path / "run"
+    metrics = train(run, *options)
+    assert "steps 4 to 6 had no finite loss and gradient: going on after them with the weights of "\
+        "step 2" in capsys.readouterr().err  # fmt: skip
+    assert [line["loss"] is None for line in metrics] == [False] * 3 + [True] * 3 + [False] * 3
+    monkeypatch.undo()
+
+    other = tmp_path / "other"
+    train(other, *options)
+    for step in (4, 6, 8, 9):
+        shutil.rmtree(other / f"checkpoints/step-{step:08d}")
+    moved = other / "checkpoints/step-00000006"
+    (other / "checkpoints/step-00000002").rename(moved)
+    for name in ("manifest.json", "state.json"):
+        text = (moved / name).read_text().replace('"step": 2', '"step": 6')
+        (moved / name).write_text(text)
+    manifest = json.loads((moved / "manifest.json").read_text())
+    content = (moved / "state.json").read_bytes()
+    entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    manifest["files"]["state.json"] = entry
+    (moved / "manifest.json").write_text(json.dumps(manifest))
+    want = train(other, *options, "--resume")
+    assert [line["loss"].hex() for line in metrics[6:]] == [x["loss"].hex() for x in want[-3:]]
+
+
+def test_roll_back_does_not_go_round_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """The same checkpoint is tried once; where there is none the run stops, in one line."""
+    options = ("--train.steps", "12", "--train.on_bad_steps", "roll_back")
+    poison(monkeypatch, {4, 5, 6, 8, 9, 10})
+    words = [*options, "--train.checkpoint_every", "3", "--train.keep_checkpoints", "1"]
+    assert main(["train", RECIPE, "--run-dir", str(tmp_path / "a"), *words]) == 2
+    errors = capsys.readouterr().err
+    assert "no finite loss and gradient (from step 7), and " in errors and "Traceback" not in errors
+    count = poison(monkeypatch, {1, 2, 3})
+    words = [*options, "--train.checkpoint_every", "none"]
+    assert main(["train", RECIPE, "--run-dir", str(tmp_path / "b"), *words]) == 2
+    assert count == [3] and "there is no checkpoint before them" in capsys.readouterr().err
 
 
 def test_bad_samples_survive_a_resume() -> None:

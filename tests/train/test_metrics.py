@@ -88,9 +88,47 @@ def test_outage_of_a_mirror_does_not_end_the_run(
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(wandb, "init", refuse)
-    shown = write(tmp_path, range(1, 4), wandb=True)
+    shown = write(tmp_path / "at once", range(1, 4), wandb=True)
     assert shown.count("wandb is off: no route to host") == 1
-    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 3
+    assert len(read_metrics(tmp_path / "at once/metrics.jsonl")) == 3
+
+    class Failing:
+        """Takes one record, then the service is gone."""
+
+        def __init__(self) -> None:
+            self.steps: list[int] = []
+
+        def log(self, record: dict, step: int) -> None:
+            if self.steps:
+                raise ConnectionError("the service went away")
+            self.steps.append(step)
+
+        def finish(self) -> None:
+            raise ConnectionError("still away")
+
+    service = Failing()
+    monkeypatch.setattr(wandb, "init", lambda **kwargs: service)
+    shown = write(tmp_path / "later", range(1, 4), wandb=True)
+    assert service.steps == [1] and shown.count("is off from here on: the service went away") == 1
+    assert len(read_metrics(tmp_path / "later/metrics.jsonl")) == 3
+    service.steps = []
+    shown = write(tmp_path / "at the end", range(1, 2), wandb=True)
+    assert shown.count("did not close: still away") == 1
+
+
+def test_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """metrics.jsonl that cannot be written ends the run with the remedy, not a traceback."""
+    with MetricsLog(tmp_path, LogConfig(), total_steps=2, stream=io.StringIO()) as log:
+        log.log(record(1))
+
+        def full(text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(
+            log, "_file", type("Full", (), {"write": full, "close": log._file.close})
+        )
+        with pytest.raises(UsageError, match=r"metrics.jsonl cannot be written \(No space left"):
+            log.log(record(2))
 
 
 def test_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
