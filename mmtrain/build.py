@@ -1,14 +1,17 @@
 """Composes a recipe into a run: data, model, layout, objective, optimizers, wired together."""
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from mmtrain.data.bad_samples import BAD_SAMPLES_FILE, BadSampleLog
-from mmtrain.data.image_text import ImageTextData
+from mmtrain.data.image_text import ImageTextData, NumberedData
 from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
 from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.decode_config import encode
@@ -25,6 +28,7 @@ from mmtrain.train.background_save import BackgroundSave
 from mmtrain.train.config import total_steps
 from mmtrain.train.contrastive import ContrastiveObjective
 from mmtrain.train.metrics import MetricsLog
+from mmtrain.train.objective import Objective
 from mmtrain.train.ranks import gather_rarely, is_alone, on_rank_0
 from mmtrain.train.state import Identity, RunState, as_fp32
 from mmtrain.train.step import build_schedule
@@ -39,7 +43,7 @@ class Run:
     layout: Layout
     tokenizer: Tokenizer
     preprocess: PreprocessConfig
-    data: ImageTextData
+    data: NumberedData[Any]
     state: RunState
     total_steps: int
     background: BackgroundSave | None
@@ -61,7 +65,7 @@ class Run:
             group=None if is_alone() else dist.group.WORLD,
         )
 
-    def evaluate(self, log: MetricsLog | None) -> Encoder:
+    def evaluate(self, log: MetricsLog | None) -> Any:
         """Run the recipe's evaluations over all ranks, into RUN/eval -> what was evaluated."""
         encoder, config = self.encoder(), self.recipe.eval
         for one in config.zero_shot:
@@ -104,9 +108,7 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
         UsageError: the recipe does not fit the data, the ranks or itself.
     """
     if recipe.train.deterministic:
-        # What cuBLAS asks for to repeat itself; read when the first handle is made.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
+        use_deterministic_kernels()
     start = None if recipe.model.init is None else load(recipe.model.init)
     asked = recipe.tokenizer != TokenizerConfig()
     tokenizer = build_tokenizer(recipe.tokenizer) if asked or start is None else start[2]
@@ -149,6 +151,13 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
     )
 
 
+def use_deterministic_kernels() -> None:
+    """Only kernels that repeat themselves bit for bit, in this process from here on."""
+    # What cuBLAS asks for to repeat itself; read when the first handle is made.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+
+
 def _build_state(recipe: TrainRecipe, model: Clip, layout: Layout, data: ImageTextData) -> RunState:
     for tower, unlocked in ((model.vision, recipe.lock.vision), (model.text, recipe.lock.text)):
         if unlocked is not None:
@@ -162,6 +171,30 @@ def _build_state(recipe: TrainRecipe, model: Clip, layout: Layout, data: ImageTe
     stages = parallelize(model, layout, precision=precision, compile=recipe.train.compile)
     objective = ContrastiveObjective(model, recipe.loss, layout=layout, seed=recipe.run.seed)
     objective.to(layout.device)
+    return build_state(
+        recipe, stages=stages, objective=objective, names=names, layout=layout, data=data
+    )
+
+
+def build_state(
+    recipe: TrainRecipe,
+    *,
+    stages: Sequence[nn.Module],
+    objective: Objective,
+    names: Mapping[str, Any],
+    layout: Layout,
+    data: NumberedData[Any],
+) -> RunState:
+    """A run before its first step: schedule, optimizers, averages, the log of bad samples.
+
+    Args:
+        recipe: resolved.
+        stages: from `parallelize`.
+        objective: of the task.
+        names: which parameters the optimizers treat otherwise, as `build_optimizers` takes them.
+        layout: the mesh.
+        data: the batches.
+    """
     named = {n: p for stage in stages for n, p in stage.named_parameters()}
     named |= objective.parameters()
     decay = recipe.optim.ema_decay
