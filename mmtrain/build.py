@@ -113,11 +113,7 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
     asked = recipe.tokenizer != TokenizerConfig()
     tokenizer = build_tokenizer(recipe.tokenizer) if asked or start is None else start[2]
     recipe = resolve(recipe, tokenizer)
-    preprocess = PreprocessConfig(
-        image_size=recipe.model.vision.image_size,
-        resize_mode=recipe.data.resize_mode,
-        interpolation=recipe.data.interpolation,
-    )
+    preprocess = build_preprocess(recipe)
     model = Clip(recipe.model.clip).init_weights(recipe.run.seed)
     if start is not None:
         try:
@@ -151,6 +147,15 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
     )
 
 
+def build_preprocess(recipe: TrainRecipe) -> PreprocessConfig:
+    """What an image goes through before the model of a recipe."""
+    return PreprocessConfig(
+        image_size=recipe.model.vision.image_size,
+        resize_mode=recipe.data.resize_mode,
+        interpolation=recipe.data.interpolation,
+    )
+
+
 def use_deterministic_kernels() -> None:
     """Only kernels that repeat themselves bit for bit, in this process from here on."""
     # What cuBLAS asks for to repeat itself; read when the first handle is made.
@@ -158,10 +163,32 @@ def use_deterministic_kernels() -> None:
     torch.use_deterministic_algorithms(True)
 
 
+def _group_texts(model: Clip, recipe: TrainRecipe, layout: Layout) -> None:
+    """Apply train.text_groups, or refuse it where it cannot be had."""
+    groups = recipe.train.text_groups
+    if groups == 1:
+        return
+    sharded = [axis for axis in ("pp", "tp", "dp_shard") if layout.size(axis) > 1]
+    if sharded:
+        # A pipeline's shapes are fixed, a sequence shard has no text's end, and FSDP would gather
+        # the weights anew for every group.
+        raise UsageError(
+            f"train.text_groups = {groups} needs a whole text tower on every rank, not "
+            f"parallel.{sharded[0]} = {layout.size(sharded[0])}; set train.text_groups = 1"
+        )
+    if not recipe.model.text.cuts_padding:
+        raise UsageError(
+            f"train.text_groups = {groups} has no effect: this text tower sees its padding; set "
+            "train.text_groups = 1"
+        )
+    model.text.num_groups = groups
+
+
 def _build_state(recipe: TrainRecipe, model: Clip, layout: Layout, data: ImageTextData) -> RunState:
     for tower, unlocked in ((model.vision, recipe.lock.vision), (model.text, recipe.lock.text)):
         if unlocked is not None:
             lock_tower(tower, unlocked_layers=unlocked)
+    _group_texts(model, recipe, layout)
     names = {
         "no_decay": no_decay_names(model),
         "hidden_matrices": hidden_matrix_names(model),

@@ -1,0 +1,53 @@
+"""How a recipe is composed: what the parts are told, what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmtrain.build import build_run
+from mmtrain.cli import main
+from mmtrain.errors import UsageError
+from mmtrain.models import TextTower
+from mmtrain.parallel import Layout
+from mmtrain.recipe import load_recipe
+
+RECIPE = Path("configs/debug_clip.toml")
+
+
+def losses(run_dir: Path, *words: str) -> list[float]:
+    """Train the debug recipe for a few steps in fp64 -> its losses."""
+    words = ("--train.steps", "4", "--train.log_every", "1", "--train.precision", "fp64", *words)
+    assert main(["train", str(RECIPE), "--run-dir", str(run_dir), *words]) == 0
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+def test_text_groups_train_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole, seen = losses(tmp_path / "whole"), []
+    inner = TextTower._blocks_and_head
+
+    def spy(self, x, length_B, keep_BL2):
+        seen.append(x.size(1))
+        return inner(self, x, length_B, keep_BL2)
+
+    monkeypatch.setattr(TextTower, "_blocks_and_head", spy)
+    grouped = losses(tmp_path / "grouped", "--train.text_groups", "3")
+    assert grouped == pytest.approx(whole, rel=1e-9)
+    assert min(seen) < max(seen), "no group was cut shorter"
+
+
+@pytest.mark.parametrize("axis", ["pp", "tp", "dp_shard"])
+def test_text_groups_need_a_whole_tower(axis: str, tmp_path: Path, monkeypatch):
+    recipe = load_recipe(RECIPE, ["--train.text_groups", "2", "--run.dir", str(tmp_path)])
+    layout = Layout(device=torch.device("cpu"), config=recipe.parallel)
+    monkeypatch.setattr(Layout, "size", lambda _, name: 2 if name == axis else 1)
+    with pytest.raises(UsageError, match=f"parallel.{axis} = 2; set train.text_groups = 1"):
+        build_run(recipe, layout)
+
+
+def test_text_groups_of_a_tower_that_sees_its_padding_are_refused(tmp_path: Path, capsys):
+    words = ["--model.text.pool", "last", "--train.text_groups", "2"]
+    assert main(["train", str(RECIPE), "--run-dir", str(tmp_path / "run"), *words]) == 2
+    assert "this text tower sees its padding" in capsys.readouterr().err
