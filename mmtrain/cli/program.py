@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from mmtrain.cli.checkpoint import add_checkpoint
 from mmtrain.cli.data import add_data
 from mmtrain.cli.demo import add_demo
 from mmtrain.cli.evaluate import add_eval
@@ -33,6 +34,7 @@ _GROUPS = (
     add_train,
     add_eval,
     add_data,
+    add_checkpoint,
     add_export,
     add_models,
     add_report,

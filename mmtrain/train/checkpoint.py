@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
@@ -108,6 +109,22 @@ def load_checkpoint(
         )
     )
     return read_state(path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint, whole and in main memory, by its name there.
+
+    Raises:
+        UsageError: it is damaged.
+    """
+    stored = TensorReader(path).read_metadata().state_dict_metadata
+    whole = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in stored.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
+    load_checkpoint(path, whole)
+    return whole
 
 
 def read_state(path: Path) -> dict[str, Any]:

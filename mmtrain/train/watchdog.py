@@ -159,7 +159,7 @@ class Watchdog:
         least = min(beat.progress for beat in beats)
         behind = [r for r, (b, _) in self._seen.items() if b is not None and b.progress == least]
         if len(behind) == self._world_size:
-            text = f"no rank has finished a step for {waited:.0f} s; {self._name(0)}"
+            text = f"no rank has finished a step for {waited:.0f} s, such as {self._name(0)}"
         else:
             text = f"{self._name(behind[0])} has not finished a step for {waited:.0f} s"
         return behind, text
@@ -168,10 +168,10 @@ class Watchdog:
         beat = self._seen[rank][0]
         if beat is None:
             return f"rank {rank}"
-        doing = f", {beat.busy}" if beat.busy else ""
+        doing = f" {beat.busy}" if beat.busy else ""
         return (
-            f"rank {rank} (host {beat.host}, process {beat.process}) at step {beat.step}{doing}, "
-            f"in {beat.where},"
+            f"rank {rank} (host {beat.host}, process {beat.process}, at step {beat.step}{doing} in "
+            f"{beat.where})"
         )
 
     def _end(self, hung: list[int], text: str) -> None:

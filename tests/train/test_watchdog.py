@@ -49,7 +49,7 @@ def test_a_rank_that_lives_and_does_not_get_on(
         assert pair.gone.wait(30)
     assert pair.left[0] == EXIT_HUNG
     errors = capfd.readouterr().err
-    assert "rank 1 (host" in errors and "at step 7, in no line of mmtrain" in errors
+    assert "rank 1 (host" in errors and "at step 7 in no line of mmtrain" in errors
     assert list((tmp_path / "heartbeats").glob("rank-0000?.stacks.txt"))
 
 
@@ -87,10 +87,11 @@ def test_off_writes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_stopped_rank_of_a_job_is_named(tmp_path: Path) -> None:
     """SIGSTOP of one of two ranks under torchrun: the other says which and where, and ends."""
     run = tmp_path / "run"
-    words = ("--train.steps", "5000", "--train.hang_minutes", "0.1", "--run-dir", str(run))
+    words = ("--train.steps", "5000", "--train.hang_minutes", "0.5", "--run-dir", str(run))
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     job = subprocess.Popen(
         [sys.executable, *launch, "-m", "mmtrain", "train", "configs/debug_clip.toml", *words],
@@ -99,7 +100,7 @@ def test_stopped_rank_of_a_job_is_named(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline, victim = time.monotonic() + 200, None
+    deadline, victim = time.monotonic() + 400, None
     try:
         while victim is None and time.monotonic() < deadline and job.poll() is None:
             time.sleep(0.2)
@@ -110,7 +111,7 @@ def test_stopped_rank_of_a_job_is_named(tmp_path: Path) -> None:
                     victim = int(text.partition('"process": ')[2].strip("}\n "))
         assert victim is not None
         os.kill(victim, signal.SIGSTOP)
-        _, errors = job.communicate(timeout=200)
+        _, errors = job.communicate(timeout=400)
     finally:
         if victim is not None and job.poll() is None:
             os.kill(victim, signal.SIGKILL)
@@ -118,6 +119,6 @@ def test_stopped_rank_of_a_job_is_named(tmp_path: Path) -> None:
         job.wait()
     assert job.returncode != 0
     (line,) = [line for line in errors.splitlines() if line.startswith("mmtrain: error:")]
-    assert "rank 1 (host" in line and f"process {victim})" in line and "at step" in line, line
-    assert "in mmtrain/" in line and "has not answered" in line
+    assert "rank 1 (host" in line and f"process {victim}, at step" in line, line
+    assert " in mmtrain/" in line and "has not answered" in line
     assert f"exitcode  : {EXIT_HUNG}" in errors

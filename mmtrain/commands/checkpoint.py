@@ -1,0 +1,111 @@
+"""`mmtrain checkpoint`: list, verify, prune and convert what a run has saved."""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mmtrain.build import build_preprocess
+from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer
+from mmtrain.decode_config import decode
+from mmtrain.errors import UsageError
+from mmtrain.interop.package import ModelPackage
+from mmtrain.loading import FORMS, load
+from mmtrain.recipe import TrainRecipe
+from mmtrain.train.checkpoint import read_state, read_tensors
+from mmtrain.train.inspect_checkpoint import checkpoints_in, describe_checkpoint, prune_verified
+from mmtrain.train.sealed_folder import STATE_FILE, verify
+from mmtrain.train.state import as_fp32
+
+
+def checkpoint_ls_command(*, path: Path) -> None:
+    """`mmtrain checkpoint ls`: a line for each; files are counted, not hashed."""
+    table = Table("step", "size", "saved", "state", "layout", "loss", box=None, pad_edge=False)
+    for each in checkpoints_in(path):
+        facts = describe_checkpoint(each)
+        state = "sealed" if not facts.problems else f"torn: {facts.problems[0]}"
+        saved = "" if facts.saved is None else facts.saved.isoformat(" ", "seconds")
+        loss = "" if facts.loss is None else f"{facts.loss:.4f}"
+        size = f"{facts.size / 2**20:,.1f} MiB"
+        table.add_row(str(facts.step), size, saved, escape(state), facts.layout, loss)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def checkpoint_verify_command(*, path: Path) -> None:
+    """`mmtrain checkpoint verify`: hash every file again; status 2 where one has changed."""
+    damaged = 0
+    paths = checkpoints_in(path)
+    for each in paths:
+        problems = verify(each)
+        damaged += bool(problems)
+        print(f"{each}: {'; '.join(problems) or 'whole'}", flush=True)
+    if damaged:
+        raise UsageError(
+            f"{damaged} of {len(paths)} checkpoints of {path} are damaged; a resume passes them "
+            "over and takes the newest whole one"
+        )
+
+
+def checkpoint_prune_command(*, path: Path, keep: int) -> None:
+    """`mmtrain checkpoint prune`: delete what is older than the newest `keep` whole ones."""
+    removed = prune_verified(path, keep=keep)
+    for each in removed:
+        print(f"deleted {each}")
+    print(f"{len(removed)} deleted; the newest {keep} that verify are kept")
+
+
+def checkpoint_convert_command(*, path: Path, out: Path, form: str) -> None:
+    """`mmtrain checkpoint convert`: one checkpoint (a run's newest) without its layout.
+
+    `safetensors` writes every tensor whole: model, averages, optimizer; the other forms write the
+    model alone, with averaged weights where there are any, as a finished run's export/ holds it.
+    """
+    source = _newest(path)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"out = {out} exists already; name a new folder")
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in read_tensors(source).items():
+        group, _, rest = name.partition(".")
+        groups.setdefault(group, {})[rest] = tensor
+    if form == "safetensors":
+        out.mkdir(parents=True, exist_ok=True)
+        for group, tensors in groups.items():
+            save_file(tensors, out / f"{group}.safetensors", metadata={"format": "pt"})
+        shutil.copy(source / STATE_FILE, out)
+    else:
+        weights = as_fp32({**groups["model"], **groups.get("ema", {})})
+        FORMS[form.replace("-", "_")](_package(read_state(source), source, weights), out)
+    print(f"wrote {out} ({form}) from {source}")
+
+
+def _newest(path: Path) -> Path:
+    for each in reversed(checkpoints_in(path)):
+        if problems := verify(each):
+            print(f"mmtrain: {each}: {'; '.join(problems)}; passed over", file=sys.stderr)
+        else:
+            return each
+    raise UsageError(f"{path}: no whole checkpoint is here; `mmtrain checkpoint verify` says why")
+
+
+def _package(state: dict[str, Any], source: Path, weights: dict[str, Tensor]) -> ModelPackage:
+    """The model of a checkpoint as the forms of export/ take it."""
+    recipe = decode(TrainRecipe, state["recipe"])
+    if missing := {"vision", "text"} - {name.partition(".")[0] for name in weights}:
+        raise UsageError(
+            f"{source} has no {' and no '.join(sorted(missing))} tower, so it is no CLIP; "
+            "use --format safetensors"
+        )
+    asked = recipe.tokenizer != TokenizerConfig()
+    init = recipe.model.init
+    return ModelPackage(
+        config=recipe.model.clip,
+        tensors=weights,
+        preprocess=build_preprocess(recipe),
+        tokenizer=build_tokenizer(recipe.tokenizer) if asked or init is None else load(init)[2],
+    )

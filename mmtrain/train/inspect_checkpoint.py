@@ -1,0 +1,93 @@
+"""Checkpoints looked at from outside a run: what there is, what is whole, what may go."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from mmtrain.errors import UsageError
+from mmtrain.train.checkpoint import read_state
+from mmtrain.train.sealed_folder import MANIFEST_FILE, remove, steps_in, verify
+from mmtrain.train.state import CHECKPOINTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointFacts:
+    """A line of `mmtrain checkpoint ls`."""
+
+    path: Path
+    step: int
+    size: int
+    """Bytes of its files."""
+    saved: datetime | None
+    """When it was sealed; None where it is not."""
+    problems: list[str]
+    """What is wrong with it, hashes aside; empty: sealed and complete."""
+    layout: str
+    """Ranks that it was saved from, by axis of the mesh."""
+    loss: float | None
+    """Of its step; None where that was not finite, or nobody knows."""
+
+
+def checkpoints_in(path: Path) -> list[Path]:
+    """The checkpoints that a path means, oldest first: a run's, a folder's, or itself.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if (path / MANIFEST_FILE).exists():
+        return [path]
+    folder = path / CHECKPOINTS if (path / CHECKPOINTS).is_dir() else path
+    found = [found for _, found in sorted(steps_in(folder).items())]
+    if not found:
+        raise UsageError(f"{path}: no checkpoint is here; name a run folder or its checkpoints/")
+    return found
+
+
+def describe_checkpoint(path: Path) -> CheckpointFacts:
+    """What a checkpoint says of itself; its files are counted, not hashed."""
+    problems = verify(path, hashes=False)
+    try:
+        state: dict[str, Any] = read_state(path)
+    except (OSError, ValueError):
+        state = {}
+    manifest = path / MANIFEST_FILE
+    axes = state.get("environment", {}).get("layout", {})
+    layout = " x ".join(f"{name} {size}" for name, size in axes.items() if size > 1)
+    return CheckpointFacts(
+        path=path,
+        step=int(path.name.rpartition("-")[2]) if not state else state["step"],
+        size=sum(file.stat().st_size for file in path.iterdir()),
+        saved=datetime.fromtimestamp(manifest.stat().st_mtime) if manifest.exists() else None,
+        problems=problems,
+        layout=layout or ("1 rank" if axes else "?"),
+        loss=state.get("loss"),
+    )
+
+
+def prune_verified(folder: Path, *, keep: int) -> list[Path]:
+    """Delete what is older than the newest `keep` whole checkpoints, by their hashes.
+
+    Damaged ones between them stay, since they were not what was asked about.
+
+    Returns:
+        What was deleted, newest first.
+
+    Raises:
+        UsageError: none is whole; nothing is deleted.
+    """
+    paths = list(reversed(checkpoints_in(folder)))
+    whole = 0
+    for index, path in enumerate(paths):
+        whole += not verify(path)
+        if whole == keep:
+            older = paths[index + 1 :]
+            for path in older:
+                remove(path)
+            return older
+    if whole == 0:
+        raise UsageError(
+            f"{folder}: none of {len(paths)} checkpoints is whole (mmtrain checkpoint verify says "
+            "why); nothing was deleted"
+        )
+    return []
