@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import importlib.metadata
+import math
 import platform
 import re
 import shutil
@@ -112,6 +113,26 @@ def at_least(smallest: int) -> Callable[[str], int]:
         return int(text)
 
     return convert
+
+
+def positive(text: str) -> float:
+    """The type of an option that is a number above 0."""
+    return _number(text, lambda value: 0 < value < math.inf, "a number above 0")
+
+
+def fraction(text: str) -> float:
+    """The type of an option that is a number from 0 to 1."""
+    return _number(text, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+def _number(text: str, is_right: Callable[[float], bool], what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not is_right(value):
+        raise argparse.ArgumentTypeError(f"{text} must be {what}")
+    return value
 
 
 def add_device(parser: Parser) -> None:

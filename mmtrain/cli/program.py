@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from mmtrain.cli.checkpoint import add_checkpoint
 from mmtrain.cli.data import add_data
 from mmtrain.cli.demo import add_demo
+from mmtrain.cli.embed import add_embed
 from mmtrain.cli.evaluate import add_eval
 from mmtrain.cli.models import add_export, add_models
 from mmtrain.cli.pages import add_report, add_serve
@@ -33,6 +34,7 @@ examples:
 _GROUPS = (
     add_train,
     add_eval,
+    add_embed,
     add_data,
     add_checkpoint,
     add_export,

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mmtrain.collectives import rank_and_size, sum_
+from mmtrain.data.config import DataConfig
 from mmtrain.data.sources import SampleSource
 from mmtrain.errors import UsageError
 from mmtrain.eval.embed_files import PieceFormat, require_parquet
@@ -62,6 +63,8 @@ def embed(
     piece: int = 1 << 16,
     max_bad_fraction: float = 0.01,
     index_dir: str | None = None,
+    image_key: str = DataConfig.image_key,
+    progress: Callable[[int, int], None] | None = None,
 ) -> EmbedReport:
     """Write the image features of every sample into the folder `out`, or what of them is missing.
 
@@ -75,6 +78,8 @@ def embed(
         max_bad_fraction: how many samples of a piece (of 1000, where it has fewer) may be bad; they
             have no row.
         index_dir: where the shards' indexes are kept.
+        image_key: the column of the images in a manifest or a saved data set.
+        progress: told how many pieces are there, of how many.
 
     Raises:
         UsageError: on every rank: unreadable data, too many bad samples, features that are no
@@ -84,12 +89,13 @@ def embed(
         raise UsageError(f"piece = {piece} must be at least 1")
     if form == "parquet":
         require_parquet("format = parquet")
-    source = open_source(data, index_dir)
+    source = open_source(data, index_dir, image_key=image_key)
     pieces = spans(source.num_samples, piece)
     folder = EmbedFolder(
         path=out,
         job={
             "data": _names(data),
+            "image_key": image_key,
             "num_samples": source.num_samples,
             "piece": piece,
             "dtype": dtype,
@@ -109,6 +115,8 @@ def embed(
             # A sharded model's passes are collective: as many on every rank.
             passes = max(maker.num_batches(pieces[each]) for each in together)
             maker.make(number, range(0) if number is None else pieces[number], batches, passes)
+            if progress is not None:
+                progress(len(pieces) - len(missing) + first + len(together), len(pieces))
     num_skipped = _on_main_rank(encoder, folder.finish)
     return EmbedReport(
         num_rows=source.num_samples - num_skipped,

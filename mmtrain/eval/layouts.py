@@ -174,9 +174,9 @@ def _resolve(found: _Found, classes: Classes | None, data: Data) -> ClassList:
     if classes is not None:
         return class_list(classes)
     if found.classes is None:
-        told = data if isinstance(data, str) else "the data"
+        told = " ".join(data) if isinstance(data, Sequence) and not isinstance(data, str) else data
         raise UsageError(
-            f"classes are not named, and {told} does not tell them; name imagenet or a file"
+            f"classes are not named, and {told} says none; name them: imagenet, or a file"
         )
     return found.classes
 

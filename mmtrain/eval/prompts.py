@@ -113,6 +113,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "imagenet": _IMAGENET,
 }
 """Prompt templates by name; `{name}` stands for the class."""
+DEFAULT_TEMPLATES = "name"
+"""Where neither the user nor the data name any."""
 
 
 def load_templates(templates: str | Sequence[str]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from mmtrain.data.sources import SampleSource
 from mmtrain.eval.classes import ClassList, class_list
 from mmtrain.eval.classification import ClassTable, ReadClass, classification_result
 from mmtrain.eval.encode import Encoder
-from mmtrain.eval.prompts import class_embeddings, load_templates
+from mmtrain.eval.prompts import DEFAULT_TEMPLATES, class_embeddings, load_templates
 from mmtrain.eval.result import EvalResult, provenance
 from mmtrain.eval.samples import encoded_batches, open_source
 
@@ -21,7 +21,7 @@ def evaluate_zero_shot(
     data: str | Sequence[str] | SampleSource,
     classes: Path | str | ClassList | Sequence[str],
     label_key: str = "concept",
-    templates: str | Sequence[str] = "name",
+    templates: str | Sequence[str] = DEFAULT_TEMPLATES,
     num_examples: int = 10,
     per_class: bool = False,
     index_dir: str | None = None,

@@ -149,7 +149,8 @@ def read_embeddings(encoder: Encoder, folder: Path) -> ImageIndex:
             features are not this model's.
     """
     try:
-        data = json.loads((folder / DONE_FILE).read_text(encoding="utf-8"))["data"]
+        job = json.loads((folder / DONE_FILE).read_text(encoding="utf-8"))
+        data, image_key = job["data"], str(job["image_key"])
         features: list[np.ndarray] = []
         keys: list[str] = []
         for path in sorted(folder.glob("features-*")):
@@ -163,7 +164,7 @@ def read_embeddings(encoder: Encoder, folder: Path) -> ImageIndex:
     patterns = (data,) if isinstance(data, str) else tuple(data)
     if not patterns:
         raise UsageError(f"index = {folder} does not tell its data; embed them by their path")
-    source = open_source(patterns, image_key=DataConfig.image_key, key="index")
+    source = open_source(patterns, image_key=image_key, key="index")
     samples_N = _places(source, keys)
     if samples_N is None or not keys:
         raise UsageError(

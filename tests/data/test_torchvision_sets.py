@@ -20,11 +20,11 @@ from mmtrain.eval.samples import decode_sample
 from tests.data.shard_files import encoded, picture
 
 
-def write_mnist(root: Path, *, num: int = 12) -> None:
-    """The four files of MNIST, `num` test digits and one training digit."""
+def write_mnist(root: Path, *, num: tuple[int, int] = (1, 12)) -> None:
+    """The four files of MNIST, with `num` training and test digits."""
     raw = root / "MNIST/raw"
     raw.mkdir(parents=True)
-    for part, count in (("train", 1), ("t10k", num)):
+    for part, count in zip(("train", "t10k"), num, strict=True):
         pixels = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
         images = struct.pack(">IIII", 2051, count, 28, 28) + pixels.tobytes()
         labels = struct.pack(">II", 2049, count) + bytes(n % 10 for n in range(count))

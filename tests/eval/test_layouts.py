@@ -152,7 +152,7 @@ def test_what_the_layout_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"data = .* has no split test; name one of .*mine/val$"):
         open_labelled({"data": str(root)})
     shards = str(root / "val" / "{0..2}.tar")
-    with pytest.raises(UsageError, match=r"classes are not named, and .*tar does not tell them"):
+    with pytest.raises(UsageError, match=r"classes are not named, and .*tar says none"):
         open_labelled({"data": shards}, label_key="cls")
     with pytest.raises(UsageError, match=r"train = .*none"):
         open_labelled({"train": str(tmp_path / "none"), "test": shards})

@@ -1,0 +1,66 @@
+"""`mmtrain embed`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mmtrain.cli.model_options import add_data, add_model, add_running, model_options
+from mmtrain.cli.parser import add_command, at_least, fraction
+
+
+def add_embed(commands: Any) -> None:
+    """The command that writes features."""
+    embed = add_command(
+        commands, "embed", "write the features of all images of a data set, to search them", _embed
+    )
+    add_model(embed)
+    add_data(embed, "--data")
+    embed.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="a new folder, or one that this job was begun in: it goes on there",
+    )
+    embed.add_argument(
+        "--format",
+        choices=("npy", "parquet"),
+        default="npy",
+        help="numpy's files with the keys beside them, or Parquet (%(default)s)",
+    )
+    embed.add_argument(
+        "--dtype",
+        choices=("float16", "float32"),
+        default="float16",
+        help="of the features (%(default)s)",
+    )
+    embed.add_argument(
+        "--piece",
+        type=at_least(1),
+        default=1 << 16,
+        metavar="N",
+        help="samples of a file, which is what an interruption loses (%(default)s)",
+    )
+    embed.add_argument(
+        "--max-bad-fraction",
+        type=fraction,
+        default=0.01,
+        metavar="X",
+        help="how many samples of a piece may be unusable; they have no row (%(default)s)",
+    )
+    add_running(embed)
+
+
+def _embed(arguments: argparse.Namespace) -> None:
+    from mmtrain.commands.evaluate import embed_command
+
+    embed_command(
+        model=model_options(arguments),
+        data=tuple(arguments.data),
+        image_key=arguments.image_key,
+        out=arguments.out,
+        form=arguments.format,
+        dtype=arguments.dtype,
+        piece=arguments.piece,
+        max_bad_fraction=arguments.max_bad_fraction,
+    )

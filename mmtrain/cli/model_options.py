@@ -1,0 +1,75 @@
+"""What every command takes that runs a model over a data set."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mmtrain.cli.parser import Parser, add_device, at_least
+
+_DATA = "shards, or another source of docs/data.md"
+
+
+def add_model(parser: Parser) -> None:
+    """--model."""
+    parser.add_argument(
+        "--model",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="a run, an export, or a model in another tool's form",
+    )
+
+
+def add_data(parser: Parser, option: str, *, required: bool = True) -> None:
+    """An option that names data."""
+    told = {
+        "--data": _DATA,
+        "--train": f"what it learns from: {_DATA}",
+        "--test": "what the figures are about",
+        "--validation": "what C is chosen on (one of ten training samples)",
+    }
+    parser.add_argument(option, nargs="+", required=required, metavar="DATA", help=told[option])
+
+
+def add_running(parser: Parser) -> None:
+    """How images are read and the model is run."""
+    parser.add_argument(
+        "--image-key",
+        default="filepath",
+        metavar="NAME",
+        help="column of the images in a manifest or a saved data set (%(default)s)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=at_least(1),
+        default=256,
+        metavar="N",
+        help="samples a forward (%(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="processes that read and decode; 0: this one (%(default)s)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="of the forward passes (%(default)s)",
+    )
+    add_device(parser)
+
+
+def model_options(arguments: argparse.Namespace) -> Any:
+    """What `add_model` and `add_running` were given."""
+    from mmtrain.commands.evaluate import ModelOptions
+
+    return ModelOptions(
+        path=arguments.model,
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+        device=arguments.device,
+        precision=arguments.precision,
+    )
