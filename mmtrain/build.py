@@ -16,7 +16,8 @@ from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
 from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.decode_config import encode
 from mmtrain.errors import UsageError
-from mmtrain.eval import Encoder, EvalResult, evaluate_retrieval, evaluate_zero_shot, write_result
+from mmtrain.eval import Encoder, EvalResult, write_result
+from mmtrain.eval.scheduled import run_evaluation
 from mmtrain.loading import load
 from mmtrain.models import Clip
 from mmtrain.models.clip import hidden_matrix_names, layer_ids, lock_tower, no_decay_names
@@ -32,6 +33,9 @@ from mmtrain.train.objective import Objective
 from mmtrain.train.ranks import gather_rarely, is_alone, on_rank_0
 from mmtrain.train.state import Identity, RunState, as_fp32
 from mmtrain.train.step import build_schedule
+
+_CUTS_TOWERS = ("pp", "tp", "dp_shard")
+"""The mesh's axes along which no rank holds a whole tower."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,19 +71,10 @@ class Run:
 
     def evaluate(self, log: MetricsLog | None) -> Any:
         """Run the recipe's evaluations over all ranks, into RUN/eval -> what was evaluated."""
-        encoder, config = self.encoder(), self.recipe.eval
-        for one in config.zero_shot:
-            result = evaluate_zero_shot(
-                encoder,
-                data=one.data,
-                classes=one.classes,
-                label_key=one.label_key,
-                templates=one.templates,
-            )
-            self._keep(one.name, result, log, ("top1", "top5"))
-        for one in config.retrieval:
-            result = evaluate_retrieval(encoder, data=one.data, captions=one.captions)
-            self._keep(one.name, result, log, ("i2t_recall@1", "t2i_recall@1"))
+        encoder = self.encoder()
+        for one in self.recipe.eval.image_text:
+            result, keys = run_evaluation(encoder, one)
+            self._keep(one.name, result, log, keys)
         return encoder
 
     def _keep(
@@ -168,13 +163,13 @@ def _group_texts(model: Clip, recipe: TrainRecipe, layout: Layout) -> None:
     groups = recipe.train.text_groups
     if groups == 1:
         return
-    sharded = [axis for axis in ("pp", "tp", "dp_shard") if layout.size(axis) > 1]
-    if sharded:
+    sizes = {} if layout.mesh is None else {a: layout.mesh[a].size() for a in _CUTS_TOWERS}
+    for axis in (axis for axis, size in sizes.items() if size > 1):
         # A pipeline's shapes are fixed, a sequence shard has no text's end, and FSDP would gather
         # the weights anew for every group.
         raise UsageError(
             f"train.text_groups = {groups} needs a whole text tower on every rank, not "
-            f"parallel.{sharded[0]} = {layout.size(sharded[0])}; set train.text_groups = 1"
+            f"parallel.{axis} = {sizes[axis]}; set train.text_groups = 1"
         )
     if not recipe.model.text.cuts_padding:
         raise UsageError(

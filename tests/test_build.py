@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from mmtrain.parallel import Layout
 from mmtrain.recipe import load_recipe
 
 RECIPE = Path("configs/debug_clip.toml")
+AXES = ("pp", "dp_replicate", "dp_shard", "tp")
 
 
 def losses(run_dir: Path, *words: str) -> list[float]:
@@ -42,7 +44,11 @@ def test_text_groups_train_the_same_model(tmp_path: Path, monkeypatch: pytest.Mo
 def test_text_groups_need_a_whole_tower(axis: str, tmp_path: Path, monkeypatch):
     recipe = load_recipe(RECIPE, ["--train.text_groups", "2", "--run.dir", str(tmp_path)])
     layout = Layout(device=torch.device("cpu"), config=recipe.parallel)
-    monkeypatch.setattr(Layout, "size", lambda _, name: 2 if name == axis else 1)
+    # A mesh of two ranks along the axis, without ranks.
+    sizes = {name: SimpleNamespace(size=lambda n=name: 1 + (n == axis)) for name in AXES}
+    object.__setattr__(layout, "mesh", sizes)
+    monkeypatch.setattr(Layout, "size", lambda *_: 1)
+    monkeypatch.setattr(Layout, "rank", lambda *_: 0)
     with pytest.raises(UsageError, match=f"parallel.{axis} = 2; set train.text_groups = 1"):
         build_run(recipe, layout)
 
