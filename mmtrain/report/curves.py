@@ -7,7 +7,8 @@ from markupsafe import Markup
 
 from mmtrain.report.chart import Point, Series, line_chart, short_number
 from mmtrain.report.facts import recent
-from mmtrain.report.run_folder import RunFolder, column
+from mmtrain.report.reliability import reliability_chart
+from mmtrain.report.run_folder import Evaluation, RunFolder, column
 
 
 def percent(value: float) -> str:
@@ -40,7 +41,7 @@ class Drawing:
 
     title: str
     value: str
-    """Beside the title: where the line ends; empty where there are several lines."""
+    """Beside the title: the one figure of it; empty where there are several lines."""
     svg: Markup
 
 
@@ -104,6 +105,19 @@ def draw_scores(runs: Sequence[RunFolder], names: Sequence[str]) -> list[Drawing
                 svg = line_chart(lines, label=title, from_zero=True, show=percent_brief)
                 last = percent(lines[0].points[-1][1]) if len(lines) == 1 else ""
                 drawings.append(Drawing(title=title, value=last, svg=svg))
+    return drawings
+
+
+def draw_reliability(evaluations: Sequence[Evaluation]) -> list[Drawing]:
+    """How sure each evaluation's predictions were, and how often right; old results tell it not."""
+    drawings: list[Drawing] = []
+    for one in evaluations:
+        bins = one.result.get("reliability")
+        error = one.result.get("calibration", {}).get("expected_error")
+        if bins:
+            value = f"off by {percent(error)} on average" if isinstance(error, float) else ""
+            svg = reliability_chart(bins, label=f"Reliability of {one.name}")
+            drawings.append(Drawing(title=one.name, value=value, svg=svg))
     return drawings
 
 

@@ -9,17 +9,21 @@ import jinja2
 
 from mmtrain import __version__
 from mmtrain.errors import UsageError
+from mmtrain.eval.encode import Encoder
 from mmtrain.files import replace_file
 from mmtrain.report.chart import short_number
 from mmtrain.report.compare import comparison
-from mmtrain.report.curves import draw_curves, draw_scores, percent
+from mmtrain.report.curves import draw_curves, draw_reliability, draw_scores, percent
 from mmtrain.report.facts import flatten, last_loss, run_length, speed
-from mmtrain.report.run_folder import Evaluation, RunFolder, column, read_run
+from mmtrain.report.look import update_look
+from mmtrain.report.run_folder import Evaluation, RunFolder, column, is_run, read_run
 
 NUM_BAD_SHOWN = 10
 
 
-def write_report(run_dirs: tuple[Path, ...], *, out: Path | None = None) -> Path:
+def write_report(
+    run_dirs: tuple[Path, ...], *, out: Path | None = None, encoder: Encoder | None = None
+) -> Path:
     """Draw the page of one run, or one that compares several, and return its path.
 
     The page needs no network and no script: styles, curves and pictures are in it.
@@ -27,18 +31,23 @@ def write_report(run_dirs: tuple[Path, ...], *, out: Path | None = None) -> Path
     Args:
         run_dirs: run folders; at least one.
         out: where the page goes; None: report.html in the first run's folder.
+        encoder: the one run's model as export/ holds it, on this process alone; None: it is loaded
+            if the page needs it.
 
     Raises:
         UsageError: one is no run folder or is there twice, the page cannot be written.
     """
     if not run_dirs:
         raise UsageError("no run is named; name at least one run folder")
+    lacking = None
+    if len(run_dirs) == 1 and is_run(run_dirs[0]):
+        lacking = update_look(run_dirs[0], encoder=encoder)
     runs = [read_run(path) for path in run_dirs]
     for number, run in enumerate(runs):
         if run.path.resolve() in [other.path.resolve() for other in runs[:number]]:
             raise UsageError(f"run = {run.path} is named twice; name every run once")
     if len(runs) == 1:
-        html = _render("page.html", _one_run(runs[0]))
+        html = _render("page.html", _one_run(runs[0], lacking=lacking))
     else:
         html = _render("compare.html", comparison(runs))
     path = out or run_dirs[0] / "report.html"
@@ -62,15 +71,21 @@ def _render(template: str, content: dict[str, Any]) -> str:
     return environment.get_template(template).render(version=__version__, **content)
 
 
-def _one_run(run: RunFolder) -> dict[str, Any]:
+def _one_run(run: RunFolder, *, lacking: str | None) -> dict[str, Any]:
+    judged = run.of_kind("zero-shot") + run.of_kind("probe")
     return {
         "title": run.name,
         "subtitle": run_length(run),
         "notes": run.notes,
         "tiles": _tiles(run),
         "zero_shot": run.of_kind("zero-shot"),
+        "probes": run.of_kind("probe"),
         "retrieval": run.of_kind("retrieval"),
         "others": [one for one in run.of_kind("other") if one.figures],
+        "confused": [one for one in judged if one.result.get("confusions")],
+        "reliability": draw_reliability(judged),
+        "look": run.look,
+        "lacking": lacking,
         "curves": draw_curves([run], [run.name]) + draw_scores([run], [run.name]),
         "examples": [one for one in run.evaluations if _has_examples(one)],
         "bad_samples": run.bad_samples[:NUM_BAD_SHOWN],
@@ -92,7 +107,10 @@ def _tiles(run: RunFolder) -> list[tuple[str, str, str]]:
     tiles: list[tuple[str, str, str]] = []
     for one in run.of_kind("zero-shot"):
         times = one.result["top1"] * one.result["num_classes"]
-        remark = f"zero-shot top-1, {times:,.0f} × chance"
+        remark = f"zero-shot top-1, {times:,.0f}\xa0×\xa0chance"
+        tiles.append((one.name, percent(one.result["top1"]), remark))
+    for one in run.of_kind("probe"):
+        remark = f"{one.result['method']} top-1"
         tiles.append((one.name, percent(one.result["top1"]), remark))
     for one in run.of_kind("retrieval"):
         remark = f"image to text R@1, {one.result['num_images']:,} images"

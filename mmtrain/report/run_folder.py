@@ -1,6 +1,5 @@
 """What a run folder holds, read without trusting that it is complete: a run may still be going."""
 
-import base64
 import json
 import math
 from dataclasses import dataclass
@@ -8,15 +7,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmtrain.errors import UsageError
+from mmtrain.report.look_page import ShownLook, read_look
+from mmtrain.report.pictures import picture_uri
 
-PICTURE_TYPES = {".webp": "image/webp", ".png": "image/png", ".jpg": "image/jpeg"}
+LOOK_DIR = "look"
 RECALLS = tuple(f"{way}_recall@{k}" for way in ("i2t", "t2i") for k in (1, 5, 10))
 
-Kind = Literal["zero-shot", "retrieval", "other"]
+Kind = Literal["zero-shot", "probe", "retrieval", "other"]
 
 # The figures that make a result one of a kind; all of them are shown.
+_CLASSIFIED = ("top1", "top5", "num_classes", "num_samples")
 _FIGURES: dict[Kind, tuple[str, ...]] = {
-    "zero-shot": ("top1", "top5", "num_classes", "num_samples"),
+    "zero-shot": _CLASSIFIED,
+    "probe": _CLASSIFIED,
     "retrieval": (*RECALLS, "num_images", "num_texts"),
 }
 
@@ -63,6 +66,8 @@ class RunFolder:
     """recipe.toml as it stands."""
     facts: dict[str, Any]
     """run.json: versions, commit, the data's fingerprint."""
+    look: ShownLook | None
+    """look/: what the model made of some held-out images."""
     notes: list[str]
     """What could not be read, for the reader of the report."""
 
@@ -77,8 +82,7 @@ def read_run(path: Path) -> RunFolder:
     Raises:
         UsageError: `path` is no run folder.
     """
-    metrics_path = path / "metrics.jsonl"
-    if not metrics_path.is_file() and not (path / "recipe.toml").is_file():
+    if not is_run(path):
         state = (
             "holds no metrics.jsonl and no recipe.toml"
             if path.is_dir()
@@ -91,7 +95,7 @@ def read_run(path: Path) -> RunFolder:
     return RunFolder(
         path=path,
         name=path.resolve().name,
-        metrics=_read_steps(metrics_path, notes),
+        metrics=_read_steps(path / "metrics.jsonl", notes),
         evaluations=[
             _read_evaluation(file, result, notes)
             for file in sorted((path / "eval").glob("*.json"))
@@ -101,8 +105,14 @@ def read_run(path: Path) -> RunFolder:
         bad_batches=_read_lines(path / "bad_batches.jsonl", notes),
         recipe=_read_text(path / "recipe.toml", notes),
         facts=_read_object(path / "run.json", notes),
+        look=read_look(path / LOOK_DIR, notes),
         notes=notes,
     )
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder holds what a training writes first."""
+    return any((path / name).is_file() for name in ("metrics.jsonl", "recipe.toml"))
 
 
 def column(rows: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
@@ -174,10 +184,10 @@ def _read_evaluation(path: Path, result: dict[str, Any], notes: list[str]) -> Ev
     result = dict(result)
     if "examples" in result:
         result["examples"] = _well_formed(result["examples"], path, notes)
-    for key, wanted in (("confusions", {"name", "predicted", "count"}), ("references", {"name"})):
+    for key, wanted in _ROWS.items():
         if key in result:
             rows = result[key] if isinstance(result[key], list) else []
-            result[key] = [row for row in rows if isinstance(row, dict) and wanted <= row.keys()]
+            result[key] = [row for row in rows if _has(row, wanted)]
     return Evaluation(
         name=path.stem,
         kind=_kind(result, path, notes),
@@ -189,12 +199,31 @@ def _read_evaluation(path: Path, result: dict[str, Any], notes: list[str]) -> Ev
 
 def _kind(result: dict[str, Any], path: Path, notes: list[str]) -> Kind:
     for kind, keys in _FIGURES.items():
-        if keys[0] in result:
+        # Classifiers on frozen features have the figures of a zero-shot evaluation, and a method.
+        is_probe = result.get("method", "zero-shot") != "zero-shot"
+        if keys[0] in result and (kind != "zero-shot" or not is_probe):
             lacking = [key for key in keys if _number(result.get(key)) is None]
             if not lacking:
                 return kind
             notes.append(f"{path.name} has no figure {', '.join(lacking)}.")
+            break
     return "other"
+
+
+_ROWS: dict[str, dict[str, type]] = {
+    "confusions": {"name": str, "predicted": str, "count": int},
+    "references": {"name": str, "top1": float, "top5": float},
+    "reliability": {"count": int, "confidence": float, "top1": float},
+}
+"""The lists of a result that the page shows, and what each row of them needs."""
+
+
+def _has(row: Any, wanted: dict[str, type]) -> bool:
+    """Whether a row is an object with these fields; numbers must be finite."""
+    return isinstance(row, dict) and all(
+        isinstance(row.get(key), str) if kind is str else _number(row.get(key)) is not None
+        for key, kind in wanted.items()
+    )
 
 
 _EXAMPLE = {"key": str, "text": str, "predicted": str, "rank": int, "num_candidates": int}
@@ -226,15 +255,3 @@ def _read_pictures(folder: Path, result: dict[str, Any]) -> dict[str, str]:
             if uri is not None:
                 uris[row["picture"]] = uri
     return uris
-
-
-def picture_uri(folder: Path, name: str) -> str | None:
-    """A picture of the folder as a data URI; None if it is missing, none, or outside."""
-    try:
-        file = (folder / name).resolve()
-        kind = PICTURE_TYPES.get(file.suffix)
-        if kind is None or not file.is_relative_to(folder.resolve()) or not file.is_file():
-            return None
-        return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
-    except (OSError, ValueError):
-        return None

@@ -4,7 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mmtrain.eval import EvalResult, write_result
+from mmtrain.eval.look import Look, MapExample
+from mmtrain.eval.look_pictures import draw_heat, draw_sheet, to_webp
 from mmtrain.eval.result import Example, thumbnail
 from tests.data.shard_files import picture
 
@@ -40,6 +44,51 @@ def write_metrics(path: Path, num_steps: int, *, start_loss: float = 5.0) -> Non
             file.write(json.dumps(row) + "\n")
 
 
+def write_probes(run: Path) -> None:
+    """What a linear probe and neighbours found, as their evaluations write it."""
+    figures = {"top1": 0.41, "top5": 0.73, "mean_class_top1": 0.4, "num_samples": 60}
+    figures |= {"num_classes": 8, "num_train": 1234}
+    for name, more in (
+        (
+            "probe",
+            {"method": "linear probe", "strength": 0.316, "tried": [{"strength": 0.316}] * 9},
+        ),
+        ("neighbours", {"method": "kNN", "neighbours": 20, "temperature": 0.07}),
+    ):
+        result = EvalResult(figures=figures | more, best=[], worst=[])
+        write_result(run / "eval" / f"{name}.json", result)
+
+
+def make_look(*, texts: int = 5) -> Look:
+    """Five images: the first is right, the others' nearest text is the first."""
+    pictures = [picture((40, 30), seed=number) for number in range(5)]
+    plane = torch.arange(10.0).view(5, 2)
+    heat = draw_heat(pictures[0], torch.rand(2, 3), low=0.0)
+    return Look(
+        num_samples=500,
+        keys=[f"key-{number}" for number in range(5)],
+        texts=[f"text {number}" for number in range(texts)],
+        text_N=[min(number, texts - 1) for number in range(5)],
+        nearest_N=[0] * 5,
+        planes={name: (plane, plane[:texts] + 1) for name in ("pca", "tsne")},
+        pca_share=0.283,
+        sheet=draw_sheet(pictures),
+        maps=[
+            MapExample(
+                key="key-0",
+                text="text 0",
+                cosine=0.3125,
+                peak=0.0417,
+                shares=(0.031, 0.127),
+                grid=(2, 3),
+                picture=to_webp(pictures[0]),
+                text_map=heat,
+                rollout=heat,
+            )
+        ],
+    )
+
+
 def make_run(
     path: Path,
     *,
@@ -63,7 +112,21 @@ def make_run(
         "num_classes": 8,
         "templates": "simple",
         "data_fingerprint": "beef",
-        "confusions": [{"name": text, "predicted": "a grey wolf", "count": 3}],
+        "mean_class_top1": top1 / 4,
+        "confusions": [
+            {
+                "name": text,
+                "predicted": "a grey wolf",
+                "count": 3,
+                "share": 0.375,
+                "confidence": 0.613,
+            }
+        ],
+        "calibration": {"scale": 16.0, "loss": 1.5, "expected_error": 0.042},
+        "reliability": [
+            {"count": 45, "confidence": 0.1, "top1": 0.2},
+            {"count": 15, "confidence": 0.9, "top1": 0.8},
+        ],
     }
     for step, value in ((num_steps // 2, top1 / 2), (num_steps, top1)):
         result = EvalResult(figures=figures | {"top1": value}, best=best, worst=worst)

@@ -11,9 +11,9 @@ from PIL import Image
 from mmtrain.errors import UsageError
 from mmtrain.report import write_report
 from mmtrain.report.run_folder import read_run
-from tests.report.folders import make_run, write_metrics
+from tests.report.folders import make_run, write_metrics, write_probes
 
-_VOID = {"meta", "img", "br", "link"}
+_VOID = {"meta", "img", "br", "link", "input"}
 
 
 class Page(html.parser.HTMLParser):
@@ -64,6 +64,9 @@ def test_one_run_becomes_its_page(tmp_path: Path) -> None:
         "held-out, top-1",
         "1 × image truncated",
         "0007",
+        "off by 4.2 % on average",
+        "37.5 % 61.3 %",
+        "No maps are here. The recipe names no held-out data",
         "commit abc",
         "beef",
         "seed = 1",
@@ -82,8 +85,19 @@ def test_the_page_shows_the_pictures_and_fetches_nothing(tmp_path: Path) -> None
         with Image.open(io.BytesIO(base64.b64decode(data))) as image:
             assert image.size == (40, 30)
     assert not {"script", "link", "iframe"} & set(page.tags)
-    assert not re.search(r"https?://|@import|url\(", page.source)
+    assert not re.search(r"https?://|@import|url\((?!data:image/webp;base64,)", page.source)
     assert "prefers-color-scheme: dark" in page.source and "width=device-width" in page.source
+
+
+def test_classifiers_on_frozen_features_are_no_zero_shot(tmp_path: Path) -> None:
+    run, other = make_run(tmp_path / "run"), make_run(tmp_path / "other")
+    write_probes(run)
+    told = " ".join(Page(write_report((run,))).texts)
+    assert "linear probe 41.0 % 73.0 % 40.0 % 60 8 1,234 C = 0.316, best of 9" in told
+    assert "kNN 41.0 % 73.0 % 40.0 % 60 8 1,234 20 neighbours, temperature 0.07" in told
+    assert [one.name for one in read_run(run).of_kind("zero-shot")] == ["held-out"]
+    told = " ".join(Page(write_report((run, other), out=tmp_path / "c.html")).texts)
+    assert "probe top-1 41.0 % –" in told
 
 
 def test_several_runs_become_one_comparison(tmp_path: Path) -> None:

@@ -1,0 +1,128 @@
+"""The part of the page that needs the model: RUN/look/, made where it is missing or out of date."""
+
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmtrain.data.sources import SampleSource
+from mmtrain.errors import UsageError
+from mmtrain.eval.classification import ReadClass
+from mmtrain.eval.encode import Encoder
+from mmtrain.eval.layouts import open_labelled
+from mmtrain.eval.look import look_at
+from mmtrain.eval.look_files import LOOK_FILE, write_look
+from mmtrain.eval.retrieval import ReadCaptions
+from mmtrain.eval.samples import Members, open_source
+from mmtrain.loading import CONFIG_FILE, WEIGHTS_FILE, load
+from mmtrain.report.look_page import read_look
+from mmtrain.report.run_folder import LOOK_DIR
+
+_FORMAT = 1
+"""Raised when a page needs what an older look has not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadName:
+    """Sample -> the name of its class."""
+
+    read_class: ReadClass
+    names: tuple[str, ...]
+
+    def __call__(self, members: Members) -> str:
+        """Raises SampleError when the sample has no class."""
+        return self.names[self.read_class(members)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstCaption:
+    """Sample -> the first of its captions."""
+
+    read_captions: ReadCaptions
+
+    def __call__(self, members: Members) -> str:
+        """Raises SampleError when the sample has no caption."""
+        return self.read_captions(members)[0]
+
+
+def update_look(run: Path, *, encoder: Encoder | None = None) -> str | None:
+    """Make RUN/look/ anew if it is of other weights or data -> why the page has none, or None.
+
+    Args:
+        run: a run folder.
+        encoder: the model that export/ holds, and how to run it on this process alone; None: it is
+            loaded where it is needed.
+    """
+    evaluation = _first_evaluation(run / "recipe.toml")
+    if evaluation is None:
+        return "The recipe names no held-out data ([[eval.retrieval]] or [[eval.zero_shot]])."
+    weights = _weights_hash(run)
+    if weights is None:
+        return "The run has no export/ yet; it comes when the training ends."
+    told = {"format": _FORMAT, "weights": weights, "evaluation": evaluation}
+    # One that lacks a picture is made again too.
+    if _is_current(run / LOOK_DIR / LOOK_FILE, told) and read_look(run / LOOK_DIR, []):
+        return None
+    try:
+        source, read_text = _open(evaluation)
+        encoder = _load_encoder(run) if encoder is None else encoder
+        write_look(run / LOOK_DIR, look_at(encoder, source=source, read_text=read_text), told=told)
+    except (OSError, UsageError) as error:
+        return f"{error}."
+    return None
+
+
+def _first_evaluation(recipe: Path) -> dict[str, Any] | None:
+    """The recipe's first retrieval, which has captions, or else its first zero-shot evaluation."""
+    try:
+        sections = tomllib.loads(recipe.read_text(encoding="utf-8"))["eval"]
+        for kind in ("retrieval", "zero_shot"):
+            for one in sections.get(kind, []):
+                return {**one, "kind": kind, "name": str(one["name"]), "data": one["data"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # what a damaged recipe is lacking, the page tells elsewhere
+    return None
+
+
+def _weights_hash(run: Path) -> str | None:
+    try:
+        config = json.loads((run / "export" / CONFIG_FILE).read_text(encoding="utf-8"))
+        return str(config["sha256"][WEIGHTS_FILE])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_current(path: Path, told: dict[str, Any]) -> bool:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        return {key: held.get(key) for key in told} == told
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _open(evaluation: dict[str, Any]) -> tuple[SampleSource, ReadName | FirstCaption]:
+    """An evaluation's data, and what reads the text of a sample."""
+    data = evaluation["data"]
+    data = data if isinstance(data, str) else tuple(data)
+    if evaluation["kind"] == "retrieval":
+        fields = tuple(evaluation.get("captions", ("txt",)))
+        captions = ReadCaptions(fields=fields, lines=bool(evaluation.get("caption_lines")))
+        return open_source(data), FirstCaption(read_captions=captions)
+    inputs = open_labelled(
+        {"data": data},
+        classes=evaluation.get("classes"),
+        label_key=evaluation.get("label_key"),
+    )
+    known = inputs.classes
+    number = {id: place for place, id in enumerate(known.ids)}
+    read_class = ReadClass(label_key=inputs.label_key, number=number)
+    return inputs.sources["data"], ReadName(read_class=read_class, names=known.names)
+
+
+def _load_encoder(run: Path) -> Encoder:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, preprocess, tokenizer = load(run / "export", device)
+    return Encoder(model=model, tokenizer=tokenizer, preprocess=preprocess.config, device=device)
