@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,8 @@ def _export(run: Run, encoder: Encoder) -> None:
     assert isinstance(encoder.model, Clip)
     folder = run.folder / "export"
     save_model(folder, model=encoder.model, tokenizer=run.tokenizer, preprocess=run.preprocess)
-    write_report((run.folder,))
+    # The other ranks are not here.
+    write_report((run.folder,), encoder=replace(encoder, group=None))
 
 
 def _leave(run: Run, log: _Log, signals: StopSignals) -> None:
