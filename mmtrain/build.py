@@ -1,7 +1,7 @@
 """Composes a recipe into a run: data, model, layout, objective, optimizers, wired together."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from mmtrain.decode_config import encode
 from mmtrain.errors import UsageError
 from mmtrain.eval import Encoder, EvalResult, write_result
 from mmtrain.eval.scheduled import run_evaluation
+from mmtrain.interop.timm import read_timm_tower
 from mmtrain.loading import load
 from mmtrain.models import Clip
 from mmtrain.models.clip import hidden_matrix_names, layer_ids, lock_tower, no_decay_names
-from mmtrain.models.transfer import copy_weights
+from mmtrain.models.transfer import copy_image_tower, copy_weights
 from mmtrain.optim import Ema, build_optimizers
 from mmtrain.parallel import Layout, parallelize
 from mmtrain.recipe import TrainRecipe, resolve
@@ -111,10 +112,10 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
     preprocess = build_preprocess(recipe)
     model = Clip(recipe.model.clip).init_weights(recipe.run.seed)
     if start is not None:
-        try:
-            copy_weights(start[0], model)
-        except ValueError as error:
-            raise UsageError(f"model.init = {recipe.model.init}: {error}") from error
+        _copy_start(f"model.init = {recipe.model.init}", lambda: copy_weights(start[0], model))
+    if (folder := recipe.model.vision_init) is not None:
+        tower = read_timm_tower(Path(folder))
+        _copy_start(f"model.vision_init = {folder}", lambda: copy_image_tower(*tower, model))
     pipelined, cuts_padding = layout.size("pp") > 1, recipe.model.text.cuts_padding
     data = ImageTextData(
         recipe.data,
@@ -140,6 +141,14 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
         total_steps=total_steps(recipe.train, batches_per_epoch=data.batches_per_epoch),
         background=BackgroundSave() if recipe.train.async_checkpoint else None,
     )
+
+
+def _copy_start(key: str, copy: Callable[[], None]) -> None:
+    """Copy weights to start from; name the key where they do not fit."""
+    try:
+        copy()
+    except ValueError as error:
+        raise UsageError(f"{key}: {error}") from error
 
 
 def build_preprocess(recipe: TrainRecipe) -> PreprocessConfig:

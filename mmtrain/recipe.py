@@ -13,8 +13,16 @@ from mmtrain.data.vqa import VqaDataConfig
 from mmtrain.decode_config import apply_overrides, decode, encode
 from mmtrain.describe_config import NONE
 from mmtrain.errors import UsageError
+from mmtrain.eval.scheduled import (
+    KnnConfig,
+    LinearProbeConfig,
+    RetrievalConfig,
+    Scheduled,
+    ZeroShotConfig,
+)
+from mmtrain.interop.timm import read_timm_tower
 from mmtrain.loading import load
-from mmtrain.models import ClipConfig, TextConfig
+from mmtrain.models import ClipConfig, TextConfig, VisionConfig
 from mmtrain.models.named import MODEL_NAMES, named_model
 from mmtrain.models.vqa import VqaConfig
 from mmtrain.optim import OptimConfig
@@ -46,6 +54,9 @@ class ModelConfig(ClipConfig):
     """Start from these weights: a run, an export, or a folder in another tool's form. It brings
     its architecture and, where there is no [tokenizer] section, its tokenizer; another image_size
     interpolates the learned positions."""
+    vision_init: str | None = None
+    """Start the image tower from a folder that timm wrote (config.json, model.safetensors). It
+    brings [model.vision] with a projection to embed_dim; [lock] may freeze it (LiT)."""
 
     @property
     def clip(self) -> ClipConfig:
@@ -92,34 +103,6 @@ class VqaSection(VqaConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroShotConfig:
-    """One zero-shot evaluation."""
-
-    name: str
-    """Names the result: eval/NAME.json."""
-    data: str | tuple[str, ...]
-    """Shards, as data.train takes them."""
-    classes: str
-    """A classes.json: a list of {"id", "name"} or of names."""
-    label_key: str = "concept"
-    """Field of a sample's .json that holds its class id."""
-    templates: str = "name"
-    """Prompt templates by name (name, simple, imagenet) or a file, one a line."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetrievalConfig:
-    """One retrieval evaluation."""
-
-    name: str
-    """Names the result: eval/NAME.json."""
-    data: str | tuple[str, ...]
-    """Shards, as data.train takes them."""
-    captions: tuple[str, ...] = ("txt",)
-    """Where captions are: the .txt member or fields of the .json."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class VqaEvalConfig:
     """One evaluation by questions."""
 
@@ -145,8 +128,17 @@ class EvalConfig:
     """Zero-shot evaluations."""
     retrieval: tuple[RetrievalConfig, ...] = ()
     """Retrieval evaluations."""
+    linear_probe: tuple[LinearProbeConfig, ...] = ()
+    """Linear probes of the image features."""
+    knn: tuple[KnnConfig, ...] = ()
+    """Classifications by nearest training images."""
     vqa: tuple[VqaEvalConfig, ...] = ()
     """Evaluations by questions, where there is a [vqa] section."""
+
+    @property
+    def image_text(self) -> tuple[Scheduled, ...]:
+        """All of the two towers."""
+        return (*self.zero_shot, *self.retrieval, *self.linear_probe, *self.knn)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,12 +207,14 @@ def _keep_one_length(data: dict[str, Any], overrides: list[str]) -> None:
 
 
 def _with_base_model(data: dict[str, Any]) -> dict[str, Any]:
-    """Lay the section [model] over the architecture that its `name` or `init` stands for."""
+    """Lay the section [model] over what its `name`, `init` and `vision_init` stand for."""
     section = data.get("model", {})
-    name, init = section.get("name", NONE), section.get("init", NONE)
+    name, init, tower = (section.get(key, NONE) for key in ("name", "init", "vision_init"))
     if init != NONE:
         if name != NONE:
             raise UsageError("model.name and model.init both say the architecture; keep one")
+        if tower != NONE:
+            raise UsageError("model.init brings an image tower, and so does model.vision_init")
         base = load(init)[0].config
     elif name != NONE:
         try:
@@ -231,12 +225,25 @@ def _with_base_model(data: dict[str, Any]) -> dict[str, Any]:
             raise UsageError(
                 f'model.name = "{name}" is unknown; {hint}`mmtrain models` lists all'
             ) from error
-    else:
+    elif tower == NONE:
         return data
-    below = encode(base)
+    else:
+        base = None
+    below: dict[str, Any] = {} if base is None else encode(base)
+    if tower != NONE:
+        below["vision"] = encode(_image_tower(tower))
     for key in ("vocab_size", "context_length", "end_token_id"):
-        below["text"].pop(key, None)  # the tokenizer decides, see `resolve`
+        below.get("text", {}).pop(key, None)  # the tokenizer decides, see `resolve`
     return {**data, "model": _overlay(below, section)}
+
+
+def _image_tower(folder: str) -> VisionConfig:
+    """timm's tower with a projection, which its own has not."""
+    try:
+        config, _ = read_timm_tower(Path(folder))
+    except UsageError as error:
+        raise UsageError(f"model.vision_init = {folder}: {error}") from error
+    return replace(config, projection=True)
 
 
 def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

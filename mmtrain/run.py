@@ -13,9 +13,7 @@ from mmtrain.build import Run, build_run
 from mmtrain.decode_config import encode
 from mmtrain.errors import UsageError
 from mmtrain.eval import Encoder
-from mmtrain.eval.classes import class_list
-from mmtrain.eval.prompts import load_templates
-from mmtrain.eval.samples import open_source
+from mmtrain.eval.scheduled import check_evaluation
 from mmtrain.loading import save_model
 from mmtrain.models import Clip
 from mmtrain.parallel import Layout, build_layout, pick_device
@@ -112,16 +110,12 @@ def _build_loop(run: Run, log: "_Log", watchdog: Watchdog, signals: StopSignals)
 
 def check_evaluations(recipe: TrainRecipe) -> None:
     """Open everything that an evaluation will need: a typo must not cost a night of training."""
-    names = [one.name for one in (*recipe.eval.zero_shot, *recipe.eval.retrieval)]
+    names = [one.name for one in (*recipe.eval.image_text)]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"eval: the name {name!r} is there twice; each writes eval/NAME.json")
-    for one in recipe.eval.zero_shot:
-        class_list(one.classes)
-        load_templates(one.templates)
-        open_source(one.data, None)
-    for one in recipe.eval.retrieval:
-        open_source(one.data, None)
+    for one in recipe.eval.image_text:
+        check_evaluation(one)
 
 
 def _resume(run: Run) -> None:

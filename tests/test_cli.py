@@ -142,9 +142,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("trained") / "run"
     zero_shot = f'{{ name = "seen", data = "{DEBUG}/train.tar", classes = "{DEBUG}/classes.json" }}'
     retrieval = f'{{ name = "pairs", data = "{DEBUG}/train.tar" }}'
+    sets = f'train = "{DEBUG}/train.tar", test = "{DEBUG}/train.tar"'
+    sets += f', classes = "{DEBUG}/classes.json"'
+    probe = f'{{ name = "probe", {sets}, strengths = [10.0] }}'
+    knn = f'{{ name = "knn", {sets}, neighbours = 2 }}'
     options = (
         *("--train.steps", "6", "--eval.every", "4"),
         *("--eval.zero_shot", f"[{zero_shot}]", "--eval.retrieval", f"[{retrieval}]"),
+        *("--eval.linear_probe", f"[{probe}]", "--eval.knn", f"[{knn}]"),
     )
     assert main(["train", RECIPE, "--run-dir", str(run), *options]) == 0
     return run
@@ -167,6 +172,9 @@ def test_eval_commands_repeat_the_evaluation_of_training(trained: Path, tmp_path
     during = json.loads((trained / "eval/pairs.json").read_text())
     keys = [f"{way}_recall@{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)]
     assert [pairs[key] for key in keys] == [during[key] for key in keys]
+    for name, method in (("probe", "linear probe"), ("knn", "kNN")):
+        figures = json.loads((trained / f"eval/{name}.json").read_text())
+        assert (figures["method"], figures["num_train"], figures["step"]) == (method, 64, 6)
     history = (trained / "eval/seen.history.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in history] == [4, 6]
 
@@ -264,6 +272,7 @@ def test_data_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     "words",
     [
         *((), ("train",), ("eval",), ("eval", "zero-shot"), ("eval", "retrieval"), ("data",)),
+        *(("eval", "linear-probe"), ("eval", "knn"), ("embed",)),
         *(("data", "index"), ("data", "check"), ("export",), ("convert",), ("models",)),
         *(("summary",), ("report",), ("demo",)),
     ],

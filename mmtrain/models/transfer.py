@@ -1,9 +1,10 @@
 """Weights of one model into another of nearly the same shape: the start of a fine-tuning."""
 
 import torch
+from torch import Tensor
 
 from mmtrain.models.clip import Clip
-from mmtrain.models.vision import interpolate_positions
+from mmtrain.models.vision import VisionConfig, interpolate_positions
 
 POSITIONS = "vision.embed.positional_embedding"
 
@@ -24,18 +25,56 @@ def copy_weights(source: Clip, target: Clip) -> None:
         found["logit_bias"] = wanted["logit_bias"].clone()
     if "logit_bias" not in wanted:
         found.pop("logit_bias", None)
-    vision, text = target.config.vision, "text.embed.positional_embedding"
-    if POSITIONS in found and POSITIONS in wanted:
-        num_first = vision.num_positioned_prefix
-        old, new = source.config.vision.grid_size, vision.grid_size
-        table = found[POSITIONS]
-        grid = interpolate_positions(table[num_first:], (old, old), (new, new))
-        found[POSITIONS] = torch.cat([table[:num_first], grid])
+    _resize_positions(found, wanted, source.config.vision, target.config.vision)
+    text = "text.embed.positional_embedding"
     if text in found and text in wanted:
         shared = min(found[text].size(0), wanted[text].size(0))
         table = wanted[text].clone()
         table[:shared] = found[text][:shared]
         found[text] = table
+    _load(found, target)
+
+
+@torch.no_grad()
+def copy_image_tower(config: VisionConfig, tensors: dict[str, Tensor], target: Clip) -> None:
+    """Copy an image tower without a projection, in place; the rest keeps its initial values.
+
+    Another image size interpolates the learned positions.
+
+    Args:
+        config: of the tower.
+        tensors: its state dict.
+        target: a model whose image tower it becomes.
+
+    Raises:
+        ValueError: the towers differ otherwise.
+    """
+    wanted = target.state_dict()
+    found = {f"vision.{name}": x for name, x in tensors.items()}
+    _resize_positions(found, wanted, config, target.config.vision)
+    kept = {
+        name: x
+        for name, x in wanted.items()
+        if not name.startswith("vision.") or name.startswith("vision.head.projection.")
+    }
+    _load(kept | found, target)
+
+
+def _resize_positions(
+    found: dict[str, Tensor], wanted: dict[str, Tensor], source: VisionConfig, target: VisionConfig
+) -> None:
+    """Interpolate the image tower's learned positions where both have them."""
+    if POSITIONS not in found or POSITIONS not in wanted:
+        return
+    num_first = target.num_positioned_prefix
+    old, new = source.grid_size, target.grid_size
+    table = found[POSITIONS]
+    grid = interpolate_positions(table[num_first:], (old, old), (new, new))
+    found[POSITIONS] = torch.cat([table[:num_first], grid])
+
+
+def _load(found: dict[str, Tensor], target: Clip) -> None:
+    wanted = target.state_dict()
     differing = [
         name
         for name in sorted(found.keys() | wanted.keys())
