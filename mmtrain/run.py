@@ -110,7 +110,7 @@ def _build_loop(run: Run, log: "_Log", watchdog: Watchdog, signals: StopSignals)
 
 def check_evaluations(recipe: TrainRecipe) -> None:
     """Open everything that an evaluation will need: a typo must not cost a night of training."""
-    names = [one.name for one in (*recipe.eval.image_text)]
+    names = [one.name for one in (*recipe.eval.image_text,)]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"eval: the name {name!r} is there twice; each writes eval/NAME.json")
