@@ -10,14 +10,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmtrain.loading import load, save_model
+    from mmtrain.loading import load, load_decoder, save_model
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "load", "save_model"]
+__all__ = ["__version__", "load", "load_decoder", "save_model"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("load", "save_model"):
+    if name in ("load", "load_decoder", "save_model"):
         return getattr(importlib.import_module("mmtrain.loading"), name)
     raise AttributeError(f"module 'mmtrain' has no attribute '{name}'")

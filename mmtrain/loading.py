@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mmtrain.data.language_tokenizer import LanguageTokenizer
 from mmtrain.data.tokenizer import Tokenizer, load_tokenizer
 from mmtrain.data.transforms import PreprocessConfig, eval_transform
 from mmtrain.decode_config import decode, encode
@@ -25,11 +26,12 @@ from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
 from mmtrain.interop.foreign_config import read_json
 from mmtrain.interop.hf_clip_files import read_hf, write_hf
+from mmtrain.interop.hf_decoder_files import is_decoder_folder, read_hf_decoder
 from mmtrain.interop.open_clip_files import CONFIG_FILE as OPEN_CLIP_CONFIG_FILE
 from mmtrain.interop.open_clip_files import read_open_clip, write_open_clip
 from mmtrain.interop.package import ModelPackage
 from mmtrain.interop.tensor_links import check_tensors
-from mmtrain.models import Clip, ClipConfig
+from mmtrain.models import Clip, ClipConfig, Decoder
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -114,6 +116,25 @@ def load(
     return model, Preprocess(package.preprocess), package.tokenizer
 
 
+def load_decoder(
+    path: Path | str, device: str | torch.device = "cpu"
+) -> tuple[Decoder, LanguageTokenizer | None]:
+    """A decoder and its tokenizer (None where the folder has none) from Hugging Face's form.
+
+    Args:
+        path: a folder of GPT-1, GPT-2, Llama, Qwen2 or Gemma.
+        device: where the weights go.
+
+    Raises:
+        UsageError: the folder is none of these, or a file in it is missing or damaged.
+    """
+    package = read_hf_decoder(Path(path))
+    with torch.device("meta"):
+        decoder = Decoder(package.config)
+    decoder.load_state_dict(package.tensors, assign=True)
+    return decoder.eval().to(torch.device(device)), package.tokenizer
+
+
 def read_package(path: Path) -> ModelPackage:
     """What `load` loads, as plain data on the CPU.
 
@@ -128,6 +149,11 @@ def read_package(path: Path) -> ModelPackage:
     if (folder / OPEN_CLIP_CONFIG_FILE).is_file():
         return read_open_clip(folder)
     if (folder / CONFIG_FILE).is_file():
+        if is_decoder_folder(folder):
+            raise UsageError(
+                f"model = {folder} is a decoder, not a CLIP; `mmtrain generate` and "
+                "mmtrain.load_decoder read it"
+            )
         data = read_json(folder / CONFIG_FILE)
         is_hf = isinstance(data, dict) and "model_type" in data
         return read_hf(folder) if is_hf else _read_ours(folder)

@@ -12,6 +12,7 @@ from mmtrain.cli.data import add_data
 from mmtrain.cli.demo import add_demo
 from mmtrain.cli.embed import add_embed
 from mmtrain.cli.evaluate import add_eval
+from mmtrain.cli.generate import add_generate
 from mmtrain.cli.models import add_export, add_models
 from mmtrain.cli.pages import add_report, add_serve
 from mmtrain.cli.parser import Parser, VersionAction
@@ -35,6 +36,7 @@ _GROUPS = (
     add_train,
     add_eval,
     add_embed,
+    add_generate,
     add_data,
     add_checkpoint,
     add_export,

@@ -1,21 +1,28 @@
 """`mmtrain export`, `convert`, `models` and `summary`: what is done with a model's files."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mmtrain.commands.summary_table import measured_table
 from mmtrain.data.tokenizer import build_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
+from mmtrain.interop.foreign_config import read_json
+from mmtrain.interop.hf_decoder_config import decoder_config_from_hf
+from mmtrain.interop.hf_decoder_files import is_decoder_folder
 from mmtrain.loading import export_model, load
 from mmtrain.models import ClipConfig
+from mmtrain.models.flops import decoder_flops
 from mmtrain.models.named import MODEL_NAMES, named_model
 from mmtrain.recipe import load_recipe, resolve
+from mmtrain.report.autograd_graph import draw_autograd_graph
 from mmtrain.report.graph import draw_graph
-from mmtrain.report.summary import summarize
+from mmtrain.report.summary import Part, decoder_parts, summarize
 
 
 def export_command(*, model: Path, out: Path, form: str) -> None:
@@ -45,31 +52,59 @@ def models_command() -> None:
     _print(table)
 
 
-def summary_command(*, model: str, graph: Path | None) -> None:
-    """`mmtrain summary`: a model's parts, and on request a picture of its towers."""
+def summary_command(*, model: str, graph: Path | None, autograd: Path | None) -> None:
+    """`mmtrain summary`: a model's parts, and on request pictures of its towers and its graph."""
+    if is_decoder_folder(Path(model)):
+        _summarize_decoder(Path(model), graph or autograd)
+        return
     config, title = _architecture(model)
     summary = summarize(config)
-    table = Table(box=None, pad_edge=False)
-    for heading in ("part", "what", "parameters"):
-        table.add_column(heading, justify="right" if heading == "parameters" else "left")
-    for part in summary.parts:
-        row = ("  " * part.depth + part.name, part.detail, f"{part.num_parameters:,}")
-        table.add_row(*(escape(cell) for cell in row))
-    _print(table)
+    _print(measured_table(config))
     print(
         f"{title}: {summary.num_parameters:,} parameters; {summary.image_tokens} tokens an image, "
         f"at most {summary.text_tokens} a text; {summary.image_flops / 1e9:.2f} + "
-        f"{summary.text_flops / 1e9:.2f} GFLOPs forward; weights, gradients and AdamW in fp32: "
+        f"{summary.text_flops / 1e9:.2f} GFLOPs forward; kept: what the forward of one image or text "
+        f"keeps for its backward in fp32; weights, gradients and AdamW in fp32: "
         f"{summary.training_bytes / 2**30:.2f} GiB"
     )
     if graph is not None:
-        if graph.suffix != ".svg":
-            raise UsageError(f"graph = {graph} must end in .svg")
-        try:
-            replace_file(graph, draw_graph(config, title=title))
-        except OSError as error:
-            raise UsageError(f"graph = {graph} cannot be written: {error.strerror}") from error
-        print(f"wrote {graph}")
+        _write_picture("graph", graph, lambda: draw_graph(config, title=title))
+    if autograd is not None:
+        _write_picture("autograd", autograd, lambda: draw_autograd_graph(config, title=title))
+
+
+def _write_picture(key: str, path: Path, draw: Callable[[], str]) -> None:
+    if path.suffix != ".svg":
+        raise UsageError(f"{key} = {path} must end in .svg")
+    try:
+        replace_file(path, draw())
+    except OSError as error:
+        raise UsageError(f"{key} = {path} cannot be written: {error.strerror}") from error
+    print(f"wrote {path}")
+
+
+def _summarize_decoder(folder: Path, graph: Path | None) -> None:
+    if graph is not None:
+        raise UsageError(f"graph = {graph} draws a CLIP's two towers, and {folder} is a decoder")
+    source = folder / "config.json"
+    config = decoder_config_from_hf(read_json(source), source=str(source))
+    parts, length = decoder_parts(config), config.context_length
+    _print(_parts_table(parts))
+    print(
+        f"{folder.name}: {parts[0].num_parameters:,} parameters; {config.vocab_size:,} ids, at "
+        f"most {length:,} tokens a text; {decoder_flops(config, num_tokens=length) / 1e9:.2f} GFLOPs "
+        f"forward; weights in fp32: {4 * parts[0].num_parameters / 2**30:.2f} GiB"
+    )
+
+
+def _parts_table(parts: list[Part]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("part", "what", "parameters"):
+        table.add_column(heading, justify="right" if heading == "parameters" else "left")
+    for part in parts:
+        row = ("  " * part.depth + part.name, part.detail, f"{part.num_parameters:,}")
+        table.add_row(*(escape(cell) for cell in row))
+    return table
 
 
 def _architecture(model: str) -> tuple[ClipConfig, str]:

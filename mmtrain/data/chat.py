@@ -69,7 +69,7 @@ class ChatTemplate:
                 add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,
             )
-        except (jinja2.TemplateError, TypeError) as error:
+        except Exception as error:  # a program of somebody else's may raise anything
             raise UsageError(f"chat template: {error}") from error
 
 

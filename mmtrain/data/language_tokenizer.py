@@ -110,6 +110,7 @@ class LanguageTokenizer:
         codec: ids of texts and texts of ids.
         special_tokens: bos_token, eos_token and the like, as the model spells them.
         chat_template: of a model that was tuned on conversations.
+        end_ids: tokens that end an answer. None: the end token of `special_tokens`.
     """
 
     def __init__(
@@ -118,12 +119,15 @@ class LanguageTokenizer:
         *,
         special_tokens: Mapping[str, str] | None = None,
         chat_template: str | None = None,
+        end_ids: Sequence[int] | None = None,
     ) -> None:
         self._codec = codec
         self.special_tokens = dict(special_tokens or {})
         self.vocab_size = codec.vocab_size
         eos = self.special_tokens.get("eos_token")
-        self.eos_id = None if eos is None else codec.token_id(eos)
+        eos_id = None if eos is None else codec.token_id(eos)
+        own = () if eos_id is None else (eos_id,)
+        self.end_ids: tuple[int, ...] = own if end_ids is None else tuple(end_ids)
         self._chat = (
             None
             if chat_template is None
@@ -137,6 +141,10 @@ class LanguageTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out."""
         return self._codec.decode(ids)
+
+    def continuation(self, before: Sequence[int], ids: Sequence[int]) -> str:
+        """The text that `ids` add behind `before`: a space between them is kept."""
+        return self.decode([*before, *ids])[len(self.decode(before)) :]
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """The ids of a conversation, up to where the assistant's answer begins.

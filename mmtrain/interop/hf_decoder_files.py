@@ -47,7 +47,7 @@ class DecoderPackage:
     tokenizer: LanguageTokenizer | None
     """Texts to ids and back. None: the folder has none."""
     end_ids: tuple[int, ...]
-    """Tokens that end an answer."""
+    """Tokens that end an answer, as the folder names them."""
     family: Family | None = None
     """Which of their models it came as."""
     files: dict[str, bytes]
@@ -71,7 +71,8 @@ def read_hf_decoder(folder: Path) -> DecoderPackage:
     data = read_json(source)
     config, tensors = decoder_from_hf(data, read_weights(folder), source=str(source))
     files = {n: (folder / n).read_bytes() for n in TRAVELLING if (folder / n).is_file()}
-    tokenizer = _read_tokenizer(folder)
+    end_ids = _end_ids(folder, data)
+    tokenizer = read_tokenizer(folder, end_ids=end_ids)
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         raise UsageError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, but the model's vocab_size = "
@@ -81,7 +82,7 @@ def read_hf_decoder(folder: Path) -> DecoderPackage:
         config=config,
         tensors=float_tensors(tensors),
         tokenizer=tokenizer,
-        end_ids=_end_ids(folder, data, tokenizer),
+        end_ids=end_ids or (),
         family=data["model_type"],
         files=files,
     )
@@ -105,20 +106,28 @@ def write_hf_decoder(package: DecoderPackage, folder: Path) -> None:
     replace_file(folder / CONFIG_FILE, json.dumps(data, indent=2) + "\n")
 
 
-def _end_ids(
-    folder: Path, config: dict[str, Any], tokenizer: LanguageTokenizer | None
-) -> tuple[int, ...]:
-    """The ids that generation_config.json names, else config.json, else the tokenizer's end."""
+def _end_ids(folder: Path, config: dict[str, Any]) -> tuple[int, ...] | None:
+    """The ids that generation_config.json names, else config.json; None: neither does."""
     path = folder / GENERATION_FILE
     generation = read_json(path) if path.is_file() else {}
-    own = None if tokenizer is None else tokenizer.eos_id
-    for found in (generation.get("eos_token_id"), config.get("eos_token_id"), own):
+    for found in (generation.get("eos_token_id"), config.get("eos_token_id")):
         if found is not None:
             return tuple(found) if isinstance(found, list) else (found,)
-    return ()
+    return None
 
 
-def _read_tokenizer(folder: Path) -> LanguageTokenizer | None:
+def read_tokenizer(
+    folder: Path, *, end_ids: tuple[int, ...] | None = None
+) -> LanguageTokenizer | None:
+    """The tokenizer of a folder: tokenizer.json, tokenizer.model, or vocab.json and merges.txt.
+
+    Args:
+        folder: holds the files.
+        end_ids: tokens that end an answer. None: the end token that the folder names.
+
+    Raises:
+        UsageError: a file is damaged.
+    """
     path = folder / TOKENIZER_CONFIG_FILE
     config: dict[str, Any] = read_json(path) if path.is_file() else {}
     special = folder / "special_tokens_map.json"
@@ -127,7 +136,10 @@ def _read_tokenizer(folder: Path) -> LanguageTokenizer | None:
     if codec is None:
         return None
     return LanguageTokenizer(
-        codec, special_tokens=_special_tokens(names), chat_template=_template(folder, config)
+        codec,
+        special_tokens=_special_tokens(names),
+        chat_template=_template(folder, config),
+        end_ids=end_ids,
     )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from mmtrain.models.clip import ClipConfig
+from mmtrain.models.decoder import DecoderConfig
 from mmtrain.models.text import TextConfig
 from mmtrain.models.vision import VisionConfig
 from mmtrain.nn import TransformerConfig
@@ -40,6 +41,12 @@ def clip_flops(config: ClipConfig, *, text_length: int | None = None) -> ClipFlo
         image=_vision_flops(config.vision, config.embed_dim),
         text=_text_flops(config.text, config.embed_dim, tokens),
     )
+
+
+def decoder_flops(config: DecoderConfig, *, num_tokens: int) -> int:
+    """Forward FLOPs of a text, the logits of every token among them; counted as a CLIP's."""
+    vocabulary = 2 * config.transformer.dim * config.vocab_size * num_tokens
+    return _stack_flops(config.transformer, num_tokens) + vocabulary
 
 
 def block_parameters(core: TransformerConfig) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from mmtrain.models import Clip, ClipConfig
+from mmtrain.models import Clip, ClipConfig, Decoder, DecoderConfig
 from mmtrain.models.flops import clip_flops
 from mmtrain.nn import TransformerConfig
 
@@ -57,14 +57,7 @@ def summarize(config: ClipConfig) -> Summary:
         model = Clip(config)
     parts: list[Part] = []
     for name, tower in (("vision", model.vision), ("text", model.text)):
-        core = tower.config.transformer
-        parts.append(_part(name, 0, _tower_detail(core), tower))
-        for child, module in tower.named_children():
-            if child == "transformer":
-                parts += _blocks(f"{name}.transformer", core, module)
-            else:
-                parts.append(_part(f"{name}.{child}", 1, _detail(module), module))
-                parts += _children(f"{name}.{child}", 2, module)
+        parts += _tower(name, tower.config.transformer, tower)
     scalars = [n for n in ("logit_scale", "logit_bias") if getattr(model, n) is not None]
     parts.append(Part(name=" + ".join(scalars), depth=0, detail="", num_parameters=len(scalars)))
     flops = clip_flops(config)
@@ -76,6 +69,24 @@ def summarize(config: ClipConfig) -> Summary:
         image_tokens=config.vision.num_patches + config.vision.num_prefix,
         text_tokens=config.text.context_length,
     )
+
+
+def decoder_parts(config: DecoderConfig) -> list[Part]:
+    """The lines of a decoder, built on the meta device; the first stands for all of it."""
+    with torch.device("meta"):
+        return _tower("decoder", config.transformer, Decoder(config))
+
+
+def _tower(name: str, core: TransformerConfig, tower: nn.Module) -> list[Part]:
+    """A tower, its children, and what is in them."""
+    parts = [_part(name, 0, _tower_detail(core), tower)]
+    for child, module in tower.named_children():
+        if child == "transformer":
+            parts += _blocks(f"{name}.transformer", core, module)
+        else:
+            parts.append(_part(f"{name}.{child}", 1, _detail(module), module))
+            parts += _children(f"{name}.{child}", 2, module)
+    return parts
 
 
 def _blocks(name: str, core: TransformerConfig, stack: nn.Module) -> list[Part]:

@@ -1,0 +1,119 @@
+"""`mmtrain generate`: a decoder goes on with texts, or chooses among answers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmtrain.data.language_tokenizer import LanguageTokenizer
+from mmtrain.errors import UsageError
+from mmtrain.loading import load_decoder
+from mmtrain.models import Decoder
+from mmtrain.models.generate import generate, stream
+from mmtrain.models.prefill import Prefilled, left_pad, prefill
+from mmtrain.models.sampling import GenerationConfig
+from mmtrain.models.score_answers import AnswerTrie, score_answers
+from mmtrain.parallel import pick_device
+
+SHOWN_ANSWERS = 5
+
+
+def generate_command(
+    *,
+    model: Path,
+    prompts: list[str],
+    chat: bool,
+    answers: Path | None,
+    max_new_tokens: int | None,
+    sampling: dict[str, Any],
+    seed: int,
+    device: str,
+) -> None:
+    """Print what the decoder makes of each prompt; a single one as it is written.
+
+    Raises:
+        UsageError: a folder or file cannot be read, or the settings contradict each other.
+    """
+    place = pick_device(device, key="device")
+    decoder, tokenizer = load_decoder(model, device=place)
+    if tokenizer is None:
+        raise UsageError(f"model = {model} holds no tokenizer (tokenizer.json, tokenizer.model)")
+    rows = [_ids(prompt, tokenizer, chat=chat) for prompt in prompts]
+    try:
+        if answers is not None:
+            _choose(decoder, tokenizer, prompts, rows, answers)
+            return
+        left = decoder.config.context_length - max(map(len, rows))
+        config = GenerationConfig(
+            end_ids=tokenizer.end_ids,
+            max_new_tokens=max(1, min(64, left)) if max_new_tokens is None else max_new_tokens,
+            **sampling,
+        )
+        start = _read(decoder, rows, config.max_new_tokens)
+        generator = torch.Generator(place).manual_seed(seed)
+        if len(rows) == 1 and config.num_beams == 1:
+            _print_stream(stream(decoder, start, config, generator=generator), rows[0], tokenizer)
+            return
+        texts = generate(decoder, start, config, generator=generator)
+        for prompt, read, written in zip(prompts, rows, texts, strict=True):
+            print(f"{prompt}{tokenizer.continuation(read, written)}")
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _ids(prompt: str, tokenizer: LanguageTokenizer, *, chat: bool) -> list[int]:
+    if chat:
+        return tokenizer.encode_chat([{"role": "user", "content": prompt}])
+    ids = tokenizer.encode(prompt)
+    if not ids:
+        raise UsageError(f'prompt = "{prompt}" has no token; give it a text')
+    return ids
+
+
+def _read(decoder: Decoder, rows: list[list[int]], room: int) -> Prefilled:
+    device = next(decoder.parameters()).device
+    tokens_BT, real_BT = left_pad(rows, device=device)
+    return prefill(decoder, tokens_BT, real_BT=real_BT, max_new_tokens=room)
+
+
+def _print_stream(steps: Iterator[Tensor], prompt: list[int], tokenizer: LanguageTokenizer) -> None:
+    """Text as it comes; a character of several tokens waits for its last."""
+    ids: list[int] = []
+    shown = ""
+    for next_B in steps:
+        ids.append(int(next_B))
+        text = tokenizer.continuation(prompt, ids)
+        if not text.endswith("\ufffd"):
+            print(text[len(shown) :], end="", flush=True)
+            shown = text
+    print(tokenizer.continuation(prompt, ids)[len(shown) :])
+
+
+def _choose(
+    decoder: Decoder,
+    tokenizer: LanguageTokenizer,
+    prompts: list[str],
+    rows: list[list[int]],
+    path: Path,
+) -> None:
+    """Print the likeliest answers of each prompt, probabilities over the list."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"answers = {path} cannot be read: {error}") from error
+    answers = [line for line in lines if line]
+    if not answers:
+        raise UsageError(f"answers = {path} holds no answer; write one a line")
+    # The end token tells "a" from "a b": without it the shorter one is always likelier.
+    end = list(tokenizer.end_ids[:1])
+    trie = AnswerTrie([[*tokenizer.encode(f" {a}", special=False), *end] for a in answers])
+    scores_BA = score_answers(decoder, _read(decoder, rows, max(trie.max_chunk, 1)), trie)
+    for prompt, log_p in zip(prompts, scores_BA.cpu(), strict=True):
+        print(prompt)
+        best = log_p.softmax(0).topk(min(SHOWN_ANSWERS, len(answers)))
+        for share, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            print(f"  {share:6.1%}  {log_p[index]:8.3f}  {answers[index]}")

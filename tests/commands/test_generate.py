@@ -1,0 +1,100 @@
+"""`mmtrain generate` and `mmtrain summary` on a decoder's folder."""
+
+import re
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+import mmtrain
+from mmtrain.cli import main
+from mmtrain.errors import UsageError
+from tests.interop.decoder_folders import edit_config, write_peer
+
+WORDS = ["<s>", "</s>", "a", "red", "circle", "blue", "square", "two"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A decoder of 50 ids with a tokenizer of whole words."""
+    path = tmp_path_factory.mktemp("decoder")
+    write_peer("smollm2", path)
+    words = WORDS + [f"w{i}" for i in range(50 - len(WORDS))]
+    rust = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<s>"))
+    rust.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    rust.save(str(path / "tokenizer.json"))
+    (path / "chat_template.jinja").write_text(
+        "{% for m in messages %}<s> {{ m.content }} </s>{% endfor %}"
+    )
+    return path
+
+
+def run(capsys, *words: str) -> str:
+    assert main(["generate", *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_one_prompt_streams_and_several_are_one_batch(folder, capsys):
+    model = ("--model", str(folder), "--max-new-tokens", "5", "--device", "cpu")
+    alone = [run(capsys, *model, "--prompt", p) for p in ("a red circle", "two")]
+    both = run(capsys, *model, "--prompt", "a red circle", "--prompt", "two").splitlines()
+    assert [line.split() for line in both] == [
+        ["a", "red", "circle", *alone[0].split()],
+        ["two", *alone[1].split()],
+    ]
+    assert len(alone[0].split()) == 5
+    beams = run(capsys, *model, "--prompt", "two", "--num-beams", "3")
+    assert beams.startswith("two")
+    chat = run(capsys, *model, "--prompt", "two", "--chat")
+    decoder, tokenizer = mmtrain.load_decoder(folder)
+    assert tokenizer.encode_chat([{"role": "user", "content": "two"}]) == [0, 7, 1]
+    assert chat and decoder.config.vocab_size == 50
+
+
+def test_draws_repeat_by_their_seed(folder, capsys):
+    model = ("--model", str(folder), "--prompt", "a", "--temperature", "2", "--top-k", "20")
+    texts = [run(capsys, *model, "--seed", seed) for seed in "0012"]
+    assert texts[0] == texts[1] and len(set(texts)) == 3
+
+
+def test_answers_of_a_list_with_their_probabilities(folder, tmp_path, capsys):
+    answers = tmp_path / "answers.txt"
+    answers.write_text("red\nred circle\nblue\n\ntwo\n")
+    out = run(capsys, "--model", str(folder), "--prompt", "a", "--answers", str(answers))
+    rows = re.findall(r"^ +([\d.]+)% +(-[\d.]+)  (.+)$", out, re.MULTILINE)
+    assert {text for *_, text in rows} == {"red", "red circle", "blue", "two"}
+    assert sum(float(share) for share, *_ in rows) == pytest.approx(100, abs=0.3)
+    assert [float(log_p) for _, log_p, _ in rows] == sorted(
+        (float(log_p) for _, log_p, _ in rows), reverse=True
+    )
+
+
+def test_summary_tells_a_decoders_parts(folder, capsys):
+    assert main(["summary", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "4 (2 kv) heads of 4" in out and "50 ids, at most 64 tokens" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--top-k", "5"], "top_k and top_p choose what is drawn from: set temperature above 0"),
+        (["--max-new-tokens", "64"], "exceed context_length = 64"),
+        (["--answers", "no.txt"], "answers = no.txt cannot be read"),
+        (["--prompt", ""], 'prompt = "" has no token'),
+    ],
+)
+def test_mistakes_are_one_line(words, message, folder, capsys):
+    assert main(["generate", "--model", str(folder), "--prompt", "a", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("mmtrain: error: ") and message in line
+
+
+def test_another_kind_of_model_is_one_line(folder, tmp_path, capsys):
+    write_peer("smollm2", tmp_path)
+    assert main(["generate", "--model", str(tmp_path), "--prompt", "a"]) == 2
+    assert "holds no tokenizer" in capsys.readouterr().err
+    edit_config(tmp_path, model_type="mamba")
+    assert main(["generate", "--model", str(tmp_path), "--prompt", "a"]) == 2
+    assert 'model_type = "mamba" is no decoder that we read' in capsys.readouterr().err
+    with pytest.raises(UsageError, match="is a decoder, not a CLIP"):
+        mmtrain.load(folder)
