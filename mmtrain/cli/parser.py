@@ -152,7 +152,7 @@ def _recipe_keys() -> str:
     # A section's own keys before those of the sections in it, as TOML wants them.
     sections: dict[str, list[str]] = {}
     for key in describe(TrainRecipe):
-        if key.type == "table":
+        if key.type in ("table", "table | none"):
             sections[key.name] = ["", f"[{key.name}]  {key.doc}"]
             continue
         known = [name for name in sections if key.name.startswith(f"{name}.")]
