@@ -39,6 +39,12 @@ def add_models(commands: Any) -> None:
     summary.add_argument(
         "--graph", type=Path, metavar="FILE.svg", help="also draw its towers as a picture"
     )
+    summary.add_argument(
+        "--autograd",
+        type=Path,
+        metavar="FILE.svg",
+        help="also draw every operation of its backward; needs Graphviz and the extra graph",
+    )
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -56,4 +62,4 @@ def _models(arguments: argparse.Namespace) -> None:
 def _summary(arguments: argparse.Namespace) -> None:
     from mmtrain.commands.models import summary_command
 
-    summary_command(model=arguments.model, graph=arguments.graph)
+    summary_command(model=arguments.model, graph=arguments.graph, autograd=arguments.autograd)

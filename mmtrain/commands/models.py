@@ -63,8 +63,8 @@ def summary_command(*, model: str, graph: Path | None, autograd: Path | None) ->
     print(
         f"{title}: {summary.num_parameters:,} parameters; {summary.image_tokens} tokens an image, "
         f"at most {summary.text_tokens} a text; {summary.image_flops / 1e9:.2f} + "
-        f"{summary.text_flops / 1e9:.2f} GFLOPs forward; kept: what the forward of one image or text "
-        f"keeps for its backward in fp32; weights, gradients and AdamW in fp32: "
+        f"{summary.text_flops / 1e9:.2f} GFLOPs forward; kept: what one image or text keeps for "
+        "the backward in fp32; weights, gradients and AdamW in fp32: "
         f"{summary.training_bytes / 2**30:.2f} GiB"
     )
     if graph is not None:

@@ -1,0 +1,79 @@
+"""What the summary tells of each part, against the formula and against a real pass."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from mmtrain.models import Clip, ClipConfig
+from mmtrain.models.flops import clip_flops
+from mmtrain.models.text import TextConfig
+from mmtrain.models.vision import VisionConfig
+from mmtrain.nn import TransformerConfig
+from mmtrain.report.measure import measure, measured_parts
+
+
+def config(**fields) -> ClipConfig:
+    core = TransformerConfig(dim=48, num_layers=3, num_heads=4, **fields)
+    return ClipConfig(
+        vision=VisionConfig(transformer=core, image_size=32, patch_size=8),
+        text=TextConfig(
+            transformer=dataclasses.replace(core, mask="causal"),
+            vocab_size=64,
+            context_length=12,
+            end_token_id=63,
+        ),
+        embed_dim=32,
+    )
+
+
+@pytest.mark.parametrize("fields", [{}, {"num_kv_heads": 2}, {"activation": "swiglu"}])
+def test_flops_are_those_of_the_formula(fields: dict) -> None:
+    found, expected = measure(config(**fields)), clip_flops(config(**fields))
+    assert (found["vision"].flops, found["text"].flops) == (expected.image, expected.text)
+    block, stack = found["vision.transformer.blocks.0"], found["vision.transformer"]
+    assert stack.flops == 3 * block.flops > 0
+    inside = [found[f"vision.transformer.blocks.0.{one}"] for one in ("attention", "feed_forward")]
+    assert block.flops == sum(one.flops for one in inside)
+
+
+def test_shapes_are_those_of_a_real_pass() -> None:
+    model, found = Clip(config()).init_weights(0), measure(config())
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, module in model.named_modules():
+        module.register_forward_hook(
+            lambda _, __, output, name=name: shapes.update({name: tuple(output.shape[1:])})
+        )
+    model.encode_image(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    model.text(torch.ones(1, 12, dtype=torch.int64), length_B=torch.tensor([12]))
+    shapes.pop("", None)
+    assert len(shapes) > 40 and shapes["vision.embed"] == (17, 48)
+    assert {name: found[name].shape for name in shapes} == shapes
+
+
+def test_kept_memory_is_what_a_real_pass_keeps() -> None:
+    model, found = Clip(config()).init_weights(0), measure(config())
+    weights = {x.untyped_storage().data_ptr() for x in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model.vision(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    assert found["vision"].kept_bytes == sum(storage.nbytes() for storage in kept.values())
+    assert output.requires_grad and found["vision.transformer.blocks.1"].kept_bytes > 0
+
+
+def test_every_line_of_a_module_is_measured() -> None:
+    lines = {one.part.name: one for one in measured_parts(config())}
+    stack, found = lines["text.transformer.blocks.0..2"].measured, measure(config())
+    assert stack == found["text.transformer"]
+    assert any(one.part.name == "each.attention.q" and one.measured for one in lines.values())
+    bare = [name for name, one in lines.items() if one.measured is None]
+    assert bare and all(
+        name == "logit_scale" or lines[name].part.detail.startswith("[") for name in bare
+    )
