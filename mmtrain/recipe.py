@@ -54,6 +54,9 @@ class ModelConfig(ClipConfig):
     """Start from these weights: a run, an export, or a folder in another tool's form. It brings
     its architecture and, where there is no [tokenizer] section, its tokenizer; another image_size
     interpolates the learned positions."""
+    init_training: bool = False
+    """`init` is a checkpoint of open_clip's training that this run goes on with: AdamW's moments
+    and the epoch are taken up too, as far as they fit, and it is said what was not."""
     vision_init: str | None = None
     """Start the image tower from a folder that timm wrote (config.json, model.safetensors). It
     brings [model.vision] with a projection to embed_dim; [lock] may freeze it (LiT)."""
@@ -195,7 +198,13 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> TrainRecipe:
     """
     data = apply_overrides(TrainRecipe, read_toml(path), overrides or [])
     _keep_one_length(data, overrides or [])
-    return decode(TrainRecipe, _with_base_model(data))
+    recipe = decode(TrainRecipe, _with_base_model(data))
+    if recipe.model.init_training and (recipe.model.init is None or recipe.vqa is not None):
+        raise UsageError(
+            "model.init_training = true goes on with model.init, a checkpoint of open_clip's "
+            "training of two towers; name it, or set it to false"
+        )
+    return recipe
 
 
 def _keep_one_length(data: dict[str, Any], overrides: list[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from mmtrain.build import Run, build_run
+from mmtrain.build import Run, build_run, take_up_open_clip
 from mmtrain.decode_config import encode
 from mmtrain.errors import UsageError
 from mmtrain.eval import Encoder
@@ -58,6 +58,9 @@ def _train(recipe: TrainRecipe, layout: Layout, *, resume: bool, signals: StopSi
     open_run_folder(folder, resume=resume)
     if resume:
         _resume(run)
+    if recipe.model.init_training and run.state.step == 0:
+        for line in take_up_open_clip(run):
+            _say(line)
     _write_facts(run)
     with _open_log(run) as log, _build_watchdog(run) as watchdog:
         loop = _build_loop(run, log, watchdog, signals)

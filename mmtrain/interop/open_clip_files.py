@@ -75,6 +75,18 @@ def read_open_clip(path: Path) -> ModelPackage:
     )
 
 
+def model_cfg_of(path: Path) -> dict[str, Any]:
+    """The architecture of a checkpoint of open_clip's training, from what lies beside it.
+
+    Raises:
+        UsageError: nothing says it.
+    """
+    config = path.parent / CONFIG_FILE
+    if config.is_file():
+        return ForeignConfig(read_json(config), source=str(config)).take("model_cfg", dict)
+    return _from_params(path)[0]
+
+
 def write_open_clip(package: ModelPackage, folder: Path) -> None:
     """Write the hub folder; `open_clip.create_model_and_transforms("local-dir:FOLDER")` loads it.
 

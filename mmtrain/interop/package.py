@@ -41,13 +41,21 @@ def read_tensors(path: Path) -> Tensors:
     Raises:
         UsageError: the file is missing, damaged, or holds anything but tensors and plain values.
     """
+    return state_dict_of(read_checkpoint(path), path)
+
+
+def read_checkpoint(path: Path) -> Any:
+    """Whatever a weights' file holds; no pickle is executed.
+
+    Raises:
+        UsageError: the file is missing, damaged, or holds anything but tensors and plain values.
+    """
     if not path.is_file():
         raise UsageError(f"{path} is missing")
     try:
         if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own message recommends to execute the file.
         asked = re.search(r"GLOBAL (\S+)", str(error))
@@ -58,6 +66,14 @@ def read_tensors(path: Path) -> Tensors:
     except (SafetensorError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(f"{path} cannot be read as weights: {line}") from error
+
+
+def state_dict_of(content: Any, path: Path) -> Tensors:
+    """The tensors among the content of a file.
+
+    Raises:
+        UsageError: there are none, or other things among them.
+    """
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not content:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from mmtrain.optim.config import OptimConfig
 from mmtrain.optim.muon import Muon
@@ -56,6 +57,40 @@ class Optimizers:
             for optimizer in self.optimizers
             if parameter in optimizer.state
         }
+
+    def load_moments(
+        self, moments: Mapping[str, Mapping[str, Tensor]], *, steps: float
+    ) -> set[str]:
+        """Copy AdamW's moments of another training -> the names of the parameters that got theirs.
+
+        Args:
+            moments: whole tensors, `{name: {"exp_avg": ..., "exp_avg_sq": ...}}`; another shape
+                than the parameter's, or a parameter that AdamW does not update, is left out.
+            steps: updates that they are of.
+        """
+        taken: set[str] = set()
+        for name, state in self.state_dict().items():
+            found = moments.get(name, {})
+            if not found or {*found, "step"} != state.keys():
+                continue
+            if all(found[key].shape == state[key].shape for key in found):
+                for key, whole in found.items():
+                    _copy_whole(whole, state[key])
+                state["step"].fill_(steps)
+                taken.add(name)
+        return taken
+
+
+def _copy_whole(whole: Tensor, target: Tensor) -> None:
+    """Copy a tensor, or the part of it that this rank holds."""
+    if isinstance(target, DTensor):
+        shape, start = compute_local_shape_and_global_offset(
+            target.shape, target.device_mesh, target.placements
+        )
+        bounds = zip(start, shape, strict=True)
+        whole = whole[tuple(slice(first, first + size) for first, size in bounds)]
+        target = target.to_local()
+    target.copy_(whole)
 
 
 def build_optimizers(
