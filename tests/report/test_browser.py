@@ -1,0 +1,128 @@
+"""The report in a real browser: its map by pointer, key and tap, without a script; nothing wider
+than a phone; texts that can be read, light and dark."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from mmtrain.eval.look_files import write_look
+from mmtrain.report import write_report
+from tests.report.folders import make_look, make_run, write_probes
+from tests.report.test_look import TOLD
+
+pytestmark = pytest.mark.slow
+
+# Of every element with a text of its own: its contrast with the ground behind it (WCAG 2.2, 1.4.3).
+CONTRASTS = """() => {
+  const parse = (text) => (text.match(/[\\d.]+/g) ?? []).map(Number);
+  const light = (rgb) => rgb.slice(0, 3).map((x) => x / 255)
+    .map((x) => (x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, x, place) => sum + x * [0.2126, 0.7152, 0.0722][place], 0);
+  const ground = (one) => {
+    for (; one; one = one.parentElement) {
+      const colour = parse(getComputedStyle(one).backgroundColor);
+      if (colour.length && (colour[3] ?? 1) === 1) return colour;
+    }
+  };
+  return [...document.querySelectorAll("main *")]
+    .filter((one) => one.checkVisibility())
+    .filter((one) => [...one.childNodes].some((x) => x.nodeType === 3 && x.data.trim()))
+    .map((one) => {
+      const style = getComputedStyle(one);
+      const colour = parse(one.closest("svg") ? style.fill : style.color);
+      const [low, high] = [light(colour), light(ground(one))].sort((a, b) => a - b);
+      return [one.textContent.trim().slice(0, 40), (high + 0.05) / (low + 0.05)];
+    });
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+    if path is None:
+        told = "no chromium is installed; apt-get install -y chromium"
+        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = make_run(tmp_path_factory.mktemp("report") / "run", text="a" * 60 + " long word")
+    write_probes(run)
+    write_look(run / "look", make_look(), told=TOLD)
+    return write_report((run,))
+
+
+@pytest.fixture
+def page(browser: Browser, report: Path) -> Iterator[Page]:
+    """Without scripts, and without a network."""
+    context = browser.new_context(java_script_enabled=False, offline=True, has_touch=True)
+    page = context.new_page()
+    page.goto(report.as_uri())
+    yield page
+    context.close()
+
+
+def told(page: Page) -> str:
+    """What the card beside the plane says, of those that lie there the one on top."""
+    shown = [one for one in page.locator(".told").all() if one.is_visible()]
+    return shown[-1].inner_text()
+
+
+def test_the_map_answers_pointer_keys_and_taps(page: Page) -> None:
+    dots = page.locator(".plane input")
+    expect(dots).to_have_count(5)
+    expect(page.locator(".told").first).to_be_visible()
+    assert told(page).splitlines()[0] == "text 0"
+    dots.nth(2).tap()
+    assert told(page).split("\n")[:2] == ["text 2", "nearest: text 0"]
+    expect(page.locator(".told").first).to_be_hidden()
+    page.keyboard.press("ArrowRight")
+    page.mouse.move(2, 2)
+    assert "text 3" in told(page)
+    dots.nth(4).hover()
+    assert "text 4" in told(page)
+    thumb = page.locator(".told:visible .thumb").last.bounding_box()
+    assert thumb is not None and thumb["width"] == thumb["height"] > 90
+
+
+def test_a_line_leads_from_each_image_to_its_text_on_both_planes(page: Page) -> None:
+    dot = page.locator(".plane input").nth(3)
+    for plane in ("by-tsne", "by-pca"):
+        page.locator(f"label[for={plane}]").click()
+        dot.check()
+        page.wait_for_timeout(1000)
+        boxes = [
+            page.locator(name).nth(3).bounding_box() for name in (".plane input", ".link", ".goal")
+        ]
+        assert all(boxes)
+        start, line, goal = boxes
+        for side, size in (("x", "width"), ("y", "height")):
+            ends = sorted(box[side] + box[size] / 2 for box in (start, goal))
+            assert line[side] == pytest.approx(ends[0], abs=2.5)
+            assert line[side] + line[size] == pytest.approx(ends[1], abs=2.5)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_all_of_it_and_it_can_be_read(
+    browser: Browser, report: Path, scheme: str
+) -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    page.goto(report.as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    contrasts = page.evaluate(CONTRASTS)
+    assert len(contrasts) > 60
+    assert not [(text, ratio) for text, ratio in contrasts if ratio < 4.5]
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    red = int(re.findall(r"\d+", ground)[0])
+    assert red > 200 if scheme == "light" else red < 60
+    page.close()
