@@ -104,6 +104,11 @@ class VqaSection(VqaConfig):
             if value is not None and value <= 0:
                 raise ValueError(f"{name} = {value} must be positive; [lock] freezes a tower")
 
+    @property
+    def model(self) -> VqaConfig:
+        """The architecture alone."""
+        return VqaConfig(**{f.name: getattr(self, f.name) for f in fields(VqaConfig)})
+
 
 @dataclass(frozen=True, kw_only=True)
 class VqaEvalConfig:

@@ -12,7 +12,6 @@ import torch.distributed as dist
 from mmtrain.build import Run, build_run, take_up_open_clip
 from mmtrain.decode_config import encode
 from mmtrain.errors import UsageError
-from mmtrain.eval import Encoder
 from mmtrain.eval.scheduled import check_evaluation
 from mmtrain.loading import save_model
 from mmtrain.models import Clip
@@ -26,6 +25,7 @@ from mmtrain.train.ranks import is_alone, on_rank_0, own_rank
 from mmtrain.train.run_folder import open_run_folder, write_facts
 from mmtrain.train.straggler import StragglerWatch
 from mmtrain.train.watchdog import Watchdog
+from mmtrain.vqa import VqaRun, build_vqa_run, check_vqa_evaluations
 
 INTERRUPT_STATUS = 130  # 128 + SIGINT, as a shell reports it
 
@@ -53,7 +53,7 @@ def train_command(
 
 def _train(recipe: TrainRecipe, layout: Layout, *, resume: bool, signals: StopSignals) -> Path:
     folder = Path(recipe.run.dir)
-    run = build_run(recipe, layout)
+    run = (build_run if recipe.vqa is None else build_vqa_run)(recipe, layout)
     check_evaluations(run.recipe)
     open_run_folder(folder, resume=resume)
     if resume:
@@ -113,12 +113,13 @@ def _build_loop(run: Run, log: "_Log", watchdog: Watchdog, signals: StopSignals)
 
 def check_evaluations(recipe: TrainRecipe) -> None:
     """Open everything that an evaluation will need: a typo must not cost a night of training."""
-    names = [one.name for one in (*recipe.eval.image_text,)]
+    names = [one.name for one in (*recipe.eval.image_text, *recipe.eval.vqa)]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"eval: the name {name!r} is there twice; each writes eval/NAME.json")
     for one in recipe.eval.image_text:
         check_evaluation(one)
+    check_vqa_evaluations(recipe)
 
 
 def _resume(run: Run) -> None:
@@ -182,7 +183,10 @@ class _Log:
             self.log.close()
 
 
-def _export(run: Run, encoder: Encoder) -> None:
+def _export(run: Run, encoder: Any) -> None:
+    if isinstance(run, VqaRun):
+        run.export(encoder)
+        return
     assert isinstance(encoder.model, Clip)
     folder = run.folder / "export"
     save_model(folder, model=encoder.model, tokenizer=run.tokenizer, preprocess=run.preprocess)

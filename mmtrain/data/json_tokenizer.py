@@ -56,3 +56,7 @@ class JsonTokenizer:
         """The ids of each cleaned text, without start and end token."""
         # One text a call: `encode_batch` would start threads, which do not survive a fork.
         return [self._rust.encode(text, add_special_tokens=False).ids for text in texts]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of ids."""
+        return self._rust.decode(list(ids))

@@ -46,6 +46,10 @@ class SentencePieceModel:
         # One thread: a loader's workers share the cores already.
         return self._processor.encode(list(texts), out_type=int, num_threads=1)
 
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of ids."""
+        return self._processor.decode(list(ids))
+
 
 def _none_if_absent(token: int) -> int | None:
     return None if token < 0 else token

@@ -90,6 +90,10 @@ class TokenModel(Protocol):
         """The ids of each text, without SOT and EOT; those after the first `limit` may lack."""
         ...
 
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of ids."""
+        ...
+
     def serialize(self) -> bytes:
         """The content of `file_name`, from which the model can be built again."""
         ...
@@ -138,6 +142,11 @@ class Tokenizer:
         """
         rows = self._rows(texts)
         return _padded(rows, max(map(len, rows), default=0), self.pad_id)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, start, end and padding token left out."""
+        special = (self.sot_id, self.eot_id, self.pad_id)
+        return self._model.text([i for i in ids if i not in special]).strip()
 
     def _rows(self, texts: Sequence[str]) -> list[list[int]]:
         room = self.context_length - len(self._before) - len(self._after)

@@ -252,7 +252,9 @@ class VqaData(NumberedData[VqaBatch]):
         asked: list[Question | None] = []
         pairs: list[tuple[str, str]] = []
         for row, sample in enumerate(samples):
-            own = () if sample is None else questions_from_json(sample.meta.fields)
+            own: tuple[Question, ...] = ()
+            if sample is not None:
+                own = questions_from_json(sample.meta.fields)
             if len(own) > num_slots:
                 key = {"seed": self.seed, "epoch": rows.epoch, "purpose": "questions"}
                 position = [int(rows.position_B[row])]

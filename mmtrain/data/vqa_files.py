@@ -62,7 +62,7 @@ def questions_from_json(fields: dict[str, Any]) -> tuple[Question, ...]:
     if not isinstance(rows, list) or not rows:
         raise ValueError("no questions")
     try:
-        return tuple(Question(**row | {"answers": tuple(row.get("answers", ()))}) for row in rows)
+        return tuple(Question(**{**row, "answers": tuple(row.get("answers", ()))}) for row in rows)
     except (TypeError, AttributeError) as error:
         raise ValueError("questions malformed") from error
 

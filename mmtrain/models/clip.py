@@ -1,6 +1,7 @@
 """CLIP: two towers and one shared embedding. Radford et al. 2021, arXiv:2103.00020."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -131,12 +132,17 @@ def hidden_matrix_names(model: nn.Module) -> set[str]:
 
 
 def layer_ids(model: Clip) -> dict[str, tuple[int, int]]:
+    """Depth of every parameter of both towers, see tower_layer_ids."""
+    return tower_layer_ids({"vision": model.vision, "text": model.text})
+
+
+def tower_layer_ids(towers: Mapping[str, VisionTower | TextTower]) -> dict[str, tuple[int, int]]:
     """Depth of every tower parameter as (layer, layers above it): 0 for embeddings, then blocks.
 
     For learning rates that decay with the distance from the output (arXiv:2106.08254).
     """
     ids: dict[str, tuple[int, int]] = {}
-    for tower_name, tower in (("vision", model.vision), ("text", model.text)):
+    for tower_name, tower in towers.items():
         top = tower.transformer.config.num_layers + 1
         for name, _ in tower.named_parameters():
             if name.startswith("embed."):

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from mmtrain.models.connector import Connector, ConnectorConfig
 from mmtrain.models.decoder import Decoder, DecoderConfig
+from mmtrain.models.prefill import Prefilled, prefill
 from mmtrain.models.vision import VisionConfig
 from mmtrain.nn import Mask, TransformerConfig
 from mmtrain.nn.front_door import FrontDoor, FrontDoorConfig
@@ -119,6 +120,42 @@ class AnswerGenerator(nn.Module):
             num_logits=num_slots * num_tokens,
         )
         return logits.reshape(num_images * num_slots, num_tokens, -1)
+
+    @torch.no_grad()
+    def read(
+        self,
+        image_BTD: Tensor,
+        tokens_QT: Tensor,
+        question_length_Q: Tensor,
+        *,
+        max_new_tokens: int,
+    ) -> Prefilled:
+        """Images and questions in the decoder's cache, ready for answers to be written or scored.
+
+        Every question is a row of its own here, its image's tokens before it; under every mask a
+        row sees what it saw in training.
+        """
+        assert self.decoder.embed is not None
+        image_BPD = self.image_tokens(image_BTD)
+        num_slots, num_patches = tokens_QT.size(0) // image_BPD.size(0), image_BPD.size(1)
+        text_QTD = self.decoder.embed.token(tokens_QT)
+        x_QSD = torch.cat([image_BPD.repeat_interleave(num_slots, dim=0), text_QTD], dim=1)
+        length_Q = num_patches + question_length_Q
+        # Padding goes to the left, so that all rows are written on from the same slot.
+        place_S = torch.arange(x_QSD.size(1), device=x_QSD.device)
+        source_QS = (place_S - (x_QSD.size(1) - length_Q)[:, None]) % x_QSD.size(1)
+        x_QSD = x_QSD.gather(1, source_QS[:, :, None].expand(-1, -1, x_QSD.size(-1)))
+        real_QS = place_S >= (x_QSD.size(1) - length_Q)[:, None]
+        kind = self.decoder.config.transformer.mask
+        segment_QS = torch.where(real_QS, (source_QS >= num_patches).long(), -1)
+        return prefill(
+            self.decoder,
+            x_QSD,
+            real_BT=real_QS,
+            prefix_length_B=length_Q if kind == "prefix" else None,
+            segment_BT=segment_QS if kind == "block" else None,
+            max_new_tokens=max_new_tokens,
+        )
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:

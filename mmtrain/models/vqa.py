@@ -76,11 +76,9 @@ Criterion = Callable[[VqaLogits, dict[str, Tensor]], Tensor]
 class VqaStage(nn.Module):
     """The whole model as one module of a schedule.
 
-    It takes uint8 images [B, 3, H, W]; all that is small per row comes as keyword arguments. Where
-    a `criterion` is set it has the last word, so that logits need not outlive a microbatch.
+    It takes uint8 images [B, 3, H, W]; all that is small per row comes as keyword arguments. The
+    criterion has the last word, so that logits need not outlive a microbatch.
     """
-
-    criterion: Criterion | None = None
 
     def __init__(
         self,
@@ -92,6 +90,11 @@ class VqaStage(nn.Module):
         super().__init__()
         self.vision, self.text = vision, text
         self.classify, self.generate = classify, generate
+        self._criterion: Criterion | None = None
+
+    def set_criterion(self, criterion: Criterion) -> None:
+        """What `forward` makes of the logits; the training objective's."""
+        self._criterion = criterion
 
     def forward(
         self,
@@ -106,11 +109,11 @@ class VqaStage(nn.Module):
         **rows: Tensor,
     ) -> Tensor:
         """[Q, C], what the criterion makes of the logits."""
-        assert self.criterion is not None, "a stage trains; Vqa.logits is for the rest"
+        assert self._criterion is not None, "a stage trains; Vqa.logits is for the rest"
         image_BTD = self.vision(vision_x, kept_BP=kept_BP, keep_BL2=vision_keep_BL2)
         asked = Asked(tokens_QT=tokens_QT, question_length_Q=question_length_Q, length_Q=length_Q)
         logits = self.logits(image_BTD, asked, text_keep_QL2=text_keep_QL2)
-        return self.criterion(logits, rows | vars(asked))
+        return self._criterion(logits, rows | vars(asked))
 
     def logits(
         self, image_BTD: Tensor, asked: Asked, *, text_keep_QL2: Tensor | None = None
@@ -174,6 +177,12 @@ class Vqa(nn.Module):
     def logits(self, images_BCHW: Tensor, asked: Asked) -> VqaLogits:
         """uint8 [B, 3, H, W] and the questions about them -> logits of the heads."""
         return self.stage().logits(self.vision(images_BCHW), asked)
+
+    def choose(self, images_BCHW: Tensor, asked: Asked) -> Tensor:
+        """The classifier's logits [Q, A]."""
+        logits = self.stage().logits(self.vision(images_BCHW), asked).choice_QA
+        assert logits is not None, "the model has no classifier"
+        return logits
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> "Vqa":

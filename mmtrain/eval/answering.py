@@ -1,0 +1,243 @@
+"""Asking a VQA model every question of a set, over all ranks."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from mmtrain.collectives import rank_and_size
+from mmtrain.data.samples import json_fields
+from mmtrain.data.shards import SampleError
+from mmtrain.data.sources import SampleSource
+from mmtrain.data.tokenizer import Tokenizer
+from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.vqa import TextForm
+from mmtrain.data.vqa_answers import AnswerVocabulary
+from mmtrain.data.vqa_files import Question, questions_from_json
+from mmtrain.data.workers import iterate_batches
+from mmtrain.errors import UsageError
+from mmtrain.eval.encode import own_batches
+from mmtrain.eval.samples import EvalBatch, EvalBatches, Members, spans
+from mmtrain.models.vqa import Asked, Vqa
+from mmtrain.parallel.precision import Precision, autocast
+
+Probe = Literal["question", "image"]
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answerer:
+    """A model and how it is asked."""
+
+    model: Vqa
+    """In eval mode."""
+    tokenizer: Tokenizer
+    """Of questions and answers."""
+    preprocess: PreprocessConfig
+    """What images go through."""
+    vocabulary: AnswerVocabulary | None
+    """What `classify` chooses among."""
+    answer_length: int
+    """Tokens of a written answer at most."""
+    head: Literal["classify", "generate"] | None = None
+    """Which head answers. None: classify where it is there."""
+    device: torch.device = _CPU
+    """Where the model is."""
+    precision: Precision = "fp32"
+    """Number format of the forward passes."""
+    batch_size: int = 64
+    """Images per rank and forward pass."""
+    workers: int = 0
+    """Processes per rank that read and decode."""
+    group: ProcessGroup | None = None
+    """The ranks, which share out the images. None: one process."""
+
+    @property
+    def chosen_head(self) -> Literal["classify", "generate"]:
+        """The head that answers.
+
+        Raises:
+            UsageError: the model has not the one asked for.
+        """
+        has = [name for name in ("classify", "generate") if getattr(self.model, name) is not None]
+        head = self.head or has[0]
+        if head not in has:
+            raise UsageError(f"head = {head}: the model has only {has[0]}")
+        return head  # pyright: ignore[reportReturnType]
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes."""
+        return rank_and_size(self.group)[0] == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """A question and what the model said."""
+
+    question: Question
+    """With the right answers, where the set has them."""
+    prediction: str
+    """The model's answer."""
+    probability: float
+    """What the model gives it (of the whole answer, where it is written)."""
+    image_key: str
+    """The image's key in its source."""
+    sample: int
+    """The image's number in its source."""
+
+
+def answer_all(
+    answerer: Answerer, source: SampleSource, *, probe: Probe | None = None
+) -> list[Answered]:
+    """The model's answers to every question of a set, in the set's order, on every rank.
+
+    Args:
+        answerer: the model.
+        source: images with questions.
+        probe: `question`: every image is black, so that only the question tells; `image`: every
+            question is empty.
+
+    Raises:
+        UsageError: on every rank, a sample cannot be used.
+    """
+    every = spans(source.num_samples, answerer.batch_size)
+    numbers = [n for n in own_batches(len(every), answerer.group) if n is not None]
+    batches = EvalBatches(
+        source,
+        answerer.preprocess,
+        read_value=_read_questions,
+        spans=[every[number] for number in numbers],
+    )
+    own: list[tuple[int, list[Answered]]] = []
+    faults: list[str] = []
+    made = iterate_batches(
+        batches,
+        0,
+        len(numbers),
+        workers=answerer.workers,
+        prefetch=2,
+        pin_memory=answerer.device.type == "cuda",
+    )
+    with contextlib.closing(made):
+        for number, batch in zip(numbers, made, strict=True):
+            faults += [str(fault) for fault in batch.faults]
+            if not faults:
+                own.append((number, _answer_batch(answerer, source, batch, probe)))
+    held = [(own, faults)]
+    if answerer.group is not None:
+        held = [(own, faults)] * dist.get_world_size(answerer.group)
+        dist.all_gather_object(held, (own, faults), group=answerer.group)
+    told = [fault for _, some in held for fault in some]
+    if told:
+        more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
+        raise UsageError(f"evaluation data: {told[0]}{more}; mend or leave out such samples")
+    parts = sorted((part for some, _ in held for part in some), key=lambda part: part[0])
+    return [answered for _, some in parts for answered in some]
+
+
+def _read_questions(members: Members) -> tuple[Question, ...]:
+    try:
+        return questions_from_json(json_fields(members.get("json")))
+    except ValueError as error:
+        raise SampleError(str(error)) from error
+
+
+def _answer_batch(
+    answerer: Answerer,
+    source: SampleSource,
+    batch: EvalBatch[tuple[Question, ...]],
+    probe: Probe | None,
+) -> list[Answered]:
+    images_BCHW = batch.images_BCHW.to(answerer.device, non_blocking=True)
+    if probe == "question":
+        images_BCHW = torch.zeros_like(images_BCHW)
+    num_slots = max(len(questions) for questions in batch.values)
+    texts: list[str] = []
+    for questions in batch.values:
+        texts += [question.question for question in questions]
+        texts += [""] * (num_slots - len(questions))
+    if probe == "image":
+        texts = [""] * len(texts)
+    said = answer_texts(answerer, images_BCHW, texts)
+    return [
+        Answered(
+            question=question,
+            prediction=said[row * num_slots + slot][0],
+            probability=said[row * num_slots + slot][1],
+            image_key=source.key(batch.first + row),
+            sample=batch.first + row,
+        )
+        for row, questions in enumerate(batch.values)
+        for slot, question in enumerate(questions)
+    ]
+
+
+@torch.no_grad()
+def answer_texts(
+    answerer: Answerer, images_BCHW: Tensor, texts: Sequence[str]
+) -> list[tuple[str, float]]:
+    """The answer to each of Q = B * N questions, an image's together, and its probability."""
+    if answerer.chosen_head == "generate":
+        return write_answers(answerer, images_BCHW, texts)
+    probability_QA = choice_probabilities(answerer, images_BCHW, texts)
+    best_Q = probability_QA.max(1)
+    assert answerer.vocabulary is not None
+    answers = answerer.vocabulary.answers
+    return [
+        (answers[place], value)
+        for place, value in zip(best_Q.indices.tolist(), best_Q.values.tolist(), strict=True)
+    ]
+
+
+@torch.no_grad()
+def choice_probabilities(answerer: Answerer, images_BCHW: Tensor, texts: Sequence[str]) -> Tensor:
+    """fp32 [Q, A]: a softmax over the vocabulary's logits."""
+    with autocast(answerer.precision, answerer.device):
+        logits = answerer.model.choose(images_BCHW, _asked(answerer, texts))
+    return logits.float().softmax(1)
+
+
+def _asked(answerer: Answerer, texts: Sequence[str]) -> Asked:
+    form = TextForm(tokenizer=answerer.tokenizer)
+    tokens_QT, question_length_Q, length_Q = form.encode([(text, "") for text in texts])
+    return Asked(
+        tokens_QT=tokens_QT.to(answerer.device),
+        question_length_Q=question_length_Q.to(answerer.device),
+        length_Q=length_Q.to(answerer.device),
+    )
+
+
+@torch.no_grad()
+def write_answers(
+    answerer: Answerer, images_BCHW: Tensor, texts: Sequence[str]
+) -> list[tuple[str, float]]:
+    """Greedily written answers, each with the product of its tokens' probabilities."""
+    generator, asked = answerer.model.generate, _asked(answerer, texts)
+    assert generator is not None, "the head was looked up"
+    with autocast(answerer.precision, answerer.device):
+        start = generator.read(
+            answerer.model.vision(images_BCHW),
+            asked.tokens_QT,
+            asked.question_length_Q,
+            max_new_tokens=answerer.answer_length,
+        )
+        logits_QV, steps = start.logits_BV, []
+        going_Q = torch.ones(len(texts), dtype=torch.bool, device=answerer.device)
+        total_Q = torch.zeros(len(texts), device=answerer.device)
+        for step in range(answerer.answer_length):
+            best_Q = logits_QV.float().log_softmax(1).max(1)
+            total_Q += best_Q.values * going_Q
+            going_Q &= best_Q.indices != answerer.tokenizer.eot_id
+            steps.append(best_Q.indices.masked_fill(~going_Q, answerer.tokenizer.pad_id))
+            if not going_Q.any() or step + 1 == answerer.answer_length:
+                break
+            logits_QV = generator.decoder(best_Q.indices[:, None], cache=start.cache)[:, 0]
+    rows = torch.stack(steps, dim=1).tolist()
+    answers = [answerer.tokenizer.decode(row) for row in rows]
+    return list(zip(answers, total_Q.exp().tolist(), strict=True))

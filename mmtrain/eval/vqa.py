@@ -1,0 +1,46 @@
+"""How right answers are: the official VQAv2 accuracy with its quirks, EvalAI's, and exact match.
+
+Goyal et al. 2017, arXiv:1612.00837; Antol et al. 2015, arXiv:1505.00468, section 5.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from mmtrain.data.vqa_text import clean_whitespace, normalize_answer
+
+Mode = Literal["official", "evalai", "exact"]
+MODES = get_args(Mode)
+
+
+def vqa_accuracy(prediction: str, answers: Sequence[str], mode: Mode = "official") -> float:
+    """The accuracy of one answer, within 0 and 1.
+
+    `official`, the published evaluation: newlines and tabs become spaces; *only where the
+    annotators do not all say the same* are punctuation, articles, numbers and contractions
+    normalised, of both sides. Each annotator in turn is left out, and the prediction gets
+    min(1, matches among the others / 3); the result is the mean. So 0, 1, 2, 3 and more matches of
+    10 give 0, .3, .6, .9 and 1.
+
+    `evalai`, the server: the same, but both sides are normalised in any case. `exact`: 1 where the
+    normalised prediction is the normalised answer of any annotator.
+
+    The official code leaves out by comparing whole annotations, which their `answer_id` makes
+    distinct; here each counts by its place, which is the same.
+
+    Raises:
+        ValueError: there are no answers, or the mode is unknown.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode = {mode!r} is unknown; use {', '.join(MODES)}")
+    if not answers:
+        raise ValueError("answers = () leave nothing to compare with")
+    if mode == "exact":
+        return float(normalize_answer(prediction) in {normalize_answer(a) for a in answers})
+    said = clean_whitespace(prediction)
+    right = [clean_whitespace(answer) for answer in answers]
+    if mode == "evalai" or len(set(right)) > 1:
+        said, right = normalize_answer(said), [normalize_answer(answer) for answer in right]
+    matches = [answer == said for answer in right]
+    total = sum(matches)
+    each = [min(1.0, (total - match) / 3) for match in matches]
+    return sum(each) / len(each)

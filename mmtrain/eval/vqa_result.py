@@ -1,0 +1,115 @@
+"""A VQA model's figures on a set: accuracy by type of question and answer, with probes beside."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+from mmtrain.data.sources import SampleSource
+from mmtrain.errors import UsageError
+from mmtrain.eval.answering import Answered, Answerer, Probe, answer_all
+from mmtrain.eval.result import EvalResult, Example, provenance, thumbnail
+from mmtrain.eval.samples import decode_sample
+from mmtrain.eval.vqa import Mode, vqa_accuracy
+from mmtrain.eval.vqa_gqa import gqa_figures
+
+_EXAMPLES = 8
+PROBES: tuple[Probe, ...] = ("question", "image")
+
+
+def accuracy_of(answered: Answered, mode: Mode) -> float:
+    """Of one question; a set with one answer to each is judged by exact match."""
+    answers = answered.question.answers
+    return vqa_accuracy(answered.prediction, answers, mode if len(answers) > 1 else "exact")
+
+
+def evaluate_vqa(
+    answerer: Answerer,
+    source: SampleSource,
+    *,
+    mode: Mode = "official",
+    probes: Sequence[Probe] = (),
+) -> EvalResult:
+    """Ask every question of a set.
+
+    Args:
+        answerer: the model.
+        source: images with questions and answers.
+        mode: of vqa_accuracy, where there are several annotators.
+        probes: also ask with black images, or with empty questions: how far one side alone leads.
+
+    Raises:
+        UsageError: on every rank, a sample cannot be used or has no answers.
+    """
+    answered = answer_all(answerer, source)
+    bare = [one.question.question_id for one in answered if not one.question.answers]
+    if bare:
+        raise UsageError(
+            f"evaluation data: {len(bare)} of {len(answered)} questions have no answers, the first "
+            f"is question_id {bare[0]}; name the set's annotations, or ask with --predictions only"
+        )
+    figures = vqa_figures(answered, mode)
+    for probe in probes:
+        probed = answer_all(answerer, source, probe=probe)
+        scores = [accuracy_of(one, mode) for one in probed]
+        figures[f"{probe}_only_accuracy"] = sum(scores) / len(scores)
+    figures |= {
+        "head": answerer.chosen_head,
+        "provenance": provenance(answerer, source),  # pyright: ignore[reportArgumentType]
+    }
+    best, worst = ([], [])
+    if answerer.is_main:
+        best, worst = _examples(answered, source, mode)
+    return EvalResult(figures=figures, best=best, worst=worst)
+
+
+def vqa_figures(answered: Sequence[Answered], mode: Mode) -> dict[str, Any]:
+    """Accuracy over all questions and by their types, and GQA's own figures where there are any."""
+    scores = [accuracy_of(one, mode) for one in answered]
+    figures: dict[str, Any] = {
+        "accuracy": sum(scores) / len(scores),
+        "num_questions": len(scores),
+        "num_images": len({one.sample for one in answered}),
+        "mode": mode if any(len(one.question.answers) > 1 for one in answered) else "exact",
+    }
+    for key, name in (("question_type", "per_question_type"), ("answer_type", "per_answer_type")):
+        groups: dict[str, list[float]] = defaultdict(list)
+        for one, score in zip(answered, scores, strict=True):
+            groups[getattr(one.question, key)].append(score)
+        groups.pop("", None)
+        if groups:
+            figures[name] = {kind: sum(some) / len(some) for kind, some in sorted(groups.items())}
+    if any("entailed" in one.question.extra for one in answered):
+        figures |= gqa_figures(answered)
+    return figures
+
+
+def _examples(
+    answered: Sequence[Answered], source: SampleSource, mode: Mode
+) -> tuple[list[Example], list[Example]]:
+    """The surest right answers and the surest wrong ones, of an image each."""
+    surest = sorted(answered, key=lambda one: -one.probability)
+    found: list[list[Example]] = [[], []]
+    used: set[int] = set()
+    for one in surest:
+        side = found[0 if accuracy_of(one, mode) > 0 else 1]
+        if len(side) < _EXAMPLES and one.sample not in used:
+            used.add(one.sample)
+            side.append(_example(one, source, rank=1 if side is found[0] else 2))
+        if all(len(some) == _EXAMPLES for some in found):
+            break
+    return found[0], found[1]
+
+
+def _example(one: Answered, source: SampleSource, *, rank: int) -> Example:
+    image: Image.Image = decode_sample(source.read(one.sample))
+    right = max(set(one.question.answers), key=one.question.answers.count)
+    return Example(
+        key=one.image_key,
+        text=f"{one.question.question} {right}",
+        predicted=one.prediction,
+        rank=rank,
+        num_candidates=2,
+        picture=thumbnail(image),
+    )

@@ -1,0 +1,283 @@
+"""Composes a recipe with a [vqa] section into a run."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from mmtrain.build import Run, build_state, use_deterministic_kernels
+from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
+from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.vqa import VqaData
+from mmtrain.data.vqa_answers import AnswerVocabulary, build_vocabulary, ceiling, every_question
+from mmtrain.data.vqa_files import Question
+from mmtrain.data.vqa_source import open_questions
+from mmtrain.errors import UsageError
+from mmtrain.eval.answering import Answerer
+from mmtrain.eval.vqa_result import evaluate_vqa
+from mmtrain.loading import load
+from mmtrain.models import Clip, TextTower, VisionTower
+from mmtrain.models.clip import hidden_matrix_names, lock_tower, tower_layer_ids
+from mmtrain.models.transfer import copy_weights
+from mmtrain.models.vqa import Vqa, VqaStage, no_decay_names
+from mmtrain.parallel import Layout, parallelize
+from mmtrain.recipe import LossConfig, TrainRecipe, VqaSection, resolve
+from mmtrain.report import write_report
+from mmtrain.train.answering import AnswerObjective
+from mmtrain.train.background_save import BackgroundSave
+from mmtrain.train.config import total_steps
+from mmtrain.train.metrics import MetricsLog
+from mmtrain.train.ranks import is_alone
+from mmtrain.train.state import RunState, as_fp32
+from mmtrain.vqa.dictionaries import fill_dictionaries
+from mmtrain.vqa.saved import VqaModel, load_vqa, save_vqa
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqaRun(Run):
+    """A composed run that answers questions."""
+
+    vocabulary: AnswerVocabulary | None
+    """What the classifier chooses among."""
+    ceiling: float | None
+    """What whoever always chooses the vocabulary's best answer would score in training."""
+
+    @property
+    def section(self) -> VqaSection:
+        """The recipe's [vqa]."""
+        assert self.recipe.vqa is not None
+        return self.recipe.vqa
+
+    def answerer(self) -> Answerer:
+        """The current weights (averaged ones where EMA is on) as evaluation takes them, in fp32."""
+        with torch.device("meta"):
+            model = Vqa(self.recipe.model.clip, self.section.model)
+        model.load_state_dict(as_fp32(self.state.whole_weights()), assign=True)
+        return Answerer(
+            model=model.eval(),
+            tokenizer=self.tokenizer,
+            preprocess=self.preprocess,
+            vocabulary=self.vocabulary,
+            answer_length=self.section.data.answer_length,
+            device=self.layout.device,
+            batch_size=self.recipe.eval.batch_size,
+            workers=self.recipe.data.workers,
+            group=None if is_alone() else dist.group.WORLD,
+        )
+
+    def evaluate(self, log: MetricsLog | None) -> Answerer:
+        """Run the recipe's evaluations over all ranks, into RUN/eval -> what was evaluated."""
+        answerer = self.answerer()
+        for one in self.recipe.eval.vqa:
+            source = open_questions(
+                one.data, questions=one.questions, annotations=one.annotations, key="eval.vqa.data"
+            )
+            result = evaluate_vqa(answerer, source)
+            self._keep(one.name, result, log, ("accuracy",))
+        return answerer
+
+    def export(self, answerer: Answerer) -> None:
+        """Write export/ and the report; on one rank."""
+        saved = VqaModel(
+            model=answerer.model,
+            tokenizer=self.tokenizer,
+            preprocess=self.preprocess,
+            vocabulary=self.vocabulary,
+            answer_length=self.section.data.answer_length,
+        )
+        save_vqa(self.folder / "export", saved)
+        write_report((self.folder,))
+
+
+def build_vqa_run(recipe: TrainRecipe, layout: Layout) -> VqaRun:
+    """Compose data, model, layout, objective and optimizers.
+
+    Raises:
+        UsageError: the recipe does not fit the data, the ranks or itself.
+    """
+    section = recipe.vqa
+    assert section is not None
+    _refuse_other_tasks(recipe)
+    if recipe.train.deterministic:
+        use_deterministic_kernels()
+    start = None if recipe.model.init is None else load(recipe.model.init)
+    asked = recipe.tokenizer != TokenizerConfig()
+    tokenizer = build_tokenizer(recipe.tokenizer) if asked or start is None else start[2]
+    recipe = resolve(recipe, tokenizer)
+    preprocess = PreprocessConfig(
+        image_size=recipe.model.vision.image_size,
+        resize_mode=recipe.data.resize_mode,
+        interpolation=recipe.data.interpolation,
+    )
+    source = open_questions(
+        recipe.data.train,
+        questions=section.data.questions,
+        annotations=section.data.annotations,
+        config=recipe.data,
+    )
+    vocabulary, best = None, None
+    if section.classify is not None:
+        questions = list(every_question(source))
+        vocabulary = _vocabulary(section, questions)
+        best = ceiling(questions, vocabulary)
+    build_data = partial(
+        VqaData,
+        recipe.data,
+        vqa=section.data,
+        vocabulary=vocabulary,
+        with_answers=section.generate is not None,
+        source=source,
+        preprocess=preprocess,
+        tokenizer=tokenizer,
+        seed=recipe.run.seed,
+        batch_size=recipe.train.batch_size,
+    )
+    data = build_data(
+        rank=layout.rank("dp"),
+        world_size=layout.size("dp"),
+        images=layout.is_first_stage,
+        fixed_length=tokenizer.context_length if layout.size("pp") > 1 else None,
+        pin_memory=layout.device.type == "cuda",
+    )
+    recipe = replace(recipe, vqa=_filled_in(section, vocabulary, tokenizer, data))
+    model = _build_model(recipe, None if start is None else start[0])
+    if section.init is None:
+        fill_dictionaries(model, build_data(), seed=recipe.run.seed)
+    return VqaRun(
+        recipe=recipe,
+        folder=Path(recipe.run.dir),
+        layout=layout,
+        tokenizer=tokenizer,
+        preprocess=preprocess,
+        data=data,
+        state=_build_state(recipe, model, layout, data),
+        total_steps=total_steps(recipe.train, batches_per_epoch=data.batches_per_epoch),
+        background=BackgroundSave() if recipe.train.async_checkpoint else None,
+        vocabulary=vocabulary,
+        ceiling=best,
+    )
+
+
+def check_vqa_evaluations(recipe: TrainRecipe) -> None:
+    """Open what an evaluation by questions will need.
+
+    Raises:
+        UsageError: nothing is there, or there is no [vqa] section to be evaluated.
+    """
+    for one in recipe.eval.vqa:
+        if recipe.vqa is None:
+            raise UsageError(f"eval.vqa {one.name!r} needs a [vqa] section, which trains for it")
+        open_questions(
+            one.data, questions=one.questions, annotations=one.annotations, key="eval.vqa.data"
+        )
+
+
+def _refuse_other_tasks(recipe: TrainRecipe) -> None:
+    """What only contrastive training reads must not stand there unread."""
+    for key, given in (
+        ("loss", recipe.loss != LossConfig()),
+        ("eval.zero_shot", recipe.eval.zero_shot),
+        ("eval.retrieval", recipe.eval.retrieval),
+    ):
+        if given:
+            raise UsageError(f"[{key}] has no effect beside [vqa]; leave it out")
+
+
+def _vocabulary(section: VqaSection, questions: list[Question]) -> AnswerVocabulary:
+    try:
+        return build_vocabulary(questions, min_count=section.min_count)
+    except ValueError as error:
+        raise UsageError(f"vqa.{error}") from error
+
+
+def _filled_in(
+    section: VqaSection, vocabulary: AnswerVocabulary | None, tokenizer: Tokenizer, data: VqaData
+) -> VqaSection:
+    """The section with what data and tokenizer fix; this is what recipe.toml records."""
+    classify, generate = section.classify, section.generate
+    if classify is not None and vocabulary is not None:
+        classify = replace(classify, num_answers=len(vocabulary.answers))
+    if generate is not None:
+        generate = replace(generate, vocab_size=tokenizer.vocab_size, text_length=data.text.longest)
+    return replace(section, classify=classify, generate=generate)
+
+
+def _build_model(recipe: TrainRecipe, start: Clip | None) -> Vqa:
+    """The model with its initial weights: towers drawn, or from a CLIP, or all from a VQA model."""
+    assert recipe.vqa is not None
+    model = Vqa(recipe.model.clip, recipe.vqa.model).init_weights(recipe.run.seed)
+    towers = Clip(recipe.model.clip).init_weights(recipe.run.seed)
+    if start is not None:
+        if model.text is None:
+            # Its tokenizer may be another one; nobody reads its text tower.
+            kept = replace(towers.config, text=start.config.text)
+            towers = Clip(kept).init_weights(recipe.run.seed)
+        try:
+            copy_weights(start, towers)
+        except ValueError as error:
+            raise UsageError(f"model.init = {recipe.model.init}: {error}") from error
+    model.vision.load_state_dict(_without_head(towers.vision.state_dict()))
+    if model.text is not None:
+        model.text.load_state_dict(_without_head(towers.text.state_dict()))
+    if recipe.vqa.init is not None:
+        found = load_vqa(Path(recipe.vqa.init)).model.state_dict()
+        _copy_all(found, model, recipe.vqa.init)
+    return model
+
+
+def _without_head(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in state.items() if not name.startswith("head.")}
+
+
+def _copy_all(found: dict[str, torch.Tensor], model: Vqa, init: str) -> None:
+    """Every weight of another VQA model; what only this one has (a front door) starts anew."""
+    wanted = model.state_dict()
+    new = [name for name in wanted if name not in found and "front_door" not in name]
+    other = [
+        name
+        for name, value in found.items()
+        if name not in wanted or value.shape != wanted[name].shape
+    ]
+    if new or other:
+        raise UsageError(
+            f"vqa.init = {init}: {len(new) + len(other)} tensors of the model differ from those it "
+            f"starts from, the first is {(new + other)[0]}; keep the shapes and the answers"
+        )
+    model.load_state_dict(wanted | found)
+
+
+def _build_state(recipe: TrainRecipe, model: Vqa, layout: Layout, data: VqaData) -> RunState:
+    section = recipe.vqa
+    assert section is not None
+    towers: dict[str, VisionTower | TextTower] = {"vision": model.vision}
+    if model.text is not None:
+        towers["text"] = model.text
+    for name, unlocked in (("vision", recipe.lock.vision), ("text", recipe.lock.text)):
+        if unlocked is not None and name not in towers:
+            raise UsageError(f"lock.{name} = {unlocked} has no effect: generate has no such tower")
+        if unlocked is not None:
+            lock_tower(towers[name], unlocked_layers=unlocked)
+    factors = {"vision.": section.vision_lr, "text.": section.text_lr}
+    names = {
+        "no_decay": no_decay_names(model),
+        "hidden_matrices": hidden_matrix_names(model),
+        "layer_ids": tower_layer_ids(towers),
+        "lr_factors": {
+            name: lr / recipe.optim.lr
+            for name, _ in model.named_parameters()
+            for start, lr in factors.items()
+            if lr is not None and name.startswith(start)
+        },
+    }
+    stages = parallelize(
+        model, layout, precision=recipe.train.precision, compile=recipe.train.compile
+    )
+    objective = AnswerObjective(model, section.loss, layout=layout, seed=recipe.run.seed)
+    for stage in stages:
+        assert isinstance(stage, VqaStage)
+        stage.set_criterion(objective.criterion)
+    return build_state(
+        recipe, stages=stages, objective=objective, names=names, layout=layout, data=data
+    )

@@ -1,0 +1,67 @@
+"""The start of front-door dictionaries: centres of what pretrained towers make of the data."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmtrain.data.vqa import VqaData
+from mmtrain.models.vqa import Asked, Vqa
+from mmtrain.nn.front_door import FrontDoor, kmeans
+
+FEATURES_PER_ENTRY = 20
+"""Features that a centre is the mean of, on average."""
+_AT_MOST_BATCHES = 64
+
+
+@torch.no_grad()
+def fill_dictionaries(model: Vqa, data: VqaData, *, seed: int) -> None:
+    """Fill every dictionary that wants it with k-means centres, in place.
+
+    Features are those that enter each front door, of the first batches of the first epoch.
+
+    Args:
+        model: whole.
+        data: as one process has them, so that every rank finds the same centres.
+        seed: the run's.
+    """
+    config = model.config.front_door
+    doors = [door for door in model.modules() if isinstance(door, FrontDoor)]
+    if config is None or config.init != "kmeans" or not doors:
+        return
+    wanted = FEATURES_PER_ENTRY * config.entries
+    seen: dict[FrontDoor, list[Tensor]] = {door: [] for door in doors}
+    hooks = [door.register_forward_pre_hook(_keeper(seen[door])) for door in doors]
+    model.eval()
+    try:
+        for number in range(min(_AT_MOST_BATCHES, data.batches_per_epoch)):
+            batch = data.batch(number)
+            asked = Asked(
+                tokens_QT=batch.tokens_QT,
+                question_length_Q=batch.question_length_Q,
+                length_Q=batch.length_Q,
+            )
+            model.logits(batch.images_BCHW, asked)
+            if all(sum(map(len, features)) >= wanted for features in seen.values()):
+                break
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train()
+    generator = torch.Generator().manual_seed(seed)
+    for door in doors:
+        features_BD = torch.cat(seen[door])
+        chosen = torch.randperm(features_BD.size(0), generator=generator)[:wanted]
+        door.dictionary.copy_(kmeans(features_BD[chosen], config.entries, generator=generator))
+
+
+def _keeper(features: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    """A hook that keeps the real ones of the tokens that enter a front door."""
+
+    def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        x_BTD, mask = inputs
+        real = x_BTD.flatten(0, 1) if mask.allowed is None else x_BTD[mask.allowed[:, 0]]
+        features.append(real)
+
+    return keep

@@ -1,0 +1,143 @@
+"""VQA models on disk: our directory form, as mmtrain/loading.py has it for a CLIP.
+
+A folder holds config.json (the towers, the heads, the answers, the preprocess, a SHA-256 of the
+weights), model.safetensors and the tokenizer.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from mmtrain.data.tokenizer import Tokenizer, load_tokenizer
+from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.vqa_answers import AnswerVocabulary
+from mmtrain.decode_config import decode, encode
+from mmtrain.errors import UsageError
+from mmtrain.files import replace_file
+from mmtrain.models import ClipConfig
+from mmtrain.models.vqa import Vqa, VqaConfig
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+FORMAT = "mmtrain.vqa"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqaModel:
+    """A model and what it needs to be asked."""
+
+    model: Vqa
+    """In eval mode where `load_vqa` made it."""
+    tokenizer: Tokenizer
+    """Of questions and answers."""
+    preprocess: PreprocessConfig
+    """What images go through."""
+    vocabulary: AnswerVocabulary | None
+    """What `classify` chooses among."""
+    answer_length: int
+    """Tokens of a written answer at most, its end token counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedVqa:
+    """What config.json holds."""
+
+    format: Literal["mmtrain.vqa"] = FORMAT
+    """Tells it from a CLIP's."""
+    format_version: int = 1
+    """Raised when an older reader would misread the folder."""
+    clip: ClipConfig
+    """The towers."""
+    vqa: VqaConfig
+    """What stands on them."""
+    preprocess: PreprocessConfig
+    """What an image goes through before the model."""
+    answers: tuple[str, ...] = ()
+    """The classifier's, in the order of its logits."""
+    answer_length: int
+    """Tokens of a written answer at most."""
+    sha256: dict[str, str]
+    """Of the weights' file."""
+
+
+def save_vqa(folder: Path, saved: VqaModel) -> None:
+    """Write a model that `load_vqa` reads. config.json comes last and names the weights' hash, so
+    that a folder that a kill left half written is refused."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights, partial = folder / WEIGHTS_FILE, folder / f".{WEIGHTS_FILE}.partial"
+    state = saved.model.state_dict()
+    save_file({name: x.detach().cpu().contiguous() for name, x in state.items()}, partial)
+    digest = _sha256(partial)
+    os.replace(partial, weights)
+    saved.tokenizer.save(folder)
+    config = SavedVqa(
+        clip=saved.model.clip,
+        vqa=saved.model.config,
+        preprocess=saved.preprocess,
+        answers=() if saved.vocabulary is None else saved.vocabulary.answers,
+        answer_length=saved.answer_length,
+        sha256={WEIGHTS_FILE: digest},
+    )
+    text = json.dumps(encode(config), indent=2, ensure_ascii=False, allow_nan=False)
+    replace_file(folder / CONFIG_FILE, text + "\n")
+
+
+def load_vqa(path: Path, device: str | torch.device = "cpu") -> VqaModel:
+    """The VQA model of a run folder (its export/) or of a folder that `save_vqa` wrote.
+
+    Raises:
+        UsageError: there is none, or a file of it is missing, damaged or of another model.
+    """
+    folder = path / "export" if (path / "export" / CONFIG_FILE).is_file() else path
+    config = _read_config(folder)
+    weights = folder / WEIGHTS_FILE
+    if not weights.is_file() or _sha256(weights) != config.sha256.get(WEIGHTS_FILE):
+        raise UsageError(
+            f"{weights} is missing, damaged or of another model than {CONFIG_FILE}; export it again"
+        )
+    with torch.device("meta"):
+        model = Vqa(config.clip, config.vqa)
+    try:
+        model.load_state_dict(load_file(weights), assign=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise UsageError(f"{weights} is not of this model ({error}); export it again") from error
+    return VqaModel(
+        model=model.eval().to(torch.device(device)),
+        tokenizer=load_tokenizer(folder),
+        preprocess=config.preprocess,
+        vocabulary=AnswerVocabulary(answers=config.answers) if config.answers else None,
+        answer_length=config.answer_length,
+    )
+
+
+def _read_config(folder: Path) -> SavedVqa:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        unfinished = (folder / "recipe.toml").is_file()
+        why = "has no export/ yet; a run writes it when it ends" if unfinished else "holds no model"
+        raise UsageError(f"model = {folder} {why}")
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}; export the model again") from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise UsageError(
+            f"model = {folder} answers no questions (its config.json has no format = "
+            f'"{FORMAT}"); train one with a recipe that has a [vqa] section'
+        )
+    try:
+        return decode(SavedVqa, data)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
