@@ -177,6 +177,11 @@ def _image_file(members: Mapping[str, bytes]) -> bytes:
 
 
 def json_fields(data: bytes | None) -> dict[str, Any]:
+    """A sample's .json; empty where it has none.
+
+    Raises:
+        SampleError: it is no JSON object.
+    """
     if data is None:
         return {}
     try:
