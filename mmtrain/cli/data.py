@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.cli.parser import add_command, add_group
+from mmtrain.cli.vqa import add_data_vqa
 
 
 def add_data(commands: Any) -> None:
@@ -19,6 +20,7 @@ def add_data(commands: Any) -> None:
         action.add_argument(
             "--index-dir", type=Path, metavar="DIR", help="where indexes are (beside the shards)"
         )
+    add_data_vqa(actions)
 
 
 def _index(arguments: argparse.Namespace) -> None:

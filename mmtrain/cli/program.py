@@ -17,6 +17,7 @@ from mmtrain.cli.models import add_export, add_models
 from mmtrain.cli.pages import add_report, add_serve
 from mmtrain.cli.parser import Parser, VersionAction
 from mmtrain.cli.train import add_train
+from mmtrain.cli.vqa import add_ask
 from mmtrain.errors import UsageError
 
 USAGE_STATUS = 2
@@ -37,6 +38,7 @@ _GROUPS = (
     add_eval,
     add_embed,
     add_generate,
+    add_ask,
     add_data,
     add_checkpoint,
     add_export,

@@ -1,7 +1,9 @@
 """A VQA model's figures on a set: accuracy by type of question and answer, with probes beside."""
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -13,6 +15,7 @@ from mmtrain.eval.result import EvalResult, Example, provenance, thumbnail
 from mmtrain.eval.samples import decode_sample
 from mmtrain.eval.vqa import Mode, vqa_accuracy
 from mmtrain.eval.vqa_gqa import gqa_figures
+from mmtrain.files import replace_file
 
 _EXAMPLES = 8
 PROBES: tuple[Probe, ...] = ("question", "image")
@@ -47,7 +50,7 @@ def evaluate_vqa(
     if bare:
         raise UsageError(
             f"evaluation data: {len(bare)} of {len(answered)} questions have no answers, the first "
-            f"is question_id {bare[0]}; name the set's annotations, or ask with --predictions only"
+            f"is question_id {bare[0]}; name the set's annotations"
         )
     figures = vqa_figures(answered, mode)
     for probe in probes:
@@ -62,6 +65,26 @@ def evaluate_vqa(
     if answerer.is_main:
         best, worst = _examples(answered, source, mode)
     return EvalResult(figures=figures, best=best, worst=worst)
+
+
+def write_predictions(path: Path, answered: Sequence[Answered]) -> None:
+    """Answers in the form that the set's official evaluation reads: GQA's `[{questionId,
+    prediction}]`, VizWiz's `[{image, answer}]`, VQAv2's `[{question_id, answer}]`.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    extra = answered[0].question.extra
+    names = ("question_id", "answer")
+    if "isBalanced" in extra or "types" in extra:
+        names = ("questionId", "prediction")
+    elif "answerable" in extra:
+        names = ("image", "answer")
+    rows = [dict(zip(names, (a.question.question_id, a.prediction), strict=True)) for a in answered]
+    try:
+        replace_file(path, json.dumps(rows, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise UsageError(f"predictions = {path} cannot be written: {error}") from error
 
 
 def vqa_figures(answered: Sequence[Answered], mode: Mode) -> dict[str, Any]:

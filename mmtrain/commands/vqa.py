@@ -1,0 +1,163 @@
+"""`mmtrain eval vqa`, `ask` and `data vqa`: questions to a model, and questions into shards."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from PIL import Image
+
+from mmtrain.commands.evaluate import ModelOptions
+from mmtrain.data.decode import open_image
+from mmtrain.data.shards import SampleError
+from mmtrain.data.transforms import eval_transform
+from mmtrain.data.vqa import TextForm
+from mmtrain.data.vqa_source import open_questions
+from mmtrain.errors import UsageError
+from mmtrain.eval.answering import Answerer, answer_all, answer_texts, choice_probabilities
+from mmtrain.eval.result import write_result
+from mmtrain.eval.vqa import Mode
+from mmtrain.eval.vqa_attention import look, overlay
+from mmtrain.eval.vqa_result import PROBES, evaluate_vqa, write_predictions
+from mmtrain.models.vqa import Asked
+from mmtrain.parallel import ParallelConfig, build_layout, pick_device
+from mmtrain.vqa import load_vqa
+
+Head = Literal["classify", "generate"]
+
+
+def _answerer(model: ModelOptions, head: Head | None) -> Answerer:
+    layout = build_layout(ParallelConfig(), pick_device(model.device, key="device"))
+    saved = load_vqa(model.path, device=layout.device)
+    return Answerer(
+        model=saved.model,
+        tokenizer=saved.tokenizer,
+        preprocess=saved.preprocess,
+        vocabulary=saved.vocabulary,
+        answer_length=saved.answer_length,
+        head=head,
+        device=layout.device,
+        precision=model.precision,
+        batch_size=model.batch_size,
+        workers=model.workers,
+        group=layout.group("dp"),
+    )
+
+
+def eval_vqa_command(
+    *,
+    model: ModelOptions,
+    data: tuple[str, ...],
+    questions: str | None,
+    annotations: str | None,
+    head: Head | None,
+    mode: Mode,
+    probes: bool,
+    predictions: Path | None,
+    out: Path,
+) -> None:
+    """`mmtrain eval vqa`, alone or under torchrun."""
+    if out.suffix != ".json":
+        raise UsageError(f"out = {out} must end in .json")
+    source = open_questions(data, questions=questions, annotations=annotations, key="data")
+    answerer = _answerer(model, head)
+    if predictions is not None:
+        answered = answer_all(answerer, source)
+        if answerer.is_main:
+            write_predictions(predictions, answered)
+            print(f"wrote {predictions}")
+    result = evaluate_vqa(answerer, source, mode=mode, probes=PROBES if probes else ())
+    if answerer.is_main:
+        write_result(out, result)
+        for key, value in result.figures.items():
+            if isinstance(value, float):
+                print(f"{key:24} {value:.2%}")
+        for name in ("per_answer_type", "per_question_type"):
+            for kind, value in result.figures.get(name, {}).items():
+                print(f"  {kind:22} {value:.2%}")
+        print(f"{'num_questions':24} {result.figures['num_questions']:,}\nwrote {out}")
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def ask_command(
+    *, model: ModelOptions, image: Path, questions: list[str], head: Head | None, out: Path | None
+) -> None:
+    """`mmtrain ask`: answers with probabilities, and where the model looked."""
+    if out is not None and out.suffix != ".png":
+        raise UsageError(f"out = {out} must end in .png")
+    answerer = _answerer(model, head)
+    try:
+        picture = open_image(image.read_bytes())
+        pixels_BCHW = eval_transform(answerer.preprocess)(picture)[None].to(answerer.device)
+    except OSError as error:
+        raise UsageError(f"image = {image}: {error.strerror}; name a picture") from error
+    except (SampleError, ValueError) as error:
+        raise UsageError(f"image = {image}: {error}; name another picture") from error
+    for number, question in enumerate(questions, 1):
+        print(question)
+        for answer, probability in _candidates(answerer, pixels_BCHW, question):
+            print(f"  {answer:20} {probability:.2%}")
+        if out is not None:
+            path = out if len(questions) == 1 else out.with_stem(f"{out.stem}-{number}")
+            _draw(answerer, picture, pixels_BCHW, question, path)
+
+
+def _candidates(
+    answerer: Answerer, pixels_BCHW: torch.Tensor, question: str
+) -> list[tuple[str, float]]:
+    """The likeliest answers of a classifier, or the one that was written."""
+    if answerer.chosen_head == "generate":
+        return answer_texts(answerer, pixels_BCHW, [question])
+    assert answerer.vocabulary is not None
+    best = choice_probabilities(answerer, pixels_BCHW, [question])[0]
+    top = best.topk(min(5, best.numel()))
+    answers = [answerer.vocabulary.answers[place] for place in top.indices.tolist()]
+    return list(zip(answers, top.values.tolist(), strict=True))
+
+
+def _draw(
+    answerer: Answerer,
+    picture: Image.Image,
+    pixels_BCHW: torch.Tensor,
+    question: str,
+    path: Path,
+) -> None:
+    tokens_QT, length_Q, _ = TextForm(tokenizer=answerer.tokenizer).encode([(question, "")])
+    tokens_QT, length_Q = tokens_QT.to(answerer.device), length_Q.to(answerer.device)
+    asked = Asked(tokens_QT=tokens_QT, question_length_Q=length_Q, length_Q=length_Q)
+    try:
+        looked = look(answerer.model, pixels_BCHW, asked)
+    except ValueError as error:
+        raise UsageError(f"out = {path}: {error}; leave --out away") from error
+    for place, entries in looked.entries.items():
+        fired = ", ".join(f"{entry} ({weight:.1%})" for entry, weight in entries)
+        print(f"  dictionary of the {place}: entries {fired}")
+    box = eval_transform(answerer.preprocess).seen_region(*picture.size)
+    try:
+        overlay(picture, looked.grid, box).save(path)
+    except OSError as error:
+        raise UsageError(f"out = {path} cannot be written: {error}") from error
+    print(f"  wrote {path}")
+
+
+def data_vqa_command(
+    *, images: str, questions: str | None, annotations: str | None, out: Path, per_shard: int
+) -> None:
+    """`mmtrain data vqa`: a set's images with their questions as shards."""
+    source = open_questions(images, questions=questions, annotations=annotations, key="images")
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()):
+        raise UsageError(f"out = {out} holds something already; name a new folder")
+    for first in range(0, source.num_samples, per_shard):
+        path = out / f"{first // per_shard:05d}.tar"
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as shard:
+            for sample in range(first, min(first + per_shard, source.num_samples)):
+                for extension, data in source.read(sample).items():
+                    entry = tarfile.TarInfo(f"{sample:09d}.{extension}")
+                    entry.size = len(data)
+                    shard.addfile(entry, io.BytesIO(data))
+    print(json.dumps({"shards": str(out), "images": source.num_samples}))

@@ -1,0 +1,143 @@
+"""Where a VQA model looks when it answers: attention weights of its last layer, and CATT's entries.
+
+Attention weights say what was read, not what caused the answer; the probes beside a result tell
+how much the image counts at all.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from mmtrain.models.vqa import Asked, Vqa
+from mmtrain.nn import Attention, Mask
+from mmtrain.nn.front_door import FrontDoor
+from mmtrain.nn.rope import apply_rope
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """What one question made a model look at."""
+
+    grid: Tensor
+    """[rows, columns] over the connector's tokens, summing to 1."""
+    entries: dict[str, list[tuple[int, float]]]
+    """CATT: by place, the dictionary entries with the largest cross-sample weights."""
+
+
+@torch.no_grad()
+def look(model: Vqa, images_BCHW: Tensor, asked: Asked, *, num_entries: int = 5) -> Looked:
+    """Where the answering token of one question about one image looks.
+
+    Args:
+        model: in eval mode.
+        images_BCHW: one image.
+        asked: one question, without an answer.
+        num_entries: of each dictionary.
+
+    Raises:
+        ValueError: the connector's tokens are learned queries, which have no place in the image.
+    """
+    if model.config.connector.kind == "queries":
+        raise ValueError('connector.kind = "queries": its tokens have no place in the image')
+    kept: dict[str, tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            kept[name] = module, args, kwargs
+
+        return hook
+
+    last = _answering_attention(model)
+    hooks = [last.register_forward_pre_hook(keep("last"), with_kwargs=True)]
+    doors = {name: door for name, door in model.named_modules() if isinstance(door, FrontDoor)}
+    hooks += [
+        door.register_forward_pre_hook(keep(n), with_kwargs=True) for n, door in doors.items()
+    ]
+    try:
+        model.logits(images_BCHW, asked)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    module, args, kwargs = kept["last"]
+    assert isinstance(module, Attention)
+    weights_TS = attention_weights(module, *args, **kwargs)[0]
+    end = int(asked.question_length_Q[0]) - 1
+    vision = model.clip.vision
+    cut = model.config.connector.factor if model.config.connector.kind == "pixel_shuffle" else 1
+    side = vision.grid_size // cut
+    if model.classify is None:
+        end += side**2
+    map_P = weights_TS[end, : side**2]
+    entries = {}
+    for name, door in doors.items():
+        fired_M = door.cross_sample_weights(kept[name][1][0])[0].mean(0)
+        top = fired_M.topk(min(num_entries, fired_M.numel()))
+        place = "question" if name.endswith("question") else "image"
+        entries[place] = list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+    return Looked(grid=(map_P / map_P.sum()).unflatten(0, (side, side)), entries=entries)
+
+
+def _answering_attention(model: Vqa) -> Attention:
+    if model.classify is not None:
+        block = list(model.classify.fusion.blocks.values())[-1]
+        attention = block.cross_attention
+    else:
+        assert model.generate is not None
+        block = list(model.generate.decoder.transformer.blocks.values())[-1]
+        attention = block.attention
+    assert isinstance(attention, Attention)
+    return attention
+
+
+def attention_weights(
+    attention: Attention,
+    x_BTD: Tensor,
+    context_BSD: Tensor | None = None,
+    *,
+    mask: Mask,
+    rope: tuple[Tensor, Tensor] | None = None,
+    **_: object,
+) -> Tensor:
+    """The softmax that an attention layer computes, mean over its heads: fp32 [B, T, S]."""
+    source = x_BTD if context_BSD is None else context_BSD
+    q = attention.q(x_BTD).unflatten(-1, (-1, attention.head_dim))
+    k = attention.k(source).unflatten(-1, (-1, attention.head_dim))
+    if attention.q_norm is not None and attention.k_norm is not None:
+        q, k = attention.q_norm(q), attention.k_norm(k)
+    if rope is not None:
+        q, k = apply_rope(q, rope), apply_rope(k, rope)
+    k = k.repeat_interleave(q.size(2) // k.size(2), dim=2)
+    scores = torch.einsum("btnh,bsnh->bnts", q.float(), k.float()) * attention.head_dim**-0.5
+    allowed = mask.allowed
+    if mask.causal:
+        allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()[None]
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed[:, None], float("-inf"))
+    return scores.softmax(-1).mean(1)
+
+
+def overlay(
+    image: Image.Image, grid: Tensor, box: tuple[float, float, float, float]
+) -> Image.Image:
+    """The image, darkened where the model did not look.
+
+    Args:
+        image: as it was.
+        grid: weights, rows by columns.
+        box: left, top, width and height of what the model saw, as parts of the image's sides.
+    """
+    image = image.convert("RGB")
+    width, height = image.size
+    left, top, wide, high = box
+    values = (grid / grid.max() * 255).byte().cpu().numpy()
+    size = max(1, round(wide * width)), max(1, round(high * height))
+    heat = Image.fromarray(values).resize(size, Image.Resampling.BICUBIC)
+    light = Image.new("L", image.size, 0)
+    light.paste(heat, (round(left * width), round(top * height)))
+    share = 0.25 + 0.75 * np.asarray(light, dtype=np.float32)[:, :, None] / 255
+    return Image.fromarray((np.asarray(image) * share).astype(np.uint8))
