@@ -1,0 +1,222 @@
+"""A run that answers questions: it learns, resumes bit for bit, is evaluated and asked."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.tensor import DTensor
+
+from mmtrain.cli import main
+from mmtrain.decode_config import dump_toml
+from mmtrain.errors import UsageError
+from mmtrain.parallel import Layout, ParallelConfig, build_layout, pick_device
+from mmtrain.recipe import load_recipe
+from mmtrain.vqa import VqaRun, build_vqa_run, load_vqa
+from tests.ranks import run_ranks
+from tests.vqa.vqa_files import write_set
+
+ROOT = Path(__file__).parents[2]
+CORE: dict[str, Any] = {"dim": 16, "num_layers": 2, "num_heads": 2}
+
+
+def write_recipe(folder: Path, **changes: Any) -> Path:
+    files = write_set(folder)
+    content = {
+        "run": {"dir": str(folder / "run")},
+        "data": {"train": files["data"]},
+        "tokenizer": {
+            "kind": "sentencepiece",
+            "path": str(ROOT / "mmtrain/demo/vqa/sentencepiece.model"),
+            "context_length": 12,
+            "clean": "canonicalize",
+        },
+        "model": {
+            "embed_dim": 16,
+            "vision": {"image_size": 16, "patch_size": 8, "transformer": CORE},
+            "text": {"transformer": CORE | {"mask": "causal"}},
+        },
+        "vqa": {
+            "min_count": 2,
+            "data": {
+                "questions": files["questions"],
+                "annotations": files["annotations"],
+                "per_image": 3,
+                "answer_length": 4,
+            },
+            "front_door": {"entries": 4},
+            "classify": {"fusion": CORE},
+            "generate": {"transformer": CORE | {"mask": "block"}},
+        },
+        "train": {"steps": 6, "batch_size": 4, "log_every": 1, "checkpoint_every": 3},
+        "optim": {"lr": 3e-3, "ema_decay": 0.9},
+        "eval": {
+            "vqa": [
+                {
+                    "name": "own",
+                    "data": files["data"],
+                    "questions": files["questions"],
+                    "annotations": files["annotations"],
+                }
+            ]
+        },
+    }
+    for key, value in changes.items():
+        content[key] = content.get(key, {}) | value
+    path = folder / "recipe.toml"
+    path.write_text(dump_toml(content))
+    return path
+
+
+def build(path: Path, *overrides: str) -> VqaRun:
+    recipe = load_recipe(path, list(overrides))
+    return build_vqa_run(recipe, build_layout(recipe.parallel, pick_device("cpu")))
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_it_learns_and_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = write_recipe(tmp_path)
+    long = ["--train.steps", "60", "--train.checkpoint_every", "60"]
+    assert main(["train", str(path), *long, "--run-dir", str(tmp_path / "one")]) == 0
+    one = losses(tmp_path / "one")
+    assert sum(one[-5:]) < 0.6 * sum(one[:5])
+    model = load_vqa(tmp_path / "one")
+    assert model.vocabulary is not None and "red" in model.vocabulary.answers
+    result = json.loads((tmp_path / "one/eval/own.json").read_text())
+    assert result["num_questions"] == 36 and set(result["per_answer_type"]) == {"other", "yes/no"}
+    capsys.readouterr()
+    images = tmp_path / "images"
+    files = ["--questions", str(tmp_path / "questions.json")]
+    files += ["--annotations", str(tmp_path / "annotations.json")]
+    out = tmp_path / "result.json"
+    common = ["--model", str(tmp_path / "one")]
+    for head in ("classify", "generate"):
+        words = ["--head", head, "--probes", "--predictions", str(tmp_path / "said.json")]
+        assert (
+            main(["eval", "vqa", *common, "--data", str(images), *files, *words, "--out", str(out)])
+            == 0
+        )
+        figures = json.loads(out.read_text())
+        assert {"question_only_accuracy", "image_only_accuracy"} <= set(figures)
+        said = json.loads((tmp_path / "said.json").read_text())
+        assert len(said) == 36 and set(said[0]) == {"question_id", "answer"}
+        picture = str(sorted(images.iterdir())[0])
+        look = tmp_path / f"{head}.png"
+        ask = ["--image", picture, "--question", "is it red?", "--head", head]
+        assert main(["ask", *common, *ask, "--out", str(look)]) == 0
+        assert look.is_file()
+        assert "dictionary of the image: entries" in capsys.readouterr().out
+
+
+def test_resume_is_exact(tmp_path: Path):
+    path = write_recipe(tmp_path)
+    still = ["--optim.schedule", "constant", "--optim.warmup_steps", "1"]
+    for name, steps in (("whole", 6), ("parts", 3)):
+        words = ["--run-dir", str(tmp_path / name), "--train.steps", str(steps)]
+        assert main(["train", str(path), *still, *words]) == 0
+    words = ["--run-dir", str(tmp_path / "parts"), "--train.steps", "6", "--resume"]
+    assert main(["train", str(path), *still, *words]) == 0
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    first, second = (load_vqa(tmp_path / name).model.state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def gradients(path: Path, *overrides: str) -> tuple[float, dict[str, torch.Tensor]]:
+    run = build(path, "--train.precision", "fp64", *overrides)
+    loss = run.state.objective.step(run.state.schedule, run.data.batch(0))
+    grads = run.state.stage_parameters().items()
+    return loss.item(), {n: p.grad for n, p in grads if p.grad is not None}
+
+
+def test_microbatches_change_no_gradient(tmp_path: Path):
+    path = write_recipe(tmp_path)
+    loss, whole = gradients(path)
+    for parts in ("2", "4"):
+        other, cut = gradients(path, "--train.microbatches", parts)
+        assert other == pytest.approx(loss, rel=1e-12) and whole.keys() == cut.keys()
+        for name, value in whole.items():
+            # A key's bias has no gradient but noise.
+            assert (cut[name] - value).norm() <= 1e-9 * value.norm().clamp(min=1e-3), name
+
+
+def test_dictionaries_start_as_centres_and_the_model_as_without_them(tmp_path: Path):
+    path = write_recipe(tmp_path)
+    run = build(path)
+    state = run.state.stage_parameters()
+    dictionary = state["classify.front_doors.image.dictionary"]
+    assert dictionary.std() > 0.1  # not the small noise of init = "random"
+    assert not state["classify.front_doors.image.fuse.weight"].any()
+
+
+def test_parts_have_their_own_learning_rate_or_none(tmp_path: Path):
+    path = write_recipe(tmp_path)
+    run = build(path, "--vqa.vision_lr", "1e-4", "--lock.text", "0")
+    groups = run.state.optimizers.optimizers[0].param_groups
+    named = {id(p): name for name, p in run.state.stage_parameters().items()}
+    for group in groups:
+        for parameter in group["params"]:
+            name = named[id(parameter)]
+            assert not name.startswith("text.")
+            wanted = 1e-4 if name.startswith("vision.") else 3e-3
+            assert group["peak_lr"] == pytest.approx(wanted), name
+
+
+def test_training_in_stages(tmp_path: Path):
+    path = write_recipe(tmp_path)
+    assert main(["train", str(path), "--run-dir", str(tmp_path / "one"), "--lock.vision", "0"]) == 0
+    run = build(path, "--vqa.init", str(tmp_path / "one"))
+    wanted = load_vqa(tmp_path / "one").model.state_dict()
+    for name, value in run.state.stage_parameters().items():
+        assert torch.equal(value, wanted[name]), name
+
+
+def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = write_recipe(tmp_path)
+
+    def mistake(*words: str) -> str:
+        assert main(["train", str(path), "--run-dir", str(tmp_path / "bad"), *words]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    assert "no effect beside [vqa]" in mistake("--loss.kind", "siglip")
+    assert "vqa.min_count = 99: no answer" in mistake("--vqa.min_count", "99")
+    assert "data.label_key has no effect" in mistake("--data.label_key", "concept")
+    (tmp_path / "images/COCO_train2014_000000000005.png").unlink()
+    assert "1 of 12 images are not there" in mistake()
+    assert (
+        main(["ask", "--model", str(tmp_path / "images"), "--image", "x.png", "--question", "?"])
+        == 2
+    )
+    assert "holds no model" in capsys.readouterr().err
+
+
+def fsdp_gradients(rank: int, path: Path) -> None:
+    """One rank of two: its shards, gathered, against the whole gradients on disk."""
+    recipe = load_recipe(path, ["--train.precision", "fp64"])
+    run = build_vqa_run(recipe, build_layout(recipe.parallel, pick_device("cpu")))
+    loss = run.state.objective.step(run.state.schedule, run.data.batch(0))
+    wanted = torch.load(path.parent / "whole.pt", weights_only=True)
+    assert loss.item() == pytest.approx(wanted.pop("loss").item(), rel=1e-12)
+    for name, parameter in run.state.stage_parameters().items():
+        assert isinstance(parameter.grad, DTensor), name
+        whole = parameter.grad.full_tensor()
+        error = (whole - wanted[name]).norm()
+        assert error <= 1e-9 * wanted[name].norm().clamp(min=1e-3), name
+
+
+def test_two_fsdp_ranks_have_the_single_process_gradients(tmp_path: Path):
+    path = write_recipe(tmp_path)
+    loss, whole = gradients(path)
+    torch.save({"loss": torch.tensor(loss, dtype=torch.float64), **whole}, tmp_path / "whole.pt")
+    run_ranks(fsdp_gradients, 2, path)
+
+
+@pytest.mark.parametrize("axis", ["tp", "pp"])
+def test_other_layouts_are_refused(axis: str, tmp_path: Path):
+    layout = Layout(device=torch.device("cpu"), config=ParallelConfig(**{axis: 2}))
+    with pytest.raises(UsageError, match=f"parallel.{axis} = 2"):
+        build_vqa_run(load_recipe(write_recipe(tmp_path)), layout)
