@@ -92,7 +92,8 @@ def _summarize_decoder(folder: Path, graph: Path | None) -> None:
     _print(_parts_table(parts))
     print(
         f"{folder.name}: {parts[0].num_parameters:,} parameters; {config.vocab_size:,} ids, at "
-        f"most {length:,} tokens a text; {decoder_flops(config, num_tokens=length) / 1e9:.2f} GFLOPs "
+        f"most {length:,} tokens a text; "
+        f"{decoder_flops(config, num_tokens=length) / 1e9:.2f} GFLOPs "
         f"forward; weights in fp32: {4 * parts[0].num_parameters / 2**30:.2f} GiB"
     )
 
