@@ -252,14 +252,12 @@ class VqaData(NumberedData[VqaBatch]):
         asked: list[Question | None] = []
         pairs: list[tuple[str, str]] = []
         for row, sample in enumerate(samples):
-            own: tuple[Question, ...] = ()
-            if sample is not None:
-                own = questions_from_json(sample.meta.fields)
+            own = [] if sample is None else [*questions_from_json(sample.meta.fields)]
             if len(own) > num_slots:
                 key = {"seed": self.seed, "epoch": rows.epoch, "purpose": "questions"}
                 position = [int(rows.position_B[row])]
                 order = uniform(**key, position_B=position, num=len(own))[0].argsort()
-                own = tuple(own[place] for place in sorted(order[:num_slots].tolist()))
+                own = [own[place] for place in sorted(order[:num_slots].tolist())]
             for slot in range(num_slots):
                 question = own[slot] if slot < len(own) else None
                 asked.append(question)

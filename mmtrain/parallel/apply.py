@@ -2,21 +2,22 @@
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mmtrain.models import Clip, ClipStage
+from mmtrain.models.vqa import Vqa
 from mmtrain.parallel.compile import apply_compile
 from mmtrain.parallel.mesh import Layout
-from mmtrain.parallel.pipeline import check_stages, num_stages, slice_stage, stage_indices
+from mmtrain.parallel.pipeline import slice_stages
 from mmtrain.parallel.precision import Precision, apply_precision
 from mmtrain.parallel.shard import apply_fsdp
 from mmtrain.parallel.tensor import apply_tensor_parallel
 
 
 def parallelize(
-    model: Clip, layout: Layout, *, precision: Precision = "fp32", compile: bool = False
-) -> list[ClipStage]:
+    model: Clip | Vqa, layout: Layout, *, precision: Precision = "fp32", compile: bool = False
+) -> list[nn.Module]:
     """The stages of `model` that this rank holds, laid out over the mesh.
 
     The order is fixed: slice -> format -> tensor and sequence parallel -> compile -> FSDP, each
@@ -26,17 +27,10 @@ def parallelize(
         UsageError: a degree of parallelism does not fit the model.
     """
     whole = model.stage()
+    stages: list[nn.Module] = [whole]
     if layout.size("pp") > 1:
-        check_stages(
-            layout,
-            {
-                "vision": model.config.vision.transformer.num_layers,
-                "text": model.config.text.transformer.num_layers,
-            },
-        )
-        stages = [slice_stage(whole, i, num_stages(layout)) for i in stage_indices(layout)]
-    else:
-        stages = [whole]
+        assert isinstance(whole, ClipStage), "the recipe refuses pipelines of other models"
+        stages = [*slice_stages(whole, layout)]
     for stage in stages:
         apply_precision(stage, precision, layout.device)
         stage.to(layout.device)

@@ -102,6 +102,18 @@ def slice_tower(tower: VisionTower | TextTower, index: int, num_stages: int) -> 
         tower.head = None
 
 
+def slice_stages(whole: ClipStage, layout: Layout) -> list[ClipStage]:
+    """The slices of a model that this rank holds.
+
+    Raises:
+        UsageError: there are more stages than layers.
+    """
+    towers = {"vision": whole.vision, "text": whole.text}
+    layers = {name: tower.transformer.config.num_layers for name, tower in towers.items()}
+    check_stages(layout, layers)
+    return [slice_stage(whole, i, num_stages(layout)) for i in stage_indices(layout)]
+
+
 def slice_stage(whole: ClipStage, index: int, num_stages: int) -> ClipStage:
     """Stage `index` of the pipeline. Its parts are shared with `whole`, nothing is copied."""
     stage = ClipStage(_shallow(whole.vision), _shallow(whole.text))

@@ -4,8 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
-
-from mmtrain.models import ClipStage
+from torch import nn
 
 Precision = Literal["fp32", "bf16", "bf16-pure", "fp64"]
 
@@ -17,7 +16,7 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     return nullcontext()
 
 
-def apply_precision(stage: ClipStage, precision: Precision, device: torch.device) -> None:
+def apply_precision(stage: nn.Module, precision: Precision, device: torch.device) -> None:
     """Give a stage's weights their stored format and its products theirs, in place.
 
     `bf16` is autocast: products in bf16 over fp32 weights. `bf16-pure` stores weights and optimizer
@@ -32,7 +31,7 @@ def apply_precision(stage: ClipStage, precision: Precision, device: torch.device
         _autocast_forward(stage, precision, device)
 
 
-def _autocast_forward(stage: ClipStage, precision: Precision, device: torch.device) -> None:
+def _autocast_forward(stage: nn.Module, precision: Precision, device: torch.device) -> None:
     """Run every forward of the stage in an autocast of its own.
 
     Autocast keeps cast weights until its outermost context ends. One context around several

@@ -3,13 +3,14 @@
 Rajbhandari et al., arXiv:1910.02054; Zhao et al., arXiv:2304.11277.
 """
 
+from torch import nn
 from torch.distributed.fsdp import fully_shard
 
-from mmtrain.models import ClipStage
+from mmtrain.parallel.blocks import numbered_blocks
 from mmtrain.parallel.mesh import Layout
 
 
-def apply_fsdp(stage: ClipStage, layout: Layout) -> None:
+def apply_fsdp(stage: nn.Module, layout: Layout) -> None:
     """Shard a stage over the data-parallel axes, in place: each block, then what is left.
 
     Gradients are averaged over all data-parallel ranks. The stage itself is sharded too, because
@@ -19,7 +20,6 @@ def apply_fsdp(stage: ClipStage, layout: Layout) -> None:
     hybrid = layout.config.dp_replicate > 1
     mesh = layout.mesh["dp_replicate", "dp_shard"] if hybrid else layout.mesh["dp_shard"]
     reshard = layout.config.reshard_after_forward and layout.size("pp") == 1
-    for tower in (stage.vision, stage.text):
-        for block in tower.transformer.blocks.values():
-            fully_shard(block, mesh=mesh, reshard_after_forward=reshard)
+    for _, block in numbered_blocks(stage):
+        fully_shard(block, mesh=mesh, reshard_after_forward=reshard)
     fully_shard(stage, mesh=mesh, reshard_after_forward=reshard)

@@ -182,8 +182,9 @@ def check_tensor_parallel(name: str, config: TransformerConfig, tp: int) -> None
             )
 
 
-def apply_tensor_parallel(stage: ClipStage, mesh: DeviceMesh, *, sequence: bool) -> None:
+def apply_tensor_parallel(stage: nn.Module, mesh: DeviceMesh, *, sequence: bool) -> None:
     """Shard a stage's towers over the tp mesh, in place."""
+    assert isinstance(stage, ClipStage), "the recipe refuses tensor parallelism of other models"
     for name, tower in (("vision", stage.vision), ("text", stage.text)):
         check_tensor_parallel(name, tower.transformer.config, mesh.size())
         for block in tower.transformer.blocks.values():

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from mmtrain.data.batch import ImageTextBatch
-from mmtrain.models import Clip, ClipConfig, ClipStage, TextConfig, VisionConfig
+from mmtrain.models import Clip, ClipConfig, TextConfig, VisionConfig
 from mmtrain.models.clip import hidden_matrix_names, lock_tower, no_decay_names
 from mmtrain.nn import TransformerConfig
 from mmtrain.optim import OptimConfig, build_optimizers, clip_gradients
@@ -166,9 +166,7 @@ class Trained:
             if unlocked is not None:
                 lock_tower(tower, unlocked_layers=unlocked)
         no_decay, hidden = no_decay_names(self.model), hidden_matrix_names(self.model)
-        self.stages: list[ClipStage] = parallelize(
-            self.model, self.layout, precision=precision, compile=compile
-        )
+        self.stages = parallelize(self.model, self.layout, precision=precision, compile=compile)
         self.objective = ContrastiveObjective(self.model, loss, layout=self.layout, seed=3)
         self.schedule = build_schedule(
             self.stages, self.layout, num_microbatches=num_microbatches, batch_size=8
