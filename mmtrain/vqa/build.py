@@ -148,9 +148,9 @@ def build_vqa_run(recipe: TrainRecipe, layout: Layout) -> VqaRun:
         pin_memory=layout.device.type == "cuda",
     )
     recipe = replace(recipe, vqa=_filled_in(section, vocabulary, tokenizer, data))
-    model = _build_model(recipe, None if start is None else start[0])
-    if section.init is None:
-        fill_dictionaries(model, build_data(), seed=recipe.run.seed)
+    found = {} if section.init is None else load_vqa(Path(section.init)).model.state_dict()
+    model = _build_model(recipe, None if start is None else start[0], found)
+    fill_dictionaries(model, build_data(), seed=recipe.run.seed, given=found.keys())
     return VqaRun(
         recipe=recipe,
         folder=Path(recipe.run.dir),
@@ -210,7 +210,7 @@ def _filled_in(
     return replace(section, classify=classify, generate=generate)
 
 
-def _build_model(recipe: TrainRecipe, start: Clip | None) -> Vqa:
+def _build_model(recipe: TrainRecipe, start: Clip | None, found: dict[str, torch.Tensor]) -> Vqa:
     """The model with its initial weights: towers drawn, or from a CLIP, or all from a VQA model."""
     assert recipe.vqa is not None
     model = Vqa(recipe.model.clip, recipe.vqa.model).init_weights(recipe.run.seed)
@@ -228,7 +228,6 @@ def _build_model(recipe: TrainRecipe, start: Clip | None) -> Vqa:
     if model.text is not None:
         model.text.load_state_dict(_without_head(towers.text.state_dict()))
     if recipe.vqa.init is not None:
-        found = load_vqa(Path(recipe.vqa.init)).model.state_dict()
         _copy_all(found, model, recipe.vqa.init)
     return model
 

@@ -1,6 +1,6 @@
 """The start of front-door dictionaries: centres of what pretrained towers make of the data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ _AT_MOST_BATCHES = 64
 
 
 @torch.no_grad()
-def fill_dictionaries(model: Vqa, data: VqaData, *, seed: int) -> None:
+def fill_dictionaries(model: Vqa, data: VqaData, *, seed: int, given: Collection[str] = ()) -> None:
     """Fill every dictionary that wants it with k-means centres, in place.
 
     Features are those that enter each front door, of the first batches of the first epoch.
@@ -25,9 +25,14 @@ def fill_dictionaries(model: Vqa, data: VqaData, *, seed: int) -> None:
         model: whole.
         data: as one process has them, so that every rank finds the same centres.
         seed: the run's.
+        given: parameters that another model brought; their dictionaries stay as they are.
     """
     config = model.config.front_door
-    doors = [door for door in model.modules() if isinstance(door, FrontDoor)]
+    doors = [
+        door
+        for name, door in model.named_modules()
+        if isinstance(door, FrontDoor) and f"{name}.dictionary" not in given
+    ]
     if config is None or config.init != "kmeans" or not doors:
         return
     wanted = FEATURES_PER_ENTRY * config.entries

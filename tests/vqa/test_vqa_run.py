@@ -1,6 +1,9 @@
 """A run that answers questions: it learns, resumes bit for bit, is evaluated and asked."""
 
+import base64
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from mmtrain.cli import main
-from mmtrain.decode_config import dump_toml
+from mmtrain.decode_config import dump_toml, encode
 from mmtrain.errors import UsageError
 from mmtrain.parallel import Layout, ParallelConfig, build_layout, pick_device
 from mmtrain.recipe import load_recipe
@@ -78,6 +81,24 @@ def losses(run: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+def check_examples(run: Path, sides: dict[str, list[dict[str, Any]]]) -> None:
+    """Right and wrong answers have their pictures, another image each, and the report has them."""
+    rows = sides["best"] + sides["worst"]
+    assert rows and len({row["key"] for row in rows}) == len(rows)
+    page = (run / "report.html").read_text()
+    for side, row in ((side, row) for side, some in sides.items() for row in some):
+        picture, attention = (
+            (run / "eval" / row[k]).read_bytes() for k in ("picture", "attention")
+        )
+        assert attention != picture
+        assert base64.b64encode(attention).decode() in page
+        assert (row["predicted"] == row["text"].rpartition("? ")[2]) == (side == "best")
+        assert re.fullmatch(
+            r"\d+% sure; image entries [\d, ]+; question entries [\d, ]+", row["remark"]
+        )
+    assert "No maps are here" not in page
+
+
 def test_it_learns_and_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = write_recipe(tmp_path)
     long = ["--train.steps", "60", "--train.checkpoint_every", "60"]
@@ -87,6 +108,7 @@ def test_it_learns_and_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str
     model = load_vqa(tmp_path / "one")
     assert model.vocabulary is not None and "red" in model.vocabulary.answers
     result = json.loads((tmp_path / "one/eval/own.json").read_text())
+    check_examples(tmp_path / "one", result["examples"])
     assert result["num_questions"] == 36 and set(result["per_answer_type"]) == {"other", "yes/no"}
     capsys.readouterr()
     images = tmp_path / "images"
@@ -150,6 +172,24 @@ def test_dictionaries_start_as_centres_and_the_model_as_without_them(tmp_path: P
     dictionary = state["classify.front_doors.image.dictionary"]
     assert dictionary.std() > 0.1  # not the small noise of init = "random"
     assert not state["classify.front_doors.image.fuse.weight"].any()
+
+
+def test_a_front_door_that_is_new_starts_from_the_trained_features(tmp_path: Path):
+    """Stage two of the paper: dictionaries are centres of what the trained towers make."""
+    with_door = load_recipe(write_recipe(tmp_path))
+    assert with_door.vqa is not None
+    bare = replace(with_door, vqa=replace(with_door.vqa, front_door=None))
+    (tmp_path / "bare.toml").write_text(dump_toml(encode(bare)))
+    assert main(["train", str(tmp_path / "bare.toml"), "--run-dir", str(tmp_path / "one")]) == 0
+    path, init = tmp_path / "recipe.toml", ["--vqa.init", str(tmp_path / "one")]
+    name = "classify.front_doors.image.dictionary"
+    anew = build(path, *init)
+    assert anew.state.stage_parameters()[name].std() > 0.1  # not small noise
+    # One that was read stays as it is.
+    assert main(["train", str(path), *init, "--run-dir", str(tmp_path / "two")]) == 0
+    wanted = load_vqa(tmp_path / "two").model.state_dict()[name]
+    read = build(path, "--vqa.init", str(tmp_path / "two")).state.stage_parameters()[name]
+    assert torch.equal(read, wanted)
 
 
 def test_parts_have_their_own_learning_rate_or_none(tmp_path: Path):
