@@ -21,7 +21,7 @@ from mmtrain.eval.encode import Encoder
 from mmtrain.files import replace_file
 
 PICTURE_SIDE = 192
-_PICTURE = re.compile(r"(best|worst)-\d+\.webp")
+_PICTURE = re.compile(r"(best|worst)-\d+(-attention)?\.webp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,10 @@ class Example:
     """How many there were."""
     picture: bytes
     """The image as WebP, at most PICTURE_SIDE pixels wide and high."""
+    attention: bytes | None = None
+    """The image under what the model looked at, as WebP; None where nothing tells it."""
+    remark: str = ""
+    """What stands below it; empty: the rank."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +134,11 @@ def _write_pictures(folder: Path, result: EvalResult) -> dict[str, list[dict[str
             file = folder / f"{side}-{number:02d}.webp"
             file.write_bytes(example.picture)
             row = asdict(example) | {"picture": f"{folder.name}/{file.name}"}
-            rows[side].append(row)
+            if example.attention is not None:
+                over = file.with_stem(f"{file.stem}-attention")
+                over.write_bytes(example.attention)
+                row["attention"] = f"{folder.name}/{over.name}"
+            rows[side].append({key: value for key, value in row.items() if value not in (None, "")})
     return rows
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mmtrain.models.vqa import Asked, Vqa
+from mmtrain.models.vqa import Asked, Head, Vqa
 from mmtrain.nn import Attention, Mask
 from mmtrain.nn.front_door import FrontDoor
 from mmtrain.nn.rope import apply_rope
@@ -30,13 +30,21 @@ class Looked:
 
 
 @torch.no_grad()
-def look(model: Vqa, images_BCHW: Tensor, asked: Asked, *, num_entries: int = 5) -> Looked:
+def look(
+    model: Vqa,
+    images_BCHW: Tensor,
+    asked: Asked,
+    *,
+    head: Head | None = None,
+    num_entries: int = 5,
+) -> Looked:
     """Where the answering token of one question about one image looks.
 
     Args:
         model: in eval mode.
         images_BCHW: one image.
         asked: one question, without an answer.
+        head: which one answers. None: classify where it is there.
         num_entries: of each dictionary.
 
     Raises:
@@ -52,7 +60,8 @@ def look(model: Vqa, images_BCHW: Tensor, asked: Asked, *, num_entries: int = 5)
 
         return hook
 
-    last = _answering_attention(model)
+    chooses = model.classify is not None and head != "generate"
+    last = _answering_attention(model, chooses=chooses)
     hooks = [last.register_forward_pre_hook(keep("last"), with_kwargs=True)]
     doors = {name: door for name, door in model.named_modules() if isinstance(door, FrontDoor)}
     hooks += [
@@ -70,7 +79,7 @@ def look(model: Vqa, images_BCHW: Tensor, asked: Asked, *, num_entries: int = 5)
     vision = model.clip.vision
     cut = model.config.connector.factor if model.config.connector.kind == "pixel_shuffle" else 1
     side = vision.grid_size // cut
-    if model.classify is None:
+    if not chooses:
         end += side**2
     map_P = weights_TS[end, : side**2]
     entries = {}
@@ -82,8 +91,9 @@ def look(model: Vqa, images_BCHW: Tensor, asked: Asked, *, num_entries: int = 5)
     return Looked(grid=(map_P / map_P.sum()).unflatten(0, (side, side)), entries=entries)
 
 
-def _answering_attention(model: Vqa) -> Attention:
-    if model.classify is not None:
+def _answering_attention(model: Vqa, *, chooses: bool) -> Attention:
+    if chooses:
+        assert model.classify is not None
         block = list(model.classify.fusion.blocks.values())[-1]
         attention = block.cross_attention
     else:

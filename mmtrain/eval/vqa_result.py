@@ -6,18 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from mmtrain.data.sources import SampleSource
 from mmtrain.errors import UsageError
 from mmtrain.eval.answering import Answered, Answerer, Probe, answer_all
-from mmtrain.eval.result import EvalResult, Example, provenance, thumbnail
-from mmtrain.eval.samples import decode_sample
+from mmtrain.eval.result import EvalResult, provenance
 from mmtrain.eval.vqa import Mode, vqa_accuracy
+from mmtrain.eval.vqa_examples import answer_examples
 from mmtrain.eval.vqa_gqa import gqa_figures
 from mmtrain.files import replace_file
 
-_EXAMPLES = 8
 PROBES: tuple[Probe, ...] = ("question", "image")
 
 
@@ -63,7 +60,8 @@ def evaluate_vqa(
     }
     best, worst = ([], [])
     if answerer.is_main:
-        best, worst = _examples(answered, source, mode)
+        scores = [accuracy_of(one, mode) for one in answered]
+        best, worst = answer_examples(answerer, source, answered, scores)
     return EvalResult(figures=figures, best=best, worst=worst)
 
 
@@ -106,33 +104,3 @@ def vqa_figures(answered: Sequence[Answered], mode: Mode) -> dict[str, Any]:
     if any("entailed" in one.question.extra for one in answered):
         figures |= gqa_figures(answered)
     return figures
-
-
-def _examples(
-    answered: Sequence[Answered], source: SampleSource, mode: Mode
-) -> tuple[list[Example], list[Example]]:
-    """The surest right answers and the surest wrong ones, of an image each."""
-    surest = sorted(answered, key=lambda one: -one.probability)
-    found: list[list[Example]] = [[], []]
-    used: set[int] = set()
-    for one in surest:
-        side = found[0 if accuracy_of(one, mode) > 0 else 1]
-        if len(side) < _EXAMPLES and one.sample not in used:
-            used.add(one.sample)
-            side.append(_example(one, source, rank=1 if side is found[0] else 2))
-        if all(len(some) == _EXAMPLES for some in found):
-            break
-    return found[0], found[1]
-
-
-def _example(one: Answered, source: SampleSource, *, rank: int) -> Example:
-    image: Image.Image = decode_sample(source.read(one.sample))
-    right = max(set(one.question.answers), key=one.question.answers.count)
-    return Example(
-        key=one.image_key,
-        text=f"{one.question.question} {right}",
-        predicted=one.prediction,
-        rank=rank,
-        num_candidates=2,
-        picture=thumbnail(image),
-    )

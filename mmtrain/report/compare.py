@@ -47,6 +47,7 @@ def comparison(runs: Sequence[RunFolder]) -> dict[str, Any]:
         "zero_shot": _scores(runs, "zero-shot", {"top1": "top-1", "top5": "top-5"}),
         "probes": _scores(runs, "probe", {"top1": "top-1", "top5": "top-5"}),
         "retrieval": _scores(runs, "retrieval", {key: _recall_name(key) for key in RECALLS}),
+        "questions": _scores(runs, "questions", {"accuracy": "accuracy"}),
         "curves": draw_curves(runs, names) + draw_scores(runs, names),
         "settings": settings,
         "num_equal_settings": num_equal,

@@ -64,6 +64,7 @@ CURVES = (
 _SCORES = (
     ("zero-shot", "top1", "top-1"),
     ("retrieval", "i2t_recall@1", "image to text R@1"),
+    ("questions", "accuracy", "accuracy"),
 )
 
 

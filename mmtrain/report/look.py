@@ -57,6 +57,8 @@ def update_look(run: Path, *, encoder: Encoder | None = None) -> str | None:
             loaded where it is needed.
     """
     evaluation = _first_evaluation(run / "recipe.toml")
+    if evaluation is None and _answers_questions(run / "recipe.toml"):
+        return None
     if evaluation is None:
         return "The recipe names no held-out data ([[eval.retrieval]] or [[eval.zero_shot]])."
     weights = _weights_hash(run)
@@ -85,6 +87,14 @@ def _first_evaluation(recipe: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # what a damaged recipe is lacking, the page tells elsewhere
     return None
+
+
+def _answers_questions(recipe: Path) -> bool:
+    """Such a run has its maps among the pictures of its evaluations."""
+    try:
+        return "vqa" in tomllib.loads(recipe.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
 
 
 def _weights_hash(run: Path) -> str | None:

@@ -81,6 +81,7 @@ def _one_run(run: RunFolder, *, lacking: str | None) -> dict[str, Any]:
         "zero_shot": run.of_kind("zero-shot"),
         "probes": run.of_kind("probe"),
         "retrieval": run.of_kind("retrieval"),
+        "questions": run.of_kind("questions"),
         "others": [one for one in run.of_kind("other") if one.figures],
         "confused": [one for one in judged if one.result.get("confusions")],
         "reliability": draw_reliability(judged),
@@ -115,6 +116,9 @@ def _tiles(run: RunFolder) -> list[tuple[str, str, str]]:
     for one in run.of_kind("retrieval"):
         remark = f"image to text R@1, {one.result['num_images']:,} images"
         tiles.append((one.name, percent(one.result["i2t_recall@1"]), remark))
+    for one in run.of_kind("questions"):
+        remark = f"of {one.result['num_questions']:,} questions right"
+        tiles.append((one.name, percent(one.result["accuracy"]), remark))
     loss = last_loss(run)
     if loss is not None:
         tiles.append(("Loss", f"{loss:.3f}", "mean of the last steps"))

@@ -13,7 +13,7 @@ from mmtrain.report.pictures import picture_uri
 LOOK_DIR = "look"
 RECALLS = tuple(f"{way}_recall@{k}" for way in ("i2t", "t2i") for k in (1, 5, 10))
 
-Kind = Literal["zero-shot", "probe", "retrieval", "other"]
+Kind = Literal["zero-shot", "probe", "retrieval", "questions", "other"]
 
 # The figures that make a result one of a kind; all of them are shown.
 _CLASSIFIED = ("top1", "top5", "num_classes", "num_samples")
@@ -21,6 +21,7 @@ _FIGURES: dict[Kind, tuple[str, ...]] = {
     "zero-shot": _CLASSIFIED,
     "probe": _CLASSIFIED,
     "retrieval": (*RECALLS, "num_images", "num_texts"),
+    "questions": ("accuracy", "num_questions", "num_images"),
 }
 
 
@@ -251,7 +252,8 @@ def _read_pictures(folder: Path, result: dict[str, Any]) -> dict[str, str]:
     uris: dict[str, str] = {}
     for rows in result.get("examples", {}).values():
         for row in rows:
-            uri = picture_uri(folder, row["picture"])
-            if uri is not None:
-                uris[row["picture"]] = uri
+            for name in (row["picture"], row.get("attention")):
+                uri = picture_uri(folder, name) if isinstance(name, str) else None
+                if uri is not None:
+                    uris[name] = uri
     return uris

@@ -1,6 +1,7 @@
 """Synthetic run folders of real small pictures."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,23 @@ def write_probes(run: Path) -> None:
     ):
         result = EvalResult(figures=figures | more, best=[], worst=[])
         write_result(run / "eval" / f"{name}.json", result)
+
+
+def write_answers(run: Path) -> None:
+    """What questions about images gave, as their evaluation writes it, at two steps."""
+    figures: dict[str, Any] = {"accuracy": 0.875, "num_questions": 1600, "num_images": 200}
+    figures |= {"question_only_accuracy": 0.629, "per_answer_type": {"other": 0.81, "yes/no": 0.93}}
+    heat = draw_heat(picture((40, 30), seed=1), torch.rand(3, 3), low=0.0)
+    sides = [
+        [
+            replace(make_example(number, right=right), attention=heat, remark=f"9{number} % sure")
+            for number in range(2)
+        ]
+        for right in (True, False)
+    ]
+    for step in (20, 40):
+        result = EvalResult(figures=figures, best=sides[0], worst=sides[1])
+        write_result(run / "eval" / "answers.json", result, step=step)
 
 
 def make_look(*, texts: int = 5) -> Look:

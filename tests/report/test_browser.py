@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from mmtrain.eval.look_files import write_look
 from mmtrain.report import write_report
-from tests.report.folders import make_look, make_run, write_probes
+from tests.report.folders import make_look, make_run, write_answers, write_probes
 from tests.report.test_look import TOLD
 
 pytestmark = pytest.mark.slow
@@ -57,6 +57,7 @@ def browser() -> Iterator[Browser]:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = make_run(tmp_path_factory.mktemp("report") / "run", text="a" * 60 + " long word")
     write_probes(run)
+    write_answers(run)
     write_look(run / "look", make_look(), told=TOLD)
     return write_report((run,))
 

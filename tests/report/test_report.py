@@ -11,7 +11,7 @@ from PIL import Image
 from mmtrain.errors import UsageError
 from mmtrain.report import write_report
 from mmtrain.report.run_folder import read_run
-from tests.report.folders import make_run, write_metrics, write_probes
+from tests.report.folders import make_run, write_answers, write_metrics, write_probes
 
 _VOID = {"meta", "img", "br", "link", "input"}
 
@@ -98,6 +98,30 @@ def test_classifiers_on_frozen_features_are_no_zero_shot(tmp_path: Path) -> None
     assert [one.name for one in read_run(run).of_kind("zero-shot")] == ["held-out"]
     told = " ".join(Page(write_report((run, other), out=tmp_path / "c.html")).texts)
     assert "probe top-1 41.0 % –" in told
+
+
+def test_answers_are_shown_with_what_the_model_looked_at(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    before = Page(write_report((run,)))
+    write_answers(run)
+    page = Page(write_report((run,)))
+    assert "Questions about images" in page.texts and "answers, accuracy" in page.texts
+    assert {"87.5 %", "62.9 %", "of 1,600 questions right"} <= set(page.texts)
+    assert "other 81.0 %, yes/no 93.0 %" in page.texts
+    assert {"91 % sure", "✗ a grey wolf"} <= set(page.texts)
+    # Two right and two wrong ones, each with its map.
+    assert len(page.images) - len(before.images) == 8
+    assert not (set(page.images) & {""})
+    other = make_run(tmp_path / "other")
+    assert "Questions about images" in Page(write_report((run, other))).texts
+
+
+def test_a_run_of_questions_lacks_no_maps(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    lacking = "Where the model looks"
+    assert lacking in Page(write_report((run,))).texts
+    (run / "recipe.toml").write_text("[vqa]\nmin_count = 2\n")
+    assert lacking not in Page(write_report((run,))).texts
 
 
 def test_several_runs_become_one_comparison(tmp_path: Path) -> None:
