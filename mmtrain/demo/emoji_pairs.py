@@ -44,14 +44,18 @@ class EmojiPairs:
 
 @dataclass(frozen=True, kw_only=True)
 class DesignSplit:
-    """A training set without one of its designs, to choose settings on."""
+    """A training set without one of its designs and some concepts, to choose settings on."""
 
     train: str
-    """Glob of the training shards without the design."""
+    """Glob of the training shards without the design and the concepts."""
     val: Path
     """The design's drawings of concepts that the other designs show too."""
     classes: Path
     """Classes for `val`: all seen concepts, as for the real held-out designs."""
+    unseen: Path
+    """All eight designs' drawings of the concepts that were taken out."""
+    classes_unseen: Path
+    """Classes for `unseen`, in the same form."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +101,11 @@ def unpack_emoji_pairs(folder: Path) -> EmojiPairs:
 
 
 def split_emoji_pairs(folder: Path, *, hold_out: str = "fxemoji") -> DesignSplit:
-    """Take one training design out of the training shards, into `folder/without_<hold_out>`.
+    """Take a training design and some concepts out of the training shards, into
+    `folder/without_<hold_out>`.
 
-    Settings are chosen on such a split, never on the two designs that the results are reported on.
+    Settings are chosen on such a split, never on the two designs and the 125 concepts that the
+    results are reported on. The concepts are those of one family in ten, by a hash, as those are.
     Unpacks the data set into `folder` first if need be; the same input gives the same bytes.
 
     Raises:
@@ -113,24 +119,40 @@ def split_emoji_pairs(folder: Path, *, hold_out: str = "fxemoji") -> DesignSplit
     target = folder / f"without_{hold_out}"
     _make_folder(target)
     held_out: list[tuple[str, dict[str, bytes]]] = []
+    unseen: list[tuple[str, bytes]] = []
+    names: dict[str, str] = {}
     concepts: set[str] = set()
     for shard in sorted(folder.glob("train-*.tar")):
         kept = []
         for key, members in read_pairs(shard):
             about = json.loads(members["json"])
-            if about["vendor"] == hold_out:
-                held_out.append((about["concept"], {f"{key}.{e}": c for e, c in members.items()}))
+            pair = {f"{key}.{extension}": content for extension, content in members.items()}
+            if _is_new(about["family"]):
+                names[about["concept"]] = about["name"]
+                unseen += pair.items()
+            elif about["vendor"] == hold_out:
+                held_out.append((about["concept"], pair))
             else:
                 concepts.add(about["concept"])
-                kept += [(f"{key}.{extension}", c) for extension, c in members.items()]
+                kept += pair.items()
         _write_whole(target / shard.name, tar_bytes(kept))
     shown = (member for concept, pair in held_out if concept in concepts for member in pair.items())
     _write_whole(target / f"val_{hold_out}.tar", tar_bytes(shown))
+    _write_whole(target / "unseen.tar", tar_bytes(unseen))
+    new = [{"concept": concept, "name": name} for concept, name in sorted(names.items())]
+    _write_whole(target / "classes_unseen.json", _class_list(new))
     return DesignSplit(
         train=str(target / "train-*.tar"),
         val=target / f"val_{hold_out}.tar",
         classes=pairs.classes_seen,
+        unseen=target / "unseen.tar",
+        classes_unseen=target / "classes_unseen.json",
     )
+
+
+def _is_new(family: str) -> bool:
+    """Whether a family of concepts is taken out of a split; the data set's own took remainder 0."""
+    return int(hashlib.sha256(family.encode("utf-8")).hexdigest(), 16) % 10 == 1
 
 
 def licenses() -> dict[str, str]:

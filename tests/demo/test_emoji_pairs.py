@@ -142,7 +142,17 @@ def test_a_design_can_be_held_out_to_choose_on(folder: Path):
         for _, members in read_pairs(shard)
     ]
     val = [json.loads(members["json"]) for _, members in read_pairs(split.val)]
-    assert len(train) == STATS["splits"]["train"]["pairs"] - STATS["vendors"]["fxemoji"]["train"]
+    unseen = [json.loads(members["json"]) for _, members in read_pairs(split.unseen)]
+    new_fx = sum(about["vendor"] == "fxemoji" for about in unseen)
+    without_fx = STATS["splits"]["train"]["pairs"] - STATS["vendors"]["fxemoji"]["train"]
+    assert len(train) == without_fx - len(unseen) + new_fx
+    assert len(unseen) > 500
+    for field in ("concept", "family", "name"):
+        assert not {about[field] for about in train + val} & {about[field] for about in unseen}
+    new = json.loads(split.classes_unseen.read_text(encoding="utf-8"))
+    assert {one["id"]: one["name"] for one in new} == {
+        about["concept"]: about["name"] for about in unseen
+    }
     assert {about["vendor"] for about in val} == {"fxemoji"}
     assert "fxemoji" not in {about["vendor"] for about in train}
     trained = {about["concept"] for about in train}

@@ -1,11 +1,13 @@
 """Our zero-shot evaluation gives the predictions of open_clip's loop, its own preprocess."""
 
+import json
 import tarfile
 from pathlib import Path
 
 import open_clip
 import pytest
 
+from mmtrain.demo.emoji_pairs import read_pairs, unpack_emoji_pairs
 from mmtrain.eval import evaluate_zero_shot
 from mmtrain.eval.classes import class_list
 from mmtrain.eval.prompts import TEMPLATES
@@ -82,3 +84,35 @@ def test_predictions_are_open_clips(
     assert len(set(theirs)) > 2, "a model that always says the same proves nothing"
     right = sum(name == NAMES[number % len(NAMES)] for number, name in enumerate(theirs))
     assert result.figures["top1"] == right / 48
+
+
+@pytest.mark.slow
+def test_predictions_on_emoji_pairs_are_open_clips(tmp_path: Path) -> None:
+    pairs = unpack_emoji_pairs(tmp_path)
+    known = class_list(pairs.classes_seen)
+    model = tiny_open_clip(64)
+    predict = open_clip_prediction(model, 64, known.names, [lambda name: name])
+    theirs = {
+        f"{about['vendor']}_{about['concept'].lower()}": (
+            predict(members["webp"]),
+            about["concept"],
+        )
+        for _, members in read_pairs(pairs.val_twemoji)
+        for about in [json.loads(members["json"])]
+    }
+
+    towers = OpenClipTowers(model)
+    result = evaluate_zero_shot(
+        make_encoder(towers, preprocess=towers.preprocess(64), batch_size=64),
+        data=str(pairs.val_twemoji),
+        classes=pairs.classes_seen,
+        templates="name",
+        num_examples=len(theirs),
+    )
+
+    assert len(theirs) == 1493
+    assert {one.key: one.predicted for one in result.best} == {k: p for k, (p, _) in theirs.items()}
+    assert len({predicted for predicted, _ in theirs.values()}) > 20
+    names = dict(zip(known.ids, known.names, strict=True))
+    right = sum(predicted == names[concept] for predicted, concept in theirs.values())
+    assert result.figures["top1"] == pytest.approx(right / 1493)
