@@ -87,6 +87,7 @@ def test_predictions_are_open_clips(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_predictions_on_emoji_pairs_are_open_clips(tmp_path: Path) -> None:
     pairs = unpack_emoji_pairs(tmp_path)
     known = class_list(pairs.classes_seen)

@@ -252,6 +252,7 @@ def test_sigkill_while_saving_loses_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_sigkill_while_saving_loses_nothing_many_times(tmp_path: Path) -> None:
     """The same, often."""
     kill_while_saving(tmp_path / "checkpoints", 40)
