@@ -49,6 +49,8 @@ def _attend_plain(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask: Mask) ->
 
 def _attend_fused(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask: Mask) -> Tensor:
     """torch's scaled_dot_product_attention, with its flag where a flag serves."""
+    if q_BTNH.size(1) == 1 and not mask.causal:
+        return _attend_once(q_BTNH, k_BSKH, v_BSKH, mask)
     out_BNTH = F.scaled_dot_product_attention(
         q_BTNH.transpose(1, 2),
         k_BSKH.transpose(1, 2),
@@ -58,6 +60,20 @@ def _attend_fused(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask: Mask) ->
         enable_gqa=q_BTNH.size(2) != k_BSKH.size(2),
     )
     return out_BNTH.transpose(1, 2)
+
+
+def _attend_once(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask: Mask) -> Tensor:
+    """One query a row, as a step of decoding has: the query heads of a key head stand where tokens
+    do, so that grouped keys and values are read in place; torch would repeat them for every head.
+    """
+    q_BKGH = q_BTNH.squeeze(1).unflatten(1, (k_BSKH.size(2), -1))
+    out_BKGH = F.scaled_dot_product_attention(
+        q_BKGH,
+        k_BSKH.transpose(1, 2),
+        v_BSKH.transpose(1, 2),
+        attn_mask=None if mask.allowed is None else mask.allowed[:, None],
+    )
+    return out_BKGH.flatten(1, 2)[:, None]
 
 
 def attend(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask: Mask) -> Tensor:
