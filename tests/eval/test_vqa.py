@@ -99,7 +99,8 @@ def test_leaving_one_out_goes_by_place():
 
 @pytest.mark.parametrize(
     ("text", "stripped", "normalised"),
-    # From processPunctuation and processDigitArticle of salesforce-lavis 1.0.2.
+    # From processPunctuation and processDigitArticle of salesforce-lavis 1.0.2; on 50,000 random
+    # texts, of which the last rows are some, none differed, nor did the table of contractions.
     [
         ("1,000 miles", "1000 miles", "1000 miles"),
         ("hi-fi", "hi fi", "hi fi"),
@@ -118,6 +119,42 @@ def test_leaving_one_out_goes_by_place():
         ("a/b, 1,5", "ab 15", "ab 15"),
         ("what?!", "what  ", "what"),
         ("a", "a", ""),
+        ("...wont", "wont", "won't"),
+        ("none ?", "none ", "0"),
+        (
+            "notvewhatre mightnt'vewhos ",
+            "notvewhatre mightnt'vewhos ",
+            "notvewhatre mightnt'vewhos",
+        ),
+        ("50 % doesnt 1,000 \n I'dve ", "50 % doesnt 1000 \n I'dve ", "50 % doesn't 1000 i'dve"),
+        (
+            "y'alld've, it'dve [notve neednt ",
+            "y'alld've it'dve notve neednt ",
+            "y'all'd've it'd've not've needn't",
+        ),
+        ("-somebody'dvewhered dont \\ ", " somebody'dvewhered dont  ", "somebody'dvewhered don't"),
+        (" . howll couldnt ", "  howll couldnt ", "how'll couldn't"),
+        (
+            "shouldnt've yall'd've Im mightnt",
+            "shouldnt've yall'd've Im mightnt",
+            "shouldn't've y'all'd've im mightn't",
+        ),
+        ("howdyall'll", "howdyall'll", "howdyall'll"),
+        ("somebodyll An", "somebodyll An", "somebody'll"),
+        (
+            "werent   shouldve /somebodyll ",
+            "werent   shouldve somebodyll ",
+            "weren't should've somebody'll",
+        ),
+        ("-", " ", ""),
+        (
+            "couldve wed've}she'dveId've isnt ",
+            "couldve wed've she'dveId've isnt ",
+            "could've we'd've she'dveid've isn't",
+        ),
+        ("catisnt", "catisnt", "catisnt"),
+        ("> couldnt'vemightnt ", " couldnt'vemightnt ", "couldnt'vemightnt"),
+        ("1hadnt've", "1hadnt've", "1hadnt've"),
     ],
 )
 def test_pinned_strings(text: str, stripped: str, normalised: str):
