@@ -50,7 +50,7 @@ def make_data(args: argparse.Namespace) -> Path:
     data = (args.runs / "data").resolve()
     if not data.exists():
         options = ["--correlation", args.correlation, "--image-size", 48]
-        sizes = ["--train", args.train, "--val", 500, "--test", 1500]
+        sizes = ["--train", args.train, "--val", 300, "--test", 1000]
         python("tools/make_shapes_vqa.py", "--out", data, *options, *sizes)
     return data
 
@@ -70,6 +70,7 @@ def train(args: argparse.Namespace, name: str, seed: int, epochs: int, *options:
     words = ["-m", "mmtrain", "train", "configs/vqa_shapes.toml", "--run-dir", run]
     words += ["--data.train", f"{data}/train/*.tar", "--run.seed", seed, "--train.epochs", epochs]
     parts = [f'{{name = "{part}", data = "{data}/{part}/*.tar"}}' for part in ("val", "test")]
+    words += ["--train.batch_size", 32, "--train.log_every", 50]
     words += ["--eval.vqa", f"[{', '.join(parts)}]", *options]
     began = children_seconds()
     python(*words)
@@ -148,11 +149,11 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/front_door"), help="a folder")
     parser.add_argument("--seeds", type=int, default=3, help="2 to 10 (default: 3)")
-    parser.add_argument("--train", type=int, default=4000, help="pictures (default: 4000)")
+    parser.add_argument("--train", type=int, default=3000, help="pictures (default: 3000)")
     parser.add_argument("--correlation", type=float, default=0.9)
-    parser.add_argument("--entries", type=int, default=128, help="of each dictionary")
-    parser.add_argument("--epochs", type=int, default=16, help="of the start (default: 16)")
-    parser.add_argument("--more-epochs", type=int, default=8, help="of each arm (default: 8)")
+    parser.add_argument("--entries", type=int, default=64, help="of each dictionary")
+    parser.add_argument("--epochs", type=int, default=5, help="of the start (default: 5)")
+    parser.add_argument("--more-epochs", type=int, default=3, help="of each arm (default: 3)")
     parser.add_argument("--out", type=Path, help="markdown file to write the tables to")
     args = parser.parse_args()
     lines = [
