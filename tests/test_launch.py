@@ -1,0 +1,168 @@
+"""docs/launch.md and the launch files beside it: they parse, and what can run here runs."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmtrain.recipe import load_recipe
+
+ROOT = Path(__file__).parents[1]
+SBATCH = ROOT / "tools/slurm.sbatch"
+DOC = (ROOT / "docs/launch.md").read_text(encoding="utf-8")
+SRUN = """#!/bin/bash
+# Two tasks, one after the other; the highest status is srun's.
+while [[ $1 == --* ]]; do shift; done
+highest=0
+for task in 0 1; do
+  status=0
+  SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_NTASKS=2 "$@" || status=$?
+  if [ $status -gt $highest ]; then highest=$status; fi
+done
+exit $highest
+"""
+PYTHON = """#!/bin/bash
+echo "rank $RANK of $WORLD_SIZE at $LOCAL_RANK, $MASTER_ADDR:$MASTER_PORT: $*" >> "$NOTES"
+exit $STATUS
+"""
+SCONTROL = """#!/bin/bash
+if [[ $1 == show ]]; then echo node7; echo node8; else echo "scontrol $*" >> "$NOTES"; fi
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Path:
+    """A folder of stand-ins for srun, scontrol and python."""
+    for name, text in (("srun", SRUN), ("python", PYTHON), ("scontrol", SCONTROL)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    return tmp_path
+
+
+def submit(cluster: Path, status: int, failures: int = 0) -> tuple[int, list[str]]:
+    """Run the script as SLURM would -> its exit status and what the stand-ins noted.
+
+    `failures` is how often in a row the job has failed already.
+    """
+    notes, counted = cluster / "notes.txt", cluster / "mmtrain-41.failures"
+    notes.unlink(missing_ok=True)
+    counted.write_text("76\n" * failures)
+    environment = {
+        "PATH": f"{cluster}:{os.environ['PATH']}",
+        "NOTES": str(notes),
+        "STATUS": str(status),
+        "SLURM_JOB_ID": "41",
+        "SLURM_JOB_NODELIST": "node[7-8]",
+    }
+    words = ["recipe.toml", "runs/a", "--train.steps", "7"]
+    done = subprocess.run(
+        ["bash", str(SBATCH), *words],
+        cwd=cluster,
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
+    return done.returncode, notes.read_text().splitlines()
+
+
+def test_slurm_gives_every_task_its_place(cluster: Path) -> None:
+    """Rank, size, rendezvous, and the words; a finished run is not requeued."""
+    status, notes = submit(cluster, 0)
+    words = "-m mmtrain train recipe.toml --run-dir runs/a --resume --train.steps 7"
+    assert status == 0
+    assert notes == [f"rank {rank} of 2 at {rank}, node7:20041: {words}" for rank in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("status", "failures", "requeued", "counted"),
+    [
+        (75, 5, True, None),
+        (76, 0, True, 1),
+        (137, 4, True, 5),
+        (137, 5, False, 6),
+        (2, 0, False, 0),
+    ],
+)
+def test_slurm_requeues(
+    cluster: Path, status: int, failures: int, requeued: bool, counted: int | None
+) -> None:
+    """Always after a stop that was asked for, which ends the count of failures; some times after a
+    failure; never after a mistake."""
+    got, notes = submit(cluster, status, failures)
+    assert got == status and (notes[-1] == "scontrol requeue 41") == requeued
+    file = cluster / "mmtrain-41.failures"
+    assert (len(file.read_text().splitlines()) if file.exists() else None) == counted
+
+
+def test_slurm_parses() -> None:
+    """By bash, and by shellcheck where it is."""
+    subprocess.run(["bash", "-n", str(SBATCH)], check=True)
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", str(SBATCH)], check=True)
+
+
+def test_yaml_files_train_what_exists() -> None:
+    """They parse, and their recipe and keys are real."""
+    service, job = yaml.safe_load_all((ROOT / "tools/kubernetes.yaml").read_text())
+    pod = job["spec"]["template"]["spec"]
+    assert service["metadata"]["name"] == pod["subdomain"]
+    assert job["spec"]["completions"] == job["spec"]["parallelism"] == 2
+    sky = yaml.safe_load((ROOT / "tools/skypilot.yaml").read_text())
+    for command in (pod["containers"][0]["command"][-1], sky["run"]):
+        words = re.findall(r'"[^"]*"|\S+', command.replace("\\\n", " "))
+        assert "--resume" in words and "--max-restarts" in words
+        recipe = words[words.index("train") + 1]
+        start = words.index("--data.train")
+        assert load_recipe(ROOT / recipe, [w.strip('"') for w in words[start : start + 2]])
+
+
+def test_the_page_names_keys_that_exist() -> None:
+    """Every `train.key` and `log.key` of the page is one of a recipe."""
+    recipe = load_recipe(ROOT / "configs/debug_clip.toml")
+    keys = set(re.findall(r"`(train|log)\.(\w+)", DOC))
+    assert len(keys) >= 8
+    for section, key in keys:
+        assert hasattr(getattr(recipe, section), key), f"{section}.{key}"
+    assert tomllib.loads((ROOT / "configs/clip_vit_b32.toml").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_two_nodes_of_torchrun(tmp_path: Path) -> None:
+    """The page's line for several machines, both of them this one; the second one's rank is killed,
+    and both go on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    run = tmp_path / "run"
+    words = ["-m", "mmtrain", "train", "configs/debug_clip.toml", "--run-dir", str(run), "--resume"]
+    words += ["--train.steps", "30", "--train.checkpoint_every", "2", "--train.log_every", "1"]
+    meet = ["--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(port)]
+    nodes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(n),
+             "--max-restarts", "1", *meet, *words],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for n in (0, 1)
+    ]  # fmt: skip
+    metrics = run / "metrics.jsonl"
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < 3:
+        assert [node.poll() for node in nodes] == [None, None]
+        time.sleep(0.05)
+    victim = json.loads((run / "heartbeats/rank-00001.json").read_bytes())["process"]
+    os.kill(victim, signal.SIGKILL)
+    assert [node.wait(900) for node in nodes] == [0, 0]
+    assert len(metrics.read_text().splitlines()) == 30
+    assert '"ranks": 2' in (run / "run.json").read_text()
