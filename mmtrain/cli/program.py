@@ -16,6 +16,7 @@ from mmtrain.cli.generate import add_generate
 from mmtrain.cli.models import add_export, add_models
 from mmtrain.cli.pages import add_report, add_serve
 from mmtrain.cli.parser import Parser, VersionAction
+from mmtrain.cli.plan import add_plan
 from mmtrain.cli.train import add_train
 from mmtrain.cli.vqa import add_ask
 from mmtrain.errors import UsageError
@@ -35,6 +36,7 @@ examples:
 """
 _GROUPS = (
     add_train,
+    add_plan,
     add_eval,
     add_embed,
     add_generate,

@@ -1,0 +1,83 @@
+"""`mmtrain plan`: a recipe's layout over so many ranks, before one of them is rented."""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mmtrain.data.tokenizer import build_tokenizer
+from mmtrain.errors import UsageError
+from mmtrain.recipe import load_recipe, resolve
+from mmtrain.report.plan import Plan, RankMemory, plan_layout
+
+_GIB = 1 << 30
+
+
+def plan_command(*, recipe: Path, overrides: list[str], world_size: int) -> None:
+    """Print the layout, who talks to whom, and the memory of a rank of each pipeline coordinate.
+
+    Raises:
+        UsageError: the layout does not fit, or the recipe is not one of two towers.
+    """
+    loaded = load_recipe(recipe, overrides)
+    if loaded.vqa is not None:
+        raise UsageError(f"plan lays out two towers, and {recipe} has a section [vqa]")
+    resolved = resolve(loaded, build_tokenizer(loaded.tokenizer))
+    plan = plan_layout(resolved, world_size=world_size)
+    train, parallel = resolved.train, resolved.parallel
+    print(
+        f"{world_size} ranks = pp {parallel.pp} x dp_replicate {parallel.dp_replicate} x dp_shard "
+        f"{plan.layout.dp_shard} x tp {parallel.tp}; {plan.num_parameters / 1e6:,.1f} M parameters"
+    )
+    print(
+        f"batch {train.batch_size:,} = {plan.layout.size('dp')} data-parallel ranks x "
+        f"{plan.num_microbatches} microbatches x {plan.rows} rows; {plan.passes} "
+        f"pass{'es' if plan.passes > 1 else ''} over the batch; {train.precision}"
+    )
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    if plan.traffic:
+        console.print(_traffic_table(plan), highlight=False)
+    if parallel.pp > 1:
+        print(
+            f"pipeline: {parallel.schedule}, idle {plan.idle:.1%} of the time (stages that cost "
+            "the same, a backward twice a forward)"
+        )
+    console.print(_memory_table(plan), highlight=False)
+    print(
+        "GiB on the fullest rank of each pipeline coordinate; texts at full length; gathered: "
+        "FSDP's whole copies at a time; without the framework's own, the input pipeline and what "
+        "the allocator loses"
+    )
+
+
+def _traffic_table(plan: Plan) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("axis", "ranks", "rank 0 talks to", "about", "GiB sent a step"):
+        right = heading in ("ranks", "GiB sent a step")
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
+    for one in plan.traffic:
+        names = [str(rank) for rank in one.ranks]
+        shown = names if len(names) <= 4 else [*names[:3], "...", names[-1]]
+        sent = f"{one.sent / _GIB:,.3f}"
+        table.add_row(one.axis, str(one.size), ", ".join(shown), one.what, sent)
+    return table
+
+
+def _memory_table(plan: Plan) -> Table:
+    table = Table(box=None, pad_edge=False)
+    headings = ("stage", "M parameters", "weights", "gradients", "optimizer", "gathered")
+    for heading in (*headings, "activations", "total"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in plan.memory:
+        table.add_row(*_memory_cells(one))
+    return table
+
+
+def _memory_cells(one: RankMemory) -> tuple[str, ...]:
+    parts = (one.weights, one.gradients, one.optimizer, one.gathered, one.activations, one.total)
+    return (
+        " + ".join(map(str, one.stages)),
+        f"{one.num_parameters / 1e6:,.2f}",
+        *(f"{part / _GIB:,.2f}" for part in parts),
+    )
