@@ -6,10 +6,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from mmtrain.commands.layout_plan import Plan, RankMemory, plan_layout
 from mmtrain.data.tokenizer import build_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.recipe import load_recipe, resolve
-from mmtrain.report.plan import Plan, RankMemory, plan_layout
 
 _GIB = 1 << 30
 

@@ -14,11 +14,11 @@ from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.tensor import DTensor
 
 from mmtrain.cli import main
+from mmtrain.commands.layout_plan import plan_layout
 from mmtrain.errors import UsageError
 from mmtrain.parallel import ParallelConfig
 from mmtrain.recipe import ModelConfig, TrainRecipe, load_recipe
 from mmtrain.report.pipeline_order import idle_fraction, peak_held, pipeline_order
-from mmtrain.report.plan import plan_layout
 from tests.parallel.tiny_clip import SOFTMAX, Trained, make_batch, modern_config, tiny_config
 from tests.ranks import run_ranks
 
@@ -30,6 +30,9 @@ LAYOUTS: list[tuple[Any, ParallelConfig, int]] = [
     (tiny_config(), ParallelConfig(tp=2), 1),
     (modern_config(), ParallelConfig(tp=2), 2),
     (tiny_config(), ParallelConfig(tp=2, sequence=False), 1),
+    (tiny_config(), ParallelConfig(pp=2), 4),
+    (tiny_config(), ParallelConfig(pp=2, schedule="GPipe"), 4),
+    (tiny_config(4), ParallelConfig(pp=2, schedule="Interleaved1F1B"), 4),
 ]
 
 
@@ -115,13 +118,15 @@ def _measure(rank: int) -> None:
         gradients = [p.grad for p in parameters.values()]
         assert size(gradients) == pytest.approx(want.gradients - whole, rel=near), name
         assert size(states) == pytest.approx(want.optimizer, rel=near), name
-        print(rank, name, "kept", meter.peak, want.kept)
-        assert meter.peak == pytest.approx(want.kept, rel=0.1), name
+        # torch (2.14) tries a microbatch out whenever a pipeline goes from `eval` to `step`, and on
+        # the ranks before the last one part of it stays.
+        most = 1.3 if parallel.pp == 2 and rank == 0 else 1.1
+        assert 0.9 * want.kept < meter.peak < most * want.kept, f"{name} {meter.peak}"
 
 
 def test_memory_of_real_ranks() -> None:
     """Two ranks in every layout hold what the plan says: weights, gradients and moments to the
-    byte, kept tensors within a tenth."""
+    byte, kept tensors within a tenth (a pipeline's first rank somewhat more)."""
     run_ranks(_measure, 2)
 
 
