@@ -1,5 +1,7 @@
 """How a model is laid out over the mesh: one ordered list."""
 
+from functools import partial
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from mmtrain.parallel.compile import apply_compile
 from mmtrain.parallel.mesh import Layout
 from mmtrain.parallel.pipeline import slice_stages
 from mmtrain.parallel.precision import Precision, apply_precision
+from mmtrain.parallel.recompute import apply_recompute
 from mmtrain.parallel.shard import apply_fsdp
 from mmtrain.parallel.tensor import apply_tensor_parallel
 
@@ -20,8 +23,8 @@ def parallelize(
 ) -> list[nn.Module]:
     """The stages of `model` that this rank holds, laid out over the mesh.
 
-    The order is fixed: slice -> format -> tensor and sequence parallel -> compile -> FSDP, each
-    step working on what the one before left. The logits' scale and bias stay outside.
+    The order is fixed: slice -> format -> tensor and sequence parallel -> compile and recompute
+    -> FSDP, each step working on what the one before left. The logits' scale and bias stay outside.
 
     Raises:
         UsageError: a degree of parallelism does not fit the model.
@@ -36,8 +39,12 @@ def parallelize(
         stage.to(layout.device)
         if layout.mesh is not None and layout.size("tp") > 1:
             apply_tensor_parallel(stage, layout.mesh["tp"], sequence=layout.config.sequence)
-        if compile:
-            apply_compile(stage)
+        recompute = layout.config.recompute
+        steps = [partial(apply_compile, stage)] if compile else []
+        again = partial(apply_recompute, stage, recompute, early_stop=layout.size("tp") == 1)
+        steps.insert(0 if recompute.inside_compile else len(steps), again)
+        for step in steps:
+            step()
         if layout.size("dp") > 1:
             apply_fsdp(stage, layout)
     return stages

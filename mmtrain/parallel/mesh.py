@@ -1,7 +1,7 @@
 """The device mesh: which rank does what."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from mmtrain.errors import UsageError
+from mmtrain.parallel.recompute import RecomputeConfig
 
 ScheduleName = Literal[
     "GPipe", "1F1B", "Interleaved1F1B", "LoopedBFS", "InterleavedZeroBubble", "ZBVZeroBubble"
@@ -18,7 +19,7 @@ Axis = Literal["pp", "dp", "tp"]
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
-    """Sizes of the mesh's axes; their product is the number of ranks."""
+    """Sizes of the mesh's axes, whose product is the number of ranks, and how each works."""
 
     pp: int = 1
     """Pipeline stages: each rank holds a slice of the layers of every tower."""
@@ -36,6 +37,8 @@ class ParallelConfig:
     reshard_after_forward: bool = True
     """FSDP frees gathered weights between forward and backward (ZeRO-3). False: keeps them
     (ZeRO-2), as a pipeline always does: it would gather them anew for every microbatch."""
+    recompute: RecomputeConfig = field(default_factory=RecomputeConfig)
+    """Memory for work: activations that the backward computes again."""
 
     def __post_init__(self) -> None:
         for name in ("pp", "dp_replicate", "tp"):
@@ -43,6 +46,12 @@ class ParallelConfig:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
         if self.dp_shard < 1 and self.dp_shard != -1:
             raise ValueError(f"dp_shard = {self.dp_shard} must be at least 1, or -1 for the rest")
+        if "ZeroBubble" in self.schedule and self.recompute.kind == "selective":
+            # Its backward comes in two parts, and torch hands what was kept over once.
+            raise ValueError(
+                f'schedule = "{self.schedule}" takes no recompute.kind = "selective"; use "full", '
+                'or schedule = "Interleaved1F1B"'
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

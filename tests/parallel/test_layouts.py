@@ -1,7 +1,7 @@
 """The long list of layouts: each gives the single process's numbers (fp64, 1e-9).
 
-As test_seams.py, with every pipeline schedule and every pair of axes; four layers, so that a
-pipeline may have four stages, or two ranks two each.
+As test_seams.py, with every pipeline schedule and every pair of axes, and with recompute; four
+layers, so that a pipeline may have four stages, or two ranks two each.
 """
 
 from functools import cache
@@ -10,6 +10,7 @@ import pytest
 
 from mmtrain.models import ClipConfig
 from mmtrain.parallel import ParallelConfig
+from mmtrain.parallel.recompute import RecomputeConfig
 from mmtrain.train.contrastive import LossConfig
 from tests.parallel.tiny_clip import (
     SIGMOID,
@@ -26,6 +27,10 @@ STEPS = 3
 OPENAI = tiny_config(4, patch_dropout=0.25)
 MODERN = modern_config(4)
 SIGLIP = siglip_config(4)
+FULL = RecomputeConfig(kind="full")
+EVERY_2 = RecomputeConfig(kind="full", every=2)
+SELECTIVE = RecomputeConfig(kind="selective")
+MATMUL = RecomputeConfig(kind="selective", keep=("matmul",))
 Case = tuple[ClipConfig, LossConfig, ParallelConfig, int]
 """Model, loss, layout, microbatches."""
 INTERLEAVED = ("Interleaved1F1B", "LoopedBFS", "InterleavedZeroBubble", "ZBVZeroBubble")
@@ -40,6 +45,16 @@ TWO_RANKS: list[Case] = [
     (SIGLIP, SIGMOID, ParallelConfig(dp_replicate=2), 2),
     (MODERN, SOFTMAX, ParallelConfig(tp=2, sequence=False), 1),
     (SIGLIP, SIGMOID, ParallelConfig(tp=2), 4),
+    (OPENAI, SOFTMAX, ParallelConfig(tp=2, recompute=FULL), 2),
+    (MODERN, SOFTMAX, ParallelConfig(tp=2, sequence=False, recompute=SELECTIVE), 2),
+    (SIGLIP, SIGMOID, ParallelConfig(tp=2, recompute=MATMUL), 1),
+    (OPENAI, SOFTMAX, ParallelConfig(recompute=SELECTIVE), 4),
+    (MODERN, SOFTMAX, ParallelConfig(dp_replicate=2, recompute=EVERY_2), 2),
+    (OPENAI, SOFTMAX, ParallelConfig(pp=2, recompute=MATMUL), 4),
+    *(
+        (OPENAI, SOFTMAX, ParallelConfig(pp=2, schedule=name, recompute=FULL), 4)
+        for name in INTERLEAVED
+    ),
 ]
 FOUR_RANKS: list[Case] = [
     (OPENAI, SOFTMAX, ParallelConfig(dp_shard=4), 2),
@@ -58,11 +73,16 @@ FOUR_RANKS: list[Case] = [
     (OPENAI, SIGMOID, ParallelConfig(pp=2, dp_shard=2), 2),
     (OPENAI, SOFTMAX, ParallelConfig(pp=2, dp_shard=2, schedule="ZBVZeroBubble"), 4),
     (SIGLIP, SIGMOID, ParallelConfig(pp=2, dp_replicate=2), 2),
+    (OPENAI, SOFTMAX, ParallelConfig(pp=2, tp=2, recompute=FULL), 4),
+    (MODERN, SOFTMAX, ParallelConfig(pp=2, tp=2, recompute=SELECTIVE), 2),
+    (OPENAI, SIGMOID, ParallelConfig(pp=2, dp_shard=2, recompute=EVERY_2), 4),
+    (OPENAI, SOFTMAX, ParallelConfig(dp_shard=2, tp=2, recompute=SELECTIVE), 2),
 ]
 EIGHT_RANKS: list[Case] = [
     (OPENAI, SOFTMAX, ParallelConfig(pp=2, dp_shard=2, tp=2), 2),
     (OPENAI, SIGMOID, ParallelConfig(pp=2, dp_shard=2, tp=2, schedule="Interleaved1F1B"), 4),
     (OPENAI, SOFTMAX, ParallelConfig(dp_replicate=2, dp_shard=2, tp=2), 1),
+    (OPENAI, SOFTMAX, ParallelConfig(pp=2, dp_shard=2, tp=2, recompute=FULL), 4),
 ]
 CASES = {2: TWO_RANKS, 4: FOUR_RANKS, 8: EIGHT_RANKS}
 

@@ -5,12 +5,15 @@ within 1e-9 (relative norm). Patch dropout, stochastic depth, repeated labels, a
 captions of unequal length are on everywhere; no token count is even.
 """
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
+from torch._C._distributed_c10d import _get_work_registry_size
 
 from mmtrain.models import ClipConfig
 from mmtrain.parallel import ParallelConfig
+from mmtrain.parallel.recompute import RecomputeConfig
 from mmtrain.train.contrastive import LossConfig
 from tests.parallel.tiny_clip import (
     SIGMOID,
@@ -34,6 +37,7 @@ LOSSES = {"softmax, attract": SOFTMAX, "sigmoid, ignore": SIGMOID}
 FSDP = (ParallelConfig(dp_shard=2), 2)
 TENSOR_SEQUENCE = (ParallelConfig(tp=2), 1)
 PIPELINE = (ParallelConfig(pp=2, schedule="1F1B"), 4)
+FULL, SELECTIVE = RecomputeConfig(kind="full"), RecomputeConfig(kind="selective")
 CASES = [
     *(("openai, 13 tokens", loss, FSDP) for loss in LOSSES),
     *(("openai, 13 tokens", loss, TENSOR_SEQUENCE) for loss in LOSSES),
@@ -45,6 +49,15 @@ CASES = [
     ("modern, 15 tokens", "softmax, attract", PIPELINE),
     ("siglip, 11 tokens", "sigmoid, ignore", TENSOR_SEQUENCE),
     ("siglip, 11 tokens", "sigmoid, ignore", PIPELINE),
+    *(
+        ("openai, 13 tokens", "softmax, attract", (replace(parallel, recompute=recompute), number))
+        for (parallel, number), recompute in (
+            (TENSOR_SEQUENCE, FULL),
+            (TENSOR_SEQUENCE, SELECTIVE),
+            (FSDP, FULL),
+            (PIPELINE, SELECTIVE),
+        )
+    ),
 ]
 
 
@@ -61,6 +74,8 @@ def compare_layouts(rank: int) -> None:
         trained = Trained(config, loss, parallel=parallel, num_microbatches=microbatches)
         name = f"{model}; {loss_name}; {parallel}, {microbatches} microbatches"
         trained.train(num_steps=STEPS).check(reference(config, loss), name)
+        # A collective that nobody waited for would stay there, with its tensor, for ever.
+        assert _get_work_registry_size() == 0, name
 
 
 def test_layouts_give_the_single_process_result() -> None:

@@ -137,6 +137,7 @@ class Trained:
         config: the model.
         loss: its loss.
         parallel: the layout; None: one process, though it may be a rank of a group.
+        layout: instead, made already.
         num_microbatches: parts of the batch.
         precision: of the towers; the logits' scale is fp64 where they are.
         compile: blocks are compiled.
@@ -149,16 +150,14 @@ class Trained:
         loss: LossConfig,
         *,
         parallel: ParallelConfig | None = None,
+        layout: Layout | None = None,
         num_microbatches: int = 1,
         precision: Any = "fp64",
         compile: bool = False,
         lock: tuple[int | None, int | None] = (None, None),
     ) -> None:
-        self.layout = (
-            Layout(device=CPU, config=ParallelConfig())
-            if parallel is None
-            else build_layout(parallel, CPU)
-        )
+        alone = Layout(device=CPU, config=ParallelConfig())
+        self.layout = layout or (alone if parallel is None else build_layout(parallel, CPU))
         self.model = Clip(config).init_weights(0)
         if precision == "fp64":
             self.model.double()
