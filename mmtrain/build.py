@@ -24,7 +24,7 @@ from mmtrain.loading import load
 from mmtrain.models import Clip
 from mmtrain.models.clip import hidden_matrix_names, layer_ids, lock_tower, no_decay_names
 from mmtrain.models.transfer import copy_image_tower, copy_weights
-from mmtrain.optim import Ema, build_optimizers
+from mmtrain.optim import Ema, LossScale, build_optimizers
 from mmtrain.parallel import Layout, parallelize
 from mmtrain.recipe import TrainRecipe, resolve
 from mmtrain.train.background_save import BackgroundSave
@@ -271,6 +271,7 @@ def build_state(
         ),
         optimizers=build_optimizers(named.items(), recipe.optim, **names),
         ema=None if decay is None else Ema(named.items(), decay=decay),
+        loss_scale=LossScale(recipe.train.loss_scale) if recipe.train.precision == "fp16" else None,
         bad_samples=BadSampleLog(
             Path(recipe.run.dir) / BAD_SAMPLES_FILE if layout.is_main else None,
             max_bad_fraction=recipe.data.max_bad_fraction,

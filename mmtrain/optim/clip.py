@@ -56,18 +56,27 @@ def clip_gradients(
     *,
     pp_group: dist.ProcessGroup | None = None,
     shared: Iterable[Tensor] = (),
+    loss_scale: float = 1.0,
 ) -> Tensor:
     """Scale all gradients so that their global norm is at most `max_norm`; None only measures.
 
+    Args:
+        parameters: as in `global_norm`.
+        max_norm: of what is left after `loss_scale`.
+        pp_group: as in `global_norm`.
+        shared: as in `global_norm`.
+        loss_scale: what the loss was multiplied by; the gradients are divided by it.
+
     Returns:
-        The norm before clipping (see `global_norm` for the arguments). Where it is not finite the
-        gradients are spoilt: ask `Guard.check` before the update.
+        The norm before clipping, without the loss scale. Where it is not finite the gradients are
+        spoilt: ask `Guard.check` before the update.
     """
     parameters, shared = list(parameters), list(shared)
-    norm = global_norm(parameters, pp_group=pp_group, shared=shared)
-    if max_norm is None:
+    norm = global_norm(parameters, pp_group=pp_group, shared=shared) / loss_scale
+    if max_norm is None and loss_scale == 1:
         return norm
-    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    most = torch.ones_like(norm) if max_norm is None else max_norm / (norm + 1e-6)
+    factor = most.clamp(max=1.0) / loss_scale
     by_dtype: dict[torch.dtype, list[Tensor]] = {}
     for gradient in _gradients([*parameters, *shared]):
         # Scaling commutes with a pending sum, so local values serve for every placement.

@@ -6,20 +6,22 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-Precision = Literal["fp32", "bf16", "bf16-pure", "fp64"]
+Precision = Literal["fp32", "bf16", "bf16-pure", "fp16", "fp64"]
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """The context that a forward pass runs in: bf16 products over fp32 weights, or none."""
-    if precision == "bf16":
-        return torch.autocast(device.type, torch.bfloat16)
+    """The context that a forward pass runs in: 16-bit products over fp32 weights, or none."""
+    if precision in _AUTOCAST:
+        return torch.autocast(device.type, _AUTOCAST[precision])
     return nullcontext()
 
 
 def apply_precision(stage: nn.Module, precision: Precision, device: torch.device) -> None:
     """Give a stage's weights their stored format and its products theirs, in place.
 
-    `bf16` is autocast: products in bf16 over fp32 weights. `bf16-pure` stores weights and optimizer
+    `bf16` and `fp16` are autocast: products in that format over fp32 weights; fp16 wants its loss
+    scaled (optim/loss_scale.py). `bf16-pure` stores weights and optimizer
     state in bf16 without an fp32 copy: the least memory, and updates below a weight's 8 bits are
     lost. `fp64` is for proofs. The logits' scale stays fp32.
     """
@@ -27,7 +29,7 @@ def apply_precision(stage: nn.Module, precision: Precision, device: torch.device
         stage.to(torch.bfloat16)
     elif precision == "fp64":
         stage.to(torch.float64)
-    elif precision == "bf16":
+    elif precision in _AUTOCAST:
         _autocast_forward(stage, precision, device)
 
 

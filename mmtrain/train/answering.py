@@ -112,8 +112,14 @@ class AnswerObjective:
         dtype = torch.promote_types(columns[_CHOICE].dtype, columns[_WRITING].dtype)
         return torch.stack([column.to(dtype) for column in columns], dim=1)
 
-    def step(self, schedule: LocalSchedule | PipelineSchedule, batch: VqaBatch) -> Tensor:
-        """Loss and gradients of one global batch.
+    def step(
+        self,
+        schedule: LocalSchedule | PipelineSchedule,
+        batch: VqaBatch,
+        *,
+        loss_scale: float = 1.0,
+    ) -> Tensor:
+        """Loss and gradients of one global batch; the gradients are times `loss_scale`.
 
         Raises:
             UsageError: on every rank, nothing in the batch is to be learnt from.
@@ -133,7 +139,7 @@ class AnswerObjective:
             weight = self.config.generate_weight if self.num_answers is not None else 1.0
             weight_3[_WRITING] = weight * share / num_tokens
         weight_3 = weight_3.to(self.layout.device)
-        gradient_Q3 = weight_3.expand(batch.valid_Q.size(0), -1)
+        gradient_Q3 = (weight_3 * loss_scale).expand(batch.valid_Q.size(0), -1)
         out_Q3 = schedule.step(batch.images_BCHW, self.rows(batch), gradient_Q3)
         total_3 = torch.zeros(_COLUMNS, dtype=torch.float64, device=self.layout.device)
         if out_Q3 is not None:

@@ -1,8 +1,9 @@
 """The section [train] of a recipe."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from mmtrain.optim import LossScaleConfig
 from mmtrain.parallel.precision import Precision
 
 
@@ -33,7 +34,10 @@ class TrainConfig:
     """Write checkpoints in the background while training goes on; a second copy of weights and
     optimizer state is held in main memory meanwhile."""
     precision: Precision = "fp32"
-    """fp32; bf16 (products in bf16, weights in fp32); bf16-pure; fp64 (for proofs)."""
+    """fp32; bf16 (products in bf16, weights in fp32); bf16-pure; fp16 (products in fp16, weights in
+    fp32, the loss scaled); fp64 (for proofs)."""
+    loss_scale: LossScaleConfig = field(default_factory=LossScaleConfig)
+    """The loss scale of fp16."""
     compile: bool = False
     """torch.compile every block."""
     device: str = "auto"
@@ -68,6 +72,11 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} = {value} must be positive")
+        if self.precision != "fp16" and self.loss_scale != LossScaleConfig():
+            raise ValueError(
+                f'loss_scale has no effect with precision = "{self.precision}"; set precision = '
+                '"fp16" or remove it'
+            )
         if self.straggler_factor is not None and self.straggler_factor <= 1:
             raise ValueError(f"straggler_factor = {self.straggler_factor} must be more than 1")
 

@@ -113,23 +113,30 @@ class ContrastiveObjective:
             return siglip_loss(image_BE, text_BE, logit_bias=self.logit_bias, **arguments)
         return clip_loss(image_BE, text_BE, **arguments)
 
-    def step(self, schedule: LocalSchedule | PipelineSchedule, batch: ImageTextBatch) -> Tensor:
-        """Loss and gradients of one global batch; the gradients are added to `.grad`.
+    def step(
+        self,
+        schedule: LocalSchedule | PipelineSchedule,
+        batch: ImageTextBatch,
+        *,
+        loss_scale: float = 1.0,
+    ) -> Tensor:
+        """Loss and gradients of one global batch; the gradients, times `loss_scale`, are added to
+        `.grad`.
 
         Returns:
-            The loss, detached, the same on every rank.
+            The loss, detached and without the scale, the same on every rank.
         """
         rows = self.rows(batch)
         if isinstance(schedule, LocalSchedule) and schedule.single_pass:
             loss = self.loss(schedule.forward(batch.images_BCHW, rows), batch)
-            loss.backward()
+            (loss * loss_scale).backward()
         else:
             loss, gradient = torch.zeros((), device=self.layout.device), None
             features = schedule.eval(batch.images_BCHW, rows)
             if features is not None:
                 features = features.detach().requires_grad_()
                 loss = self.loss(features, batch)
-                loss.backward()
+                (loss * loss_scale).backward()
                 gradient = features.grad
             schedule.step(batch.images_BCHW, rows, gradient)
         loss = loss.detach().double()  # one dtype on every stage, for the broadcast

@@ -37,6 +37,8 @@ class Verdict:
     """Loss and gradient norm are finite everywhere: apply the update; else drop the gradients."""
     stop: bool
     """A rank was told to stop: save, then leave with EXIT_STOPPED."""
+    overflow: bool = False
+    """Only the scaled gradients were not finite: lower the loss scale. No bad step."""
     save: bool = False
     """A rank's clock says that a checkpoint is due."""
     roll_back: bool = False
@@ -118,6 +120,7 @@ class Guard:
         *,
         step: int,
         keys: Sequence[str],
+        can_overflow: bool = False,
         save_due: bool = False,
         save_failed: bool = False,
     ) -> Verdict:
@@ -128,6 +131,8 @@ class Guard:
             grad_norm: the norm before clipping, a scalar.
             step: number of updates done before this one.
             keys: this rank's samples, named in the file if the step is refused.
+            can_overflow: gradients alone that are not finite are an overflow of the loss scale,
+                which can be lowered; the same on every rank.
             save_due: this rank's clock says that a checkpoint is due; one rank's word counts.
             save_failed: this rank knows that the checkpoint in the background failed; likewise.
 
@@ -136,12 +141,17 @@ class Guard:
                 `roll_back`.
         """
         told = self.signals is not None and self.signals.received is not None
-        finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
+        finite = torch.stack([torch.isfinite(loss), torch.isfinite(grad_norm)])
         wishes = torch.tensor([told, save_due, save_failed], device=finite.device)
-        flags = torch.cat([~finite[None], wishes]).to(torch.int32)
+        flags = torch.cat([~finite, wishes]).to(torch.int32)
         if not is_alone():
             dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        bad, stop, save, save_failed = (bool(flag) for flag in flags.tolist())
+        bad_loss, bad_norm, stop, save, save_failed = (bool(flag) for flag in flags.tolist())
+        if can_overflow and bad_norm and not bad_loss:
+            return Verdict(
+                update=False, overflow=True, stop=stop, save=save, save_failed=save_failed
+            )
+        bad = bad_loss or bad_norm
         self.bad_in_a_row = self.bad_in_a_row + 1 if bad else 0
         if bad:
             self._record(loss, grad_norm, step=step, keys=keys)

@@ -125,24 +125,33 @@ class Loop:
         state, samples = self.state, self.data.samples_in(self.state.step)
         state.bad_samples.record(batch.bad, num_rows=samples, step=state.step)
         batch = batch.to(state.layout.device)
-        factor = lr_factor(state.step, total_steps=self.total_steps, config=self.optim)
-        state.optimizers.set_lr(factor)
-        loss = state.objective.step(state.schedule, batch)
+        state.optimizers.set_lr(
+            lr_factor(state.step, total_steps=self.total_steps, config=self.optim)
+        )
+        scale = state.loss_scale
+        factor = 1.0 if scale is None else scale.value
+        loss = state.objective.step(state.schedule, batch, loss_scale=factor)
         norm = clip_gradients(
             state.stage_parameters().values(),
             self.optim.clip_norm,
             pp_group=state.layout.group("pp"),
             shared=state.objective.parameters().values(),
+            loss_scale=factor,
         )
         verdict = self.guard.check(
             loss,
             norm,
             step=state.step,
             keys=batch.keys,
+            can_overflow=scale is not None and scale.can_fall,
             save_due=save_due,
             save_failed=self.background is not None and self.background.failed,
         )
+        if scale is not None and verdict.overflow:
+            scale.overflowed()
         if verdict.update:
+            if scale is not None:
+                scale.updated()
             state.optimizers.step()
             state.objective.clamp()
             if state.ema is not None:
@@ -163,6 +172,7 @@ class Loop:
                     "lr": state.optimizers.lr,
                     "grad_norm": norm.item(),
                     **state.objective.figures(),
+                    **({} if scale is None else {"loss_scale": factor}),
                     **clock.figures(),
                 }
             )

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 class Objective(Protocol):
     """From a batch to gradients, over any schedule. Contrastive training and VQA are two."""
 
-    def step(self, schedule: Any, batch: Any) -> Tensor:
-        """Loss and gradients of one global batch; the gradients are added to `.grad`.
+    def step(self, schedule: Any, batch: Any, *, loss_scale: float = 1.0) -> Tensor:
+        """Loss and gradients of one global batch; the gradients, times `loss_scale`, are added to
+        `.grad`.
 
         Returns:
-            The loss, detached, the same on every rank.
+            The loss, detached and without the scale, the same on every rank.
         """
         ...
 

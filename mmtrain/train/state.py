@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmtrain.data.bad_samples import BadSampleLog
 from mmtrain.errors import UsageError
-from mmtrain.optim import Ema, Optimizers
+from mmtrain.optim import Ema, LossScale, Optimizers
 from mmtrain.parallel import Layout, PipelineSchedule, gather_tensors
 from mmtrain.train.background_save import BackgroundSave
 from mmtrain.train.checkpoint import Tensors, find_latest, load_checkpoint, save_checkpoint
@@ -69,6 +69,8 @@ class RunState:
     schedule: LocalSchedule | PipelineSchedule
     optimizers: Optimizers
     ema: Ema | None
+    loss_scale: LossScale | None = None
+    """With precision fp16."""
     bad_samples: BadSampleLog
     identity: Identity
     step: int = 0
@@ -122,6 +124,7 @@ class RunState:
             "identity": {name: getattr(self.identity, name) for name in _IDENTITY_KEYS},
             "environment": environment(self.layout),
             "bad_samples": self.bad_samples.state_dict(),
+            "loss_scale": None if self.loss_scale is None else self.loss_scale.state_dict(),
             "recipe": recipe,
         }
         save = save_checkpoint if background is None else background.begin
@@ -145,6 +148,9 @@ class RunState:
         self.identity.check(state["identity"], path)
         self.step, self.samples_seen = state["step"], state["samples_seen"]
         self.bad_samples.load_state_dict(state["bad_samples"])
+        # Absent where the checkpoint is older, or of a run at another precision: the scale begins.
+        if self.loss_scale is not None and (saved_scale := state.get("loss_scale")) is not None:
+            self.loss_scale.load_state_dict(saved_scale)
         now = environment(self.layout)
         for name, saved in state["environment"].items():
             if now.get(name) != saved:

@@ -55,10 +55,10 @@ def check_locks(name: str, parallel: ParallelConfig, microbatches: int) -> None:
         got.optimizers.step()
 
 
-def check_bf16(name: str, parallel: ParallelConfig, microbatches: int) -> None:
-    """bf16 gradients are near fp32's: nothing is lost or counted twice by a format's way."""
+def check_formats(name: str, parallel: ParallelConfig, microbatches: int) -> None:
+    """16-bit gradients are near fp32's: nothing is lost or counted twice by a format's way."""
     want = gradients(Trained(CONFIG, SOFTMAX, precision="fp32"))
-    for precision in ("bf16", "bf16-pure"):
+    for precision in ("bf16", "bf16-pure", "fp16"):
         got = Trained(
             CONFIG,
             SOFTMAX,
@@ -91,7 +91,7 @@ def check_fixed_shapes(parallel: ParallelConfig, microbatches: int) -> None:
 def check_all(rank: int) -> None:
     for name, (parallel, microbatches) in LAYOUTS.items():
         check_locks(name, parallel, microbatches)
-        check_bf16(name, parallel, microbatches)
+        check_formats(name, parallel, microbatches)
     check_fixed_shapes(*LAYOUTS["pp"])
     dist.barrier()
 
@@ -100,9 +100,9 @@ def test_two_ranks() -> None:
     run_ranks(check_all, 2)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "bf16-pure"])
+@pytest.mark.parametrize("precision", ["bf16", "bf16-pure", "fp16"])
 @pytest.mark.parametrize("microbatches", [1, 4])
-def test_bf16_in_one_process(precision: str, microbatches: int) -> None:
+def test_formats_in_one_process(precision: str, microbatches: int) -> None:
     """Autocast keeps weights that the pass without gradients has cast: they must not serve the
     pass with gradients, or most weights would get none."""
     want = gradients(Trained(CONFIG, SOFTMAX, precision="fp32"))

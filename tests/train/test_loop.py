@@ -87,6 +87,7 @@ def test_workers_and_microbatches_do_not_change_the_losses(tmp_path: Path) -> No
         ("--optim.kind", "muon", "--optim.lr", "1e-3"),
         ("--train.precision", "bf16"),
         ("--train.precision", "bf16-pure"),
+        ("--train.precision", "fp16"),
         ("--lock.vision", "0", "--lock.text", "2"),
         ("--data.last", "mask", "--train.batch_size", "48", "--train.microbatches", "3"),
         ("--optim.layer_decay", "0.8", "--optim.schedule", "wsd"),
@@ -210,9 +211,9 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> list[int]:
     """The loss of these steps (counted over the process) is NaN -> the count, by reference."""
     step, count = ContrastiveObjective.step, [0]
 
-    def poisoned(self: ContrastiveObjective, *args) -> torch.Tensor:
+    def poisoned(self: ContrastiveObjective, *args, **options) -> torch.Tensor:
         count[0] += 1
-        return step(self, *args) * (torch.nan if count[0] in steps else 1)
+        return step(self, *args, **options) * (torch.nan if count[0] in steps else 1)
 
     monkeypatch.setattr(ContrastiveObjective, "step", poisoned)
     return count
