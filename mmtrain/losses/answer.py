@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmtrain.losses.vocabulary import VocabularyShares, sharded_argmax, sharded_cross_entropy
+
 AnswerLoss = Literal["bce", "ce"]
 
 
@@ -42,13 +44,38 @@ def choice_loss(logits_QA: Tensor, target_QA: Tensor, *, kind: AnswerLoss) -> Te
     raise ValueError(f'answer_loss = "{kind}" is unknown; use bce or ce')
 
 
-def writing_loss(logits_QTV: Tensor, tokens_QT: Tensor, mask_QT: Tensor) -> Tensor:
+def writing_loss(
+    logits_QTV: Tensor,
+    tokens_QT: Tensor,
+    mask_QT: Tensor,
+    *,
+    shares: VocabularyShares | None = None,
+) -> Tensor:
     """Each row's sum [Q] of the cross-entropies of the tokens that `mask_QT` marks, in fp32.
 
-    The logits at t are of the token at t + 1; so a mark on the first token counts nothing.
+    The logits at t are of the token at t + 1; so a mark on the first token counts nothing. With
+    `shares` the logits are those of this rank's share of the vocabulary.
     """
     wide = torch.promote_types(logits_QTV.dtype, torch.float32)
-    each_QT = F.cross_entropy(
-        logits_QTV[:, :-1].to(wide).flatten(0, 1), tokens_QT[:, 1:].flatten(), reduction="none"
-    )
-    return (each_QT.view(tokens_QT.size(0), -1) * mask_QT[:, 1:]).sum(1)
+    logits_NV = logits_QTV[:, :-1].to(wide).flatten(0, 1)
+    target_N = tokens_QT[:, 1:].flatten()
+    if shares is None:
+        each_N = F.cross_entropy(logits_NV, target_N, reduction="none")
+    else:
+        each_N = sharded_cross_entropy(logits_NV, target_N, shares=shares)
+    return (each_N.view(tokens_QT.size(0), -1) * mask_QT[:, 1:]).sum(1)
+
+
+@torch.no_grad()
+def num_right_tokens(
+    logits_QTV: Tensor,
+    tokens_QT: Tensor,
+    mask_QT: Tensor,
+    *,
+    shares: VocabularyShares | None = None,
+) -> Tensor:
+    """How many [Q] of each row's marked tokens have the largest logit; arguments as above."""
+    logits_NV = logits_QTV[:, :-1].flatten(0, 1)
+    said_N = logits_NV.argmax(1) if shares is None else sharded_argmax(logits_NV, shares=shares)
+    said_QT = said_N.view(tokens_QT.size(0), -1)
+    return ((said_QT == tokens_QT[:, 1:]) & mask_QT[:, 1:]).sum(1)

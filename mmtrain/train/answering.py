@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from mmtrain.data.randomness import uniform
 from mmtrain.data.vqa import NO_ANSWER, VqaBatch, label_mask
 from mmtrain.errors import UsageError
-from mmtrain.losses.answer import AnswerLoss, choice_loss, soft_targets, writing_loss
+from mmtrain.losses.answer import (
+    AnswerLoss,
+    choice_loss,
+    num_right_tokens,
+    soft_targets,
+    writing_loss,
+)
+from mmtrain.losses.vocabulary import VocabularyShares
 from mmtrain.models.vqa import Vqa, VqaLogits
 from mmtrain.nn.transformer import depth_keep
 from mmtrain.parallel import Layout, PipelineSchedule
@@ -43,8 +50,13 @@ class AnswerObjective:
     def __init__(self, model: Vqa, config: AnswerLossConfig, *, layout: Layout, seed: int) -> None:
         self.config, self.layout, self.seed = config, layout, seed
         self.clip_config = model.clip
-        self.num_answers = None if model.classify is None else model.classify.choose.out_features
-        self.writes = model.generate is not None
+        classify, generate = model.config.classify, model.config.generate
+        self.num_answers = None if classify is None else classify.num_answers
+        self.writes = generate is not None
+        self.shares = None
+        if generate is not None and (group := layout.group("tp")) is not None:
+            assert generate.vocab_size is not None
+            self.shares = VocabularyShares(group=group, vocab_size=generate.vocab_size)
         self._right = torch.zeros(2)
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -98,9 +110,9 @@ class AnswerObjective:
         if logits.next_QTV is not None:
             tokens_QT, start_Q = rows["tokens_QT"], rows["question_length_Q"]
             mask_QT = label_mask(tokens_QT, start_Q, rows["length_Q"]) & valid_Q[:, None]
-            columns[_WRITING] = writing_loss(logits.next_QTV, tokens_QT, mask_QT)
-            said_QT = logits.next_QTV[:, :-1].argmax(-1) == tokens_QT[:, 1:]
-            columns[_RIGHT] = (said_QT & mask_QT[:, 1:]).sum(1)
+            written = (logits.next_QTV, tokens_QT, mask_QT)
+            columns[_WRITING] = writing_loss(*written, shares=self.shares)
+            columns[_RIGHT] = num_right_tokens(*written, shares=self.shares)
         if logits.choice_QA is not None:
             target_QA = soft_targets(
                 rows["answer_id_QK"], rows["answer_score_QK"], logits.choice_QA.size(1)
