@@ -1,7 +1,7 @@
 """The models: towers made of the shared core. They know nothing of how they are parallelised."""
 
 from mmtrain.models.clip import Clip, ClipConfig, ClipStage
-from mmtrain.models.decoder import Decoder, DecoderConfig
+from mmtrain.models.decoder import Decoder, DecoderConfig, DecoderStage
 from mmtrain.models.text import TextConfig, TextTower
 from mmtrain.models.vision import VisionConfig, VisionTower
 
@@ -11,6 +11,7 @@ __all__ = [
     "ClipStage",
     "Decoder",
     "DecoderConfig",
+    "DecoderStage",
     "TextConfig",
     "TextTower",
     "VisionConfig",

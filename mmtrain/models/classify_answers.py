@@ -33,7 +33,16 @@ class ClassifyConfig:
 
 
 class AnswerClassifier(nn.Module):
-    """connector and question map -> front doors -> fusion -> norm -> one logit an answer."""
+    """connector and question map -> front doors -> fusion -> norm -> one logit an answer.
+
+    A pipeline stage holds None for what another stage has.
+    """
+
+    connector: Connector | None
+    question_norm: nn.Module | None
+    question: nn.Linear | None
+    norm: nn.Module | None
+    choose: nn.Linear | None
 
     def __init__(
         self,
@@ -63,16 +72,16 @@ class AnswerClassifier(nn.Module):
         self.norm = fusion.build_norm(dim)
         self.choose = nn.Linear(dim, config.num_answers)
 
-    def forward(self, image_BTD: Tensor, question_QTD: Tensor, length_Q: Tensor) -> Tensor:
-        """The towers' tokens of images and questions -> logits [Q, A]."""
+    def forward(
+        self, image_BTD: Tensor, question_QTD: Tensor, length_Q: Tensor
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """The towers' tokens of images and questions (or both as the stage before left them) ->
+        logits [Q, A] (or both for the next stage)."""
         num_images, (num_questions, num_tokens) = image_BTD.size(0), question_QTD.shape[:2]
-        question_QTD = self.question(self.question_norm(question_QTD))
-        image_BPD = self.connector(image_BTD)
         own_Q1T = key_length_allowed(length_Q, num_tokens)
-        if "image" in self.front_doors:
-            image_BPD = self.front_doors["image"](image_BPD, Mask())
-        if "question" in self.front_doors:
-            question_QTD = self.front_doors["question"](question_QTD, Mask(allowed=own_Q1T))
+        image_BPD = image_BTD
+        if self.connector is not None:
+            image_BPD, question_QTD = self._enter(image_BTD, question_QTD, own_Q1T)
         # An image's questions stand in one row, so that its keys and values are made once.
         num_slots = num_questions // num_images
         x_BSD = question_QTD.reshape(num_images, num_slots * num_tokens, -1)
@@ -81,11 +90,28 @@ class AnswerClassifier(nn.Module):
         allowed = same_SS[None] & own_Q1T.reshape(num_images, 1, -1)
         x_BSD = self.fusion(x_BSD, mask=Mask(allowed=allowed), context_BSD=image_BPD)
         x_QTD = x_BSD.reshape(num_questions, num_tokens, -1)
+        if self.norm is None or self.choose is None:
+            return image_BPD, x_QTD
         return self.choose(self.norm(pool_tokens(x_QTD, "end", length_B=length_Q)))
+
+    def _enter(
+        self, image_BTD: Tensor, question_QTD: Tensor, own_Q1T: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What the fusion works on: [B, P, D] of the images, [Q, T, D] of the questions."""
+        assert self.connector is not None
+        assert self.question_norm is not None and self.question is not None
+        question_QTD = self.question(self.question_norm(question_QTD))
+        image_BPD = self.connector(image_BTD)
+        if "image" in self.front_doors:
+            image_BPD = self.front_doors["image"](image_BPD, Mask())
+        if "question" in self.front_doors:
+            question_QTD = self.front_doors["question"](question_QTD, Mask(allowed=own_Q1T))
+        return image_BPD, question_QTD
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
         """Draw initial weights: linears U(+-fan_in^-.5), the rest by their own tables."""
+        assert self.question is not None and self.choose is not None and self.connector is not None
         init_linears(self.question, generator)
         init_linears(self.choose, generator)
         reset_norms(self.question_norm, self.norm)

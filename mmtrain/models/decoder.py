@@ -7,6 +7,7 @@ their checkpoints). A picture's features join a text as vectors:
     logits_BTV = decoder(torch.cat([image_BTD, text_BTD], 1), prefix_length_B=image_length_B)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,7 +59,7 @@ class DecoderConfig:
 
 
 class TokenEmbedding(nn.Module):
-    """One matrix for both ends of a decoder: ids to vectors, and vectors to logits where tied."""
+    """Ids to vectors; its matrix gives the logits too where the head is tied."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -66,11 +67,13 @@ class TokenEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.vocab_size, dim))
         self.scale = dim**0.5 if config.embed_scale else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Ids [B, T] -> vectors [B, T, D], scaled; or features [B, T, D] -> logits [B, T, V]."""
-        if x.is_floating_point():
-            return F.linear(x, self.weight)
-        x_BTD = F.embedding(x, self.weight)
+    def matrix(self) -> Tensor:
+        """What a tied head multiplies with, [V, D]."""
+        return self.weight
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Ids [B, T] -> vectors [B, T, D], scaled."""
+        x_BTD = F.embedding(tokens_BT, self.weight)
         if self.scale is None:
             return x_BTD
         return x_BTD * torch.tensor(self.scale, dtype=x_BTD.dtype, device=x_BTD.device)
@@ -96,11 +99,16 @@ class DecoderEmbed(nn.Module):
         return x_BTD + F.embedding(position_BT, self.positional_embedding)
 
 
-class DecoderHead(nn.Module):
-    """Features to what the logits are computed from, or to logits where the head is not tied.
+class TiedLogits(nn.Module):
+    """Logits from the token embedding's matrix; a module, so that a vocabulary can be sharded."""
 
-    `token` is for a pipeline's last stage: the tied embedding, which the first stage has too.
-    """
+    def forward(self, x_BTD: Tensor, weight_VD: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, V]."""
+        return F.linear(x_BTD, weight_VD)
+
+
+class DecoderHead(nn.Module):
+    """Norm, then logits: by a matrix of its own, or by the token embedding's."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -109,12 +117,20 @@ class DecoderHead(nn.Module):
         self.projection = (
             None if config.tied_head else nn.Linear(blocks.dim, config.vocab_size, bias=False)
         )
-        self.token: TokenEmbedding | None = None
+        self.tied = TiedLogits() if config.tied_head else None
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D] where tied, else [B, T, V]."""
+    def forward(self, x_BTD: Tensor, tied_VD: Tensor | None) -> Tensor:
+        """[B, T, D] -> [B, T, V]; `tied_VD` is the token embedding's matrix where it is tied.
+
+        Raises:
+            ValueError: it is tied and there is none.
+        """
         x_BTD = x_BTD if self.norm is None else self.norm(x_BTD)
-        return x_BTD if self.projection is None else self.projection(x_BTD)
+        if self.projection is not None:
+            return self.projection(x_BTD)
+        if self.tied is None or tied_VD is None:
+            raise ValueError("the head is tied to an embedding that another stage holds")
+        return self.tied(x_BTD, tied_VD)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +176,7 @@ class Decoder(nn.Module):
         cache: DecoderCache | None = None,
         keep_BL2: Tensor | None = None,
         num_logits: int | None = None,
+        tied_VD: Tensor | None = None,
     ) -> Tensor:
         """Next-token logits [B, T, V]; tokens [B, T, D] where a later stage has the head.
 
@@ -179,6 +196,7 @@ class Decoder(nn.Module):
             cache: from build_cache; these tokens are appended to it.
             keep_BL2: factors of stochastic depth from depth_keep.
             num_logits: only those of the last tokens. None: of all.
+            tied_VD: the tied head's matrix, from the stage that has the embedding.
 
         Raises:
             ValueError: more tokens than context_length, or the mask's kind needs what is missing.
@@ -205,19 +223,19 @@ class Decoder(nn.Module):
         )
         if self.head is None:
             return x
-        return self._logits(x if num_logits is None else x[:, -num_logits:])
+        if self.config.tied_head and self.embed is not None:
+            tied_VD = self.embed.token.matrix()
+        return self.head(x if num_logits is None else x[:, -num_logits:], tied_VD)
 
-    def _logits(self, x_BTD: Tensor) -> Tensor:
-        assert self.head is not None
-        x_BTD = self.head(x_BTD)
-        if not self.config.tied_head:
-            return x_BTD
-        owner = self.head if self.head.token is not None else self.embed
-        if owner is None or owner.token is None:
-            raise ValueError(
-                "the head is tied to an embedding that another stage holds; use tied_head = false"
-            )
-        return owner.token(x_BTD)
+    def matrix_to_hand_on(self, x: Tensor) -> Tensor | None:
+        """The tied head's matrix for the stage that has the head; None where nobody needs it.
+
+        It hangs on `x`, what this stage was given, by a zero: schedules that compute the gradients
+        of inputs and of weights apart find weights only through what the inputs lead to.
+        """
+        if not self.config.tied_head or self.embed is None or self.head is not None:
+            return None
+        return self.embed.token.matrix() + 0 * x.flatten()[0]
 
     def _rope_table(self, position_BT: Tensor) -> RopeTable | None:
         if self.config.positions != "rope":
@@ -304,6 +322,43 @@ class Decoder(nn.Module):
         if self.head.projection is not None:
             self.head.projection.weight.normal_(0.0, 0.02, generator=generator)
         return self
+
+
+class DecoderStage(nn.Module):
+    """A decoder, or a slice of it, as one module of a schedule over texts.
+
+    The first stage takes ids [B, T]; between stages travel the tokens [B, T, D] and, for a tied
+    head, its matrix. The criterion has the last word.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self._criterion: Callable[[Tensor, dict[str, Tensor]], Tensor] | None = None
+
+    def set_criterion(self, criterion: Callable[[Tensor, dict[str, Tensor]], Tensor]) -> None:
+        """(logits [B, T, V], all per-row tensors) -> [B, C]; the training objective's."""
+        self._criterion = criterion
+
+    def forward(
+        self,
+        x: Tensor,
+        tied_VD: Tensor | None = None,
+        *,
+        length_B: Tensor,
+        keep_BL2: Tensor | None = None,
+        **rows: Tensor,
+    ) -> Tensor | tuple[Tensor, ...]:
+        """[B, C], what the criterion makes of the logits; or the tokens for the next stage."""
+        place_T = torch.arange(x.size(1), device=x.device)
+        real_BT = place_T < length_B[:, None]
+        out = self.decoder(x, real_BT=real_BT, keep_BL2=keep_BL2, tied_VD=tied_VD)
+        if self.decoder.head is None:
+            handed_on = self.decoder.matrix_to_hand_on(x)
+            tied_VD = tied_VD if handed_on is None else handed_on
+            return (out,) if tied_VD is None else (out, tied_VD)
+        assert self._criterion is not None, "a stage trains; Decoder is for the rest"
+        return self._criterion(out, rows | {"length_B": length_B})
 
 
 def _positions(x: Tensor, real_BT: Tensor | None) -> Tensor:

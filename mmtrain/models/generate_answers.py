@@ -46,7 +46,12 @@ class GenerateConfig:
 
 
 class AnswerGenerator(nn.Module):
-    """connector -> front door -> decoder over image, question and answer."""
+    """connector -> front door -> decoder over image, question and answer.
+
+    A pipeline stage holds None for what another stage has.
+    """
+
+    connector: Connector | None
 
     def __init__(
         self,
@@ -60,7 +65,7 @@ class AnswerGenerator(nn.Module):
         assert config.vocab_size is not None, "the tokenizer gives the vocabulary"
         assert config.text_length is not None, "the tokenizer gives the length"
         blocks = config.transformer
-        self.connector = Connector(connector, vision, dim=blocks.dim)
+        self.connector = connected = Connector(connector, vision, dim=blocks.dim)
         self.front_door = (
             FrontDoor(front_door, dim=blocks.dim, num_heads=blocks.num_heads)
             if front_door is not None and "image" in front_door.places
@@ -70,7 +75,7 @@ class AnswerGenerator(nn.Module):
             DecoderConfig(
                 transformer=blocks,
                 vocab_size=config.vocab_size,
-                context_length=self.connector.num_tokens + config.text_length,
+                context_length=connected.num_tokens + config.text_length,
                 positions="learned" if config.learned_positions else "rope",
                 rope_theta=config.rope_theta,
                 embed_scale=config.embed_scale,
@@ -80,46 +85,71 @@ class AnswerGenerator(nn.Module):
 
     def image_tokens(self, image_BTD: Tensor) -> Tensor:
         """The vision tower's tokens -> those that begin the decoder's text, [B, P, D]."""
+        assert self.connector is not None
         image_BPD = self.connector(image_BTD)
         return image_BPD if self.front_door is None else self.front_door(image_BPD, Mask())
 
     def forward(
-        self, image_BTD: Tensor, tokens_QT: Tensor, question_length_Q: Tensor, length_Q: Tensor
+        self,
+        x: Tensor,
+        tokens_QT: Tensor,
+        question_length_Q: Tensor,
+        length_Q: Tensor,
+        *,
+        tied_VD: Tensor | None = None,
     ) -> Tensor:
-        """Next-token logits [Q, T, V] of the text; those at t are of the token at t + 1."""
-        assert self.decoder.embed is not None
-        image_BPD = self.image_tokens(image_BTD)
-        text_QTD = self.decoder.embed.token(tokens_QT)
+        """The vision tower's tokens (or the decoder's from the stage before) -> next-token logits
+        [Q, T, V] of the text, those at t being of the token at t + 1 (or the decoder's tokens).
+
+        `tied_VD` is as the decoder takes it.
+        """
+        x = x if self.connector is None else self._rows(x, tokens_QT)
         if self.decoder.config.transformer.mask == "block":
-            return self._in_one_row(image_BPD, text_QTD, length_Q)
-        num_slots = text_QTD.size(0) // image_BPD.size(0)
-        image_QPD = image_BPD.repeat_interleave(num_slots, dim=0)
-        num_patches, num_tokens = image_BPD.size(1), text_QTD.size(1)
-        place_T = torch.arange(num_patches + num_tokens, device=tokens_QT.device)
+            return self._in_one_row(x, tokens_QT, length_Q, tied_VD)
+        num_tokens = tokens_QT.size(1)
+        num_patches = x.size(1) - num_tokens
+        place_T = torch.arange(x.size(1), device=tokens_QT.device)
         prefix = self.decoder.config.transformer.mask == "prefix"
-        logits = self.decoder(
-            torch.cat([image_QPD, text_QTD], dim=1),
+        return self.decoder(
+            x,
             real_BT=place_T < (num_patches + length_Q)[:, None],
             prefix_length_B=num_patches + question_length_Q if prefix else None,
             num_logits=num_tokens,
+            tied_VD=tied_VD,
         )
-        return logits
 
-    def _in_one_row(self, image_BPD: Tensor, text_QTD: Tensor, length_Q: Tensor) -> Tensor:
+    def _rows(self, image_BTD: Tensor, tokens_QT: Tensor) -> Tensor:
+        """What the decoder reads: under `block` all questions of an image behind it, [B, S, D];
+        else each question behind its image, [Q, S, D]."""
+        assert self.decoder.embed is not None
+        image_BPD = self.image_tokens(image_BTD)
+        text_QTD = self.decoder.embed.token(tokens_QT)
+        num_images, num_slots = image_BPD.size(0), text_QTD.size(0) // image_BPD.size(0)
+        if self.decoder.config.transformer.mask == "block":
+            text_BSD = text_QTD.reshape(num_images, num_slots * tokens_QT.size(1), -1)
+            return torch.cat([image_BPD, text_BSD], dim=1)
+        return torch.cat([image_BPD.repeat_interleave(num_slots, dim=0), text_QTD], dim=1)
+
+    def _in_one_row(
+        self, x_BSD: Tensor, tokens_QT: Tensor, length_Q: Tensor, tied_VD: Tensor | None
+    ) -> Tensor:
         """All questions of an image behind it, none seeing another."""
-        (num_images, num_patches), num_tokens = image_BPD.shape[:2], text_QTD.size(1)
-        num_slots = text_QTD.size(0) // num_images
-        place_T = torch.arange(num_tokens, device=text_QTD.device)
-        slot_Q1 = torch.arange(num_slots, device=text_QTD.device).repeat(num_images)[:, None] + 1
+        num_images, (num_questions, num_tokens) = x_BSD.size(0), tokens_QT.shape
+        num_slots = num_questions // num_images
+        num_patches = x_BSD.size(1) - num_slots * num_tokens
+        place_T = torch.arange(num_tokens, device=x_BSD.device)
+        slot_Q1 = torch.arange(num_slots, device=x_BSD.device).repeat(num_images)[:, None] + 1
         segment_QT = torch.where(place_T < length_Q[:, None], slot_Q1, -1)
         segment_BS = F.pad(segment_QT.reshape(num_images, -1), (num_patches, 0), value=0)
-        text_BSD = text_QTD.reshape(num_images, num_slots * num_tokens, -1)
-        logits = self.decoder(
-            torch.cat([image_BPD, text_BSD], dim=1),
+        out = self.decoder(
+            x_BSD,
             segment_BT=segment_BS,
             num_logits=num_slots * num_tokens,
+            tied_VD=tied_VD,
         )
-        return logits.reshape(num_images * num_slots, num_tokens, -1)
+        if self.decoder.head is None:
+            return out
+        return out.reshape(num_questions, num_tokens, -1)
 
     @torch.no_grad()
     def read(
@@ -160,6 +190,7 @@ class AnswerGenerator(nn.Module):
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
         """Draw initial weights by the parts' own tables."""
+        assert self.connector is not None, "a slice cannot be initialised"
         self.connector.init_weights(generator)
         self.decoder.init_weights(generator)
         if self.front_door is not None:

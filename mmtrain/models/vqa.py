@@ -74,15 +74,22 @@ Criterion = Callable[[VqaLogits, dict[str, Tensor]], Tensor]
 
 
 class VqaStage(nn.Module):
-    """The whole model as one module of a schedule.
+    """The model, or a slice of it, as one module of a schedule.
 
-    It takes uint8 images [B, 3, H, W]; all that is small per row comes as keyword arguments. The
+    The first stage takes uint8 images [B, 3, H, W]; all that is small per row comes as keyword
+    arguments. Stages of the towers come first and hand on what `takes` of the next one names: the
+    tokens of images and of questions; the heads' stages hand on those and the decoder's. The
     criterion has the last word, so that logits need not outlive a microbatch.
     """
 
+    vision: VisionTower | None
+    text: TextTower | None
+    classify: AnswerClassifier | None
+    generate: AnswerGenerator | None
+
     def __init__(
         self,
-        vision: VisionTower,
+        vision: VisionTower | None,
         text: TextTower | None,
         classify: AnswerClassifier | None,
         generate: AnswerGenerator | None,
@@ -90,6 +97,11 @@ class VqaStage(nn.Module):
         super().__init__()
         self.vision, self.text = vision, text
         self.classify, self.generate = classify, generate
+        self.takes: tuple[str, ...] = ("image",)
+        self.gives: tuple[str, ...] = ()
+        """What goes to the next stage; nothing: the criterion follows."""
+        self.question_length: int | None = None
+        """Tokens that questions are cut to. None: the longest of the microbatch."""
         self._criterion: Criterion | None = None
 
     def set_criterion(self, criterion: Criterion) -> None:
@@ -98,8 +110,7 @@ class VqaStage(nn.Module):
 
     def forward(
         self,
-        vision_x: Tensor,
-        *,
+        *inputs: Tensor,
         tokens_QT: Tensor,
         question_length_Q: Tensor,
         length_Q: Tensor,
@@ -107,32 +118,61 @@ class VqaStage(nn.Module):
         vision_keep_BL2: Tensor | None = None,
         text_keep_QL2: Tensor | None = None,
         **rows: Tensor,
-    ) -> Tensor:
-        """[Q, C], what the criterion makes of the logits."""
-        assert self._criterion is not None, "a stage trains; Vqa.logits is for the rest"
-        image_BTD = self.vision(vision_x, kept_BP=kept_BP, keep_BL2=vision_keep_BL2)
+    ) -> Tensor | tuple[Tensor, ...]:
+        """[Q, C], what the criterion makes of the logits; or the tokens for the next stage."""
         asked = Asked(tokens_QT=tokens_QT, question_length_Q=question_length_Q, length_Q=length_Q)
-        logits = self.logits(image_BTD, asked, text_keep_QL2=text_keep_QL2)
+        x = dict(zip(self.takes, inputs, strict=True))
+        if self.vision is not None:
+            x["image"] = self.vision(x["image"], kept_BP=kept_BP, keep_BL2=vision_keep_BL2)
+        if self.text is not None:
+            x["question"] = self._read(asked, x.get("question"), text_keep_QL2)
+        x |= self._answer(x, asked)
+        if self.gives:
+            return tuple(x[name] for name in self.gives)
+        assert self._criterion is not None, "a stage trains; Vqa.logits is for the rest"
+        logits = VqaLogits(choice_QA=x.get("choice"), next_QTV=x.get("written"))
         return self._criterion(logits, rows | vars(asked))
+
+    def _read(self, asked: Asked, x_QTD: Tensor | None, keep_QL2: Tensor | None) -> Tensor:
+        """The question encoder, over tokens or what the stage before made of them, [Q, T, D]."""
+        assert self.text is not None
+        # Cut to the questions: answers that follow for the other head must not be seen.
+        longest = self.question_length or int(asked.question_length_Q.max())
+        x = asked.tokens_QT[:, :longest] if x_QTD is None else x_QTD
+        return self.text(x, length_B=asked.question_length_Q, keep_BL2=keep_QL2)
+
+    def _answer(self, x: dict[str, Tensor], asked: Asked) -> dict[str, Tensor]:
+        """The heads, or this stage's slice of them -> what they change of `x`."""
+        made: dict[str, Tensor] = {}
+        if self.generate is not None:
+            begin = x["image"] if self.generate.connector is not None else x["written"]
+            made["written"] = self.generate(
+                begin,
+                asked.tokens_QT,
+                asked.question_length_Q,
+                asked.length_Q,
+                tied_VD=x.get("tied"),
+            )
+            tied_VD = self.generate.decoder.matrix_to_hand_on(begin)
+            if tied_VD is not None:
+                made["tied"] = tied_VD
+        if self.classify is not None:
+            out = self.classify(x["image"], x["question"], asked.question_length_Q)
+            if isinstance(out, tuple):
+                made["image"], made["question"] = out
+            else:
+                made["choice"] = out
+        return made
 
     def logits(
         self, image_BTD: Tensor, asked: Asked, *, text_keep_QL2: Tensor | None = None
     ) -> VqaLogits:
-        """Of both heads, for the tokens that the vision tower made of the images."""
-        choice, written = None, None
-        if self.classify is not None and self.text is not None:
-            # Cut to the questions: answers that follow for the other head must not be seen.
-            longest = int(asked.question_length_Q.max())
-            tokens_QT = asked.tokens_QT[:, :longest]
-            question_QTD = self.text(
-                tokens_QT, length_B=asked.question_length_Q, keep_BL2=text_keep_QL2
-            )
-            choice = self.classify(image_BTD, question_QTD, asked.question_length_Q)
-        if self.generate is not None:
-            written = self.generate(
-                image_BTD, asked.tokens_QT, asked.question_length_Q, asked.length_Q
-            )
-        return VqaLogits(choice_QA=choice, next_QTV=written)
+        """Of both heads, for the tokens that the vision tower made of the images; whole models."""
+        x = {"image": image_BTD}
+        if self.text is not None:
+            x["question"] = self._read(asked, None, text_keep_QL2)
+        made = self._answer(x, asked)
+        return VqaLogits(choice_QA=made.get("choice"), next_QTV=made.get("written"))
 
 
 class Vqa(nn.Module):

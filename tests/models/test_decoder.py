@@ -185,15 +185,16 @@ def test_a_tied_head_has_one_matrix_and_one_gradient():
 
 @torch.no_grad()
 def test_two_stages_give_the_whole():
-    """Cut as a pipeline cuts: later blocks alone, the tied matrix in both."""
+    """Cut as a pipeline cuts: later blocks alone, the tied matrix handed on."""
     whole, first, last = (build(tied_head=True) for _ in range(3))
     del first.transformer.blocks["1"], last.transformer.blocks["0"]
-    first.head, token = None, last.embed.token
-    last.embed = None
+    first.head = last.embed = None
+    x = first(ids())
     with pytest.raises(ValueError, match="tied to an embedding that another stage holds"):
-        last(first(ids()))
-    last.head.token = token
-    torch.testing.assert_close(last(first(ids())), whole(ids()))
+        last(x)
+    tied_VD = first.matrix_to_hand_on(ids())
+    torch.testing.assert_close(last(x, tied_VD=tied_VD), whole(ids()))
+    assert last.matrix_to_hand_on(x) is None and whole.matrix_to_hand_on(ids()) is None
 
 
 @pytest.mark.parametrize(
