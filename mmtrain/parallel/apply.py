@@ -7,19 +7,23 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from mmtrain.models import Clip, ClipStage
+from mmtrain.models import Clip, Decoder, DecoderStage
 from mmtrain.models.vqa import Vqa
 from mmtrain.parallel.compile import apply_compile
 from mmtrain.parallel.mesh import Layout
-from mmtrain.parallel.pipeline import slice_stages
 from mmtrain.parallel.precision import Precision, apply_precision
 from mmtrain.parallel.recompute import apply_recompute
 from mmtrain.parallel.shard import apply_fsdp
+from mmtrain.parallel.slices import slice_stages
 from mmtrain.parallel.tensor import apply_tensor_parallel
 
 
 def parallelize(
-    model: Clip | Vqa, layout: Layout, *, precision: Precision = "fp32", compile: bool = False
+    model: Clip | Vqa | Decoder,
+    layout: Layout,
+    *,
+    precision: Precision = "fp32",
+    compile: bool = False,
 ) -> list[nn.Module]:
     """The stages of `model` that this rank holds, laid out over the mesh.
 
@@ -29,11 +33,10 @@ def parallelize(
     Raises:
         UsageError: a degree of parallelism does not fit the model.
     """
-    whole = model.stage()
+    whole = DecoderStage(model) if isinstance(model, Decoder) else model.stage()
     stages: list[nn.Module] = [whole]
     if layout.size("pp") > 1:
-        assert isinstance(whole, ClipStage), "the recipe refuses pipelines of other models"
-        stages = [*slice_stages(whole, layout)]
+        stages = slice_stages(whole, layout)
     for stage in stages:
         apply_precision(stage, precision, layout.device)
         stage.to(layout.device)

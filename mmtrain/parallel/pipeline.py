@@ -1,12 +1,10 @@
-"""Pipeline parallelism: stage i holds slice i of every tower.
+"""Pipeline parallelism: one chain of stages, driven by torch.distributed.pipelining.
 
-One chain of stages carries both towers side by side, so that a single schedule of
-torch.distributed.pipelining drives CLIP. GPipe: arXiv:1811.06965; 1F1B: arXiv:1806.03377;
+parallel/slices.py cuts the models. GPipe: arXiv:1811.06965; 1F1B: arXiv:1806.03377;
 interleaved: arXiv:2104.04473; zero bubble: arXiv:2401.10241.
 """
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +13,9 @@ from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, get_schedule_class
 
 from mmtrain.errors import UsageError
-from mmtrain.models import ClipStage, TextTower, VisionTower
+from mmtrain.models.connector import Connector
+from mmtrain.models.decoder import TokenEmbedding
+from mmtrain.nn.front_door import FrontDoor
 from mmtrain.parallel.mesh import Layout
 
 
@@ -23,45 +23,21 @@ def stage_indices(layout: Layout) -> list[int]:
     """The stages this rank holds: one, or two where the schedule interleaves (in rounds, or as a V
     that turns round on the last rank)."""
     rank, size = layout.rank("pp"), layout.size("pp")
-    if not _interleaves(layout):
+    if not interleaves(layout):
         return [rank]
     if layout.config.schedule == "ZBVZeroBubble":
         return [rank, 2 * size - 1 - rank]
     return [rank, rank + size]
 
 
-def _interleaves(layout: Layout) -> bool:
+def interleaves(layout: Layout) -> bool:
+    """Whether each rank holds two stages."""
     return issubclass(get_schedule_class(layout.config.schedule), PipelineScheduleMulti)
 
 
 def num_stages(layout: Layout) -> int:
     """Stages of the whole pipeline."""
-    return layout.size("pp") * (2 if _interleaves(layout) else 1)
-
-
-def check_stages(layout: Layout, num_layers: dict[str, int]) -> None:
-    """Refuse more stages than layers.
-
-    Args:
-        layout: the mesh.
-        num_layers: of each tower, by the tower's name.
-
-    Raises:
-        UsageError: naming the tower and what works.
-    """
-    total = num_stages(layout)
-    for name, layers in num_layers.items():
-        if total > layers:
-            each = (
-                f" with two stages a rank ({layout.config.schedule})"
-                if _interleaves(layout)
-                else ""
-            )
-            raise UsageError(
-                f"parallel.pp = {layout.size('pp')}{each} cuts model.{name}.transformer.num_layers "
-                f"= {layers} into {total} stages; use parallel.pp <= "
-                f"{layers * layout.size('pp') // total}"
-            )
+    return layout.size("pp") * (2 if interleaves(layout) else 1)
 
 
 def check_microbatches(layout: Layout, num_microbatches: int) -> None:
@@ -85,53 +61,6 @@ def check_microbatches(layout: Layout, num_microbatches: int) -> None:
         )
 
 
-def layer_range(num_layers: int, index: int, num_stages: int) -> range:
-    """The layers of stage `index`: an even cut, earlier stages taking the smaller share."""
-    return range(num_layers * index // num_stages, num_layers * (index + 1) // num_stages)
-
-
-def slice_tower(tower: VisionTower | TextTower, index: int, num_stages: int) -> None:
-    """Drop from a tower what other stages hold, in place; names of parameters do not change."""
-    kept = layer_range(tower.transformer.config.num_layers, index, num_stages)
-    for name in list(tower.transformer.blocks):
-        if int(name) not in kept:
-            del tower.transformer.blocks[name]
-    if index > 0:
-        tower.embed = None
-    if index < num_stages - 1:
-        tower.head = None
-
-
-def slice_stages(whole: ClipStage, layout: Layout) -> list[ClipStage]:
-    """The slices of a model that this rank holds.
-
-    Raises:
-        UsageError: there are more stages than layers.
-    """
-    towers = {"vision": whole.vision, "text": whole.text}
-    layers = {name: tower.transformer.config.num_layers for name, tower in towers.items()}
-    check_stages(layout, layers)
-    return [slice_stage(whole, i, num_stages(layout)) for i in stage_indices(layout)]
-
-
-def slice_stage(whole: ClipStage, index: int, num_stages: int) -> ClipStage:
-    """Stage `index` of the pipeline. Its parts are shared with `whole`, nothing is copied."""
-    stage = ClipStage(_shallow(whole.vision), _shallow(whole.text))
-    for tower in (stage.vision, stage.text):
-        slice_tower(tower, index, num_stages)
-    return stage
-
-
-def _shallow(tower: Any) -> Any:
-    """A tower with child tables of its own over the same parts."""
-    twin = copy.copy(tower)
-    twin._modules = dict(tower._modules)
-    twin.transformer = copy.copy(tower.transformer)
-    twin.transformer._modules = dict(tower.transformer._modules)
-    twin.transformer.blocks = nn.ModuleDict(dict(tower.transformer.blocks.items()))
-    return twin
-
-
 def surrogate(features_B2E: Tensor, gradient_B2E: Tensor) -> Tensor:
     """<z, dL/dz>: its gradient with respect to the weights is the loss's own."""
     return (features_B2E * gradient_B2E).sum()
@@ -149,6 +78,12 @@ class _DenseGradient(torch.autograd.Function):
         return gradients[0].contiguous()
 
 
+def _dense(x: Tensor) -> Tensor:
+    """The same values, contiguous, and not a view: zero-bubble schedules detach them in place."""
+    x = x.contiguous()
+    return x.clone() if x._is_view() else x
+
+
 def make_edges_dense(stage: nn.Module) -> None:
     """Make contiguous what a stage hands on, in place: tokens forward and gradients backward.
 
@@ -161,7 +96,7 @@ def make_edges_dense(stage: nn.Module) -> None:
         # The first stage's uint8 images have no gradient.
         dense = (_DenseGradient.apply(x) if x.is_floating_point() else x for x in inputs)
         out = forward(*dense, **rows)
-        return tuple(x.contiguous() for x in out) if isinstance(out, tuple) else out.contiguous()
+        return tuple(map(_dense, out)) if isinstance(out, tuple) else _dense(out)
 
     stage.forward = run  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -176,6 +111,21 @@ class _Stage(PipelineStage):
     def set_local_bwd_input(self, next_stage_bwd_outputs: Any, mb_index: int) -> None:
         if self.has_backward:
             super().set_local_bwd_input(next_stage_bwd_outputs, mb_index)
+
+
+def weights_meet(stage: nn.Module) -> bool:
+    """Whether weights of a stage lead to each other before they meet what the stage was given: a
+    dictionary to its keys' matrix, a connector's queries, an embedding to its tied logits.
+
+    Zero-bubble schedules compute the gradients of inputs first and of weights later. torch sorts
+    such weights into groups that overlap, and counts them twice or walks a graph that is gone.
+    """
+    return any(isinstance(part, FrontDoor | Connector | TokenEmbedding) for part in stage.modules())
+
+
+def _nothing_left() -> Callable[[], None]:
+    """Of a stage whose gradients are all computed with those of its inputs."""
+    return lambda: None
 
 
 class PipelineSchedule:
@@ -196,13 +146,20 @@ class PipelineSchedule:
         for stage in stages:
             make_edges_dense(stage)
         pipes = [
-            _Stage(stage, index, num_stages(layout), layout.device, group=group)
+            _Stage(
+                stage,
+                index,
+                num_stages(layout),
+                layout.device,
+                group=group,
+                dw_builder=_nothing_left if weights_meet(stage) else None,
+            )
             for stage, index in zip(stages, stage_indices(layout), strict=True)
         ]
         kind = get_schedule_class(layout.config.schedule)
         self.shapes: dict[str, torch.Size] = {}
         self.schedule: Any = kind(
-            pipes if _interleaves(layout) else pipes[0],  # pyright: ignore[reportArgumentType]
+            pipes if interleaves(layout) else pipes[0],  # pyright: ignore[reportArgumentType]
             n_microbatches=num_microbatches,
             loss_fn=surrogate,
             scale_grads=False,
@@ -226,7 +183,8 @@ class PipelineSchedule:
         self, images_BCHW: Tensor, rows: dict[str, Tensor], gradient_B2E: Tensor | None
     ) -> Tensor | None:
         """Accumulate the weights' gradients, given that of the features (on the last stage), which
-        come back detached."""
+        come back detached. Without `eval` before it this is the whole step: the last stage's
+        criterion has made a sum over rows of them, whose gradient is known beforehand."""
         inputs = (images_BCHW,) if self.layout.is_first_stage else ()
         out = self.schedule.step(*inputs, target=gradient_B2E, **rows)
         return out.detach() if self.layout.is_last_stage else None

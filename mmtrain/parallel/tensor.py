@@ -2,18 +2,17 @@
 
 Megatron-LM's split (Shoeybi et al., arXiv:1909.08053; sequence parallel: Korthikanti et al.,
 arXiv:2205.05198): q, k, v and the feed-forward's first matrices by columns, o and down by rows;
-norms and residuals over a share of the tokens. All that is left is replicated on the same mesh,
-because clipping and the fused optimizers refuse a mix of plain and distributed parameters.
+norms and residuals over a share of the tokens. A decoder's vocabulary is shared out
+(parallel/vocabulary.py). All that is left is replicated on the same mesh, because clipping and the
+fused optimizers refuse a mix of plain and distributed parameters.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -24,64 +23,16 @@ from torch.distributed.tensor.parallel import (
 from torch.nn import functional as F
 
 from mmtrain.errors import UsageError
-from mmtrain.models import ClipStage
-from mmtrain.nn import Mask, TransformerConfig
+from mmtrain.models import Decoder
+from mmtrain.nn import Mask, Transformer, TransformerConfig
 from mmtrain.nn.masks import key_length_allowed
 from mmtrain.nn.rope import RopeTable
-
-
-class LocalCompute(ParallelStyle):
-    """Replicated parameters of a module that computes on plain tensors.
-
-    Parameters become DTensors, so that norm, clipping and optimizer see one mesh; forward sees
-    their local tensors, so that the module needs no DTensor rule for any of its operations.
-
-    Args:
-        gradient: `same` where every rank computes the same thing, `sum` where each rank sees its
-            share of the tokens or heads, so that the gradients add up over the ranks.
-    """
-
-    def __init__(self, *, gradient: Literal["same", "sum"]) -> None:
-        super().__init__()
-        self.placement = Replicate() if gradient == "same" else Partial()
-
-    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        for part in module.modules():
-            if list(part.parameters(recurse=False)):
-                _distribute(part, device_mesh)
-                part.forward = _with_local_parameters(part, part.forward, self.placement)
-        return module
-
-
-def _distribute(module: nn.Module, mesh: DeviceMesh) -> None:
-    """The module's own parameters as replicated DTensors."""
-    for name, parameter in list(module.named_parameters(recurse=False)):
-        data = distribute_tensor(parameter.data, mesh, [Replicate()], src_data_rank=None)
-        replica = nn.Parameter(data, requires_grad=parameter.requires_grad)
-        module.register_parameter(name, replica)
-
-
-def _with_local_parameters(
-    module: nn.Module, forward: Callable[..., Any], placement: Replicate | Partial
-) -> Callable[..., Any]:
-    """`forward`, run while the module's parameters are their local tensors."""
-
-    @contextmanager
-    def local_parameters() -> Iterator[None]:
-        kept = dict(module._parameters)
-        for name, parameter in kept.items():
-            if isinstance(parameter, DTensor):
-                module._parameters[name] = parameter.to_local(grad_placements=[placement])  # pyright: ignore[reportArgumentType]
-        try:
-            yield
-        finally:
-            module._parameters.update(kept)
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with local_parameters():
-            return forward(*args, **kwargs)
-
-    return run
+from mmtrain.parallel.local_compute import (
+    LocalCompute,
+    distribute_parameters,
+    with_local_parameters,
+)
+from mmtrain.parallel.vocabulary import shard_vocabulary
 
 
 class SequenceSharded(ParallelStyle):
@@ -95,17 +46,23 @@ class SequenceSharded(ParallelStyle):
         forward = module.forward
 
         def run(
-            x_BTD: Tensor, *, mask: Mask, rope: RopeTable | None = None, **kwargs: Any
+            x_BTD: Tensor,
+            *,
+            mask: Mask,
+            local_mask: Mask | None = None,
+            rope: RopeTable | None = None,
+            **kwargs: Any,
         ) -> Tensor:
             num_tokens = x_BTD.size(1)
             padding = -num_tokens % device_mesh.size()
             if padding:
                 x_BTD = F.pad(x_BTD, (0, 0, 0, padding))
                 mask = _pad_mask(mask, num_tokens, padding, x_BTD.device)
+                local_mask = local_mask and _pad_mask(local_mask, num_tokens, padding, x_BTD.device)
                 rope = rope and (_pad_rope(rope[0], padding), _pad_rope(rope[1], padding))
             whole = DTensor.from_local(x_BTD, device_mesh, [Replicate()], run_check=False)
             share = whole.redistribute(placements=[Shard(1)]).to_local()
-            share = forward(share, mask=mask, rope=rope, **kwargs)
+            share = forward(share, mask=mask, local_mask=local_mask, rope=rope, **kwargs)
             sharded = DTensor.from_local(share, device_mesh, [Shard(1)], run_check=False)
             out = sharded.redistribute(placements=[Replicate()])
             # Contiguous, because a pipeline may send it on.
@@ -136,22 +93,71 @@ def _pad_mask(mask: Mask, num_tokens: int, padding: int, device: torch.device) -
     return Mask(allowed=allowed)
 
 
-def block_plan(*, sequence: bool) -> dict[str, ParallelStyle]:
-    """What each part of a TransformerBlock does on the tp mesh."""
+class SharedHeads(ParallelStyle):
+    """Keys or values of fewer heads than ranks: each computes the one head that its queries share.
+
+    The matrix is replicated; its gradients, each of one head's rows, add up over the ranks.
+
+    Args:
+        num_heads: of keys, a divisor of the ranks.
+        head_dim: features of each.
+    """
+
+    def __init__(self, *, num_heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = num_heads, head_dim
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        assert isinstance(module, nn.Linear)
+        linear = module
+        distribute_parameters(linear, device_mesh, Replicate())
+        head = device_mesh.get_local_rank() * self.num_heads // device_mesh.size()
+        rows = slice(head * self.head_dim, (head + 1) * self.head_dim)
+
+        def project() -> tuple[Tensor, Tensor | None]:
+            return linear.weight[rows], None if linear.bias is None else linear.bias[rows]
+
+        local_rows = with_local_parameters(linear, project, Partial())
+
+        def run(x: DTensor) -> Tensor:
+            return F.linear(x.to_local(grad_placements=[Partial()]), *local_rows())
+
+        linear.forward = run  # pyright: ignore[reportAttributeAccessIssue]
+        return linear
+
+
+def block_plan(config: TransformerConfig, *, tp: int, sequence: bool) -> dict[str, ParallelStyle]:
+    """What each part of a TransformerBlock does on a tp mesh."""
     outside = Shard(1) if sequence else Replicate()
     share = LocalCompute(gradient="sum" if sequence else "same")
+
+    def key_value() -> ParallelStyle:
+        if config.kv_heads % tp == 0:
+            return ColwiseParallel()
+        return SharedHeads(num_heads=config.kv_heads, head_dim=config.head_size)
+
+    def attention(name: str, *contexts: Placement) -> dict[str, ParallelStyle]:
+        whole = (Replicate(),) * (1 + len(contexts))
+        return {
+            name: PrepareModuleInput(
+                input_layouts=(outside, *contexts), desired_input_layouts=whole
+            ),
+            f"{name}.q": ColwiseParallel(),
+            f"{name}.k": key_value(),
+            f"{name}.v": key_value(),
+            f"{name}.q_norm": LocalCompute(gradient="sum"),
+            f"{name}.k_norm": LocalCompute(gradient="sum"),
+            f"{name}.o": RowwiseParallel(output_layouts=outside),
+        }
+
     return {
         "norm1": share,
-        "attention": PrepareModuleInput(
-            input_layouts=(outside,), desired_input_layouts=(Replicate(),)
-        ),
-        "attention.q": ColwiseParallel(),
-        "attention.k": ColwiseParallel(),
-        "attention.v": ColwiseParallel(),
-        "attention.q_norm": LocalCompute(gradient="sum"),
-        "attention.k_norm": LocalCompute(gradient="sum"),
-        "attention.o": RowwiseParallel(output_layouts=outside),
+        **attention("attention"),
         "scale1": share,
+        "norm_cross": share,
+        # What is looked at is whole on every rank.
+        **attention("cross_attention", Replicate()),
+        "scale_cross": share,
         "norm2": share,
         "feed_forward": PrepareModuleInput(
             input_layouts=(outside,), desired_input_layouts=(Replicate(),)
@@ -163,36 +169,70 @@ def block_plan(*, sequence: bool) -> dict[str, ParallelStyle]:
     }
 
 
-def check_tensor_parallel(name: str, config: TransformerConfig, tp: int) -> None:
+_RECIPE_KEYS: dict[str, str] = {
+    "vision.transformer": "model.vision.transformer",
+    "text.transformer": "model.text.transformer",
+    "classify.fusion": "vqa.classify.fusion",
+    "generate.decoder.transformer": "vqa.generate.transformer",
+}
+"""Where a recipe holds the shape of a stage's stack of blocks."""
+
+
+def check_tensor_parallel(key: str, config: TransformerConfig, tp: int) -> None:
     """Refuse a degree that does not divide what it shards.
 
+    Args:
+        key: of the blocks' section in a recipe.
+        config: the blocks.
+        tp: the degree.
+
     Raises:
-        UsageError: naming the tower's field, its value and the degrees that work.
+        UsageError: naming the field, its value and the degrees that work.
     """
-    for field, value in (
-        ("num_heads", config.num_heads),
-        ("num_kv_heads", config.kv_heads),
-        ("ff_dim", config.hidden_dim),
-    ):
+    for field, value in (("num_heads", config.num_heads), ("ff_dim", config.hidden_dim)):
         if value % tp:
             works = [n for n in range(1, value + 1) if value % n == 0 and n <= 64]
             raise UsageError(
-                f"parallel.tp = {tp} must divide model.{name}.transformer.{field} = {value}; "
-                f"use one of {works}"
+                f"parallel.tp = {tp} must divide {key}.{field} = {value}; use one of {works}"
             )
+    heads = config.kv_heads
+    if heads % tp and tp % heads:
+        works = [
+            n
+            for n in range(1, min(config.num_heads, 64) + 1)
+            if config.num_heads % n == 0 and (heads % n == 0 or n % heads == 0)
+        ]
+        raise UsageError(
+            f"parallel.tp = {tp} must divide {key}.num_kv_heads = {heads} or be a multiple of it; "
+            f"use one of {works}"
+        )
 
 
 def apply_tensor_parallel(stage: nn.Module, mesh: DeviceMesh, *, sequence: bool) -> None:
-    """Shard a stage's towers over the tp mesh, in place."""
-    assert isinstance(stage, ClipStage), "the recipe refuses tensor parallelism of other models"
-    for name, tower in (("vision", stage.vision), ("text", stage.text)):
-        check_tensor_parallel(name, tower.transformer.config, mesh.size())
-        for block in tower.transformer.blocks.values():
-            held = {path for path, _ in block.named_modules()}
-            plan = {k: v for k, v in block_plan(sequence=sequence).items() if k in held}
-            parallelize_module(block, mesh, plan)
-        if sequence:
-            parallelize_module(tower.transformer, mesh, SequenceSharded())
-        for part in (tower.embed, tower.head):
-            if part is not None:
-                parallelize_module(part, mesh, LocalCompute(gradient="same"))
+    """Shard every stack of blocks and every decoder's vocabulary of a stage over the tp mesh, in
+    place; whatever else has parameters computes on all ranks alike.
+
+    Raises:
+        UsageError: the degree does not fit the shapes.
+    """
+    done: set[nn.Module] = set()
+    for path, module in list(stage.named_modules()):
+        if isinstance(module, Transformer):
+            check_tensor_parallel(_RECIPE_KEYS.get(path, path), module.config, mesh.size())
+            _shard_transformer(module, mesh, sequence=sequence)
+            done |= set(module.modules())
+        elif isinstance(module, Decoder):
+            done |= shard_vocabulary(module, mesh)
+    for module in stage.modules():
+        if module not in done:
+            LocalCompute(gradient="same").apply_to_one(module, mesh)
+
+
+def _shard_transformer(transformer: Transformer, mesh: DeviceMesh, *, sequence: bool) -> None:
+    """Its blocks by the plan; its residual stream over the tokens where `sequence` is on."""
+    for block in transformer.blocks.values():
+        held = {path for path, _ in block.named_modules()}
+        plan = block_plan(transformer.config, tp=mesh.size(), sequence=sequence)
+        parallelize_module(block, mesh, {k: v for k, v in plan.items() if k in held})
+    if sequence:
+        parallelize_module(transformer, mesh, SequenceSharded())

@@ -10,7 +10,8 @@ from mmtrain.models import Clip
 from mmtrain.nn import TransformerConfig
 from mmtrain.parallel import ParallelConfig, build_layout, pick_device
 from mmtrain.parallel.mesh import Axis, Layout
-from mmtrain.parallel.pipeline import check_microbatches, check_stages, stage_indices
+from mmtrain.parallel.pipeline import check_microbatches, stage_indices
+from mmtrain.parallel.slices import check_stages
 from mmtrain.parallel.tensor import check_tensor_parallel
 from mmtrain.train.step import build_schedule
 from tests.parallel.tiny_clip import CPU, tiny_config
@@ -152,8 +153,8 @@ def test_rows_that_do_not_divide(batch_size, dp, microbatches, remedy):
     [
         ({"num_heads": 6}, "text.transformer.num_heads = 6; use one of [1, 2, 3, 6]"),
         (
-            {"num_heads": 8, "num_kv_heads": 2},
-            "text.transformer.num_kv_heads = 2; use one of [1, 2]",
+            {"num_heads": 12, "num_kv_heads": 3},
+            "text.transformer.num_kv_heads = 3 or be a multiple of it; use one of [1, 3, 6, 12]",
         ),
         ({"num_heads": 8, "ff_dim": 50}, "text.transformer.ff_dim = 50"),
     ],
@@ -162,8 +163,14 @@ def test_tensor_parallel_that_does_not_divide(fields, found):
     core = TransformerConfig(dim=48, num_layers=2, **fields)
     message = re.escape(f"parallel.tp = 4 must divide model.{found}")
     with pytest.raises(UsageError, match=message):
-        check_tensor_parallel("text", core, 4)
-    check_tensor_parallel("text", core, 2)
+        check_tensor_parallel("model.text.transformer", core, 4)
+    check_tensor_parallel("model.text.transformer", core, 1)
+
+
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
+def test_tensor_parallel_over_more_ranks_than_key_heads(num_kv_heads):
+    core = TransformerConfig(dim=48, num_layers=2, num_heads=8, num_kv_heads=num_kv_heads)
+    check_tensor_parallel("model.text.transformer", core, 4)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mmtrain.models import Clip
-from mmtrain.parallel.pipeline import layer_range, make_edges_dense, slice_stage
+from mmtrain.parallel.pipeline import make_edges_dense
+from mmtrain.parallel.slices import layer_range, slice_stage
 from tests.parallel.tiny_clip import make_batch, modern_config, tiny_config
 
 

@@ -20,6 +20,7 @@ from mmtrain.train.contrastive import ContrastiveObjective, LossConfig
 from mmtrain.train.step import build_schedule
 
 END = 60
+CONTEXT = 11
 CPU = torch.device("cpu")
 TOLERANCE = 1e-9
 MAX_NORM = 0.05
@@ -83,7 +84,7 @@ def _config(
         text=TextConfig(
             vocab_size=64,
             end_token_id=END,
-            context_length=11,
+            context_length=CONTEXT,
             transformer=text_core,
             **(text or {}),
         ),
@@ -92,14 +93,23 @@ def _config(
     )
 
 
-def make_batch(num_rows: int = 8, *, step: int = 0) -> ImageTextBatch:
-    """A global batch; rows differ in length, some share a label, one is padding."""
+def make_batch(
+    num_rows: int = 8, *, step: int = 0, longest: int = CONTEXT, width: int = CONTEXT
+) -> ImageTextBatch:
+    """A global batch; rows differ in length, some share a label, one is padding.
+
+    Args:
+        num_rows: a multiple of 8.
+        step: which batch.
+        longest: tokens of a text at most.
+        width: that texts are padded to.
+    """
     generator = torch.Generator().manual_seed(step)
     images = torch.randint(0, 256, (num_rows, 3, 32, 32), generator=generator)
-    tokens = torch.randint(0, END, (num_rows, 11), generator=generator)
-    length = torch.randint(3, 12, (num_rows,), generator=generator)
+    tokens = torch.randint(0, END, (num_rows, width), generator=generator)
+    length = torch.randint(3, longest + 1, (num_rows,), generator=generator)
     tokens[torch.arange(num_rows), length - 1] = END
-    tokens[torch.arange(11) >= length[:, None]] = 0
+    tokens[torch.arange(width) >= length[:, None]] = 0
     label = torch.tensor([5, -1, 7, 5, -1, 7, 7, -1]).repeat(num_rows // 8)
     valid = torch.ones(num_rows, dtype=torch.bool)
     valid[-1] = False
@@ -115,7 +125,7 @@ def make_batch(num_rows: int = 8, *, step: int = 0) -> ImageTextBatch:
     )
 
 
-def take_rows(batch: ImageTextBatch, rank: int, size: int) -> ImageTextBatch:
+def take_rows(batch: Any, rank: int, size: int) -> Any:
     """One data-parallel coordinate's contiguous share of the rows."""
     fields = {
         field.name: value.chunk(size)[rank]
@@ -142,6 +152,7 @@ class Trained:
         precision: of the towers; the logits' scale is fp64 where they are.
         compile: blocks are compiled.
         lock: unlocked layers of the vision and the text tower, None where all train.
+        batch_size: rows of a global batch.
     """
 
     def __init__(
@@ -155,10 +166,11 @@ class Trained:
         precision: Any = "fp64",
         compile: bool = False,
         lock: tuple[int | None, int | None] = (None, None),
+        batch_size: int = 8,
     ) -> None:
         alone = Layout(device=CPU, config=ParallelConfig())
         self.layout = layout or (alone if parallel is None else build_layout(parallel, CPU))
-        self.model = Clip(config).init_weights(0)
+        self.model: Any = Clip(config).init_weights(0)
         if precision == "fp64":
             self.model.double()
         for tower, unlocked in zip((self.model.vision, self.model.text), lock, strict=True):
@@ -166,9 +178,9 @@ class Trained:
                 lock_tower(tower, unlocked_layers=unlocked)
         no_decay, hidden = no_decay_names(self.model), hidden_matrix_names(self.model)
         self.stages = parallelize(self.model, self.layout, precision=precision, compile=compile)
-        self.objective = ContrastiveObjective(self.model, loss, layout=self.layout, seed=3)
+        self.objective: Any = ContrastiveObjective(self.model, loss, layout=self.layout, seed=3)
         self.schedule = build_schedule(
-            self.stages, self.layout, num_microbatches=num_microbatches, batch_size=8
+            self.stages, self.layout, num_microbatches=num_microbatches, batch_size=batch_size
         )
         self.optimizers = build_optimizers(
             self.parameters().items(),
@@ -176,6 +188,10 @@ class Trained:
             no_decay=no_decay,
             hidden_matrices=hidden,
         )
+
+    def batch(self, step: int) -> Any:
+        """The global batch of a step."""
+        return make_batch(step=step)
 
     def stage_parameters(self) -> dict[str, torch.nn.Parameter]:
         """The towers' parameters held here, by name."""
@@ -185,7 +201,7 @@ class Trained:
         """Every parameter held here, by name."""
         return self.stage_parameters() | self.objective.parameters()
 
-    def backward(self, batch: ImageTextBatch) -> Tensor:
+    def backward(self, batch: Any) -> Tensor:
         """Loss of a global batch; gradients are accumulated."""
         rows = take_rows(batch, self.layout.rank("dp"), self.layout.size("dp"))
         return self.objective.step(self.schedule, rows)
@@ -208,7 +224,7 @@ class Trained:
         """Updates on batches 0, 1, ...; collective over the layout."""
         losses, norms, gradients = [], [], {}
         for step in range(num_steps):
-            losses.append(self.backward(make_batch(step=step)).item())
+            losses.append(self.backward(self.batch(step)).item())
             if step == 0:
                 gradients = self.gradients()
             norms.append(self.clip())
