@@ -100,12 +100,6 @@ def build_vqa_run(recipe: TrainRecipe, layout: Layout) -> VqaRun:
     section = recipe.vqa
     assert section is not None
     _refuse_other_tasks(recipe)
-    for axis in ("tp", "pp"):
-        if (degree := getattr(layout.config, axis)) > 1:
-            raise UsageError(
-                f"parallel.{axis} = {degree} is not for [vqa], whose heads are not cut so; use "
-                f"parallel.{axis} = 1, the ranks then share weights and batch (FSDP)"
-            )
     if recipe.train.deterministic:
         use_deterministic_kernels()
     start = None if recipe.model.init is None else load(recipe.model.init)
