@@ -15,9 +15,11 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
 from mmtrain.errors import UsageError
 from mmtrain.models import Clip, ClipStage
 from mmtrain.models.clip import lock_tower
+from mmtrain.nn import TransformerConfig
 from mmtrain.parallel import Layout, ParallelConfig
 from mmtrain.parallel.mesh import Axis
-from mmtrain.parallel.pipeline import check_microbatches, num_stages, slice_stages, stage_indices
+from mmtrain.parallel.pipeline import check_microbatches, num_stages, stage_indices
+from mmtrain.parallel.slices import slice_stages
 from mmtrain.parallel.tensor import block_plan, check_tensor_parallel
 from mmtrain.recipe import TrainRecipe
 from mmtrain.report.kept import KeptByTower, kept_by_towers
@@ -31,6 +33,8 @@ class PlannedLayout(Layout):
     """A layout without ranks: sizes by axis, and the pipeline coordinate that is looked at."""
 
     world_size: int
+    blocks: dict[str, TransformerConfig]
+    """Each tower's."""
     pp_rank: int = 0
 
     def size(self, name: Axis) -> int:
@@ -119,7 +123,9 @@ def plan_layout(recipe: TrainRecipe, *, world_size: int) -> Plan:
     Raises:
         UsageError: the layout fits neither the ranks, the model nor the batch.
     """
-    layout = _layout(recipe.parallel, world_size)
+    towers = {"vision": recipe.model.vision, "text": recipe.model.text}
+    blocks = {name: tower.transformer for name, tower in towers.items()}
+    layout = _layout(recipe.parallel, world_size, blocks)
     pp, dp, tp = layout.size("pp"), layout.size("dp"), layout.size("tp")
     microbatches = recipe.train.microbatches
     if recipe.train.batch_size % (dp * microbatches):
@@ -129,9 +135,8 @@ def plan_layout(recipe: TrainRecipe, *, world_size: int) -> Plan:
             f"{-(-recipe.train.batch_size // (dp * microbatches)) * dp * microbatches}"
         )
     rows = recipe.train.batch_size // (dp * microbatches)
-    towers = {"vision": recipe.model.vision, "text": recipe.model.text}
-    for name, tower in towers.items():
-        check_tensor_parallel(name, tower.transformer, tp)
+    for name, config in blocks.items():
+        check_tensor_parallel(f"model.{name}.transformer", config, tp)
     with torch.device("meta"):
         model = Clip(recipe.model.clip)
     for tower, unlocked in ((model.vision, recipe.lock.vision), (model.text, recipe.lock.text)):
@@ -167,7 +172,9 @@ def plan_layout(recipe: TrainRecipe, *, world_size: int) -> Plan:
     )
 
 
-def _layout(config: ParallelConfig, world_size: int) -> PlannedLayout:
+def _layout(
+    config: ParallelConfig, world_size: int, blocks: dict[str, TransformerConfig]
+) -> PlannedLayout:
     fixed = config.pp * config.dp_replicate * config.tp
     shard = world_size // fixed if config.dp_shard == -1 else config.dp_shard
     if fixed * shard != world_size:
@@ -176,20 +183,26 @@ def _layout(config: ParallelConfig, world_size: int) -> PlannedLayout:
             f"{config.dp_shard} x tp = {config.tp} does not make up --world-size {world_size}; "
             "choose sizes whose product is that number, or leave dp_shard = -1"
         )
-    return PlannedLayout(device=torch.device("meta"), config=config, world_size=world_size)
+    return PlannedLayout(
+        device=torch.device("meta"), config=config, world_size=world_size, blocks=blocks
+    )
 
 
 def _slices(model: Clip, layout: PlannedLayout) -> list[ClipStage]:
     whole = model.stage()
-    return slice_stages(whole, layout) if layout.size("pp") > 1 else [whole]
+    stages = slice_stages(whole, layout) if layout.size("pp") > 1 else [whole]
+    return [stage for stage in stages if isinstance(stage, ClipStage)]
 
 
-def _tp_shape(name: str, parameter: nn.Parameter, tp: int) -> tuple[int, ...]:
+def _tp_shape(name: str, parameter: nn.Parameter, layout: PlannedLayout) -> tuple[int, ...]:
     """The shape that a tensor-parallel rank holds."""
-    shape = list(parameter.shape)
-    _, _, within = name.partition(".blocks.")
+    shape, tp = list(parameter.shape), layout.size("tp")
+    outside, _, within = name.partition(".blocks.")
     path, _, leaf = within.partition(".")[2].rpartition(".")
-    style = block_plan(sequence=True).get(path)
+    style = None
+    if path:
+        blocks = layout.blocks[outside.partition(".")[0]]
+        style = block_plan(blocks, tp=tp, sequence=True).get(path)
     if isinstance(style, ColwiseParallel):
         shape[0] //= tp
     elif isinstance(style, RowwiseParallel) and leaf == "weight":
@@ -209,7 +222,7 @@ def _sizes(named: Iterable[tuple[str, nn.Parameter]], layout: PlannedLayout) -> 
     """Of the fullest rank: FSDP cuts the first dim, every share as large as the largest."""
     shard = whole = 0
     for name, parameter in named:
-        shape = _tp_shape(name, parameter, layout.size("tp"))
+        shape = _tp_shape(name, parameter, layout)
         rest = prod(shape[1:])
         rows = -(-shape[0] // layout.dp_shard)
         shard += rows * rest
@@ -238,9 +251,9 @@ def _memory(
     sizes, grads = _sizes(everything, layout), _sizes(trained, layout)
     root = _sizes([pair for pair in everything if ".blocks." not in pair[0]], layout).whole
     block = max(
-        _sizes(part.named_parameters(prefix="x.blocks.0"), layout).whole
+        _sizes(part.named_parameters(prefix=f"{name}.blocks.0"), layout).whole
         for stage in stages
-        for tower in (stage.vision, stage.text)
+        for name, tower in (("vision", stage.vision), ("text", stage.text))
         for part in tower.transformer.blocks.values()
     )
     parallel, accumulates = layout.size("dp") > 1, recipe.train.microbatches > 1
