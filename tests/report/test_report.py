@@ -108,7 +108,7 @@ def test_answers_are_shown_with_what_the_model_looked_at(tmp_path: Path) -> None
     assert "Questions about images" in page.texts and "answers, accuracy" in page.texts
     assert {"87.5 %", "62.9 %", "of 1,600 questions right"} <= set(page.texts)
     assert "other 81.0 %, yes/no 93.0 %" in page.texts
-    assert {"91 % sure", "✗ a grey wolf"} <= set(page.texts)
+    assert {"91 % sure", "✗ a grey wolf", "Right", "Wrong"} <= set(page.texts)
     # Two right and two wrong ones, each with its map.
     assert len(page.images) - len(before.images) == 8
     assert not (set(page.images) & {""})
