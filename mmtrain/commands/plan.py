@@ -50,6 +50,9 @@ def plan_command(*, recipe: Path, overrides: list[str], world_size: int) -> None
         "the allocator loses"
         + ("" if parallel.recompute.kind == "none" else "; activations as without recompute")
     )
+    if parallel.recompute.kind != "none":
+        kind = parallel.recompute.kind
+        print(f"activations are without parallel.recompute.kind = {kind}: less is kept")
 
 
 def _traffic_table(plan: Plan) -> Table:
