@@ -48,7 +48,6 @@ def plan_command(*, recipe: Path, overrides: list[str], world_size: int) -> None
         "GiB on the fullest rank of each pipeline coordinate; texts at full length; gathered: "
         "FSDP's whole copies at a time; without the framework's own, the input pipeline and what "
         "the allocator loses"
-        + ("" if parallel.recompute.kind == "none" else "; activations as without recompute")
     )
     if parallel.recompute.kind != "none":
         kind = parallel.recompute.kind
