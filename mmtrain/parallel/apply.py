@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from mmtrain.errors import UsageError
 from mmtrain.models import Clip, Decoder, DecoderStage
 from mmtrain.models.vqa import Vqa
 from mmtrain.parallel.compile import apply_compile
@@ -33,6 +34,11 @@ def parallelize(
     Raises:
         UsageError: a degree of parallelism does not fit the model.
     """
+    if compile and layout.size("tp") > 1 and not layout.config.sequence:
+        raise UsageError(
+            f"train.compile = true with parallel.tp = {layout.size('tp')} needs "
+            "parallel.sequence = true: torch's compiler does not get through the other form"
+        )
     whole = DecoderStage(model) if isinstance(model, Decoder) else model.stage()
     stages: list[nn.Module] = [whole]
     if layout.size("pp") > 1:

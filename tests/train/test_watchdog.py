@@ -120,5 +120,7 @@ def test_stopped_rank_of_a_job_is_named(tmp_path: Path) -> None:
     assert job.returncode != 0
     (line,) = [line for line in errors.splitlines() if line.startswith("mmtrain: error:")]
     assert "rank 1 (host" in line and f"process {victim}, at step" in line, line
-    assert " in mmtrain/" in line and "has not answered" in line
+    # Which of the two depends on whether the others were waiting for it or still computing.
+    assert " in mmtrain/" in line
+    assert "has not answered" in line or "has not finished a step" in line
     assert f"exitcode  : {EXIT_HUNG}" in errors
