@@ -147,22 +147,29 @@ def test_two_nodes_of_torchrun(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ["-m", "mmtrain", "train", "configs/debug_clip.toml", "--run-dir", str(run), "--resume"]
     words += ["--train.steps", "30", "--train.checkpoint_every", "2", "--train.log_every", "1"]
-    meet = ["--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(port)]
+    meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "two"]
+    launch = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    environment = {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     nodes = [
         subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(n),
-             "--max-restarts", "1", *meet, *words],
+            [sys.executable, *launch, "--max-restarts", "1", *meet, *words],
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **environment},
         )
-        for n in (0, 1)
-    ]  # fmt: skip
-    metrics = run / "metrics.jsonl"
-    while not metrics.exists() or len(metrics.read_text().splitlines()) < 3:
-        assert [node.poll() for node in nodes] == [None, None]
-        time.sleep(0.05)
-    victim = json.loads((run / "heartbeats/rank-00001.json").read_bytes())["process"]
-    os.kill(victim, signal.SIGKILL)
-    assert [node.wait(900) for node in nodes] == [0, 0]
+        for _ in range(2)
+    ]
+    try:
+        metrics = run / "metrics.jsonl"
+        while not metrics.exists() or len(metrics.read_text().splitlines()) < 3:
+            assert [node.poll() for node in nodes] == [None, None]
+            time.sleep(0.05)
+        victim = json.loads((run / "heartbeats/rank-00001.json").read_bytes())["process"]
+        os.kill(victim, signal.SIGKILL)
+        assert [node.wait(500) for node in nodes] == [0, 0]
+    finally:
+        for node in nodes:  # SIGTERM, not SIGKILL: torchrun has ranks of its own to end
+            if node.poll() is None:
+                node.terminate()
+            node.wait(60)
     assert len(metrics.read_text().splitlines()) == 30
     assert '"ranks": 2' in (run / "run.json").read_text()

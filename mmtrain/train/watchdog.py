@@ -156,6 +156,8 @@ class Watchdog:
         beats = [beat for beat, _ in self._seen.values() if beat is not None]
         if waited < self._seconds or any(beat.busy for beat in beats):
             return None
+        if any(now - since > 3 * self._interval for _, since in self._seen.values()):
+            return None  # one misses its beats: soon it is known whether it answers at all
         least = min(beat.progress for beat in beats)
         behind = [r for r, (b, _) in self._seen.items() if b is not None and b.progress == least]
         if len(behind) == self._world_size:
