@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from mmtrain.data.bad_samples import BAD_SAMPLES_FILE, BadSampleLog
 from mmtrain.data.image_text import ImageTextData, NumberedData
-from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
+from mmtrain.data.tokenizer import Tokenizer
 from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.decode_config import encode
 from mmtrain.errors import UsageError
@@ -24,9 +24,12 @@ from mmtrain.loading import load
 from mmtrain.models import Clip
 from mmtrain.models.clip import hidden_matrix_names, layer_ids, lock_tower, no_decay_names
 from mmtrain.models.transfer import copy_image_tower, copy_weights
+from mmtrain.models.vqa import Vqa
 from mmtrain.optim import Ema, LossScale, build_optimizers
 from mmtrain.parallel import Layout, parallelize
-from mmtrain.recipe import TrainRecipe, resolve
+from mmtrain.peft import LoraDropout, count_parameters
+from mmtrain.recipe import TrainRecipe, resolve, run_tokenizer
+from mmtrain.train.adapting import adapt, plain_tensors, save_adapter
 from mmtrain.train.background_save import BackgroundSave
 from mmtrain.train.config import total_steps
 from mmtrain.train.contrastive import ContrastiveObjective
@@ -36,6 +39,8 @@ from mmtrain.train.ranks import gather_rarely, is_alone, on_rank_0
 from mmtrain.train.state import Identity, RunState, as_fp32
 from mmtrain.train.step import build_schedule
 
+ADAPTER = "adapter"
+"""The folder of a run that its adapter is in."""
 _CUTS_TOWERS = ("pp", "tp", "dp_shard")
 """The mesh's axes along which no rank holds a whole tower."""
 
@@ -52,15 +57,35 @@ class Run:
     data: NumberedData[Any]
     state: RunState
     total_steps: int
+    num_trainable: int
+    """Parameters of the model that train."""
+    num_parameters: int
+    """All of them."""
     background: BackgroundSave | None
     """Writes the checkpoints while training goes on, with train.async_checkpoint."""
+
+    def plain_weights(self) -> dict[str, Tensor]:
+        """The current weights (averaged ones where EMA is on) of the plain model, in fp32."""
+        return plain_tensors(as_fp32(self.state.whole_weights()), self.recipe.peft)
+
+    def export_adapter(self, model: Clip | Vqa, weights: Mapping[str, Tensor]) -> None:
+        """Write RUN/adapter where the run trained one.
+
+        Args:
+            model: the plain model with the current weights.
+            weights: from state.whole_weights.
+        """
+        peft, vqa = self.recipe.peft, self.recipe.vqa
+        if peft is not None:
+            base = (vqa and vqa.init) or self.recipe.model.init or ""
+            save_adapter(self.folder / ADAPTER, model, weights, config=peft, base=base)
 
     def encoder(self) -> Encoder:
         """The current weights (averaged ones where EMA is on) as evaluation takes them, in fp32:
         the model that export/ would hold now, whole on every rank, which share out the samples."""
         with torch.device("meta"):
             model = Clip(self.recipe.model.clip)
-        model.load_state_dict(as_fp32(self.state.whole_weights()), assign=True)
+        model.load_state_dict(self.plain_weights(), assign=True)
         return Encoder(
             model=model.eval(),
             tokenizer=self.tokenizer,
@@ -107,8 +132,7 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
     if recipe.train.deterministic:
         use_deterministic_kernels()
     start = None if recipe.model.init is None else load(recipe.model.init)
-    asked = recipe.tokenizer != TokenizerConfig()
-    tokenizer = build_tokenizer(recipe.tokenizer) if asked or start is None else start[2]
+    tokenizer = run_tokenizer(recipe, start)
     recipe = resolve(recipe, tokenizer)
     preprocess = build_preprocess(recipe)
     model = Clip(recipe.model.clip).init_weights(recipe.run.seed)
@@ -131,6 +155,11 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
         fixed_length=tokenizer.context_length if pipelined or not cuts_padding else None,
         pin_memory=layout.device.type == "cuda",
     )
+    for part, unlocked in ((model.vision, recipe.lock.vision), (model.text, recipe.lock.text)):
+        if unlocked is not None:
+            lock_tower(part, unlocked_layers=unlocked)
+    dropout = adapt_model(model, recipe, layout)
+    num_trainable, num_parameters = count_parameters(model)
     return Run(
         recipe=recipe,
         folder=Path(recipe.run.dir),
@@ -138,7 +167,9 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
         tokenizer=tokenizer,
         preprocess=preprocess,
         data=data,
-        state=_build_state(recipe, model, layout, data),
+        state=_build_state(recipe, model, layout, data, dropout),
+        num_trainable=num_trainable,
+        num_parameters=num_parameters,
         total_steps=total_steps(recipe.train, batches_per_epoch=data.batches_per_epoch),
         background=BackgroundSave() if recipe.train.async_checkpoint else None,
     )
@@ -218,10 +249,26 @@ def _group_texts(model: Clip, recipe: TrainRecipe, layout: Layout) -> None:
     model.text.num_groups = groups
 
 
-def _build_state(recipe: TrainRecipe, model: Clip, layout: Layout, data: ImageTextData) -> RunState:
-    for tower, unlocked in ((model.vision, recipe.lock.vision), (model.text, recipe.lock.text)):
-        if unlocked is not None:
-            lock_tower(tower, unlocked_layers=unlocked)
+def adapt_model(model: Clip | Vqa, recipe: TrainRecipe, layout: Layout) -> LoraDropout | None:
+    """Apply the recipe's [peft] where there is one -> what draws its dropout, if it has any."""
+    if recipe.peft is None:
+        return None
+    dropout = adapt(model, recipe.peft, layout=layout, seed=recipe.run.seed)
+    if dropout is not None and recipe.train.text_groups > 1:
+        raise UsageError(
+            f"train.text_groups = {recipe.train.text_groups} takes texts in another order, which "
+            "peft.dropout does not follow; set one of them to its default"
+        )
+    return dropout
+
+
+def _build_state(
+    recipe: TrainRecipe,
+    model: Clip,
+    layout: Layout,
+    data: ImageTextData,
+    dropout: LoraDropout | None,
+) -> RunState:
     _group_texts(model, recipe, layout)
     names = {
         "no_decay": no_decay_names(model),
@@ -232,6 +279,9 @@ def _build_state(recipe: TrainRecipe, model: Clip, layout: Layout, data: ImageTe
     stages = parallelize(model, layout, precision=precision, compile=recipe.train.compile)
     objective = ContrastiveObjective(model, recipe.loss, layout=layout, seed=recipe.run.seed)
     objective.to(layout.device)
+    if dropout is not None:
+        dropout.watch(stages[0])
+        objective.draws_lora_dropout = True
     return build_state(
         recipe, stages=stages, objective=objective, names=names, layout=layout, data=data
     )

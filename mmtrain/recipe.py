@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.data.config import DataConfig
-from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig
+from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
 from mmtrain.data.vqa import VqaDataConfig
 from mmtrain.decode_config import apply_overrides, decode, encode
 from mmtrain.describe_config import NONE
@@ -22,11 +22,12 @@ from mmtrain.eval.scheduled import (
 )
 from mmtrain.interop.timm import read_timm_tower
 from mmtrain.loading import load
-from mmtrain.models import ClipConfig, TextConfig, VisionConfig
+from mmtrain.models import Clip, ClipConfig, TextConfig, VisionConfig
 from mmtrain.models.named import MODEL_NAMES, named_model
 from mmtrain.models.vqa import VqaConfig
 from mmtrain.optim import OptimConfig
 from mmtrain.parallel import ParallelConfig
+from mmtrain.peft import PeftConfig
 from mmtrain.train.answering import AnswerLossConfig
 from mmtrain.train.config import TrainConfig
 from mmtrain.train.contrastive import LossConfig
@@ -171,6 +172,8 @@ class TrainRecipe:
     """Length, batch, precision, checkpoints."""
     lock: LockConfig = field(default_factory=LockConfig)
     """Frozen towers."""
+    peft: PeftConfig | None = None
+    """An adapter trains and the model that it stands on does not. None: the model trains."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     """Sizes of the mesh's axes."""
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -209,7 +212,60 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> TrainRecipe:
             "model.init_training = true goes on with model.init, a checkpoint of open_clip's "
             "training of two towers; name it, or set it to false"
         )
-    return recipe
+    _refuse_cut_adapters(recipe)
+    return recipe if recipe.peft is None else _with_learned_tokens(recipe, recipe.peft)
+
+
+def _refuse_cut_adapters(recipe: TrainRecipe) -> None:
+    """Refuse layouts that cut what an adapter or learned tokens belong to."""
+    prompt = recipe.vqa and recipe.vqa.generate and recipe.vqa.generate.prompt
+    for key, given in (
+        ("[peft]", recipe.peft),
+        ("model.text.num_context", recipe.model.text.num_context),
+        ("vqa.generate.prompt", prompt),
+    ):
+        for axis in ("pp", "tp") if recipe.vqa is not None else ("pp",):
+            if given and (size := getattr(recipe.parallel, axis)) > 1:
+                raise UsageError(
+                    f"{key} does not work with parallel.{axis} = {size}"
+                    f"{' beside [vqa]' if axis == 'tp' else ''}; set parallel.{axis} = 1"
+                )
+
+
+def _with_learned_tokens(recipe: TrainRecipe, peft: PeftConfig) -> TrainRecipe:
+    """Give the model the places of an adapter's learned tokens, and refuse what contradicts it."""
+    starts = recipe.model.init, recipe.model.vision_init, recipe.vqa and recipe.vqa.init
+    for key, given, remedy in (
+        ("lock", recipe.lock != LockConfig(), "peft.also_train says what trains beside it"),
+        ("model.init_training", recipe.model.init_training, "it goes on with other weights"),
+    ):
+        if given:
+            raise UsageError(f"{key} has no effect beside [peft]: {remedy}; leave it out")
+    if not any(starts):
+        raise UsageError(
+            "[peft] adapts a trained model, and this one starts from nothing; name it in model.init"
+        )
+    if recipe.optim.kind == "muon" and not peft.also_train:
+        raise UsageError(
+            'optim.kind = "muon" has no effect beside [peft], which trains none of the matrices '
+            'that it takes; use "adamw"'
+        )
+    if peft.kind == "lora":
+        return recipe
+    num_tokens = peft.prompt.num_tokens
+    if peft.kind == "context":
+        text = replace(recipe.model.text, num_context=num_tokens)
+        return replace(recipe, model=replace(recipe.model, text=text))
+    if recipe.vqa is None or recipe.vqa.generate is None:
+        raise UsageError(
+            f'peft.kind = "{peft.kind}" learns tokens before a decoder\'s text, and the recipe has '
+            'no [vqa.generate]; use "lora", or "context" for a text tower'
+        )
+    try:
+        generate = replace(recipe.vqa.generate, prompt=peft.prompt)
+    except ValueError as error:
+        raise UsageError(f"vqa.generate.{error}") from error
+    return replace(recipe, vqa=replace(recipe.vqa, generate=generate))
 
 
 def _keep_one_length(data: dict[str, Any], overrides: list[str]) -> None:
@@ -270,6 +326,23 @@ def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def run_tokenizer(recipe: TrainRecipe, start: tuple[Clip, Any, Tokenizer] | None) -> Tokenizer:
+    """The tokenizer of a run: the recipe's, or that of the model it starts from.
+
+    Learned vectors of the text tower take places of its context, so texts have so many less.
+
+    Args:
+        recipe: as read.
+        start: what `load` made of model.init; None: nothing.
+    """
+    num_learned = recipe.model.text.num_context
+    if start is not None and recipe.tokenizer == TokenizerConfig():
+        num_learned -= start[0].config.text.num_context
+        return start[2].shortened(num_learned) if num_learned else start[2]
+    tokenizer = build_tokenizer(recipe.tokenizer)
+    return tokenizer.shortened(num_learned) if num_learned else tokenizer
+
+
 def resolve(recipe: TrainRecipe, tokenizer: Tokenizer) -> TrainRecipe:
     """Fill in what one section fixes for another; the result is what recipe.toml records.
 
@@ -283,7 +356,7 @@ def resolve(recipe: TrainRecipe, tokenizer: Tokenizer) -> TrainRecipe:
     text, standard = recipe.model.text, {f.name: f.default for f in fields(TextConfig)}
     from_tokenizer = {
         "vocab_size": tokenizer.vocab_size,
-        "context_length": tokenizer.context_length,
+        "context_length": tokenizer.context_length + text.num_context,
         "end_token_id": tokenizer.eot_id if recipe.tokenizer.add_eot else None,
     }
     for name, value in from_tokenizer.items():
@@ -293,6 +366,8 @@ def resolve(recipe: TrainRecipe, tokenizer: Tokenizer) -> TrainRecipe:
                 f"model.text.{name} = {asked}, but the tokenizer has {value}; leave it out, "
                 "the [tokenizer] section decides"
             )
+    if text.num_context:
+        from_tokenizer["context_start"] = tokenizer.num_before
     # The towers are complete here, so the record of the run does not hang on a name's meaning.
     model = replace(recipe.model, name=None, text=replace(text, **from_tokenizer))
     if recipe.loss.kind == "siglip" and model.init_logit_bias is None:

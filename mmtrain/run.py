@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from mmtrain.build import Run, build_run, take_up_open_clip
+from mmtrain.build import ADAPTER, Run, build_run, take_up_open_clip
 from mmtrain.decode_config import encode
 from mmtrain.errors import UsageError
 from mmtrain.eval.scheduled import check_evaluation
@@ -62,14 +62,19 @@ def _train(recipe: TrainRecipe, layout: Layout, *, resume: bool, signals: StopSi
         for line in take_up_open_clip(run):
             _say(line)
     _write_facts(run)
+    if run.num_trainable < run.num_parameters:
+        share = f"{run.num_trainable:,} of {run.num_parameters:,} parameters"
+        _say(f"training {share} ({run.num_trainable / run.num_parameters:.2%})")
     with _open_log(run) as log, _build_watchdog(run) as watchdog:
         loop = _build_loop(run, log, watchdog, signals)
         if not loop.run():
             _leave(run, log, signals)
         with watchdog.busy("evaluating"):
             encoder = run.evaluate(log.log)
-            on_rank_0(lambda: _export(run, encoder))
-        log.say(f"done: {folder} (report.html, export/, eval/, checkpoints/)")
+            weights = None if run.recipe.peft is None else run.state.whole_weights()
+            on_rank_0(lambda: _export(run, encoder, weights))
+        adapter = "" if weights is None else f"{ADAPTER}/, "
+        log.say(f"done: {folder} (report.html, export/, {adapter}eval/, checkpoints/)")
     return folder
 
 
@@ -143,6 +148,7 @@ def _write_facts(run: Run) -> None:
             "batches_per_epoch": run.data.batches_per_epoch,
         },
         "total_steps": run.total_steps,
+        "parameters": {"trainable": run.num_trainable, "total": run.num_parameters},
         "ranks": 1 if is_alone() else dist.get_world_size(),
         "device": run.layout.device.type,
         "threads": torch.get_num_threads(),
@@ -183,7 +189,10 @@ class _Log:
             self.log.close()
 
 
-def _export(run: Run, encoder: Any) -> None:
+def _export(run: Run, encoder: Any, weights: dict[str, torch.Tensor] | None) -> None:
+    """Write export/, adapter/ and the report; `weights` are those of a run with an adapter."""
+    if weights is not None:
+        run.export_adapter(encoder.model, weights)
     if isinstance(run, VqaRun):
         run.export(encoder)
         return

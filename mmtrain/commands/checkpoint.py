@@ -12,12 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmtrain.build import build_preprocess
-from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer
+from mmtrain.data.tokenizer import TokenizerConfig
 from mmtrain.decode_config import decode
 from mmtrain.errors import UsageError
 from mmtrain.interop.package import ModelPackage
 from mmtrain.loading import FORMS, load
-from mmtrain.recipe import TrainRecipe
+from mmtrain.recipe import TrainRecipe, run_tokenizer
+from mmtrain.train.adapting import plain_tensors
 from mmtrain.train.checkpoint import read_state, read_tensors
 from mmtrain.train.inspect_checkpoint import checkpoints_in, describe_checkpoint, prune_verified
 from mmtrain.train.sealed_folder import STATE_FILE, verify
@@ -101,11 +102,11 @@ def _package(state: dict[str, Any], source: Path, weights: dict[str, Tensor]) ->
             f"{source} has no {' and no '.join(sorted(missing))} tower, so it is no CLIP; "
             "use --format safetensors"
         )
-    asked = recipe.tokenizer != TokenizerConfig()
-    init = recipe.model.init
+    needs_start = recipe.tokenizer == TokenizerConfig() and recipe.model.init is not None
+    start = load(recipe.model.init) if needs_start and recipe.model.init is not None else None
     return ModelPackage(
         config=recipe.model.clip,
-        tensors=weights,
+        tensors=plain_tensors(weights, recipe.peft),
         preprocess=build_preprocess(recipe),
-        tokenizer=build_tokenizer(recipe.tokenizer) if asked or init is None else load(init)[2],
+        tokenizer=run_tokenizer(recipe, start),
     )

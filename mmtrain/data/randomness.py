@@ -35,6 +35,22 @@ def stream_key(*, seed: int, epoch: int, purpose: str) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
+def sample_keys(
+    *, seed: int, epoch: int, position_B: Tensor | Sequence[int], purpose: str
+) -> Tensor:
+    """An int64 key [B] of each sample, from which `draws` draws; arguments as in `uniform`."""
+    position_B = torch.as_tensor(position_B, dtype=torch.int64)
+    key = stream_key(seed=seed, epoch=epoch, purpose=purpose)
+    return _mix(_mix(position_B * _GAMMA + key))
+
+
+def draws(key_B: Tensor, first: int, num: int) -> Tensor:
+    """The draws number `first` to `first + num` of each sample's stream, float64 [B, num]."""
+    column_N = torch.arange(first + 1, first + num + 1, device=key_B.device) * _GAMMA
+    bits_BN = _mix(key_B[:, None] + column_N)
+    return _shift_right(bits_BN, 11).double() * 2.0**-53
+
+
 def uniform(
     *, seed: int, epoch: int, position_B: Tensor | Sequence[int], purpose: str, num: int
 ) -> Tensor:
@@ -50,9 +66,5 @@ def uniform(
     Returns:
         float64 [B, num] on the device of `position_B`; row b depends on position_B[b] alone.
     """
-    position_B = torch.as_tensor(position_B, dtype=torch.int64)
-    key = stream_key(seed=seed, epoch=epoch, purpose=purpose)
-    row_B = _mix(_mix(position_B * _GAMMA + key))
-    column_N = torch.arange(1, num + 1, device=position_B.device) * _GAMMA
-    bits_BN = _mix(row_B[:, None] + column_N)
-    return _shift_right(bits_BN, 11).double() * 2.0**-53
+    key_B = sample_keys(seed=seed, epoch=epoch, position_B=position_B, purpose=purpose)
+    return draws(key_B, 0, num)

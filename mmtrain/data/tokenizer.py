@@ -155,6 +155,20 @@ class Tokenizer:
         return [[*self._before, *row[:room], *self._after] for row in rows]
 
     @property
+    def num_before(self) -> int:
+        """Tokens before every text: 1 where it has a start token."""
+        return len(self._before)
+
+    def shortened(self, num_tokens: int) -> "Tokenizer":
+        """The same with room for so many tokens less.
+
+        Raises:
+            UsageError: that leaves no room for a text.
+        """
+        length = self.context_length - num_tokens
+        return Tokenizer(dataclasses.replace(self.config, context_length=length), self._model)
+
+    @property
     def definition(self) -> bytes:
         """The content of the model file, from which the same ids come again."""
         return self._model.serialize()

@@ -22,6 +22,7 @@ def canonical(config: ClipConfig) -> ClipConfig:
         rope_theta=_used(text, "rope_theta", text.positions == "rope"),
         mask_padding=_used(text, "mask_padding", text.transformer.mask == "full"),
         end_token_id=_end_token(text),
+        context_start=_used(text, "context_start", text.num_context > 0),
     )
     # The logits' scale and bias are among the tensors.
     return replace(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mmtrain.errors import UsageError
 from mmtrain.interop.hf_clip_config import Kind, config_from_hf, config_to_hf, model_kind
 from mmtrain.interop.tensor_links import (
     Link,
@@ -53,6 +54,15 @@ def to_hf(
     """
     data = config_to_hf(config, kind=kind)
     return data, tensors_to(_links(config, data["model_type"]), tensors)
+
+
+def clip_links(config: ClipConfig) -> list[Link]:
+    """What ties every tensor of ours to one of theirs; nothing where none of theirs is the same."""
+    try:
+        kind = config_to_hf(config)["model_type"]
+    except UsageError:
+        return []
+    return _links(config, kind)
 
 
 def _links(config: ClipConfig, kind: Kind) -> list[Link]:

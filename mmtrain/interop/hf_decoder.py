@@ -56,7 +56,7 @@ def decoder_from_hf(
         del tensors[HEAD]
     with torch.device("meta"):
         shapes = Decoder(config).state_dict()
-    return config, tensors_from(_links(config, family), shapes, tensors, source=source)
+    return config, tensors_from(decoder_links(config, family), shapes, tensors, source=source)
 
 
 def decoder_to_hf(
@@ -73,7 +73,7 @@ def decoder_to_hf(
         UsageError: it computes something that none of theirs does, naming the fields.
     """
     data = decoder_config_to_hf(config, family=family)
-    return data, tensors_to(_links(config, data["model_type"]), tensors)
+    return data, tensors_to(decoder_links(config, data["model_type"]), tensors)
 
 
 def _check_tied(tensors: Tensors, embedding: str, source: str) -> None:
@@ -90,7 +90,8 @@ def _embedding_name(family: Family) -> str:
     }.get(family, "model.embed_tokens.weight")
 
 
-def _links(config: DecoderConfig, family: Family) -> list[Link]:
+def decoder_links(config: DecoderConfig, family: Family) -> list[Link]:
+    """What ties every tensor of ours to one of theirs."""
     links = [same("embed.token.weight", _embedding_name(family))]
     if not config.tied_head:
         links.append(same("head.projection.weight", HEAD))

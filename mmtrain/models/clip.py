@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mmtrain.models.text import TextConfig, TextTower
 from mmtrain.models.vision import VisionConfig, VisionTower
+from mmtrain.peft.lora import TERMS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ class Clip(nn.Module):
 
 def no_decay_names(model: nn.Module) -> set[str]:
     """Parameters that weight decay leaves alone: vectors, scalars, positions and learned tokens."""
-    tables = ("positional_embedding", "class_embedding", "registers", "query")
+    tables = ("positional_embedding", "class_embedding", "registers", "query", "context")
     return {
         name
         for name, parameter in model.named_parameters()
@@ -123,11 +124,12 @@ def no_decay_names(model: nn.Module) -> set[str]:
 
 
 def hidden_matrix_names(model: nn.Module) -> set[str]:
-    """The blocks' projection matrices, which Muon may take: q, k, v, o and the feed-forward."""
+    """The blocks' projection matrices, which Muon may take: q, k, v, o and the feed-forward; not
+    the thin ones of an adapter."""
     return {
         name
         for name, parameter in model.named_parameters()
-        if ".blocks." in name and parameter.ndim == 2
+        if ".blocks." in name and parameter.ndim == 2 and name.rpartition(".")[2] not in TERMS
     }
 
 

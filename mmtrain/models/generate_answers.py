@@ -10,8 +10,9 @@ from mmtrain.models.connector import Connector, ConnectorConfig
 from mmtrain.models.decoder import Decoder, DecoderConfig
 from mmtrain.models.prefill import Prefilled, prefill
 from mmtrain.models.vision import VisionConfig
-from mmtrain.nn import Mask, TransformerConfig
+from mmtrain.nn import DecoderCache, Mask, TransformerConfig
 from mmtrain.nn.front_door import FrontDoor, FrontDoorConfig
+from mmtrain.peft.prompts import PromptConfig, fill_prefix, given_prefix, learned_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,15 @@ class GenerateConfig:
     """Multiply token vectors by sqrt(dim), as Gemma; images' are not."""
     tied_head: bool = True
     """The logits' matrix is the token embedding."""
+    prompt: PromptConfig | None = None
+    """Learned tokens before the image's; [peft] sets it. None: there are none."""
 
     def __post_init__(self) -> None:
+        if self.prompt is not None and self.learned_positions:
+            raise ValueError(
+                "prompt: learned tokens shift the text, for which learned_positions leaves no "
+                'room; use learned_positions = false, or an adapter of kind "lora"'
+            )
         if self.transformer.mask == "full":
             raise ValueError(
                 'transformer.mask = "full" shows the answer; use causal, prefix, block'
@@ -71,11 +79,14 @@ class AnswerGenerator(nn.Module):
             if front_door is not None and "image" in front_door.places
             else None
         )
+        prompt = config.prompt
+        self.prompt = None if prompt is None else learned_tokens(prompt, blocks)
+        num_learned = 0 if prompt is None else prompt.num_tokens
         self.decoder = Decoder(
             DecoderConfig(
                 transformer=blocks,
                 vocab_size=config.vocab_size,
-                context_length=connected.num_tokens + config.text_length,
+                context_length=num_learned + connected.num_tokens + config.text_length,
                 positions="learned" if config.learned_positions else "rope",
                 rope_theta=config.rope_theta,
                 embed_scale=config.embed_scale,
@@ -84,10 +95,26 @@ class AnswerGenerator(nn.Module):
         )
 
     def image_tokens(self, image_BTD: Tensor) -> Tensor:
-        """The vision tower's tokens -> those that begin the decoder's text, [B, P, D]."""
+        """The vision tower's tokens -> those that begin the decoder's text, [B, P, D], learned
+        ones before the image's."""
         assert self.connector is not None
         image_BPD = self.connector(image_BTD)
-        return image_BPD if self.front_door is None else self.front_door(image_BPD, Mask())
+        if self.front_door is not None:
+            image_BPD = self.front_door(image_BPD, Mask())
+        if self.prompt is None or self.prompt.config.kind == "prefix":
+            return image_BPD
+        learned_BnD = self.prompt().expand(image_BPD.size(0), -1, -1)
+        return torch.cat([learned_BnD.to(image_BPD.dtype), image_BPD], dim=1)
+
+    def _prefix(self, *, batch_size: int, num_tokens: int) -> DecoderCache | None:
+        """Learned keys and values of every layer, as the cache that a text of training follows."""
+        if self.prompt is None or self.prompt.config.kind != "prefix":
+            return None
+        blocks = self.decoder.config.transformer
+        cache = given_prefix(self.prompt(), blocks, batch_size=batch_size, num_tokens=num_tokens)
+        if blocks.mask == "block":
+            cache.append_segments(torch.zeros_like(cache.positions))
+        return cache
 
     def forward(
         self,
@@ -109,11 +136,14 @@ class AnswerGenerator(nn.Module):
         num_tokens = tokens_QT.size(1)
         num_patches = x.size(1) - num_tokens
         place_T = torch.arange(x.size(1), device=tokens_QT.device)
+        cache = self._prefix(batch_size=x.size(0), num_tokens=x.size(1))
+        seen_Q = num_patches + question_length_Q + (0 if cache is None else cache.num_slots)
         prefix = self.decoder.config.transformer.mask == "prefix"
         return self.decoder(
             x,
             real_BT=place_T < (num_patches + length_Q)[:, None],
-            prefix_length_B=num_patches + question_length_Q if prefix else None,
+            prefix_length_B=seen_Q if prefix else None,
+            cache=cache,
             num_logits=num_tokens,
             tied_VD=tied_VD,
         )
@@ -144,6 +174,7 @@ class AnswerGenerator(nn.Module):
         out = self.decoder(
             x_BSD,
             segment_BT=segment_BS,
+            cache=self._prefix(batch_size=num_images, num_tokens=segment_BS.size(1)),
             num_logits=num_slots * num_tokens,
             tied_VD=tied_VD,
         )
@@ -178,14 +209,29 @@ class AnswerGenerator(nn.Module):
         real_QS = place_S >= (x_QSD.size(1) - length_Q)[:, None]
         kind = self.decoder.config.transformer.mask
         segment_QS = torch.where(real_QS, (source_QS >= num_patches).long(), -1)
+        cache = self._filled_cache(x_QSD, max_new_tokens=max_new_tokens)
+        seen_Q = length_Q if cache is None else length_Q + cache.num_slots
         return prefill(
             self.decoder,
             x_QSD,
             real_BT=real_QS,
-            prefix_length_B=length_Q if kind == "prefix" else None,
+            prefix_length_B=seen_Q if kind == "prefix" else None,
             segment_BT=segment_QS if kind == "block" else None,
             max_new_tokens=max_new_tokens,
+            cache=cache,
         )
+
+    def _filled_cache(self, x_QSD: Tensor, *, max_new_tokens: int) -> DecoderCache | None:
+        """The cache of a text to be written that follows a learned prefix."""
+        if self.prompt is None or self.prompt.config.kind != "prefix":
+            return None
+        rows_nF, blocks = self.prompt(), self.decoder.config.transformer
+        num_slots = rows_nF.size(0) + x_QSD.size(1) + max_new_tokens
+        cache = self.decoder.build_cache(x_QSD.size(0), num_slots)
+        fill_prefix(cache, rows_nF, blocks)
+        if blocks.mask == "block":
+            cache.append_segments(torch.zeros_like(cache.positions))
+        return cache
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
@@ -195,3 +241,5 @@ class AnswerGenerator(nn.Module):
         self.decoder.init_weights(generator)
         if self.front_door is not None:
             self.front_door.init_weights(generator)
+        if self.prompt is not None:
+            self.prompt.init_weights(generator)

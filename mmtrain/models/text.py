@@ -35,11 +35,21 @@ class TextConfig:
     """A linear map to the shared embedding; False needs dim = embed_dim."""
     projection_bias: bool = False
     """Bias of that map (SigLIP has one)."""
+    num_context: int = 0
+    """Learned vectors in every text (CoOp, arXiv:2109.01134, Eq. 2); they count as tokens of
+    context_length."""
+    context_start: int = 1
+    """Tokens before the learned vectors: 1 behind a start token, 0 where texts have none."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        if self.num_context < 0 or self.context_start < 0:
+            raise ValueError(
+                f"num_context = {self.num_context} and context_start = {self.context_start} must "
+                "not be negative"
+            )
         rope = 2 if self.positions == "rope" else 1
         check_encoder(self.transformer, masks=("causal", "full"), rope=rope)
         if self.projection_bias and not self.projection:
@@ -69,22 +79,33 @@ class TextEmbed(nn.Module):
             if config.positions == "learned"
             else None
         )
+        self.context = (
+            nn.Parameter(torch.empty(config.num_context, dim)) if config.num_context else None
+        )
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
-        """[B, T] -> [B, T, D].
+        """[B, T] -> [B, T, D]; T grows by the learned vectors.
 
         Raises:
             ValueError: the texts are longer than context_length, or cut where padding counts.
         """
-        num_tokens, limit = tokens_BT.size(1), self.config.context_length
+        num_learned = self.config.num_context
+        num_tokens, limit = tokens_BT.size(1) + num_learned, self.config.context_length
         if num_tokens > limit:
-            raise ValueError(f"texts of {num_tokens} tokens exceed context_length = {limit}")
+            learned = f" ({num_learned} of them learned)" if num_learned else ""
+            raise ValueError(
+                f"texts of {num_tokens} tokens{learned} exceed context_length = {limit}"
+            )
         if num_tokens < limit and not self.config.cuts_padding:
             raise ValueError(
                 f"texts of {num_tokens} tokens must be padded to context_length = {limit}: "
                 "padding reaches this tower's result"
             )
         x_BTD = self.token(tokens_BT)
+        if self.context is not None:
+            start = self.config.context_start
+            learned_BnD = self.context.expand(x_BTD.size(0), -1, -1)
+            x_BTD = torch.cat([x_BTD[:, :start], learned_BnD, x_BTD[:, start:]], dim=1)
         if self.positional_embedding is not None:
             return x_BTD + self.positional_embedding[:num_tokens]
         if self.config.positions == "sinusoidal":
@@ -152,13 +173,20 @@ class TextTower(nn.Module):
         position_T = torch.arange(num_tokens, device=device)
         return rope_1d(position_T, head_size, theta=self.config.rope_theta)
 
+    def without_context(self, x_BTD: Tensor) -> Tensor:
+        """A headless tower's tokens without those of the learned vectors."""
+        start, num_learned = self.config.context_start, self.config.num_context
+        if not num_learned:
+            return x_BTD
+        return torch.cat([x_BTD[:, :start], x_BTD[:, start + num_learned :]], dim=1)
+
     def forward(self, x: Tensor, *, length_B: Tensor, keep_BL2: Tensor | None = None) -> Tensor:
         """Ids [B, T] (or tokens from the stage before) -> [B, E] (or tokens)."""
         if self.embed is not None:
             x = self.embed(x)
         # A text without a token: it sees, and is, its first padding, else its softmax is 0/0 and
         # the whole batch's gradient NaN.
-        length_B = length_B.clamp(min=1)
+        length_B = length_B.clamp(min=1) + self.config.num_context
         if self.num_groups == 1:
             return self._blocks_and_head(x, length_B, keep_BL2)
         order_B = length_B.argsort(stable=True)
@@ -189,6 +217,7 @@ class TextTower(nn.Module):
         |---------------------|--------------------------|
         | token embedding     | N(.02)                   |
         | positions           | N(.01)                   |
+        | learned vectors     | N(.02)                   |
         | projection, bias    | N(w^-.5), 0              |
         | norm                | identity                 |
         | blocks              | Transformer.init_weights |
@@ -204,3 +233,5 @@ class TextTower(nn.Module):
             self.head.projection.weight.normal_(0.0, std, generator=generator)
             if self.head.projection.bias is not None:
                 self.head.projection.bias.zero_()
+        if self.embed.context is not None:
+            self.embed.context.normal_(0.0, 0.02, generator=generator)

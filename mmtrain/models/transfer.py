@@ -14,15 +14,16 @@ def copy_weights(source: Clip, target: Clip) -> None:
     """Copy all weights, the logits' scale too, in place.
 
     Another image size interpolates the learned positions; a longer or shorter context of texts
-    keeps the positions that both have. A bias of the logits that the source lacks keeps its
-    initial value.
+    keeps the positions that both have. A bias of the logits, or learned vectors of texts, that the
+    source lacks keep their initial value.
 
     Raises:
         ValueError: the towers differ otherwise.
     """
     found, wanted = source.state_dict(), target.state_dict()
-    if "logit_bias" in wanted.keys() - found.keys():
-        found["logit_bias"] = wanted["logit_bias"].clone()
+    for name in ("logit_bias", "text.embed.context"):
+        if name in wanted.keys() - found.keys():
+            found[name] = wanted[name].clone()
     if "logit_bias" not in wanted:
         found.pop("logit_bias", None)
     _resize_positions(found, wanted, source.config.vision, target.config.vision)

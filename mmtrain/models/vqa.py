@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mmtrain.models.classify_answers import AnswerClassifier, ClassifyConfig
 from mmtrain.models.clip import ClipConfig
+from mmtrain.models.clip import no_decay_names as clip_no_decay_names
 from mmtrain.models.connector import ConnectorConfig
 from mmtrain.models.generate_answers import AnswerGenerator, GenerateConfig
 from mmtrain.models.text import TextTower
@@ -139,7 +140,8 @@ class VqaStage(nn.Module):
         # Cut to the questions: answers that follow for the other head must not be seen.
         longest = self.question_length or int(asked.question_length_Q.max())
         x = asked.tokens_QT[:, :longest] if x_QTD is None else x_QTD
-        return self.text(x, length_B=asked.question_length_Q, keep_BL2=keep_QL2)
+        x = self.text(x, length_B=asked.question_length_Q, keep_BL2=keep_QL2)
+        return self.text.without_context(x)
 
     def _answer(self, x: dict[str, Tensor], asked: Asked) -> dict[str, Tensor]:
         """The heads, or this stage's slice of them -> what they change of `x`."""
@@ -237,9 +239,7 @@ class Vqa(nn.Module):
 def no_decay_names(model: nn.Module) -> set[str]:
     """Parameters that weight decay leaves alone: vectors, positions, learned tokens and queries,
     and the dictionaries of front-door attention, which stand for data."""
-    tables = ("positional_embedding", "class_embedding", "registers", "query", "queries")
-    return {
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.ndim <= 1 or name.rpartition(".")[2] in (*tables, "dictionary")
+    tables = ("queries", "rows", "dictionary")
+    return clip_no_decay_names(model) | {
+        name for name, _ in model.named_parameters() if name.rpartition(".")[2] in tables
     }

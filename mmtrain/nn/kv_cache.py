@@ -66,17 +66,17 @@ class KVCache:
 class GivenKV:
     """Keys and values that stand before a text's own, gradients kept: a learned prefix.
 
-    Nothing is written in place, so that it serves training; one forward pass each.
+    For one pass of training: nothing is kept, so that a block may be computed twice.
     """
 
     def __init__(self, k_BSKH: Tensor, v_BSKH: Tensor) -> None:
         self.k_BSKH, self.v_BSKH = k_BSKH, v_BSKH
 
     def update(self, k_BTKH: Tensor, v_BTKH: Tensor) -> tuple[Tensor, Tensor]:
-        """Append T tokens; returns all keys and values so far, [B, S, K, H]."""
-        self.k_BSKH = torch.cat([self.k_BSKH, k_BTKH], dim=1)
-        self.v_BSKH = torch.cat([self.v_BSKH, v_BTKH], dim=1)
-        return self.k_BSKH, self.v_BSKH
+        """The given ones and T more behind them, [B, S, K, H]; the next call begins anew."""
+        k_BSKH = torch.cat([self.k_BSKH.to(k_BTKH.dtype), k_BTKH], dim=1)
+        v_BSKH = torch.cat([self.v_BSKH.to(v_BTKH.dtype), v_BTKH], dim=1)
+        return k_BSKH, v_BSKH
 
 
 class DecoderCache:

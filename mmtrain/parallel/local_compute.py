@@ -1,6 +1,6 @@
 """Modules that compute on plain tensors while their parameters live on the tp mesh."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -45,11 +45,16 @@ class LocalCompute(ParallelStyle):
 
 
 def distribute_parameters(
-    module: nn.Module, mesh: DeviceMesh, placement: Replicate | Shard
+    module: nn.Module,
+    mesh: DeviceMesh,
+    placement: Replicate | Shard,
+    *,
+    but: Mapping[str, Replicate | Shard] | None = None,
 ) -> None:
-    """The module's own parameters as DTensors, in place."""
+    """The module's own parameters as DTensors, in place; those that `but` names as it says."""
     for name, parameter in list(module.named_parameters(recurse=False)):
-        data = distribute_tensor(parameter.data, mesh, [placement], src_data_rank=None)
+        placed = placement if but is None else but.get(name, placement)
+        data = distribute_tensor(parameter.data, mesh, [placed], src_data_rank=None)
         replica = nn.Parameter(data, requires_grad=parameter.requires_grad)
         module.register_parameter(name, replica)
 

@@ -33,6 +33,7 @@ from mmtrain.parallel.local_compute import (
     with_local_parameters,
 )
 from mmtrain.parallel.vocabulary import shard_vocabulary
+from mmtrain.peft import LoraLinear
 
 
 class SequenceSharded(ParallelStyle):
@@ -93,6 +94,21 @@ def _pad_mask(mask: Mask, num_tokens: int, padding: int, device: torch.device) -
     return Mask(allowed=allowed)
 
 
+class Columns(ColwiseParallel):
+    """A linear layer by columns. Of a LoRA term, A is on every rank and B goes with the columns."""
+
+    def _partition_linear_fn(self, name: str, module: nn.Module, device_mesh: DeviceMesh) -> None:
+        distribute_parameters(module, device_mesh, Shard(0), but={"lora_a": Replicate()})
+
+
+class Rows(RowwiseParallel):
+    """A linear layer by rows. Of a LoRA term, A goes with the rows and B is on every rank."""
+
+    def _partition_linear_fn(self, name: str, module: nn.Module, device_mesh: DeviceMesh) -> None:
+        cut = {"weight": Shard(1), "lora_a": Shard(1)}
+        distribute_parameters(module, device_mesh, Replicate(), but=cut)
+
+
 class SharedHeads(ParallelStyle):
     """Keys or values of fewer heads than ranks: each computes the one head that its queries share.
 
@@ -109,6 +125,12 @@ class SharedHeads(ParallelStyle):
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         assert isinstance(module, nn.Linear)
+        if isinstance(module, LoraLinear):
+            raise UsageError(
+                f"peft.targets has keys or values of {self.num_heads} heads, which parallel.tp = "
+                f"{device_mesh.size()} does not cut; leave them out or set parallel.tp = "
+                f"{self.num_heads}"
+            )
         linear = module
         distribute_parameters(linear, device_mesh, Replicate())
         head = device_mesh.get_local_rank() * self.num_heads // device_mesh.size()
@@ -133,7 +155,7 @@ def block_plan(config: TransformerConfig, *, tp: int, sequence: bool) -> dict[st
 
     def key_value() -> ParallelStyle:
         if config.kv_heads % tp == 0:
-            return ColwiseParallel()
+            return Columns()
         return SharedHeads(num_heads=config.kv_heads, head_dim=config.head_size)
 
     def attention(name: str, *contexts: Placement) -> dict[str, ParallelStyle]:
@@ -142,12 +164,12 @@ def block_plan(config: TransformerConfig, *, tp: int, sequence: bool) -> dict[st
             name: PrepareModuleInput(
                 input_layouts=(outside, *contexts), desired_input_layouts=whole
             ),
-            f"{name}.q": ColwiseParallel(),
+            f"{name}.q": Columns(),
             f"{name}.k": key_value(),
             f"{name}.v": key_value(),
             f"{name}.q_norm": LocalCompute(gradient="sum"),
             f"{name}.k_norm": LocalCompute(gradient="sum"),
-            f"{name}.o": RowwiseParallel(output_layouts=outside),
+            f"{name}.o": Rows(output_layouts=outside),
         }
 
     return {
@@ -162,9 +184,9 @@ def block_plan(config: TransformerConfig, *, tp: int, sequence: bool) -> dict[st
         "feed_forward": PrepareModuleInput(
             input_layouts=(outside,), desired_input_layouts=(Replicate(),)
         ),
-        "feed_forward.up": ColwiseParallel(),
-        "feed_forward.gate": ColwiseParallel(),
-        "feed_forward.down": RowwiseParallel(output_layouts=outside),
+        "feed_forward.up": Columns(),
+        "feed_forward.gate": Columns(),
+        "feed_forward.down": Rows(output_layouts=outside),
         "scale2": share,
     }
 

@@ -24,6 +24,8 @@ from mmtrain.losses.vocabulary import VocabularyShares
 from mmtrain.models.vqa import Vqa, VqaLogits
 from mmtrain.nn.transformer import depth_keep
 from mmtrain.parallel import Layout, PipelineSchedule
+from mmtrain.peft.lora import DROPOUT_KEYS
+from mmtrain.train.adapting import lora_keys
 from mmtrain.train.step import LocalSchedule
 
 _CHOICE, _WRITING, _RIGHT, _COLUMNS = 0, 1, 2, 3
@@ -53,6 +55,7 @@ class AnswerObjective:
         classify, generate = model.config.classify, model.config.generate
         self.num_answers = None if classify is None else classify.num_answers
         self.writes = generate is not None
+        self.draws_lora_dropout = False
         self.shares = None
         if generate is not None and (group := layout.group("tp")) is not None:
             assert generate.vocab_size is not None
@@ -96,6 +99,8 @@ class AnswerObjective:
                 draw = self._draw(batch, position, name, 2 * core.num_layers)
                 draw_L2 = draw.unflatten(1, (core.num_layers, 2))
                 rows[name] = depth_keep(draw_L2, rate=core.stochastic_depth)
+        if self.draws_lora_dropout:
+            rows[DROPOUT_KEYS] = lora_keys(batch, seed=self.seed)
         return rows
 
     def _draw(self, batch: VqaBatch, position: Tensor, purpose: str, num: int) -> Tensor:

@@ -15,6 +15,8 @@ from mmtrain.losses import clip_loss, siglip_loss
 from mmtrain.models import Clip
 from mmtrain.nn.transformer import depth_keep
 from mmtrain.parallel import Layout, PipelineSchedule
+from mmtrain.peft.lora import DROPOUT_KEYS
+from mmtrain.train.adapting import lora_keys
 from mmtrain.train.step import LocalSchedule
 
 
@@ -55,6 +57,7 @@ class ContrastiveObjective:
         self.model_config = model.config
         self.logit_scale = model.logit_scale
         self.logit_bias = model.logit_bias
+        self.draws_lora_dropout = False
         if config.kind == "siglip" and model.logit_bias is None:
             raise ValueError(
                 'loss.kind = "siglip" needs a learned bias; set model.init_logit_bias = -10.0 '
@@ -84,6 +87,8 @@ class ContrastiveObjective:
                 draw = self._draw(batch, f"{name} stochastic depth", 2 * core.num_layers)
                 draw_BL2 = draw.unflatten(1, (core.num_layers, 2))
                 rows[f"{name}_keep_BL2"] = depth_keep(draw_BL2, rate=core.stochastic_depth)
+        if self.draws_lora_dropout:
+            rows[DROPOUT_KEYS] = lora_keys(batch, seed=self.seed)
         return rows
 
     def _draw(self, batch: ImageTextBatch, purpose: str, num: int) -> Tensor:

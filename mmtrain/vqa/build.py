@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from mmtrain.build import Run, build_state, use_deterministic_kernels
-from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
+from mmtrain.build import Run, adapt_model, build_state, use_deterministic_kernels
+from mmtrain.data.tokenizer import Tokenizer
 from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.data.vqa import VqaData
 from mmtrain.data.vqa_answers import AnswerVocabulary, build_vocabulary, ceiling, every_question
@@ -23,14 +23,15 @@ from mmtrain.models.clip import hidden_matrix_names, lock_tower, tower_layer_ids
 from mmtrain.models.transfer import copy_weights
 from mmtrain.models.vqa import Vqa, VqaStage, no_decay_names
 from mmtrain.parallel import Layout, parallelize
-from mmtrain.recipe import LossConfig, TrainRecipe, VqaSection, resolve
+from mmtrain.peft import LoraDropout, baked, count_parameters
+from mmtrain.recipe import LossConfig, TrainRecipe, VqaSection, resolve, run_tokenizer
 from mmtrain.report import write_report
 from mmtrain.train.answering import AnswerObjective
 from mmtrain.train.background_save import BackgroundSave
 from mmtrain.train.config import total_steps
 from mmtrain.train.metrics import MetricsLog
 from mmtrain.train.ranks import is_alone
-from mmtrain.train.state import RunState, as_fp32
+from mmtrain.train.state import RunState
 from mmtrain.vqa.dictionaries import fill_dictionaries
 from mmtrain.vqa.saved import VqaModel, load_vqa, save_vqa
 
@@ -54,7 +55,7 @@ class VqaRun(Run):
         """The current weights (averaged ones where EMA is on) as evaluation takes them, in fp32."""
         with torch.device("meta"):
             model = Vqa(self.recipe.model.clip, self.section.model)
-        model.load_state_dict(as_fp32(self.state.whole_weights()), assign=True)
+        model.load_state_dict(self.plain_weights(), assign=True)
         return Answerer(
             model=model.eval(),
             tokenizer=self.tokenizer,
@@ -81,7 +82,7 @@ class VqaRun(Run):
     def export(self, answerer: Answerer) -> None:
         """Write export/ and the report; on one rank."""
         saved = VqaModel(
-            model=answerer.model,
+            model=_without_network(answerer.model),
             tokenizer=self.tokenizer,
             preprocess=self.preprocess,
             vocabulary=self.vocabulary,
@@ -103,8 +104,7 @@ def build_vqa_run(recipe: TrainRecipe, layout: Layout) -> VqaRun:
     if recipe.train.deterministic:
         use_deterministic_kernels()
     start = None if recipe.model.init is None else load(recipe.model.init)
-    asked = recipe.tokenizer != TokenizerConfig()
-    tokenizer = build_tokenizer(recipe.tokenizer) if asked or start is None else start[2]
+    tokenizer = run_tokenizer(recipe, start)
     recipe = resolve(recipe, tokenizer)
     preprocess = PreprocessConfig(
         image_size=recipe.model.vision.image_size,
@@ -145,6 +145,8 @@ def build_vqa_run(recipe: TrainRecipe, layout: Layout) -> VqaRun:
     found = {} if section.init is None else load_vqa(Path(section.init)).model.state_dict()
     model = _build_model(recipe, None if start is None else start[0], found)
     fill_dictionaries(model, build_data(), seed=recipe.run.seed, given=found.keys())
+    dropout = _freeze(model, recipe, layout)
+    num_trainable, num_parameters = count_parameters(model)
     return VqaRun(
         recipe=recipe,
         folder=Path(recipe.run.dir),
@@ -152,7 +154,9 @@ def build_vqa_run(recipe: TrainRecipe, layout: Layout) -> VqaRun:
         tokenizer=tokenizer,
         preprocess=preprocess,
         data=data,
-        state=_build_state(recipe, model, layout, data),
+        state=_build_state(recipe, model, layout, data, dropout),
+        num_trainable=num_trainable,
+        num_parameters=num_parameters,
         total_steps=total_steps(recipe.train, batches_per_epoch=data.batches_per_epoch),
         background=BackgroundSave() if recipe.train.async_checkpoint else None,
         vocabulary=vocabulary,
@@ -231,9 +235,11 @@ def _without_head(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _copy_all(found: dict[str, torch.Tensor], model: Vqa, init: str) -> None:
-    """Every weight of another VQA model; what only this one has (a front door) starts anew."""
+    """Every weight of another VQA model; what only this one has (a front door,
+    learned tokens) starts anew."""
     wanted = model.state_dict()
-    new = [name for name in wanted if name not in found and "front_door" not in name]
+    parts = ("front_door", "generate.prompt.", "text.embed.context")
+    new = [n for n in wanted if n not in found and not any(part in n for part in parts)]
     other = [
         name
         for name, value in found.items()
@@ -247,22 +253,71 @@ def _copy_all(found: dict[str, torch.Tensor], model: Vqa, init: str) -> None:
     model.load_state_dict(wanted | found)
 
 
-def _build_state(recipe: TrainRecipe, model: Vqa, layout: Layout, data: VqaData) -> RunState:
-    section = recipe.vqa
-    assert section is not None
+def _towers(model: Vqa) -> dict[str, VisionTower | TextTower]:
     towers: dict[str, VisionTower | TextTower] = {"vision": model.vision}
-    if model.text is not None:
-        towers["text"] = model.text
+    return towers if model.text is None else towers | {"text": model.text}
+
+
+def _freeze(model: Vqa, recipe: TrainRecipe, layout: Layout) -> LoraDropout | None:
+    """Apply [lock] or [peft] -> what draws the adapter's dropout, if it has any."""
+    towers = _towers(model)
     for name, unlocked in (("vision", recipe.lock.vision), ("text", recipe.lock.text)):
         if unlocked is not None and name not in towers:
             raise UsageError(f"lock.{name} = {unlocked} has no effect: generate has no such tower")
         if unlocked is not None:
             lock_tower(towers[name], unlocked_layers=unlocked)
+    dropout = adapt_model(model, recipe, layout)
+    if recipe.peft is not None:
+        _check_adapted(model, recipe)
+    return dropout
+
+
+def _check_adapted(model: Vqa, recipe: TrainRecipe) -> None:
+    """Refuse an adapter beside which something stays as it was drawn, or a rate without use."""
+    assert recipe.vqa is not None
+    trains = {name for name, p in model.named_parameters() if p.requires_grad}
+    for head in ("classify", "generate"):
+        frozen = any(n.startswith(f"{head}.") and n not in trains for n in model.state_dict())
+        if recipe.vqa.init is None and frozen:
+            raise UsageError(
+                f"[peft] leaves parts of vqa.{head} as they were drawn; name a trained model in "
+                f'vqa.init, or set peft.also_train = ["{head}.*"]'
+            )
+    for tower in ("vision", "text"):
+        given = getattr(recipe.vqa, f"{tower}_lr") is not None
+        if given and not any(name.startswith(f"{tower}.") for name in trains):
+            raise UsageError(
+                f"vqa.{tower}_lr has no effect: nothing of that tower trains beside [peft]; leave "
+                "it out"
+            )
+
+
+@torch.no_grad()
+def _without_network(model: Vqa) -> Vqa:
+    """The model whose learned tokens are what their network made of them."""
+    generate = model.config.generate
+    if model.generate is None or model.generate.prompt is None or generate is None:
+        return model
+    assert generate.prompt is not None
+    prompt = replace(generate, prompt=baked(generate.prompt))
+    with torch.device("meta"):
+        plain = Vqa(model.clip, replace(model.config, generate=prompt))
+    start = "generate.prompt."
+    state = {name: x for name, x in model.state_dict().items() if not name.startswith(start)}
+    plain.load_state_dict(state | {f"{start}rows": model.generate.prompt()}, assign=True)
+    return plain.eval()
+
+
+def _build_state(
+    recipe: TrainRecipe, model: Vqa, layout: Layout, data: VqaData, dropout: LoraDropout | None
+) -> RunState:
+    section = recipe.vqa
+    assert section is not None
     factors = {"vision.": section.vision_lr, "text.": section.text_lr}
     names = {
         "no_decay": no_decay_names(model),
         "hidden_matrices": hidden_matrix_names(model),
-        "layer_ids": tower_layer_ids(towers),
+        "layer_ids": tower_layer_ids(_towers(model)),
         "lr_factors": {
             name: lr / recipe.optim.lr
             for name, _ in model.named_parameters()
@@ -274,6 +329,9 @@ def _build_state(recipe: TrainRecipe, model: Vqa, layout: Layout, data: VqaData)
         model, layout, precision=recipe.train.precision, compile=recipe.train.compile
     )
     objective = AnswerObjective(model, section.loss, layout=layout, seed=recipe.run.seed)
+    if dropout is not None:
+        dropout.watch(stages[0])
+        objective.draws_lora_dropout = True
     for stage in stages:
         assert isinstance(stage, VqaStage)
         stage.set_criterion(objective.criterion)

@@ -1,0 +1,45 @@
+"""Adapters: few trainable parameters beside a frozen model."""
+
+from mmtrain.peft.config import PeftConfig, PeftKind
+from mmtrain.peft.freeze import count_parameters, freeze_all_but
+from mmtrain.peft.lora import (
+    LoraConfig,
+    LoraDropout,
+    LoraLinear,
+    add_terms,
+    apply_lora,
+    lora_terms,
+    merge_lora,
+    merged_tensors,
+    unmerge_lora,
+)
+from mmtrain.peft.prompts import (
+    LearnedTokens,
+    PromptConfig,
+    baked,
+    fill_prefix,
+    given_prefix,
+    learned_tokens,
+)
+
+__all__ = [
+    "LearnedTokens",
+    "LoraConfig",
+    "LoraDropout",
+    "LoraLinear",
+    "PeftConfig",
+    "PeftKind",
+    "PromptConfig",
+    "add_terms",
+    "apply_lora",
+    "baked",
+    "count_parameters",
+    "fill_prefix",
+    "freeze_all_but",
+    "given_prefix",
+    "learned_tokens",
+    "lora_terms",
+    "merge_lora",
+    "merged_tensors",
+    "unmerge_lora",
+]

@@ -1,0 +1,241 @@
+"""LoRA: a low-rank term beside frozen linear layers. Hu et al. 2021, arXiv:2106.09685, Eq. 3.
+
+    y = W x + b + scale * B A dropout(x),  scale = alpha / r, or alpha / sqrt(r) (arXiv:2312.03732)
+
+B starts at zero, so that a model starts as it was. A layer keeps its parameters' names and gains
+`lora_a` [r, in] and `lora_b` [out, r].
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+TERMS = ("lora_a", "lora_b")
+"""The last parts of the names of a term's parameters."""
+DROPOUT_KEYS = "lora_key_B"
+"""The row of a batch that dropout is drawn from: an int64 key of each sample."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Which layers get a low-rank term, and its size."""
+
+    rank: int = 8
+    """Rank of the term."""
+    alpha: float = 16.0
+    """Its weight: the term counts alpha / rank."""
+    rslora: bool = False
+    """Count alpha / sqrt(rank) instead, which large ranks want (arXiv:2312.03732)."""
+    dropout: float = 0.0
+    """Share of a layer's input features that the term does not see, drawn for each sample."""
+    targets: tuple[str, ...] = ("*.attention.q", "*.attention.v")
+    """Names of linear layers, with * for any part: `*.attention.*`, `text.*.feed_forward.up`."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank = {self.rank} must be at least 1")
+        if self.alpha <= 0:
+            raise ValueError(f"alpha = {self.alpha} must be above 0")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout = {self.dropout} must lie in [0, 1)")
+        if not self.targets:
+            raise ValueError("targets = [] names no layer; leave it out for queries and values")
+
+    @property
+    def scale(self) -> float:
+        """What the term is multiplied by."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+
+class LoraDropout:
+    """What the layers of one model share to draw which features their terms do not see.
+
+    A draw is a function of the sample, so that two passes, microbatches, layouts and a resumed run
+    all see the same; all tokens of a sample share it.
+
+    Args:
+        rate: share of features left out.
+        draw: (keys int64 [B], first, num) -> uniform draws `first` to `first + num` [B, num].
+    """
+
+    def __init__(self, rate: float, draw: Callable[[Tensor, int, int], Tensor]) -> None:
+        self.rate, self._draw = rate, draw
+        self._key_B: Tensor | None = None
+
+    def watch(self, stage: nn.Module) -> None:
+        """Take the samples' keys out of what the stage is called with."""
+        stage.register_forward_pre_hook(self._take, with_kwargs=True)
+
+    def _take(
+        self, _: nn.Module, args: tuple[Any, ...], rows: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        self._key_B = rows.get(DROPOUT_KEYS)
+        return args, {name: x for name, x in rows.items() if name != DROPOUT_KEYS}
+
+    def __call__(self, x: Tensor, first: int) -> Tensor:
+        """[R, ..., in] -> the same with features set to 0 and the rest raised; R is the number of
+        samples, or several rows of each sample one after another."""
+        assert self._key_B is not None, "the objective gives every sample's key"
+        keep_BI = self._draw(self._key_B, first, x.size(-1)) >= self.rate
+        keep = keep_BI.repeat_interleave(x.size(0) // keep_BI.size(0), dim=0)
+        keep = keep.view(x.size(0), *[1] * (x.ndim - 2), x.size(-1))
+        return x * keep.to(x.dtype) / (1 - self.rate)
+
+
+class LoraLinear(nn.Linear):
+    """A frozen linear layer with a trainable term of low rank.
+
+    A linear layer still, so that tensor parallelism shards it as one.
+
+    Args:
+        linear: the layer; its parameters are taken over.
+        rank: of the term.
+        scale: the term's weight.
+        dropout: shared by the layers of a model. None: the term sees everything.
+        first: number of this layer's first draw among those of a sample.
+    """
+
+    def __init__(
+        self,
+        linear: nn.Linear,
+        *,
+        rank: int,
+        scale: float,
+        dropout: LoraDropout | None = None,
+        first: int = 0,
+    ) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self.scale, self.is_merged = scale, False
+        self.dropout, self.first = dropout, first
+        like = {"dtype": linear.weight.dtype, "device": linear.weight.device}
+        self.lora_a = nn.Parameter(torch.zeros(rank, linear.in_features, **like))
+        self.lora_b = nn.Parameter(torch.zeros(linear.out_features, rank, **like))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        y = F.linear(input, self.weight, self.bias)
+        if self.is_merged:
+            return y
+        if self.dropout is not None and self.training:
+            input = self.dropout(input, self.first)
+        return y + F.linear(F.linear(input, self.lora_a), self.lora_b) * self.scale
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator) -> None:
+        """A from U(+-fan_in^-.5), B at zero."""
+        bound = self.in_features**-0.5
+        self.lora_a.uniform_(-bound, bound, generator=generator)
+        self.lora_b.zero_()
+
+
+def apply_lora(
+    model: nn.Module, config: LoraConfig, *, seed: int = 0, dropout: LoraDropout | None = None
+) -> list[str]:
+    """Give the matching layers their term and freeze everything else, in place.
+
+    Args:
+        model: of any kind.
+        config: which layers, and how.
+        seed: of the initial terms.
+        dropout: what the terms do not see, at `config.dropout`.
+
+    Returns:
+        The layers' names.
+
+    Raises:
+        ValueError: a pattern matches no linear layer.
+    """
+    assert (dropout is not None) == (config.dropout > 0), "dropout needs the samples' draws"
+    linears = {name for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+    chosen: set[str] = set()
+    for pattern in config.targets:
+        matching = {name for name in linears if fnmatchcase(name, pattern)}
+        if not matching:
+            leaves = ", ".join(sorted({name.rpartition(".")[2] for name in linears}))
+            raise ValueError(
+                f'targets = "{pattern}" matches no linear layer; the last parts of their names are '
+                f"{leaves}"
+            )
+        chosen |= matching
+    model.requires_grad_(False)
+    generator, first = torch.Generator().manual_seed(seed), 0
+    for name in sorted(chosen):
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        # A front door's dictionary stands for no sample, so nothing is drawn for it.
+        drawn = None if "front_door" in name else dropout
+        layer = LoraLinear(linear, rank=config.rank, scale=config.scale, dropout=drawn, first=first)
+        first += linear.in_features
+        layer.init_weights(generator)
+        _replace(model, name, layer)
+    return sorted(chosen)
+
+
+@torch.no_grad()
+def add_terms(
+    model: nn.Module, terms: Mapping[str, tuple[Tensor, Tensor]], *, scale: float
+) -> None:
+    """Give layers the terms A [r, in] and B [out, r] of a finished adapter, in place.
+
+    Args:
+        model: has the layers.
+        terms: by the layer's name.
+        scale: the terms' weight.
+    """
+    for name, (a, b) in terms.items():
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        layer = LoraLinear(linear, rank=a.size(0), scale=scale)
+        layer.lora_a.copy_(a)
+        layer.lora_b.copy_(b)
+        _replace(model, name, layer)
+
+
+def _replace(model: nn.Module, name: str, layer: LoraLinear) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, layer)
+
+
+@torch.no_grad()
+def merge_lora(model: nn.Module) -> None:
+    """Add every term to its layer's weight, in place: the same function at no cost."""
+    for layer in _lora_layers(model):
+        if not layer.is_merged:
+            layer.weight += layer.scale * (layer.lora_b @ layer.lora_a)
+            layer.is_merged = True
+
+
+@torch.no_grad()
+def unmerge_lora(model: nn.Module) -> None:
+    """Take every merged term out again, in place; the weight is what it was up to rounding."""
+    for layer in _lora_layers(model):
+        if layer.is_merged:
+            layer.weight -= layer.scale * (layer.lora_b @ layer.lora_a)
+            layer.is_merged = False
+
+
+def _lora_layers(model: nn.Module) -> Iterator[LoraLinear]:
+    return (part for part in model.modules() if isinstance(part, LoraLinear))
+
+
+def lora_terms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """The terms (A, B) of a state dict, by their layer's name."""
+    ends = ".lora_a"
+    names = [name.removesuffix(ends) for name in tensors if name.endswith(ends)]
+    return {name: (tensors[f"{name}.lora_a"], tensors[f"{name}.lora_b"]) for name in names}
+
+
+def merged_tensors(tensors: Mapping[str, Tensor], *, scale: float) -> dict[str, Tensor]:
+    """A state dict with the terms added to their weights: that of the plain model."""
+    plain = {n: x for n, x in tensors.items() if n.rpartition(".")[2] not in TERMS}
+    for name, (a, b) in lora_terms(tensors).items():
+        plain[f"{name}.weight"] = plain[f"{name}.weight"] + scale * (b @ a)
+    return plain

@@ -1,0 +1,206 @@
+"""peft's folders: it reads ours, we read its, five kinds, equal logits on the same weights."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+from mmtrain.errors import UsageError
+from mmtrain.interop.hf_decoder import decoder_from_hf, decoder_links
+from mmtrain.interop.hf_peft import Adapter, read_adapter, write_adapter
+from mmtrain.models import Decoder
+from mmtrain.peft import add_terms, fill_prefix
+from tests.interop.decoder_folders import build_peer
+
+TOKENS = torch.randint(50, (2, 9), generator=torch.Generator().manual_seed(1))
+PEERS = ["gpt2", "smollm2"]
+KINDS = ["lora", "rslora", "prompt", "p_tuning mlp", "p_tuning lstm", "prefix", "prefix mlp"]
+
+
+def pair(name: str):
+    peer = build_peer(name)
+    config, tensors = decoder_from_hf(peer.config.to_dict(), peer.state_dict())
+    ours = Decoder(config)
+    ours.load_state_dict(tensors)
+    return peer, ours.eval(), decoder_links(config, peer.config.model_type)
+
+
+def read(folder, model: Decoder, links) -> Adapter:
+    return read_adapter(folder, model=model, links=links, blocks=model.config.transformer)
+
+
+def their_config(kind: str, peer):
+    import peft
+
+    task, name = {"task_type": "CAUSAL_LM"}, kind.partition(" ")[2]
+    if kind in ("lora", "rslora"):
+        gpt = peer.config.model_type == "gpt2"
+        return peft.LoraConfig(
+            r=3,
+            lora_alpha=5,
+            use_rslora=kind == "rslora",
+            target_modules=["c_attn", "c_fc"] if gpt else ["q_proj", "v_proj", "down_proj"],
+            fan_in_fan_out=gpt,
+            **task,
+        )
+    if kind == "prompt":
+        return peft.PromptTuningConfig(num_virtual_tokens=4, **task)
+    if kind.startswith("p_tuning"):
+        return peft.PromptEncoderConfig(
+            num_virtual_tokens=4,
+            encoder_hidden_size=8,
+            encoder_reparameterization_type=name.upper(),
+            **task,
+        )
+    return peft.PrefixTuningConfig(
+        num_virtual_tokens=4, prefix_projection=name == "mlp", encoder_hidden_size=8, **task
+    )
+
+
+@torch.no_grad()
+def logits(decoder: Decoder, adapter: Adapter) -> torch.Tensor:
+    """Of the text, as generation computes them."""
+    cache = decoder.build_cache(2, 16)
+    if adapter.kind == "lora":
+        add_terms(decoder, adapter.terms, scale=adapter.scale)
+    elif adapter.kind == "prefix":
+        fill_prefix(cache, adapter.rows, decoder.config.transformer)
+    else:
+        decoder(adapter.rows.expand(2, -1, -1), cache=cache)
+    return decoder(TOKENS, cache=cache)
+
+
+def close(got: torch.Tensor, want: torch.Tensor) -> None:
+    """Equal to 1e-6 of the largest logit."""
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-6 * want.abs().max().item())
+
+
+def shaken(model, seed: int):
+    """Every adapter's parameter random: a fresh LoRA is zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore")
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", PEERS)
+def test_we_read_what_peft_writes_and_peft_reads_it_back(name, kind, tmp_path):
+    import peft
+
+    peer, ours, links = pair(name)
+    plain = peer(TOKENS).logits
+    base = copy.deepcopy(peer)
+    wrapped = shaken(peft.get_peft_model(peer, their_config(kind, peer)), 2).eval()
+    wrapped.save_pretrained(tmp_path / "theirs")
+    want = wrapped(TOKENS).logits[:, -TOKENS.size(1) :]
+    assert (want - plain).abs().max() > 0.05, "an adapter that does something"
+    adapter = read(tmp_path / "theirs", ours, links)
+    close(logits(ours, adapter), want)
+
+    blocks = ours.config.transformer
+    write_adapter(tmp_path / "ours", adapter, links=links, blocks=blocks)
+    again = peft.PeftModel.from_pretrained(base, str(tmp_path / "ours")).eval()
+    got = again(TOKENS).logits[:, -TOKENS.size(1) :]
+    close(got, want)
+
+
+@pytest.mark.filterwarnings("ignore")
+@torch.no_grad()
+def test_terms_of_three_projections_are_one_of_gpt2s_fused_layer(tmp_path):
+    """Each with an A of its own, and one projection without a term."""
+    import peft
+
+    peer, ours, links = pair("gpt2")
+    fresh = copy.deepcopy(ours)
+    generator = torch.Generator().manual_seed(0)
+
+    def term(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return (
+            torch.randn(rank, 16, generator=generator),
+            torch.randn(16, rank, generator=generator),
+        )
+
+    block = "transformer.blocks.0.attention"
+    terms = {f"{block}.q": term(2), f"{block}.v": term(2), f"{block}.o": term(2)}
+    adapter = Adapter(kind="lora", terms=terms, scale=0.3)
+    write_adapter(tmp_path, adapter, links=links, blocks=None)
+    theirs = peft.PeftModel.from_pretrained(peer, str(tmp_path)).eval()
+    want = theirs(TOKENS).logits
+    again = read(tmp_path, ours, links)
+    close(logits(ours, adapter), want)
+    close(logits(fresh, again), want)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["lora", "prompt", "prefix"])
+def test_an_adapter_of_another_model_is_one_line(kind, tmp_path):
+    import peft
+
+    peer, _, _ = pair("smollm2")
+    peft.get_peft_model(peer, their_config(kind, peer)).save_pretrained(tmp_path)
+    _, other, links = pair("gemma" if kind == "prefix" else "gpt2")
+    if kind == "prompt":
+        _, other, links = pair("qwen2")
+        path = tmp_path / "adapter_config.json"
+        data = json.loads(path.read_text()) | {"num_virtual_tokens": 5}
+        path.write_text(json.dumps(data))
+    with pytest.raises(UsageError, match="the adapter is of another model") as caught:
+        read(tmp_path, other, links)
+    assert "\n" not in str(caught.value)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({"peft_type": "IA3"}))
+    with pytest.raises(UsageError, match='peft_type = "IA3" is not supported; we read "LORA"'):
+        read(tmp_path, other, links)
+
+
+@pytest.mark.filterwarnings("ignore")
+@torch.no_grad()
+def test_a_clips_towers_too(tmp_path):
+    """LoRA in both towers: theirs read here, ours read there."""
+    import peft
+    import transformers
+
+    from mmtrain.interop.hf_clip import clip_links, from_hf
+    from mmtrain.models import Clip
+
+    small = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    small |= {"num_attention_heads": 2, "projection_dim": 8}
+    theirs = transformers.CLIPModel(
+        transformers.CLIPConfig(
+            vision_config=small | {"image_size": 16, "patch_size": 8},
+            text_config=small
+            | {"vocab_size": 50, "max_position_embeddings": 9, "eos_token_id": 49},
+            projection_dim=8,
+        )
+    ).eval()
+    base = copy.deepcopy(theirs)
+    config, tensors = from_hf(theirs.config.to_dict(), theirs.state_dict())
+    lora = peft.LoraConfig(r=3, lora_alpha=6, target_modules=["q_proj", "fc1", "out_proj"])
+    wrapped = shaken(peft.get_peft_model(theirs, lora), 3).eval()
+    wrapped.save_pretrained(tmp_path / "theirs")
+    tokens = torch.cat([TOKENS[:, :8] % 49, torch.full((2, 1), 49)], dim=1)
+    want = wrapped.get_base_model().get_text_features(tokens)
+    want = want if isinstance(want, torch.Tensor) else want.pooler_output
+    want = torch.nn.functional.normalize(want, dim=-1)
+    ours = Clip(config)
+    ours.load_state_dict(tensors)
+    plain = ours.eval().encode_text(tokens)
+    links = clip_links(config)
+    blocks = config.text.transformer
+    adapter = read_adapter(tmp_path / "theirs", model=ours, links=links, blocks=blocks)
+    assert len(adapter.terms) == 12
+    add_terms(ours, adapter.terms, scale=adapter.scale)
+    got = ours.encode_text(tokens)
+    assert (got - plain).abs().max() > 0.01
+    close(got, want)
+    write_adapter(tmp_path / "ours", adapter, links=links, blocks=None, task=None)
+    again = peft.PeftModel.from_pretrained(base, str(tmp_path / "ours")).eval()
+    features = again.get_base_model().get_text_features(tokens)
+    features = features if isinstance(features, torch.Tensor) else features.pooler_output
+    close(torch.nn.functional.normalize(features, dim=-1), want)

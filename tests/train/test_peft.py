@@ -1,0 +1,192 @@
+"""Adapters in a run: the model stays, the adapter trains, resumes, is exported."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed.tensor import DTensor
+
+import mmtrain
+from mmtrain.build import build_run
+from mmtrain.cli import main
+from mmtrain.interop.hf_clip import clip_links
+from mmtrain.interop.hf_peft import read_adapter
+from mmtrain.optim import clip_gradients
+from mmtrain.parallel import build_layout, pick_device
+from mmtrain.peft import add_terms
+from mmtrain.recipe import load_recipe
+from tests.ranks import run_ranks
+
+RECIPE = "configs/debug_clip.toml"
+LORA = ("--peft.kind", "lora", "--peft.rank", "3")
+ALL_LAYERS = ("--peft.targets", '["*.attention.*", "*.feed_forward.*"]')
+CONTEXT = ("--peft.kind", "context", "--peft.num_tokens", "4")
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run of the debug recipe."""
+    run = tmp_path_factory.mktemp("peft") / "pretrained"
+    assert main(["train", RECIPE, "--run-dir", str(run), "--train.steps", "2"]) == 0
+    return run
+
+
+def train(run: Path, init: Path, *words: str) -> None:
+    start = ["--model.init", str(init), "--run-dir", str(run)]
+    assert (
+        main(
+            [
+                "train",
+                RECIPE,
+                *start,
+                "--optim.schedule",
+                "constant",
+                "--optim.warmup_steps",
+                "1",
+                *words,
+            ]
+        )
+        == 0
+    )
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_lora_trains_and_nothing_else_does(pretrained: Path, tmp_path: Path):
+    dropout = ("--peft.dropout", "0.2")
+    train(tmp_path / "run", pretrained, *LORA, *dropout, "--train.steps", "8", "--optim.lr", "1e-2")
+    one = losses(tmp_path / "run")
+    assert sum(one[-3:]) < sum(one[:3])
+    base, after = (mmtrain.load(path)[0] for path in (pretrained, tmp_path / "run"))
+    before = base.state_dict()
+    moved = {n for n, x in after.state_dict().items() if not torch.equal(x, before[n])}
+    assert moved == {n for n in before if n.endswith(("attention.q.weight", "attention.v.weight"))}
+    facts = json.loads((tmp_path / "run/run.json").read_text())
+    assert facts["parameters"]["trainable"] == 2 * 2 * 3 * (2 * 48 + 2 * 32)
+    # The adapter's folder says the same as the export.
+    adapter = read_adapter(
+        tmp_path / "run/adapter", model=base, links=clip_links(base.config), blocks=None
+    )
+    add_terms(base, adapter.terms, scale=adapter.scale)
+    tokens = mmtrain.load(pretrained)[2](["a red circle", "a note"])
+    with torch.no_grad():
+        difference = base.encode_text(tokens) - after.encode_text(tokens)
+    assert difference.abs().max() < 1e-6
+    # Another run starts from it, though its terms count half as much.
+    start = [f"--model.init={pretrained}", f"--peft.init={tmp_path / 'run/adapter'}"]
+    recipe = load_recipe(Path(RECIPE), [*start, *LORA, "--peft.alpha", "8"])
+    again = build_run(recipe, build_layout(recipe.parallel, pick_device("cpu"))).plain_weights()
+    for name, value in after.state_dict().items():
+        torch.testing.assert_close(again[name], value, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["lora", "context"])
+def test_resume_is_exact(kind: str, pretrained: Path, tmp_path: Path):
+    words = (*LORA, "--peft.dropout", "0.2") if kind == "lora" else CONTEXT
+    train(tmp_path / "whole", pretrained, *words, "--train.steps", "4")
+    train(tmp_path / "parts", pretrained, *words, "--train.steps", "2")
+    train(tmp_path / "parts", pretrained, *words, "--train.steps", "4", "--resume")
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    first, second = (mmtrain.load(tmp_path / n)[0].state_dict() for n in ("whole", "parts"))
+    assert all(torch.equal(x, second[name]) for name, x in first.items())
+
+
+def test_learned_context_takes_places_of_the_text(pretrained: Path, tmp_path: Path):
+    train(tmp_path / "run", pretrained, *CONTEXT, "--train.steps", "2")
+    model, _, tokenizer = mmtrain.load(tmp_path / "run")
+    before = mmtrain.load(pretrained)[0].state_dict()
+    assert tokenizer.context_length == 20 and model.config.text.context_length == 24
+    for name, value in model.state_dict().items():
+        assert name == "text.embed.context" or torch.equal(value, before[name]), name
+    # Vectors that are those of words give what the words give.
+    words, text = tokenizer(["a b c d"])[0, 1:5], tokenizer(["red"])
+    plain = mmtrain.load(pretrained)[0]
+    with torch.no_grad():
+        model.text.embed.context.copy_(plain.text.embed.token(words))
+        joined = torch.cat([text[:, :1], words[None], text[:, 1:]], dim=1)
+        torch.testing.assert_close(model.encode_text(text), plain.encode_text(joined))
+
+
+def test_mistakes_are_one_line(
+    pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    train(tmp_path / "other", pretrained, *LORA, "--train.steps", "1")
+    capsys.readouterr()
+
+    def mistake(*words: str, init: bool = True) -> str:
+        start = ["--model.init", str(pretrained)] if init else []
+        run = ["--run-dir", str(tmp_path / "bad")]
+        assert main(["train", RECIPE, *run, *start, *words]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    assert "starts from nothing" in mistake(*LORA, init=False)
+    assert "num_tokens has no effect" in mistake(*LORA, "--peft.num_tokens", "3")
+    assert "no [vqa.generate]" in mistake("--peft.kind", "prefix")
+    assert "matches no linear layer" in mistake(*LORA, "--peft.targets", '["*.query"]')
+    assert "matches no parameter" in mistake(*LORA, "--peft.also_train", '["classify.*"]')
+    assert "lock has no effect" in mistake(*LORA, "--lock.vision", "0")
+    assert 'optim.kind = "muon" has no effect' in mistake(*LORA, "--optim.kind", "muon")
+    other = ("--peft.kind", "lora", "--peft.init", str(tmp_path / "other/adapter"))
+    assert "is not the same in both" in mistake(*other)
+    cut = ("--parallel.pp", "2")
+    assert "[peft] does not work with parallel.pp = 2" in mistake(*LORA, *cut)
+    learned = mistake("--model.text.num_context", "4", *cut)
+    assert "model.text.num_context does not work with parallel.pp = 2" in learned
+    assert "dropout does not follow" in mistake(
+        *LORA, "--peft.dropout", "0.1", "--train.text_groups", "2"
+    )
+
+
+def three_steps(words: list[str]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Gradients of the third step and the weights after it, whole, of what trains."""
+    recipe = load_recipe(Path(RECIPE), words)
+    run = build_run(recipe, build_layout(recipe.parallel, pick_device("cpu")))
+    state, grads = run.state, {}
+    for step in range(3):
+        state.optimizers.set_lr(1.0)
+        state.objective.step(state.schedule, run.data.batch(step))
+        clip_gradients(state.stage_parameters().values(), 1.0)
+        named = state.stage_parameters().items()
+        grads = {n: whole(p.grad) for n, p in named if p.requires_grad and p.grad is not None}
+        state.optimizers.step()
+        state.optimizers.zero_grad()
+    weights = {n: whole(p).clone() for n, p in state.stage_parameters().items() if p.requires_grad}
+    return grads, weights
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
+
+
+def compare(rank: int, folder: Path, cases: dict[str, list[str]], layouts: list[list[str]]) -> None:
+    """One rank of two, every case under every layout, against the single process on disk."""
+    for name, words in cases.items():
+        wanted = torch.load(folder / f"{name}.pt", weights_only=True)
+        for layout in layouts:
+            for got, want in zip(three_steps([*words, *layout]), wanted, strict=True):
+                assert got.keys() == want.keys()
+                for key, value in want.items():
+                    error = (got[key] - value).norm()
+                    assert error <= 1e-9 * value.norm().clamp(min=1e-3), (name, layout, key)
+
+
+@pytest.mark.slow
+def test_two_ranks_have_the_single_process_gradients_and_weights(pretrained: Path, tmp_path: Path):
+    common = ["--model.init", str(pretrained), "--run.dir", str(tmp_path / "run")]
+    common += ["--train.precision", "fp64", "--train.steps", "3"]
+    cases = {
+        "lora": [*common, *LORA, *ALL_LAYERS, "--peft.also_train", '["vision.head.norm.*"]'],
+        "context": [*common, *CONTEXT],
+    }
+    for name, words in cases.items():
+        grads, weights = three_steps(words)
+        assert grads and grads.keys() == weights.keys()
+        assert all(value.any() for value in grads.values())
+        torch.save((grads, weights), tmp_path / f"{name}.pt")
+    layouts = [["--parallel.dp_shard", "2"], ["--parallel.tp", "2"]]
+    layouts.append(["--parallel.tp", "2", "--parallel.sequence", "false"])
+    run_ranks(compare, 2, tmp_path, cases, layouts)

@@ -1,0 +1,107 @@
+"""Adapters of a model that answers: learned tokens under every mask, and runs that train them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmtrain.cli import main
+from mmtrain.models.connector import ConnectorConfig
+from mmtrain.models.generate_answers import AnswerGenerator, GenerateConfig
+from mmtrain.models.vision import VisionConfig
+from mmtrain.nn import TransformerConfig
+from mmtrain.peft import PromptConfig
+from mmtrain.vqa import load_vqa
+from tests.vqa.test_vqa_run import build, write_recipe
+
+CORE = TransformerConfig(dim=16, num_layers=2, num_heads=2, num_kv_heads=1)
+PROMPTS = [
+    PromptConfig(num_tokens=3),
+    PromptConfig(kind="p_tuning", num_tokens=3, network="lstm", hidden_dim=4),
+    PromptConfig(kind="prefix", num_tokens=3),
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mask", ["causal", "prefix", "block"])
+@pytest.mark.parametrize("prompt", PROMPTS, ids=lambda prompt: prompt.kind)
+def test_what_is_written_sees_what_training_saw(prompt: PromptConfig, mask: str):
+    vision = VisionConfig(image_size=16, patch_size=8, transformer=CORE)
+    blocks = replace(CORE, mask=mask)
+    config = GenerateConfig(transformer=blocks, vocab_size=20, text_length=9, prompt=prompt)
+    generator = AnswerGenerator(config, vision=vision, connector=ConnectorConfig(), front_door=None)
+    draw = torch.Generator().manual_seed(0)
+    for parameter in generator.parameters():
+        parameter.normal_(0, 0.5, generator=draw)
+    image_BTD = torch.randn(2, 1 + vision.num_patches, 16, generator=draw)
+    tokens_QT = torch.randint(20, (4, 7), generator=draw)
+    length_Q = torch.tensor([7, 4, 5, 6])
+    trained_QTV = generator(image_BTD, tokens_QT, length_Q, length_Q)
+    start = generator.read(image_BTD, tokens_QT, length_Q, max_new_tokens=2)
+    want_QV = trained_QTV[torch.arange(4), length_Q - 1]
+    torch.testing.assert_close(start.logits_BV, want_QV, atol=1e-5, rtol=1e-5)
+    plain = AnswerGenerator(
+        replace(config, prompt=None), vision=vision, connector=ConnectorConfig(), front_door=None
+    )
+    plain.load_state_dict(generator.state_dict(), strict=False)
+    assert (plain(image_BTD, tokens_QT, length_Q, length_Q) - trained_QTV).abs().max() > 0.01
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe and a short run of it."""
+    folder = tmp_path_factory.mktemp("vqa_peft")
+    path = write_recipe(folder)
+    assert main(["train", str(path), "--run-dir", str(folder / "one"), "--train.steps", "1"]) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--peft.kind", "lora", "--peft.targets", '["*.attention.*"]', "--peft.dropout", "0.2"],
+        ["--peft.kind", "prompt", "--peft.num_tokens", "3"],
+        ["--peft.kind", "p_tuning", "--peft.network", "lstm", "--peft.hidden_dim", "4"],
+        ["--peft.kind", "prefix", "--peft.network", "mlp"],
+        ["--peft.kind", "context", "--peft.num_tokens", "3"],
+    ],
+    ids=lambda words: words[1],
+)
+def test_the_adapter_trains_and_the_model_stays(words: list[str], trained: Path, tmp_path: Path):
+    start = ["--vqa.init", str(trained / "one"), "--run-dir", str(tmp_path / "two")]
+    start += ["--train.steps", "2", "--train.microbatches", "2"]
+    assert main(["train", str(trained / "recipe.toml"), *start, *words]) == 0
+    before = load_vqa(trained / "one").model.state_dict()
+    after = load_vqa(tmp_path / "two").model.state_dict()
+    moved = {n for n, x in after.items() if n not in before or not torch.equal(x, before[n])}
+    assert (tmp_path / "two/adapter/adapter_config.json").is_file()
+    wanted = {
+        "lora": {n for n in before if ".attention." in n and n.endswith(".weight")},
+        "context": {"text.embed.context"},
+    }.get(words[1], {"generate.prompt.rows"})
+    norms = {n for n in wanted if before.get(n, torch.zeros(2, 2)).ndim < 2}
+    assert moved == wanted - norms
+
+
+def test_what_an_adapter_leaves_as_drawn_is_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["--model.vision_init", "nothing", "--peft.kind", "lora"]
+    assert main(["train", str(trained / "recipe.toml"), *words]) == 2
+    capsys.readouterr()
+    words = ["--vqa.init", str(trained / "one"), "--peft.kind", "lora", "--vqa.vision_lr", "1e-4"]
+    words += ["--peft.targets", '["generate.*.attention.q"]', "--run-dir", str(tmp_path / "bad")]
+    assert main(["train", str(trained / "recipe.toml"), *words]) == 2
+    assert "vqa.vision_lr has no effect" in capsys.readouterr().err
+    words = ["--vqa.init", str(trained / "one"), "--peft.kind", "lora", "--parallel.tp", "2"]
+    assert main(["train", str(trained / "recipe.toml"), *words]) == 2
+    assert "[peft] does not work with parallel.tp = 2 beside [vqa]" in capsys.readouterr().err
+
+
+def test_an_adapters_parameters_are_all_that_has_a_gradient(trained: Path):
+    words = ["--vqa.init", str(trained / "one"), "--peft.kind", "prefix", "--peft.num_tokens", "2"]
+    run = build(trained / "recipe.toml", *words)
+    run.state.objective.step(run.state.schedule, run.data.batch(0))
+    grads = {n for n, p in run.state.stage_parameters().items() if p.grad is not None}
+    assert grads == {"generate.prompt.rows"}
