@@ -24,7 +24,7 @@ from mmtrain.interop.timm import read_timm_tower
 from mmtrain.loading import load
 from mmtrain.models import Clip, ClipConfig, TextConfig, VisionConfig
 from mmtrain.models.named import MODEL_NAMES, named_model
-from mmtrain.models.vqa import VqaConfig
+from mmtrain.models.vqa import Head, VqaConfig
 from mmtrain.optim import OptimConfig
 from mmtrain.parallel import ParallelConfig
 from mmtrain.peft import PeftConfig
@@ -123,6 +123,8 @@ class VqaEvalConfig:
     """The set's file of questions, as vqa.data.questions."""
     annotations: str | None = None
     """VQAv2's file of answers."""
+    head: Head | None = None
+    """classify or generate, of a model that has both. None: classify where it is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,18 +220,22 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> TrainRecipe:
 
 def _refuse_cut_adapters(recipe: TrainRecipe) -> None:
     """Refuse layouts that cut what an adapter or learned tokens belong to."""
+    peft = recipe.peft
     prompt = recipe.vqa and recipe.vqa.generate and recipe.vqa.generate.prompt
-    for key, given in (
-        ("[peft]", recipe.peft),
-        ("model.text.num_context", recipe.model.text.num_context),
-        ("vqa.generate.prompt", prompt),
+    learned = prompt or (peft and peft.prompt)
+    for axis, key, given in (
+        ("pp", "[peft]", peft is not None),
+        ("pp", "model.text.num_context", recipe.model.text.num_context > 0),
+        ("pp", "vqa.generate.prompt", prompt is not None),
+        # Its keys and values would have to go with the heads of a rank.
+        ("tp", "a learned prefix", learned and learned.kind == "prefix"),
+        # An LSTM holds its weights by other means than its parameters' names.
+        ("tp", "an LSTM behind learned tokens", learned and learned.network == "lstm"),
     ):
-        for axis in ("pp", "tp") if recipe.vqa is not None else ("pp",):
-            if given and (size := getattr(recipe.parallel, axis)) > 1:
-                raise UsageError(
-                    f"{key} does not work with parallel.{axis} = {size}"
-                    f"{' beside [vqa]' if axis == 'tp' else ''}; set parallel.{axis} = 1"
-                )
+        if given and (size := getattr(recipe.parallel, axis)) > 1:
+            raise UsageError(
+                f"{key} does not work with parallel.{axis} = {size}; set parallel.{axis} = 1"
+            )
 
 
 def _with_learned_tokens(recipe: TrainRecipe, peft: PeftConfig) -> TrainRecipe:

@@ -4,7 +4,6 @@ import io
 import json
 import tarfile
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -22,11 +21,9 @@ from mmtrain.eval.result import write_result
 from mmtrain.eval.vqa import Mode
 from mmtrain.eval.vqa_attention import look, overlay
 from mmtrain.eval.vqa_result import PROBES, evaluate_vqa, write_predictions
-from mmtrain.models.vqa import Asked
+from mmtrain.models.vqa import Asked, Head
 from mmtrain.parallel import ParallelConfig, build_layout, pick_device
 from mmtrain.vqa import load_vqa
-
-Head = Literal["classify", "generate"]
 
 
 def _answerer(model: ModelOptions, head: Head | None) -> Answerer:

@@ -23,7 +23,7 @@ from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import own_batches
 from mmtrain.eval.samples import EvalBatch, EvalBatches, Members, spans
-from mmtrain.models.vqa import Asked, Vqa
+from mmtrain.models.vqa import Asked, Head, Vqa
 from mmtrain.parallel.precision import Precision, autocast
 
 Probe = Literal["question", "image"]
@@ -44,7 +44,7 @@ class Answerer:
     """What `classify` chooses among."""
     answer_length: int
     """Tokens of a written answer at most."""
-    head: Literal["classify", "generate"] | None = None
+    head: Head | None = None
     """Which head answers. None: classify where it is there."""
     device: torch.device = _CPU
     """Where the model is."""
@@ -58,7 +58,7 @@ class Answerer:
     """The ranks, which share out the images. None: one process."""
 
     @property
-    def chosen_head(self) -> Literal["classify", "generate"]:
+    def chosen_head(self) -> Head:
         """The head that answers.
 
         Raises:

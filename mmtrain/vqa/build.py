@@ -75,7 +75,7 @@ class VqaRun(Run):
             source = open_questions(
                 one.data, questions=one.questions, annotations=one.annotations, key="eval.vqa.data"
             )
-            result = evaluate_vqa(answerer, source)
+            result = evaluate_vqa(replace(answerer, head=one.head), source)
             self._keep(one.name, result, log, ("accuracy",))
         return answerer
 
@@ -173,6 +173,10 @@ def check_vqa_evaluations(recipe: TrainRecipe) -> None:
     for one in recipe.eval.vqa:
         if recipe.vqa is None:
             raise UsageError(f"eval.vqa {one.name!r} needs a [vqa] section, which trains for it")
+        if one.head is not None and getattr(recipe.vqa, one.head) is None:
+            raise UsageError(
+                f'eval.vqa {one.name!r}: head = "{one.head}" has no [vqa.{one.head}]; leave it out'
+            )
         open_questions(
             one.data, questions=one.questions, annotations=one.annotations, key="eval.vqa.data"
         )

@@ -16,6 +16,7 @@ from mmtrain.optim import clip_gradients
 from mmtrain.parallel import build_layout, pick_device
 from mmtrain.peft import add_terms
 from mmtrain.recipe import load_recipe
+from mmtrain.vqa.build import build_vqa_run
 from tests.ranks import run_ranks
 
 RECIPE = "configs/debug_clip.toml"
@@ -34,21 +35,8 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(run: Path, init: Path, *words: str) -> None:
     start = ["--model.init", str(init), "--run-dir", str(run)]
-    assert (
-        main(
-            [
-                "train",
-                RECIPE,
-                *start,
-                "--optim.schedule",
-                "constant",
-                "--optim.warmup_steps",
-                "1",
-                *words,
-            ]
-        )
-        == 0
-    )
+    pace = ["--optim.schedule", "constant", "--optim.warmup_steps", "1"]
+    assert main(["train", RECIPE, *start, *pace, *words]) == 0
 
 
 def losses(run: Path) -> list[float]:
@@ -141,10 +129,13 @@ def test_mistakes_are_one_line(
     )
 
 
-def three_steps(words: list[str]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def three_steps(
+    words: list[str], path: Path = Path(RECIPE)
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Gradients of the third step and the weights after it, whole, of what trains."""
-    recipe = load_recipe(Path(RECIPE), words)
-    run = build_run(recipe, build_layout(recipe.parallel, pick_device("cpu")))
+    recipe = load_recipe(path, words)
+    layout = build_layout(recipe.parallel, pick_device("cpu"))
+    run = (build_run if recipe.vqa is None else build_vqa_run)(recipe, layout)
     state, grads = run.state, {}
     for step in range(3):
         state.optimizers.set_lr(1.0)
@@ -162,12 +153,18 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
 
 
-def compare(rank: int, folder: Path, cases: dict[str, list[str]], layouts: list[list[str]]) -> None:
+def compare(
+    rank: int,
+    folder: Path,
+    cases: dict[str, list[str]],
+    layouts: list[list[str]],
+    path: Path = Path(RECIPE),
+) -> None:
     """One rank of two, every case under every layout, against the single process on disk."""
     for name, words in cases.items():
         wanted = torch.load(folder / f"{name}.pt", weights_only=True)
         for layout in layouts:
-            for got, want in zip(three_steps([*words, *layout]), wanted, strict=True):
+            for got, want in zip(three_steps([*words, *layout], path), wanted, strict=True):
                 assert got.keys() == want.keys()
                 for key, value in want.items():
                     error = (got[key] - value).norm()

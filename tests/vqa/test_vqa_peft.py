@@ -13,6 +13,8 @@ from mmtrain.models.vision import VisionConfig
 from mmtrain.nn import TransformerConfig
 from mmtrain.peft import PromptConfig
 from mmtrain.vqa import load_vqa
+from tests.ranks import run_ranks
+from tests.train.test_peft import compare, three_steps
 from tests.vqa.test_vqa_run import build, write_recipe
 
 CORE = TransformerConfig(dim=16, num_layers=2, num_heads=2, num_kv_heads=1)
@@ -94,9 +96,13 @@ def test_what_an_adapter_leaves_as_drawn_is_refused(
     words += ["--peft.targets", '["generate.*.attention.q"]', "--run-dir", str(tmp_path / "bad")]
     assert main(["train", str(trained / "recipe.toml"), *words]) == 2
     assert "vqa.vision_lr has no effect" in capsys.readouterr().err
-    words = ["--vqa.init", str(trained / "one"), "--peft.kind", "lora", "--parallel.tp", "2"]
-    assert main(["train", str(trained / "recipe.toml"), *words]) == 2
-    assert "[peft] does not work with parallel.tp = 2 beside [vqa]" in capsys.readouterr().err
+    start = ["--vqa.init", str(trained / "one"), "--parallel.tp", "2", "--peft.kind"]
+    for words, line in (
+        (["prefix"], "a learned prefix does not work with parallel.tp = 2"),
+        (["p_tuning", "--peft.network", "lstm"], "an LSTM behind learned tokens does not work"),
+    ):
+        assert main(["train", str(trained / "recipe.toml"), *start, *words]) == 2
+        assert line in capsys.readouterr().err
 
 
 def test_an_adapters_parameters_are_all_that_has_a_gradient(trained: Path):
@@ -105,3 +111,33 @@ def test_an_adapters_parameters_are_all_that_has_a_gradient(trained: Path):
     run.state.objective.step(run.state.schedule, run.data.batch(0))
     grads = {n for n, p in run.state.stage_parameters().items() if p.grad is not None}
     assert grads == {"generate.prompt.rows"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_ranks_have_the_single_process_gradients_and_weights(trained: Path, tmp_path: Path):
+    common = ["--vqa.init", str(trained / "one"), "--run.dir", str(tmp_path / "run")]
+    common += ["--train.precision", "fp64", "--train.steps", "3", "--peft.kind"]
+    every = '["*.attention.*", "*.feed_forward.*", "*.cross_attention.*"]'
+    shared = {
+        "lora": [*common, "lora", "--peft.targets", every, "--peft.also_train", '["classify.*"]'],
+        "prompt": [*common, "prompt", "--peft.num_tokens", "3"],
+        "mlp": [*common, "p_tuning", "--peft.num_tokens", "3", "--peft.hidden_dim", "16"],
+        "context": [*common, "context", "--peft.num_tokens", "3"],
+    }
+    whole = {
+        "lstm": [*common, "p_tuning", "--peft.network", "lstm", "--peft.hidden_dim", "4"],
+        "prefix": [*common, "prefix", "--peft.network", "mlp", "--peft.num_tokens", "3"],
+        "dropped": [*common, "lora", "--peft.dropout", "0.3"],
+    }
+    recipe = trained / "recipe.toml"
+    for name, words in (shared | whole).items():
+        grads, weights = three_steps(words, recipe)
+        assert grads and grads.keys() == weights.keys()
+        # Units of a ReLU may be silent, and a front door of one step counts nothing yet.
+        assert sum(bool(value.any()) for value in grads.values()) > len(grads) / 2, name
+        torch.save((grads, weights), tmp_path / f"{name}.pt")
+    tp, shard = ["--parallel.tp", "2"], ["--parallel.dp_shard", "2"]
+    layouts = [tp, [*tp, "--parallel.sequence", "false"], shard]
+    run_ranks(compare, 2, tmp_path, shared, layouts, recipe)
+    run_ranks(compare, 2, tmp_path, whole, [shard, ["--parallel.dp_replicate", "2"]], recipe)

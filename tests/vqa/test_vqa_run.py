@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,10 @@ def check_examples(run: Path, sides: dict[str, list[dict[str, Any]]]) -> None:
 
 def test_it_learns_and_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = write_recipe(tmp_path)
+    content = tomllib.loads(path.read_text())
+    (own,) = content["eval"]["vqa"]
+    content["eval"]["vqa"] += [own | {"name": "written", "head": "generate"}]
+    path.write_text(dump_toml(content))
     long = ["--train.steps", "60", "--train.checkpoint_every", "60"]
     assert main(["train", str(path), *long, "--run-dir", str(tmp_path / "one")]) == 0
     one = losses(tmp_path / "one")
@@ -111,6 +116,8 @@ def test_it_learns_and_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert model.vocabulary is not None and "red" in model.vocabulary.answers
     result = json.loads((tmp_path / "one/eval/own.json").read_text())
     check_examples(tmp_path / "one", result["examples"])
+    written = json.loads((tmp_path / "one/eval/written.json").read_text())
+    assert (result["head"], written["head"]) == ("classify", "generate")
     assert result["num_questions"] == 36 and set(result["per_answer_type"]) == {"other", "yes/no"}
     capsys.readouterr()
     images = tmp_path / "images"
@@ -225,6 +232,9 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         return line
 
     assert "no effect beside [vqa]" in mistake("--loss.kind", "siglip")
+    chosen = '[{name = "own", data = "none", head = "generate"}]'
+    alone = ("--vqa.generate", "none", "--eval.vqa", chosen)
+    assert 'head = "generate" has no [vqa.generate]' in mistake(*alone)
     assert "vqa.min_count = 99: no answer" in mistake("--vqa.min_count", "99")
     assert "data.label_key has no effect" in mistake("--data.label_key", "concept")
     (tmp_path / "images/COCO_train2014_000000000005.png").unlink()
