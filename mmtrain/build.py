@@ -35,7 +35,7 @@ from mmtrain.train.config import total_steps
 from mmtrain.train.contrastive import ContrastiveObjective
 from mmtrain.train.metrics import MetricsLog
 from mmtrain.train.objective import Objective
-from mmtrain.train.ranks import gather_rarely, is_alone, on_rank_0
+from mmtrain.train.ranks import gather, gather_rarely, is_alone, on_rank_0
 from mmtrain.train.state import Identity, RunState, as_fp32
 from mmtrain.train.step import build_schedule
 
@@ -190,8 +190,10 @@ def take_up_open_clip(run: Run) -> list[str]:
             f"model.init = {path} is of epoch {training.epoch}, step {step} here, and this run has "
             f"{run.total_steps} steps; raise train.epochs or train.steps"
         )
-    names = run.state.optimizers.state_dict().keys()
-    taken = run.state.optimizers.load_moments(training.moments, steps=training.steps)
+    optimizers = run.state.optimizers
+    names = set().union(*gather(set(optimizers.state_dict())))
+    taken = optimizers.load_moments(training.moments, steps=training.steps)
+    taken = set().union(*gather(taken))
     run.state.step = step
     run.state.samples_seen = step * run.recipe.train.batch_size
     told = f"{path}: took the weights and AdamW's moments of {len(taken)} tensors (step "
@@ -319,7 +321,9 @@ def build_state(
             num_microbatches=recipe.train.microbatches,
             batch_size=recipe.train.batch_size,
         ),
-        optimizers=build_optimizers(named.items(), recipe.optim, **names),
+        optimizers=build_optimizers(
+            named.items(), recipe.optim, zero_group=layout.zero_group, **names
+        ),
         ema=None if decay is None else Ema(named.items(), decay=decay),
         loss_scale=LossScale(recipe.train.loss_scale) if recipe.train.precision == "fp16" else None,
         bad_samples=BadSampleLog(

@@ -64,7 +64,8 @@ class RankMemory:
     """That it stores."""
     weights: int
     gradients: int
-    """Under FSDP with microbatches they are whole until the last one."""
+    """With microbatches there is a whole set more: under FSDP until the last one is done; under DDP
+    beside the buckets that are sent."""
     optimizer: int
     """Moments, and the weights' average where there is one."""
     gathered: int
@@ -175,14 +176,8 @@ def plan_layout(recipe: TrainRecipe, *, world_size: int) -> Plan:
 def _layout(
     config: ParallelConfig, world_size: int, blocks: dict[str, TransformerConfig]
 ) -> PlannedLayout:
-    fixed = config.pp * config.dp_replicate * config.tp
-    shard = world_size // fixed if config.dp_shard == -1 else config.dp_shard
-    if fixed * shard != world_size:
-        raise UsageError(
-            f"parallel.pp = {config.pp} x dp_replicate = {config.dp_replicate} x dp_shard = "
-            f"{config.dp_shard} x tp = {config.tp} does not make up --world-size {world_size}; "
-            "choose sizes whose product is that number, or leave dp_shard = -1"
-        )
+    replicate, shard = config.dp_sizes(world_size, ranks=f"--world-size {world_size}")
+    config = replace(config, dp_replicate=replicate, dp_shard=shard)
     return PlannedLayout(
         device=torch.device("meta"), config=config, world_size=world_size, blocks=blocks
     )
@@ -258,7 +253,7 @@ def _memory(
     )
     parallel, accumulates = layout.size("dp") > 1, recipe.train.microbatches > 1
     gathered = 0
-    if parallel:
+    if layout.is_sharded:
         # The next block is gathered while one computes.
         gathered = root + 2 * block if _is_resharded(layout) else sizes.whole
         gathered += 0 if accumulates else root + block
@@ -282,10 +277,14 @@ def _optimizer(
     trained: list[tuple[str, nn.Parameter]],
     item: int,
 ) -> int:
-    """Two moments of AdamW, one of Muon; an average is in fp32 at least."""
+    """Two moments of AdamW, one of Muon, shared out by ZeRO-1; an average is in fp32 at least."""
     muon = recipe.optim.kind == "muon"
     one = [pair for pair in trained if muon and ".blocks." in pair[0] and pair[1].ndim == 2]
     moments = 2 * _sizes(trained, layout).shard - _sizes(one, layout).shard
+    if layout.config.dp_kind == "zero1":
+        # By whole tensors, the largest first: even, unless one is larger than a share.
+        largest = max((p.numel() for _, p in trained), default=0)
+        moments = max(-(-moments // layout.size("dp")), 2 * largest)
     average = 0 if recipe.optim.ema_decay is None else _sizes(trained, layout).shard
     return item * moments + max(item, 4) * average
 
@@ -363,7 +362,10 @@ def _traffic(
         add("dp_shard", shard, "weights, then gradients", sent)
     if replicate > 1:
         sent = 2 * _ring(replicate, grads.shard * item)
-        add("dp_replicate", replicate, "gradients of its shard", sent)
+        what = "gradients of its shard" if layout.is_sharded else "gradients"
+        if layout.config.dp_kind == "zero1":
+            sent, what = sent + _ring(replicate, grads.shard * item), "gradients, updated weights"
+        add("dp_replicate", replicate, what, sent)
     if pp > 1:
         # Forward twice, the gradient back once, over every boundary that rank 0 sends at.
         stream = sum(tower.stream for tower in kept.values())

@@ -26,9 +26,12 @@ def plan_command(*, recipe: Path, overrides: list[str], world_size: int) -> None
     resolved = resolve(loaded, build_tokenizer(loaded.tokenizer))
     plan = plan_layout(resolved, world_size=world_size)
     train, parallel = resolved.train, resolved.parallel
+    sizes = plan.layout.config
     print(
-        f"{world_size} ranks = pp {parallel.pp} x dp_replicate {parallel.dp_replicate} x dp_shard "
-        f"{plan.layout.dp_shard} x tp {parallel.tp}; {plan.num_parameters / 1e6:,.1f} M parameters"
+        f"{world_size} ranks = pp {sizes.pp} x dp_replicate {sizes.dp_replicate} x dp_shard "
+        f"{sizes.dp_shard} x tp {sizes.tp}"
+        f"{'' if sizes.dp_kind == 'fsdp' else f', {sizes.dp_kind}'}"
+        f"; {plan.num_parameters / 1e6:,.1f} M parameters"
     )
     print(
         f"batch {train.batch_size:,} = {plan.layout.size('dp')} data-parallel ranks x "

@@ -4,12 +4,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from mmtrain.optim.config import OptimConfig
 from mmtrain.optim.muon import Muon
+from mmtrain.optim.zero import own_part, share_out
 
 
 class Optimizers:
@@ -45,7 +47,8 @@ class Optimizers:
             parameter.grad = None
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """The optimizers' tensors by parameter name: `{name: {"exp_avg": ..., "step": ...}}`.
+        """The optimizers' tensors by parameter name: `{name: {"exp_avg": ..., "step": ...}}`; of
+        the parameters that this rank updates.
 
         They are the live tensors and complete from the first step on: loading is copying into them.
         Names do not depend on the layout, so neither does a checkpoint. Hyperparameters are not
@@ -54,7 +57,7 @@ class Optimizers:
         return {
             name: dict(optimizer.state[parameter])
             for parameter, name in self._names.items()
-            for optimizer in self.optimizers
+            for optimizer in map(own_part, self.optimizers)
             if parameter in optimizer.state
         }
 
@@ -101,6 +104,7 @@ def build_optimizers(
     hidden_matrices: set[str],
     layer_ids: Mapping[str, tuple[int, int]] | None = None,
     lr_factors: Mapping[str, float] | None = None,
+    zero_group: dist.ProcessGroup | None = None,
 ) -> Optimizers:
     """Group the trainable parameters and build AdamW, and Muon where the recipe asks for it.
 
@@ -111,6 +115,7 @@ def build_optimizers(
         layer_ids: (layer, layers above it) by name, needed for layer_decay < 1; names that are
             missing keep the full learning rate.
         lr_factors: multiplies the learning rate, by name; names that are missing keep theirs.
+        zero_group: ranks with the same parameters, which share out the work and its state (ZeRO-1).
     """
     assert layer_ids is not None or config.layer_decay == 1
     names: dict[nn.Parameter, str] = {}
@@ -137,21 +142,33 @@ def build_optimizers(
             },
         )
         group["params"].append(parameter)
-    optimizers = []
+    optimizers: list[torch.optim.Optimizer] = []
     if adamw_groups := [group for key, group in groups.items() if not key[0]]:
-        optimizers.append(_build_adamw(adamw_groups, config))
+        options = {"lr": config.lr, "betas": config.betas, "eps": config.eps, "fused": True}
+        adamw = _build(torch.optim.AdamW, adamw_groups, zero_group, options)
+        for optimizer in adamw:
+            _begin_adamw(own_part(optimizer))
+        optimizers += adamw
     if muon_groups := [group for key, group in groups.items() if key[0]]:
-        momentum, adjust = config.muon_momentum, config.muon_adjust
-        muon = Muon(muon_groups, lr=config.muon_lr, momentum=momentum, adjust=adjust)
-        optimizers.append(muon)
+        options = {"lr": config.muon_lr, "momentum": config.muon_momentum}
+        options["adjust"] = config.muon_adjust
+        optimizers += _build(Muon, muon_groups, zero_group, options)
     return Optimizers(optimizers, names, lr=config.lr)
 
 
-def _build_adamw(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.AdamW:
-    """Fused AdamW whose state exists from the start, as a checkpoint before any step needs it."""
-    optimizer = torch.optim.AdamW(
-        groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True
-    )
+def _build(
+    kind: type[torch.optim.Optimizer],
+    groups: list[dict[str, Any]],
+    zero_group: dist.ProcessGroup | None,
+    options: dict[str, Any],
+) -> list[torch.optim.Optimizer]:
+    if zero_group is None:
+        return [kind(groups, **options)]
+    return list(share_out(kind, groups, zero_group, **options))
+
+
+def _begin_adamw(optimizer: torch.optim.Optimizer) -> None:
+    """Give AdamW its state at the start, as a checkpoint before any step needs it."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             optimizer.state[parameter] = {
@@ -160,4 +177,3 @@ def _build_adamw(groups: list[dict[str, Any]], config: OptimConfig) -> torch.opt
                 "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
                 "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
             }
-    return optimizer

@@ -1,6 +1,7 @@
 """Parallelism, applied to the models from outside by torch's own engine."""
 
 from mmtrain.parallel.apply import gather_tensors, parallelize
+from mmtrain.parallel.ddp import replicate
 from mmtrain.parallel.mesh import Layout, ParallelConfig, build_layout, pick_device
 from mmtrain.parallel.pipeline import PipelineSchedule
 
@@ -12,4 +13,5 @@ __all__ = [
     "gather_tensors",
     "parallelize",
     "pick_device",
+    "replicate",
 ]

@@ -54,7 +54,7 @@ def parallelize(
         steps.insert(0 if recompute.inside_compile else len(steps), again)
         for step in steps:
             step()
-        if layout.size("dp") > 1:
+        if layout.is_sharded:
             apply_fsdp(stage, layout)
     return stages
 

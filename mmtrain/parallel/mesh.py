@@ -15,16 +15,21 @@ ScheduleName = Literal[
     "GPipe", "1F1B", "Interleaved1F1B", "LoopedBFS", "InterleavedZeroBubble", "ZBVZeroBubble"
 ]
 Axis = Literal["pp", "dp", "tp"]
+DataParallelKind = Literal["fsdp", "ddp", "zero1"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
     """Sizes of the mesh's axes, whose product is the number of ranks, and how each works."""
 
+    dp_kind: DataParallelKind = "fsdp"
+    """What data-parallel ranks keep. fsdp: a share of weights, gradients and optimizer state (by
+    dp_shard); ddp: all of it; zero1: all but the optimizer state, of which each has a share."""
     pp: int = 1
     """Pipeline stages: each rank holds a slice of the layers of every tower."""
     dp_replicate: int = 1
-    """Data-parallel replicas that each hold whole (sharded) weights."""
+    """Data-parallel replicas, each with one copy of the (sharded) weights. ddp and zero1 have
+    nothing but replicas: all ranks, where it is left at 1."""
     dp_shard: int = -1
     """Data-parallel ranks that share one copy of weights and optimizer state (FSDP).
     -1: all ranks that the other axes leave."""
@@ -40,6 +45,26 @@ class ParallelConfig:
     recompute: RecomputeConfig = field(default_factory=RecomputeConfig)
     """Memory for work: activations that the backward computes again."""
 
+    def dp_sizes(self, world_size: int, *, ranks: str) -> tuple[int, int]:
+        """dp_replicate and dp_shard with `world_size` ranks, which a message calls `ranks`.
+
+        Raises:
+            UsageError: the axes' sizes do not make up the number of ranks.
+        """
+        rest = world_size // (self.pp * self.tp)
+        replicate, shard = self.dp_replicate, self.dp_shard
+        if self.dp_kind != "fsdp":
+            replicate, shard = rest if replicate == 1 else replicate, 1
+        elif shard == -1:
+            shard = rest // replicate
+        if shard < 1 or self.pp * replicate * shard * self.tp != world_size:
+            raise UsageError(
+                f"parallel.pp = {self.pp} x dp_replicate = {self.dp_replicate} x dp_shard = "
+                f"{self.dp_shard} x tp = {self.tp} does not make up {ranks}; "
+                "choose sizes whose product is that number, or leave dp_shard = -1"
+            )
+        return replicate, shard
+
     def __post_init__(self) -> None:
         for name in ("pp", "dp_replicate", "tp"):
             if getattr(self, name) < 1:
@@ -51,6 +76,33 @@ class ParallelConfig:
             raise ValueError(
                 f'schedule = "{self.schedule}" takes no recompute.kind = "selective"; use "full", '
                 'or schedule = "Interleaved1F1B"'
+            )
+        if self.dp_kind != "fsdp":
+            self._check_replicas()
+
+    def _check_replicas(self) -> None:
+        """Refuse what whole weights on every rank leave no room for."""
+        kind = f'dp_kind = "{self.dp_kind}"'
+        for name in ("pp", "tp"):
+            if getattr(self, name) > 1:
+                instead = (
+                    "reshard_after_forward = false (ZeRO-2: the same and sharded gradients)"
+                    if self.dp_kind == "zero1"
+                    else "dp_replicate = n and dp_shard = 1 (replicas)"
+                )
+                raise ValueError(
+                    f"{name} = {getattr(self, name)} goes with no {kind}; use "
+                    f'dp_kind = "fsdp" with {instead}'
+                )
+        if self.dp_shard not in (-1, 1):
+            raise ValueError(
+                f'dp_shard = {self.dp_shard} has no effect with {kind}; use dp_kind = "fsdp" or '
+                "remove it"
+            )
+        if not self.reshard_after_forward:
+            raise ValueError(
+                f'reshard_after_forward = False has no effect with {kind}; use dp_kind = "fsdp" or '
+                "remove it"
             )
 
 
@@ -84,6 +136,22 @@ class Layout:
         """The process group along an axis, None where the axis has one rank."""
         mesh = self.axis(name)
         return None if mesh is None or mesh.size() == 1 else mesh.get_group()
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether FSDP holds the weights."""
+        return self.config.dp_kind == "fsdp" and self.size("dp") > 1
+
+    @property
+    def has_replicas(self) -> bool:
+        """Whether several ranks hold the same whole weights, which torch's DDP keeps equal."""
+        return self.config.dp_kind != "fsdp" and self.size("dp") > 1
+
+    @property
+    def zero_group(self) -> dist.ProcessGroup | None:
+        """The ranks that share out the optimizer's state by ZeRO-1; None: each has all of its
+        parameters'."""
+        return self.group("dp") if self.config.dp_kind == "zero1" else None
 
     @property
     def is_first_stage(self) -> bool:
@@ -137,14 +205,7 @@ def build_layout(config: ParallelConfig, device: torch.device) -> Layout:
         UsageError: the axes' sizes do not make up the number of ranks.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    fixed = config.pp * config.dp_replicate * config.tp
-    shard = world // fixed if config.dp_shard == -1 else config.dp_shard
-    if fixed * shard != world or shard < 1:
-        raise UsageError(
-            f"parallel.pp = {config.pp} x dp_replicate = {config.dp_replicate} x dp_shard = "
-            f"{config.dp_shard} x tp = {config.tp} does not make up the {world} rank(s) started; "
-            "choose sizes whose product is that number, or leave dp_shard = -1"
-        )
+    replicate, shard = config.dp_sizes(world, ranks=f"the {world} rank(s) started")
     if world == 1:
         return Layout(device=device, config=config)
     if not dist.is_initialized():
@@ -153,7 +214,7 @@ def build_layout(config: ParallelConfig, device: torch.device) -> Layout:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     mesh = init_device_mesh(
         device.type,
-        (config.pp, config.dp_replicate, shard, config.tp),
+        (config.pp, replicate, shard, config.tp),
         mesh_dim_names=("pp", "dp_replicate", "dp_shard", "tp"),
     )
     dp_mesh = mesh["dp_replicate", "dp_shard"]._flatten("dp")

@@ -7,14 +7,16 @@ sees every negative, exactly. Gao et al. 2021 (GradCache), arXiv:2101.06983, sec
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
 
 from mmtrain.errors import UsageError
-from mmtrain.parallel import Layout, PipelineSchedule
+from mmtrain.parallel import Layout, PipelineSchedule, replicate
 
 
 class Schedule(Protocol):
@@ -40,7 +42,7 @@ class Schedule(Protocol):
 class LocalSchedule:
     """One stage that holds the whole model: gradient accumulation over microbatches.
 
-    Under FSDP gradients are reduced once, with the last microbatch.
+    Over several ranks gradients are reduced once, with the last microbatch.
     """
 
     def __init__(self, stage: nn.Module, *, num_microbatches: int) -> None:
@@ -76,13 +78,20 @@ class LocalSchedule:
         gradients = gradient_B2E.chunk(self.num_microbatches)
         done: list[Tensor] = []
         for i, ((images, part), gradient) in enumerate(zip(chunks, gradients, strict=True)):
-            if isinstance(self.stage, FSDPModule):
-                self.stage.set_requires_gradient_sync(i == len(chunks) - 1)
-            features = self.stage(images, **part)
-            if features.requires_grad:  # not where both towers are locked
-                torch.autograd.backward(features, gradient)
+            with self._reducing(i == len(chunks) - 1):
+                features = self.stage(images, **part)
+                if features.requires_grad:  # not where both towers are locked
+                    torch.autograd.backward(features, gradient)
             done.append(features.detach())
         return torch.cat(done)
+
+    def _reducing(self, reduces: bool) -> AbstractContextManager[None]:
+        """In the context a backward reduces gradients over the ranks, or only adds them up."""
+        if isinstance(self.stage, FSDPModule):
+            self.stage.set_requires_gradient_sync(reduces)
+        if isinstance(self.stage, DistributedDataParallel) and not reduces:
+            return self.stage.no_sync()
+        return nullcontext()
 
 
 def build_schedule(
@@ -110,4 +119,5 @@ def build_schedule(
         )
     if layout.size("pp") > 1:
         return PipelineSchedule(stages, layout, num_microbatches=num_microbatches)
-    return LocalSchedule(stages[0], num_microbatches=num_microbatches)
+    stage = replicate(stages[0], layout) if layout.has_replicas else stages[0]
+    return LocalSchedule(stage, num_microbatches=num_microbatches)

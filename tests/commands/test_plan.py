@@ -27,6 +27,8 @@ LAYOUTS: list[tuple[Any, ParallelConfig, int]] = [
     (tiny_config(), ParallelConfig(), 1),
     (tiny_config(), ParallelConfig(reshard_after_forward=False), 2),
     (tiny_config(), ParallelConfig(dp_replicate=2), 1),
+    (tiny_config(), ParallelConfig(dp_kind="ddp"), 2),
+    (tiny_config(), ParallelConfig(dp_kind="zero1"), 1),
     (tiny_config(), ParallelConfig(tp=2), 1),
     (modern_config(), ParallelConfig(tp=2), 2),
     (tiny_config(), ParallelConfig(tp=2, sequence=False), 1),
@@ -106,7 +108,7 @@ def _measure(rank: int) -> None:
             trained.backward(make_batch())
         parameters = trained.stage_parameters()
         moments = trained.optimizers.state_dict()
-        states = [t for n in parameters for key, t in moments[n].items() if key != "step"]
+        states = [t for n in parameters for key, t in moments.get(n, {}).items() if key != "step"]
         want = plan.memory[rank if parallel.pp == 2 else 0]
         name = f"{parallel}, {microbatches}: "
         # The last of two ranks may have a shorter share of an odd number of rows.
@@ -117,6 +119,8 @@ def _measure(rank: int) -> None:
         assert size(parameters.values()) == pytest.approx(want.weights, rel=near), name
         gradients = [p.grad for p in parameters.values()]
         assert size(gradients) == pytest.approx(want.gradients - whole, rel=near), name
+        if parallel.dp_kind == "zero1":  # whole tensors do not make even shares
+            near = 0.1
         assert size(states) == pytest.approx(want.optimizer, rel=near), name
         # torch (2.14) tries a microbatch out whenever a pipeline goes from `eval` to `step`, and on
         # the ranks before the last one part of it stays.

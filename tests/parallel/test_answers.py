@@ -45,6 +45,8 @@ TWO_RANKS: list[Case] = [
     *((name, ParallelConfig(tp=2, sequence=False), 1) for name in MODELS),
     *((name, ParallelConfig(pp=2), 4) for name in MODELS),
     *((name, ParallelConfig(dp_shard=2), 2) for name in MODELS),
+    *((name, ParallelConfig(dp_kind="ddp"), 2) for name in MODELS),
+    *((name, ParallelConfig(dp_kind="zero1"), 1) for name in MODELS),
     ("both heads", ParallelConfig(pp=2, schedule="GPipe"), 4),
     ("both heads", ParallelConfig(pp=2, schedule="Interleaved1F1B"), 4),
     ("both heads", ParallelConfig(pp=2, schedule="InterleavedZeroBubble"), 4),

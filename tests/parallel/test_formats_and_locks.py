@@ -23,6 +23,7 @@ LAYOUTS = {
     "fsdp": (ParallelConfig(dp_shard=2), 2),
     "tp": (ParallelConfig(tp=2), 2),
     "pp": (ParallelConfig(pp=2), 4),
+    "zero1": (ParallelConfig(dp_kind="zero1"), 2),
 }
 CONFIG = tiny_config(patch_dropout=0.25)
 # Unlocked layers of vision and text, None where all train. Under pp = 2 the second leaves the first

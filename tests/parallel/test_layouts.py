@@ -31,6 +31,7 @@ FULL = RecomputeConfig(kind="full")
 EVERY_2 = RecomputeConfig(kind="full", every=2)
 SELECTIVE = RecomputeConfig(kind="selective")
 MATMUL = RecomputeConfig(kind="selective", keep=("matmul",))
+DDP, ZERO1 = ParallelConfig(dp_kind="ddp"), ParallelConfig(dp_kind="zero1")
 Case = tuple[ClipConfig, LossConfig, ParallelConfig, int]
 """Model, loss, layout, microbatches."""
 INTERLEAVED = ("Interleaved1F1B", "LoopedBFS", "InterleavedZeroBubble", "ZBVZeroBubble")
@@ -43,6 +44,12 @@ TWO_RANKS: list[Case] = [
     (OPENAI, SOFTMAX, ParallelConfig(reshard_after_forward=False), 4),
     (MODERN, SOFTMAX, ParallelConfig(dp_shard=2), 2),
     (SIGLIP, SIGMOID, ParallelConfig(dp_replicate=2), 2),
+    (MODERN, SOFTMAX, DDP, 1),
+    (SIGLIP, SIGMOID, DDP, 4),
+    (OPENAI, SOFTMAX, ParallelConfig(dp_kind="ddp", recompute=FULL), 2),
+    (MODERN, SOFTMAX, ZERO1, 4),
+    (SIGLIP, SIGMOID, ZERO1, 1),
+    (OPENAI, SOFTMAX, ParallelConfig(dp_kind="zero1", recompute=SELECTIVE), 2),
     (MODERN, SOFTMAX, ParallelConfig(tp=2, sequence=False), 1),
     (SIGLIP, SIGMOID, ParallelConfig(tp=2), 4),
     (OPENAI, SOFTMAX, ParallelConfig(tp=2, recompute=FULL), 2),
@@ -61,6 +68,8 @@ FOUR_RANKS: list[Case] = [
     (OPENAI, SIGMOID, ParallelConfig(dp_shard=4, reshard_after_forward=False), 1),
     (OPENAI, SOFTMAX, ParallelConfig(dp_replicate=4), 1),
     (OPENAI, SOFTMAX, ParallelConfig(dp_replicate=2, dp_shard=2), 2),
+    (OPENAI, SOFTMAX, DDP, 2),
+    (MODERN, SIGMOID, ZERO1, 2),
     (OPENAI, SIGMOID, ParallelConfig(tp=4), 1),
     (OPENAI, SOFTMAX, ParallelConfig(tp=4, sequence=False), 2),
     (OPENAI, SOFTMAX, ParallelConfig(dp_shard=2, tp=2), 2),

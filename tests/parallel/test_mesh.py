@@ -46,6 +46,33 @@ def test_sizes_below_one(sizes, found):
 
 
 @pytest.mark.parametrize(
+    ("keys", "found"),
+    [
+        ({"tp": 2}, 'tp = 2 goes with no dp_kind = "zero1"; use dp_kind = "fsdp" with reshard_aft'),
+        ({"pp": 4}, 'pp = 4 goes with no dp_kind = "zero1"; .* reshard_after_forward = false'),
+        ({"dp_shard": 2}, 'dp_shard = 2 has no effect with dp_kind = "zero1"'),
+        ({"reshard_after_forward": False}, "reshard_after_forward = False has no effect with"),
+    ],
+)
+def test_replicas_are_all_there_is_beside_ddp_and_zero1(keys, found):
+    with pytest.raises(ValueError, match=found) as error:
+        ParallelConfig(dp_kind="zero1", **keys)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r'dp_kind = "ddp"; use dp_kind = "fsdp"'):
+        ParallelConfig(dp_kind="ddp", **keys)
+
+
+def test_replicas_take_all_ranks():
+    for kind in ("ddp", "zero1"):
+        for sizes in ({}, {"dp_replicate": 6}, {"dp_shard": 1}):
+            config = ParallelConfig(dp_kind=kind, **sizes)
+            assert config.dp_sizes(6, ranks="6 ranks") == (6, 1)
+        with pytest.raises(UsageError, match=r"dp_replicate = 2 x .* does not make up 6 ranks"):
+            ParallelConfig(dp_kind=kind, dp_replicate=2).dp_sizes(6, ranks="6 ranks")
+    assert ParallelConfig(dp_replicate=2).dp_sizes(6, ranks="6 ranks") == (2, 3)
+
+
+@pytest.mark.parametrize(
     ("world", "sizes"),
     [
         (1, {"tp": 2}),

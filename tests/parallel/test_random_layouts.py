@@ -7,14 +7,14 @@ what may be locked. What fails prints its seed; `draw(num_ranks, seed)` is it ag
 import dataclasses
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import pytest
 
 from mmtrain.errors import UsageError
 from mmtrain.parallel import Layout, ParallelConfig
-from mmtrain.parallel.mesh import ScheduleName
+from mmtrain.parallel.mesh import DataParallelKind, ScheduleName
 from mmtrain.parallel.pipeline import check_microbatches
 from tests.parallel.tiny_answers import (
     BCE,
@@ -92,7 +92,7 @@ def draw(num_ranks: int, seed: int) -> Draw:
     batch_size = choose.choice((24,) if num_ranks % 3 == 0 else (8, 16))
     rows = batch_size // (sizes["dp_replicate"] * sizes["dp_shard"])
     fits = [n for n in range(1, rows + 1) if rows % n == 0 and _runs(layout, n)]
-    return Draw(
+    case = Draw(
         seed=seed,
         model=choose.choice((*CLIPS, *ANSWERERS, *DECODERS)),
         num_layers=choose.randint(max(2, num_stages), max(4, num_stages)),
@@ -103,6 +103,10 @@ def draw(num_ranks: int, seed: int) -> Draw:
         longest=tuple(choose.randint(3, CONTEXT) for _ in range(STEPS)),
         locked=choose.random() < 0.2,
     )
+    kind = choose.choice(get_args(DataParallelKind))
+    if kind != "fsdp" and sizes["pp"] == sizes["tp"] == 1:
+        return replace(case, layout=ParallelConfig(dp_kind=kind))
+    return case
 
 
 def _prime_factors(number: int) -> list[int]:

@@ -37,6 +37,8 @@ LOSSES = {"softmax, attract": SOFTMAX, "sigmoid, ignore": SIGMOID}
 FSDP = (ParallelConfig(dp_shard=2), 2)
 TENSOR_SEQUENCE = (ParallelConfig(tp=2), 1)
 PIPELINE = (ParallelConfig(pp=2, schedule="1F1B"), 4)
+DDP = (ParallelConfig(dp_kind="ddp"), 2)
+ZERO1 = (ParallelConfig(dp_kind="zero1"), 2)
 FULL, SELECTIVE = RecomputeConfig(kind="full"), RecomputeConfig(kind="selective")
 CASES = [
     *(("openai, 13 tokens", loss, FSDP) for loss in LOSSES),
@@ -45,6 +47,8 @@ CASES = [
     ("openai, 17 tokens", "softmax, attract", TENSOR_SEQUENCE),
     ("openai, 13 tokens", "softmax, attract", (ParallelConfig(dp_replicate=2), 1)),
     ("openai, 13 tokens", "sigmoid, ignore", (ParallelConfig(tp=2, sequence=False), 2)),
+    ("openai, 13 tokens", "softmax, attract", DDP),
+    ("openai, 13 tokens", "sigmoid, ignore", ZERO1),
     ("modern, 15 tokens", "softmax, attract", TENSOR_SEQUENCE),
     ("modern, 15 tokens", "softmax, attract", PIPELINE),
     ("siglip, 11 tokens", "sigmoid, ignore", TENSOR_SEQUENCE),
@@ -79,7 +83,8 @@ def compare_layouts(rank: int) -> None:
 
 
 def test_layouts_give_the_single_process_result() -> None:
-    """FSDP with accumulation, tensor and sequence parallelism, replicas, a 1F1B pipeline."""
+    """FSDP, DDP and ZeRO-1 with accumulation, tensor and sequence parallelism, replicas, a 1F1B
+    pipeline."""
     run_ranks(compare_layouts, 2)
 
 

@@ -167,6 +167,7 @@ class _Laid(Trained):
             OptimConfig(lr=1e-3),
             no_decay={self._prefix + name for name in no_decay},
             hidden_matrices={self._prefix + name for name in hidden},
+            zero_group=self.layout.zero_group,
         )
 
     _prefix = ""

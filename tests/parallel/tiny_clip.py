@@ -187,6 +187,7 @@ class Trained:
             OptimConfig(lr=1e-3),
             no_decay=no_decay,
             hidden_matrices=hidden,
+            zero_group=self.layout.zero_group,
         )
 
     def batch(self, step: int) -> Any:

@@ -28,10 +28,13 @@ LAYOUTS = {
     "fsdp2": ParallelConfig(dp_shard=2),
     "tp2": ParallelConfig(tp=2),
     "pp2": ParallelConfig(pp=2),
+    "ddp2": ParallelConfig(dp_kind="ddp"),
+    "zero2": ParallelConfig(dp_kind="zero1"),
     "fsdp4": ParallelConfig(dp_shard=4),
     "tp2pp2": ParallelConfig(tp=2, pp=2),
 }
-NUM_RANKS = {"one": 1, "fsdp2": 2, "tp2": 2, "pp2": 2, "fsdp4": 4, "tp2pp2": 4}
+NUM_RANKS = {"one": 1, "fsdp4": 4, "tp2pp2": 4}
+NUM_RANKS |= dict.fromkeys(("fsdp2", "tp2", "pp2", "ddp2", "zero2"), 2)
 SAVED_STEP, LAST_STEP = 2, 4
 
 
@@ -106,7 +109,10 @@ def train(run: Run, *, until: int, save: Any) -> Seen:
 
 def whole_tensors(run: Run) -> dict[str, Tensor]:
     """Weights, optimizer state and averages, gathered without the checkpoint's code."""
-    return gather_tensors(flatten(run.state.tensors()), run.layout)
+    whole = gather_tensors(flatten(run.state.tensors()), run.layout)
+    if run.layout.zero_group is not None:  # each rank has the state of its own parameters
+        whole = {name: value for part in gather(whole) for name, value in part.items()}
+    return whole
 
 
 def save_one(name: str, folder: Path, *words: str) -> None:

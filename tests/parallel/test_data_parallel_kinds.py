@@ -1,0 +1,102 @@
+"""What DDP and ZeRO-1 do beside giving the right numbers (test_seams.py): what is sent, and when;
+who holds which optimizer state; Muon."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
+
+from mmtrain.models.clip import hidden_matrix_names, no_decay_names
+from mmtrain.optim import OptimConfig, build_optimizers
+from mmtrain.parallel import ParallelConfig
+from mmtrain.train.ranks import gather
+from tests.parallel.tiny_clip import SOFTMAX, TOLERANCE, Trained, make_batch, tiny_config, worst
+from tests.ranks import run_ranks
+
+CONFIG = tiny_config(patch_dropout=0.25)
+DDP, ZERO1 = ParallelConfig(dp_kind="ddp"), ParallelConfig(dp_kind="zero1")
+
+
+def num_reductions(microbatches: int) -> int:
+    """Buckets that a step sends."""
+    trained = Trained(CONFIG, SOFTMAX, parallel=DDP, num_microbatches=microbatches)
+    stage, sent = trained.schedule.stage, []
+    assert isinstance(stage, DistributedDataParallel)
+
+    def count(_: object, bucket: dist.GradBucket) -> Future[Tensor]:
+        sent.append(bucket)
+        return allreduce_hook(trained.layout.group("dp"), bucket)
+
+    stage.register_comm_hook(None, count)
+    trained.backward(make_batch())
+    return len(sent)
+
+
+def check_reduced_once() -> None:
+    """Microbatches add their gradients up here; only the last one's backward sends them."""
+    assert num_reductions(4) == num_reductions(1) > 0
+
+
+def check_state_is_shared_out() -> None:
+    """Every parameter's moments are on one rank, about half of them on each."""
+    trained = Trained(CONFIG, SOFTMAX, parallel=ZERO1)
+    held = {
+        name: tensors["exp_avg"].numel()
+        for name, tensors in trained.optimizers.state_dict().items()
+    }
+    parts = gather(held)
+    names = [name for part in parts for name in part]
+    assert sorted(names) == sorted(trained.parameters())
+    shares = [sum(part.values()) for part in parts]
+    assert max(shares) < 1.02 * min(shares)
+
+
+def train_with_muon(**layout: Any) -> Trained:
+    """Three steps of Muon, in fp64, with AdamW for the rest."""
+    trained = Trained(CONFIG, SOFTMAX, **layout)
+    model = trained.model
+    trained.optimizers = build_optimizers(
+        trained.parameters().items(),
+        OptimConfig(kind="muon", lr=1e-3),
+        no_decay=no_decay_names(model),
+        hidden_matrices=hidden_matrix_names(model),
+        zero_group=trained.layout.zero_group,
+    )
+    trained.train(num_steps=3)
+    return trained
+
+
+def check_muon() -> None:
+    """Each rank makes its own matrices orthogonal: the single process's weights."""
+    want, got = train_with_muon(), train_with_muon(parallel=ZERO1, num_microbatches=2)
+    weights = {n: p.detach() for n, p in want.parameters().items()}
+    error, name = worst({n: p.detach() for n, p in got.parameters().items()}, weights)
+    assert error <= TOLERANCE, f"{name} is off by {error:.1e}"
+    kinds = {frozenset(tensors) for tensors in got.optimizers.state_dict().values()}
+    assert frozenset({"momentum_buffer"}) in kinds
+
+
+def check_two_formats() -> None:
+    """bf16 weights beside the logits' fp32 scale, which one buffer cannot hold."""
+    trained = Trained(CONFIG, SOFTMAX, parallel=ZERO1, precision="bf16-pure")
+    before = {n: p.detach().clone() for n, p in trained.parameters().items()}
+    trained.train(num_steps=1)
+    moved = {n: p.detach() for n, p in trained.parameters().items()}
+    assert not torch.equal(moved["logit_scale"], before["logit_scale"])
+    sums = {n: p.double().sum().item() for n, p in moved.items()}
+    assert all(part == sums for part in gather(sums))
+
+
+def check_all(rank: int) -> None:
+    check_reduced_once()
+    check_state_is_shared_out()
+    check_muon()
+    check_two_formats()
+
+
+def test_two_ranks() -> None:
+    run_ranks(check_all, 2)
