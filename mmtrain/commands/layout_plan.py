@@ -26,6 +26,7 @@ from mmtrain.report.kept import KeptByTower, kept_by_towers
 from mmtrain.report.pipeline_order import Order, idle_fraction, peak_held, pipeline_order
 
 _ITEM_BYTES: dict[str, int] = {"bf16-pure": 2, "fp64": 8}
+_GATHERED_BYTES = _ITEM_BYTES | {"bf16-fsdp": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,8 +256,9 @@ def _memory(
     gathered = 0
     if layout.is_sharded:
         # The next block is gathered while one computes.
-        gathered = root + 2 * block if _is_resharded(layout) else sizes.whole
-        gathered += 0 if accumulates else root + block
+        copies = root + 2 * block if _is_resharded(layout) else sizes.whole
+        gathered = copies * _GATHERED_BYTES.get(recipe.train.precision, 4)
+        gathered += 0 if accumulates else (root + block) * item
     held, buffers = _activations(layout, stages, kept, order, recipe.train.microbatches)
     return RankMemory(
         pp_rank=layout.pp_rank,
@@ -265,7 +267,7 @@ def _memory(
         weights=item * sizes.shard,
         gradients=item * (grads.shard + (grads.whole if parallel and accumulates else 0)),
         optimizer=_optimizer(recipe, layout, trained, item),
-        gathered=item * gathered,
+        gathered=gathered,
         kept=held,
         buffers=buffers,
     )
@@ -355,7 +357,8 @@ def _traffic(
         add("tp", tp, "tokens around each attention and feed-forward", sent)
     whole, grads = _sizes(_named(stages), layout), _sizes(_named(stages, trains=True), layout)
     if shard > 1:
-        padded, reduced = shard * whole.shard * item, shard * grads.shard * item
+        padded = shard * whole.shard * _GATHERED_BYTES.get(recipe.train.precision, 4)
+        reduced = shard * grads.shard * item
         gathers = forwards + microbatches if _is_resharded(layout) else microbatches
         gathers = 1 if pp > 1 else gathers
         sent = gathers * _ring(shard, padded) + _ring(shard, reduced)

@@ -14,7 +14,7 @@ from mmtrain.parallel.compile import apply_compile
 from mmtrain.parallel.mesh import Layout
 from mmtrain.parallel.precision import Precision, apply_precision
 from mmtrain.parallel.recompute import apply_recompute
-from mmtrain.parallel.shard import apply_fsdp
+from mmtrain.parallel.shard import apply_fsdp, check_fsdp
 from mmtrain.parallel.slices import slice_stages
 from mmtrain.parallel.tensor import apply_tensor_parallel
 
@@ -39,6 +39,7 @@ def parallelize(
             f"train.compile = true with parallel.tp = {layout.size('tp')} needs "
             "parallel.sequence = true: torch's compiler does not get through the other form"
         )
+    check_fsdp(layout, precision)
     whole = DecoderStage(model) if isinstance(model, Decoder) else model.stage()
     stages: list[nn.Module] = [whole]
     if layout.size("pp") > 1:
@@ -55,7 +56,7 @@ def parallelize(
         for step in steps:
             step()
         if layout.is_sharded:
-            apply_fsdp(stage, layout)
+            apply_fsdp(stage, layout, precision)
     return stages
 
 

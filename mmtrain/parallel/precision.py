@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-Precision = Literal["fp32", "bf16", "bf16-pure", "fp16", "fp64"]
+Precision = Literal["fp32", "bf16", "bf16-pure", "bf16-fsdp", "fp16", "fp64"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -23,7 +23,8 @@ def apply_precision(stage: nn.Module, precision: Precision, device: torch.device
     `bf16` and `fp16` are autocast: products in that format over fp32 weights; fp16 wants its loss
     scaled (optim/loss_scale.py). `bf16-pure` stores weights and optimizer
     state in bf16 without an fp32 copy: the least memory, and updates below a weight's 8 bits are
-    lost. `fp64` is for proofs. The logits' scale stays fp32.
+    lost. `bf16-fsdp` is FSDP's own (shard.py): what is stored stays fp32. `fp64` is for proofs. The
+    logits' scale stays fp32.
     """
     if precision == "bf16-pure":
         stage.to(torch.bfloat16)

@@ -3,23 +3,48 @@
 Rajbhandari et al., arXiv:1910.02054; Zhao et al., arXiv:2304.11277.
 """
 
+import torch
 from torch import nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from mmtrain.errors import UsageError
 from mmtrain.parallel.blocks import numbered_blocks
 from mmtrain.parallel.mesh import Layout
+from mmtrain.parallel.precision import Precision
 
 
-def apply_fsdp(stage: nn.Module, layout: Layout) -> None:
+def check_fsdp(layout: Layout, precision: Precision) -> None:
+    """Refuse a number format that only FSDP has where nothing is sharded.
+
+    Raises:
+        UsageError: with the remedy.
+    """
+    if precision == "bf16-fsdp" and not layout.is_sharded:
+        raise UsageError(
+            f'train.precision = "bf16-fsdp" needs weights that FSDP gathers: parallel.dp_kind = '
+            f'"fsdp" and several data-parallel ranks, not dp_kind = "{layout.config.dp_kind}" and '
+            f'{layout.size("dp")}; use train.precision = "bf16"'
+        )
+
+
+def apply_fsdp(stage: nn.Module, layout: Layout, precision: Precision) -> None:
     """Shard a stage over the data-parallel axes, in place: each block, then what is left.
 
     Gradients are averaged over all data-parallel ranks. The stage itself is sharded too, because
     zero-bubble schedules call its FSDP interface.
+
+    With precision `bf16-fsdp` the shards stay fp32, and what is gathered of them, computed with and
+    kept for the backward is bf16; gradients are added up and averaged in fp32.
     """
     assert layout.mesh is not None
     hybrid = layout.config.dp_replicate > 1
     mesh = layout.mesh["dp_replicate", "dp_shard"] if hybrid else layout.mesh["dp_shard"]
     reshard = layout.config.reshard_after_forward and layout.size("pp") == 1
-    for _, block in numbered_blocks(stage):
-        fully_shard(block, mesh=mesh, reshard_after_forward=reshard)
-    fully_shard(stage, mesh=mesh, reshard_after_forward=reshard)
+    policy = MixedPrecisionPolicy()
+    if precision == "bf16-fsdp":
+        # Inputs are left alone: pixels, choices and scores, which the model casts where it may.
+        policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+    for module in (*(block for _, block in numbered_blocks(stage)), stage):
+        fully_shard(module, mesh=mesh, reshard_after_forward=reshard, mp_policy=policy)

@@ -68,7 +68,9 @@ def kept_by_towers(
             patches = None
             if config.vision.patch_dropout:
                 patches = torch.zeros(rows, config.vision.num_kept, dtype=torch.int64)
-            cut = _Cut(tp=tp, sequence=sequence and tp > 1, precision=precision)
+            # FSDP's bf16 is computed with as if nothing else were stored.
+            computed = "bf16-pure" if precision == "bf16-fsdp" else precision
+            cut = _Cut(tp=tp, sequence=sequence and tp > 1, precision=computed)
             grid = (config.vision.grid_size, config.vision.grid_size)
             masked = config.text.transformer.mask == "full" and config.text.cuts_padding
             return {

@@ -6,8 +6,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from mmtrain.errors import UsageError
 from mmtrain.models import Clip
 from mmtrain.parallel import ParallelConfig
+from mmtrain.parallel.blocks import numbered_blocks
 from mmtrain.train.contrastive import LossConfig
 from tests.parallel.tiny_clip import (
     SIGMOID,
@@ -59,7 +61,7 @@ def check_locks(name: str, parallel: ParallelConfig, microbatches: int) -> None:
 def check_formats(name: str, parallel: ParallelConfig, microbatches: int) -> None:
     """16-bit gradients are near fp32's: nothing is lost or counted twice by a format's way."""
     want = gradients(Trained(CONFIG, SOFTMAX, precision="fp32"))
-    for precision in ("bf16", "bf16-pure", "fp16"):
+    for precision in ("bf16", "bf16-pure", "fp16", *(["bf16-fsdp"] if name == "fsdp" else [])):
         got = Trained(
             CONFIG,
             SOFTMAX,
@@ -79,6 +81,30 @@ def check_formats(name: str, parallel: ParallelConfig, microbatches: int) -> Non
         got.optimizers.step()
 
 
+def check_gathered_format(parallel: ParallelConfig, microbatches: int) -> None:
+    """bf16-fsdp computes with bf16 weights, between fp32 shards and fp32 gradients."""
+    trained = Trained(
+        CONFIG, SOFTMAX, parallel=parallel, num_microbatches=microbatches, precision="bf16-fsdp"
+    )
+    seen = set()
+    _, block = next(numbered_blocks(trained.stages[0]))
+    block.register_forward_pre_hook(lambda one, _: seen.update(p.dtype for p in one.parameters()))
+    before = trained.backward(make_batch()).item()
+    assert seen == {torch.bfloat16}
+    assert {g.dtype for g in trained.gradients().values()} == {torch.float32}
+    trained.clip()
+    trained.optimizers.step()
+    trained.optimizers.zero_grad()
+    assert trained.backward(make_batch()).item() < before
+
+
+def check_needs_fsdp() -> None:
+    """Where no weights are gathered, bf16-fsdp is refused in a line."""
+    for parallel in (None, ParallelConfig(dp_kind="ddp"), ParallelConfig(tp=2)):
+        with pytest.raises(UsageError, match=r'"bf16-fsdp" needs weights that FSDP gathers: '):
+            Trained(CONFIG, SOFTMAX, parallel=parallel, precision="bf16-fsdp")
+
+
 def check_fixed_shapes(parallel: ParallelConfig, microbatches: int) -> None:
     """A pipeline refuses another number of tokens on every rank, where it would hang."""
     trained = Trained(CONFIG, SOFTMAX, parallel=parallel, num_microbatches=microbatches)
@@ -93,6 +119,8 @@ def check_all(rank: int) -> None:
     for name, (parallel, microbatches) in LAYOUTS.items():
         check_locks(name, parallel, microbatches)
         check_formats(name, parallel, microbatches)
+    check_gathered_format(*LAYOUTS["fsdp"])
+    check_needs_fsdp()
     check_fixed_shapes(*LAYOUTS["pp"])
     dist.barrier()
 
