@@ -150,8 +150,8 @@ def build_optimizers(
             _begin_adamw(own_part(optimizer))
         optimizers += adamw
     if muon_groups := [group for key, group in groups.items() if key[0]]:
-        options = {"lr": config.muon_lr, "momentum": config.muon_momentum}
-        options["adjust"] = config.muon_adjust
+        momentum, adjust = config.muon_momentum, config.muon_adjust
+        options = {"lr": config.muon_lr, "momentum": momentum, "adjust": adjust}
         optimizers += _build(Muon, muon_groups, zero_group, options)
     return Optimizers(optimizers, names, lr=config.lr)
 
