@@ -235,6 +235,11 @@ def _group_texts(model: Clip, recipe: TrainRecipe, layout: Layout) -> None:
     groups = recipe.train.text_groups
     if groups == 1:
         return
+    if layout.config.cpu_offload:
+        raise UsageError(
+            f"train.text_groups = {groups} would fetch the text tower's weights again for every "
+            "group with parallel.cpu_offload = true; set one of them to its default"
+        )
     sizes = {} if layout.mesh is None else {a: layout.mesh[a].size() for a in _CUTS_TOWERS}
     for axis in (axis for axis, size in sizes.items() if size > 1):
         # A pipeline's shapes are fixed, a sequence shard has no text's end, and FSDP would gather

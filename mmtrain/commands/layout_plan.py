@@ -252,7 +252,8 @@ def _memory(
         for name, tower in (("vision", stage.vision), ("text", stage.text))
         for part in tower.transformer.blocks.values()
     )
-    parallel, accumulates = layout.size("dp") > 1, recipe.train.microbatches > 1
+    parallel = layout.is_sharded or layout.has_replicas
+    accumulates = recipe.train.microbatches > 1
     gathered = 0
     if layout.is_sharded:
         # The next block is gathered while one computes.

@@ -52,6 +52,11 @@ def plan_command(*, recipe: Path, overrides: list[str], world_size: int) -> None
         "FSDP's whole copies at a time; without the framework's own, the input pipeline and what "
         "the allocator loses"
     )
+    if parallel.cpu_offload:
+        print(
+            "weights, gradients and optimizer are in main memory (parallel.cpu_offload); on the "
+            "GPU are gathered and activations, and whole gradients where there are microbatches"
+        )
     if parallel.recompute.kind != "none":
         kind = parallel.recompute.kind
         print(f"activations are without parallel.recompute.kind = {kind}: less is kept")

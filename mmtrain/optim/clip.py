@@ -28,7 +28,8 @@ def global_norm(
             bias); counted once.
 
     Returns:
-        An fp64 scalar on the gradients' device; nothing waits for it.
+        An fp64 scalar on the parameters' device (main memory where they are offloaded); nothing
+        waits for it.
     """
     parameters, shared_grads = list(parameters), _gradients(shared)
     by_axes: dict[tuple[dist.ProcessGroup, ...], list[Tensor]] = {}
@@ -45,7 +46,7 @@ def global_norm(
     if pp_group is not None:
         dist.all_reduce(total, group=pp_group)
     if shared_grads:
-        total += _sum_of_squares(shared_grads)
+        total += _sum_of_squares(shared_grads).to(device)  # offloaded parameters are elsewhere
     return total.sqrt()
 
 
@@ -77,13 +78,13 @@ def clip_gradients(
         return norm
     most = torch.ones_like(norm) if max_norm is None else max_norm / (norm + 1e-6)
     factor = most.clamp(max=1.0) / loss_scale
-    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for gradient in _gradients([*parameters, *shared]):
         # Scaling commutes with a pending sum, so local values serve for every placement.
         local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
-        by_dtype.setdefault(local.dtype, []).append(local)
-    for dtype, locals_ in by_dtype.items():
-        torch._foreach_mul_(locals_, factor.to(dtype))  # pyright: ignore[reportPrivateImportUsage]
+        alike.setdefault((local.device, local.dtype), []).append(local)
+    for (device, dtype), locals_ in alike.items():
+        torch._foreach_mul_(locals_, factor.to(device, dtype))  # pyright: ignore[reportPrivateImportUsage]
     return norm
 
 

@@ -46,7 +46,10 @@ def parallelize(
         stages = slice_stages(whole, layout)
     for stage in stages:
         apply_precision(stage, precision, layout.device)
-        stage.to(layout.device)
+        if (
+            not layout.config.cpu_offload
+        ):  # else FSDP fetches one block after another: all may not fit
+            stage.to(layout.device)
         if layout.mesh is not None and layout.size("tp") > 1:
             apply_tensor_parallel(stage, layout.mesh["tp"], sequence=layout.config.sequence)
         recompute = layout.config.recompute

@@ -42,6 +42,9 @@ class ParallelConfig:
     reshard_after_forward: bool = True
     """FSDP frees gathered weights between forward and backward (ZeRO-3). False: keeps them
     (ZeRO-2), as a pipeline always does: it would gather them anew for every microbatch."""
+    cpu_offload: bool = False
+    """FSDP keeps shards of weights, gradients and optimizer state in main memory and updates them
+    there; a block's weights visit the GPU while it computes. On one GPU too; without tp and pp."""
     recompute: RecomputeConfig = field(default_factory=RecomputeConfig)
     """Memory for work: activations that the backward computes again."""
 
@@ -77,6 +80,12 @@ class ParallelConfig:
                 f'schedule = "{self.schedule}" takes no recompute.kind = "selective"; use "full", '
                 'or schedule = "Interleaved1F1B"'
             )
+        for name in ("pp", "tp"):
+            if self.cpu_offload and getattr(self, name) > 1:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)} goes with no cpu_offload = true; use dp_shard "
+                    "alone beside it, or remove it"
+                )
         if self.dp_kind != "fsdp":
             self._check_replicas()
 
@@ -99,16 +108,18 @@ class ParallelConfig:
                 f'dp_shard = {self.dp_shard} has no effect with {kind}; use dp_kind = "fsdp" or '
                 "remove it"
             )
-        if not self.reshard_after_forward:
-            raise ValueError(
-                f'reshard_after_forward = False has no effect with {kind}; use dp_kind = "fsdp" or '
-                "remove it"
-            )
+        for name, default in (("reshard_after_forward", True), ("cpu_offload", False)):
+            if getattr(self, name) != default:
+                raise ValueError(
+                    f'{name} = {not default} has no effect with {kind}; use dp_kind = "fsdp" or '
+                    "remove it"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """This rank's place. `mesh` is None in a single process, which needs no process group."""
+    """This rank's place. `mesh` is None in a single process, which needs no process group (unless
+    it offloads: FSDP wants one)."""
 
     device: torch.device
     config: ParallelConfig
@@ -140,7 +151,8 @@ class Layout:
     @property
     def is_sharded(self) -> bool:
         """Whether FSDP holds the weights."""
-        return self.config.dp_kind == "fsdp" and self.size("dp") > 1
+        several = self.size("dp") > 1 or self.config.cpu_offload
+        return self.config.dp_kind == "fsdp" and several
 
     @property
     def has_replicas(self) -> bool:
@@ -202,16 +214,20 @@ def build_layout(config: ParallelConfig, device: torch.device) -> Layout:
     """Join the ranks of a torchrun job into a mesh; a plain process gets none.
 
     Raises:
-        UsageError: the axes' sizes do not make up the number of ranks.
+        UsageError: the axes' sizes do not make up the number of ranks, or there is no GPU to
+            offload from.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     replicate, shard = config.dp_sizes(world, ranks=f"the {world} rank(s) started")
-    if world == 1:
+    if config.cpu_offload and device.type != "cuda":
+        raise UsageError(
+            f"parallel.cpu_offload = true has no effect on train.device = {device.type}: the "
+            "weights are in main memory already; remove it, or train on cuda"
+        )
+    if world == 1 and not config.cpu_offload:
         return Layout(device=device, config=config)
     if not dist.is_initialized():
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        _init_process_group(device, cpu_offload=config.cpu_offload, alone=world == 1)
     mesh = init_device_mesh(
         device.type,
         (config.pp, replicate, shard, config.tp),
@@ -219,3 +235,15 @@ def build_layout(config: ParallelConfig, device: torch.device) -> Layout:
     )
     dp_mesh = mesh["dp_replicate", "dp_shard"]._flatten("dp")
     return Layout(device=device, config=config, mesh=mesh, dp_mesh=dp_mesh)
+
+
+def _init_process_group(device: torch.device, *, cpu_offload: bool, alone: bool) -> None:
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if cpu_offload:  # norms and checkpoints are of tensors in main memory
+        backend = "cpu:gloo,cuda:nccl"
+    if alone:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    else:
+        dist.init_process_group(backend)

@@ -5,7 +5,12 @@ Rajbhandari et al., arXiv:1910.02054; Zhao et al., arXiv:2304.11277.
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 
 from mmtrain.errors import UsageError
 from mmtrain.parallel.blocks import numbered_blocks
@@ -46,5 +51,12 @@ def apply_fsdp(stage: nn.Module, layout: Layout, precision: Precision) -> None:
         policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
+    offload = CPUOffloadPolicy() if layout.config.cpu_offload else OffloadPolicy()
     for module in (*(block for _, block in numbered_blocks(stage)), stage):
-        fully_shard(module, mesh=mesh, reshard_after_forward=reshard, mp_policy=policy)
+        fully_shard(
+            module,
+            mesh=mesh,
+            reshard_after_forward=reshard,
+            mp_policy=policy,
+            offload_policy=offload,
+        )

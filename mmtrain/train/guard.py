@@ -141,7 +141,7 @@ class Guard:
                 `roll_back`.
         """
         told = self.signals is not None and self.signals.received is not None
-        finite = torch.stack([torch.isfinite(loss), torch.isfinite(grad_norm)])
+        finite = torch.stack([torch.isfinite(loss), torch.isfinite(grad_norm).to(loss.device)])
         wishes = torch.tensor([told, save_due, save_failed], device=finite.device)
         flags = torch.cat([~finite, wishes]).to(torch.int32)
         if not is_alone():

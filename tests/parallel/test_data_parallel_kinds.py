@@ -1,8 +1,11 @@
 """What DDP and ZeRO-1 do beside giving the right numbers (test_seams.py): what is sent, and when;
-who holds which optimizer state; Muon."""
+who holds which optimizer state; Muon. And weights in main memory."""
 
+import json
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -10,6 +13,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
+from mmtrain.cli import main
 from mmtrain.models.clip import hidden_matrix_names, no_decay_names
 from mmtrain.optim import OptimConfig, build_optimizers
 from mmtrain.parallel import ParallelConfig
@@ -17,6 +21,7 @@ from mmtrain.train.ranks import gather
 from tests.parallel.tiny_clip import SOFTMAX, TOLERANCE, Trained, make_batch, tiny_config, worst
 from tests.ranks import run_ranks
 
+ROOT = Path(__file__).parents[2]
 CONFIG = tiny_config(patch_dropout=0.25)
 DDP, ZERO1 = ParallelConfig(dp_kind="ddp"), ParallelConfig(dp_kind="zero1")
 
@@ -100,3 +105,27 @@ def check_all(rank: int) -> None:
 
 def test_two_ranks() -> None:
     run_ranks(check_all, 2)
+
+
+def losses_on_a_gpu(folder: Path, *words: str) -> list[float]:
+    """Of the debug recipe, by step."""
+    data = str(ROOT / "mmtrain/demo/debug/train.tar")
+    command = ["train", str(ROOT / "configs/debug_clip.toml"), "--run-dir", str(folder)]
+    command += ["--data.train", data, "--train.device", "cuda", "--train.log_every", "1", *words]
+    assert main(command) == 0
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [record["loss"] for record in map(json.loads, lines) if "loss" in record]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("microbatches", ["1", "2"])
+def test_offloaded_weights_train_as_others_do(microbatches: str, tmp_path: Path) -> None:
+    """On one GPU: the losses of a run without it, then a checkpoint of it goes on without it."""
+    words = ("--train.microbatches", microbatches, "--train.steps")
+    offload = ("--parallel.cpu_offload", "true")
+    want = losses_on_a_gpu(tmp_path / "plain", *words, "6")
+    got = losses_on_a_gpu(tmp_path / "offload", *words, "6", *offload)
+    assert got == pytest.approx(want, rel=1e-3)
+    longer = losses_on_a_gpu(tmp_path / "plain", *words, "8", "--resume")
+    got = losses_on_a_gpu(tmp_path / "offload", *words, "8", "--resume")
+    assert got[-2:] == pytest.approx(longer[-2:], rel=1e-3)

@@ -51,6 +51,7 @@ def test_sizes_below_one(sizes, found):
         ({"tp": 2}, 'tp = 2 goes with no dp_kind = "zero1"; use dp_kind = "fsdp" with reshard_aft'),
         ({"pp": 4}, 'pp = 4 goes with no dp_kind = "zero1"; .* reshard_after_forward = false'),
         ({"dp_shard": 2}, 'dp_shard = 2 has no effect with dp_kind = "zero1"'),
+        ({"cpu_offload": True}, 'cpu_offload = True has no effect with dp_kind = "zero1"'),
         ({"reshard_after_forward": False}, "reshard_after_forward = False has no effect with"),
     ],
 )
@@ -60,6 +61,16 @@ def test_replicas_are_all_there_is_beside_ddp_and_zero1(keys, found):
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=r'dp_kind = "ddp"; use dp_kind = "fsdp"'):
         ParallelConfig(dp_kind="ddp", **keys)
+
+
+def test_offload_wants_a_gpu_and_nothing_but_fsdp(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    message = "parallel.cpu_offload = true has no effect on train.device = cpu: .* train on cuda"
+    with pytest.raises(UsageError, match=message) as error:
+        build_layout(ParallelConfig(cpu_offload=True), CPU)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="tp = 2 goes with no cpu_offload = true; use dp_shard"):
+        ParallelConfig(cpu_offload=True, tp=2)
 
 
 def test_replicas_take_all_ranks():
