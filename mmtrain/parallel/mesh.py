@@ -244,6 +244,7 @@ def _init_process_group(device: torch.device, *, cpu_offload: bool, alone: bool)
     if cpu_offload:  # norms and checkpoints are of tensors in main memory
         backend = "cpu:gloo,cuda:nccl"
     if alone:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
     else:
         dist.init_process_group(backend)
