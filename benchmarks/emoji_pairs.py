@@ -31,8 +31,9 @@ BUDGET = 84_480
 """Samples seen of a run at the bar: 10 epochs of 8,448."""
 SEEDS = (0, 1, 2)
 
+ADAMW = {"optim.kind": "adamw", "optim.muon_weight_decay": "none"}
 PLAIN = {
-    "optim.kind": "adamw",
+    **ADAMW,
     "optim.lr": "5e-4",
     "train.batch_size": "256",
     "data.captions": "{ txt = 1.0 }",
@@ -48,7 +49,7 @@ PLAIN = {
 """open_clip's settings on our recipe."""
 CORE = tuple(key for key in PLAIN if key.startswith("model."))
 CHANGES = {
-    "Muon": ("optim.kind", "optim.lr"),
+    "Muon": (*ADAMW, "optim.lr"),
     "batch 128": ("train.batch_size",),
     "names half the time": ("data.captions",),
     "several positives": ("loss.positives",),
@@ -160,8 +161,7 @@ def bar(args: argparse.Namespace) -> Iterator[str]:
     samples = args.samples or BUDGET
     yield "| run, top-1 / top-5 by name | Twemoji | OpenMoji | new concepts |"
     yield "|---|---|---|---|"
-    adamw = {"optim.kind": "adamw"}
-    runs = {"mmtrain": {}, "mmtrain, patch 8": FINE, "mmtrain, AdamW": adamw}
+    runs = {"mmtrain": {}, "mmtrain, patch 8": FINE, "mmtrain, AdamW": ADAMW}
     for title, overrides in runs.items():
         done = []
         for seed in SEEDS:
