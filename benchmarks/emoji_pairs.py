@@ -31,7 +31,7 @@ BUDGET = 84_480
 """Samples seen of a run at the bar: 10 epochs of 8,448."""
 SEEDS = (0, 1, 2)
 
-ADAMW = {"optim.kind": "adamw", "optim.muon_weight_decay": "none"}
+ADAMW = {"optim.kind": "adamw", "optim.muon_weight_decay": "0.0"}
 PLAIN = {
     **ADAMW,
     "optim.lr": "5e-4",
