@@ -1,5 +1,6 @@
 """Every recipe in configs/ is read; the debug ones train, through the command line."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -132,3 +133,14 @@ def test_the_debug_shard_is_the_one_that_the_package_names():
     recipe = load_recipe(ROOT / "configs/debug_clip.toml")
     assert isinstance(recipe.data.train, str)
     assert (ROOT / recipe.data.train).samefile(debug_pairs().train)
+
+
+def test_settings_of_the_emoji_benchmark_fit_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What benchmarks/emoji_pairs.py lays over configs/clip_emoji.toml is read."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    bench = importlib.import_module("emoji_pairs")
+    settings = [*dict(bench.choices()).values(), bench.ADAMW, bench.FINE]
+    assert len(settings) > 10
+    for overrides in settings:
+        words = [word for key, value in overrides.items() for word in (f"--{key}", value)]
+        assert load_recipe(bench.RECIPE, words)
