@@ -4,26 +4,26 @@ The model is built without memory, cut by the pipeline's own code and counted by
 parallelism's own plan, so nothing is told that would not run.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 import torch
 from torch import nn
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
 
+from mmtrain.commands.plan_activations import step_memory
+from mmtrain.commands.plan_stages import StageRun, build_model, cut_stages, run_stages
 from mmtrain.errors import UsageError
-from mmtrain.models import Clip, ClipStage
-from mmtrain.models.clip import lock_tower
-from mmtrain.nn import TransformerConfig
-from mmtrain.parallel import Layout, ParallelConfig
+from mmtrain.models import Decoder
+from mmtrain.nn import Transformer, TransformerConfig
+from mmtrain.parallel import Layout
 from mmtrain.parallel.mesh import Axis
-from mmtrain.parallel.pipeline import check_microbatches, num_stages, stage_indices
-from mmtrain.parallel.slices import slice_stages
-from mmtrain.parallel.tensor import block_plan, check_tensor_parallel
+from mmtrain.parallel.pipeline import check_microbatches, stage_indices
+from mmtrain.parallel.tensor import RECIPE_KEYS, check_tensor_parallel
+from mmtrain.parallel.vocabulary import check_vocabulary
 from mmtrain.recipe import TrainRecipe
-from mmtrain.report.kept import KeptByTower, kept_by_towers
-from mmtrain.report.pipeline_order import Order, idle_fraction, peak_held, pipeline_order
+from mmtrain.report.pipeline_order import Action, idle_fraction, pipeline_order
+from mmtrain.report.shares import cut_shape
 
 _ITEM_BYTES: dict[str, int] = {"bf16-pure": 2, "fp64": 8}
 _GATHERED_BYTES = _ITEM_BYTES | {"bf16-fsdp": 2}
@@ -35,7 +35,7 @@ class PlannedLayout(Layout):
 
     world_size: int
     blocks: dict[str, TransformerConfig]
-    """Each tower's."""
+    """Of each stack of them, by its path in the model's stage."""
     pp_rank: int = 0
 
     def size(self, name: Axis) -> int:
@@ -71,20 +71,15 @@ class RankMemory:
     """Moments, and the weights' average where there is one."""
     gathered: int
     """FSDP's whole copies of what is computed at a time."""
-    kept: int
-    """What autograd keeps for the backward at most."""
-    buffers: int
-    """Of what travels between pipeline stages."""
-
-    @property
-    def activations(self) -> int:
-        """What waits for the backward at most, and what it travels in."""
-        return self.kept + self.buffers
+    activations: int
+    """What a step makes and frees, gradients apart, at its fullest moment."""
+    step: int
+    """The same, gradients among it: not all of them are there at that moment."""
 
     @property
     def total(self) -> int:
-        """All of it at once, the most that can be."""
-        return self.weights + self.gradients + self.optimizer + self.gathered + self.activations
+        """The most at a time."""
+        return self.weights + self.optimizer + self.gathered + self.step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,10 +120,18 @@ def plan_layout(recipe: TrainRecipe, *, world_size: int) -> Plan:
     Raises:
         UsageError: the layout fits neither the ranks, the model nor the batch.
     """
-    towers = {"vision": recipe.model.vision, "text": recipe.model.text}
-    blocks = {name: tower.transformer for name, tower in towers.items()}
-    layout = _layout(recipe.parallel, world_size, blocks)
-    pp, dp, tp = layout.size("pp"), layout.size("dp"), layout.size("tp")
+    replicas, shard = recipe.parallel.dp_sizes(world_size, ranks=f"--world-size {world_size}")
+    with torch.device("meta"):
+        model = build_model(recipe)
+    whole = model.stage()
+    blocks = {n: m.config for n, m in whole.named_modules() if isinstance(m, Transformer)}
+    layout = PlannedLayout(
+        device=torch.device("meta"),
+        config=replace(recipe.parallel, dp_replicate=replicas, dp_shard=shard),
+        world_size=world_size,
+        blocks=blocks,
+    )
+    pp, dp = layout.size("pp"), layout.size("dp")
     microbatches = recipe.train.microbatches
     if recipe.train.batch_size % (dp * microbatches):
         raise UsageError(
@@ -137,73 +140,55 @@ def plan_layout(recipe: TrainRecipe, *, world_size: int) -> Plan:
             f"{-(-recipe.train.batch_size // (dp * microbatches)) * dp * microbatches}"
         )
     rows = recipe.train.batch_size // (dp * microbatches)
-    for name, config in blocks.items():
-        check_tensor_parallel(f"model.{name}.transformer", config, tp)
-    with torch.device("meta"):
-        model = Clip(recipe.model.clip)
-    for tower, unlocked in ((model.vision, recipe.lock.vision), (model.text, recipe.lock.text)):
-        if unlocked is not None:
-            lock_tower(tower, unlocked_layers=unlocked)
-    kept = kept_by_towers(
-        recipe.model.clip,
-        rows=rows,
-        tp=tp,
-        sequence=recipe.parallel.sequence,
-        precision=recipe.train.precision,
-        fused_attention=recipe.train.device != "cpu",
-    )
+    _check_tensor_parallel(whole, layout)
     if pp > 1:
         check_microbatches(layout, microbatches)
         order = pipeline_order(layout.config.schedule, size=pp, num_microbatches=microbatches)
     else:
         order = pipeline_order("1F1B", size=1, num_microbatches=microbatches)
-    ranks = [replace(layout, pp_rank=rank) for rank in range(pp)]
-    held = [_slices(model, rank) for rank in ranks]
+    stages = cut_stages(model, layout)
+    runs = run_stages(recipe, layout, rows=rows)
+    passes = 1 if recipe.vqa is not None or (pp == 1 and microbatches == 1) else 2
+    memory = tuple(
+        _memory(recipe, replace(layout, pp_rank=rank), stages, runs, order[rank], rows, passes)
+        for rank in range(pp)
+    )
     return Plan(
         layout=layout,
         rows=rows,
         num_microbatches=microbatches,
-        passes=1 if pp == 1 and microbatches == 1 else 2,
+        passes=passes,
         num_parameters=sum(p.numel() for p in model.parameters()),
         idle=idle_fraction(order) if pp > 1 else 0.0,
-        memory=tuple(
-            _memory(recipe, rank, slices, kept, order)
-            for rank, slices in zip(ranks, held, strict=True)
-        ),
-        traffic=_traffic(recipe, layout, held[0], kept),
+        memory=memory,
+        traffic=_traffic(recipe, layout, stages, runs, passes),
     )
 
 
-def _layout(
-    config: ParallelConfig, world_size: int, blocks: dict[str, TransformerConfig]
-) -> PlannedLayout:
-    replicate, shard = config.dp_sizes(world_size, ranks=f"--world-size {world_size}")
-    config = replace(config, dp_replicate=replicate, dp_shard=shard)
-    return PlannedLayout(
-        device=torch.device("meta"), config=config, world_size=world_size, blocks=blocks
-    )
+def _check_tensor_parallel(whole: nn.Module, layout: PlannedLayout) -> None:
+    tp = layout.size("tp")
+    for name, config in layout.blocks.items():
+        check_tensor_parallel(RECIPE_KEYS[name], config, tp)
+    for module in whole.modules():
+        if isinstance(module, Decoder) and tp > 1:
+            check_vocabulary(module, tp)
 
 
-def _slices(model: Clip, layout: PlannedLayout) -> list[ClipStage]:
-    whole = model.stage()
-    stages = slice_stages(whole, layout) if layout.size("pp") > 1 else [whole]
-    return [stage for stage in stages if isinstance(stage, ClipStage)]
+def _indices(layout: PlannedLayout) -> list[int]:
+    return stage_indices(layout) if layout.size("pp") > 1 else [0]
+
+
+_VOCABULARIES = ("decoder.embed.token.weight", "decoder.head.projection.weight")
 
 
 def _tp_shape(name: str, parameter: nn.Parameter, layout: PlannedLayout) -> tuple[int, ...]:
     """The shape that a tensor-parallel rank holds."""
-    shape, tp = list(parameter.shape), layout.size("tp")
-    outside, _, within = name.partition(".blocks.")
+    shape, tp = tuple(parameter.shape), layout.size("tp")
+    if name.endswith(_VOCABULARIES):
+        return (-(-shape[0] // tp), *shape[1:])
+    stack, _, within = name.partition(".blocks.")
     path, _, leaf = within.partition(".")[2].rpartition(".")
-    style = None
-    if path:
-        blocks = layout.blocks[outside.partition(".")[0]]
-        style = block_plan(blocks, tp=tp, sequence=True).get(path)
-    if isinstance(style, ColwiseParallel):
-        shape[0] //= tp
-    elif isinstance(style, RowwiseParallel) and leaf == "weight":
-        shape[1] //= tp
-    return tuple(shape)
+    return cut_shape(path, leaf, shape, layout.blocks[stack], tp) if path else shape
 
 
 @dataclass(frozen=True)
@@ -226,7 +211,7 @@ def _sizes(named: Iterable[tuple[str, nn.Parameter]], layout: PlannedLayout) -> 
     return _Sizes(shard, whole)
 
 
-def _named(stages: Sequence[ClipStage], *, trains: bool = False) -> list[tuple[str, nn.Parameter]]:
+def _named(stages: Sequence[nn.Module], *, trains: bool = False) -> list[tuple[str, nn.Parameter]]:
     named = [pair for stage in stages for pair in stage.named_parameters()]
     return [pair for pair in named if pair[1].requires_grad or not trains]
 
@@ -238,19 +223,20 @@ def _is_resharded(layout: PlannedLayout) -> bool:
 def _memory(
     recipe: TrainRecipe,
     layout: PlannedLayout,
-    stages: Sequence[ClipStage],
-    kept: dict[str, KeptByTower],
-    order: Order,
+    all_stages: Sequence[nn.Module],
+    runs: Sequence[StageRun],
+    order: Sequence[Action],
+    rows: int,
+    passes: int,
 ) -> RankMemory:
     item = _ITEM_BYTES.get(recipe.train.precision, 4)
+    stages = [all_stages[index] for index in _indices(layout)]
     everything, trained = _named(stages), _named(stages, trains=True)
     sizes, grads = _sizes(everything, layout), _sizes(trained, layout)
     root = _sizes([pair for pair in everything if ".blocks." not in pair[0]], layout).whole
     block = max(
-        _sizes(part.named_parameters(prefix=f"{name}.blocks.0"), layout).whole
-        for stage in stages
-        for name, tower in (("vision", stage.vision), ("text", stage.text))
-        for part in tower.transformer.blocks.values()
+        _sizes([pair for pair in everything if pair[0].startswith(start)], layout).whole
+        for start in _starts(stages)
     )
     parallel = layout.is_sharded or layout.has_replicas
     accumulates = recipe.train.microbatches > 1
@@ -259,19 +245,45 @@ def _memory(
         # The next block is gathered while one computes.
         copies = root + 2 * block if _is_resharded(layout) else sizes.whole
         gathered = copies * _GATHERED_BYTES.get(recipe.train.precision, 4)
-        gathered += 0 if accumulates else (root + block) * item
-    held, buffers = _activations(layout, stages, kept, order, recipe.train.microbatches)
+    # FSDP's bf16 gradients are added up in fp32.
+    wider = item // _GATHERED_BYTES.get(recipe.train.precision, 4)
+
+    def held(whole: int) -> int:
+        """FSDP sums and scatters a block's gradients when it is done; those of several microbatches
+        with the last one. DDP's buckets are there all the time."""
+        if layout.has_replicas:
+            return item * grads.whole + (whole if accumulates else 0)
+        if parallel and not accumulates:
+            return min(whole, item * block) + wider * whole // layout.dp_shard
+        return wider * whole
+
+    def most(gradients: Callable[[int], int]) -> int:
+        return step_memory(
+            recipe, layout, runs, order, rows=rows, passes=passes, gradients=gradients
+        )
+
     return RankMemory(
         pp_rank=layout.pp_rank,
-        stages=tuple(stage_indices(layout)) if layout.size("pp") > 1 else (0,),
+        stages=tuple(_indices(layout)),
         num_parameters=sizes.shard,
         weights=item * sizes.shard,
         gradients=item * (grads.shard + (grads.whole if parallel and accumulates else 0)),
         optimizer=_optimizer(recipe, layout, trained, item),
         gathered=gathered,
-        kept=held,
-        buffers=buffers,
+        activations=most(lambda _: 0),
+        step=most(held),
     )
+
+
+def _starts(stages: Sequence[nn.Module]) -> list[str]:
+    """What the names of each block's parameters start with."""
+    return [
+        f"{path}.blocks.{name}."
+        for stage in stages
+        for path, module in stage.named_modules()
+        if isinstance(module, Transformer)
+        for name in module.blocks
+    ]
 
 
 def _optimizer(
@@ -292,34 +304,6 @@ def _optimizer(
     return item * moments + max(item, 4) * average
 
 
-def _activations(
-    layout: PlannedLayout,
-    stages: Sequence[ClipStage],
-    kept: dict[str, KeptByTower],
-    order: Order,
-    num_microbatches: int,
-) -> tuple[int, int]:
-    """What autograd keeps at most, and what lies in buffers between stages."""
-    indices = stage_indices(layout) if layout.size("pp") > 1 else [0]
-    last = num_stages(layout) - 1 if layout.size("pp") > 1 else 0
-    stream = sum(tower.stream for tower in kept.values())
-    waiting: dict[int, int] = {}
-    buffers, outputs = 0, {}
-    for index, stage in zip(indices, stages, strict=True):
-        waiting[index] = 0
-        # An output waits until its backward is done; what comes in, tokens and gradients alike,
-        # has a buffer for every microbatch.
-        outputs[index] = 0 if index == last else stream
-        buffers += num_microbatches * stream * ((index > 0) + (index < last))
-        for name, tower in (("vision", stage.vision), ("text", stage.text)):
-            if any(parameter.requires_grad for parameter in tower.parameters()):
-                waiting[index] += kept[name].block * len(tower.transformer.blocks)
-                waiting[index] += 0 if tower.embed is None else kept[name].embed
-                waiting[index] += 0 if tower.head is None else kept[name].head
-    actions = order[layout.pp_rank]
-    return peak_held(actions, waiting), buffers + peak_held(actions, outputs)
-
-
 def _ring(size: int, whole: int) -> int:
     """What a rank sends when `size` ranks gather, or sum and scatter, a whole of so many bytes."""
     return whole * (size - 1) // size
@@ -328,14 +312,15 @@ def _ring(size: int, whole: int) -> int:
 def _traffic(
     recipe: TrainRecipe,
     layout: PlannedLayout,
-    stages: Sequence[ClipStage],
-    kept: dict[str, KeptByTower],
+    all_stages: Sequence[nn.Module],
+    runs: Sequence[StageRun],
+    passes: int,
 ) -> tuple[Traffic, ...]:
     pp, tp, shard = layout.size("pp"), layout.size("tp"), layout.dp_shard
     replicate, microbatches = layout.config.dp_replicate, recipe.train.microbatches
+    stages = [all_stages[index] for index in _indices(layout)]
     item = _ITEM_BYTES.get(recipe.train.precision, 4)
-    two_passes = pp > 1 or microbatches > 1
-    forwards = microbatches * (2 if two_passes else 1)
+    forwards = microbatches * passes
     stride = {"tp": 1, "dp_shard": tp, "dp_replicate": tp * shard, "pp": tp * shard * replicate}
     found: list[Traffic] = []
 
@@ -344,17 +329,11 @@ def _traffic(
         found.append(Traffic(axis=axis, size=size, ranks=ranks, what=what, sent=sent))
 
     if tp > 1:
-        sent = 0
-        for name in ("vision", "text"):
-            towers = [getattr(stage, name) for stage in stages]
-            blocks = sum(len(tower.transformer.blocks) for tower in towers)
-            sequence = layout.config.sequence
-            stream = kept[name].stream_padded if sequence else kept[name].stream
-            # Two sums forward and two backward; cut by tokens, each is a gather and a scatter. The
-            # stack's own ends are one gather forward and one backward.
-            ends = len(towers) if sequence else 0
-            sent += (4 * blocks + ends) * forwards * _ring(tp, stream)
-            sent += (4 * blocks + ends) * microbatches * _ring(tp, stream)
+        sent = sum(
+            (forwards * one.forward + microbatches * one.backward) * _ring(tp, one.size)
+            for index in _indices(layout)
+            for one in runs[index].streams
+        )
         add("tp", tp, "tokens around each attention and feed-forward", sent)
     whole, grads = _sizes(_named(stages), layout), _sizes(_named(stages, trains=True), layout)
     if shard > 1:
@@ -371,12 +350,11 @@ def _traffic(
             sent, what = sent + _ring(replicate, grads.shard * item), "gradients, updated weights"
         add("dp_replicate", replicate, what, sent)
     if pp > 1:
-        # Forward twice, the gradient back once, over every boundary that rank 0 sends at.
-        stream = sum(tower.stream for tower in kept.values())
-        last = num_stages(layout) - 1
-        sent = 0
-        for index in stage_indices(layout):
-            sent += 2 * microbatches * stream if index < last else 0
-            sent += microbatches * stream if index > 0 else 0
-        add("pp", pp, "tokens of both towers, their gradients back", sent)
+        # Forward in each pass, the gradient back once, over every boundary of rank 0.
+        sent = sum(
+            forwards * (runs[index].handed_on if index < len(runs) - 1 else 0)
+            + microbatches * runs[index].received
+            for index in _indices(layout)
+        )
+        add("pp", pp, "tokens, their gradients back", sent)
     return tuple(found)

@@ -1,15 +1,18 @@
 """`mmtrain plan`: a recipe's layout over so many ranks, before one of them is rented."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from mmtrain.commands.layout_plan import Plan, RankMemory, plan_layout
-from mmtrain.data.tokenizer import build_tokenizer
+from mmtrain.data.tokenizer import Tokenizer, build_tokenizer
+from mmtrain.data.vqa_answers import build_vocabulary, every_question
+from mmtrain.data.vqa_source import open_questions
 from mmtrain.errors import UsageError
-from mmtrain.recipe import load_recipe, resolve
+from mmtrain.recipe import TrainRecipe, VqaSection, load_recipe, resolve
 
 _GIB = 1 << 30
 
@@ -18,12 +21,19 @@ def plan_command(*, recipe: Path, overrides: list[str], world_size: int) -> None
     """Print the layout, who talks to whom, and the memory of a rank of each pipeline coordinate.
 
     Raises:
-        UsageError: the layout does not fit, or the recipe is not one of two towers.
+        UsageError: the layout does not fit, an adapter trains, or the questions of a recipe with
+            [vqa.classify], which fix its answers, are not there.
     """
     loaded = load_recipe(recipe, overrides)
-    if loaded.vqa is not None:
-        raise UsageError(f"plan lays out two towers, and {recipe} has a section [vqa]")
-    resolved = resolve(loaded, build_tokenizer(loaded.tokenizer))
+    if loaded.peft is not None:
+        raise UsageError(
+            f"plan counts no adapter, and {recipe} has a section [peft]; without it the plan is of "
+            "training all weights"
+        )
+    tokenizer = build_tokenizer(loaded.tokenizer)
+    resolved = resolve(loaded, tokenizer)
+    if resolved.vqa is not None:
+        resolved = replace(resolved, vqa=_with_sizes(resolved, resolved.vqa, tokenizer))
     plan = plan_layout(resolved, world_size=world_size)
     train, parallel = resolved.train, resolved.parallel
     sizes = plan.layout.config
@@ -49,17 +59,36 @@ def plan_command(*, recipe: Path, overrides: list[str], world_size: int) -> None
     console.print(_memory_table(plan), highlight=False)
     print(
         "GiB on the fullest rank of each pipeline coordinate; texts at full length; gathered: "
-        "FSDP's whole copies at a time; without the framework's own, the input pipeline and what "
-        "the allocator loses"
+        "FSDP's whole copies at a time; total: at the fullest moment of a step, before which not "
+        "all gradients need be there; without the framework's own, train.compile, the input "
+        "pipeline and what the allocator loses"
     )
     if parallel.cpu_offload:
         print(
             "weights, gradients and optimizer are in main memory (parallel.cpu_offload); on the "
             "GPU are gathered and activations, and whole gradients where there are microbatches"
         )
-    if parallel.recompute.kind != "none":
-        kind = parallel.recompute.kind
-        print(f"activations are without parallel.recompute.kind = {kind}: less is kept")
+
+
+def _with_sizes(recipe: TrainRecipe, section: VqaSection, tokenizer: Tokenizer) -> VqaSection:
+    """The section with what tokenizer and questions fix; `num_answers` spares the questions."""
+    generate, classify = section.generate, section.classify
+    if generate is not None:
+        length = tokenizer.context_length + section.data.answer_length
+        generate = replace(generate, vocab_size=tokenizer.vocab_size, text_length=length)
+    if classify is not None and classify.num_answers is None:
+        source = open_questions(
+            recipe.data.train,
+            questions=section.data.questions,
+            annotations=section.data.annotations,
+            config=recipe.data,
+        )
+        try:
+            found = build_vocabulary(list(every_question(source)), min_count=section.min_count)
+        except ValueError as error:
+            raise UsageError(f"vqa.{error}") from error
+        classify = replace(classify, num_answers=len(found.answers))
+    return replace(section, classify=classify, generate=generate)
 
 
 def _traffic_table(plan: Plan) -> Table:

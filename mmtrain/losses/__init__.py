@@ -4,7 +4,8 @@ Suffixes beyond the legend in `mmtrain.nn`: B this rank's pairs, A the pairs of 
 the rows and columns of one block of logits.
 """
 
+from mmtrain.losses._blocks import block_shape
 from mmtrain.losses.clip import clip_loss
 from mmtrain.losses.siglip import siglip_loss
 
-__all__ = ["clip_loss", "siglip_loss"]
+__all__ = ["block_shape", "clip_loss", "siglip_loss"]

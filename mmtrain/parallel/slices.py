@@ -34,13 +34,22 @@ def slice_stages(whole: nn.Module, layout: Layout) -> list[nn.Module]:
     Raises:
         UsageError: there are more stages than layers.
     """
+    check_slices(whole, layout)
     total = num_stages(layout)
+    return [slice_stage(whole, i, total) for i in stage_indices(layout)]
+
+
+def check_slices(whole: nn.Module, layout: Layout) -> None:
+    """Refuse more stages than layers.
+
+    Raises:
+        UsageError: naming what works.
+    """
     if isinstance(whole, VqaStage):
         check_vqa_stages(layout, whole)
     elif isinstance(whole, ClipStage):
         towers = {"vision": whole.vision, "text": whole.text}
         check_stages(layout, {n: t.transformer.config.num_layers for n, t in towers.items()})
-    return [slice_stage(whole, i, total) for i in stage_indices(layout)]
 
 
 def slice_stage(whole: nn.Module, index: int, num_stages: int) -> nn.Module:

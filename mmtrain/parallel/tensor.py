@@ -58,9 +58,9 @@ class SequenceSharded(ParallelStyle):
             padding = -num_tokens % device_mesh.size()
             if padding:
                 x_BTD = F.pad(x_BTD, (0, 0, 0, padding))
-                mask = _pad_mask(mask, num_tokens, padding, x_BTD.device)
-                local_mask = local_mask and _pad_mask(local_mask, num_tokens, padding, x_BTD.device)
-                rope = rope and (_pad_rope(rope[0], padding), _pad_rope(rope[1], padding))
+                mask = pad_mask(mask, num_tokens, padding, x_BTD.device)
+                local_mask = local_mask and pad_mask(local_mask, num_tokens, padding, x_BTD.device)
+                rope = rope and (pad_rope(rope[0], padding), pad_rope(rope[1], padding))
             whole = DTensor.from_local(x_BTD, device_mesh, [Replicate()], run_check=False)
             share = whole.redistribute(placements=[Shard(1)]).to_local()
             share = forward(share, mask=mask, local_mask=local_mask, rope=rope, **kwargs)
@@ -73,12 +73,12 @@ class SequenceSharded(ParallelStyle):
         return module
 
 
-def _pad_rope(table: Tensor, padding: int) -> Tensor:
+def pad_rope(table: Tensor, padding: int) -> Tensor:
     """Rotary table [..., T, H] with rows for padding tokens."""
     return F.pad(table, (0, 0, 0, padding))
 
 
-def _pad_mask(mask: Mask, num_tokens: int, padding: int, device: torch.device) -> Mask:
+def pad_mask(mask: Mask, num_tokens: int, padding: int, device: torch.device) -> Mask:
     """The mask over padded tokens. A causal flag needs no change: padding comes last."""
     if mask.causal:
         return mask
@@ -191,7 +191,7 @@ def block_plan(config: TransformerConfig, *, tp: int, sequence: bool) -> dict[st
     }
 
 
-_RECIPE_KEYS: dict[str, str] = {
+RECIPE_KEYS: dict[str, str] = {
     "vision.transformer": "model.vision.transformer",
     "text.transformer": "model.text.transformer",
     "classify.fusion": "vqa.classify.fusion",
@@ -240,7 +240,7 @@ def apply_tensor_parallel(stage: nn.Module, mesh: DeviceMesh, *, sequence: bool)
     done: set[nn.Module] = set()
     for path, module in list(stage.named_modules()):
         if isinstance(module, Transformer):
-            check_tensor_parallel(_RECIPE_KEYS.get(path, path), module.config, mesh.size())
+            check_tensor_parallel(RECIPE_KEYS.get(path, path), module.config, mesh.size())
             _shard_transformer(module, mesh, sequence=sequence)
             done |= set(module.modules())
         elif isinstance(module, Decoder):

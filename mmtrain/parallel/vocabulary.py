@@ -25,12 +25,7 @@ def shard_vocabulary(decoder: Decoder, mesh: DeviceMesh) -> set[nn.Module]:
     Raises:
         UsageError: there are hardly more ranks than entries.
     """
-    size, vocab_size = mesh.size(), decoder.config.vocab_size
-    if (size - 1) * -(-vocab_size // size) >= vocab_size:
-        raise UsageError(
-            f"parallel.tp = {size} leaves a rank without one of the {vocab_size} entries of the "
-            "vocabulary; use a smaller parallel.tp"
-        )
+    check_vocabulary(decoder, mesh.size())
     done: set[nn.Module] = set()
     if decoder.embed is not None:
         _shard_embedding(decoder.embed.token, mesh)
@@ -47,6 +42,20 @@ def shard_vocabulary(decoder: Decoder, mesh: DeviceMesh) -> set[nn.Module]:
         _give_whole_gradient(projection, mesh)
         done.add(projection)
     return done
+
+
+def check_vocabulary(decoder: Decoder, size: int) -> None:
+    """Refuse more ranks than have a share of the entries.
+
+    Raises:
+        UsageError: there are hardly more ranks than entries.
+    """
+    vocab_size = decoder.config.vocab_size
+    if (size - 1) * -(-vocab_size // size) >= vocab_size:
+        raise UsageError(
+            f"parallel.tp = {size} leaves a rank without one of the {vocab_size} entries of the "
+            "vocabulary; use a smaller parallel.tp"
+        )
 
 
 def _shard_embedding(token: TokenEmbedding, mesh: DeviceMesh) -> None:

@@ -1,187 +1,161 @@
-"""What a rank's share of a tower keeps for its backward, found by running it without memory.
+"""What a stage needs for a microbatch beside its weights, found by running it without memory.
 
-The tower's own parts run on fake tensors, one block for all, cut as tensor parallelism cuts it:
-fewer heads, a narrower feed-forward, and with sequence parallelism a share of the tokens.
+Its own forward and backward run on fake tensors, and every tensor that they make is followed until
+it is gone. So what recompute, masks, views and casts do to memory is in the count by itself.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensorMode
-
-from mmtrain.models import ClipConfig, TextTower, VisionTower
-from mmtrain.nn import Mask, TransformerBlock
-from mmtrain.nn import attention as attention_module
-from mmtrain.parallel.precision import Precision, apply_precision, autocast
-
-_CPU = torch.device("cpu")
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 
 
-@dataclass(frozen=True, kw_only=True)
-class KeptByTower:
-    """Bytes that one microbatch keeps in a tower's parts on one rank."""
-
-    embed: int
-    block: int
-    """Of each block."""
-    head: int
-    stream: int
-    """The whole residual stream, which pipeline stages and tensor-parallel ranks exchange."""
-    stream_padded: int
-    """The same, its tokens padded to a multiple of the tensor-parallel ranks."""
-
-
-def kept_by_towers(
-    config: ClipConfig,
-    *,
-    rows: int,
-    tp: int,
-    sequence: bool,
-    precision: Precision,
-    fused_attention: bool,
-) -> dict[str, KeptByTower]:
-    """Both towers, by name.
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors made within it that are still there.
 
     Args:
-        config: the model.
-        rows: of a microbatch on this rank; texts have their full context.
-        tp: tensor-parallel ranks.
-        sequence: whether norms and residuals hold a share of the tokens.
-        precision: of the run.
-        fused_attention: as on a GPU, whatever this machine's CPU would take.
+        known: tensors that do not count, nor do views of them.
     """
-    size, length = config.vision.image_size, config.text.context_length
-    table = dict(attention_module.PLAIN_UP_TO)
-    if fused_attention:
-        attention_module.PLAIN_UP_TO.clear()
-    try:
-        with FakeTensorMode():
-            vision = VisionTower(_one_block(config.vision), embed_dim=config.embed_dim)
-            text = TextTower(_one_block(config.text), embed_dim=config.embed_dim)
-            images = torch.zeros(rows, 3, size, size, dtype=torch.uint8)
-            tokens = torch.zeros(rows, length, dtype=torch.int64)
-            length_B = torch.full((rows,), length)
-            patches = None
-            if config.vision.patch_dropout:
-                patches = torch.zeros(rows, config.vision.num_kept, dtype=torch.int64)
-            # FSDP's bf16 is computed with as if nothing else were stored.
-            computed = "bf16-pure" if precision == "bf16-fsdp" else precision
-            cut = _Cut(tp=tp, sequence=sequence and tp > 1, precision=computed)
-            grid = (config.vision.grid_size, config.vision.grid_size)
-            masked = config.text.transformer.mask == "full" and config.text.cuts_padding
-            return {
-                "vision": cut.tower(
-                    vision,
-                    lambda: vision.embed(images, patches),  # pyright: ignore[reportOptionalCall]
-                    lambda x: vision.head(x),  # pyright: ignore[reportOptionalCall]
-                    rope=vision.rope_table(grid, patches, _CPU),
-                    key_length_B=None,
-                ),
-                "text": cut.tower(
-                    text,
-                    lambda: text.embed(tokens),  # pyright: ignore[reportOptionalCall]
-                    lambda x: text.head(x, length_B),  # pyright: ignore[reportOptionalCall]
-                    rope=text.rope_table(length, _CPU),
-                    key_length_B=length_B if masked else None,
-                ),
-            }
-    finally:
-        attention_module.PLAIN_UP_TO.update(table)
 
+    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.events: list[tuple[int, int]] = []
+        """(number of a tensor's storage, bytes that it added or freed), in order."""
+        # By address, which another storage may have later: number and bytes.
+        self._there: dict[int, tuple[int, int]] = {
+            x.untyped_storage()._cdata: (0, 0) for x in known
+        }
+        self._last = 0
 
-def _one_block(config: Any) -> Any:
-    return replace(config, transformer=replace(config.transformer, num_layers=1))
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:  # two of three calls, and no tensor
+            return args[0].device
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(out):
+            if isinstance(tensor, Tensor):
+                self._follow(tensor.untyped_storage())
+        return out
+
+    def number(self, tensor: Tensor) -> int:
+        """Of its storage, in `events`."""
+        return self._there[tensor.untyped_storage()._cdata][0]
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata in self._there:
+            return
+        self._last += 1
+        self._there[storage._cdata] = (self._last, storage.nbytes())
+        weakref.finalize(storage, self._release, storage._cdata).atexit = False
+        self._count(self._last, storage.nbytes())
+
+    def _release(self, address: int) -> None:
+        number, nbytes = self._there.pop(address)
+        self._count(number, -nbytes)
+
+    def _count(self, number: int, change: int) -> None:
+        self.events.append((number, change))
+        self.now += change
+        self.peak = max(self.peak, self.now)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Cut:
-    """How tensor parallelism cuts a tower."""
+class StageMemory:
+    """Bytes that one microbatch needs in a stage, beside its weights and what it is given."""
 
-    tp: int
-    sequence: bool
-    precision: Precision
-
-    def tower(
-        self,
-        tower: VisionTower | TextTower,
-        embed: Callable[[], Tensor],
-        head: Callable[[Tensor], Tensor],
-        *,
-        rope: Any,
-        key_length_B: Tensor | None,
-    ) -> KeptByTower:
-        apply_precision(tower, self.precision, _CPU)
-        weights = list(tower.parameters())
-        stream, kept_embed = self._kept(embed, weights)
-        _, kept_head = self._kept(lambda: head(stream.detach().requires_grad_()), weights)
-        core = tower.config.transformer
-        block = TransformerBlock(
-            replace(
-                core,
-                num_heads=core.num_heads // self.tp,
-                num_kv_heads=core.kv_heads // self.tp,
-                head_dim=core.head_size,
-                ff_dim=core.hidden_dim // self.tp,
-            )
-        )
-        apply_precision(block, self.precision, _CPU)
-        tokens = stream.size(1)
-        padding = -tokens % self.tp if self.sequence else 0
-        shape = (stream.size(0), (tokens + padding), stream.size(2))
-        if self.sequence:
-            shape = (shape[0], shape[1] // self.tp, shape[2])
-            for part in (block.attention, block.feed_forward):
-                part.forward = _gathered(part.forward, self.tp)
-            if rope is not None:
-                rope = tuple(nn.functional.pad(table, (0, 0, 0, padding)) for table in rope)
-        share = torch.zeros(shape, dtype=stream.dtype).requires_grad_()
-        mask = tower.transformer.build_mask(tokens, device=_CPU, key_length_B=key_length_B)
-        if padding and not mask.causal:
-            width = tokens + padding
-            mask = Mask(allowed=torch.ones(1, width, width, dtype=torch.bool))
-        _, kept_block = self._kept(
-            lambda: block(share, mask=mask, rope=rope), list(block.parameters())
-        )
-        each = stream.size(0) * stream.size(2) * stream.element_size()
-        return KeptByTower(
-            embed=kept_embed,
-            block=kept_block,
-            head=kept_head,
-            stream=each * tokens,
-            stream_padded=each * (tokens + padding),
-        )
-
-    def _kept(self, run: Callable[[], Tensor], weights: list[nn.Parameter]) -> tuple[Tensor, int]:
-        """Its output, and the bytes of what it keeps, weights apart."""
-        with autocast(self.precision, _CPU), count_kept(weights) as kept:
-            return run(), sum(storage.nbytes() for storage in kept.values())
+    kept: int
+    """From the end of its forward until its backward is done; its output is among it."""
+    forward: int
+    """At most while its forward runs."""
+    backward: int
+    """At most while its backward runs, where the weights have gradients to add to."""
+    first_backward: tuple[tuple[int, int], ...]
+    """While its backward runs where they have none: at each time that one of them comes to be, the
+    most that there is beside gradients until the next one does, and all gradients so far."""
+    gradients: int
+    """Of the weights, whole."""
 
 
-@contextmanager
-def count_kept(weights: list[nn.Parameter]) -> Iterator[dict[int, torch.UntypedStorage]]:
-    """Within the context, gathers the storages that autograd keeps, `weights` apart."""
-    own = {weight.untyped_storage()._cdata for weight in weights}
-    kept: dict[int, torch.UntypedStorage] = {}
+def stage_memory(
+    run: Callable[[], Tensor | tuple[Tensor, ...]],
+    *,
+    weights: Sequence[nn.Parameter],
+    inputs: Sequence[Tensor],
+    again: bool,
+) -> tuple[StageMemory, tuple[Tensor, ...]]:
+    """Run a stage forward and backward -> what it needs, and its output.
 
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = storage
-        return tensor
+    Args:
+        run: the stage's forward on fake tensors.
+        weights: the stage's.
+        inputs: what it is given.
+        again: a second time, for a step of several microbatches. Else `backward` is the first one's
+            without any gradient.
+    """
+    outputs: tuple[Tensor, ...] = ()
+    kept = forward = backward = 0
+    moments: tuple[tuple[int, int], ...] = ()
+    with LiveBytes([*weights, *inputs]) as live:
+        for turn in range(1 + again):
+            outputs = ()
+            start = live.peak = live.now
+            out = run()
+            outputs = out if isinstance(out, tuple) else (out,)
+            del out
+            kept, forward = live.now - start, live.peak - start
+            given = _backward(outputs, live)
+            backward = live.peak - given - start
+            if turn == 0:
+                moments = _moments(live, weights, kept)
+            for tensor in inputs:
+                tensor.grad = None
+    if not again:
+        backward = max(most for most, _ in moments)
+    gradients = _gradients(weights)
+    for weight in weights:
+        weight.grad = None
+    memory = StageMemory(
+        kept=kept,
+        forward=forward,
+        backward=backward,
+        first_backward=moments,
+        gradients=sum(gradient.untyped_storage().nbytes() for gradient in gradients),
+    )
+    return memory, tuple(x.detach() for x in outputs)
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        yield kept
+
+def _backward(outputs: Sequence[Tensor], live: LiveBytes) -> int:
+    """Run it, `live` beginning anew -> bytes of what it is given, which are there all the time."""
+    outputs = [x for x in outputs if x.requires_grad]
+    before = live.now
+    gradients = [torch.empty_like(x) for x in outputs]
+    given = live.now - before
+    live.peak = live.now
+    live.events.clear()
+    if outputs:
+        torch.autograd.backward(outputs, gradients)
+    return given
 
 
-def _gathered(forward: Callable[..., Tensor], tp: int) -> Callable[..., Tensor]:
-    """All tokens in, as if gathered; a share out, as if summed and scattered."""
+def _gradients(weights: Iterable[nn.Parameter]) -> list[Tensor]:
+    return [weight.grad for weight in weights if weight.grad is not None]
 
-    def run(x_BTD: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        out = forward(torch.cat([x_BTD] * tp, dim=1), *args, **kwargs)
-        return out[:, : x_BTD.size(1)].clone()
 
-    return run
+def _moments(
+    live: LiveBytes, weights: Iterable[nn.Parameter], kept: int
+) -> tuple[tuple[int, int], ...]:
+    """See StageMemory.first_backward."""
+    mine = {live.number(gradient) for gradient in _gradients(weights)}
+    other, made, found = kept, 0, {0: kept}
+    for number, change in live.events:
+        if number in mine:
+            made += change
+        else:
+            other += change
+        found[made] = max(found.get(made, 0), other)
+    return tuple((most, gradients) for gradients, most in found.items())

@@ -1,0 +1,111 @@
+"""What a step needs on a rank beside weights and moments, when it needs the most."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from mmtrain.commands.plan_stages import StageRun
+from mmtrain.losses import block_shape
+from mmtrain.parallel import Layout
+from mmtrain.parallel.pipeline import num_stages, stage_indices
+from mmtrain.recipe import TrainRecipe
+from mmtrain.report.kept import StageMemory
+from mmtrain.report.pipeline_order import Action
+
+_FLOAT = 4
+
+
+Held = Callable[[int], int]
+"""Bytes that lie on a rank of so many bytes of whole gradients that a step has made so far."""
+
+
+def step_memory(
+    recipe: TrainRecipe,
+    layout: Layout,
+    runs: Sequence[StageRun],
+    order: Sequence[Action],
+    *,
+    rows: int,
+    passes: int,
+    gradients: Held,
+) -> int:
+    """Bytes on a rank at the fullest moment of a step: its stages' activations, the pipeline's
+    buffers, the batch, the loss and the gradients so far.
+
+    Args:
+        recipe: resolved.
+        layout: whose rank it is.
+        runs: of all stages, in order.
+        order: what the rank does in a step.
+        rows: of a microbatch.
+        passes: 2 where the features are computed without gradients first.
+        gradients: what counts of them.
+    """
+    held = stage_indices(layout) if layout.size("pp") > 1 else [0]
+    last = (num_stages(layout) if layout.size("pp") > 1 else 1) - 1
+    microbatches = recipe.train.microbatches
+    always = _batch(recipe, rows * microbatches, images=0 in held)
+    for index in held:
+        # Tokens that come in, and gradients, have a buffer for every microbatch.
+        always += microbatches * runs[index].received
+        always += microbatches * runs[index].handed_on if index < last else 0
+    memories = {index: runs[index].memory for index in held}
+    during_loss = 0
+    if recipe.vqa is None and last in held:
+        loss, features = _contrastive_loss(recipe, layout, rows * microbatches)
+        if passes == 2:
+            always += 2 * features
+            during_loss = features + loss
+        else:
+            during_loss = features + loss + memories[last].kept
+    return max(during_loss, always + fullest(order, memories, gradients))
+
+
+def fullest(order: Sequence[Action], memories: Mapping[int, StageMemory], gradients: Held) -> int:
+    """The most bytes that a rank's stages need at a time.
+
+    Args:
+        order: what the rank does in a step.
+        memories: of its stages.
+        gradients: what counts of the weights' gradients, which the first backward makes.
+    """
+    held = peak = made = 0
+    begun: set[int] = set()
+    for action in order:
+        one = memories[action.stage]
+        if action.work == "F":
+            peak = max(peak, held + gradients(made) + one.forward)
+            held += one.kept
+            continue
+        if action.work != "W":
+            needs = gradients(made) + one.backward
+            if action.stage not in begun:
+                begun.add(action.stage)
+                needs = max(most + gradients(made + new) for most, new in one.first_backward)
+                made += one.gradients
+            peak = max(peak, held - one.kept + needs)
+        if action.work != "I":
+            held -= one.kept
+    return peak
+
+
+def _batch(recipe: TrainRecipe, rows: int, *, images: bool) -> int:
+    """The rank's share of a batch: bytes of images where they are decoded, ids of texts."""
+    texts = 1 if recipe.vqa is None else recipe.vqa.data.per_image
+    ids = 8 * rows * texts * recipe.model.text.context_length
+    return ids + images * rows * 3 * recipe.model.vision.image_size**2
+
+
+def _contrastive_loss(recipe: TrainRecipe, layout: Layout, rows: int) -> tuple[int, int]:
+    """What the loss needs beside the features of this rank's rows, and those.
+
+    Its own copy of them, all ranks' texts, two blocks of logits; backward a gradient of each.
+    """
+    item = _FLOAT * (2 if recipe.train.precision == "fp64" else 1)
+    row = item * recipe.model.embed_dim
+    columns = rows * layout.size("dp")
+    device = torch.device("cpu" if recipe.train.device == "cpu" else "cuda")
+    block_rows, block_columns = block_shape(rows, columns, device)
+    gathered = row * columns if layout.size("dp") > 1 else 0
+    forward = 2 * row * rows + gathered + 2 * item * block_rows * block_columns
+    return forward + row * (rows + columns) + 2 * row * rows, 2 * row * rows

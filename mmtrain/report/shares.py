@@ -1,0 +1,220 @@
+"""A tensor-parallel rank's share of a stage without any rank: narrower weights, and collectives
+that have shapes only. parallel/tensor.py is the real thing; its plan says what is cut.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
+from torch.nn import functional as F
+
+from mmtrain.models import Decoder
+from mmtrain.nn import Mask, Transformer, TransformerConfig
+from mmtrain.parallel.tensor import SharedHeads, block_plan, pad_mask, pad_rope
+
+_GROUP = "nobody"
+"""Fake tensors go through a collective's shapes, which ask for no group."""
+
+
+def cut_shape(
+    path: str, leaf: str, shape: tuple[int, ...], config: TransformerConfig, tp: int
+) -> tuple[int, ...]:
+    """The shape that a tensor-parallel rank holds of a parameter.
+
+    Args:
+        path: of its module within a block.
+        leaf: its name there.
+        shape: whole.
+        config: of the blocks.
+        tp: ranks.
+    """
+    style = block_plan(config, tp=tp, sequence=True).get(path)
+    if isinstance(style, ColwiseParallel) and leaf != "lora_a":
+        return (shape[0] // tp, *shape[1:])
+    if isinstance(style, RowwiseParallel) and leaf in ("weight", "lora_a"):
+        return (shape[0], shape[1] // tp)
+    return shape
+
+
+def take_share(stage: nn.Module, tp: int, *, sequence: bool) -> None:
+    """Leave a stage of fake tensors the share of a tensor-parallel rank, in place."""
+    for module in list(stage.modules()):
+        if isinstance(module, Transformer):
+            for block in module.blocks.values():
+                _cut_block(block, module.config, tp, sequence=sequence)
+            if sequence:
+                module.forward = _over_tokens(module.forward, tp)
+        elif isinstance(module, Decoder):
+            _cut_vocabulary(module, tp)
+
+
+def _cut_block(block: nn.Module, config: TransformerConfig, tp: int, *, sequence: bool) -> None:
+    for path, style in block_plan(config, tp=tp, sequence=sequence).items():
+        part = dict(block.named_modules()).get(path)
+        if part is None:
+            continue
+        for leaf, weight in list(part.named_parameters(recurse=False)):
+            shape = cut_shape(path, leaf, tuple(weight.shape), config, tp)
+            if isinstance(style, SharedHeads):
+                # The rows of one head take part; the rest lies there.
+                shape = (style.head_dim, *shape[1:])
+            cut = nn.Parameter(weight.new_empty(shape), requires_grad=weight.requires_grad)
+            setattr(part, leaf, cut)
+        if path in ("attention", "cross_attention", "feed_forward"):
+            part.forward = _between_ranks(part.forward, tp, sequence=sequence)
+
+
+def _between_ranks(forward: Callable[..., Tensor], tp: int, *, sequence: bool) -> Any:
+    """All tokens in, a sum over the ranks out: of a share of the tokens, or of all."""
+
+    def run(x_BTD: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if sequence:
+            return _Scatter.apply(forward(_Gather.apply(x_BTD, tp), *args, **kwargs), tp)
+        return _Sum.apply(forward(_SumBack.apply(x_BTD), *args, **kwargs))
+
+    return run
+
+
+def _over_tokens(forward: Callable[..., Tensor], tp: int) -> Any:
+    """A stack of blocks whose residual stream holds a share of the tokens, see SequenceSharded."""
+
+    def run(
+        x_BTD: Tensor,
+        *,
+        mask: Mask,
+        local_mask: Mask | None = None,
+        rope: Any = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        num_tokens = x_BTD.size(1)
+        padding = -num_tokens % tp
+        if padding:
+            x_BTD = F.pad(x_BTD, (0, 0, 0, padding))
+            mask = pad_mask(mask, num_tokens, padding, x_BTD.device)
+            local_mask = local_mask and pad_mask(local_mask, num_tokens, padding, x_BTD.device)
+            rope = rope and (pad_rope(rope[0], padding), pad_rope(rope[1], padding))
+        share = _Share.apply(x_BTD, tp)
+        share = forward(share, mask=mask, local_mask=local_mask, rope=rope, **kwargs)
+        return _Whole.apply(share, tp)[:, :num_tokens].contiguous()
+
+    return run
+
+
+def _cut_vocabulary(decoder: Decoder, tp: int) -> None:
+    tables: list[nn.Module] = []
+    if decoder.embed is not None:
+        tables.append(decoder.embed.token)
+        look_up = decoder.embed.token.forward
+        # Ids of other ranks' entries give zeros.
+        decoder.embed.token.forward = lambda tokens_BT: _Sum.apply(
+            torch.where(tokens_BT[..., None] >= 0, look_up(tokens_BT), 0)
+        )
+    if decoder.head is not None:
+        for logits in (decoder.head.projection, decoder.head.tied):
+            if logits is not None:
+                _sum_gradient(logits)
+        if decoder.head.projection is not None:
+            tables.append(decoder.head.projection)
+    for module in tables:
+        weight: Any = module.weight
+        rows = -(-weight.size(0) // tp)
+        cut = nn.Parameter(weight.new_empty(rows, weight.size(1)), weight.requires_grad)
+        module.weight = cut
+
+
+def _sum_gradient(logits: Any) -> None:
+    """Each rank's logits give a part of their features' gradient."""
+    multiply = logits.forward
+    logits.forward = lambda x_BTD, *weight: multiply(_SumBack.apply(x_BTD), *weight)
+
+
+def _gather(x_BTD: Tensor, tp: int) -> Tensor:
+    whole = torch.ops._c10d_functional.all_gather_into_tensor(x_BTD.contiguous(), tp, _GROUP)
+    return torch.cat(whole.chunk(tp), dim=1)
+
+
+def _scatter(x_BTD: Tensor, tp: int) -> Tensor:
+    x = torch.cat(x_BTD.chunk(tp, dim=1))
+    return torch.ops._c10d_functional.reduce_scatter_tensor(x, "sum", tp, _GROUP)
+
+
+def _sum(x_BTD: Tensor) -> Tensor:
+    return torch.ops._c10d_functional.all_reduce(x_BTD.contiguous(), "sum", _GROUP)
+
+
+class _Gather(torch.autograd.Function):
+    """A share of the tokens to all of them; backward the other way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tp: int) -> Tensor:
+        ctx.tp = tp
+        return _gather(x, tp)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _scatter(gradients[0], ctx.tp), None
+
+
+class _Scatter(torch.autograd.Function):
+    """The sum over the ranks, each taking its tokens; backward the other way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tp: int) -> Tensor:
+        ctx.tp = tp
+        return _scatter(x, tp)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _gather(gradients[0], ctx.tp), None
+
+
+class _Share(torch.autograd.Function):
+    """A share of what every rank has; its gradient is gathered."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tp: int) -> Tensor:
+        ctx.tp = tp
+        return x.chunk(tp, dim=1)[0].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _gather(gradients[0], ctx.tp), None
+
+
+class _Whole(torch.autograd.Function):
+    """Shares gathered, for what every rank does alike; its gradient is a share."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tp: int) -> Tensor:
+        ctx.tp = tp
+        return _gather(x, tp)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0].chunk(ctx.tp, dim=1)[0].clone(), None
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the ranks, whose gradient all of them have."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _sum(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+class _SumBack(torch.autograd.Function):
+    """The identity, whose gradient is summed over the ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _sum(gradients[0])
