@@ -176,11 +176,12 @@ class RunState:
 
 def environment(layout: Layout) -> dict[str, Any]:
     """What the last bits of a result depend on beside the recipe."""
+    sizes = {name: layout.size(name) for name in ("pp", "dp", "tp")}
     return {
         "torch": torch.__version__,
         "device": layout.device.type,
         "threads": torch.get_num_threads(),
-        "layout": {name: layout.size(name) for name in ("pp", "dp", "tp")},
+        "layout": sizes | ({"dp_kind": layout.config.dp_kind} if layout.has_replicas else {}),
     }
 
 

@@ -107,6 +107,47 @@ def test_two_ranks() -> None:
     run_ranks(check_all, 2)
 
 
+def steps(trained: Trained, first: int, last: int) -> list[float]:
+    """Updates on batches first, ..., last - 1 -> their losses."""
+    losses = []
+    for step in range(first, last):
+        losses.append(trained.backward(make_batch(step=step)).item())
+        trained.clip()
+        trained.optimizers.step()
+        trained.optimizers.zero_grad()
+    return losses
+
+
+@torch.no_grad()
+def copy_run(source: Trained, target: Trained) -> None:
+    """Give a fresh training the weights and the optimizer's state of another one."""
+    for name, parameter in target.parameters().items():
+        parameter.copy_(source.parameters()[name])
+    states = source.optimizers.state_dict()
+    for name, tensors in target.optimizers.state_dict().items():
+        for key, tensor in tensors.items():
+            tensor.copy_(states[name][key])
+
+
+def check_resumed_bits(rank: int) -> None:
+    """What DDP learnt of a backward's order must not change the sums of four ranks."""
+    for parallel in (DDP, ZERO1):
+        whole, resumed = (
+            Trained(CONFIG, SOFTMAX, parallel=parallel, precision="fp32") for _ in range(2)
+        )
+        steps(whole, 0, 2)
+        copy_run(whole, resumed)
+        assert steps(resumed, 2, 4) == steps(whole, 2, 4)
+        for name, parameter in resumed.parameters().items():
+            assert torch.equal(parameter, whole.parameters()[name]), name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_four_ranks_resume_bit_for_bit() -> None:
+    run_ranks(check_resumed_bits, 4)
+
+
 def losses_on_a_gpu(folder: Path, *words: str) -> list[float]:
     """Of the debug recipe, by step."""
     data = str(ROOT / "mmtrain/demo/debug/train.tar")
