@@ -22,7 +22,8 @@ from mmtrain.models.named import MODEL_NAMES, named_model
 from mmtrain.recipe import load_recipe, resolve
 from mmtrain.report.autograd_graph import draw_autograd_graph
 from mmtrain.report.graph import draw_graph
-from mmtrain.report.summary import Part, decoder_parts, summarize
+from mmtrain.report.summary import Part, count, decoder_parts, summarize, vqa_parts
+from mmtrain.vqa import is_vqa_folder, load_vqa
 
 
 def export_command(*, model: Path, out: Path, form: str) -> None:
@@ -56,6 +57,9 @@ def summary_command(*, model: str, graph: Path | None, autograd: Path | None) ->
     """`mmtrain summary`: a model's parts, and on request pictures of its towers and its graph."""
     if is_decoder_folder(Path(model)):
         _summarize_decoder(Path(model), graph or autograd)
+        return
+    if is_vqa_folder(Path(model)):
+        _summarize_vqa(Path(model), graph or autograd)
         return
     config, title = _architecture(model)
     summary = summarize(config)
@@ -95,6 +99,20 @@ def _summarize_decoder(folder: Path, graph: Path | None) -> None:
         f"most {length:,} tokens a text; "
         f"{decoder_flops(config, num_tokens=length) / 1e9:.2f} GFLOPs "
         f"forward; weights in fp32: {4 * parts[0].num_parameters / 2**30:.2f} GiB"
+    )
+
+
+def _summarize_vqa(folder: Path, graph: Path | None) -> None:
+    if graph is not None:
+        raise UsageError(
+            f"graph = {graph} draws a CLIP's two towers, and {folder} answers questions"
+        )
+    model = load_vqa(folder).model
+    _print(_parts_table(vqa_parts(model)))
+    total = count(model)
+    print(
+        f"{folder.name}: {total:,} parameters; at most {model.clip.text.context_length} tokens a "
+        f"question; weights in fp32: {4 * total / 2**30:.2f} GiB"
     )
 
 

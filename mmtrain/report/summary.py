@@ -4,14 +4,15 @@ Both are read off the model's own modules, built without memory for the weights,
 tell anything but what would run.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from mmtrain.models import Clip, ClipConfig, Decoder, DecoderConfig
 from mmtrain.models.flops import clip_flops
-from mmtrain.nn import TransformerConfig
+from mmtrain.models.vqa import Vqa
+from mmtrain.nn import Transformer, TransformerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,32 @@ def decoder_parts(config: DecoderConfig) -> list[Part]:
     """The lines of a decoder, built on the meta device; the first stands for all of it."""
     with torch.device("meta"):
         return _tower("decoder", config.transformer, Decoder(config))
+
+
+def vqa_parts(model: Vqa) -> list[Part]:
+    """The lines of a model that answers: its towers, then its heads."""
+    parts = _tower("vision", model.clip.vision.transformer, model.vision)
+    if model.text is not None:
+        parts += _tower("text", model.clip.text.transformer, model.text)
+    for name in ("classify", "generate"):
+        if (head := getattr(model, name)) is not None:
+            parts += _head(name, head)
+    return parts
+
+
+def _head(name: str, head: nn.Module) -> list[Part]:
+    parts = [_part(name, 0, _detail(head), head)]
+    for child, module in head.named_children():
+        label = f"{name}.{child}"
+        if isinstance(module, Transformer):
+            parts += _blocks(label, module.config, module)
+        elif isinstance(module, Decoder):
+            inside = _tower(label, module.config.transformer, module)
+            parts += [replace(part, depth=part.depth + 1) for part in inside]
+        elif count(module):
+            parts.append(_part(label, 1, _detail(module), module))
+            parts += _children(label, 2, module)
+    return parts
 
 
 def _tower(name: str, core: TransformerConfig, tower: nn.Module) -> list[Part]:

@@ -1,6 +1,14 @@
 """Visual question answering put together: runs, saved models, questions to them."""
 
 from mmtrain.vqa.build import VqaRun, build_vqa_run, check_vqa_evaluations
-from mmtrain.vqa.saved import VqaModel, load_vqa, save_vqa
+from mmtrain.vqa.saved import VqaModel, is_vqa_folder, load_vqa, save_vqa
 
-__all__ = ["VqaModel", "VqaRun", "build_vqa_run", "check_vqa_evaluations", "load_vqa", "save_vqa"]
+__all__ = [
+    "VqaModel",
+    "VqaRun",
+    "build_vqa_run",
+    "check_vqa_evaluations",
+    "is_vqa_folder",
+    "load_vqa",
+    "save_vqa",
+]

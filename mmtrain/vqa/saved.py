@@ -95,7 +95,7 @@ def load_vqa(path: Path, device: str | torch.device = "cpu") -> VqaModel:
     Raises:
         UsageError: there is none, or a file of it is missing, damaged or of another model.
     """
-    folder = path / "export" if (path / "export" / CONFIG_FILE).is_file() else path
+    folder = _model_folder(path)
     config = _read_config(folder)
     weights = folder / WEIGHTS_FILE
     if not weights.is_file() or _sha256(weights) != config.sha256.get(WEIGHTS_FILE):
@@ -115,6 +115,20 @@ def load_vqa(path: Path, device: str | torch.device = "cpu") -> VqaModel:
         vocabulary=AnswerVocabulary(answers=config.answers) if config.answers else None,
         answer_length=config.answer_length,
     )
+
+
+def is_vqa_folder(path: Path) -> bool:
+    """Whether a folder, or a run's export/, says that it holds a model that answers."""
+    config = _model_folder(path) / CONFIG_FILE
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # whoever reads it says what is wrong with it
+        return False
+    return isinstance(found, dict) and found.get("format") == FORMAT
+
+
+def _model_folder(path: Path) -> Path:
+    return path / "export" if (path / "export" / CONFIG_FILE).is_file() else path
 
 
 def _read_config(folder: Path) -> SavedVqa:

@@ -114,6 +114,9 @@ def test_it_learns_and_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert sum(one[-5:]) < 0.6 * sum(one[:5])
     model = load_vqa(tmp_path / "one")
     assert model.vocabulary is not None and "red" in model.vocabulary.answers
+    assert main(["summary", str(tmp_path / "one")]) == 0
+    shown, total = capsys.readouterr().out, sum(p.numel() for p in model.model.parameters())
+    assert f"one: {total:,} parameters" in shown and "generate.decoder.transformer.blocks" in shown
     result = json.loads((tmp_path / "one/eval/own.json").read_text())
     check_examples(tmp_path / "one", result["examples"])
     written = json.loads((tmp_path / "one/eval/written.json").read_text())
