@@ -46,9 +46,7 @@ def parallelize(
         stages = slice_stages(whole, layout)
     for stage in stages:
         apply_precision(stage, precision, layout.device)
-        if (
-            not layout.config.cpu_offload
-        ):  # else FSDP fetches one block after another: all may not fit
+        if not layout.config.cpu_offload:  # FSDP fetches its blocks one by one: all may not fit
             stage.to(layout.device)
         if layout.mesh is not None and layout.size("tp") > 1:
             apply_tensor_parallel(stage, layout.mesh["tp"], sequence=layout.config.sequence)

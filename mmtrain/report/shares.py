@@ -3,6 +3,7 @@ that have shapes only. parallel/tensor.py is the real thing; its plan says what 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from mmtrain.parallel.tensor import SharedHeads, block_plan, pad_mask, pad_rope
 
 _GROUP = "nobody"
 """Fake tensors go through a collective's shapes, which ask for no group."""
+_Move = Callable[[Tensor], Tensor]
 
 
 def cut_shape(
@@ -68,17 +70,19 @@ def _cut_block(block: nn.Module, config: TransformerConfig, tp: int, *, sequence
 
 def _between_ranks(forward: Callable[..., Tensor], tp: int, *, sequence: bool) -> Any:
     """All tokens in, a sum over the ranks out: of a share of the tokens, or of all."""
+    gather, scatter = partial(_gather, tp=tp), partial(_scatter, tp=tp)
+    enter, leave, back = (gather, scatter, gather) if sequence else (_same, _sum, _same)
 
     def run(x_BTD: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if sequence:
-            return _Scatter.apply(forward(_Gather.apply(x_BTD, tp), *args, **kwargs), tp)
-        return _Sum.apply(forward(_SumBack.apply(x_BTD), *args, **kwargs))
+        x_BTD = _Exchange.apply(x_BTD, enter, leave)
+        return _Exchange.apply(forward(x_BTD, *args, **kwargs), leave, back)
 
     return run
 
 
 def _over_tokens(forward: Callable[..., Tensor], tp: int) -> Any:
     """A stack of blocks whose residual stream holds a share of the tokens, see SequenceSharded."""
+    gather, share = partial(_gather, tp=tp), partial(_share, tp=tp)
 
     def run(
         x_BTD: Tensor,
@@ -95,9 +99,9 @@ def _over_tokens(forward: Callable[..., Tensor], tp: int) -> Any:
             mask = pad_mask(mask, num_tokens, padding, x_BTD.device)
             local_mask = local_mask and pad_mask(local_mask, num_tokens, padding, x_BTD.device)
             rope = rope and (pad_rope(rope[0], padding), pad_rope(rope[1], padding))
-        share = _Share.apply(x_BTD, tp)
-        share = forward(share, mask=mask, local_mask=local_mask, rope=rope, **kwargs)
-        return _Whole.apply(share, tp)[:, :num_tokens].contiguous()
+        x_BTD = _Exchange.apply(x_BTD, share, gather)
+        x_BTD = forward(x_BTD, mask=mask, local_mask=local_mask, rope=rope, **kwargs)
+        return _Exchange.apply(x_BTD, gather, share)[:, :num_tokens].contiguous()
 
     return run
 
@@ -108,8 +112,8 @@ def _cut_vocabulary(decoder: Decoder, tp: int) -> None:
         tables.append(decoder.embed.token)
         look_up = decoder.embed.token.forward
         # Ids of other ranks' entries give zeros.
-        decoder.embed.token.forward = lambda tokens_BT: _Sum.apply(
-            torch.where(tokens_BT[..., None] >= 0, look_up(tokens_BT), 0)
+        decoder.embed.token.forward = lambda tokens_BT: _Exchange.apply(
+            torch.where(tokens_BT[..., None] >= 0, look_up(tokens_BT), 0), _sum, _same
         )
     if decoder.head is not None:
         for logits in (decoder.head.projection, decoder.head.tied):
@@ -127,7 +131,15 @@ def _cut_vocabulary(decoder: Decoder, tp: int) -> None:
 def _sum_gradient(logits: Any) -> None:
     """Each rank's logits give a part of their features' gradient."""
     multiply = logits.forward
-    logits.forward = lambda x_BTD, *weight: multiply(_SumBack.apply(x_BTD), *weight)
+    logits.forward = lambda x_BTD, *weight: multiply(_Exchange.apply(x_BTD, _same, _sum), *weight)
+
+
+def _same(x: Tensor) -> Tensor:
+    return x.view_as(x)
+
+
+def _share(x_BTD: Tensor, tp: int) -> Tensor:
+    return x_BTD.chunk(tp, dim=1)[0].clone()
 
 
 def _gather(x_BTD: Tensor, tp: int) -> Tensor:
@@ -144,77 +156,14 @@ def _sum(x_BTD: Tensor) -> Tensor:
     return torch.ops._c10d_functional.all_reduce(x_BTD.contiguous(), "sum", _GROUP)
 
 
-class _Gather(torch.autograd.Function):
-    """A share of the tokens to all of them; backward the other way."""
+class _Exchange(torch.autograd.Function):
+    """What ranks exchange forward, and what they do for its gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, tp: int) -> Tensor:
-        ctx.tp = tp
-        return _gather(x, tp)
+    def forward(ctx: Any, x: Tensor, there: _Move, back: _Move) -> Tensor:
+        ctx.back = back
+        return there(x)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _scatter(gradients[0], ctx.tp), None
-
-
-class _Scatter(torch.autograd.Function):
-    """The sum over the ranks, each taking its tokens; backward the other way."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, tp: int) -> Tensor:
-        ctx.tp = tp
-        return _scatter(x, tp)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _gather(gradients[0], ctx.tp), None
-
-
-class _Share(torch.autograd.Function):
-    """A share of what every rank has; its gradient is gathered."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, tp: int) -> Tensor:
-        ctx.tp = tp
-        return x.chunk(tp, dim=1)[0].clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _gather(gradients[0], ctx.tp), None
-
-
-class _Whole(torch.autograd.Function):
-    """Shares gathered, for what every rank does alike; its gradient is a share."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, tp: int) -> Tensor:
-        ctx.tp = tp
-        return _gather(x, tp)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0].chunk(ctx.tp, dim=1)[0].clone(), None
-
-
-class _Sum(torch.autograd.Function):
-    """The sum over the ranks, whose gradient all of them have."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _sum(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0]
-
-
-class _SumBack(torch.autograd.Function):
-    """The identity, whose gradient is summed over the ranks."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _sum(gradients[0])
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.back(gradients[0]), None, None
