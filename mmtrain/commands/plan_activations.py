@@ -46,8 +46,8 @@ def step_memory(
     microbatches = recipe.train.microbatches
     always = _batch(recipe, rows * microbatches, images=0 in held)
     for index in held:
-        # Tokens that come in, and gradients, have a buffer for every microbatch.
-        always += microbatches * runs[index].received
+        # Tokens that come in have a buffer for every microbatch of each pass, gradients one.
+        always += passes * microbatches * runs[index].received
         always += microbatches * runs[index].handed_on if index < last else 0
     memories = {index: runs[index].memory for index in held}
     during_loss = 0

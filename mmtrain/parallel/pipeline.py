@@ -132,7 +132,9 @@ class PipelineSchedule:
     """A schedule of torch.distributed.pipelining behind the interface of the training step.
 
     `eval` is the first pass (no gradients), `step` the second one, with the gradient of the
-    features as target. Scaling by microbatches is off: the surrogate is a sum.
+    features as target. Scaling by microbatches is off: the surrogate is a sum. Each pass has a
+    schedule and stages of its own over the same modules: torch's set up their transfers with a
+    trial microbatch, again and again where one schedule takes turns at both.
     """
 
     def __init__(
@@ -141,27 +143,33 @@ class PipelineSchedule:
         self.layout = layout
         self.num_microbatches = num_microbatches
         self.single_pass = False
-        group = layout.group("pp")
+        self.shapes: dict[str, torch.Size] = {}
         check_microbatches(layout, num_microbatches)
         for stage in stages:
             make_edges_dense(stage)
+        self._without_backward = self._schedule(stages, None)
+        self._with_backward = self._schedule(stages, surrogate)
+
+    def _schedule(
+        self, stages: Sequence[nn.Module], criterion: Callable[[Tensor, Tensor], Tensor] | None
+    ) -> Any:
+        """torch's schedule; without a criterion it has no backward."""
+        layout = self.layout
         pipes = [
             _Stage(
                 stage,
                 index,
                 num_stages(layout),
                 layout.device,
-                group=group,
+                group=layout.group("pp"),
                 dw_builder=_nothing_left if weights_meet(stage) else None,
             )
             for stage, index in zip(stages, stage_indices(layout), strict=True)
         ]
-        kind = get_schedule_class(layout.config.schedule)
-        self.shapes: dict[str, torch.Size] = {}
-        self.schedule: Any = kind(
+        return get_schedule_class(layout.config.schedule)(
             pipes if interleaves(layout) else pipes[0],  # pyright: ignore[reportArgumentType]
-            n_microbatches=num_microbatches,
-            loss_fn=surrogate,
+            n_microbatches=self.num_microbatches,
+            loss_fn=criterion,
             scale_grads=False,
         )
 
@@ -174,9 +182,7 @@ class PipelineSchedule:
         """
         self._keep_shapes(rows)
         inputs = (images_BCHW,) if self.layout.is_first_stage else ()
-        # A schedule with a loss_fn indexes its targets in eval too; they are not used.
-        target = torch.zeros(self.num_microbatches, 1) if self.layout.is_last_stage else None
-        out = self.schedule.eval(*inputs, target=target, **rows)
+        out = self._without_backward.eval(*inputs, **rows)
         return out if self.layout.is_last_stage else None
 
     def step(
@@ -186,7 +192,7 @@ class PipelineSchedule:
         come back detached. Without `eval` before it this is the whole step: the last stage's
         criterion has made a sum over rows of them, whose gradient is known beforehand."""
         inputs = (images_BCHW,) if self.layout.is_first_stage else ()
-        out = self.schedule.step(*inputs, target=gradient_B2E, **rows)
+        out = self._with_backward.step(*inputs, target=gradient_B2E, **rows)
         return out.detach() if self.layout.is_last_stage else None
 
     def _keep_shapes(self, rows: dict[str, Tensor]) -> None:

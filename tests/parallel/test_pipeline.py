@@ -1,12 +1,17 @@
 """How a model is cut into stages."""
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 
 from mmtrain.models import Clip
+from mmtrain.parallel import ParallelConfig
 from mmtrain.parallel.pipeline import make_edges_dense
 from mmtrain.parallel.slices import layer_range, slice_stage
-from tests.parallel.tiny_clip import make_batch, modern_config, tiny_config
+from tests.parallel.tiny_clip import SOFTMAX, Trained, make_batch, modern_config, tiny_config
+from tests.ranks import run_ranks
 
 
 @pytest.mark.parametrize("num_layers", [1, 4, 7, 12, 24])
@@ -62,3 +67,24 @@ def test_what_a_stage_hands_on_is_contiguous():
     # A sum's gradient is one number, expanded.
     sum(x.sum() for x in outputs).backward()
     assert seen == [True, True]
+
+
+def _count_forwards(rank: int) -> None:
+    for schedule in ("1F1B", "ZBVZeroBubble"):
+        parallel = ParallelConfig(pp=2, schedule=schedule)
+        trained = Trained(tiny_config(4), SOFTMAX, parallel=parallel, num_microbatches=4)
+        trained.train(num_steps=1)
+        calls: list[Any] = []
+        for stage in trained.stages:
+            stage.register_forward_pre_hook(partial(_note, calls))
+        trained.train(num_steps=2)
+        steps, passes, microbatches = 2, 2, 4
+        assert len(calls) == steps * passes * microbatches * len(trained.stages), schedule
+
+
+def _note(calls: list[Any], module: torch.nn.Module, inputs: Any) -> None:
+    calls.append(module)
+
+
+def test_only_the_first_step_of_a_pipeline_tries_its_stages_out():
+    run_ranks(_count_forwards, 2)
