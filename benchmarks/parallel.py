@@ -1,7 +1,8 @@
 """Every axis of the mesh on two ranks of this machine, against one process with two threads.
 
-All layouts take turns in one run: samples per second as a share of the single process's, and the
-bytes that rank 0 hands to the network in a step, against what `mmtrain plan` says.
+All layouts take turns in one run: samples per second as a share of the single process's, the bytes
+that rank 0 hands to the network in a step, against what `mmtrain plan` says, and how much of its
+collectives' time rank 0 computes meanwhile.
 
     python benchmarks/parallel.py --out benchmarks/results/parallel_cpu.md
 """
@@ -40,6 +41,9 @@ LAYOUTS: dict[str, tuple[ParallelConfig, int]] = {
     "dp_shard = 2, ZeRO-2": (ParallelConfig(reshard_after_forward=False), 1),
     "dp_shard = 2, 2 microbatches": (ParallelConfig(), 2),
     "dp_replicate = 2": (ParallelConfig(dp_replicate=2), 1),
+    "DDP": (ParallelConfig(dp_kind="ddp"), 1),
+    "DDP, 2 microbatches": (ParallelConfig(dp_kind="ddp"), 2),
+    "ZeRO-1": (ParallelConfig(dp_kind="zero1"), 1),
     "tp = 2, sequence": (ParallelConfig(tp=2), 1),
     "tp = 2": (ParallelConfig(tp=2, sequence=False), 1),
     "pp = 2, 1F1B, 8 microbatches": (ParallelConfig(pp=2), 8),
@@ -113,6 +117,41 @@ class SentBytes(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def overlap(side: "Side") -> float | None:
+    """The share of a step's collectives' time in which rank 0 computes, by torch's profiler.
+
+    None where it has no collectives (a pipeline's transfers wait for the other side's work).
+    """
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        side.step()
+    sending, computing = [], []
+    for event in profile.events():
+        span = (event.time_range.start, event.time_range.end)
+        if event.name in ("gloo:all_reduce", "gloo:all_gather", "gloo:broadcast"):
+            sending.append(span)
+        elif event.name.startswith("aten::"):
+            computing.append(span)
+    sending, computing = _merged(sending), _merged(computing)
+    total = sum(end - start for start, end in sending)
+    both = sum(
+        max(0.0, min(end, other_end) - max(start, other_start))
+        for start, end in sending
+        for other_start, other_end in computing
+    )
+    return None if side.layout.size("pp") > 1 else both / total
+
+
+def _merged(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The same moments without overlaps."""
+    merged: list[tuple[float, float]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
+
+
 def _sent(name: str, args: Any) -> int:
     """Bytes that one of two ranks sends: half of a whole, or all of a share."""
     tensors = [t for a in args for t in (a if isinstance(a, list) else [a])]
@@ -125,7 +164,9 @@ def _sent(name: str, args: Any) -> int:
         return sizes[1]
     if name == "_reduce_scatter_base_":
         return sizes[1] // 2
-    if name in ("broadcast_", "recv_", "wait_tensor", "_wrap_tensor_autograd", "barrier"):
+    if name == "broadcast_":
+        return sum(sizes) if args[2] == 0 else 0  # from rank 0, or to it
+    if name in ("recv_", "wait_tensor", "_wrap_tensor_autograd", "barrier"):
         return 0
     raise AssertionError(f"{name} is not counted")
 
@@ -146,7 +187,11 @@ class Side:
         self.parameters = list(named.values())
         named |= self.objective.parameters()
         self.optimizers = build_optimizers(
-            named.items(), OptimConfig(lr=1e-4), no_decay=no_decay, hidden_matrices=hidden
+            named.items(),
+            OptimConfig(lr=1e-4),
+            no_decay=no_decay,
+            hidden_matrices=hidden,
+            zero_group=layout.zero_group,
         )
         rows, rank = batch_size // layout.size("dp"), layout.rank("dp")
         batch = make_batch(batch_size)
@@ -191,6 +236,7 @@ def run(rank: int, port: int, rounds: int, batch_size: int, out: Path | None) ->
             side.step()
         sent[name] = counter.total
     ratios: dict[str, list[float]] = {name: [] for name in sides}
+    overlaps: dict[str, list[float | None]] = {name: [] for name in sides}
     speeds: list[float] = []
     for _ in range(rounds):
         base = 0.0
@@ -205,13 +251,15 @@ def run(rank: int, port: int, rounds: int, batch_size: int, out: Path | None) ->
             dist.barrier()
             side.step()
             ratios[name].append(base / min(side.step() for _ in range(2)))
+            overlaps[name].append(overlap(side))
     if rank == 0:
-        _print(ratios, speeds, sent, batch_size, out)
+        _print(ratios, overlaps, speeds, sent, batch_size, out)
     dist.destroy_process_group()
 
 
 def _print(
     ratios: dict[str, list[float]],
+    overlaps: dict[str, list[float | None]],
     speeds: list[float],
     sent: dict[str, int],
     batch_size: int,
@@ -223,19 +271,23 @@ def _print(
         f"`python benchmarks/parallel.py`, {describe_machine()}. A CLIP of width 256, 4 + 4 "
         f"layers, batch {batch_size}, fp32. 1 rank with 2 threads: "
         f"{statistics.median(speeds):.1f} samples/s ({min(speeds):.1f} to {max(speeds):.1f} over "
-        "the rounds). Sent: by rank 0 in a step, every collective as a ring.",
+        "the rounds). Sent: by rank 0 in a step, every collective as a ring. "
+        "Overlapped: of the time that collectives take on rank 0, the share in which it computes.",
         "",
-        "| layout | samples/s, 1 rank x 2 threads = 1 | sent, MiB | plan, MiB | sent / plan |",
-        "|---|---|---|---|---|",
+        "| layout | samples/s, 1 rank x 2 threads = 1 | sent, MiB | plan, MiB | sent / plan "
+        "| overlapped |",
+        "|---|---|---|---|---|---|",
     ]
     for name, found in ratios.items():
         parallel, microbatches = LAYOUTS[name]
         plan = plan_layout(recipe_of(parallel, microbatches, batch_size), world_size=2)
         want = sum(one.sent for one in plan.traffic)
         middle, low, high = statistics.median(found), min(found), max(found)
+        shares = [one for one in overlaps[name] if one is not None]
+        overlapped = f"{statistics.median(shares):.0%}" if shares else "-"
         lines.append(
             f"| {name} | {middle:.2f} ({low:.2f} to {high:.2f}) | {sent[name] / 2**20:.2f} | "
-            f"{want / 2**20:.2f} | {sent[name] / want:.3f} |"
+            f"{want / 2**20:.2f} | {sent[name] / want:.3f} | {overlapped} |"
         )
     text = "\n".join(lines) + "\n"
     print(text)
