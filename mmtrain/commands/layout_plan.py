@@ -19,6 +19,7 @@ from mmtrain.nn import Transformer, TransformerConfig
 from mmtrain.parallel import Layout
 from mmtrain.parallel.mesh import Axis
 from mmtrain.parallel.pipeline import check_microbatches, stage_indices
+from mmtrain.parallel.precision import check_precision
 from mmtrain.parallel.tensor import RECIPE_KEYS, check_tensor_parallel
 from mmtrain.parallel.vocabulary import check_vocabulary
 from mmtrain.recipe import TrainRecipe
@@ -75,11 +76,14 @@ class RankMemory:
     """What a step makes and frees, gradients apart, at its fullest moment."""
     step: int
     """The same, gradients among it: not all of them are there at that moment."""
+    offloaded: bool = False
+    """Whether weights, optimizer and the gradients of its shard are in main memory."""
 
     @property
     def total(self) -> int:
-        """The most at a time."""
-        return self.weights + self.optimizer + self.gathered + self.step
+        """The most at a time on the device."""
+        stored = 0 if self.offloaded else self.weights + self.optimizer
+        return stored + self.gathered + self.step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +135,7 @@ def plan_layout(recipe: TrainRecipe, *, world_size: int) -> Plan:
         world_size=world_size,
         blocks=blocks,
     )
+    check_precision(layout, recipe.train.precision)
     pp, dp = layout.size("pp"), layout.size("dp")
     microbatches = recipe.train.microbatches
     if recipe.train.batch_size % (dp * microbatches):
@@ -254,7 +259,8 @@ def _memory(
         if layout.has_replicas:
             return item * grads.whole + (whole if accumulates else 0)
         if parallel and not accumulates:
-            return min(whole, item * block) + wider * whole // layout.dp_shard
+            kept = 0 if layout.config.cpu_offload else wider * whole // layout.dp_shard
+            return min(whole, item * block) + kept
         return wider * whole
 
     def most(gradients: Callable[[int], int]) -> int:
@@ -272,6 +278,7 @@ def _memory(
         gathered=gathered,
         activations=most(lambda _: 0),
         step=most(held),
+        offloaded=layout.config.cpu_offload,
     )
 
 

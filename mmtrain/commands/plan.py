@@ -65,8 +65,9 @@ def plan_command(*, recipe: Path, overrides: list[str], world_size: int) -> None
     )
     if parallel.cpu_offload:
         print(
-            "weights, gradients and optimizer are in main memory (parallel.cpu_offload); on the "
-            "GPU are gathered and activations, and whole gradients where there are microbatches"
+            "weights, gradients and optimizer are in main memory (parallel.cpu_offload) and not in "
+            "the total, which is the GPU's: gathered, activations, the gradients that a block has "
+            "just made, and whole ones where there are microbatches"
         )
 
 

@@ -193,9 +193,10 @@ _STORED = {"fp64": torch.float64, "bf16-pure": torch.bfloat16, "bf16-fsdp": torc
 
 
 def _apply_precision(stage: nn.Module, precision: Precision) -> None:
-    """As parallelize does; but torch converts no fake weights in place."""
+    """As parallelize does; but torch converts no fake weights in place, and float8's products keep
+    what bf16's do but for the weights' copies."""
     if precision not in _STORED:
-        apply_precision(stage, precision, _CPU)
+        apply_precision(stage, "bf16" if precision == "float8" else precision, _CPU)
         return
     dtype = _STORED[precision]
     for module in stage.modules():

@@ -12,9 +12,9 @@ from mmtrain.models import Clip, Decoder, DecoderStage
 from mmtrain.models.vqa import Vqa
 from mmtrain.parallel.compile import apply_compile
 from mmtrain.parallel.mesh import Layout
-from mmtrain.parallel.precision import Precision, apply_precision
+from mmtrain.parallel.precision import Precision, apply_precision, check_precision
 from mmtrain.parallel.recompute import apply_recompute
-from mmtrain.parallel.shard import apply_fsdp, check_fsdp
+from mmtrain.parallel.shard import apply_fsdp
 from mmtrain.parallel.slices import slice_stages
 from mmtrain.parallel.tensor import apply_tensor_parallel
 
@@ -39,7 +39,7 @@ def parallelize(
             f"train.compile = true with parallel.tp = {layout.size('tp')} needs "
             "parallel.sequence = true: torch's compiler does not get through the other form"
         )
-    check_fsdp(layout, precision)
+    check_precision(layout, precision)
     whole = DecoderStage(model) if isinstance(model, Decoder) else model.stage()
     stages: list[nn.Module] = [whole]
     if layout.size("pp") > 1:

@@ -1,13 +1,20 @@
 """Number formats of a run."""
 
+import importlib.util
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-Precision = Literal["fp32", "bf16", "bf16-pure", "bf16-fsdp", "fp16", "fp64"]
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from mmtrain.errors import UsageError
+from mmtrain.parallel.blocks import numbered_blocks
+from mmtrain.parallel.mesh import Layout
+
+Precision = Literal["fp32", "bf16", "bf16-pure", "bf16-fsdp", "fp16", "float8", "fp64"]
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "float8": torch.bfloat16}
+_FLOAT8_CAPABILITY = (8, 9)
+"""The first CUDA devices that multiply float8: Ada; then Hopper and Blackwell."""
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
@@ -17,21 +24,94 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     return nullcontext()
 
 
+def check_precision(layout: Layout, precision: Precision) -> None:
+    """Refuse a number format that the layout does not have.
+
+    Raises:
+        UsageError: with the remedy.
+    """
+    if precision == "bf16-fsdp" and not layout.is_sharded:
+        raise UsageError(
+            f'train.precision = "bf16-fsdp" needs weights that FSDP gathers: parallel.dp_kind = '
+            f'"fsdp" and several data-parallel ranks, not dp_kind = "{layout.config.dp_kind}" and '
+            f'{layout.size("dp")}; use train.precision = "bf16"'
+        )
+    if precision == "float8" and layout.size("tp") > 1:
+        raise UsageError(
+            f'train.precision = "float8" does not go with parallel.tp = {layout.size("tp")}: each '
+            "rank would scale its share of a matrix in its own way; use parallel.tp = 1 or "
+            'train.precision = "bf16"'
+        )
+
+
 def apply_precision(stage: nn.Module, precision: Precision, device: torch.device) -> None:
     """Give a stage's weights their stored format and its products theirs, in place.
 
     `bf16` and `fp16` are autocast: products in that format over fp32 weights; fp16 wants its loss
-    scaled (optim/loss_scale.py). `bf16-pure` stores weights and optimizer
-    state in bf16 without an fp32 copy: the least memory, and updates below a weight's 8 bits are
-    lost. `bf16-fsdp` is FSDP's own (shard.py): what is stored stays fp32. `fp64` is for proofs. The
-    logits' scale stays fp32.
+    scaled (optim/loss_scale.py). `float8` is bf16 with the blocks' products in float8. `bf16-pure`
+    stores weights and optimizer state in bf16 without an fp32 copy: the least memory, and updates
+    below a weight's 8 bits are lost. `bf16-fsdp` is FSDP's own (shard.py): what is stored stays
+    fp32. `fp64` is for proofs. The logits' scale stays fp32.
+
+    Raises:
+        UsageError: the device or the installation has no float8.
     """
+    if precision == "float8":
+        _check_float8(device)
+        apply_float8(stage)
     if precision == "bf16-pure":
         stage.to(torch.bfloat16)
     elif precision == "fp64":
         stage.to(torch.float64)
     elif precision in _AUTOCAST:
         _autocast_forward(stage, precision, device)
+
+
+def apply_float8(stage: nn.Module, *, emulate: bool = False) -> None:
+    """Compute the products of the blocks' linear layers in float8, in place, by torchao.
+
+    Values and weights in E4M3, gradients in E5M2 (Micikevicius et al., arXiv:2209.05433), each
+    tensor scaled by its largest value of the moment; sums in fp32. Parameters stay as they are
+    stored, under their names. Embeddings, norms, attention and heads are left alone.
+
+    Args:
+        stage: its blocks are changed.
+        emulate: round to float8 and multiply in fp32, on any device: the same numbers, slowly.
+
+    Raises:
+        UsageError: a block has LoRA's layers, which torchao does not know.
+    """
+    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+
+    # torchao's products want multiples of 16; a share of tokens may be any number.
+    config = Float8LinearConfig(emulate=emulate, pad_inner_dim=True)
+    for _, block in numbered_blocks(stage):
+        linears = [one for one in block.modules() if isinstance(one, nn.Linear)]
+        if any(type(one) is not nn.Linear for one in linears):
+            raise UsageError(
+                'train.precision = "float8" does not know the layers of peft.kind = "lora"; use '
+                'train.precision = "bf16"'
+            )
+        convert_to_float8_training(block, config=config)
+
+
+def _check_float8(device: torch.device) -> None:
+    have = f'device = "{device.type}"'
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        have = f"{torch.cuda.get_device_name(device)} ({'.'.join(map(str, capability))})"
+        if capability >= _FLOAT8_CAPABILITY:
+            if importlib.util.find_spec("torchao") is None:
+                raise UsageError(
+                    'train.precision = "float8" needs the package torchao; '
+                    "pip install 'mmtrain[float8]'"
+                )
+            return
+    raise UsageError(
+        'train.precision = "float8" needs a GPU that multiplies float8 (compute capability '
+        f"{'.'.join(map(str, _FLOAT8_CAPABILITY))} or higher), not {have}; use train.precision = "
+        '"bf16"'
+    )
 
 
 def _autocast_forward(stage: nn.Module, precision: Precision, device: torch.device) -> None:

@@ -12,24 +12,9 @@ from torch.distributed.fsdp import (
     fully_shard,
 )
 
-from mmtrain.errors import UsageError
 from mmtrain.parallel.blocks import numbered_blocks
 from mmtrain.parallel.mesh import Layout
 from mmtrain.parallel.precision import Precision
-
-
-def check_fsdp(layout: Layout, precision: Precision) -> None:
-    """Refuse a number format that only FSDP has where nothing is sharded.
-
-    Raises:
-        UsageError: with the remedy.
-    """
-    if precision == "bf16-fsdp" and not layout.is_sharded:
-        raise UsageError(
-            f'train.precision = "bf16-fsdp" needs weights that FSDP gathers: parallel.dp_kind = '
-            f'"fsdp" and several data-parallel ranks, not dp_kind = "{layout.config.dp_kind}" and '
-            f'{layout.size("dp")}; use train.precision = "bf16"'
-        )
 
 
 def apply_fsdp(stage: nn.Module, layout: Layout, precision: Precision) -> None:

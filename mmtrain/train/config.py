@@ -36,7 +36,8 @@ class TrainConfig:
     precision: Precision = "fp32"
     """fp32; bf16 (products in bf16, weights in fp32); bf16-pure; bf16-fsdp (weights stored and
     gradients summed in fp32, gathered and computed with in bf16); fp16 (products in fp16, weights
-    in fp32, the loss scaled); fp64 (for proofs)."""
+    in fp32, the loss scaled); float8 (as bf16, the blocks' products in float8: Ada, Hopper or
+    newer, with train.compile = true); fp64 (for proofs)."""
     loss_scale: LossScaleConfig = field(default_factory=LossScaleConfig)
     """The loss scale of fp16."""
     compile: bool = False

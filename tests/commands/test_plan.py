@@ -20,6 +20,7 @@ from mmtrain.commands.layout_plan import Plan, plan_layout
 from mmtrain.data.vqa import VqaBatch, VqaDataConfig
 from mmtrain.errors import UsageError
 from mmtrain.parallel import Layout, ParallelConfig
+from mmtrain.parallel.precision import Precision
 from mmtrain.parallel.recompute import RecomputeConfig
 from mmtrain.peft import PeftConfig
 from mmtrain.recipe import ModelConfig, TrainRecipe, VqaSection, load_recipe
@@ -301,3 +302,38 @@ def test_refuses_what_does_not_fit(parallel: ParallelConfig, microbatches: int, 
     """In a line, before anything is counted."""
     with pytest.raises(UsageError, match=said):
         plan_layout(recipe_of(tiny_config(), parallel, microbatches), world_size=8)
+
+
+def at_precision(precision: Precision, parallel: ParallelConfig) -> Plan:
+    """Of a small model, over two ranks."""
+    recipe = recipe_of(tiny_config(), parallel, 1)
+    train = dataclasses.replace(recipe.train, precision=precision)
+    return plan_layout(dataclasses.replace(recipe, train=train), world_size=2)
+
+
+def test_refuses_a_number_format_that_the_layout_has_not() -> None:
+    """As the run would."""
+    with pytest.raises(UsageError, match=r'"bf16-fsdp" needs weights that FSDP gathers'):
+        at_precision("bf16-fsdp", ParallelConfig(dp_kind="ddp"))
+    with pytest.raises(UsageError, match=r'"float8" does not go with parallel\.tp = 2'):
+        at_precision("float8", ParallelConfig(tp=2))
+
+
+def test_the_total_of_an_offloading_layout_is_the_gpus() -> None:
+    """Weights, moments and a shard's gradients are in main memory."""
+    recipe = recipe_of(tiny_config(), ParallelConfig(), 1)
+    offloads = dataclasses.replace(recipe, parallel=ParallelConfig(cpu_offload=True))
+    kept, spared = (plan_layout(one, world_size=2).memory[0] for one in (recipe, offloads))
+    moved = kept.weights + kept.optimizer
+    assert kept.total - spared.total >= moved > 0
+    assert kept.total - spared.total <= moved + kept.gradients
+    assert spared.total >= spared.gathered + spared.activations
+    assert (spared.weights, spared.optimizer) == (kept.weights, kept.optimizer)
+
+
+def test_float8_keeps_what_bf16_keeps() -> None:
+    """Its products save their inputs in bf16."""
+    assert (
+        at_precision("float8", ParallelConfig()).memory
+        == at_precision("bf16", ParallelConfig()).memory
+    )
