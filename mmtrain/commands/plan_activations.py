@@ -7,7 +7,7 @@ import torch
 from mmtrain.commands.plan_stages import StageRun
 from mmtrain.losses import block_shape
 from mmtrain.parallel import Layout
-from mmtrain.parallel.pipeline import num_stages, stage_indices
+from mmtrain.parallel.pipeline import interleaves, num_stages, stage_indices
 from mmtrain.recipe import TrainRecipe
 from mmtrain.report.kept import StageMemory
 from mmtrain.report.pipeline_order import Action
@@ -50,6 +50,12 @@ def step_memory(
         always += passes * microbatches * runs[index].received
         always += microbatches * runs[index].handed_on if index < last else 0
     memories = {index: runs[index].memory for index in held}
+    sent = dict.fromkeys(held, 0)
+    if layout.size("pp") > 1 and interleaves(layout):
+        # torch waits for what these schedules send at the end of a step only.
+        for index in held:
+            sent[index] += runs[index].handed_on if index < last and index + 1 not in held else 0
+            sent[index] += runs[index].received if index - 1 not in held else 0
     during_loss = 0
     if recipe.vqa is None and last in held:
         loss, features = _contrastive_loss(recipe, layout, rows * microbatches)
@@ -58,34 +64,49 @@ def step_memory(
             during_loss = features + loss
         else:
             during_loss = features + loss + memories[last].kept
-    return max(during_loss, always + fullest(order, memories, gradients))
+    return max(during_loss, always + fullest(order, memories, sent, gradients))
 
 
-def fullest(order: Sequence[Action], memories: Mapping[int, StageMemory], gradients: Held) -> int:
+def fullest(
+    order: Sequence[Action],
+    memories: Mapping[int, StageMemory],
+    sent: Mapping[int, int],
+    gradients: Held,
+) -> int:
     """The most bytes that a rank's stages need at a time.
 
     Args:
         order: what the rank does in a step.
         memories: of its stages.
+        sent: of what a stage sends for a microbatch, the bytes that stay to the end of the step.
         gradients: what counts of the weights' gradients, which the first backward makes.
     """
     held = peak = made = 0
     begun: set[int] = set()
     for action in order:
         one = memories[action.stage]
+        split = one.split if action.work in ("I", "W") else None
         if action.work == "F":
             peak = max(peak, held + gradients(made) + one.forward)
             held += one.kept
-            continue
-        if action.work != "W":
-            needs = gradients(made) + one.backward
+        elif action.work == "W" and split is None:
+            pass  # all was done with the inputs
+        elif action.work == "I" and split is not None:
+            peak = max(peak, held - one.kept + gradients(made) + split.inputs)
+            held += sent[action.stage] + split.waits - one.kept
+        else:
+            needs = gradients(made) + (one.backward if split is None else split.weights)
             if action.stage not in begun:
                 begun.add(action.stage)
-                needs = max(most + gradients(made + new) for most, new in one.first_backward)
+                moments = one.first_backward
+                if split is not None:
+                    moments = ((split.weights, one.gradients),)
+                needs = max(most + gradients(made + new) for most, new in moments)
                 made += one.gradients
-            peak = max(peak, held - one.kept + needs)
-        if action.work != "I":
-            held -= one.kept
+            before = one.kept if split is None else split.waits
+            peak = max(peak, held - before + needs)
+            held -= before
+            held += sent[action.stage] if split is None else 0
     return peak
 
 

@@ -17,7 +17,12 @@ from mmtrain.models.vqa import Vqa, VqaStage
 from mmtrain.nn import Transformer, TransformerConfig
 from mmtrain.nn import attention as attention_module
 from mmtrain.parallel import Layout
-from mmtrain.parallel.pipeline import make_edges_dense, num_stages
+from mmtrain.parallel.pipeline import (
+    make_edges_dense,
+    num_stages,
+    splits_backward,
+    weights_meet,
+)
 from mmtrain.parallel.precision import Precision, apply_precision
 from mmtrain.parallel.recompute import apply_recompute
 from mmtrain.parallel.slices import check_slices, slice_stage
@@ -178,6 +183,7 @@ def _run_stage(
         weights=list(stage.parameters()),
         inputs=inputs,
         again=recipe.train.microbatches > 1,
+        split=layout.size("pp") > 1 and splits_backward(layout) and not weights_meet(stage),
     )
     run = StageRun(
         memory=memory,

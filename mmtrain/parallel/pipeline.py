@@ -35,6 +35,11 @@ def interleaves(layout: Layout) -> bool:
     return issubclass(get_schedule_class(layout.config.schedule), PipelineScheduleMulti)
 
 
+def splits_backward(layout: Layout) -> bool:
+    """Whether weights' gradients are computed later than those of inputs."""
+    return layout.config.schedule in ("InterleavedZeroBubble", "ZBVZeroBubble")
+
+
 def num_stages(layout: Layout) -> int:
     """Stages of the whole pipeline."""
     return layout.size("pp") * (2 if interleaves(layout) else 1)

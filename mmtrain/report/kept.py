@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -79,6 +80,20 @@ class StageMemory:
     most that there is beside gradients until the next one does, and all gradients so far."""
     gradients: int
     """Of the weights, whole."""
+    split: "SplitBackward | None" = None
+    """Where the schedule computes the gradients of inputs first and those of weights later."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitBackward:
+    """Bytes of the two halves of a backward, as StageMemory's."""
+
+    inputs: int
+    """At most while the gradients of inputs are computed."""
+    waits: int
+    """Between the halves."""
+    weights: int
+    """At most while the gradients of weights are computed, which have some to add to."""
 
 
 def stage_memory(
@@ -87,6 +102,7 @@ def stage_memory(
     weights: Sequence[nn.Parameter],
     inputs: Sequence[Tensor],
     again: bool,
+    split: bool = False,
 ) -> tuple[StageMemory, tuple[Tensor, ...]]:
     """Run a stage forward and backward -> what it needs, and its output.
 
@@ -96,6 +112,7 @@ def stage_memory(
         inputs: what it is given.
         again: a second time, for a step of several microbatches. Else `backward` is the first one's
             without any gradient.
+        split: a third time, the backward in the two halves of zero-bubble schedules.
     """
     outputs: tuple[Tensor, ...] = ()
     kept = forward = backward = 0
@@ -114,6 +131,7 @@ def stage_memory(
                 moments = _moments(live, weights, kept)
             for tensor in inputs:
                 tensor.grad = None
+        halves = _split_backward(run, live, weights=weights, inputs=inputs) if split else None
     if not again:
         backward = max(most for most, _ in moments)
     gradients = _gradients(weights)
@@ -125,6 +143,7 @@ def stage_memory(
         backward=backward,
         first_backward=moments,
         gradients=sum(gradient.untyped_storage().nbytes() for gradient in gradients),
+        split=halves,
     )
     return memory, tuple(x.detach() for x in outputs)
 
@@ -140,6 +159,37 @@ def _backward(outputs: Sequence[Tensor], live: LiveBytes) -> int:
     if outputs:
         torch.autograd.backward(outputs, gradients)
     return given
+
+
+def _split_backward(
+    run: Callable[[], Tensor | tuple[Tensor, ...]],
+    live: LiveBytes,
+    *,
+    weights: Sequence[nn.Parameter],
+    inputs: Sequence[Tensor],
+) -> SplitBackward:
+    """By torch's own functions. Its first stage, whose inputs want no gradient, does all later."""
+    start = live.now
+    out = run()
+    outputs = list(out) if isinstance(out, tuple) else [out]
+    del out
+    kept = live.now - start
+    gradients = [torch.empty_like(x) for x in outputs]
+    given = live.now - kept - start
+    live.peak = live.now
+    if not any(x.requires_grad for x in inputs):
+        torch.autograd.backward(outputs, gradients)
+        return SplitBackward(inputs=kept, waits=kept, weights=live.peak - given - start)
+    _, groups = stage_backward_input(outputs, gradients, list(inputs), iter(weights))
+    most = live.peak - given - start
+    outputs.clear()
+    gradients.clear()
+    for x in inputs:
+        x.grad = None
+    waits = live.now - start
+    live.peak = live.now
+    stage_backward_weight(iter(weights), groups)
+    return SplitBackward(inputs=most, waits=waits, weights=live.peak - start)
 
 
 def _gradients(weights: Iterable[nn.Parameter]) -> list[Tensor]:
