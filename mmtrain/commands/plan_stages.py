@@ -182,7 +182,6 @@ def _run_stage(
         partial(stage, *inputs, **small),
         weights=list(stage.parameters()),
         inputs=inputs,
-        again=recipe.train.microbatches > 1,
         split=layout.size("pp") > 1 and splits_backward(layout) and not weights_meet(stage),
     )
     run = StageRun(

@@ -101,7 +101,6 @@ def stage_memory(
     *,
     weights: Sequence[nn.Parameter],
     inputs: Sequence[Tensor],
-    again: bool,
     split: bool = False,
 ) -> tuple[StageMemory, tuple[Tensor, ...]]:
     """Run a stage forward and backward -> what it needs, and its output.
@@ -110,30 +109,19 @@ def stage_memory(
         run: the stage's forward on fake tensors.
         weights: the stage's.
         inputs: what it is given.
-        again: a second time, for a step of several microbatches. Else `backward` is the first one's
-            without any gradient.
-        split: a third time, the backward in the two halves of zero-bubble schedules.
+        split: once more, the backward in the two halves of zero-bubble schedules.
     """
-    outputs: tuple[Tensor, ...] = ()
-    kept = forward = backward = 0
-    moments: tuple[tuple[int, int], ...] = ()
     with LiveBytes([*weights, *inputs]) as live:
-        for turn in range(1 + again):
-            outputs = ()
-            start = live.peak = live.now
-            out = run()
-            outputs = out if isinstance(out, tuple) else (out,)
-            del out
-            kept, forward = live.now - start, live.peak - start
-            given = _backward(outputs, live)
-            backward = live.peak - given - start
-            if turn == 0:
-                moments = _moments(live, weights, kept)
-            for tensor in inputs:
-                tensor.grad = None
+        start = live.peak = live.now
+        out = run()
+        outputs = out if isinstance(out, tuple) else (out,)
+        del out
+        kept, forward = live.now - start, live.peak - start
+        _backward(outputs, live)
+        backward, moments = _moments(live, weights, kept)
+        for tensor in inputs:
+            tensor.grad = None
         halves = _split_backward(run, live, weights=weights, inputs=inputs) if split else None
-    if not again:
-        backward = max(most for most, _ in moments)
     gradients = _gradients(weights)
     for weight in weights:
         weight.grad = None
@@ -148,17 +136,13 @@ def stage_memory(
     return memory, tuple(x.detach() for x in outputs)
 
 
-def _backward(outputs: Sequence[Tensor], live: LiveBytes) -> int:
-    """Run it, `live` beginning anew -> bytes of what it is given, which are there all the time."""
+def _backward(outputs: Sequence[Tensor], live: LiveBytes) -> None:
+    """Run it; what it is given is not among the events of `live`, which begin anew."""
     outputs = [x for x in outputs if x.requires_grad]
-    before = live.now
     gradients = [torch.empty_like(x) for x in outputs]
-    given = live.now - before
-    live.peak = live.now
     live.events.clear()
     if outputs:
         torch.autograd.backward(outputs, gradients)
-    return given
 
 
 def _split_backward(
@@ -198,14 +182,18 @@ def _gradients(weights: Iterable[nn.Parameter]) -> list[Tensor]:
 
 def _moments(
     live: LiveBytes, weights: Iterable[nn.Parameter], kept: int
-) -> tuple[tuple[int, int], ...]:
-    """See StageMemory.first_backward."""
+) -> tuple[int, tuple[tuple[int, int], ...]]:
+    """StageMemory's backward, where a gradient is gone when it has been added, and its
+    first_backward, where it stays."""
     mine = {live.number(gradient) for gradient in _gradients(weights)}
     other, made, found = kept, 0, {0: kept}
+    later = kept
     for number, change in live.events:
         if number in mine:
             made += change
+            later = max(later, other + change)
         else:
             other += change
+            later = max(later, other)
         found[made] = max(found.get(made, 0), other)
-    return tuple((most, gradients) for gradients, most in found.items())
+    return later, tuple((most, gradients) for gradients, most in found.items())
