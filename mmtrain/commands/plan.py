@@ -7,7 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mmtrain.commands.layout_plan import Plan, RankMemory, plan_layout
+from mmtrain.commands.layout_plan import Plan, plan_layout
+from mmtrain.commands.plan_memory import RankMemory
 from mmtrain.data.tokenizer import Tokenizer, build_tokenizer
 from mmtrain.data.vqa_answers import build_vocabulary, every_question
 from mmtrain.data.vqa_source import open_questions

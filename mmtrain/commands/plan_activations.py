@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from mmtrain.commands.plan_stages import StageRun
+from mmtrain.commands.planned_layout import held_stages
 from mmtrain.losses import block_shape
 from mmtrain.parallel import Layout
-from mmtrain.parallel.pipeline import interleaves, num_stages, stage_indices
+from mmtrain.parallel.pipeline import interleaves, num_stages
 from mmtrain.recipe import TrainRecipe
 from mmtrain.report.kept import StageMemory
 from mmtrain.report.pipeline_order import Action
@@ -41,7 +42,7 @@ def step_memory(
         passes: 2 where the features are computed without gradients first.
         gradients: what counts of them.
     """
-    held = stage_indices(layout) if layout.size("pp") > 1 else [0]
+    held = held_stages(layout)
     last = (num_stages(layout) if layout.size("pp") > 1 else 1) - 1
     microbatches = recipe.train.microbatches
     always = _batch(recipe, rows * microbatches, images=0 in held)

@@ -1,0 +1,149 @@
+"""What a rank holds, and the most of it at a time."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from mmtrain.commands.plan_activations import step_memory
+from mmtrain.commands.plan_stages import StageRun
+from mmtrain.commands.planned_layout import (
+    GATHERED_BYTES,
+    ITEM_BYTES,
+    PlannedLayout,
+    held_stages,
+    is_resharded,
+    named_parameters,
+    sizes_of,
+)
+from mmtrain.nn import Transformer
+from mmtrain.recipe import TrainRecipe
+from mmtrain.report.pipeline_order import Action
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankMemory:
+    """Bytes on one rank, the fullest of its pipeline coordinate."""
+
+    pp_rank: int
+    stages: tuple[int, ...]
+    """Stages of the pipeline that it holds."""
+    num_parameters: int
+    """That it stores."""
+    weights: int
+    gradients: int
+    """With microbatches there is a whole set more: under FSDP until the last one is done; under DDP
+    beside the buckets that are sent."""
+    optimizer: int
+    """Moments, and the weights' average where there is one."""
+    gathered: int
+    """FSDP's whole copies of what is computed at a time."""
+    activations: int
+    """What a step makes and frees, gradients apart, at its fullest moment."""
+    step: int
+    """The same, gradients among it: not all of them are there at that moment."""
+    offloaded: bool = False
+    """Whether weights, optimizer and the gradients of its shard are in main memory."""
+
+    @property
+    def total(self) -> int:
+        """The most at a time on the device."""
+        stored = 0 if self.offloaded else self.weights + self.optimizer
+        return stored + self.gathered + self.step
+
+
+def rank_memory(
+    recipe: TrainRecipe,
+    layout: PlannedLayout,
+    all_stages: Sequence[nn.Module],
+    runs: Sequence[StageRun],
+    order: Sequence[Action],
+    rows: int,
+    passes: int,
+) -> RankMemory:
+    """What the fullest rank of a pipeline coordinate holds.
+
+    Args:
+        recipe: resolved.
+        layout: whose pipeline coordinate it is.
+        all_stages: of the pipeline.
+        runs: of all stages, in order.
+        order: what the rank does in a step.
+        rows: of a microbatch.
+        passes: 2 where the features are computed without gradients first.
+    """
+    item = ITEM_BYTES.get(recipe.train.precision, 4)
+    stages = [all_stages[index] for index in held_stages(layout)]
+    everything, trained = named_parameters(stages), named_parameters(stages, trains=True)
+    sizes, grads = sizes_of(everything, layout), sizes_of(trained, layout)
+    root = sizes_of([pair for pair in everything if ".blocks." not in pair[0]], layout).whole
+    block = max(
+        sizes_of([pair for pair in everything if pair[0].startswith(start)], layout).whole
+        for start in _starts(stages)
+    )
+    parallel = layout.is_sharded or layout.has_replicas
+    accumulates = recipe.train.microbatches > 1
+    gathered = 0
+    if layout.is_sharded:
+        # The next block is gathered while one computes.
+        copies = root + 2 * block if is_resharded(layout) else sizes.whole
+        gathered = copies * GATHERED_BYTES.get(recipe.train.precision, 4)
+    # FSDP's bf16 gradients are added up in fp32.
+    wider = item // GATHERED_BYTES.get(recipe.train.precision, 4)
+
+    def held(whole: int) -> int:
+        """FSDP sums and scatters a block's gradients when it is done; those of several microbatches
+        with the last one. DDP's buckets are there all the time."""
+        if layout.has_replicas:
+            return item * grads.whole + (whole if accumulates else 0)
+        if parallel and not accumulates:
+            kept = 0 if layout.config.cpu_offload else wider * whole // layout.dp_shard
+            return min(whole, item * block) + kept
+        return wider * whole
+
+    def most(gradients: Callable[[int], int]) -> int:
+        return step_memory(
+            recipe, layout, runs, order, rows=rows, passes=passes, gradients=gradients
+        )
+
+    return RankMemory(
+        pp_rank=layout.pp_rank,
+        stages=tuple(held_stages(layout)),
+        num_parameters=sizes.shard,
+        weights=item * sizes.shard,
+        gradients=item * (grads.shard + (grads.whole if parallel and accumulates else 0)),
+        optimizer=_optimizer(recipe, layout, trained, item),
+        gathered=gathered,
+        activations=most(lambda _: 0),
+        step=most(held),
+        offloaded=layout.config.cpu_offload,
+    )
+
+
+def _starts(stages: Sequence[nn.Module]) -> list[str]:
+    """What the names of each block's parameters start with."""
+    return [
+        f"{path}.blocks.{name}."
+        for stage in stages
+        for path, module in stage.named_modules()
+        if isinstance(module, Transformer)
+        for name in module.blocks
+    ]
+
+
+def _optimizer(
+    recipe: TrainRecipe,
+    layout: PlannedLayout,
+    trained: list[tuple[str, nn.Parameter]],
+    item: int,
+) -> int:
+    """Two moments of AdamW, one of Muon, shared out by ZeRO-1; an average is in fp32 at least."""
+    muon = recipe.optim.kind == "muon"
+    one = [pair for pair in trained if muon and ".blocks." in pair[0] and pair[1].ndim == 2]
+    moments = 2 * sizes_of(trained, layout).shard - sizes_of(one, layout).shard
+    if layout.config.dp_kind == "zero1":
+        # By whole tensors, the largest first: even, unless one is larger than a share.
+        largest = max((p.numel() for _, p in trained), default=0)
+        moments = max(-(-moments // layout.size("dp")), 2 * largest)
+    average = 0 if recipe.optim.ema_decay is None else sizes_of(trained, layout).shard
+    return item * moments + max(item, 4) * average
