@@ -54,7 +54,7 @@ CHANGES = {
     "batch 128": ("train.batch_size",),
     "names half the time": ("data.captions",),
     "several positives": ("loss.positives",),
-    "both": ("data.captions", "loss.positives"),
+    "names half the time, several positives": ("data.captions", "loss.positives"),
     "RMSNorm, SwiGLU, qk-norm, RoPE": CORE,
 }
 """What the recipe changes, by the keys of PLAIN that it drops. Drawings of a concept that all have

@@ -120,8 +120,10 @@ class SentBytes(TorchDispatchMode):
 def overlap(side: "Side") -> float | None:
     """The share of a step's collectives' time in which rank 0 computes, by torch's profiler.
 
-    None where it has no collectives (a pipeline's transfers wait for the other side's work).
+    None for a pipeline, whose transfers wait for the other side's work.
     """
+    if side.layout.size("pp") > 1:
+        return None
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         side.step()
     sending, computing = [], []
@@ -138,7 +140,7 @@ def overlap(side: "Side") -> float | None:
         for start, end in sending
         for other_start, other_end in computing
     )
-    return None if side.layout.size("pp") > 1 else both / total
+    return both / total
 
 
 def _merged(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:

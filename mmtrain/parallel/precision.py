@@ -76,14 +76,14 @@ def apply_float8(stage: nn.Module, *, emulate: bool = False) -> None:
 
     Args:
         stage: its blocks are changed.
-        emulate: round to float8 and multiply in fp32, on any device: the same numbers, slowly.
+        emulate: round to float8 and multiply in fp32, slowly, on any device.
 
     Raises:
         UsageError: a block has LoRA's layers, which torchao does not know.
     """
     from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
-    # torchao's products want multiples of 16; a share of tokens may be any number.
+    # The products want multiples of 16, and a microbatch has any number of tokens.
     config = Float8LinearConfig(emulate=emulate, pad_inner_dim=True)
     for _, block in numbered_blocks(stage):
         linears = [one for one in block.modules() if isinstance(one, nn.Linear)]

@@ -66,6 +66,19 @@ class LiveBytes(TorchDispatchMode):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SplitBackward:
+    """Bytes of a microbatch beside the weights, where the gradients of inputs are computed first,
+    those of weights later."""
+
+    inputs: int
+    """At most while the gradients of inputs are computed."""
+    waits: int
+    """Between the halves."""
+    weights: int
+    """At most while the gradients of weights are computed, which have some to add to."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageMemory:
     """Bytes that one microbatch needs in a stage, beside its weights and what it is given."""
 
@@ -80,20 +93,8 @@ class StageMemory:
     most that there is beside gradients until the next one does, and all gradients so far."""
     gradients: int
     """Of the weights, whole."""
-    split: "SplitBackward | None" = None
-    """Where the schedule computes the gradients of inputs first and those of weights later."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitBackward:
-    """Bytes of the two halves of a backward, as StageMemory's."""
-
-    inputs: int
-    """At most while the gradients of inputs are computed."""
-    waits: int
-    """Between the halves."""
-    weights: int
-    """At most while the gradients of weights are computed, which have some to add to."""
+    split: SplitBackward | None = None
+    """Of zero-bubble schedules."""
 
 
 def stage_memory(
