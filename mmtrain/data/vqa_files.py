@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.data.randomness import uniform
-from mmtrain.data.sources import IMAGE_SUFFIXES
+from mmtrain.data.vqa_images import ImageFolder, coco_split
 from mmtrain.errors import UsageError
 
 EASY_VQA = "easy_vqa:"
@@ -68,7 +68,7 @@ def questions_from_json(fields: dict[str, Any]) -> tuple[Question, ...]:
 
 
 def read_questions(
-    images: str, questions: str | None, annotations: str | None
+    images: str, questions: str | None, annotations: str | None, *, key: str = "data.train"
 ) -> list[QuestionedImage]:
     """A set of questions from its own files, in the order of the images' ids.
 
@@ -80,17 +80,20 @@ def read_questions(
             in the package easy-vqa, whose `val` is cut from its training images.
         questions: the file of questions.
         annotations: VQAv2's answers.
+        key: the setting that `images` came from, for messages.
 
     Raises:
-        UsageError: a file is missing or of no known form, an annotation or an image is missing.
+        UsageError: a file is missing or of no known form, an annotation or an image is missing,
+            two files may be one image, or the annotations are of other questions.
     """
     if images.startswith(EASY_VQA):
         return _read_easy_vqa(images)
     assert questions is not None, "the caller looked"
-    path = Path(questions)
+    path, split = Path(questions), None
     content = _read_json(path, "questions")
     if isinstance(content, dict) and isinstance(content.get("questions"), list):
         rows = _vqa_v2(content["questions"], annotations, path)
+        split = coco_split(content.get("data_subtype"))
     elif annotations is not None:
         raise UsageError(
             f"annotations = {annotations}: only VQAv2 has such a file beside its questions, and "
@@ -104,7 +107,7 @@ def read_questions(
         rows = _vizwiz(content, path)
     else:
         raise _unknown_form(path)
-    return _with_images(rows, Path(images))
+    return _with_images(rows, ImageFolder(Path(images), split=split, key=key))
 
 
 def _read_json(path: Path, key: str) -> Any:
@@ -127,29 +130,18 @@ Rows = Iterable[tuple[str, Question]]
 
 
 def _vqa_v2(questions: list[Any], annotations: str | None, path: Path) -> Rows:
-    answers: dict[Any, dict[str, Any]] | None = None
-    if annotations is not None:
-        content = _read_json(Path(annotations), "annotations")
-        if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
-            raise UsageError(f"annotations = {annotations} has no list of annotations")
-        answers = {row.get("question_id"): row for row in content["annotations"]}
-        missing = [q["question_id"] for q in questions if q.get("question_id") not in answers]
-        if missing:
-            raise UsageError(
-                f"annotations = {annotations}: {len(missing)} of the {len(questions)} questions in "
-                f"{path} have no annotation, the first is question_id {missing[0]}; name the files "
-                "of one split"
-            )
+    asked = _by_question(questions, f"questions = {path}")
+    answers = None if annotations is None else _annotations(annotations, asked, path)
     rows = []
-    for row in questions:
+    for question_id, row in asked.items():
         try:
-            question_id, image_id, text = row["question_id"], row["image_id"], row["question"]
-        except (TypeError, KeyError) as error:
+            image_id, text = row["image_id"], row["question"]
+        except KeyError as error:
             raise UsageError(
                 f"questions = {path}: a question without {error}; fetch the file again"
             ) from error
         known = {} if answers is None else answers[question_id]
-        given = tuple(one["answer"] for one in known.get("answers", ()))
+        given = _given(known, f"annotations = {annotations}: question_id {question_id}")
         if answers is not None and not given:
             raise _no_answers(annotations, question_id)
         question = Question(
@@ -163,6 +155,52 @@ def _vqa_v2(questions: list[Any], annotations: str | None, path: Path) -> Rows:
     return rows
 
 
+def _by_question(rows: list[Any], told: str) -> dict[Any, dict[str, Any]]:
+    """VQAv2's rows by their question's id, in the order of the file."""
+    found: dict[Any, dict[str, Any]] = {}
+    for row in rows:
+        if not isinstance(row, dict) or not isinstance(row.get("question_id"), int | str):
+            raise UsageError(f"{told}: a row without 'question_id'; fetch the file again")
+        if row["question_id"] in found:
+            raise UsageError(
+                f"{told}: question_id {row['question_id']} is there twice, as where two splits "
+                "were joined; name the file of one split"
+            )
+        found[row["question_id"]] = row
+    return found
+
+
+def _annotations(file: str, asked: dict[Any, dict[str, Any]], path: Path) -> dict[Any, Any]:
+    """The annotation of each question that is asked, of the same image."""
+    content = _read_json(Path(file), "annotations")
+    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
+        raise UsageError(f"annotations = {file} has no list of annotations")
+    answers = _by_question(content["annotations"], f"annotations = {file}")
+    if missing := [question_id for question_id in asked if question_id not in answers]:
+        raise UsageError(
+            f"annotations = {file}: {len(missing)} of the {len(asked)} questions in {path} have no "
+            f"annotation, the first is question_id {missing[0]}; name the files of one split"
+        )
+    for question_id, row in asked.items():
+        image_id, own = answers[question_id].get("image_id"), row.get("image_id")
+        if image_id is not None and own is not None and str(image_id) != str(own):
+            raise UsageError(
+                f"annotations = {file}: the answers to question_id {question_id} are about image "
+                f"{image_id}, the question in {path} about {own}; name the files of one split"
+            )
+    return answers
+
+
+def _given(row: dict[str, Any], told: str) -> tuple[str, ...]:
+    """The annotators' answers in a row of VQAv2 or VizWiz."""
+    try:
+        return tuple(one["answer"] for one in row.get("answers", ()))
+    except (TypeError, KeyError) as error:
+        raise UsageError(
+            f'{told} has answers of another form than {{"answer": ...}}; fetch the file again'
+        ) from error
+
+
 def _no_answers(file: object, question_id: object) -> UsageError:
     return UsageError(
         f"annotations = {file}: question_id {question_id} has no answers; mend or leave it out"
@@ -174,7 +212,7 @@ def _vizwiz(content: list[Any], path: Path) -> Rows:
     for row in content:
         if not isinstance(row, dict) or "image" not in row or "question" not in row:
             raise _unknown_form(path)
-        given = tuple(one["answer"] for one in row.get("answers", ()))
+        given = _given(row, f"questions = {path}: {row['image']}")
         if "answers" in row and not given:
             raise _no_answers(path, row["image"])
         question = Question(
@@ -234,7 +272,7 @@ def _read_easy_vqa(spec: str) -> list[QuestionedImage]:
         raise UsageError(f"{spec} needs the package easy-vqa; run: pip install 'mmtrain[vqa]'")
     folder = Path(found.origin).parent / "data" / ("test" if part == "test" else "train")
     rows = _easy_vqa(_read_json(folder / "questions.json", "questions"))
-    images = _with_images(rows, folder / "images")
+    images = _with_images(rows, ImageFolder(folder / "images"))
     if part in ("train", "val"):
         numbers = [int(image.image_id) for image in images]
         draws = uniform(seed=0, epoch=0, position_B=numbers, purpose="easy-vqa val", num=1)
@@ -245,45 +283,28 @@ def _read_easy_vqa(spec: str) -> list[QuestionedImage]:
     return images
 
 
-def _with_images(rows: Rows, folder: Path) -> list[QuestionedImage]:
+def _with_images(rows: Rows, folder: ImageFolder) -> list[QuestionedImage]:
     """Questions grouped by image, each with its file."""
     grouped: dict[str, list[Question]] = {}
     for image_id, question in rows:
         grouped.setdefault(image_id, []).append(question)
     if not grouped:
-        raise UsageError(f"questions about the images in {folder}: the file has none; name another")
-    try:
-        names = sorted(path.name for path in folder.iterdir())
-    except OSError as error:
         raise UsageError(
-            f"data.train = {folder}: {error.strerror}; name the images' folder"
-        ) from error
-    files = {_image_id(name): folder / name for name in names if _is_image(name)}
-    missing = [image_id for image_id in grouped if _image_id(image_id) not in files]
-    if missing:
+            f"questions about the images in {folder.folder}: the file has none; name another"
+        )
+    files = {image_id: folder.find(image_id) for image_id in grouped}
+    if missing := [image_id for image_id, file in files.items() if file is None]:
         first = missing[0]
         raise UsageError(
-            f"data.train = {folder}: {len(missing)} of {len(grouped)} images are not there, the "
-            f"first is {first}, of question_id {grouped[first][0].question_id}; fetch them or name "
-            "another folder"
+            f"{folder.key} = {folder.folder}: {len(missing)} of {len(grouped)} images are not "
+            f"there, the first is {first}, of question_id {grouped[first][0].question_id} "
+            f"({folder.why_missing(first)}); fetch them or name another folder"
         )
     return [
-        QuestionedImage(
-            path=files[_image_id(image_id)], image_id=image_id, questions=tuple(questions)
-        )
-        for image_id, questions in sorted(grouped.items(), key=lambda pair: _order(pair[0]))
+        QuestionedImage(path=file, image_id=image_id, questions=tuple(grouped[image_id]))
+        for image_id, file in sorted(files.items(), key=lambda pair: _order(pair[0]))
+        if file is not None
     ]
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES)
-
-
-def _image_id(name: str) -> str:
-    """`COCO_train2014_000000000009.jpg`, `000000000009.jpg` and `9` are the same image."""
-    stem = name.rsplit(".", 1)[0] if _is_image(name) else name
-    last = stem.rpartition("_")[2]
-    return str(int(last)) if last.isdecimal() else stem
 
 
 def _order(image_id: str) -> tuple[int, str]:

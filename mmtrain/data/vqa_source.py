@@ -87,7 +87,7 @@ def open_questions(
             raise UsageError(f"{key} = {single} brings its questions; leave the files of them out")
         if not single:
             raise UsageError(f"{key}: with questions = {questions} it must be one folder of images")
-        return QuestionSource(read_questions(single, questions, annotations))
+        return QuestionSource(read_questions(single, questions, annotations, key=key))
     if annotations is not None:
         raise UsageError(f"annotations = {annotations} needs questions, the file they belong to")
     if single and Path(single).is_dir() and not any(Path(single).glob("*.tar")):
