@@ -127,7 +127,7 @@ def _draw(
     tokens_QT, length_Q = tokens_QT.to(answerer.device), length_Q.to(answerer.device)
     asked = Asked(tokens_QT=tokens_QT, question_length_Q=length_Q, length_Q=length_Q)
     try:
-        looked = look(answerer.model, pixels_BCHW, asked)
+        looked = look(answerer.model, pixels_BCHW, asked, head=answerer.chosen_head)
     except ValueError as error:
         raise UsageError(f"out = {path}: {error}; leave --out away") from error
     for place, entries in looked.entries.items():

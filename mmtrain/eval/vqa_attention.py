@@ -35,7 +35,7 @@ def look(
     images_BCHW: Tensor,
     asked: Asked,
     *,
-    head: Head | None = None,
+    head: Head,
     num_entries: int = 5,
 ) -> Looked:
     """Where the answering token of one question about one image looks.
@@ -44,11 +44,12 @@ def look(
         model: in eval mode.
         images_BCHW: one image.
         asked: one question, without an answer.
-        head: which one answers. None: classify where it is there.
+        head: which one answers; map and entries are its own, whatever other head there is.
         num_entries: of each dictionary.
 
     Raises:
-        ValueError: the connector's tokens are learned queries, which have no place in the image.
+        ValueError: the model has no such head, or the connector's tokens are learned queries,
+            which have no place in the image.
     """
     if model.config.connector.kind == "queries":
         raise ValueError('connector.kind = "queries": its tokens have no place in the image')
@@ -60,10 +61,13 @@ def look(
 
         return hook
 
-    chooses = model.classify is not None and head != "generate"
-    last = _answering_attention(model, chooses=chooses)
+    answering = model.classify if head == "classify" else model.generate
+    if answering is None:
+        raise ValueError(f"head = {head}: the model has none")
+    last = _answering_attention(model, head)
     hooks = [last.register_forward_pre_hook(keep("last"), with_kwargs=True)]
-    doors = {name: door for name, door in model.named_modules() if isinstance(door, FrontDoor)}
+    # Each head has dictionaries of its own under the same places' names.
+    doors = {name: door for name, door in answering.named_modules() if isinstance(door, FrontDoor)}
     hooks += [
         door.register_forward_pre_hook(keep(n), with_kwargs=True) for n, door in doors.items()
     ]
@@ -79,7 +83,7 @@ def look(
     vision = model.clip.vision
     cut = model.config.connector.factor if model.config.connector.kind == "pixel_shuffle" else 1
     side = vision.grid_size // cut
-    if not chooses:
+    if head == "generate":  # its tokens follow the image's
         end += side**2
     map_P = weights_TS[end, : side**2]
     entries = {}
@@ -91,8 +95,8 @@ def look(
     return Looked(grid=(map_P / map_P.sum()).unflatten(0, (side, side)), entries=entries)
 
 
-def _answering_attention(model: Vqa, *, chooses: bool) -> Attention:
-    if chooses:
+def _answering_attention(model: Vqa, head: Head) -> Attention:
+    if head == "classify":
         assert model.classify is not None
         block = list(model.classify.fusion.blocks.values())[-1]
         attention = block.cross_attention

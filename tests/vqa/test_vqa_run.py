@@ -1,6 +1,7 @@
 """A run that answers questions: it learns, resumes bit for bit, is evaluated and asked."""
 
 import base64
+import copy
 import json
 import os
 import re
@@ -13,10 +14,15 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch.distributed.tensor import DTensor
 
 from mmtrain.cli import main
+from mmtrain.data.transforms import eval_transform
+from mmtrain.data.vqa import TextForm
 from mmtrain.decode_config import dump_toml, encode
+from mmtrain.eval.vqa_attention import look, overlay
+from mmtrain.models.vqa import Asked
 from mmtrain.parallel import build_layout, pick_device
 from mmtrain.recipe import load_recipe
 from mmtrain.vqa import VqaRun, build_vqa_run, load_vqa
@@ -144,6 +150,43 @@ def test_it_learns_and_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert main(["ask", *common, *ask, "--out", str(look)]) == 0
         assert look.is_file()
         assert "dictionary of the image: entries" in capsys.readouterr().out
+
+
+def test_ask_draws_the_head_that_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Map and dictionary entries are of the head asked, for every question; the other head, drawn
+    anew, changes nothing."""
+    path = write_recipe(tmp_path)
+    assert main(["train", str(path), "--run-dir", str(tmp_path / "one"), "--train.steps", "1"]) == 0
+    picture = sorted((tmp_path / "images").iterdir())[0]
+    questions = ["Is it red?", "What color is it?"]
+    ask = ["ask", "--model", str(tmp_path / "one"), "--image", str(picture)]
+    ask += [word for text in questions for word in ("--question", text)]
+    saved = load_vqa(tmp_path / "one")
+    pixels = eval_transform(saved.preprocess)(Image.open(picture))[None]
+    for head, other in (("classify", "generate"), ("generate", "classify")):
+        capsys.readouterr()
+        assert main([*ask, "--head", head, "--out", str(tmp_path / f"{head}.png")]) == 0
+        shown = capsys.readouterr().out
+        for number, text in enumerate(questions, 1):
+            tokens, length, _ = TextForm(tokenizer=saved.tokenizer).encode([(text, "")])
+            asked = Asked(tokens_QT=tokens, question_length_Q=length, length_Q=length)
+            want = look(saved.model, pixels, asked, head=head)
+            drawn = Image.open(tmp_path / f"{head}-{number}.png")
+            seen = overlay(Image.open(picture), want.grid, (0, 0, 1, 1))
+            assert drawn.tobytes() == seen.tobytes()
+            for place, entries in want.entries.items():
+                assert f"dictionary of the {place}: entries {entries[0][0]} (" in shown
+            bystander = copy.deepcopy(saved.model)
+            for parameter in getattr(bystander, other).parameters():
+                torch.nn.init.normal_(parameter.data)
+            again = look(bystander, pixels, asked, head=head)
+            torch.testing.assert_close(again.grid, want.grid, atol=1e-5, rtol=0)
+            for place, entries in want.entries.items():
+                weights = dict(again.entries[place])
+                assert all(weights[n] == pytest.approx(w, abs=1e-5) for n, w in entries), place
+        assert ("dictionary of the question" in shown) == (head == "classify")
+    classified, written = (Image.open(tmp_path / f"{h}-1.png") for h in ("classify", "generate"))
+    assert classified.tobytes() != written.tobytes()
 
 
 def test_resume_is_exact(tmp_path: Path):
