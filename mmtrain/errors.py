@@ -1,4 +1,26 @@
-"""The one exception for what a user can fix."""
+"""How a command ends when it does not end well: the exit statuses, and the errors that have one."""
+
+import json
+import os
+import time
+from enum import IntEnum
+from pathlib import Path
+
+
+class ExitStatus(IntEnum):
+    """What a process of ours says to the shell, torchrun or the scheduler that started it.
+
+    docs/launch.md has the table for users.
+    """
+
+    DONE = 0
+    DEFECT = 1  # Python's own for an exception that nobody caught
+    MISTAKE = 2
+    STOPPED = 75  # sysexits' EX_TEMPFAIL
+    HUNG = 76
+    WORKER_KILLED = 77
+    INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+    BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
 class UsageError(ValueError):
@@ -7,3 +29,21 @@ class UsageError(ValueError):
     The command line prints the message alone and exits with 2; anything else that is raised
     is a defect of ours and keeps its traceback.
     """
+
+
+class WorkerKilledError(RuntimeError):
+    """The system killed a process of ours; nobody made a mistake, and starting again may do.
+
+    The command line prints the message alone, one line, and exits with 77.
+    """
+
+
+def leave_error(message: str, status: ExitStatus) -> None:
+    """Leave a rank's error where torchrun, or slurm.sbatch, looks for it; else nowhere.
+
+    The launcher's own line would say no more than which rank failed. torchrun prints the message
+    of the first one, and both can tell a mistake, which a restart only repeats, by the status.
+    """
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        content = {"message": message, "timestamp": int(time.time()), "status": int(status)}
+        Path(path).write_text(json.dumps(content), encoding="utf-8")

@@ -11,14 +11,14 @@ import torch.distributed as dist
 
 from mmtrain.build import ADAPTER, Run, build_run, take_up_open_clip
 from mmtrain.decode_config import encode
-from mmtrain.errors import UsageError
+from mmtrain.errors import ExitStatus, UsageError
 from mmtrain.eval.scheduled import check_evaluation
 from mmtrain.loading import save_model
 from mmtrain.models import Clip
 from mmtrain.parallel import Layout, build_layout, pick_device
 from mmtrain.recipe import TrainRecipe, load_recipe
 from mmtrain.report import write_report
-from mmtrain.train.guard import EXIT_STOPPED, Guard, StopSignals
+from mmtrain.train.guard import Guard, StopSignals
 from mmtrain.train.loop import Loop
 from mmtrain.train.metrics import MetricsLog
 from mmtrain.train.ranks import is_alone, on_rank_0, own_rank
@@ -26,8 +26,6 @@ from mmtrain.train.run_folder import open_run_folder, write_facts
 from mmtrain.train.straggler import StragglerWatch
 from mmtrain.train.watchdog import Watchdog
 from mmtrain.vqa import VqaRun, build_vqa_run, check_vqa_evaluations
-
-INTERRUPT_STATUS = 130  # 128 + SIGINT, as a shell reports it
 
 
 def train_command(
@@ -208,7 +206,7 @@ def _leave(run: Run, log: _Log, signals: StopSignals) -> None:
     name = "a signal to another rank" if signals.received is None else signals.received.name
     log.say(f"stopped by {name} at step {run.state.step}, saved; go on with --resume")
     interrupted = signals.received == signal.SIGINT
-    raise SystemExit(INTERRUPT_STATUS if interrupted else EXIT_STOPPED)
+    raise SystemExit(int(ExitStatus.INTERRUPTED if interrupted else ExitStatus.STOPPED))
 
 
 def _forget(_: object) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mmtrain.cli import main
+from mmtrain.errors import ExitStatus, UsageError, WorkerKilledError
 from mmtrain.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -173,3 +175,55 @@ def test_two_nodes_of_torchrun(tmp_path: Path) -> None:
             node.wait(60)
     assert len(metrics.read_text().splitlines()) == 30
     assert '"ranks": 2' in (run / "run.json").read_text()
+
+
+def test_the_table_has_every_exit_status() -> None:
+    """One table, and its statuses are those of the code; nobody else spells one out."""
+    table = DOC.partition("## Exit statuses")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (\d+) \| (.+) \| .*\|$", table, re.MULTILINE)
+    assert [int(number) for number, _ in rows] == sorted(int(status) for status in ExitStatus)
+    assert len(re.findall(r"^\|.*\bstatus\b.*\|$", DOC, re.MULTILINE)) == 1
+    for file in (ROOT / "mmtrain").rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r"(SystemExit|\bexit|_exit)\((\d+|\"|')", text), file
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (UsageError("train.lr = 7:\nno"), 2),
+        (WorkerKilledError("data.workers = 2: killed"), 77),
+        (KeyboardInterrupt(), 130),
+        (SystemExit(75), 75),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_how_a_command_ends(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    status: int,
+) -> None:
+    """Its status, one line on rank 0, and the error of any rank where the launcher looks for it."""
+
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("mmtrain.run.train_command", fail)
+    left = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(left))
+    for rank in ("0", "3"):
+        monkeypatch.setenv("RANK", rank)
+        left.unlink(missing_ok=True)
+        try:
+            ended = main(["train", "configs/debug_clip.toml"])
+        except SystemExit as stop:
+            ended = stop.code
+        assert ended == status
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == (rank == "0" and status != 75)
+        if isinstance(error, Exception):
+            message = " ".join(str(error).splitlines())
+            found = json.loads(left.read_bytes())
+            assert (found["message"], found["status"]) == (message, status)

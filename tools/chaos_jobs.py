@@ -16,7 +16,7 @@ from pathlib import Path
 
 import mmtrain.run  # noqa: F401  imported here once, so that a forked rank starts at once
 from mmtrain.cli import main
-from mmtrain.train.guard import EXIT_STOPPED
+from mmtrain.errors import ExitStatus
 
 _ROOT = Path(__file__).parents[1]
 _RECIPE = str(_ROOT / "configs/debug_clip.toml")
@@ -142,13 +142,13 @@ def stop_jobs(folder: Path, times: int) -> tuple[bool, str]:
         time.sleep(0.2 * draw.random())
         job.send(signal.SIGTERM)
         codes = job.wait()
-        if not got_on or codes != [EXIT_STOPPED] * 2:
+        if not got_on or codes != [ExitStatus.STOPPED] * 2:
             return False, f"SIGTERM {number}: exit codes {codes}"
         last = _last_step(run)
         lost += not (run / f"checkpoints/step-{last:08d}/manifest.json").exists()
     same = Job(run, steps).wait() == [0, 0] and _losses(run) == expected
     return same and lost == 0, (
-        f"{lost} steps lost, exit status {EXIT_STOPPED} each time, "
+        f"{lost} steps lost, exit status {ExitStatus.STOPPED} each time, "
         f"{'every loss the same' if same else 'other losses'}"
     )
 

@@ -1,10 +1,8 @@
 """What `mmtrain` does with its words: find the command, run it, say a mistake in one line."""
 
-import json
 import os
 import re
 import sys
-import time
 from collections.abc import Sequence
 
 from mmtrain.cli.checkpoint import add_checkpoint
@@ -19,11 +17,7 @@ from mmtrain.cli.parser import Parser, VersionAction
 from mmtrain.cli.plan import add_plan
 from mmtrain.cli.train import add_train
 from mmtrain.cli.vqa import add_ask
-from mmtrain.errors import UsageError
-
-USAGE_STATUS = 2
-INTERRUPT_STATUS = 130  # 128 + SIGINT, as a shell reports it
-BROKEN_PIPE_STATUS = 141  # 128 + SIGPIPE
+from mmtrain.errors import ExitStatus, UsageError, WorkerKilledError, leave_error
 
 _EXAMPLES = """\
 examples:
@@ -53,7 +47,7 @@ _GROUPS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status.
+    """Run one command and return the exit status, one of `ExitStatus`.
 
     A user's mistake is one line on stderr and status 2; a defect of ours keeps its traceback.
     """
@@ -62,16 +56,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Here and not at exit, where a closed pipe could no longer be told from success.
         sys.stdout.flush()
     except UsageError as error:
-        _report_mistake(" ".join(str(error).splitlines()))
-        return USAGE_STATUS
+        return _report(error, ExitStatus.MISTAKE)
+    except WorkerKilledError as error:
+        return _report(error, ExitStatus.WORKER_KILLED)
     except KeyboardInterrupt:
         _print_on_rank_0("mmtrain: interrupted")
-        return INTERRUPT_STATUS
+        return ExitStatus.INTERRUPTED
     except BrokenPipeError:
         if not _is_stdout_closed():
             raise
-        return BROKEN_PIPE_STATUS
-    return 0
+        return ExitStatus.BROKEN_PIPE
+    return ExitStatus.DONE
 
 
 def build_parser() -> Parser:
@@ -119,16 +114,13 @@ def _split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
     return words, overrides
 
 
-def _report_mistake(message: str) -> None:
-    """One line in all, however many ranks make the same mistake.
-
-    A mistake that only another rank sees must not be lost: torchrun names the file where each
-    rank may leave its error, and prints the first one's.
-    """
+def _report(error: Exception, status: ExitStatus) -> ExitStatus:
+    """One line in all, however many ranks meet the same error; one that only another rank sees is
+    left where the launcher prints it."""
+    message = " ".join(str(error).splitlines())
     _print_on_rank_0(f"mmtrain: error: {message}")
-    if error_file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        with open(error_file, "w", encoding="utf-8") as file:
-            json.dump({"message": message, "timestamp": int(time.time())}, file)
+    leave_error(message, status)
+    return status
 
 
 def _print_on_rank_0(line: str) -> None:

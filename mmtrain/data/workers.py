@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mmtrain.errors import UsageError
+from mmtrain.errors import UsageError, WorkerKilledError
 
 _WORKERS_IGNORE = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -60,7 +60,8 @@ def iterate_batches(
         pin_memory: put them into page-locked memory.
 
     Raises:
-        UsageError: what `batch` raised, wherever that was; or a worker was killed.
+        UsageError: what `batch` raised, wherever that was.
+        WorkerKilledError: the system killed a worker.
     """
     workers = min(workers, stop - start)
     if workers < 1:
@@ -93,7 +94,7 @@ def iterate_batches(
         if "DataLoader worker" not in str(error):
             raise
         reason = str(error).splitlines()[0].rstrip(". ")
-        raise UsageError(
+        raise WorkerKilledError(
             f"data.workers = {workers}: {reason}, as happens where memory is short; use fewer "
             "workers or a smaller data.prefetch, and go on with --resume"
         ) from error

@@ -19,9 +19,6 @@ from torch import Tensor
 from mmtrain.errors import UsageError
 from mmtrain.train.ranks import gather, is_alone, own_rank
 
-EXIT_STOPPED = 75
-"""Exit code of a run that saved and stopped because it was told to (sysexits' EX_TEMPFAIL: start it
-again with --resume)."""
 BAD_BATCHES_FILE = "bad_batches.jsonl"
 
 
@@ -36,7 +33,7 @@ class Verdict:
     update: bool
     """Loss and gradient norm are finite everywhere: apply the update; else drop the gradients."""
     stop: bool
-    """A rank was told to stop: save, then leave with EXIT_STOPPED."""
+    """A rank was told to stop: save, then leave with exit status 75."""
     overflow: bool = False
     """Only the scaled gradients were not finite: lower the loss scale. No bad step."""
     save: bool = False

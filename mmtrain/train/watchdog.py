@@ -20,10 +20,9 @@ from pathlib import Path
 from types import TracebackType
 
 import mmtrain
+from mmtrain.errors import ExitStatus, leave_error
 from mmtrain.files import replace_file
 
-EXIT_HUNG = 76
-"""Exit code of the ranks that waited for one that hangs: start again with --resume."""
 _FOLDER = "heartbeats"
 _HOUSE = Path(mmtrain.__file__).parent
 
@@ -189,10 +188,8 @@ class Watchdog:
         speaker = min(set(range(self._world_size)) - set(hung), default=0)
         if self._rank == speaker:
             print(f"mmtrain: error: {message}", file=sys.stderr, flush=True)
-        if error_file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-            content = json.dumps({"message": message, "timestamp": int(time.time())})
-            Path(error_file).write_text(content, encoding="utf-8")
-        self._leave(EXIT_HUNG)
+        leave_error(message, ExitStatus.HUNG)
+        self._leave(ExitStatus.HUNG)
 
 
 def _where(thread: int) -> str:

@@ -14,7 +14,7 @@ import torch
 
 from mmtrain.data.batch import ImageTextBatch
 from mmtrain.data.workers import iterate_batches
-from mmtrain.errors import UsageError
+from mmtrain.errors import UsageError, WorkerKilledError
 
 
 def blank(number: int) -> ImageTextBatch:
@@ -89,7 +89,7 @@ def test_a_defect_keeps_its_traceback():
 
 def test_a_killed_worker_is_one_line():
     with pytest.raises(
-        UsageError, match=r"^data.workers = 2: DataLoader worker .*; use fewer"
+        WorkerKilledError, match=r"^data.workers = 2: DataLoader worker .*; use fewer"
     ) as caught:
         list(iterate(7, 12))
     assert "\n" not in str(caught.value)

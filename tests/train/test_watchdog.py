@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mmtrain.train.watchdog import EXIT_HUNG, Watchdog
+from mmtrain.errors import ExitStatus
+from mmtrain.train.watchdog import Watchdog
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,7 +48,7 @@ def test_a_rank_that_lives_and_does_not_get_on(
         pair.dogs[1].beat(7)
         pair.dogs[0].beat(8)
         assert pair.gone.wait(30)
-    assert pair.left[0] == EXIT_HUNG
+    assert pair.left[0] == ExitStatus.HUNG
     errors = capfd.readouterr().err
     assert "rank 1 (host" in errors and "at step 7 in no line of mmtrain" in errors
     assert list((tmp_path / "heartbeats").glob("rank-0000?.stacks.txt"))
@@ -77,7 +78,7 @@ def test_a_process_that_stopped(
         pair.dogs[1]._stop.set()
         with pair.dogs[0].busy(work):
             assert pair.gone.wait(30)
-    assert pair.left == {0: EXIT_HUNG}
+    assert pair.left == {0: ExitStatus.HUNG}
     assert "rank 1 (host" in (errors := capfd.readouterr().err) and "has not answered" in errors
 
 
@@ -124,4 +125,4 @@ def test_stopped_rank_of_a_job_is_named(tmp_path: Path) -> None:
     (line,) = [line for line in errors.splitlines() if line.startswith("mmtrain: error:")]
     assert "rank 1 (host" in line and f"process {victim}, at step" in line, line
     assert " in mmtrain/" in line and "has not answered" in line
-    assert f"exitcode  : {EXIT_HUNG}" in errors
+    assert f"exitcode  : {ExitStatus.HUNG:d}" in errors
