@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmtrain.models import Clip
+from mmtrain.nn import unit_norm
 
 _STEPS = 8
 
@@ -91,4 +92,4 @@ def _finish(model: Clip, token_BTD: Tensor, grid: tuple[int, int]) -> Tensor:
     last = list(vision.transformer.blocks.values())[-1]
     mask = vision.transformer.build_mask(token_BTD.size(1), device=token_BTD.device)
     rope = vision.rope_table(grid, None, token_BTD.device)
-    return F.normalize(vision.head(last(token_BTD, mask=mask, rope=rope)).float(), dim=-1)
+    return unit_norm(vision.head(last(token_BTD, mask=mask, rope=rope)))

@@ -13,12 +13,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
-from torch.nn import functional as F
 
 from mmtrain.collectives import rank_and_size, sum_
 from mmtrain.data.tokenizer import Tokenizer
 from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.errors import UsageError
+from mmtrain.nn import unit_norm
 from mmtrain.parallel.precision import Precision, autocast
 
 _CPU = torch.device("cpu")
@@ -98,7 +98,8 @@ def encode_texts(encoder: Encoder, texts: Sequence[str]) -> Tensor:
 def _encode_text_batch(encoder: Encoder, texts: Sequence[str]) -> Tensor:
     tokens_BT = encoder.tokenizer(texts).to(encoder.device, non_blocking=True)
     with autocast(encoder.precision, encoder.device):
-        return _unit_norm(encoder.model.encode_text(tokens_BT))
+        features_BE = encoder.model.encode_text(tokens_BT)
+    return unit_norm(features_BE).float()
 
 
 @torch.no_grad()
@@ -106,9 +107,5 @@ def encode_image_batch(encoder: Encoder, images_BCHW: Tensor) -> Tensor:
     """Unit-norm features of uint8 images: float32 [B, E] on the device."""
     images_BCHW = images_BCHW.to(encoder.device, non_blocking=True)
     with autocast(encoder.precision, encoder.device):
-        return _unit_norm(encoder.model.encode_image(images_BCHW))
-
-
-def _unit_norm(x_BE: Tensor) -> Tensor:
-    # Again in fp32: rounded to bf16, norms differ by up to 1 %, and some texts would win by that.
-    return F.normalize(x_BE.float(), dim=-1)
+        features_BE = encoder.model.encode_image(images_BCHW)
+    return unit_norm(features_BE).float()

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder, encode_texts
+from mmtrain.nn import unit_norm
 
 # OpenAI's prompts for ImageNet, Radford et al. 2021, arXiv:2103.00020, Sec. 3.1.4, and the seven of
 # them that it recommends for a quick look. Their order is the published one.
@@ -169,5 +169,5 @@ def class_embeddings(encoder: Encoder, names: Sequence[str], templates: Sequence
         some = names[start : start + step]
         prompts = [template.replace("{name}", name) for name in some for template in templates]
         features = encode_texts(encoder, prompts)
-        rows.append(F.normalize(features.unflatten(0, (len(some), -1)).mean(1), dim=-1))
+        rows.append(unit_norm(features.unflatten(0, (len(some), -1)).mean(1)))
     return torch.cat(rows)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mmtrain.models.text import TextConfig, TextTower
 from mmtrain.models.vision import VisionConfig, VisionTower
+from mmtrain.nn import unit_norm
 from mmtrain.peft.lora import TERMS
 
 
@@ -59,7 +59,7 @@ class ClipStage(nn.Module):
         text = self.text(source, length_B=length_B, keep_BL2=text_keep_BL2)
         if self.vision.head is None:
             return image, text
-        return torch.stack([F.normalize(image, dim=-1), F.normalize(text, dim=-1)], dim=1)
+        return torch.stack([unit_norm(image), unit_norm(text)], dim=1)
 
 
 class Clip(nn.Module):
@@ -96,12 +96,12 @@ class Clip(nn.Module):
         return ClipStage(self.vision, self.text)
 
     def encode_image(self, images_BCHW: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] -> unit-norm [B, E]. Sizes other than the native one interpolate the
-        learned positions; H and W must be multiples of the patch size."""
-        return F.normalize(self.vision(images_BCHW), dim=-1)
+        """uint8 [B, 3, H, W] -> unit-norm [B, E], in fp32 at least. Sizes other than the native one
+        interpolate the learned positions; H and W must be multiples of the patch size."""
+        return unit_norm(self.vision(images_BCHW))
 
     def encode_text(self, tokens_BT: Tensor, length_B: Tensor | None = None) -> Tensor:
-        """Token ids [B, T] -> unit-norm [B, E].
+        """Token ids [B, T] -> unit-norm [B, E], in fp32 at least.
 
         Padding is cut away where it cannot reach the result (causal with end-token pooling, or
         masked); a batch that comes with its lengths is taken to be cut already.
@@ -110,7 +110,7 @@ class Clip(nn.Module):
             length_B = self.text.text_length(tokens_BT)
             if self.text.config.cuts_padding:
                 tokens_BT = tokens_BT[:, : int(length_B.max())]
-        return F.normalize(self.text(tokens_BT, length_B=length_B), dim=-1)
+        return unit_norm(self.text(tokens_BT, length_B=length_B))
 
 
 def no_decay_names(model: nn.Module) -> set[str]:

@@ -110,7 +110,7 @@ class TextEmbed(nn.Module):
             return x_BTD + self.positional_embedding[:num_tokens]
         if self.config.positions == "sinusoidal":
             dim = self.config.transformer.dim
-            return x_BTD + sinusoidal_positions(num_tokens, dim, device=x_BTD.device)
+            return x_BTD + sinusoidal_positions(num_tokens, dim, like=self.token.weight)
         return x_BTD
 
 

@@ -38,12 +38,19 @@ def check_encoder(config: TransformerConfig, *, masks: tuple[MaskKind, ...], rop
         )
 
 
-def sinusoidal_positions(num_tokens: int, dim: int, *, device: torch.device) -> Tensor:
-    """Fixed sine and cosine positions [T, D]. Vaswani et al. 2017, arXiv:1706.03762, sec. 3.5."""
+def sinusoidal_positions(num_tokens: int, dim: int, *, like: Tensor) -> Tensor:
+    """Fixed sine and cosine positions [T, D]. Vaswani et al. 2017, arXiv:1706.03762, sec. 3.5.
+
+    Args:
+        num_tokens: rows.
+        dim: columns.
+        like: a weight whose device and dtype they get, as learned positions would have them.
+    """
+    device = like.device
     position_T1 = torch.arange(num_tokens, device=device, dtype=torch.float32)[:, None]
     exponent = torch.arange(0, dim, 2, device=device, dtype=torch.float32) / dim
     angle = position_T1 / 10000.0**exponent
-    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :dim]
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :dim].to(like.dtype)
 
 
 def init_linears(module: nn.Module, generator: torch.Generator) -> None:

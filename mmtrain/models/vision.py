@@ -18,6 +18,8 @@ from mmtrain.nn.rope import RopeTable, rope_1d, rope_2d
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+FP16_SCALE = 128
+"""Between pixels and the weight that acts on them, in fp16: a power of two, so nothing rounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +173,12 @@ class PatchEmbed(nn.Module):
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else self.weight.dtype
         weight, bias = self.folded()
-        return F.linear(patches.to(dtype).sub_(128), weight.to(dtype), bias.to(dtype))
+        pixels = patches.to(dtype).sub_(128)
+        if dtype == torch.float16:
+            # Pixels of 128 make small weights and large gradients: a quarter of a ViT-B/32's would
+            # be subnormal, and its gradient the first of the model to overflow.
+            pixels, weight = pixels.mul_(1 / FP16_SCALE), weight * FP16_SCALE
+        return F.linear(pixels, weight.to(dtype), bias.to(dtype))
 
 
 class VisionEmbed(nn.Module):
@@ -199,8 +206,8 @@ class VisionEmbed(nn.Module):
             table_PD = self.positional_embedding[self.config.num_positioned_prefix :]
             return interpolate_positions(table_PD, native, grid)
         if self.config.positions == "sinusoidal":
-            dim, device = self.config.transformer.dim, self.patch.weight.device
-            return sinusoidal_positions(grid[0] * grid[1], dim, device=device)
+            dim = self.config.transformer.dim
+            return sinusoidal_positions(grid[0] * grid[1], dim, like=self.patch.weight)
         return None
 
     def _prefix(self) -> Tensor | None:

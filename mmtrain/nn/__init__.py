@@ -14,7 +14,7 @@ from mmtrain.nn.config import TransformerConfig
 from mmtrain.nn.feed_forward import FeedForward
 from mmtrain.nn.kv_cache import DecoderCache, GivenKV, KVCache
 from mmtrain.nn.masks import Mask
-from mmtrain.nn.norm import build_norm
+from mmtrain.nn.norm import build_norm, unit_norm
 from mmtrain.nn.pooling import AttentionPool, pool_tokens
 from mmtrain.nn.rope import apply_rope, rope_1d, rope_2d
 from mmtrain.nn.transformer import Transformer
@@ -36,4 +36,5 @@ __all__ = [
     "pool_tokens",
     "rope_1d",
     "rope_2d",
+    "unit_norm",
 ]

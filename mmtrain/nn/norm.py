@@ -10,6 +10,15 @@ from torch.nn import functional as F
 NormKind = Literal["layer", "rms", "partial_rms", "gemma_rms"]
 
 
+def unit_norm(x_BE: Tensor) -> Tensor:
+    """x / |x| over the last dim, [B, E] -> [B, E] in fp32 at least.
+
+    Divided and kept in bf16, lengths would differ from 1 by up to 0.4 %, and a text could win by
+    being the longer one.
+    """
+    return F.normalize(x_BE.to(torch.promote_types(x_BE.dtype, torch.float32)), dim=-1)
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * weight. Zhang and Sennrich 2019, arXiv:1910.07467, Eq. 4."""
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
-from torch.nn import functional as F
 
 from mmtrain.errors import UsageError
 from mmtrain.models import Clip, ClipConfig
+from mmtrain.nn import unit_norm
 
 _CSS = """
   text { font: 11px system-ui, sans-serif; fill: #22221f }
@@ -90,7 +90,7 @@ def trace_operations(config: ClipConfig) -> dict[int, Operation]:
         image_BE = model.vision(torch.zeros(1, 3, size, size, dtype=torch.uint8))
         tokens, length_B = torch.ones(1, length, dtype=torch.int64), torch.tensor([length])
         text_BE = model.text(tokens, length_B=length_B)
-        logits_BB = F.normalize(image_BE, dim=-1) @ F.normalize(text_BE, dim=-1).T
+        logits_BB = unit_norm(image_BE) @ unit_norm(text_BE).T
         logits_BB = logits_BB * model.logit_scale.exp()
         if model.logit_bias is not None:
             logits_BB = logits_BB + model.logit_bias

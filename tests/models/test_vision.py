@@ -312,7 +312,7 @@ def test_no_projection_needs_equal_widths():
 def test_sinusoidal_positions_are_the_papers():
     from mmtrain.models.tower import sinusoidal_positions
 
-    table = sinusoidal_positions(5, 6, device=torch.device("cpu"))
+    table = sinusoidal_positions(5, 6, like=torch.zeros(1))
     for t in range(5):
         for i in range(3):
             angle = t / 10000 ** (2 * i / 6)
