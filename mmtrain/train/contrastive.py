@@ -19,6 +19,9 @@ from mmtrain.peft.lora import DROPOUT_KEYS
 from mmtrain.train.adapting import lora_keys
 from mmtrain.train.step import LocalSchedule
 
+STANDARD_LIMIT = 100.0
+"""Of the logits' multiplier, as every published CLIP has it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
@@ -28,12 +31,19 @@ class LossConfig:
     """clip: softmax over the batch (InfoNCE); siglip: pairwise sigmoid."""
     positives: Literal["attract", "ignore"] | None = None
     """How pairs of the same label count: as positives, or not at all. None: labels are not used."""
-    max_logit_scale: float = 100.0
-    """Upper limit of the logits' multiplier, enforced after every update; the lower one is 1."""
+    max_logit_scale: float | None = None
+    """Upper limit of the logits' multiplier, enforced after every update; the lower one is 1. None:
+    100, and a model that a run starts from beyond either limit keeps its own as the limit."""
 
     def __post_init__(self) -> None:
-        if self.max_logit_scale < 1:
+        if self.max_logit_scale is not None and self.max_logit_scale < 1:
             raise ValueError(f"max_logit_scale = {self.max_logit_scale} must be at least 1")
+
+    def scale_range(self, start: float) -> tuple[float, float]:
+        """Lowest and highest *log* of the logits' multiplier of a run that starts at `start`."""
+        if self.max_logit_scale is not None:
+            return 0.0, math.log(self.max_logit_scale)
+        return min(0.0, start), max(math.log(STANDARD_LIMIT), start)
 
 
 class ContrastiveObjective:
@@ -57,6 +67,7 @@ class ContrastiveObjective:
         self.model_config = model.config
         self.logit_scale = model.logit_scale
         self.logit_bias = model.logit_bias
+        self._scale_range = config.scale_range(model.logit_scale.item())
         self.draws_lora_dropout = False
         if config.kind == "siglip" and model.logit_bias is None:
             raise ValueError(
@@ -151,7 +162,8 @@ class ContrastiveObjective:
     @torch.no_grad()
     def _agree(self, loss: Tensor) -> None:
         """Average the scale's gradients over dp; give them and the loss to all pipeline stages."""
-        for parameter in self.parameters().values():
+        trained = [p for p in self.parameters().values() if p.requires_grad]
+        for parameter in trained:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             if (group := self.layout.group("dp")) is not None:
@@ -159,7 +171,7 @@ class ContrastiveObjective:
                 parameter.grad /= self.layout.size("dp")
         if (group := self.layout.group("pp")) is not None:
             source = dist.get_global_rank(group, self.layout.last_stage_rank)
-            gradients = [p.grad for p in self.parameters().values() if p.grad is not None]
+            gradients = [p.grad for p in trained if p.grad is not None]
             for tensor in (loss, *gradients):
                 dist.broadcast(tensor, source, group=group)
 
@@ -169,6 +181,8 @@ class ContrastiveObjective:
 
     @torch.no_grad()
     def clamp(self) -> None:
-        """Keep the multiplier within [1, max_logit_scale], as after every published CLIP update."""
+        """Keep the multiplier within its limits, as after every published CLIP update. A frozen one
+        is left alone."""
         assert not isinstance(self.logit_scale, DTensor)
-        self.logit_scale.clamp_(0.0, math.log(self.config.max_logit_scale))
+        if self.logit_scale.requires_grad:
+            self.logit_scale.clamp_(*self._scale_range)
