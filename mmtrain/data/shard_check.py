@@ -6,8 +6,8 @@ from functools import partial
 
 from mmtrain.data.index_file import index_paths, load_index
 from mmtrain.data.shard_index import Entry, ShardIndex, build_index
+from mmtrain.data.shard_opening import Shard, open_shards, refuse_no_tar
 from mmtrain.data.shard_patterns import expand_patterns
-from mmtrain.data.shards import Shard, open_shards, refuse_no_tar
 from mmtrain.data.tar_scan import ShardFile
 from mmtrain.errors import UsageError
 
