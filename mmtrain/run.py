@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from mmtrain.build import ADAPTER, Run, build_run, take_up_open_clip
+from mmtrain.data.fingerprint import split_fingerprint
 from mmtrain.decode_config import encode
 from mmtrain.errors import ExitStatus, UsageError
 from mmtrain.eval.scheduled import check_evaluation
@@ -143,6 +144,7 @@ def _write_facts(run: Run) -> None:
         "data": {
             "num_samples": run.data.num_samples,
             "fingerprint": run.data.fingerprint,
+            "fingerprint_covers_content": split_fingerprint(run.data.fingerprint)[1] is not None,
             "batches_per_epoch": run.data.batches_per_epoch,
         },
         "total_steps": run.total_steps,

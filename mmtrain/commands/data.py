@@ -8,8 +8,11 @@ from mmtrain.errors import UsageError
 
 
 def data_index_command(*, data: tuple[str, ...], index_dir: Path | None) -> None:
-    """`mmtrain data index`: write what indexes are missing, with checksums; tell of damage."""
+    """`mmtrain data index`: write what indexes are missing or stale, with checksums; tell of what
+    changed since there were others, and of damage."""
     report = index_shards(data, index_dir=_text(index_dir))
+    for line in report.changes:
+        print(f"changed since the checksums that are replaced: {line}")
     print(
         f"{report.num_samples} samples in {len(report.shards)} shards; "
         f"{report.num_new} indexes written"

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from mmtrain.data.batch import BadSample, ImageTextBatch
 from mmtrain.data.config import DataConfig
+from mmtrain.data.fingerprint import join_fingerprint, split_fingerprint
 from mmtrain.data.plan import PADDING, BatchPlan, EpochPlan, Rows
 from mmtrain.data.randomness import uniform
 from mmtrain.data.samples import NO_CAPTION, NUM_CAPTION_DRAWS, UNIQUE, Sample, SampleReader
@@ -130,8 +131,10 @@ class NumberedData(Generic[BatchT]):
     @property
     def fingerprint(self) -> str:
         """Changes when the shards' content does, or how they are mixed; not with their folder."""
-        text = f"{self.source.fingerprint} {self.config.shuffle_group}"
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        layout, content = split_fingerprint(self.source.fingerprint)
+        text = f"{layout} {self.config.shuffle_group}"
+        mixed = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return join_fingerprint(mixed, content)
 
     def batch(self, number: int) -> BatchT:
         """This rank's rows of a global batch: a pure function of the number.

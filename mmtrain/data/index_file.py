@@ -13,12 +13,13 @@ import os
 import uuid
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from mmtrain.data.shard_index import IndexSummary, ShardIndex, content_hash
+from mmtrain.data.shard_index import IndexSummary, ShardIndex, content_hash, hash_crcs
 from mmtrain.data.tar_scan import Damage, ShardFile
 from mmtrain.errors import UsageError
 
@@ -80,7 +81,8 @@ def is_fresh(summary: IndexSummary, shard: ShardFile) -> bool:
 def save_index(index: ShardIndex, path: Path) -> Path:
     """Write an index so that a reader meets a whole one or none, however many write it at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = asdict(index.summary) | {"format": _FORMAT}
+    said = asdict(index.summary) | {"format": _FORMAT}
+    data = {name: value for name, value in said.items() if value is not None}
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -113,7 +115,9 @@ _UNREADABLE = (
     AttributeError,
     EOFError,
     KeyError,
+    NotImplementedError,
     OSError,
+    RuntimeError,
     TypeError,
     ValueError,
     zipfile.BadZipFile,
@@ -126,7 +130,7 @@ def load_summary(path: Path) -> IndexSummary | None:
     try:
         # Opened here: numpy does not close what proves to be no zip.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return _decode_summary(file["summary"])
+            return _decode_summary(file)
     except _UNREADABLE:
         return None
 
@@ -135,7 +139,7 @@ def load_index(path: Path) -> ShardIndex | None:
     """An index file; None if there is none, or none that can be used."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            summary = _decode_summary(file["summary"])
+            summary = _decode_summary(file)
             arrays = {name: file[name] for name in _ARRAYS}
     except _UNREADABLE:
         return None
@@ -143,10 +147,13 @@ def load_index(path: Path) -> ShardIndex | None:
     return index if _is_consistent(index) else None
 
 
-def _decode_summary(array: np.ndarray) -> IndexSummary:
-    data = json.loads(array.tobytes())
+def _decode_summary(file: Mapping[str, np.ndarray]) -> IndexSummary:
+    data = json.loads(file["summary"].tobytes())
     if data.pop("format") != _FORMAT:
         raise ValueError("an index of another version")
+    if data["has_crc"] and not data.get("crc_hash"):
+        data["crc_hash"] = hash_crcs(file["crc_M"])  # an index from before there was one
+    data.setdefault("crc_hash", None)
     data["extensions"] = tuple(data["extensions"])
     data["damage"] = tuple(Damage(int(offset), str(reason)) for offset, reason in data["damage"])
     return IndexSummary(**data)

@@ -1,11 +1,13 @@
 """What `mmtrain data index` and `mmtrain data check` do, as functions with plain reports."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 from mmtrain.data.index_file import index_paths, load_index
-from mmtrain.data.shard_index import Entry, ShardIndex, build_index
+from mmtrain.data.shard_changes import changed_members
+from mmtrain.data.shard_index import ShardIndex, build_index
 from mmtrain.data.shard_opening import Shard, open_shards, refuse_no_tar
 from mmtrain.data.shard_patterns import expand_patterns
 from mmtrain.data.tar_scan import ShardFile
@@ -30,6 +32,13 @@ class IndexReport:
     def num_new(self) -> int:
         """Indexes written."""
         return sum(shard.is_new for shard in self.shards)
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What shards were no longer what their replaced checksums said, one line each."""
+        return tuple(
+            f"{shard.path}: {line}" for shard in self.shards for line in _cut(shard.changes)
+        )
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -80,6 +89,8 @@ def index_shards(
 ) -> IndexReport:
     """Index every shard that has no index yet, a stale one, or one without checksums.
 
+    Checksums that are no longer the shard's are replaced with `crc`, and told.
+
     Args:
         patterns: what `expand_patterns` takes.
         index_dir: where indexes are kept; None: beside the shards.
@@ -113,8 +124,10 @@ def check_shards(
 
 
 def _check_shard(path: str, *, index_dir: str | None, key: str) -> ShardCheck:
-    loaded = (load_index(place) for place in index_paths(path, index_dir))
-    old = next((index for index in loaded if index is not None), None)
+    loaded = [load_index(place) for place in index_paths(path, index_dir)]
+    # One with checksums tells more, wherever it is.
+    by_worth = sorted(filter(None, loaded), key=lambda index: not index.summary.has_crc)
+    old = by_worth[0] if by_worth else None
     has_crc = old is not None and old.summary.has_crc
     try:
         with ShardFile(path) as file:
@@ -126,47 +139,25 @@ def _check_shard(path: str, *, index_dir: str | None, key: str) -> ShardCheck:
         return _report(path, [f"cannot be read: {error.strerror}"], old, None)
     problems = [f"at byte {damage.offset}: {damage.reason}" for damage in new.summary.damage]
     if old is not None:
-        problems += _differences(old, new)
+        problems += changed_members(old, new)
     return _report(path, problems, old, new)
 
 
 def _report(
     path: str, problems: list[str], old: ShardIndex | None, new: ShardIndex | None
 ) -> ShardCheck:
-    if len(problems) > _MAX_PROBLEMS:
-        rest = len(problems) - _MAX_PROBLEMS + 1
-        problems = [*problems[: _MAX_PROBLEMS - 1], f"and {rest} more"]
     return ShardCheck(
         path=path,
         num_samples=0 if new is None else new.summary.num_samples,
         is_indexed=old is not None,
         is_verified=new is not None and new.summary.has_crc,
-        problems=tuple(problems),
+        problems=_cut(problems),
     )
 
 
-def _differences(old: ShardIndex, new: ShardIndex) -> list[str]:
-    """How a shard is no longer what its index says."""
-    before, now = _members(old), _members(new)
-    lines = []
-    if old.summary.shard_bytes != new.summary.shard_bytes:
-        lines.append(f"{new.summary.shard_bytes} bytes, its index says {old.summary.shard_bytes}")
-    lines += [f"{name} is gone" for name in before.keys() - now.keys()]
-    lines += [f"{name} is not in its index" for name in now.keys() - before.keys()]
-    for name in before.keys() & now.keys():
-        was, entry = before[name], now[name]
-        if (was.crc, was.size) != (entry.crc, entry.size):
-            lines.append(f"{name} has another content")
-        elif (was.offset, was.header_crc) != (entry.offset, entry.header_crc):
-            lines.append(f"{name} has moved or has another header")
-    if not lines and old.summary.content_hash != new.summary.content_hash:
-        lines.append("bytes between its members have changed")
-    return sorted(lines)
-
-
-def _members(index: ShardIndex) -> dict[str, Entry]:
-    return {
-        f"{index.key(sample)}.{extension}": entry
-        for sample in range(index.summary.num_samples)
-        for extension, entry in index.members(sample).items()
-    }
+def _cut(lines: Sequence[str]) -> tuple[str, ...]:
+    """As many of a shard's lines as somebody reads."""
+    if len(lines) <= _MAX_PROBLEMS:
+        return tuple(lines)
+    rest = len(lines) - _MAX_PROBLEMS + 1
+    return (*lines[: _MAX_PROBLEMS - 1], f"and {rest} more")

@@ -49,6 +49,8 @@ class IndexSummary:
     """All that occur, in lower case, without the first dot."""
     has_crc: bool
     """Whether every member's content has a checksum."""
+    crc_hash: str | None
+    """Of all checksums in their order; None without."""
     damage: tuple[Damage, ...]
     """Where members were lost."""
 
@@ -137,6 +139,8 @@ def build_index(shard: ShardFile, *, crc: bool) -> ShardIndex:
         "offset_M": np.array([row[1].offset for row in rows], dtype=np.int64),
         "size_M": np.array([row[1].size for row in rows], dtype=np.int64),
     }
+    crcs = [content_crc(shard, row[1].offset, row[1].size) for row in rows] if crc else []
+    crc_M = np.array(crcs, dtype=np.uint32)
     summary = IndexSummary(
         shard_bytes=shard.size,
         content_hash=content_hash(shard),
@@ -146,14 +150,14 @@ def build_index(shard: ShardFile, *, crc: bool) -> ShardIndex:
         num_ignored=num_ignored,
         extensions=tuple(extensions),
         has_crc=crc,
+        crc_hash=hash_crcs(crc_M) if crc else None,
         damage=tuple(damage),
     )
-    crcs = [content_crc(shard, row[1].offset, row[1].size) for row in rows] if crc else []
     return ShardIndex(
         summary=summary,
         **arrays,
         header_crc_M=np.array([row[1].header_crc for row in rows], dtype=np.uint32),
-        crc_M=np.array(crcs, dtype=np.uint32),
+        crc_M=crc_M,
     )
 
 
@@ -167,6 +171,12 @@ def content_crc(shard: ShardFile, offset: int, size: int) -> int:
         crc = zlib.crc32(chunk, crc)
         offset += len(chunk)
     return crc
+
+
+def hash_crcs(crc_M: np.ndarray) -> str:
+    """What tells the contents of one shard from those of another with the same names and sizes."""
+    data = crc_M.astype("<u4").tobytes()
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def content_hash(shard: ShardFile) -> str:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from mmtrain.data.index_file import index_paths, is_fresh, keep_index, load_summary
-from mmtrain.data.shard_index import IndexSummary, build_index
+from mmtrain.data.index_file import index_paths, is_fresh, keep_index, load_index, load_summary
+from mmtrain.data.shard_changes import changed_members
+from mmtrain.data.shard_index import IndexSummary, ShardIndex, build_index
 from mmtrain.data.shard_patterns import expand_patterns
 from mmtrain.data.tar_header import BLOCK, MAGIC, parse_header
 from mmtrain.data.tar_scan import ShardFile
@@ -14,6 +15,8 @@ from mmtrain.errors import UsageError
 
 _THREADS = 8
 _MAGIC_WITHIN = 1 << 20
+_NUM_NAMED = 5
+"""Changes of a shard that a message names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,8 @@ class Shard:
     """What its index says."""
     is_new: bool
     """Whether the index was made just now."""
+    changes: tuple[str, ...] = ()
+    """What was no longer as the checksums said that this new index replaces, a line each."""
 
 
 def open_shards(
@@ -38,31 +43,86 @@ def open_shards(
     threads: int = _THREADS,
     key: str = "data.train",
 ) -> tuple[Shard, ...]:
-    """Find the shards and their indexes, making those that are missing, stale or lack checksums.
+    """Find the shards and their indexes, making those that are missing or stale.
+
+    Args:
+        patterns: what `expand_patterns` takes.
+        index_dir: where indexes are kept.
+        crc: make those without checksums anew, and also those whose checksums are no longer the
+            shard's: only who asks for checksums may replace them.
+        threads: shards at once.
+        key: the setting that `patterns` came from, for messages.
 
     Raises:
-        UsageError: a shard is missing or no tar, or an index cannot be kept.
+        UsageError: a shard is missing, no tar, or (without `crc`) no longer what its checksums say;
+            or an index cannot be kept.
     """
     paths = expand_patterns(patterns, key=key)
     work = partial(_open_shard, index_dir=index_dir, crc=crc, key=key)
     # Threads: nearly all the time goes to the disk and to checksums, which let others run.
     with ThreadPoolExecutor(max(1, min(threads, len(paths)))) as pool:
-        return tuple(pool.map(work, paths))
+        opened = list(pool.map(work, paths))
+    if changed := [each for each in opened if isinstance(each, _Changed)]:
+        raise UsageError(_told(changed[0], len(changed), len(paths), key))
+    return tuple(each for each in opened if isinstance(each, Shard))
 
 
-def _open_shard(path: str, *, index_dir: str | None, crc: bool, key: str) -> Shard:
+@dataclass(frozen=True, kw_only=True)
+class _Changed:
+    """A shard that is no longer what the checksums in its index say."""
+
+    path: str
+    index_path: Path
+
+
+def _open_shard(path: str, *, index_dir: str | None, crc: bool, key: str) -> Shard | _Changed:
     try:
         with ShardFile(path) as file:
+            bare, protecting = None, None
             for place in index_paths(path, index_dir):
                 summary = load_summary(place)
-                if summary is not None and is_fresh(summary, file) and (summary.has_crc or not crc):
-                    return Shard(path=path, index_path=place, summary=summary, is_new=False)
+                if summary is None:
+                    continue
+                found = Shard(path=path, index_path=place, summary=summary, is_new=False)
+                fresh = is_fresh(summary, file)
+                if fresh and summary.has_crc:
+                    return found
+                if summary.has_crc:
+                    protecting = protecting or place
+                elif fresh:
+                    bare = bare or found
+            if protecting is not None and not crc:
+                return _Changed(path=path, index_path=protecting)
+            if bare is not None and not crc:
+                return bare
             refuse_no_tar(file, key=key)
             index = build_index(file, crc=crc)
     except OSError as error:
         raise UsageError(f"{key}: {path} cannot be read: {error.strerror}") from error
+    changes = _changes(protecting, index)
     place = keep_index(index, path, index_dir)
-    return Shard(path=path, index_path=place, summary=index.summary, is_new=True)
+    return Shard(path=path, index_path=place, summary=index.summary, is_new=True, changes=changes)
+
+
+def _changes(old_place: Path | None, new: ShardIndex) -> tuple[str, ...]:
+    old = None if old_place is None else load_index(old_place)
+    return () if old is None else tuple(changed_members(old, new))
+
+
+def _told(first: _Changed, num: int, num_shards: int, key: str) -> str:
+    """The message that shards are not what was checksummed: the first one is read to name how."""
+    try:
+        with ShardFile(first.path) as file:
+            changes = _changes(first.index_path, build_index(file, crc=True))
+    except OSError as error:
+        raise UsageError(f"{key}: {first.path} cannot be read: {error.strerror}") from error
+    named = ", ".join(changes[:_NUM_NAMED])
+    more = f" and {len(changes) - _NUM_NAMED} more" if len(changes) > _NUM_NAMED else ""
+    return (
+        f"{key}: {num} of {num_shards} shards changed since their checksums were made, the first "
+        f"is {first.path} ({named}{more}); fetch it again or, if the change is meant, run: "
+        f"mmtrain data index {first.path}"
+    )
 
 
 _NOT_TARS = {

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mmtrain.data.fingerprint import join_fingerprint
 from mmtrain.data.index_file import load_index
 from mmtrain.data.shard_index import Entry, ShardIndex, build_index
 from mmtrain.data.shard_opening import Shard, open_shards
@@ -85,11 +86,17 @@ class ShardSource:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when a shard's size, keys or layout do, or their order; not with their folder."""
-        hashed = hashlib.blake2b(digest_size=16)
-        for shard in self.shards:
-            hashed.update(f"{shard.summary.shard_bytes} {shard.summary.index_hash}\n".encode())
-        return hashed.hexdigest()
+        """Changes when a shard's size, keys or layout do, or their order; not with their folder.
+
+        Where all shards have checksums, with their contents too.
+        """
+        layout, content = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+        summaries = [shard.summary for shard in self.shards]
+        for summary in summaries:
+            layout.update(f"{summary.shard_bytes} {summary.index_hash}\n".encode())
+            content.update(f"{summary.crc_hash}\n".encode())
+        has_crc = all(summary.has_crc for summary in summaries)
+        return join_fingerprint(layout.hexdigest(), content.hexdigest() if has_crc else None)
 
     def locate(self, sample: int) -> tuple[Shard, int]:
         """The shard of a sample and its number in there."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mmtrain.data.fingerprint import same_data
 from mmtrain.errors import UsageError
 from mmtrain.eval.embed_files import features_file, write_piece
 from mmtrain.files import replace_file
@@ -79,7 +80,7 @@ class EmbedFolder:
     def _refuse_other_job(self, described: Path) -> None:
         try:
             before = json.loads(described.read_text(encoding="utf-8"))
-            other = [key for key in _SAME_JOB if before.get(key) != self.job[key]]
+            other = [key for key in _SAME_JOB if not self._is_same(key, before.get(key))]
         except (ValueError, AttributeError) as error:
             raise UsageError(f"{described} is damaged ({error}); name a new folder") from error
         if other:
@@ -87,6 +88,11 @@ class EmbedFolder:
                 f"out = {self.path} holds embeddings made with another {', '.join(other)}; name a "
                 "new folder"
             )
+
+    def _is_same(self, key: str, before: Any) -> bool:
+        if key == "data_fingerprint":
+            return same_data(str(before), self.job[key])
+        return before == self.job[key]
 
     def save(
         self, number: int, features: np.ndarray, keys: Sequence[str], skipped: Sequence[Skipped]

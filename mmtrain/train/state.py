@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmtrain.data.bad_samples import BadSampleLog
+from mmtrain.data.fingerprint import same_data
 from mmtrain.errors import UsageError
 from mmtrain.optim import Ema, LossScale, Optimizers
 from mmtrain.parallel import Layout, PipelineSchedule, gather_tensors
@@ -38,7 +39,7 @@ class Identity:
     num_samples: int
     """Samples of data.train."""
     data_fingerprint: str
-    """Of the shards' sizes, keys and order."""
+    """Of the shards' sizes, keys and order, and of their contents where all have checksums."""
 
     def check(self, saved: dict[str, Any], path: Path) -> None:
         """Refuse a checkpoint of another run.
@@ -47,7 +48,9 @@ class Identity:
             UsageError: naming what differs.
         """
         for name, key in _IDENTITY_KEYS.items():
-            if saved.get(name) != getattr(self, name):
+            now, before = getattr(self, name), saved.get(name)
+            is_data = name == "data_fingerprint"
+            if not (same_data(str(before), now) if is_data else before == now):
                 raise UsageError(
                     f"{key} = {getattr(self, name)}, but {path} was saved with "
                     f"{saved.get(name)}: the same steps would see other samples; resume with the "

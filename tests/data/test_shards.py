@@ -1,5 +1,6 @@
 """Shards as one list of samples: patterns, indexes, reading, and files that are wrong."""
 
+import dataclasses
 import errno
 import gzip
 import os
@@ -14,10 +15,11 @@ import webdataset
 from webdataset import tariterators
 
 from mmtrain.data import index_file, shards
+from mmtrain.data.fingerprint import same_data, split_fingerprint
 from mmtrain.data.index_file import load_index, load_summary
-from mmtrain.data.shard_check import index_shards
-from mmtrain.data.shard_patterns import expand_patterns
+from mmtrain.data.shard_check import check_shards, index_shards
 from mmtrain.data.shard_opening import open_shards
+from mmtrain.data.shard_patterns import expand_patterns
 from mmtrain.data.shards import SampleError, ShardSource
 from mmtrain.data.tar_scan import ShardFile
 from mmtrain.errors import UsageError
@@ -270,10 +272,23 @@ def test_the_fingerprint_is_that_of_the_content(folder, tmp_path_factory):
     for path in folder.glob("*.tar"):
         shutil.copy(path, copy)
     assert ShardSource(str(copy)).fingerprint == first
-    index_shards(str(copy), crc=True)
-    assert ShardSource(str(copy)).fingerprint == first
     write_shard(copy / "01.tar", [(f"x{key}", files) for key, files in texts(100, 4)])
-    assert ShardSource(str(copy)).fingerprint != first
+    assert not same_data(first, ShardSource(str(copy)).fingerprint)
+
+
+def test_the_fingerprint_covers_contents_where_there_are_checksums(folder):
+    """Two texts of one length differ only in their checksums."""
+    bare = ShardSource(str(folder)).fingerprint
+    index_shards(str(folder))
+    first = ShardSource(str(folder)).fingerprint
+    assert same_data(bare, first) and same_data(first, bare)
+    assert split_fingerprint(bare)[1] is None and split_fingerprint(first)[1] is not None
+    flip(folder / "01.tar", "100.txt")
+    index_shards(str(folder))
+    changed = ShardSource(str(folder)).fingerprint
+    assert not same_data(first, changed) and same_data(bare, changed)
+    (folder / "02.tar.index").unlink()  # one shard without: nothing is known of all
+    assert ShardSource(str(folder)).fingerprint == bare
 
 
 def cut_shard(path: Path, bytes_left: int) -> None:
@@ -316,14 +331,105 @@ def test_verify_needs_and_uses_checksums(folder):
     index_shards(str(folder), crc=True)
     source = ShardSource(str(folder), verify=True)
     assert all_texts(source) == EXPECTED
-    with tarfile.open(folder / "01.tar") as tar:
-        offset = tar.getmember("102.txt").offset_data
-    with (folder / "01.tar").open("r+b") as file:
-        file.seek(offset)
-        file.write(b"T")
+    flip(folder / "01.tar", "102.txt")
     with pytest.raises(SampleError, match="checksum wrong"):
         source.read(5)
-    assert ShardSource(str(folder)).read(5)["txt"] == b"Text 102"  # unseen without verify
+    # Between the pieces that tell a changed shard: unseen without verify.
+    assert ShardSource(str(folder)).read(5)["txt"] == b"Text 102"
+
+
+def flip(path: Path, member: str) -> None:
+    """Write another first letter into a member."""
+    with tarfile.open(path) as tar:
+        offset = tar.getmember(member).offset_data
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"T")
+
+
+def lose(path: Path) -> None:
+    write_shard(path, texts(100, 3))
+
+
+def add(path: Path) -> None:
+    write_shard(path, texts(100, 5))
+
+
+def repack(path: Path) -> None:
+    write_shard(path, texts(500, 4))
+
+
+CHANGES = [
+    (lambda path: flip(path, "100.txt"), ["100.txt has another content"]),
+    (lambda path: flip(path, "103.txt"), ["103.txt has another content"]),
+    (lose, ["103.txt is gone", "103.json is gone"]),
+    (add, ["104.txt is not in its index"]),
+    (repack, ["100.txt is gone", "and 11 more"]),
+]
+
+
+@pytest.mark.parametrize(("change", "told"), CHANGES)
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize("kept", [None, "indexes"])
+def test_reading_never_replaces_checksums(folder, change, told, verify, kept):
+    index_dir = None if kept is None else str(folder / kept)
+    index_shards(str(folder), index_dir=index_dir)
+    before = {path: path.read_bytes() for path in folder.rglob("*.index")}
+    assert len(before) == 3
+    change(folder / "01.tar")
+    found = check_shards(str(folder), index_dir=index_dir).problems
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"data.train: 1 of 3 shards changed since") as caught:
+            ShardSource(str(folder), verify=verify, index_dir=index_dir)
+        assert all(line in str(caught.value) for line in told), str(caught.value)
+        assert f"mmtrain data index {folder}/01.tar" in str(caught.value)
+    assert {path: path.read_bytes() for path in folder.rglob("*.index")} == before
+    assert check_shards(str(folder), index_dir=index_dir).problems == found != ()
+    report = index_shards(str(folder), index_dir=index_dir)
+    assert set(told) - {"and 11 more"} <= {line.split(": ", 1)[1] for line in report.changes}
+    assert check_shards(str(folder), index_dir=index_dir).problems == ()
+    ShardSource(str(folder), verify=True, index_dir=index_dir)
+
+
+def test_checksums_count_wherever_they_are(folder):
+    """An index without them in the first place hides none with them in the second."""
+    index_shards(str(folder))
+    kept = folder / "indexes"
+    open_shards(str(folder), index_dir=str(kept))
+    assert not kept.exists()
+    beside = {path: path.read_bytes() for path in folder.glob("*.index")}
+    for path in beside:
+        path.unlink()
+    open_shards(str(folder), index_dir=str(kept))
+    for path, data in beside.items():
+        path.write_bytes(data)
+    assert all(shard.summary.has_crc for shard in open_shards(str(folder), index_dir=str(kept)))
+    flip(folder / "01.tar", "100.txt")
+    with pytest.raises(UsageError, match=r"100.txt has another content"):
+        ShardSource(str(folder), index_dir=str(kept))
+    assert check_shards(str(folder), index_dir=str(kept)).problems
+
+
+def test_an_index_of_an_older_version_has_the_same_fingerprint(folder):
+    index_shards(str(folder))
+    first = ShardSource(str(folder)).fingerprint
+    for path in folder.glob("*.index"):
+        index = load_index(path)
+        assert index is not None
+        older = dataclasses.replace(index.summary, crc_hash=None)
+        index_file.save_index(dataclasses.replace(index, summary=older), path)
+    assert ShardSource(str(folder)).fingerprint == first
+
+
+def test_a_flipped_byte_makes_no_other_index(folder):
+    path = open_shards(str(folder))[1].index_path
+    good, data = load_index(path), path.read_bytes()
+    assert good is not None
+    for at in range(0, len(data), 5):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+        read = load_index(path)
+        assert read is None or read.summary == good.summary
+        assert read is None or read.offset_M.tolist() == good.offset_M.tolist()
 
 
 def test_a_hiccup_of_the_disk_is_no_bad_sample(folder, monkeypatch):
