@@ -26,10 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mmtrain.data.decode import MAX_IMAGE_PIXELS, decode_image
-from mmtrain.data.samples import IMAGE_EXTENSIONS
+from mmtrain.data.decode import MAX_IMAGE_PIXELS, decode_image, has_image_name
+from mmtrain.data.sample_error import SampleError
 from mmtrain.data.shard_check import index_shards
-from mmtrain.data.shards import SampleError
 from mmtrain.errors import UsageError
 
 _MAX_PER_SHARD = 10_000
@@ -104,11 +103,10 @@ def find_images(folder: Path) -> dict[str, Path]:
     found = {
         path.relative_to(folder).as_posix(): path
         for path in folder.rglob("*")
-        if path.suffix.lower().lstrip(".") in IMAGE_EXTENSIONS and path.is_file()
+        if has_image_name(path.name) and path.is_file()
     }
     if not found:
-        kinds = ", ".join(f".{extension}" for extension in IMAGE_EXTENSIONS)
-        raise UsageError(f"FOLDER = {folder} holds no image ({kinds}); name another")
+        raise UsageError(f"FOLDER = {folder} holds no file named as an image (.jpg); name another")
     return dict(sorted(found.items()))
 
 

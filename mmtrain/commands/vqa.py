@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmtrain.commands.evaluate import ModelOptions
 from mmtrain.data.decode import open_image
-from mmtrain.data.shards import SampleError
+from mmtrain.data.sample_error import SampleError
 from mmtrain.data.transforms import eval_transform
 from mmtrain.data.vqa import TextForm
 from mmtrain.data.vqa_source import open_questions

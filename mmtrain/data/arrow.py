@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.data.plan import even_pieces
-from mmtrain.data.shards import SampleError
+from mmtrain.data.sample_error import SampleError
 from mmtrain.errors import UsageError
 
 _EXTENSIONS = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp"}

@@ -20,7 +20,8 @@ class DataConfig:
     .jsonl manifest, a folder of class folders of images, a saved Hugging Face data set; or
     `synthetic:N`."""
     image_key: str = "filepath"
-    """Column that holds the image: its path in a manifest, itself in a saved data set."""
+    """Column that holds the image: its path in a manifest, itself in a saved data set. In shards
+    the extension of the images, where they have several or one that images do not have."""
     workers: int = 0
     """Processes per rank that read and decode. 0: the training process itself. The batches do not
     depend on it."""

@@ -1,20 +1,22 @@
-"""JPEG, PNG and WebP bytes to RGB pixels, the same pixels as Pillow's `convert("RGB")`.
+"""Bytes of a still image to RGB pixels, the same pixels as Pillow's `convert("RGB")`.
 
 So alpha is dropped, palettes are looked up, and a camera's EXIF orientation is not applied: what
-open_clip trains on and evaluates with. What Pillow accepts is accepted; what it refuses gets a
-reason.
+open_clip trains on and evaluates with. What Pillow accepts is accepted, told by its content; what
+it refuses gets a reason. Grey of 16 bits, which Pillow would cut off at 255, is scaled to 8 first.
 """
 
 import io
 import warnings
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import TypeVar
 
 import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
-from mmtrain.data.shards import SampleError
+from mmtrain.data.sample_error import SampleError
 
 MAX_IMAGE_PIXELS = 1 << 26
 """Default limit: 67 million pixels take 200 MB; a 9 KB PNG can claim twice that."""
@@ -22,10 +24,32 @@ MAX_IMAGE_PIXELS = 1 << 26
 HIGHEST_MAX_IMAGE_PIXELS = 178_956_970
 """Pillow's own limit, which no setting of ours lifts."""
 
+IMAGE_EXTENSIONS = (
+    *("jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff", "jp2", "j2k", "jpx"),
+    *("j2c", "jpc", "jpe", "jfif", "mpo", "apng", "dib", "ico", "icns", "cur", "ppm", "pgm", "pbm"),
+    *("pnm", "pfm", "tga", "qoi", "pcx", "sgi", "rgb", "psd", "dds", "xbm", "xpm", "image", "img"),
+    *("heic", "heif", "jxl"),
+)
+"""What files of images are called, without the dot; of several in a sample the first here counts.
+The last ones Pillow cannot read by itself: they are told as bad samples, not passed over."""
+
+NO_IMAGE = "no image that Pillow reads (JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, JPEG 2000 ...)"
+"""Why other files cannot be used."""
+
 ReadT = TypeVar("ReadT")
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
-_MAGIC = (b"\xff\xd8", b"\x89PNG", b"RIFF")
+_OTHER_FORMATS = (
+    *("AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "ICO", "DIB", "ICNS", "CUR", "PSD", "QOI"),
+    *("BLP", "DCX", "DDS", "FITS", "FLI", "FTEX", "GBR", "IM", "IMT", "MCIDAS", "MSP", "PCD"),
+    *("PCX", "PIXAR", "SGI", "SPIDER", "SUN", "TGA", "XBM", "XPM", "XVTHUMB"),
+)
+"""Still images, and animations of which the first frame is taken. Never: EPS, which runs
+Ghostscript; WMF, BUFR, GRIB and HDF5, which other programs draw; IPTC, which holds any of these."""
+_CONTAINERS = (b"\0\0\1\0", b"\0\0\2\0", b"icns")
+"""Icons: their headers do not bind the images inside, and Pillow decodes one as it opens them."""
+_PNG = b"\x89PNG\r\n\x1a\n"
+_DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 # The others (CMYK and YCCK) differ from Pillow's pixels by a level.
 _EXACT_COLORSPACES = ("YCbCr", "Gray", "RGB")
 # KeyError: a header cut before the colours are told.
@@ -46,7 +70,7 @@ def decode_image(
     Raises:
         SampleError: no image of these kinds, damaged, or too large.
     """
-    if data[:2] == _MAGIC[0]:
+    if data[:2] == b"\xff\xd8":
         pixels = _decode_jpeg(data, max_pixels, at_least)
         if pixels is not None:
             return pixels
@@ -90,21 +114,54 @@ def open_image(data: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Imag
     return _read_with_pillow(data, max_pixels, _loaded)
 
 
+def has_image_name(name: str) -> bool:
+    """Whether a file is called as images are."""
+    return PurePath(name).suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS
+
+
+def is_image(data: bytes) -> bool:
+    """Whether the header is one of an image that is decoded here."""
+    if _is_common(data):
+        return True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=_OTHER_FORMATS):
+                return True
+    except Exception:  # no image makes Pillow raise nearly anything
+        return False
+
+
+def _is_common(data: bytes) -> bool:
+    is_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+    return is_webp or data.startswith((b"\xff\xd8", b"\x89PNG"))
+
+
 def _loaded(image: Image.Image) -> Image.Image:
     image.load()
-    return image
+    # A file of several frames would be asked for the next one when it is closed already.
+    image = _of_eight_bits(image)
+    return image if image.format in _FORMATS else image.copy()
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    return np.array(_of_eight_bits(image).convert("RGB"))
 
 
 def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:
-    return _read_with_pillow(data, max_pixels, lambda image: np.array(image.convert("RGB")))
+    return _read_with_pillow(data, max_pixels, _rgb)
 
 
 def _read_with_pillow(data: bytes, max_pixels: int, read: Callable[[Image.Image], ReadT]) -> ReadT:
+    is_common = _is_common(data)
     try:
         # Pillow warns of images that it finds large and of odd palettes; we judge the size here.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            formats = _FORMATS if is_common else _OTHER_FORMATS
+            if data.startswith(_CONTAINERS):
+                _refuse_large_inside(data, max_pixels)
+            with Image.open(io.BytesIO(data), formats=formats) as image:
                 _refuse_large(image.height, image.width, max_pixels)
                 return read(image)
     except (SampleError, MemoryError):
@@ -112,16 +169,62 @@ def _read_with_pillow(data: bytes, max_pixels: int, read: Callable[[Image.Image]
     except Image.DecompressionBombError as error:
         raise SampleError("image too large") from error
     except UnidentifiedImageError as error:
-        known = data.startswith(_MAGIC)
-        raise SampleError("image corrupt" if known else "no JPEG, PNG or WebP image") from error
+        raise SampleError("image corrupt" if is_common else NO_IMAGE) from error
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
         cut = "truncated" in str(error).lower()
         raise SampleError("image truncated" if cut else "image corrupt") from error
 
 
+def _of_eight_bits(image: Image.Image) -> Image.Image:
+    """Deep grey as 8 bits, the high ones, as Pillow takes them of colours; others as they are."""
+    if image.mode == "LAB":
+        raise SampleError("image of CIELAB colours, which are not converted")
+    if image.mode not in _DEEP_MODES:
+        return image
+    values_HW = np.asarray(image)
+    white = _white(image, values_HW)
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0:
+        values_HW = white - values_HW  # Pillow inverts 8 bits only
+    if image.mode == "F":
+        grey_HW = np.rint(values_HW * (255 / white))
+    else:
+        grey_HW = values_HW.astype(np.int64) * 256 // (white + 1)
+    return Image.fromarray(grey_HW.astype(np.uint8))
+
+
+def _white(image: Image.Image, values_HW: np.ndarray) -> int:
+    """The value that is white.
+
+    Raises:
+        SampleError: numbers of 32 bits that are on no scale for images.
+    """
+    if image.mode.startswith("I;16"):
+        bits = image.tag_v2.get(BITSPERSAMPLE, (16,)) if isinstance(image, TiffImageFile) else (16,)
+        return (1 << int(bits[0])) - 1
+    if image.mode == "I" and image.format in ("PNG", "PPM"):
+        return (1 << 16) - 1
+    # 32 bits may hold anything: the smallest of the usual scales that holds all pixels.
+    low, high = float(values_HW.min()), float(values_HW.max())
+    for white in (1, 255, 65535)[image.mode == "I" :]:
+        if low >= 0 and high <= white:
+            return white
+    raise SampleError("pixels of 32 bits on another scale than 0 to 1, 255 or 65535")
+
+
 def _refuse_large(height: int, width: int, max_pixels: int) -> None:
     if height * width > max_pixels:
         raise SampleError("image too large")
+    if height * width == 0:
+        raise SampleError("image corrupt")
+
+
+def _refuse_large_inside(data: bytes, max_pixels: int) -> None:
+    """Judge the PNGs in a container by their own headers."""
+    at = data.find(_PNG)
+    while at >= 0:
+        width, height = data[at + 16 : at + 20], data[at + 20 : at + 24]
+        _refuse_large(int.from_bytes(height), int.from_bytes(width), max_pixels)
+        at = data.find(_PNG, at + 1)
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:

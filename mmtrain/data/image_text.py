@@ -17,8 +17,8 @@ from mmtrain.data.config import DataConfig
 from mmtrain.data.fingerprint import join_fingerprint, split_fingerprint
 from mmtrain.data.plan import PADDING, BatchPlan, EpochPlan, Rows
 from mmtrain.data.randomness import uniform
+from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import NO_CAPTION, NUM_CAPTION_DRAWS, UNIQUE, Sample, SampleReader
-from mmtrain.data.shards import SampleError
 from mmtrain.data.sources import SampleSource, open_source
 from mmtrain.data.tokenizer import Tokenizer
 from mmtrain.data.transforms import PreprocessConfig, TrainTransform

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmtrain.data.plan import even_pieces
-from mmtrain.data.shards import SampleError
+from mmtrain.data.sample_error import SampleError
 from mmtrain.errors import UsageError
 
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl")

@@ -12,12 +12,16 @@ from PIL import Image
 from torch import Tensor
 
 from mmtrain.data.batch import SampleMeta
-from mmtrain.data.decode import MAX_IMAGE_PIXELS, decode_image
-from mmtrain.data.shards import SampleError
+from mmtrain.data.decode import IMAGE_EXTENSIONS, MAX_IMAGE_PIXELS, decode_image, is_image
+from mmtrain.data.sample_error import SampleError
 from mmtrain.data.sources import SampleSource
 from mmtrain.data.transforms import EvalTransform, TrainTransform
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+_IMAGES = frozenset(IMAGE_EXTENSIONS)
+_TEXTS = {"txt", "json", "cls"}
+
+_NO_LABELS = {"", "null", "none", "nan", "nat", "<na>", "[]", "{}"}
+
 UNIQUE = -1
 """The label of a sample that shares its concept with no other."""
 
@@ -74,7 +78,7 @@ class SampleReader:
         self.label_key = label_key
         self._transform = transform
         self._max_pixels, self._at_least = max_pixels, at_least
-        self._wanted = {*IMAGE_EXTENSIONS}
+        self._wanted = set(_IMAGES)
         if "txt" in captions:
             self._wanted.add("txt")
         if label_key is not None or keep_fields or captions.keys() - {"txt"}:
@@ -95,11 +99,13 @@ class SampleReader:
             OSError: the shard cannot be read, tried several times.
         """
         members = self.source.read(sample, self._wanted)
+        if not members.keys() & _IMAGES:
+            members = self.source.read(sample)  # its image may be under any name
         fields = json_fields(members.get("json"))
         found = {name: _captions(name, members, fields) for name in self.captions}
         caption = self._draw_caption(found, caption_draws) if self.captions else ""
         pixels = decode_image(
-            _image_file(members), max_pixels=self._max_pixels, at_least=self._at_least
+            image_file(members), max_pixels=self._max_pixels, at_least=self._at_least
         )
         return Sample(
             key=self.source.key(sample),
@@ -137,12 +143,12 @@ class SampleReader:
         return texts[int(draws[1] * len(texts))]
 
     def has_label(self, sample: int) -> bool:
-        """Whether the .json has the label's field; False where it cannot be used."""
+        """Whether the .json has a label in its field; False where it cannot be used."""
         try:
             fields = json_fields(self.source.read(sample, {"json"}).get("json"))
         except SampleError:
             return False
-        return self.label_key is not None and fields.get(self.label_key) is not None
+        return self.label_key is not None and label_of(fields.get(self.label_key)) != UNIQUE
 
     def describe(self, sample: int) -> str:
         """What a sample has, for the message that nothing wanted was found."""
@@ -161,19 +167,36 @@ class SampleReader:
 
 
 def label_of(value: Any) -> int:
-    """A label that is the same on every machine: 63 bits of a hash; -1 for None."""
-    if value is None:
-        return UNIQUE
+    """A label that is the same on every machine: 63 bits of a hash; -1 where there is none.
+
+    None are null, NaN, blank text, an empty list, and the words that tables are written with for
+    these. Whole numbers are the same with and without a point: a column with gaps has them so.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    if text.strip().lower() in _NO_LABELS:
+        return UNIQUE
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
-def _image_file(members: Mapping[str, bytes]) -> bytes:
+def image_file(members: Mapping[str, bytes]) -> bytes:
+    """The image among a sample's files: by its extension, or else by its content.
+
+    Raises:
+        SampleError: there is none, or there are several of unknown extensions.
+    """
     for extension in IMAGE_EXTENSIONS:
         if extension in members:
             return members[extension]
-    raise SampleError("no image")
+    found = [name for name in members.keys() - _TEXTS if is_image(members[name])]
+    if len(found) > 1:
+        names = ", ".join(f".{name}" for name in sorted(found))
+        raise SampleError(f"several images ({names}); name one by image_key")
+    if not found:
+        raise SampleError("no image")
+    return members[found[0]]
 
 
 def json_fields(data: bytes | None) -> dict[str, Any]:

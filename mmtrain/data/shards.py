@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mmtrain.data.decode import IMAGE_EXTENSIONS
 from mmtrain.data.fingerprint import join_fingerprint
 from mmtrain.data.index_file import load_index
+from mmtrain.data.sample_error import SampleError
 from mmtrain.data.shard_index import Entry, ShardIndex, build_index
 from mmtrain.data.shard_opening import Shard, open_shards
 from mmtrain.data.tar_header import BLOCK
@@ -24,10 +26,6 @@ _RETRY_AFTER = (0.1, 1.0)
 """Seconds before a read that failed is tried again: a network disk's hiccup is no bad sample."""
 
 
-class SampleError(Exception):
-    """Why one sample cannot be used: a short reason that can be counted."""
-
-
 class ShardSource:
     """All samples of some shards, in the order of the shards and of the samples inside them.
 
@@ -39,6 +37,8 @@ class ShardSource:
             where that cannot be written.
         verify: check every member against its checksum, which the index must have.
         on_damage: whether a shard with damage stops the run or the rest of it is used.
+        image_key: the extension of the images, where it is none that images have, or one of
+            several; they are handed on as `image`.
         key: the setting that `patterns` came from, for messages.
 
     Raises:
@@ -53,10 +53,11 @@ class ShardSource:
         index_dir: str | None = None,
         verify: bool = False,
         on_damage: OnDamage = "stop",
+        image_key: str | None = None,
         key: str = "data.train",
     ):
         self.shards = open_shards(patterns, index_dir=index_dir, key=key)
-        self.verify = verify
+        self.verify, self.image_key = verify, image_key
         self.shard_sizes = [shard.summary.num_samples for shard in self.shards]
         self._end_S = np.cumsum(self.shard_sizes, dtype=np.int64)
         self.num_samples = int(self._end_S[-1])
@@ -120,10 +121,14 @@ class ShardSource:
             OSError: the shard cannot be read, tried several times.
         """
         number, inside = self._locate(sample)
-        _, index = self._opened(number)
+        entries = self._opened(number)[1].members(inside)
+        if self.image_key in entries:
+            image = entries.pop(self.image_key)
+            entries = {k: v for k, v in entries.items() if k not in IMAGE_EXTENSIONS}
+            entries["image"] = image
         return {
             extension: self._read_member(number, entry)
-            for extension, entry in index.members(inside).items()
+            for extension, entry in entries.items()
             if wanted is None or extension in wanted
         }
 

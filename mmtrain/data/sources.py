@@ -22,13 +22,14 @@ import numpy as np
 from PIL import Image
 
 from mmtrain.data.arrow import ArrowSource, is_arrow_folder
+from mmtrain.data.decode import has_image_name
 from mmtrain.data.manifest import MANIFEST_SUFFIXES, ManifestSource
 from mmtrain.data.plan import even_pieces
-from mmtrain.data.shards import OnDamage, SampleError, ShardSource
+from mmtrain.data.sample_error import SampleError
+from mmtrain.data.shards import OnDamage, ShardSource
 from mmtrain.data.torchvision_sets import TORCHVISION, TorchvisionSource
 from mmtrain.errors import UsageError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 SYNTHETIC = "synthetic:"
 
 
@@ -99,7 +100,12 @@ def open_source(
         source = ImageFolderSource(path, key=key)
     if source is None:
         return ShardSource(
-            patterns, index_dir=index_dir, verify=verify, on_damage=on_damage, key=key
+            patterns,
+            index_dir=index_dir,
+            verify=verify,
+            on_damage=on_damage,
+            image_key=image_key,
+            key=key,
         )
     if verify:
         raise UsageError(
@@ -111,7 +117,7 @@ def open_source(
 
 def _has_class_folders(folder: Path) -> bool:
     return any(
-        file.suffix.lower() in IMAGE_SUFFIXES
+        has_image_name(file.name)
         for child in sorted(folder.iterdir())
         if child.is_dir()
         for file in child.iterdir()
@@ -135,7 +141,7 @@ class ImageFolderSource:
         sizes = hashlib.blake2b(digest_size=16)
         for name in self.classes:
             for file in sorted((folder / name).rglob("*")):
-                if file.suffix.lower() in IMAGE_SUFFIXES:
+                if has_image_name(file.name):
                     relative = file.relative_to(folder).as_posix()
                     self._files.append(relative)
                     sizes.update(f"{relative} {file.stat().st_size}\n".encode())

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from mmtrain.data.plan import even_pieces
-from mmtrain.data.shards import SampleError
+from mmtrain.data.sample_error import SampleError
 from mmtrain.errors import UsageError
 
 TORCHVISION = "torchvision:"

@@ -11,8 +11,8 @@ from mmtrain.data.batch import SampleBatch
 from mmtrain.data.config import DataConfig
 from mmtrain.data.image_text import NumberedData
 from mmtrain.data.randomness import uniform
+from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import Sample, SampleReader
-from mmtrain.data.shards import SampleError
 from mmtrain.data.sources import SampleSource
 from mmtrain.data.tokenizer import Tokenizer
 from mmtrain.data.transforms import PreprocessConfig, TrainTransform

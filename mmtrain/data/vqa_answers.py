@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import json_fields
-from mmtrain.data.shards import SampleError
 from mmtrain.data.sources import SampleSource
 from mmtrain.data.vqa_files import Question, questions_from_json
 from mmtrain.data.vqa_text import normalize_answer

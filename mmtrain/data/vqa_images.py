@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from mmtrain.data.sources import IMAGE_SUFFIXES
+from mmtrain.data.decode import has_image_name
 from mmtrain.errors import UsageError
 
 _COCO = re.compile(r"(?:(?:COCO|abstract_v\d+)_([a-z]+\d{4})_)?(\d{12})")
@@ -67,7 +67,7 @@ class ImageFolder:
     def why_missing(self, image_id: str) -> str:
         """Under which names an image was looked for, and what is there instead."""
         stem = _stem(image_id)
-        suffix = image_id.removeprefix(stem) or IMAGE_SUFFIXES[0]
+        suffix = image_id.removeprefix(stem) or ".jpg"
         looked, others = [stem + suffix], []
         if _NUMBER.fullmatch(stem):
             number = int(stem)
@@ -97,7 +97,7 @@ def coco_split(subtype: object) -> str | None:
 
 
 def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES)
+    return has_image_name(name)
 
 
 def _stem(name: str) -> str:

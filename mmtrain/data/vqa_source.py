@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmtrain.data.config import DataConfig
 from mmtrain.data.plan import even_pieces
-from mmtrain.data.shards import SampleError
+from mmtrain.data.sample_error import SampleError
 from mmtrain.data.sources import SampleSource, open_source
 from mmtrain.data.vqa_files import EASY_VQA, QuestionedImage, read_questions
 from mmtrain.errors import UsageError

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from mmtrain.collectives import rank_and_size
+from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import json_fields
-from mmtrain.data.shards import SampleError
 from mmtrain.data.sources import SampleSource
 from mmtrain.data.tokenizer import Tokenizer
 from mmtrain.data.transforms import PreprocessConfig

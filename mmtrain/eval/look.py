@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmtrain.data.shards import SampleError
+from mmtrain.data.sample_error import SampleError
 from mmtrain.data.sources import SampleSource
 from mmtrain.data.transforms import EvalTransform, eval_transform
 from mmtrain.errors import UsageError

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mmtrain.collectives import sum_
-from mmtrain.data.shards import SampleError
+from mmtrain.data.sample_error import SampleError
 from mmtrain.data.sources import SampleSource
 from mmtrain.eval.encode import Encoder, encode_texts
 from mmtrain.eval.examples import pick_examples

@@ -16,8 +16,8 @@ from mmtrain.collectives import sum_
 from mmtrain.data import sources
 from mmtrain.data.config import DataConfig
 from mmtrain.data.decode import open_image
-from mmtrain.data.samples import IMAGE_EXTENSIONS
-from mmtrain.data.shards import SampleError
+from mmtrain.data.sample_error import SampleError
+from mmtrain.data.samples import image_file
 from mmtrain.data.sources import SampleSource
 from mmtrain.data.transforms import PreprocessConfig, eval_transform
 from mmtrain.data.workers import iterate_batches
@@ -140,10 +140,7 @@ def decode_sample(members: Members) -> Image.Image:
     Raises:
         SampleError: it has none, or one that is damaged or too large.
     """
-    for extension in IMAGE_EXTENSIONS:
-        if extension in members:
-            return open_image(members[extension])
-    raise SampleError("no image")
+    return open_image(image_file(members))
 
 
 def open_source(

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mmtrain.data.config import DataConfig
 from mmtrain.data.decode import decode_image
-from mmtrain.data.samples import IMAGE_EXTENSIONS
-from mmtrain.data.shards import SampleError
+from mmtrain.data.sample_error import SampleError
+from mmtrain.data.samples import image_file
 from mmtrain.data.sources import SampleSource, open_source
 from mmtrain.data.transforms import eval_transform
 from mmtrain.errors import UsageError
@@ -95,8 +95,7 @@ class ImageIndex:
         Raises:
             SampleError, OSError, UsageError: it cannot be read.
         """
-        members = self.members(number)
-        data = next((members[name] for name in IMAGE_EXTENSIONS if name in members), b"")
+        data = image_file(self.members(number))
         return thumbnail(Image.fromarray(decode_image(data, at_least=PICTURE_SIDE)))
 
 

@@ -17,10 +17,11 @@ from webdataset import tariterators
 from mmtrain.data import index_file, shards
 from mmtrain.data.fingerprint import same_data, split_fingerprint
 from mmtrain.data.index_file import load_index, load_summary
+from mmtrain.data.sample_error import SampleError
 from mmtrain.data.shard_check import check_shards, index_shards
 from mmtrain.data.shard_opening import open_shards
 from mmtrain.data.shard_patterns import expand_patterns
-from mmtrain.data.shards import SampleError, ShardSource
+from mmtrain.data.shards import ShardSource
 from mmtrain.data.tar_scan import ShardFile
 from mmtrain.errors import UsageError
 from tests.data.shard_files import write_shard

@@ -12,7 +12,8 @@ from PIL import Image
 
 from mmtrain.data.config import DataConfig
 from mmtrain.data.image_text import ImageTextData
-from mmtrain.data.shards import SampleError, ShardSource
+from mmtrain.data.sample_error import SampleError
+from mmtrain.data.shards import ShardSource
 from mmtrain.data.sources import ImageFolderSource, open_source
 from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer
 from mmtrain.data.transforms import PreprocessConfig

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
-from mmtrain.data.shards import SampleError
+from mmtrain.data.sample_error import SampleError
 from mmtrain.data.sources import open_source
 from mmtrain.data.torchvision_sets import KNOWN, TorchvisionSource
 from mmtrain.errors import UsageError

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmtrain.data.shards import SampleError
+from mmtrain.data.sample_error import SampleError
 from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.eval.samples import EvalBatches, decode_sample, encoded_batches, open_source, spans
 from tests.data.shard_files import encoded, picture, write_shard
@@ -52,12 +52,12 @@ def png_that_claims(width: int, height: int) -> bytes:
         (png_that_claims(9_000, 9_000), "image too large"),
         (encoded(picture((60, 60)), "JPEG")[:-200], "image truncated"),
         (encoded(picture((60, 60)), "PNG")[:-200], "image truncated"),
-        (b"GIF89a" + bytes(30), "no JPEG, PNG or WebP image"),
-        (b"", "no JPEG, PNG or WebP image"),
+        (b"GIF89a" + bytes(30), "no image that Pillow reads"),
+        (b"", "no image that Pillow reads"),
     ],
 )
 def test_what_pillow_refuses_gets_a_reason(data: bytes, reason: str) -> None:
-    with pytest.raises(SampleError, match=f"^{reason}$"):
+    with pytest.raises(SampleError, match=f"^{reason}"):
         decode_sample({"png": data})
 
 

@@ -145,7 +145,7 @@ def test_fingerprints_tell_data_and_classes_apart(tmp_path: Path) -> None:
         ({"json": b"[" * 100_000}, "its .json cannot be read"),
         ({}, "it has neither a .concept nor a .json"),
         ({"png": b"\x89PNG no", "json": {"concept": 0}}, "image corrupt"),
-        ({"png": b"<html>", "json": {"concept": 0}}, "no JPEG, PNG or WebP image"),
+        ({"png": b"<html>", "json": {"concept": 0}}, "no image that Pillow reads"),
         ({"png": None, "json": {"concept": 0}}, "no image"),
     ],
 )

@@ -198,8 +198,8 @@ def png_header(width: int, height: int) -> bytes:
     ("data", "told"),
     [
         (b"", "the image is empty"),
-        (b"<html>not an image</html>", "no JPEG, PNG or WebP image"),
-        (b"GIF89a" + bytes(64), "no JPEG, PNG or WebP image"),
+        (b"<html>not an image</html>", "no image that Pillow reads"),
+        (b"GIF89a" + bytes(64), "no image that Pillow reads"),
         (png_header(60_000, 60_000), "image too large (at most 67 million pixels)"),
         (png_header(12_000, 12_000), "image too large (at most 67 million pixels)"),
         (png_header(64, 64), "image truncated"),

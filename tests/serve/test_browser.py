@@ -160,7 +160,7 @@ def test_an_image_that_was_found(page: Page) -> None:
 def test_what_is_no_image(page: Page) -> None:
     error = page.locator("#look-error")
     drop(page, b"<svg xmlns='x'/>")
-    expect(error).to_contain_text("no JPEG, PNG or WebP image")
+    expect(error).to_contain_text("no image that Pillow reads")
     drop(page, size=40 << 20)
     expect(error).to_have_text("That file is too large: 42 MB; at most 32 MB.")
     drop(page, encoded(picture(), "PNG"))
