@@ -123,6 +123,8 @@ class VqaEvalConfig:
     """The set's file of questions, as vqa.data.questions."""
     annotations: str | None = None
     """VQAv2's file of answers."""
+    choices: str | None = None
+    """GQA's choices file, for validity and plausibility."""
     head: Head | None = None
     """classify or generate, of a model that has both. None: classify where it is there."""
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmtrain.data.vqa_files import questions_from_json
+from mmtrain.data.vqa_question import questions_from_json
 from mmtrain.data.vqa_source import open_questions
 from tools.make_shapes_vqa import BELONGS, COLOURS, main
 

@@ -28,7 +28,7 @@ from typing import NoReturn
 
 from PIL import Image, ImageDraw
 
-from mmtrain.data.vqa_files import Question
+from mmtrain.data.vqa_question import Question
 from mmtrain.errors import UsageError
 
 SHAPES = ("circle", "square", "triangle")

@@ -6,7 +6,7 @@ from typing import Any
 
 from mmtrain.cli.model_options import add_data, add_model, add_running, model_options
 from mmtrain.cli.parser import Parser, add_command, add_group, at_least, positive
-from mmtrain.cli.vqa import add_eval_vqa
+from mmtrain.cli.vqa import add_eval_answers, add_eval_vqa
 
 
 def add_eval(commands: Any) -> None:
@@ -17,6 +17,7 @@ def add_eval(commands: Any) -> None:
     _add_linear_probe(kinds)
     _add_knn(kinds)
     add_eval_vqa(kinds)
+    add_eval_answers(kinds)
 
 
 def _add_zero_shot(kinds: Any) -> None:

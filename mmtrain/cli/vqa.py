@@ -1,4 +1,4 @@
-"""`mmtrain ask`, `mmtrain eval vqa` and `mmtrain data vqa`."""
+"""`mmtrain ask`, `mmtrain eval vqa`, `mmtrain eval answers` and `mmtrain data vqa`."""
 
 import argparse
 from pathlib import Path
@@ -36,20 +36,40 @@ def add_eval_vqa(kinds: Any) -> None:
     vqa.add_argument("--data", nargs="+", required=True, metavar="DATA", help=_IMAGES)
     _add_files(vqa)
     _add_head(vqa)
-    vqa.add_argument(
-        "--mode",
-        choices=("official", "evalai", "exact"),
-        default="official",
-        help="how answers are compared where there are several annotators (%(default)s)",
-    )
+    _add_comparing(vqa)
     vqa.add_argument(
         "--probes", action="store_true", help="also ask without the image, and without the question"
     )
     vqa.add_argument(
         "--predictions", type=Path, metavar="FILE", help="the answers, as the official servers want"
     )
-    vqa.add_argument("--out", type=Path, required=True, metavar="FILE", help="the result, as JSON")
+    vqa.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the result, as JSON; with --predictions it may be left out",
+    )
     add_running(vqa)
+
+
+def add_eval_answers(kinds: Any) -> None:
+    """The kind of evaluation that needs no model."""
+    answers = add_command(
+        kinds, "answers", "judge a file of answers, whoever gave them", _eval_answers
+    )
+    answers.add_argument(
+        "--predictions",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the answers, as the official servers want them: [{question_id, answer}] of VQAv2 and "
+        "easy-VQA, [{image, answer}] of VizWiz, [{questionId, prediction}] of GQA",
+    )
+    _add_files(answers, needed=True)
+    _add_comparing(answers)
+    answers.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="the result, as JSON"
+    )
 
 
 def add_data_vqa(actions: Any) -> None:
@@ -63,9 +83,28 @@ def add_data_vqa(actions: Any) -> None:
     )
 
 
-def _add_files(parser: Parser) -> None:
+def _add_comparing(parser: Parser) -> None:
     parser.add_argument(
-        "--questions", metavar="FILE", help="questions of VQAv2, VizWiz, GQA or easy-VQA"
+        "--choices",
+        type=Path,
+        metavar="FILE",
+        help="GQA's choices, for validity and plausibility",
+    )
+    parser.add_argument(
+        "--mode",
+        choices=("official", "evalai", "exact"),
+        default="official",
+        help="how answers are compared where there are several annotators (%(default)s)",
+    )
+
+
+def _add_files(parser: Parser, *, needed: bool = False) -> None:
+    of_package = ", or easy_vqa:test" if needed else ""
+    parser.add_argument(
+        "--questions",
+        required=needed,
+        metavar="FILE",
+        help=f"questions of VQAv2, VizWiz, GQA or easy-VQA{of_package}",
     )
     parser.add_argument("--annotations", metavar="FILE", help="VQAv2's file of answers")
 
@@ -101,7 +140,21 @@ def _eval_vqa(arguments: argparse.Namespace) -> None:
         head=arguments.head,
         mode=arguments.mode,
         probes=arguments.probes,
+        choices=arguments.choices,
         predictions=arguments.predictions,
+        out=arguments.out,
+    )
+
+
+def _eval_answers(arguments: argparse.Namespace) -> None:
+    from mmtrain.commands.answers import eval_answers_command
+
+    eval_answers_command(
+        predictions=arguments.predictions,
+        questions=arguments.questions,
+        annotations=arguments.annotations,
+        choices=arguments.choices,
+        mode=arguments.mode,
         out=arguments.out,
     )
 

@@ -9,18 +9,21 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
+from mmtrain.commands.answers import show_figures
 from mmtrain.commands.evaluate import ModelOptions
 from mmtrain.data.decode import open_image
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.transforms import eval_transform
 from mmtrain.data.vqa import TextForm
-from mmtrain.data.vqa_source import open_questions
+from mmtrain.data.vqa_predictions import write_predictions
+from mmtrain.data.vqa_source import open_questions, refuse_unanswered
 from mmtrain.errors import UsageError
 from mmtrain.eval.answering import Answerer, answer_all, answer_texts, choice_probabilities
 from mmtrain.eval.result import write_result
 from mmtrain.eval.vqa import Mode
 from mmtrain.eval.vqa_attention import look, overlay
-from mmtrain.eval.vqa_result import PROBES, evaluate_vqa, write_predictions
+from mmtrain.eval.vqa_gqa import read_choices
+from mmtrain.eval.vqa_result import PROBES, evaluate_vqa
 from mmtrain.models.vqa import Asked, Head
 from mmtrain.parallel import ParallelConfig, build_layout, pick_device
 from mmtrain.vqa import load_vqa
@@ -53,31 +56,59 @@ def eval_vqa_command(
     head: Head | None,
     mode: Mode,
     probes: bool,
+    choices: Path | None,
     predictions: Path | None,
-    out: Path,
+    out: Path | None,
 ) -> None:
-    """`mmtrain eval vqa`, alone or under torchrun."""
-    if out.suffix != ".json":
-        raise UsageError(f"out = {out} must end in .json")
+    """`mmtrain eval vqa`, alone or under torchrun.
+
+    Every question is asked once, whatever is written of it. A set without answers, as official
+    servers keep theirs, gives predictions and no figures.
+    """
+    _refuse_outputs(predictions, out, probes=probes, choices=choices)
+    listed = None if choices is None else read_choices(choices)
     source = open_questions(data, questions=questions, annotations=annotations, key="data")
+    if predictions is None:
+        refuse_unanswered(source)
     answerer = _answerer(model, head)
-    if predictions is not None:
-        answered = answer_all(answerer, source)
+    answered = answer_all(answerer, source)
+    if predictions is not None and answerer.is_main:
+        write_predictions(predictions, answered)
+        print(f"wrote {predictions}")
+    if predictions is not None and not any(one.question.answers for one in answered):
         if answerer.is_main:
-            write_predictions(predictions, answered)
-            print(f"wrote {predictions}")
-    result = evaluate_vqa(answerer, source, mode=mode, probes=PROBES if probes else ())
-    if answerer.is_main:
-        write_result(out, result)
-        for key, value in result.figures.items():
-            if isinstance(value, float):
-                print(f"{key:24} {value:.2%}")
-        for name in ("per_answer_type", "per_question_type"):
-            for kind, value in result.figures.get(name, {}).items():
-                print(f"  {kind:22} {value:.2%}")
-        print(f"{'num_questions':24} {result.figures['num_questions']:,}\nwrote {out}")
+            unwritten = "" if out is None else f"; {out} is not written"
+            print(f"the set has no answers to compare with, so there are no figures{unwritten}")
+    elif out is not None:
+        result = evaluate_vqa(
+            answerer,
+            source,
+            mode=mode,
+            probes=PROBES if probes else (),
+            choices=listed,
+            answered=answered,
+        )
+        if answerer.is_main:
+            write_result(out, result)
+            show_figures(result.figures)
+            print(f"wrote {out}")
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _refuse_outputs(
+    predictions: Path | None, out: Path | None, *, probes: bool, choices: Path | None
+) -> None:
+    """Before anything is computed for them."""
+    if out is None and predictions is None:
+        raise UsageError("name --out, for the figures, or --predictions, for the answers")
+    if out is not None and out.suffix != ".json":
+        raise UsageError(f"out = {out} must end in .json")
+    for option, given in (("--probes", probes), ("--choices", choices is not None)):
+        if given and out is None:
+            raise UsageError(
+                f"{option} has no effect without --out; name it, or leave {option} out"
+            )
 
 
 def ask_command(

@@ -16,10 +16,9 @@ from mmtrain.data.samples import Sample, SampleReader
 from mmtrain.data.sources import SampleSource
 from mmtrain.data.tokenizer import Tokenizer
 from mmtrain.data.transforms import PreprocessConfig, TrainTransform
-from mmtrain.data.vqa_answers import AnswerVocabulary, answer_scores
-from mmtrain.data.vqa_files import Question, questions_from_json
+from mmtrain.data.vqa_answers import AnswerVocabulary, answer_scores, compared_form
+from mmtrain.data.vqa_question import Question, questions_from_json
 from mmtrain.data.vqa_source import open_questions
-from mmtrain.data.vqa_text import normalize_answer
 from mmtrain.errors import UsageError
 
 NO_ANSWER = -1
@@ -287,7 +286,7 @@ class VqaData(NumberedData[VqaBatch]):
             if question is None
             else [
                 (self._answer_ids[answer], score)
-                for answer, score in answer_scores(question.answers).items()
+                for answer, score in answer_scores(question).items()
                 if answer in self._answer_ids
             ]
             for question in asked
@@ -305,4 +304,5 @@ def _pair(question: Question | None, draw: float) -> tuple[str, str]:
     """A question and one of its answers, each annotator's as likely as the others'."""
     if question is None:
         return "", ""
-    return question.question, normalize_answer(question.answers[int(draw * len(question.answers))])
+    answer = question.answers[int(draw * len(question.answers))]
+    return question.question, compared_form(question, answer)

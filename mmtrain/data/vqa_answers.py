@@ -1,24 +1,30 @@
 """The answers that a classifier chooses among, and how right each of them is."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import json_fields
 from mmtrain.data.sources import SampleSource
-from mmtrain.data.vqa_files import Question, questions_from_json
+from mmtrain.data.vqa_question import Question, questions_from_json
 from mmtrain.data.vqa_text import normalize_answer
 
 
-def answer_scores(answers: Sequence[str]) -> dict[str, float]:
-    """What each normalised answer would score: its official accuracy where there are several
-    annotators, 1 where there is one answer.
+def compared_form(question: Question, answer: str) -> str:
+    """An answer as the question's official evaluation compares it: GQA's as it is, else
+    normalised."""
+    return answer if question.form == "gqa" else normalize_answer(answer)
+
+
+def answer_scores(question: Question) -> dict[str, float]:
+    """What each answer, in the form that is compared, would score: its official accuracy where
+    there are several annotators, 1 where there is one answer.
 
     With n of k annotators behind it, an answer meets n - 1 others in n of the k leave-one-out sets
     and n in the rest (Goyal et al. 2017, arXiv:1612.00837); for k = 10 that is 0.3, 0.6, 0.9, 1.
     """
-    counts = Counter(normalize_answer(answer) for answer in answers)
+    counts = Counter(compared_form(question, answer) for answer in question.answers)
     total = counts.total()
     if total == 1:
         return dict.fromkeys(counts, 1.0)
@@ -33,7 +39,7 @@ class AnswerVocabulary:
     """The answers of a classifier, in the order of its logits."""
 
     answers: tuple[str, ...]
-    """Normalised, the most frequent first."""
+    """In the form that is compared, the most frequent first."""
 
     def __post_init__(self) -> None:
         if not self.answers:
@@ -54,7 +60,7 @@ def build_vocabulary(questions: Iterable[Question], *, min_count: int) -> Answer
     """
     counts: Counter[str] = Counter()
     for question in questions:
-        given = Counter(normalize_answer(answer) for answer in question.answers)
+        given = Counter(compared_form(question, answer) for answer in question.answers)
         if given:
             counts[given.most_common(1)[0][0]] += 1
     kept = [(answer, n) for answer, n in counts.items() if n >= min_count]
@@ -71,7 +77,7 @@ def ceiling(questions: Iterable[Question], vocabulary: AnswerVocabulary) -> floa
     """The mean score of whoever always chooses the best answer of the vocabulary."""
     known = set(vocabulary.answers)
     best = [
-        max((score for a, score in answer_scores(q.answers).items() if a in known), default=0.0)
+        max((score for a, score in answer_scores(q).items() if a in known), default=0.0)
         for q in questions
     ]
     return sum(best) / len(best)

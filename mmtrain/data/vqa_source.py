@@ -105,3 +105,26 @@ def open_questions(
         on_damage=config.on_damage,
         key=key,
     )
+
+
+def refuse_unanswered(source: SampleSource) -> None:
+    """Questions without answers teach nothing and judge nothing; told from a set's own files.
+
+    Raises:
+        UsageError: none of the questions has an answer, or some have not.
+    """
+    if not isinstance(source, QuestionSource):
+        return
+    questions = [question for image in source.images for question in image.questions]
+    bare = [question for question in questions if not question.answers]
+    if not bare:
+        return
+    remedies = {
+        "vqa": "name the set's annotations (--annotations, vqa.data.annotations)",
+        "vizwiz": "name a split whose answers are published",
+        "gqa": "name a split whose answers are published",
+    }
+    raise UsageError(
+        f"questions: {len(bare)} of {len(questions)} have no answers, the first is question_id "
+        f"{bare[0].question_id}; {remedies[bare[0].form]}"
+    )

@@ -18,7 +18,7 @@ from mmtrain.data.tokenizer import Tokenizer
 from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.data.vqa import TextForm
 from mmtrain.data.vqa_answers import AnswerVocabulary
-from mmtrain.data.vqa_files import Question, questions_from_json
+from mmtrain.data.vqa_question import Question, Said, questions_from_json
 from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import own_batches
@@ -77,13 +77,9 @@ class Answerer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answered:
+class Answered(Said):
     """A question and what the model said."""
 
-    question: Question
-    """With the right answers, where the set has them."""
-    prediction: str
-    """The model's answer."""
     probability: float
     """What the model gives it (of the whole answer, where it is written)."""
     image_key: str

@@ -8,14 +8,16 @@ import torch
 import torch.distributed as dist
 
 from mmtrain.build import Run, adapt_model, build_state, use_deterministic_kernels
+from mmtrain.data.sources import SampleSource
 from mmtrain.data.tokenizer import Tokenizer
 from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.data.vqa import VqaData
 from mmtrain.data.vqa_answers import AnswerVocabulary, build_vocabulary, ceiling, every_question
-from mmtrain.data.vqa_files import Question
-from mmtrain.data.vqa_source import open_questions
+from mmtrain.data.vqa_question import Question
+from mmtrain.data.vqa_source import open_questions, refuse_unanswered
 from mmtrain.errors import UsageError
 from mmtrain.eval.answering import Answerer
+from mmtrain.eval.vqa_gqa import read_choices
 from mmtrain.eval.vqa_result import evaluate_vqa
 from mmtrain.loading import load
 from mmtrain.models import Clip, TextTower, VisionTower
@@ -24,7 +26,14 @@ from mmtrain.models.transfer import copy_weights
 from mmtrain.models.vqa import Vqa, VqaStage, no_decay_names
 from mmtrain.parallel import Layout, parallelize
 from mmtrain.peft import LoraDropout, baked, count_parameters
-from mmtrain.recipe import LossConfig, TrainRecipe, VqaSection, resolve, run_tokenizer
+from mmtrain.recipe import (
+    LossConfig,
+    TrainRecipe,
+    VqaEvalConfig,
+    VqaSection,
+    resolve,
+    run_tokenizer,
+)
 from mmtrain.report import write_report
 from mmtrain.train.answering import AnswerObjective
 from mmtrain.train.background_save import BackgroundSave
@@ -72,10 +81,8 @@ class VqaRun(Run):
         """Run the recipe's evaluations over all ranks, into RUN/eval -> what was evaluated."""
         answerer = self.answerer()
         for one in self.recipe.eval.vqa:
-            source = open_questions(
-                one.data, questions=one.questions, annotations=one.annotations, key="eval.vqa.data"
-            )
-            result = evaluate_vqa(replace(answerer, head=one.head), source)
+            choices = None if one.choices is None else read_choices(Path(one.choices))
+            result = evaluate_vqa(replace(answerer, head=one.head), _open(one), choices=choices)
             self._keep(one.name, result, log, ("accuracy",))
         return answerer
 
@@ -117,6 +124,7 @@ def build_vqa_run(recipe: TrainRecipe, layout: Layout) -> VqaRun:
         annotations=section.data.annotations,
         config=recipe.data,
     )
+    refuse_unanswered(source)
     vocabulary, best = None, None
     if section.classify is not None:
         questions = list(every_question(source))
@@ -177,9 +185,15 @@ def check_vqa_evaluations(recipe: TrainRecipe) -> None:
             raise UsageError(
                 f'eval.vqa {one.name!r}: head = "{one.head}" has no [vqa.{one.head}]; leave it out'
             )
-        open_questions(
-            one.data, questions=one.questions, annotations=one.annotations, key="eval.vqa.data"
-        )
+        refuse_unanswered(_open(one))
+        if one.choices is not None:
+            read_choices(Path(one.choices))
+
+
+def _open(one: VqaEvalConfig) -> SampleSource:
+    return open_questions(
+        one.data, questions=one.questions, annotations=one.annotations, key="eval.vqa.data"
+    )
 
 
 def _refuse_other_tasks(recipe: TrainRecipe) -> None:

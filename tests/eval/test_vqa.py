@@ -6,6 +6,7 @@ import re
 import pytest
 
 from mmtrain.data.vqa_answers import answer_scores
+from mmtrain.data.vqa_question import Question
 from mmtrain.data.vqa_text import CONTRACTIONS, normalize_words, strip_punctuation
 from mmtrain.eval.vqa import vqa_accuracy
 
@@ -81,7 +82,9 @@ def test_the_aggregation_table(matches: int, score: float):
     answers = ["cat"] * matches + [f"dog {n}" for n in range(10 - matches)]
     assert vqa_accuracy("cat", answers) == pytest.approx(score)
     if matches:
-        assert answer_scores(answers)["cat"] == pytest.approx(score)
+        assert answer_scores(Question(question_id=1, question="", answers=tuple(answers)))[
+            "cat"
+        ] == pytest.approx(score)
 
 
 def test_what_all_annotators_agree_on_is_not_normalised():

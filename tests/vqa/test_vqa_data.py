@@ -82,7 +82,7 @@ def test_vizwiz_gqa_and_easy_vqa(tmp_path: Path):
     assert (question.question_type, question.answer_type) == ("query", "rel")
     path.write_text(json.dumps([["is a circle present?", "yes", 3]]))
     (question,) = every_question(open_questions(files["data"], questions=str(path)))
-    assert question.answers == ("yes",) and answer_scores(question.answers) == {"yes": 1.0}
+    assert question.answers == ("yes",) and answer_scores(question) == {"yes": 1.0}
 
 
 def test_easy_vqa_is_cut_without_overlap():

@@ -22,11 +22,12 @@ from mmtrain.data.transforms import eval_transform
 from mmtrain.data.vqa import TextForm
 from mmtrain.decode_config import dump_toml, encode
 from mmtrain.eval.vqa_attention import look, overlay
-from mmtrain.models.vqa import Asked
+from mmtrain.models.vqa import Asked, Vqa
 from mmtrain.parallel import build_layout, pick_device
 from mmtrain.recipe import load_recipe
 from mmtrain.vqa import VqaRun, build_vqa_run, load_vqa
 from tests.ranks import run_ranks
+from tests.vqa.gqa_files import draw_gqa, write_gqa
 from tests.vqa.vqa_files import write_set
 
 ROOT = Path(__file__).parents[2]
@@ -187,6 +188,86 @@ def test_ask_draws_the_head_that_answers(tmp_path: Path, capsys: pytest.CaptureF
         assert ("dictionary of the question" in shown) == (head == "classify")
     classified, written = (Image.open(tmp_path / f"{h}-1.png") for h in ("classify", "generate"))
     assert classified.tobytes() != written.tobytes()
+
+
+def test_predictions_ask_once_and_need_no_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """With figures, without, and of a test set: one forward a batch; `eval answers` agrees."""
+    path = write_recipe(tmp_path)
+    assert main(["train", str(path), "--run-dir", str(tmp_path / "one"), "--train.steps", "2"]) == 0
+    asked: list[int] = []
+    choose = Vqa.choose
+
+    def counted(self: Vqa, images_BCHW: torch.Tensor, *args: Any) -> torch.Tensor:
+        asked.append(len(images_BCHW))
+        return choose(self, images_BCHW, *args)
+
+    monkeypatch.setattr(Vqa, "choose", counted)
+    said, out = tmp_path / "said.json", tmp_path / "out.json"
+    common = ["eval", "vqa", "--model", str(tmp_path / "one"), "--data", str(tmp_path / "images")]
+    common += ["--questions", str(tmp_path / "questions.json"), "--batch-size", "5"]
+    known = ["--annotations", str(tmp_path / "annotations.json")]
+    capsys.readouterr()
+    assert main([*common, *known, "--predictions", str(said), "--out", str(out)]) == 0
+    assert asked == [5, 5, 2]
+    figures, first = json.loads(out.read_text()), said.read_text()
+    out.unlink()
+    for words in ([*known], [], ["--out", str(out)]):
+        asked.clear()
+        said.unlink()
+        capsys.readouterr()
+        assert main([*common, *words, "--predictions", str(said)]) == 0
+        assert asked == [5, 5, 2] and said.read_text() == first and not out.exists()
+        shown = capsys.readouterr().out
+        assert ("no answers to compare with" in shown) == (words != known)
+    files = ["--questions", str(tmp_path / "questions.json"), *known]
+    assert main(["eval", "answers", "--predictions", str(said), *files, "--out", str(out)]) == 0
+    again = json.loads(out.read_text())
+    shared = figures.keys() & again.keys() - {"provenance"}
+    assert {"accuracy", "per_answer_type", "num_images", "mode"} <= shared
+    assert all(again[name] == figures[name] for name in shared)
+    asked.clear()
+    for words, told in (
+        ([*known], "name --out, for the figures, or --predictions, for the answers"),
+        (["--out", str(out)], "36 of 36 have no answers, the first is question_id 0; name the set"),
+        ([*known, "--predictions", str(said), "--probes"], "--probes has no effect without --out"),
+    ):
+        assert main([*common, *words]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert told in line and not asked
+
+
+def test_gqa_is_learnt_and_judged_in_its_own_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Its evaluation normalises nothing, so neither do the answers that a classifier chooses."""
+    content = draw_gqa(5, num=36)
+    images = tmp_path / "images"
+    path = write_recipe(tmp_path)
+    for number, row in enumerate(content["questions"].values()):
+        row["imageId"] = f"COCO_train2014_{number % 12:012d}"
+    words = write_gqa(tmp_path / "gqa", {name: content[name] for name in ("questions", "choices")})
+    recipe = tomllib.loads(path.read_text())
+    recipe["vqa"]["data"] |= {"questions": words[1], "per_image": 3}
+    del recipe["vqa"]["data"]["annotations"], recipe["vqa"]["generate"]
+    own = {"name": "own", "data": str(images), "questions": words[1], "choices": words[3]}
+    recipe["eval"]["vqa"] = [own]
+    path.write_text(dump_toml(recipe))
+    run, said, out = tmp_path / "one", tmp_path / "said.json", tmp_path / "out.json"
+    assert main(["train", str(path), "--run-dir", str(run)]) == 0
+    vocabulary = load_vqa(run).vocabulary
+    assert vocabulary is not None and {"t-shirt", "t shirt"} <= set(vocabulary.answers)
+    common = ["--model", str(run), "--data", str(images), *words, "--predictions", str(said)]
+    assert main(["eval", "vqa", *common, "--out", str(out)]) == 0
+    figures = json.loads(out.read_text())
+    assert main(["eval", "answers", *words, "--predictions", str(said), "--out", str(out)]) == 0
+    again = json.loads(out.read_text())
+    names = ("binary", "open", "consistency", "validity", "plausibility", "distribution")
+    for name in ("accuracy", *(f"gqa_{name}" for name in names)):
+        assert again[name] == figures[name]
+        assert json.loads((run / "eval/own.json").read_text())[name] == figures[name]
+    assert set(json.loads(said.read_text())[0]) == {"questionId", "prediction"}
 
 
 def test_resume_is_exact(tmp_path: Path):

@@ -1,0 +1,83 @@
+"""`mmtrain eval answers`: the figures of a file of answers, without a model and without torch."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import mmtrain
+from mmtrain.data.vqa_forms import QuestionFile, read_question_file
+from mmtrain.data.vqa_predictions import read_predictions
+from mmtrain.errors import UsageError
+from mmtrain.eval.vqa import Mode
+from mmtrain.eval.vqa_figures import vqa_figures
+from mmtrain.eval.vqa_gqa import read_choices
+from mmtrain.files import replace_file
+
+EASY_VQA = "easy_vqa:"
+
+
+def eval_answers_command(
+    *,
+    predictions: Path,
+    questions: str,
+    annotations: str | None,
+    choices: Path | None,
+    mode: Mode,
+    out: Path,
+) -> None:
+    """Judge the answers in `predictions`, whoever gave them."""
+    if out.suffix != ".json":
+        raise UsageError(f"out = {out} must end in .json")
+    asked = _read(questions, annotations)
+    said = read_predictions(predictions, [question for _, question in asked.rows])
+    figures = vqa_figures(said, mode, choices=None if choices is None else read_choices(choices))
+    figures["num_images"] = len({image_id for image_id, _ in asked.rows})
+    files = {"predictions": predictions, "questions": questions, "annotations": annotations}
+    files["choices"] = choices
+    figures["provenance"] = {
+        "files": {
+            name: {"path": str(file), "sha256": _sha256(Path(file))}
+            for name, file in files.items()
+            if file is not None and Path(file).is_file()
+        },
+        "versions": {"mmtrain": mmtrain.__version__},
+    }
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(out, json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise UsageError(f"out = {out} cannot be written: {error}") from error
+    show_figures(figures)
+    print(f"wrote {out}")
+
+
+def show_figures(figures: dict[str, Any]) -> None:
+    """Print them, as `eval vqa` and `eval answers` do."""
+    for key, value in figures.items():
+        if key == "gqa_distribution":
+            print(f"{key:24} {value:.2f} (lower is better)")
+        elif isinstance(value, float):
+            print(f"{key:24} {value:.2%}")
+    for name in ("per_answer_type", "per_question_type"):
+        for kind, value in figures.get(name, {}).items():
+            print(f"  {kind:22} {value:.2%}")
+    for name, why in figures.get("left_out", {}).items():
+        print(f"{name:24} left out: {why}")
+    print(f"{'num_questions':24} {figures['num_questions']:,}")
+
+
+def _read(questions: str, annotations: str | None) -> QuestionFile:
+    if not questions.startswith(EASY_VQA):
+        return read_question_file(questions, annotations)
+    if annotations is not None:
+        raise UsageError(f"questions = {questions} brings its answers; leave annotations out")
+    from mmtrain.data.vqa_files import read_questions  # torch, which draws the part `val`
+
+    images = read_questions(questions, None, None)
+    return QuestionFile(rows=[(one.image_id, q) for one in images for q in one.questions])
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

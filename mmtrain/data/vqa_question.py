@@ -1,0 +1,62 @@
+"""One question about an image, whichever set it is of."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Form = Literal["vqa", "vizwiz", "gqa"]
+"""Whose official evaluation judges an answer; `vqa`: VQAv2's, and every set without its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One question about an image."""
+
+    question_id: int | str
+    """Unique in its set; result files name it."""
+    question: str
+    """As it was asked."""
+    answers: tuple[str, ...] = ()
+    """Every annotator's answer (VQAv2 and VizWiz have ten); empty where the set has none."""
+    question_type: str = ""
+    """Such as `how many`; empty where the set tells none."""
+    answer_type: str = ""
+    """Such as `yes/no`; empty where the set tells none."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What only one set has, such as GQA's `entailed`."""
+
+    @property
+    def form(self) -> Form:
+        """The set's form, told by what only it has."""
+        if "isBalanced" in self.extra or "types" in self.extra:
+            return "gqa"
+        return "vizwiz" if "answerable" in self.extra else "vqa"
+
+    def to_json(self) -> dict[str, Any]:
+        """As a shard's .json holds it; what is empty is left out."""
+        fields = asdict(self) | {"answers": list(self.answers)}
+        return {name: value for name, value in fields.items() if value not in ("", [], {})}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """A question and what was answered, by a model or whoever."""
+
+    question: Question
+    """With the right answers, where the set has them."""
+    prediction: str
+    """The answer."""
+
+
+def questions_from_json(fields: dict[str, Any]) -> tuple[Question, ...]:
+    """The questions in a sample's .json, as `Question.to_json` wrote them.
+
+    Raises:
+        ValueError: there are none, or one is not of this form.
+    """
+    rows = fields.get("questions")
+    if not isinstance(rows, list) or not rows:
+        raise ValueError("no questions")
+    try:
+        return tuple(Question(**{**row, "answers": tuple(row.get("answers", ()))}) for row in rows)
+    except (TypeError, AttributeError) as error:
+        raise ValueError("questions malformed") from error
