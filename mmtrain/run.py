@@ -2,6 +2,8 @@
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,8 @@ from mmtrain.train.guard import Guard, StopSignals
 from mmtrain.train.loop import Loop
 from mmtrain.train.metrics import MetricsLog
 from mmtrain.train.ranks import is_alone, on_rank_0, own_rank
-from mmtrain.train.run_folder import open_run_folder, write_facts
+from mmtrain.train.run_folder import drop_leftovers, refuse_held, write_facts
+from mmtrain.train.run_lock import LEASE_SECONDS, RunLock
 from mmtrain.train.straggler import StragglerWatch
 from mmtrain.train.watchdog import Watchdog
 from mmtrain.vqa import VqaRun, build_vqa_run, check_vqa_evaluations
@@ -43,20 +46,31 @@ def train_command(
     loaded = load_recipe(recipe, overrides)
     layout = build_layout(loaded.parallel, pick_device(loaded.train.device))
     try:
-        with StopSignals() as signals:
+        with StopSignals() as signals, _own_folder(loaded, resume=resume):
             return _train(loaded, layout, resume=resume, signals=signals)
     finally:
         if not is_alone():
             dist.destroy_process_group()
 
 
-def _train(recipe: TrainRecipe, layout: Layout, *, resume: bool, signals: StopSignals) -> Path:
+@contextmanager
+def _own_folder(recipe: TrainRecipe, *, resume: bool) -> Iterator[None]:
+    """Within the context the run's folder is ours alone, and held no run if this is a new one."""
     folder = Path(recipe.run.dir)
+    patience = LEASE_SECONDS if resume else 0.0
+    with RunLock(folder, named=f"run.dir = {folder}", say=_say, patience=patience):
+        if not resume:
+            refuse_held(folder)
+        yield
+
+
+def _train(recipe: TrainRecipe, layout: Layout, *, resume: bool, signals: StopSignals) -> Path:
     run = (build_run if recipe.vqa is None else build_vqa_run)(recipe, layout)
     check_evaluations(run.recipe)
-    open_run_folder(folder, resume=resume)
     if resume:
         _resume(run)
+    if run.state.step == 0:
+        drop_leftovers(run.folder)
     if recipe.model.init_training and run.state.step == 0:
         for line in take_up_open_clip(run):
             _say(line)
@@ -73,8 +87,8 @@ def _train(recipe: TrainRecipe, layout: Layout, *, resume: bool, signals: StopSi
             weights = None if run.recipe.peft is None else run.state.whole_weights()
             on_rank_0(lambda: _export(run, encoder, weights))
         adapter = "" if weights is None else f"{ADAPTER}/, "
-        log.say(f"done: {folder} (report.html, export/, {adapter}eval/, checkpoints/)")
-    return folder
+        log.say(f"done: {run.folder} (report.html, export/, {adapter}eval/, checkpoints/)")
+    return run.folder
 
 
 def _build_watchdog(run: Run) -> Watchdog:

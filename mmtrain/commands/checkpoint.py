@@ -20,7 +20,13 @@ from mmtrain.loading import FORMS, load
 from mmtrain.recipe import TrainRecipe, run_tokenizer
 from mmtrain.train.adapting import plain_tensors
 from mmtrain.train.checkpoint import read_state, read_tensors
-from mmtrain.train.inspect_checkpoint import checkpoints_in, describe_checkpoint, prune_verified
+from mmtrain.train.inspect_checkpoint import (
+    checkpoints_in,
+    describe_checkpoint,
+    prune_verified,
+    run_of,
+)
+from mmtrain.train.run_lock import RunLock
 from mmtrain.train.sealed_folder import STATE_FILE, verify
 from mmtrain.train.state import as_fp32
 
@@ -55,7 +61,9 @@ def checkpoint_verify_command(*, path: Path) -> None:
 
 def checkpoint_prune_command(*, path: Path, keep: int) -> None:
     """`mmtrain checkpoint prune`: delete what is older than the newest `keep` whole ones."""
-    removed = prune_verified(path, keep=keep)
+    checkpoints_in(path)  # refuses a folder that has none, before anything is written into it
+    with RunLock(run_of(path), named=str(path), say=lambda line: print(line, file=sys.stderr)):
+        removed = prune_verified(path, keep=keep)
     for each in removed:
         print(f"deleted {each}")
     print(f"{len(removed)} deleted; the newest {keep} that verify are kept")

@@ -44,6 +44,13 @@ def checkpoints_in(path: Path) -> list[Path]:
     return found
 
 
+def run_of(path: Path) -> Path:
+    """The run folder, as far as there is one, of a path that `checkpoints_in` takes."""
+    if (path / MANIFEST_FILE).exists():
+        path = path.parent
+    return path.parent if path.name == CHECKPOINTS else path
+
+
 def describe_checkpoint(path: Path) -> CheckpointFacts:
     """What a checkpoint says of itself; its files are counted, not hashed."""
     problems = verify(path, hashes=False)

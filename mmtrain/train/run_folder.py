@@ -1,4 +1,4 @@
-"""The run folder: who may write into it, and what is known of a run beside its numbers."""
+"""The run folder: whether it is free for a new run, and what is known of one beside its numbers."""
 
 import importlib.metadata
 import json
@@ -10,44 +10,73 @@ from typing import Any
 import torch
 
 import mmtrain
+from mmtrain.data.bad_samples import BAD_SAMPLES_FILE
 from mmtrain.decode_config import dump_toml
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
+from mmtrain.train.guard import BAD_BATCHES_FILE
+from mmtrain.train.metrics import METRICS_FILE, read_metrics
 from mmtrain.train.ranks import on_rank_0
+from mmtrain.train.sealed_folder import steps_in
+from mmtrain.train.state import CHECKPOINTS
 
 RECIPE_FILE = "recipe.toml"
 FACTS_FILE = "run.json"
+_OF_STEPS = (BAD_SAMPLES_FILE, BAD_BATCHES_FILE)
 _PACKAGES = ("numpy", "pillow", "safetensors", "tokenizers", "webdataset")
 
 
-def open_run_folder(path: Path, *, resume: bool) -> None:
-    """Make the folder, or refuse one that holds a run that this one would overwrite. Collective.
+def refuse_held(path: Path) -> None:
+    """Refuse a folder with a run that a new one would overwrite. Collective.
+
+    What a start left that failed before it got anywhere is no run: a recipe, bad samples.
 
     Raises:
-        UsageError: it holds a run and `resume` is off, or it cannot be made.
+        UsageError: it holds a checkpoint, logged steps or an exported model.
     """
-    on_rank_0(lambda: _open(path, resume))
+    on_rank_0(lambda: _refuse_held(path))
 
 
-def _open(path: Path, resume: bool) -> None:
-    if (path / RECIPE_FILE).exists() and not resume:
+def _refuse_held(path: Path) -> None:
+    steps = logged_steps(path)
+    last = max([*steps, *steps_in(path / CHECKPOINTS)], default=0)
+    if last or (path / "export").exists():
+        done = f" of {last} steps" if last else ""
         raise UsageError(
-            f"run.dir = {path} already holds a run; add --resume to go on with it, or choose "
+            f"run.dir = {path} already holds a run{done}; add --resume to go on with it, or choose "
             "another --run-dir"
         )
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"run.dir = {path} cannot be made ({error.strerror}); choose another --run-dir"
-        ) from error
+
+
+def logged_steps(path: Path) -> list[int]:
+    """The steps that a run's metrics.jsonl has a line of."""
+    file = path / METRICS_FILE
+    return [record["step"] for record in read_metrics(file)] if file.exists() else []
+
+
+def drop_leftovers(path: Path) -> None:
+    """Remove what an earlier try wrote of steps that now come again from the first on. Collective.
+
+    metrics.jsonl is not among it: the log sees to that itself.
+    """
+    on_rank_0(lambda: [(path / name).unlink(missing_ok=True) for name in _OF_STEPS])
 
 
 def write_facts(path: Path, *, recipe: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Write recipe.toml (resolved: every key with its value) and run.json."""
-    replace_file(path / RECIPE_FILE, dump_toml(recipe))
+    """Write recipe.toml (resolved: every key with its value) and run.json.
+
+    Raises:
+        UsageError: they cannot be written.
+    """
     content = {**facts, **_provenance()}
-    replace_file(path / FACTS_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    try:
+        replace_file(path / RECIPE_FILE, dump_toml(recipe))
+        replace_file(path / FACTS_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise UsageError(
+            f"run.dir = {path} cannot be written ({error.strerror}); free space, or choose another "
+            "--run-dir"
+        ) from error
 
 
 def _provenance() -> dict[str, Any]:

@@ -142,7 +142,7 @@ def test_resume_needs_to_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixt
     run = tmp_path / "run"
     train(run, "--train.steps", "2")
     assert main(["train", RECIPE, "--run-dir", str(run)]) == 2
-    assert "already holds a run; add --resume" in capsys.readouterr().err
+    assert "already holds a run of 2 steps; add --resume" in capsys.readouterr().err
     assert len(train(run, "--train.steps", "4", "--resume")) == 4
 
 

@@ -1,0 +1,230 @@
+"""A run folder has one writer, and a start that came to nothing is in nobody's way."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from mmtrain.cli import main
+from mmtrain.errors import UsageError
+from mmtrain.train import run_lock
+from mmtrain.train.checkpoint import save_checkpoint
+from mmtrain.train.run_lock import LOCK_FILE, RunLock
+
+RECIPE = "configs/debug_clip.toml"
+WORDS = ("--train.steps", "2", "--train.log_every", "1")
+# A process that holds the lock of argv[1], with a child as a data worker is one.
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from mmtrain.train.run_lock import RunLock
+with RunLock(Path(sys.argv[1]), named="x", say=print):
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+    time.sleep(100)
+"""
+
+
+def take(folder: Path, said: list[str] | None = None, *, patience: float = 0.0) -> RunLock:
+    """The lock as a run takes it."""
+    say = [] if said is None else said
+    return RunLock(folder, named=f"run.dir = {folder}", say=say.append, patience=patience)
+
+
+@contextmanager
+def held(folder: Path, host: str | None = None) -> Iterator[int]:
+    """Another process, seemingly of another host if one is named, writes into the folder."""
+    ready, told = os.pipe()
+    if (process := os.fork()) == 0:
+        with ExitStack() as stack:
+            stack.callback(os._exit, 0)
+            if host is not None:
+                run_lock.socket.gethostname = lambda: host
+            stack.enter_context(take(folder))
+            os.write(told, b"x")
+            signal.pause()
+    os.read(ready, 1)
+    yield process
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    os.close(ready)
+    os.close(told)
+
+
+def test_a_lock_dies_with_its_owner(tmp_path: Path) -> None:
+    """Killed, it is free at once, although a child of the owner and the file live on."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    try:
+        with pytest.raises(UsageError, match=f"process {process.pid} on .*, since 20") as caught:
+            take(tmp_path).__enter__()
+        assert "\n" not in str(caught.value)
+        process.kill()
+        process.wait()
+        assert (tmp_path / LOCK_FILE).exists()
+        with take(tmp_path):
+            holder = json.loads((tmp_path / LOCK_FILE).read_bytes())
+            assert holder["process"] == os.getpid()
+        assert not (tmp_path / LOCK_FILE).exists()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        process.stdout.close()
+
+
+def test_a_holder_on_another_machine_is_waited_for(tmp_path: Path) -> None:
+    """Said at once; the lock of a machine that is gone ends by itself."""
+    said: list[str] = []
+    with held(tmp_path, "node7") as process:
+        with pytest.raises(UsageError, match="on node7"):
+            take(tmp_path).__enter__()
+        lock = RunLock(
+            tmp_path,
+            named="x",
+            say=lambda line: (said.append(line), os.kill(process, signal.SIGKILL)),
+            patience=30,
+        )
+        with lock:
+            assert len(said) == 1 and "node7" in said[0] and "waiting up to 30 s" in said[0]
+
+
+def test_a_lock_that_was_removed_is_nobody_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whoever opened the file before its owner removed it must not take it for the lock."""
+    real, path = fcntl.lockf, tmp_path / LOCK_FILE
+
+    def late(descriptor: int, how: int) -> None:
+        if not path.with_name("once").exists():
+            path.with_name("once").touch()
+            path.unlink()
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "lockf", late)
+    with take(tmp_path), held(tmp_path / "other"):
+        assert json.loads(path.read_bytes())["process"] == os.getpid()
+
+
+def test_no_locks_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lustre without its option, some FUSEs: one line, and the run goes on."""
+    for code in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+        said: list[str] = []
+
+        def refuse(*_: object, code: int = code) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(fcntl, "lockf", refuse)
+        with take(tmp_path, said):
+            pass
+        assert len(said) == 1 and "has no locks" in said[0]
+
+
+@pytest.mark.parametrize("words", [(), ("--resume",)], ids=str)
+def test_a_second_training_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    """One line, before anything is built; nothing in the folder changes."""
+    with held(tmp_path) as process:
+        before = sorted(tmp_path.iterdir())
+        assert main(["train", RECIPE, "--run-dir", str(tmp_path), *words]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"run.dir = {tmp_path}" in line and f"process {process}" in line
+        assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("part", ["", "checkpoints", "checkpoints/step-00000001"])
+def test_a_live_run_is_not_pruned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str
+) -> None:
+    """By whatever name its checkpoints are called; of a run that is still, they are."""
+    for step in (1, 2):
+        save_checkpoint(tmp_path / "checkpoints", step=step, tensors={}, state={}, keep=9)
+    command = ["checkpoint", "prune", str(tmp_path / part), "--keep", "1"]
+    with held(tmp_path) as process:
+        assert main(command) == 2
+        assert f"process {process}" in capsys.readouterr().err
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+    assert main(command) == 0
+
+
+def no_data(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    return ["--data.train", "nowhere.tar"]
+
+
+def bad_samples(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    return ["--data.captions", "{ nothing = 1.0 }"]
+
+
+def no_memory(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("mmtrain.train.contrastive.ContrastiveObjective.step", fail)
+    return []
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("mmtrain.train.run_folder.replace_file", fail)
+    return []
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mmtrain.train.loop.Loop.run", fail)
+    return []
+
+
+@pytest.mark.parametrize(
+    ("cause", "resume"),
+    [
+        *((no_data, False), (bad_samples, False), (bad_samples, True)),
+        *((no_memory, False), (full_disk, False), (interrupt, True)),
+    ],
+)
+def test_a_failed_start_is_in_nobody_s_way(
+    tmp_path: Path, cause: Callable[[pytest.MonkeyPatch], list[str]], resume: bool
+) -> None:
+    """Whatever ended it before its first step: the same folder takes the next try, whose files say
+    nothing of the first."""
+    run = tmp_path / "run"
+    command = ["train", RECIPE, "--run-dir", str(run), *WORDS]
+    with pytest.MonkeyPatch.context() as patch:
+        words = cause(patch)
+        with contextlib.suppress(MemoryError):
+            assert main([*command, *words]) != 0
+    assert run.exists() == (cause in (bad_samples, no_memory, interrupt))
+    assert main([*command, *["--resume"] * resume]) == 0
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+    assert not (run / "bad_samples.jsonl").exists()
+
+
+@pytest.mark.parametrize("kept", ["checkpoints", "metrics.jsonl", "export"])
+def test_steps_are_never_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kept: str
+) -> None:
+    """Any one trace of finished steps is a run."""
+    run = tmp_path / "run"
+    run.mkdir()
+    if kept == "checkpoints":
+        save_checkpoint(run / kept, step=3, tensors={}, state={}, keep=1)
+    elif kept == "export":
+        (run / kept).mkdir()
+    else:
+        (run / kept).write_text('{"step": 7, "loss": 1.0}\n')
+    assert main(["train", RECIPE, "--run-dir", str(run)]) == 2
+    assert "already holds a run" in capsys.readouterr().err
