@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from mmtrain.eval import Encoder, EvalResult, write_result
 from mmtrain.eval.scheduled import run_evaluation
 from mmtrain.interop.open_clip_training import read_open_clip_training
 from mmtrain.interop.timm import read_timm_tower
-from mmtrain.loading import load
 from mmtrain.models import Clip
 from mmtrain.models.clip import hidden_matrix_names, layer_ids, lock_tower, no_decay_names
 from mmtrain.models.transfer import copy_image_tower, copy_weights
@@ -29,6 +28,14 @@ from mmtrain.optim import Ema, LossScale, build_optimizers
 from mmtrain.parallel import Layout, parallelize
 from mmtrain.peft import LoraDropout, count_parameters
 from mmtrain.recipe import TrainRecipe, resolve, run_tokenizer
+from mmtrain.start import (
+    Start,
+    contradictions,
+    loss_lines,
+    other_images,
+    other_texts,
+    read_start,
+)
 from mmtrain.train.adapting import adapt, plain_tensors, save_adapter
 from mmtrain.train.background_save import BackgroundSave
 from mmtrain.train.config import total_steps
@@ -63,6 +70,8 @@ class Run:
     """All of them."""
     background: BackgroundSave | None
     """Writes the checkpoints while training goes on, with train.async_checkpoint."""
+    notes: tuple[str, ...] = ()
+    """Lines for the user: where the recipe contradicts what the run starts from."""
 
     def plain_weights(self) -> dict[str, Tensor]:
         """The current weights (averaged ones where EMA is on) of the plain model, in fp32."""
@@ -131,13 +140,13 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
     """
     if recipe.train.deterministic:
         use_deterministic_kernels()
-    start = None if recipe.model.init is None else load(recipe.model.init)
+    start = read_start(recipe.model.init)
     tokenizer = run_tokenizer(recipe, start)
     recipe = resolve(recipe, tokenizer)
     preprocess = build_preprocess(recipe)
     model = Clip(recipe.model.clip).init_weights(recipe.run.seed)
     if start is not None:
-        _copy_start(f"model.init = {recipe.model.init}", lambda: copy_weights(start[0], model))
+        _copy_start(start.key, lambda: copy_weights(start.model, model))
     if (folder := recipe.model.vision_init) is not None:
         tower = read_timm_tower(Path(folder))
         _copy_start(f"model.vision_init = {folder}", lambda: copy_image_tower(*tower, model))
@@ -172,7 +181,50 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
         num_parameters=num_parameters,
         total_steps=total_steps(recipe.train, batches_per_epoch=data.batches_per_epoch),
         background=BackgroundSave() if recipe.train.async_checkpoint else None,
+        notes=_notes(recipe, start, tokenizer=tokenizer, preprocess=preprocess, model=model),
     )
+
+
+def _notes(
+    recipe: TrainRecipe,
+    start: Start | None,
+    *,
+    tokenizer: Tokenizer,
+    preprocess: PreprocessConfig,
+    model: Clip,
+) -> tuple[str, ...]:
+    """Where the recipe contradicts what it starts from."""
+    if (folder := recipe.model.vision_init) is not None:
+        key, (theirs, _) = f"model.vision_init = {folder}", read_timm_tower(Path(folder))
+        ours = replace(recipe.model.vision, projection=False, projection_bias=False)
+        return tuple(contradictions(ours, theirs, section="model.vision", key=key))
+    if start is None:
+        return ()
+    return (
+        *start_notes(recipe, start, tokenizer=tokenizer, preprocess=preprocess),
+        *loss_lines(
+            start,
+            kind=recipe.loss.kind,
+            limit=recipe.loss.max_logit_scale,
+            trains=model.logit_scale.requires_grad,
+        ),
+    )
+
+
+def start_notes(
+    recipe: TrainRecipe,
+    start: Start,
+    *,
+    tokenizer: Tokenizer,
+    preprocess: PreprocessConfig,
+) -> list[str]:
+    """Where towers, images and texts of a recipe are not those of the model that it starts from."""
+    theirs = start.model.config
+    return [
+        *contradictions(recipe.model.clip, theirs, section="model", key=start.key),
+        *other_images(preprocess, start.preprocess, key=start.key),
+        *other_texts(tokenizer, start.tokenizer, key=start.key),
+    ]
 
 
 def take_up_open_clip(run: Run) -> list[str]:

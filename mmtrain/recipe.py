@@ -1,6 +1,5 @@
 """Recipes: the parts' own configs composed, read from TOML with overrides."""
 
-import difflib
 import math
 import tomllib
 from dataclasses import dataclass, field, fields, replace
@@ -10,8 +9,7 @@ from typing import Any
 from mmtrain.data.config import DataConfig
 from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
 from mmtrain.data.vqa import VqaDataConfig
-from mmtrain.decode_config import apply_overrides, decode, encode
-from mmtrain.describe_config import NONE
+from mmtrain.decode_config import apply_overrides, decode
 from mmtrain.errors import UsageError
 from mmtrain.eval.scheduled import (
     KnnConfig,
@@ -20,17 +18,15 @@ from mmtrain.eval.scheduled import (
     Scheduled,
     ZeroShotConfig,
 )
-from mmtrain.interop.timm import read_timm_tower
-from mmtrain.loading import load
-from mmtrain.models import Clip, ClipConfig, TextConfig, VisionConfig
-from mmtrain.models.named import MODEL_NAMES, named_model
+from mmtrain.models import ClipConfig, TextConfig
 from mmtrain.models.vqa import Head, VqaConfig
 from mmtrain.optim import OptimConfig
 from mmtrain.parallel import ParallelConfig
 from mmtrain.peft import PeftConfig
+from mmtrain.start import Start, with_start
 from mmtrain.train.answering import AnswerLossConfig
 from mmtrain.train.config import TrainConfig
-from mmtrain.train.contrastive import LossConfig
+from mmtrain.train.contrastive import STANDARD_LIMIT, LossConfig
 from mmtrain.train.metrics import LogConfig
 
 
@@ -53,8 +49,8 @@ class ModelConfig(ClipConfig):
     the section overrides one of its fields."""
     init: str | None = None
     """Start from these weights: a run, an export, or a folder in another tool's form. It brings
-    its architecture and, where there is no [tokenizer] section, its tokenizer; another image_size
-    interpolates the learned positions."""
+    its architecture and, where the recipe says nothing else, its tokenizer, data.resize_mode,
+    data.interpolation and loss.kind; another image_size interpolates the learned positions."""
     init_training: bool = False
     """`init` is a checkpoint of open_clip's training that this run goes on with: AdamW's moments
     and the epoch are taken up too, as far as they fit, and it is said what was not."""
@@ -210,7 +206,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> TrainRecipe:
     """
     data = apply_overrides(TrainRecipe, read_toml(path), overrides or [])
     _keep_one_length(data, overrides or [])
-    recipe = decode(TrainRecipe, _with_base_model(data))
+    recipe = decode(TrainRecipe, with_start(data))
     if recipe.model.init_training and (recipe.model.init is None or recipe.vqa is not None):
         raise UsageError(
             "model.init_training = true goes on with model.init, a checkpoint of open_clip's "
@@ -284,69 +280,19 @@ def _keep_one_length(data: dict[str, Any], overrides: list[str]) -> None:
             data["train"].pop(other, None)
 
 
-def _with_base_model(data: dict[str, Any]) -> dict[str, Any]:
-    """Lay the section [model] over what its `name`, `init` and `vision_init` stand for."""
-    section = data.get("model", {})
-    name, init, tower = (section.get(key, NONE) for key in ("name", "init", "vision_init"))
-    if init != NONE:
-        if name != NONE:
-            raise UsageError("model.name and model.init both say the architecture; keep one")
-        if tower != NONE:
-            raise UsageError("model.init brings an image tower, and so does model.vision_init")
-        base = load(init)[0].config
-    elif name != NONE:
-        try:
-            base = named_model(name)
-        except ValueError as error:
-            near = difflib.get_close_matches(name, MODEL_NAMES, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise UsageError(
-                f'model.name = "{name}" is unknown; {hint}`mmtrain models` lists all'
-            ) from error
-    elif tower == NONE:
-        return data
-    else:
-        base = None
-    below: dict[str, Any] = {} if base is None else encode(base)
-    if tower != NONE:
-        below["vision"] = encode(_image_tower(tower))
-    for key in ("vocab_size", "context_length", "end_token_id"):
-        below.get("text", {}).pop(key, None)  # the tokenizer decides, see `resolve`
-    return {**data, "model": _overlay(below, section)}
-
-
-def _image_tower(folder: str) -> VisionConfig:
-    """timm's tower with a projection, which its own has not."""
-    try:
-        config, _ = read_timm_tower(Path(folder))
-    except UsageError as error:
-        raise UsageError(f"model.vision_init = {folder}: {error}") from error
-    return replace(config, projection=True)
-
-
-def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Two tables as one, the upper one's keys winning."""
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        tables = isinstance(value, dict) and isinstance(old, dict)
-        merged[key] = _overlay(old, value) if tables else value  # pyright: ignore[reportArgumentType]
-    return merged
-
-
-def run_tokenizer(recipe: TrainRecipe, start: tuple[Clip, Any, Tokenizer] | None) -> Tokenizer:
+def run_tokenizer(recipe: TrainRecipe, start: Start | None) -> Tokenizer:
     """The tokenizer of a run: the recipe's, or that of the model it starts from.
 
     Learned vectors of the text tower take places of its context, so texts have so many less.
 
     Args:
         recipe: as read.
-        start: what `load` made of model.init; None: nothing.
+        start: the model of model.init; None: nothing.
     """
     num_learned = recipe.model.text.num_context
     if start is not None and recipe.tokenizer == TokenizerConfig():
-        num_learned -= start[0].config.text.num_context
-        return start[2].shortened(num_learned) if num_learned else start[2]
+        num_learned -= start.model.config.text.num_context
+        return start.tokenizer.shortened(num_learned) if num_learned else start.tokenizer
     tokenizer = build_tokenizer(recipe.tokenizer)
     return tokenizer.shortened(num_learned) if num_learned else tokenizer
 
@@ -379,7 +325,26 @@ def resolve(recipe: TrainRecipe, tokenizer: Tokenizer) -> TrainRecipe:
     # The towers are complete here, so the record of the run does not hang on a name's meaning.
     model = replace(recipe.model, name=None, text=replace(text, **from_tokenizer))
     if recipe.loss.kind == "siglip" and model.init_logit_bias is None:
-        unset = model.init_logit_scale == ClipConfig.init_logit_scale
+        unset = model.init is None and model.init_logit_scale == ClipConfig.init_logit_scale
         scale = math.log(10.0) if unset else model.init_logit_scale
         model = replace(model, init_logit_bias=-10.0, init_logit_scale=scale)
+    if model.init is None and recipe.vqa is None:
+        _check_logits(model, recipe.loss)
     return replace(recipe, model=model)
+
+
+def _check_logits(model: ModelConfig, loss: LossConfig) -> None:
+    """Refuse a start of the logits' scale and bias that the loss would not keep, or not see."""
+    low, high = loss.scale_range(math.log(STANDARD_LIMIT))
+    if not low <= model.init_logit_scale <= high:
+        raise UsageError(
+            f"model.init_logit_scale = {model.init_logit_scale} multiplies the logits by "
+            f"{math.exp(model.init_logit_scale):.4g}, and the first update would cut it into 1 to "
+            f"{math.exp(high):.4g}; start within, or set loss.max_logit_scale"
+        )
+    if loss.kind == "clip" and model.init_logit_bias is not None:
+        raise UsageError(
+            f'model.init_logit_bias = {model.init_logit_bias} has no effect with loss.kind = "clip"'
+            ': softmax does not see a bias; set model.init_logit_bias = "none", or loss.kind = '
+            '"siglip"'
+        )

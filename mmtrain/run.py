@@ -71,6 +71,8 @@ def _train(recipe: TrainRecipe, layout: Layout, *, resume: bool, signals: StopSi
         _resume(run)
     if run.state.step == 0:
         drop_leftovers(run.folder)
+    for line in run.notes:
+        _say(line)
     if recipe.model.init_training and run.state.step == 0:
         for line in take_up_open_clip(run):
             _say(line)

@@ -16,8 +16,9 @@ from mmtrain.data.tokenizer import TokenizerConfig
 from mmtrain.decode_config import decode
 from mmtrain.errors import UsageError
 from mmtrain.interop.package import ModelPackage
-from mmtrain.loading import FORMS, load
+from mmtrain.loading import FORMS
 from mmtrain.recipe import TrainRecipe, run_tokenizer
+from mmtrain.start import read_start
 from mmtrain.train.adapting import plain_tensors
 from mmtrain.train.checkpoint import read_state, read_tensors
 from mmtrain.train.inspect_checkpoint import (
@@ -111,7 +112,7 @@ def _package(state: dict[str, Any], source: Path, weights: dict[str, Tensor]) ->
             "use --format safetensors"
         )
     needs_start = recipe.tokenizer == TokenizerConfig() and recipe.model.init is not None
-    start = load(recipe.model.init) if needs_start and recipe.model.init is not None else None
+    start = read_start(recipe.model.init) if needs_start else None
     return ModelPackage(
         config=recipe.model.clip,
         tensors=plain_tensors(weights, recipe.peft),

@@ -37,9 +37,11 @@ class DataConfig:
     """Random crops and flips."""
     resize_mode: ResizeMode = "shortest"
     """How the trained model's images are resized in evaluation: shortest (shorter side, then the
-    centre), squash (SigLIP), longest (with black borders). Training crops at random."""
+    centre), squash (SigLIP), longest (with black borders). Training crops at random. A model that
+    a run starts from brings its own."""
     interpolation: Interpolation = "bicubic"
-    """Filter of the resize, antialiased, in training and evaluation."""
+    """Filter of the resize, antialiased, in training and evaluation. A model that a run starts from
+    brings its own."""
     shuffle_group: int = 32
     """Shards whose samples are mixed with each other; their order is shuffled too."""
     last: Last = "drop"

@@ -91,6 +91,19 @@ def read_timm_tower(folder: Path) -> tuple[VisionConfig, Tensors]:
     return replace(config, mean=tuple(mean), std=tuple(std)), float_tensors(tensors)
 
 
+def read_timm_interpolation(folder: Path) -> Literal["bicubic", "bilinear"]:
+    """The filter that the images of a folder's tower were resized with; ours where it is another
+    one.
+
+    Raises:
+        UsageError: as `read_timm_tower`.
+    """
+    source = str(folder / "config.json")
+    fields = ForeignConfig(read_json(folder / "config.json"), source=source)
+    name = fields.section("pretrained_cfg").take("interpolation", str, "bicubic")
+    return "bilinear" if name == "bilinear" else "bicubic"
+
+
 def vision_to_timm(config: VisionConfig, tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
     """Arguments of timm's VisionTransformer and its state dict, without a classifier.
 

@@ -28,7 +28,8 @@ class LossConfig:
     """Which loss, and what it takes for a match."""
 
     kind: Literal["clip", "siglip"] = "clip"
-    """clip: softmax over the batch (InfoNCE); siglip: pairwise sigmoid."""
+    """clip: softmax over the batch (InfoNCE); siglip: pairwise sigmoid. Where nothing is said, a
+    model with a bias of its logits (a SigLIP by name, or that a run starts from) takes siglip."""
     positives: Literal["attract", "ignore"] | None = None
     """How pairs of the same label count: as positives, or not at all. None: labels are not used."""
     max_logit_scale: float | None = None

@@ -7,10 +7,16 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from mmtrain.build import Run, adapt_model, build_state, use_deterministic_kernels
+from mmtrain.build import (
+    Run,
+    adapt_model,
+    build_preprocess,
+    build_state,
+    start_notes,
+    use_deterministic_kernels,
+)
 from mmtrain.data.sources import SampleSource
 from mmtrain.data.tokenizer import Tokenizer
-from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.data.vqa import VqaData
 from mmtrain.data.vqa_answers import AnswerVocabulary, build_vocabulary, ceiling, every_question
 from mmtrain.data.vqa_question import Question
@@ -19,7 +25,6 @@ from mmtrain.errors import UsageError
 from mmtrain.eval.answering import Answerer
 from mmtrain.eval.vqa_gqa import read_choices
 from mmtrain.eval.vqa_result import evaluate_vqa
-from mmtrain.loading import load
 from mmtrain.models import Clip, TextTower, VisionTower
 from mmtrain.models.clip import hidden_matrix_names, lock_tower, tower_layer_ids
 from mmtrain.models.transfer import copy_weights
@@ -35,6 +40,7 @@ from mmtrain.recipe import (
     run_tokenizer,
 )
 from mmtrain.report import write_report
+from mmtrain.start import Start, contradictions, other_images, other_texts, read_start
 from mmtrain.train.answering import AnswerObjective
 from mmtrain.train.background_save import BackgroundSave
 from mmtrain.train.config import total_steps
@@ -110,14 +116,10 @@ def build_vqa_run(recipe: TrainRecipe, layout: Layout) -> VqaRun:
     _refuse_other_tasks(recipe)
     if recipe.train.deterministic:
         use_deterministic_kernels()
-    start = None if recipe.model.init is None else load(recipe.model.init)
+    start = read_start(recipe.model.init)
     tokenizer = run_tokenizer(recipe, start)
     recipe = resolve(recipe, tokenizer)
-    preprocess = PreprocessConfig(
-        image_size=recipe.model.vision.image_size,
-        resize_mode=recipe.data.resize_mode,
-        interpolation=recipe.data.interpolation,
-    )
+    preprocess = build_preprocess(recipe)
     source = open_questions(
         recipe.data.train,
         questions=section.data.questions,
@@ -150,8 +152,9 @@ def build_vqa_run(recipe: TrainRecipe, layout: Layout) -> VqaRun:
         pin_memory=layout.device.type == "cuda",
     )
     recipe = replace(recipe, vqa=_filled_in(section, vocabulary, tokenizer, data))
-    found = {} if section.init is None else load_vqa(Path(section.init)).model.state_dict()
-    model = _build_model(recipe, None if start is None else start[0], found)
+    whole = None if section.init is None else load_vqa(Path(section.init))
+    found = {} if whole is None else whole.model.state_dict()
+    model = _build_model(recipe, None if start is None else start.model, found)
     fill_dictionaries(model, build_data(), seed=recipe.run.seed, given=found.keys())
     dropout = _freeze(model, recipe, layout)
     num_trainable, num_parameters = count_parameters(model)
@@ -167,8 +170,52 @@ def build_vqa_run(recipe: TrainRecipe, layout: Layout) -> VqaRun:
         num_parameters=num_parameters,
         total_steps=total_steps(recipe.train, batches_per_epoch=data.batches_per_epoch),
         background=BackgroundSave() if recipe.train.async_checkpoint else None,
+        notes=_notes(recipe, start, whole, tokenizer=tokenizer, vocabulary=vocabulary),
         vocabulary=vocabulary,
         ceiling=best,
+    )
+
+
+def _notes(
+    recipe: TrainRecipe,
+    start: Start | None,
+    whole: VqaModel | None,
+    *,
+    tokenizer: Tokenizer,
+    vocabulary: AnswerVocabulary | None,
+) -> tuple[str, ...]:
+    """Where the recipe contradicts the models that it starts from.
+
+    Raises:
+        UsageError: the classifier of vqa.init chooses among other answers.
+    """
+    section, preprocess = recipe.vqa, build_preprocess(recipe)
+    assert section is not None
+    if whole is None:
+        if start is None:
+            return ()
+        if section.classify is None:  # nobody reads the text tower
+            text = start.model.config.text
+            recipe = replace(recipe, model=replace(recipe.model, text=text))
+        return tuple(start_notes(recipe, start, tokenizer=tokenizer, preprocess=preprocess))
+    key = f"vqa.init = {section.init}"
+    ours = () if vocabulary is None else vocabulary.answers
+    theirs = () if whole.vocabulary is None else whole.vocabulary.answers
+    if ours != theirs:
+        # As many, or the shapes would have been refused.
+        place, pair = next(
+            (i, pair) for i, pair in enumerate(zip(ours, theirs, strict=True)) if len(set(pair)) > 1
+        )
+        raise UsageError(
+            f"{key} chooses among other answers: number {place + 1} is {pair[1]!r} there and "
+            f"{pair[0]!r} of these data, so its weights would stand for others; train on data with "
+            "the same answers, or start from model.init"
+        )
+    return (
+        *contradictions(recipe.model.clip, whole.model.clip, section="model", key=key),
+        *contradictions(section.model, whole.model.config, section="vqa", key=key),
+        *other_images(preprocess, whole.preprocess, key=key),
+        *other_texts(tokenizer, whole.tokenizer, key=key),
     )
 
 

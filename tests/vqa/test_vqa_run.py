@@ -21,6 +21,7 @@ from mmtrain.cli import main
 from mmtrain.data.transforms import eval_transform
 from mmtrain.data.vqa import TextForm
 from mmtrain.decode_config import dump_toml, encode
+from mmtrain.errors import UsageError
 from mmtrain.eval.vqa_attention import look, overlay
 from mmtrain.models.vqa import Asked, Vqa
 from mmtrain.parallel import build_layout, pick_device
@@ -348,6 +349,27 @@ def test_training_in_stages(tmp_path: Path):
     wanted = load_vqa(tmp_path / "one").model.state_dict()
     for name, value in run.state.stage_parameters().items():
         assert torch.equal(value, wanted[name]), name
+
+
+def test_a_start_of_other_answers_texts_or_images_is_told(tmp_path: Path):
+    """As many answers in another order would fit the shapes and mean something else."""
+    path, init = write_recipe(tmp_path), ["--vqa.init", str(tmp_path / "one")]
+    assert main(["train", str(path), "--run-dir", str(tmp_path / "one")]) == 0
+    assert build(path, *init).notes == ()
+    for words, told in (
+        (("--data.resize_mode", "squash"), 'data.resize_mode = "squash", but vqa.init = '),
+        (("--tokenizer.clean", "lower"), "[tokenizer] is another one than that of vqa.init = "),
+        (("--vqa.generate.rope_theta", "5"), "vqa.generate.rope_theta = 5.0, but vqa.init = "),
+        (("--model.vision.rope_theta", "5"), "model.vision.rope_theta = 5.0, but vqa.init = "),
+    ):
+        (note,) = build(path, *init, *words).notes
+        assert told in note
+    with pytest.raises(UsageError, match=r"vqa.front_door.init = .* has no effect: vqa.init"):
+        build(path, *init, "--vqa.front_door.init", "random")
+    annotations = tmp_path / "annotations.json"
+    annotations.write_text(annotations.read_text().replace('"red"', '"crimson"'))
+    with pytest.raises(UsageError, match=r"chooses among other answers: number \d is '"):
+        build(path, *init)
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

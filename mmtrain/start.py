@@ -1,0 +1,220 @@
+"""What a run starts from: what it brings to the recipe, and where the recipe contradicts it."""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mmtrain.data.tokenizer import Tokenizer
+from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.decode_config import encode
+from mmtrain.describe_config import NONE
+from mmtrain.errors import UsageError
+from mmtrain.interop.timm import read_timm_interpolation, read_timm_tower
+from mmtrain.loading import Preprocess, load
+from mmtrain.models import Clip, ClipConfig, VisionConfig
+from mmtrain.models.named import MODEL_NAMES, named_model
+from mmtrain.train.contrastive import STANDARD_LIMIT
+
+_TRAINING = ("stochastic_depth", "patch_dropout")
+"""Fields that only training reads: another value is a choice, not a contradiction."""
+_BROUGHT = ("init_logit_scale", "init_logit_bias", "init", "layer_scale")
+"""Fields that say how weights are drawn."""
+_SHAPES = ("head_dim", "ff_dim", "num_kv_heads", "image_size", "vocab_size", "num_queries")
+_SHAPES += ("context_length", "end_token_id", "num_context", "context_start")
+_SHAPES += ("num_answers", "text_length", "prompt", "front_door")
+"""Fields that tensors would differ by, or that are told, or fixed, elsewhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A whole model that a run starts from."""
+
+    key: str
+    """Of the recipe, with its value, for messages."""
+    model: Clip
+    """Its weights."""
+    preprocess: PreprocessConfig
+    """What it saw of images."""
+    tokenizer: Tokenizer
+    """Its ids."""
+
+
+def read_start(path: str | None) -> Start | None:
+    """The model of model.init, where there is one.
+
+    Raises:
+        UsageError: as `load`.
+    """
+    if path is None:
+        return None
+    model, preprocess, tokenizer = load(path)
+    key = f"model.init = {path}"
+    return Start(key=key, model=model, preprocess=preprocess.config, tokenizer=tokenizer)
+
+
+def with_start(data: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's dict over what its model's `name`, `init` and `vision_init` stand for.
+
+    A start brings its resize and filter too, and a model with a bias of its logits its sigmoid
+    loss, where the recipe says nothing of them.
+
+    Raises:
+        UsageError: there is no such model, or two keys say the same.
+    """
+    section = data.get("model", {})
+    if not isinstance(section, dict) or not all(
+        isinstance(section.get(key, NONE), str) for key in ("name", "init", "vision_init")
+    ):
+        return data  # for `decode` to refuse
+    name, init, tower = (section.get(key, NONE) for key in ("name", "init", "vision_init"))
+    below: dict[str, Any] = {"model": {}}
+    if init != NONE:
+        if name != NONE:
+            raise UsageError("model.name and model.init both say the architecture; keep one")
+        if tower != NONE:
+            raise UsageError("model.init brings an image tower, and so does model.vision_init")
+        model, preprocess, _ = load(init)
+        below = {"model": encode(model.config), "data": _resize(preprocess)}
+    elif name != NONE:
+        below = {"model": encode(_named(name))}
+    if tower != NONE:
+        below["model"]["vision"] = encode(_image_tower(tower))
+        below["data"] = {"interpolation": read_timm_interpolation(Path(tower))}
+    for key in ("vocab_size", "context_length", "end_token_id"):
+        below["model"].get("text", {}).pop(key, None)  # the tokenizer decides, see `resolve`
+    merged = _overlay(below, data)
+    if merged["model"].get("init_logit_bias", NONE) != NONE and "vqa" not in data:
+        merged = _overlay({"loss": {"kind": "siglip"}}, merged)
+    return merged
+
+
+def _resize(preprocess: Preprocess) -> dict[str, str]:
+    config = preprocess.config
+    return {"resize_mode": config.resize_mode, "interpolation": config.interpolation}
+
+
+def _named(name: str) -> ClipConfig:
+    try:
+        return named_model(name)
+    except ValueError as error:
+        near = difflib.get_close_matches(name, MODEL_NAMES, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(
+            f'model.name = "{name}" is unknown; {hint}`mmtrain models` lists all'
+        ) from error
+
+
+def _image_tower(folder: str) -> VisionConfig:
+    """timm's tower with a projection, which its own has not."""
+    try:
+        config, _ = read_timm_tower(Path(folder))
+    except UsageError as error:
+        raise UsageError(f"model.vision_init = {folder}: {error}") from error
+    return replace(config, projection=True)
+
+
+def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two tables as one, the upper one's keys winning."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        tables = isinstance(value, dict) and isinstance(old, dict)
+        merged[key] = _overlay(old, value) if tables else value  # pyright: ignore[reportArgumentType]
+    return merged
+
+
+def contradictions(ours: Any, theirs: Any, *, section: str, key: str) -> list[str]:
+    """Where a recipe changes what a start's weights compute, in lines.
+
+    Args:
+        ours: a config of the recipe.
+        theirs: the start's, of the same class.
+        section: of the recipe that `ours` is.
+        key: the start's, with its value.
+
+    Raises:
+        UsageError: a key of the recipe has no effect, since the start brings what it would draw.
+    """
+    lines: list[str] = []
+    found = dict(_flat(encode(theirs)))
+    for name, value in _flat(encode(ours)):
+        last = name.rpartition(".")[2]
+        if name not in found or value == found[name] or last in _TRAINING:
+            continue
+        if last in _BROUGHT:
+            raise UsageError(
+                f"{section}.{name} = {_shown(value)} has no effect: {key} brings what it would "
+                "draw; leave it out"
+            )
+        if not any(part in _SHAPES for part in name.split(".")):
+            lines.append(
+                f"{section}.{name} = {_shown(value)}, but {key} has {_shown(found[name])}: its "
+                "weights compute something else here"
+            )
+    return lines
+
+
+def other_images(ours: PreprocessConfig, theirs: PreprocessConfig, *, key: str) -> list[str]:
+    """Where a run resizes images otherwise than its start, `key`, did, in lines."""
+    return [
+        f'data.{name} = "{getattr(ours, name)}", but {key} was judged with '
+        f'"{getattr(theirs, name)}"'
+        for name in ("resize_mode", "interpolation")
+        if getattr(ours, name) != getattr(theirs, name)
+    ]
+
+
+def other_texts(ours: Tokenizer, theirs: Tokenizer, *, key: str) -> list[str]:
+    """Where a run's ids are not those that its start, `key`, has learned, in a line."""
+    if _ids(ours) == _ids(theirs):
+        return []
+    return [
+        f"[tokenizer] is another one than that of {key}, so the same ids stand for other texts; a "
+        "recipe without that section takes the tokenizer of model.init"
+    ]
+
+
+def _ids(tokenizer: Tokenizer) -> tuple[object, ...]:
+    """What a text's ids hang on beside the context's length."""
+    ends = (tokenizer.num_before, tokenizer.config.add_eot, tokenizer.pad_id)
+    return tokenizer.definition, tokenizer.config.clean, *ends
+
+
+def loss_lines(start: Start, *, kind: str, limit: float | None, trains: bool) -> list[str]:
+    """Where the loss is not the start's, or its scale is beyond a limit, in lines.
+
+    Args:
+        start: what a run starts from.
+        kind: loss.kind.
+        limit: loss.max_logit_scale, where the recipe sets it.
+        trains: whether the scale does.
+    """
+    lines: list[str] = []
+    own = "clip" if start.model.logit_bias is None else "siglip"
+    if kind != own:
+        bias = "has no bias of the logits, which starts at model.init_logit_bias"
+        bias = bias if own == "clip" else "has a bias of the logits, which softmax does not see"
+        lines.append(f'loss.kind = "{kind}", but {start.key} is of kind "{own}": it {bias}')
+    scale = start.model.logit_scale.exp().item()
+    highest = STANDARD_LIMIT if limit is None else limit
+    if trains and (scale > highest * (1 + 1e-3) or scale < 1 - 1e-3):
+        side = f"above {highest:g}" if scale > highest else "below 1"
+        fate = "the first update cuts it to that" if limit is not None else "that stays its limit"
+        hint = "" if limit is not None else "; loss.max_logit_scale sets another"
+        lines.append(f"{start.key} multiplies its logits by {scale:.4g}, {side}: {fate}{hint}")
+    return lines
+
+
+def _flat(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
