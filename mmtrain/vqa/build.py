@@ -12,7 +12,6 @@ from mmtrain.build import (
     adapt_model,
     build_preprocess,
     build_state,
-    start_notes,
     use_deterministic_kernels,
 )
 from mmtrain.data.sources import SampleSource
@@ -25,9 +24,8 @@ from mmtrain.errors import UsageError
 from mmtrain.eval.answering import Answerer
 from mmtrain.eval.vqa_gqa import read_choices
 from mmtrain.eval.vqa_result import evaluate_vqa
-from mmtrain.models import Clip, TextTower, VisionTower
+from mmtrain.models import TextTower, VisionTower
 from mmtrain.models.clip import hidden_matrix_names, lock_tower, tower_layer_ids
-from mmtrain.models.transfer import copy_weights
 from mmtrain.models.vqa import Vqa, VqaStage, no_decay_names
 from mmtrain.parallel import Layout, parallelize
 from mmtrain.peft import LoraDropout, baked, count_parameters
@@ -40,7 +38,7 @@ from mmtrain.recipe import (
     run_tokenizer,
 )
 from mmtrain.report import write_report
-from mmtrain.start import Start, contradictions, other_images, other_texts, read_start
+from mmtrain.start import read_start
 from mmtrain.train.answering import AnswerObjective
 from mmtrain.train.background_save import BackgroundSave
 from mmtrain.train.config import total_steps
@@ -49,6 +47,7 @@ from mmtrain.train.ranks import is_alone
 from mmtrain.train.state import RunState
 from mmtrain.vqa.dictionaries import fill_dictionaries
 from mmtrain.vqa.saved import VqaModel, load_vqa, save_vqa
+from mmtrain.vqa.start import build_started_model, vqa_notes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +153,7 @@ def build_vqa_run(recipe: TrainRecipe, layout: Layout) -> VqaRun:
     recipe = replace(recipe, vqa=_filled_in(section, vocabulary, tokenizer, data))
     whole = None if section.init is None else load_vqa(Path(section.init))
     found = {} if whole is None else whole.model.state_dict()
-    model = _build_model(recipe, None if start is None else start.model, found)
+    model = build_started_model(recipe, None if start is None else start.model, found)
     fill_dictionaries(model, build_data(), seed=recipe.run.seed, given=found.keys())
     dropout = _freeze(model, recipe, layout)
     num_trainable, num_parameters = count_parameters(model)
@@ -170,52 +169,9 @@ def build_vqa_run(recipe: TrainRecipe, layout: Layout) -> VqaRun:
         num_parameters=num_parameters,
         total_steps=total_steps(recipe.train, batches_per_epoch=data.batches_per_epoch),
         background=BackgroundSave() if recipe.train.async_checkpoint else None,
-        notes=_notes(recipe, start, whole, tokenizer=tokenizer, vocabulary=vocabulary),
+        notes=vqa_notes(recipe, start, whole, tokenizer=tokenizer, vocabulary=vocabulary),
         vocabulary=vocabulary,
         ceiling=best,
-    )
-
-
-def _notes(
-    recipe: TrainRecipe,
-    start: Start | None,
-    whole: VqaModel | None,
-    *,
-    tokenizer: Tokenizer,
-    vocabulary: AnswerVocabulary | None,
-) -> tuple[str, ...]:
-    """Where the recipe contradicts the models that it starts from.
-
-    Raises:
-        UsageError: the classifier of vqa.init chooses among other answers.
-    """
-    section, preprocess = recipe.vqa, build_preprocess(recipe)
-    assert section is not None
-    if whole is None:
-        if start is None:
-            return ()
-        if section.classify is None:  # nobody reads the text tower
-            text = start.model.config.text
-            recipe = replace(recipe, model=replace(recipe.model, text=text))
-        return tuple(start_notes(recipe, start, tokenizer=tokenizer, preprocess=preprocess))
-    key = f"vqa.init = {section.init}"
-    ours = () if vocabulary is None else vocabulary.answers
-    theirs = () if whole.vocabulary is None else whole.vocabulary.answers
-    if ours != theirs:
-        # As many, or the shapes would have been refused.
-        place, pair = next(
-            (i, pair) for i, pair in enumerate(zip(ours, theirs, strict=True)) if len(set(pair)) > 1
-        )
-        raise UsageError(
-            f"{key} chooses among other answers: number {place + 1} is {pair[1]!r} there and "
-            f"{pair[0]!r} of these data, so its weights would stand for others; train on data with "
-            "the same answers, or start from model.init"
-        )
-    return (
-        *contradictions(recipe.model.clip, whole.model.clip, section="model", key=key),
-        *contradictions(section.model, whole.model.config, section="vqa", key=key),
-        *other_images(preprocess, whole.preprocess, key=key),
-        *other_texts(tokenizer, whole.tokenizer, key=key),
     )
 
 
@@ -271,51 +227,6 @@ def _filled_in(
     if generate is not None:
         generate = replace(generate, vocab_size=tokenizer.vocab_size, text_length=data.text.longest)
     return replace(section, classify=classify, generate=generate)
-
-
-def _build_model(recipe: TrainRecipe, start: Clip | None, found: dict[str, torch.Tensor]) -> Vqa:
-    """The model with its initial weights: towers drawn, or from a CLIP, or all from a VQA model."""
-    assert recipe.vqa is not None
-    model = Vqa(recipe.model.clip, recipe.vqa.model).init_weights(recipe.run.seed)
-    towers = Clip(recipe.model.clip).init_weights(recipe.run.seed)
-    if start is not None:
-        if model.text is None:
-            # Its tokenizer may be another one; nobody reads its text tower.
-            kept = replace(towers.config, text=start.config.text)
-            towers = Clip(kept).init_weights(recipe.run.seed)
-        try:
-            copy_weights(start, towers)
-        except ValueError as error:
-            raise UsageError(f"model.init = {recipe.model.init}: {error}") from error
-    model.vision.load_state_dict(_without_head(towers.vision.state_dict()))
-    if model.text is not None:
-        model.text.load_state_dict(_without_head(towers.text.state_dict()))
-    if recipe.vqa.init is not None:
-        _copy_all(found, model, recipe.vqa.init)
-    return model
-
-
-def _without_head(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in state.items() if not name.startswith("head.")}
-
-
-def _copy_all(found: dict[str, torch.Tensor], model: Vqa, init: str) -> None:
-    """Every weight of another VQA model; what only this one has (a front door,
-    learned tokens) starts anew."""
-    wanted = model.state_dict()
-    parts = ("front_door", "generate.prompt.", "text.embed.context")
-    new = [n for n in wanted if n not in found and not any(part in n for part in parts)]
-    other = [
-        name
-        for name, value in found.items()
-        if name not in wanted or value.shape != wanted[name].shape
-    ]
-    if new or other:
-        raise UsageError(
-            f"vqa.init = {init}: {len(new) + len(other)} tensors of the model differ from those it "
-            f"starts from, the first is {(new + other)[0]}; keep the shapes and the answers"
-        )
-    model.load_state_dict(wanted | found)
 
 
 def _towers(model: Vqa) -> dict[str, VisionTower | TextTower]:
