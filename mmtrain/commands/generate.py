@@ -14,7 +14,7 @@ from mmtrain.models import Decoder
 from mmtrain.models.generate import generate, stream
 from mmtrain.models.prefill import Prefilled, left_pad, prefill
 from mmtrain.models.sampling import GenerationConfig
-from mmtrain.models.score_answers import AnswerTrie, score_answers
+from mmtrain.models.score_answers import AnswerTrie, read_prompts, score_answers
 from mmtrain.parallel import pick_device
 
 SHOWN_ANSWERS = 5
@@ -102,18 +102,42 @@ def _choose(
 ) -> None:
     """Print the likeliest answers of each prompt, probabilities over the list."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"answers = {path} cannot be read: {error}") from error
-    answers = [line for line in lines if line]
+    # A line twice would be two answers that share the probability of one.
+    answers = [line for line in dict.fromkeys(lines) if line]
     if not answers:
         raise UsageError(f"answers = {path} holds no answer; write one a line")
     # The end token tells "a" from "a b": without it the shorter one is always likelier.
     end = list(tokenizer.end_ids[:1])
-    trie = AnswerTrie([[*tokenizer.encode(f" {a}", special=False), *end] for a in answers])
-    scores_BA = score_answers(decoder, _read(decoder, rows, max(trie.max_chunk, 1)), trie)
+    ids = [[*tokenizer.encode(f" {a}", special=False), *end] for a in answers]
+    _refuse_too_long(decoder, rows, dict(zip(answers, ids, strict=True)), path)
+    trie = AnswerTrie(ids)
+    tokens_BT, real_BT = left_pad(rows, device=next(decoder.parameters()).device)
+    scores_BA = score_answers(
+        decoder, read_prompts(decoder, tokens_BT, trie, real_BT=real_BT), trie
+    )
     for prompt, log_p in zip(prompts, scores_BA.cpu(), strict=True):
         print(prompt)
         best = log_p.softmax(0).topk(min(SHOWN_ANSWERS, len(answers)))
         for share, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
             print(f"  {share:6.1%}  {log_p[index]:8.3f}  {answers[index]}")
+
+
+def _refuse_too_long(
+    decoder: Decoder, rows: list[list[int]], answers: dict[str, list[int]], path: Path
+) -> None:
+    """The longest prompt and the longest answer must fit; the last token is not read."""
+    limit, prompt = decoder.config.context_length, max(map(len, rows))
+    longest = max(answers, key=lambda answer: len(answers[answer]))
+    read = len(answers[longest]) - 1
+    if prompt + read > limit:
+        raise UsageError(
+            f"answers = {path}: a prompt of {prompt} tokens and the answer {_cut(longest)!r} of "
+            f"{read + 1} exceed the model's context_length = {limit}; shorten one of them"
+        )
+
+
+def _cut(text: str, most: int = 40) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."

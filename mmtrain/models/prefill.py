@@ -67,6 +67,14 @@ def prefill(
     """
     if cache is None:
         cache = decoder.build_cache(x.size(0), x.size(1) + max_new_tokens)
+    # Before the pass, in which a learned position that does not exist would be looked up.
+    length_B = cache.length_B + (x.size(1) if real_BT is None else real_BT.sum(1))
+    longest, limit = int(length_B.max()), decoder.config.context_length
+    if longest + max_new_tokens > limit:
+        raise ValueError(
+            f"a prompt of {longest} tokens and max_new_tokens = {max_new_tokens} exceed "
+            f"context_length = {limit}"
+        )
     logits_B1V = decoder(
         x,
         real_BT=real_BT,
@@ -75,10 +83,4 @@ def prefill(
         cache=cache,
         num_logits=1,
     )
-    longest, limit = int(cache.length_B.max()), decoder.config.context_length
-    if longest + max_new_tokens > limit:
-        raise ValueError(
-            f"a prompt of {longest} tokens and max_new_tokens = {max_new_tokens} exceed "
-            f"context_length = {limit}"
-        )
     return Prefilled(cache=cache, logits_BV=logits_B1V[:, 0])

@@ -1,4 +1,4 @@
-"""Constrained answering: the log-probability of every answer of a list, in a pass or few.
+"""Constrained answering: the log-probability of every answer of a list, in a pass or several.
 
 The answers form a trie. Its nodes go through the decoder side by side behind the prompt, each
 seeing the prompt and its own ancestors alone, so that nothing shared is computed twice: neither the
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmtrain.models.decoder import Decoder
-from mmtrain.models.prefill import Prefilled
+from mmtrain.models.prefill import Prefilled, prefill
 from mmtrain.nn import Mask
 
 
@@ -20,7 +20,7 @@ class AnswerTrie:
 
     Args:
         answers: ids of each answer, its end token too where "a" and "ab" are both answers.
-        max_nodes: nodes that go through the decoder at once, unless one first token has more.
+        max_nodes: nodes that go through the decoder at once, unless one answer has more.
 
     Raises:
         ValueError: there is no answer, or an empty one.
@@ -53,8 +53,14 @@ class AnswerTrie:
         """Nodes of the largest pass: slots that a cache must have behind the prompt."""
         return max(map(len, self.chunks), default=0)
 
+    @property
+    def num_read(self) -> int:
+        """Tokens of the longest way down that are read: what a context must hold behind the prompt.
+        An answer's last token is foretold and not read."""
+        return max((self.depth[node] + 1 for chunk in self.chunks for node in chunk), default=0)
+
     def _chunks(self, max_nodes: int) -> list[list[int]]:
-        """Nodes that have children, whole trees of a first token together."""
+        """Nodes that have children, whole trees of a first token together where they fit."""
         inner = set(self.parent) - {-1}
         trees: list[list[int]] = []
         for node in sorted(inner):
@@ -66,8 +72,47 @@ class AnswerTrie:
             if chunks and len(chunks[-1]) + len(tree) <= max_nodes:
                 chunks[-1] += tree
             else:
-                chunks.append(tree)
+                chunks += self._split(tree, max_nodes)
         return chunks
+
+    def _split(self, tree: list[int], max_nodes: int) -> list[list[int]]:
+        """One tree in pieces; each begins with what its first node hangs on, read once more."""
+        pieces: list[list[int]] = []
+        for node in tree:
+            if not pieces or len(pieces[-1]) >= max_nodes:
+                pieces.append(self._above(node))
+            pieces[-1].append(node)
+        return pieces
+
+    def _above(self, node: int) -> list[int]:
+        """A node's ancestors, the first token first."""
+        ancestors: list[int] = []
+        while (node := self.parent[node]) >= 0:
+            ancestors.insert(0, node)
+        return ancestors
+
+
+@torch.inference_mode()
+def read_prompts(
+    decoder: Decoder, tokens_BT: Tensor, trie: AnswerTrie, *, real_BT: Tensor | None = None
+) -> Prefilled:
+    """Read prompts that answers will be scored after.
+
+    The nodes of a pass need slots of the cache each, side by side; the context is as long as the
+    longest answer wants, however many there are.
+
+    Args:
+        decoder: reads.
+        tokens_BT: ids.
+        trie: the answers.
+        real_BT: False for padding on the left.
+
+    Raises:
+        ValueError: a prompt and an answer exceed the decoder's context.
+    """
+    num_slots = tokens_BT.size(1) + max(trie.max_chunk, 1)
+    cache = decoder.build_cache(tokens_BT.size(0), num_slots)
+    return prefill(decoder, tokens_BT, max_new_tokens=trie.num_read, real_BT=real_BT, cache=cache)
 
 
 @torch.inference_mode()
@@ -76,8 +121,7 @@ def score_answers(decoder: Decoder, start: Prefilled, trie: AnswerTrie) -> Tenso
 
     Args:
         decoder: reads.
-        start: from prefill with max_new_tokens of at least trie.max_chunk; its cache is left as it
-            was.
+        start: from read_prompts; its cache is left as it was.
         trie: the answers.
     """
     cache, device = start.cache, start.logits_BV.device

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import mmtrain
@@ -66,6 +67,38 @@ def test_answers_of_a_list_with_their_probabilities(folder, tmp_path, capsys):
     assert [float(log_p) for _, log_p, _ in rows] == sorted(
         (float(log_p) for _, log_p, _ in rows), reverse=True
     )
+
+
+@pytest.mark.parametrize("num", [1, 60, 80, 84, 85, 86, 88, 90, 700])
+def test_any_number_of_answers(folder, tmp_path, capsys, num):
+    """Sorted as one by one; a line that is there twice is one answer."""
+    words = [f"w{number}" for number in range(42)]
+    listed = [*words, *(f"{a} {b}" for a in words for b in words[:17])][:num]
+    answers = tmp_path / "answers.txt"
+    answers.write_text("\n".join([*listed, listed[0]]))
+    out = run(capsys, "--model", str(folder), "--prompt", "a red", "--answers", str(answers))
+    rows = re.findall(r"^ +([\d.]+)% +(-[\d.]+)  (.+)$", out, re.MULTILINE)
+    assert len({text for *_, text in rows}) == len(rows) == min(5, num)
+    decoder, tokenizer = mmtrain.load_decoder(folder)
+    for _, log_p, text in rows:
+        prompt = tokenizer.encode("a red")
+        ids = [*tokenizer.encode(f" {text}", special=False), *tokenizer.end_ids[:1]]
+        shares = decoder(torch.tensor([prompt + ids]))[0, len(prompt) - 1 : -1].log_softmax(-1)
+        wanted = shares[torch.arange(len(ids)), torch.tensor(ids)].sum().item()
+        assert float(log_p) == pytest.approx(wanted, abs=2e-3)
+
+
+def test_an_answer_that_cannot_fit_is_one_line(folder, tmp_path, capsys):
+    """61 words and the end token, which is not read, fill the context of 64 behind two."""
+    answers = tmp_path / "answers.txt"
+    answers.write_text("red\n" + "blue " * 62)
+    words = ["--model", str(folder), "--prompt", "a red", "--answers", str(answers)]
+    assert "red" in run(capsys, *words)
+    answers.write_text("red\n" + "blue " * 63)
+    assert main(["generate", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a prompt of 2 tokens and the answer 'blue blue" in line and "of 64 exceed" in line
+    assert "context_length = 64; shorten one of them" in line and len(line) < 300
 
 
 def test_summary_tells_a_decoders_parts(folder, capsys):

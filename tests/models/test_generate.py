@@ -12,7 +12,7 @@ from mmtrain.models.beam_search import beam_search
 from mmtrain.models.generate import generate, stream
 from mmtrain.models.prefill import Prefilled, left_pad, prefill
 from mmtrain.models.sampling import GenerationConfig, keep_likely, pick_next
-from mmtrain.models.score_answers import AnswerTrie, score_answers
+from mmtrain.models.score_answers import AnswerTrie, read_prompts, score_answers
 from tests.interop.decoder_folders import build_peer
 
 PROMPTS = [[3, 8, 1, 20, 33, 4], [7, 7], [12, 40, 2]]
@@ -92,7 +92,7 @@ def test_a_beams_score_is_its_texts_log_probability():
 
 def answer_log_p(decoder: Decoder, prompt: list[int], answer: list[int]) -> float:
     """The sum over its tokens, one plain forward pass."""
-    logits = decoder(torch.tensor([prompt + answer]))[0, len(prompt) - 1 : -1].log_softmax(-1)
+    logits = decoder(torch.tensor([prompt + answer[:-1]]))[0, len(prompt) - 1 :].log_softmax(-1)
     return logits[torch.arange(len(answer)), torch.tensor(answer)].sum().item()
 
 
@@ -104,7 +104,8 @@ def test_answers_score_their_total_log_probability(name, max_nodes):
     ours, _, _ = pair(name)
     answers = [[5, 6, 7], [5, 6], [5, 6, 8, 9], [4], [5, 1], [9, 9, 9, 9, 9], [4], [9, 2]]
     trie = AnswerTrie(answers, max_nodes=max_nodes)
-    begin = start(ours, room=trie.max_chunk)
+    tokens, real = left_pad(PROMPTS)
+    begin = read_prompts(ours, tokens, trie, real_BT=real)
     got = score_answers(ours, begin, trie)
     want = [[answer_log_p(ours, p, a) for a in answers] for p in PROMPTS]
     torch.testing.assert_close(got, torch.tensor(want), rtol=0, atol=1e-4)
@@ -119,6 +120,54 @@ def test_a_trie_feeds_no_shared_token_twice():
     for answers in ([], [[]], [[1], []]):
         with pytest.raises(ValueError, match="every answer needs at least one token"):
             AnswerTrie(answers)
+
+
+def draw_answers(num: int, longest: int, seed: int) -> list[list[int]]:
+    """Different answers of few ids, so that they share their beginnings."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn: dict[tuple[int, ...], None] = {}
+    while len(drawn) < num:
+        length = int(torch.randint(1, longest + 1, (), generator=generator))
+        drawn[tuple(torch.randint(1, 50, (length,), generator=generator).tolist())] = None
+    return [list(answer) for answer in drawn]
+
+
+@pytest.mark.parametrize("max_nodes", [4, 31, 256])
+@pytest.mark.parametrize(("num", "longest"), [(1, 1), (3, 58), (60, 3), (85, 2), (88, 2), (200, 4)])
+@pytest.mark.parametrize("name", ["gpt2", "llama grouped, wide heads"])
+@torch.no_grad()
+def test_any_number_of_answers_is_scored_as_one_by_one(name, num, longest, max_nodes):
+    """The context of 64 holds the longest prompt and an answer of 58 that nobody reads to its
+    end; how many answers there are beside it is no matter of the context."""
+    ours, _, _ = pair(name)
+    answers = draw_answers(num, longest, seed=num)
+    if longest == 58:
+        answers[0] = [7] * 59
+    trie = AnswerTrie(answers, max_nodes=max_nodes)
+    assert trie.max_chunk <= max(max_nodes + longest, 59)
+    tokens, real = left_pad(PROMPTS)
+    got = score_answers(ours, read_prompts(ours, tokens, trie, real_BT=real), trie)
+    want = [[answer_log_p(ours, prompt, a) for a in answers] for prompt in PROMPTS]
+    torch.testing.assert_close(got, torch.tensor(want), rtol=3e-6, atol=1e-4)
+
+
+def test_an_answer_beyond_the_context_is_refused_before_any_pass():
+    ours, _, _ = pair("gpt2")
+    tokens, real = left_pad(PROMPTS)
+    for answer in ([7] * 60, [7] * 200):
+        with pytest.raises(
+            ValueError, match=r"a prompt of 6 tokens and .* exceed context_length = 64"
+        ):
+            read_prompts(ours, tokens, AnswerTrie([[1], answer]), real_BT=real)
+    with pytest.raises(ValueError, match="a prompt of 70 tokens"):
+        start(ours, [[1] * 70], room=1)
+
+
+def test_a_tree_that_is_too_large_is_read_in_pieces():
+    answers = [[5, n, m] for n in range(10, 14) for m in (1, 2)]
+    trie = AnswerTrie(answers, max_nodes=3)
+    # The first token, on which all of them hang, is read with each piece.
+    assert [[trie.token[n] for n in chunk] for chunk in trie.chunks] == [[5, 10, 11], [5, 12, 13]]
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(None, 0.6), (5, None), (5, 0.7), (1, None)])
