@@ -15,6 +15,7 @@ class ExitStatus(IntEnum):
 
     DONE = 0
     DEFECT = 1  # Python's own for an exception that nobody caught
+    FAULTS_FOUND = 1  # grep's and diff's for a look that found something
     MISTAKE = 2
     STOPPED = 75  # sysexits' EX_TEMPFAIL
     HUNG = 76
@@ -28,6 +29,13 @@ class UsageError(ValueError):
 
     The command line prints the message alone and exits with 2; anything else that is raised
     is a defect of ours and keeps its traceback.
+    """
+
+
+class FaultsFound(Exception):
+    """A check did its work and found faults.
+
+    The command line prints the message alone, one line, and exits with 1.
     """
 
 

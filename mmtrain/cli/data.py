@@ -4,23 +4,59 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmtrain.cli.parser import add_command, add_group
+from mmtrain.cli.parser import Parser, add_command, add_group, at_least
 from mmtrain.cli.vqa import add_data_vqa
 
 
 def add_data(commands: Any) -> None:
-    """The commands that look after shards."""
-    actions = add_group(commands, "data", "index or check shards", metavar="ACTION")
-    for name, summary, run in (
-        ("index", "write the index of every shard, with a checksum of every file in it", _index),
-        ("check", "compare every shard with its index, member by member", _check),
-    ):
-        action = add_command(actions, name, summary, run)
-        action.add_argument("data", nargs="+", metavar="SHARDS", help="tars, globs, brace ranges")
-        action.add_argument(
-            "--index-dir", type=Path, metavar="DIR", help="where indexes are (beside the shards)"
-        )
+    """The commands that look after data."""
+    actions = add_group(commands, "data", "index or check data", metavar="ACTION")
+    index = add_command(
+        actions, "index", "write the index of every shard, with a checksum of every file", _index
+    )
+    index.add_argument("data", nargs="+", metavar="SHARDS", help="tars, globs, brace ranges")
+    _add_index_dir(index)
+    _add_check(actions)
     add_data_vqa(actions)
+
+
+def _add_check(actions: Any) -> None:
+    check = add_command(
+        actions,
+        "check",
+        "compare shards with their index, and read every sample as a training would",
+        _check,
+        epilog="Exit status 1: samples would not be used. 2: a mistake, or damage.",
+    )
+    check.add_argument(
+        "data", nargs="+", metavar="DATA", help="shards, or whatever else data.train takes"
+    )
+    _add_index_dir(check)
+    where = check.add_mutually_exclusive_group()
+    where.add_argument(
+        "--captions",
+        nargs="+",
+        default=["txt"],
+        metavar="NAME",
+        help="where captions are: txt for the .txt member, else a field of the .json (txt)",
+    )
+    where.add_argument("--no-captions", action="store_true", help="images alone are enough")
+    check.add_argument(
+        "--image-key",
+        default="filepath",
+        metavar="NAME",
+        help="column or extension of the image, as data.image_key (%(default)s)",
+    )
+    check.add_argument("--label-key", metavar="NAME", help="count the samples with this label")
+    check.add_argument(
+        "--workers", type=at_least(0), default=0, metavar="N", help="processes that read (0)"
+    )
+
+
+def _add_index_dir(action: Parser) -> None:
+    action.add_argument(
+        "--index-dir", type=Path, metavar="DIR", help="where indexes are (beside the shards)"
+    )
 
 
 def _index(arguments: argparse.Namespace) -> None:
@@ -32,4 +68,11 @@ def _index(arguments: argparse.Namespace) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     from mmtrain.commands.data import data_check_command
 
-    data_check_command(data=tuple(arguments.data), index_dir=arguments.index_dir)
+    data_check_command(
+        data=tuple(arguments.data),
+        index_dir=arguments.index_dir,
+        image_key=arguments.image_key,
+        captions=() if arguments.no_captions else tuple(arguments.captions),
+        label_key=arguments.label_key,
+        workers=arguments.workers,
+    )

@@ -17,7 +17,7 @@ from mmtrain.cli.parser import Parser, VersionAction
 from mmtrain.cli.plan import add_plan
 from mmtrain.cli.train import add_train
 from mmtrain.cli.vqa import add_ask
-from mmtrain.errors import ExitStatus, UsageError, WorkerKilledError, leave_error
+from mmtrain.errors import ExitStatus, FaultsFound, UsageError, WorkerKilledError, leave_error
 
 _EXAMPLES = """\
 examples:
@@ -57,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except UsageError as error:
         return _report(error, ExitStatus.MISTAKE)
+    except FaultsFound as found:
+        return _report(found, ExitStatus.FAULTS_FOUND)
     except WorkerKilledError as error:
         return _report(error, ExitStatus.WORKER_KILLED)
     except KeyboardInterrupt:

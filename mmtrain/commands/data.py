@@ -1,10 +1,13 @@
-"""`mmtrain data`: indexes and checks of shards."""
+"""`mmtrain data`: indexes of shards, and checks of whatever can be trained on."""
 
 import sys
+import tempfile
 from pathlib import Path
 
-from mmtrain.data.shard_check import check_shards, index_shards
-from mmtrain.errors import UsageError
+from mmtrain.data.sample_check import SampleReport, check_samples
+from mmtrain.data.shard_check import CheckReport, check_shards, index_shards
+from mmtrain.data.sources import open_source, open_unsharded
+from mmtrain.errors import FaultsFound, UsageError
 
 
 def data_index_command(*, data: tuple[str, ...], index_dir: Path | None) -> None:
@@ -20,17 +23,66 @@ def data_index_command(*, data: tuple[str, ...], index_dir: Path | None) -> None
     _refuse(report.problems)
 
 
-def data_check_command(*, data: tuple[str, ...], index_dir: Path | None) -> None:
-    """`mmtrain data check`: compare every shard with its index, member by member."""
-    report = check_shards(data, index_dir=_text(index_dir))
+def data_check_command(
+    *,
+    data: tuple[str, ...],
+    index_dir: Path | None,
+    image_key: str,
+    captions: tuple[str, ...],
+    label_key: str | None,
+    workers: int,
+) -> None:
+    """`mmtrain data check`: compare every shard with its index, member by member; then read every
+    sample as a training would.
+
+    Raises:
+        FaultsFound: a sample would not be used.
+        UsageError: a shard is damaged or no longer what was indexed.
+    """
+    places = dict.fromkeys(captions, 1.0)
+    source = open_unsharded(data, image_key=image_key, key="data")
+    if source is not None:
+        if index_dir is not None:
+            raise UsageError(f"--index-dir = {index_dir}: only shards have indexes; leave it out")
+        report = check_samples(source, captions=places, label_key=label_key, workers=workers)
+        _tell_samples(report, label_key)
+        return
+    _tell_shards(check_shards(data, index_dir=_text(index_dir)))
+    with tempfile.TemporaryDirectory() as indexes:  # a check writes nothing beside the shards
+        source = open_source(data, image_key=image_key, index_dir=indexes, key="data")
+        report = check_samples(source, captions=places, label_key=label_key, workers=workers)
+    _tell_samples(report, label_key)
+
+
+def _tell_shards(report: CheckReport) -> None:
     for shard in report.shards:
         state = "verified" if shard.is_verified else "readable"
         if not shard.is_indexed:
             state += ", but it has no index to compare with (mmtrain data index writes one)"
         elif not shard.is_verified:
             state += ", but its index has no checksums (mmtrain data index adds them)"
+        if shard.num_ignored:
+            state += f"; {shard.num_ignored} files are of no sample (hidden or without extension)"
         print(f"{shard.path}: {shard.num_samples} samples, {state}")
     _refuse(report.problems)
+
+
+def _tell_samples(report: SampleReport, label_key: str | None) -> None:
+    if label_key is not None:
+        told = f"label_key = {label_key}: {report.num_labelled:,} of {report.num_samples:,} samples"
+        if not report.num_labelled:
+            raise UsageError(f"{told} have it; name a field that the .json has, or leave it out")
+        print(f"{told} have a label")
+    for sample in report.named:
+        print(f"mmtrain: {sample}", file=sys.stderr)
+    if (more := report.num_unusable - len(report.named)) > 0:
+        print(f"mmtrain: and {more:,} more", file=sys.stderr)
+    if not report.num_unusable:
+        print(f"{report.num_samples:,} samples, all can be used")
+        return
+    told = f"{report.num_unusable:,} of {report.num_samples:,} samples would not be used"
+    hint = f"; {report.hint}; --captions names other places, --no-captions none"
+    raise FaultsFound(f"{told} ({report.told}){hint if report.hint else ''}")
 
 
 def _refuse(problems: tuple[str, ...]) -> None:

@@ -1,5 +1,7 @@
 """Why one sample cannot be used."""
 
+from collections.abc import Collection
+
 
 class SampleError(Exception):
     """A short reason that can be counted, such as `image missing`.
@@ -17,3 +19,16 @@ class SampleError(Exception):
     def told(self) -> str:
         """The reason with its detail, for a message about this sample alone."""
         return f"{self} ({self.detail})" if self.detail else str(self)
+
+
+class IncompleteError(SampleError):
+    """A sample lacks a file that is wanted, or has several in its place: names may be why.
+
+    Args:
+        reason: as above.
+        wanted: extensions that the file could have.
+    """
+
+    def __init__(self, reason: str, *, wanted: Collection[str]) -> None:
+        super().__init__(reason)
+        self.wanted = wanted

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mmtrain.data.batch import SampleMeta
 from mmtrain.data.decode import IMAGE_EXTENSIONS, MAX_IMAGE_PIXELS, decode_image, is_image
-from mmtrain.data.sample_error import SampleError
-from mmtrain.data.sources import SampleSource
+from mmtrain.data.sample_error import IncompleteError, SampleError
+from mmtrain.data.sources import SampleSource, explained
 from mmtrain.data.transforms import EvalTransform, TrainTransform
 
 _IMAGES = frozenset(IMAGE_EXTENSIONS)
@@ -98,6 +98,12 @@ class SampleReader:
             SampleError: it cannot be used.
             OSError: the shard cannot be read, tried several times.
         """
+        try:
+            return self._read(sample, caption_draws, transform_draws)
+        except IncompleteError as error:
+            raise explained(error, self.source, sample) from error
+
+    def _read(self, sample: int, caption_draws: Sequence[float], transform_draws: Tensor) -> Sample:
         members = self.source.read(sample, self._wanted)
         if not members.keys() & _IMAGES:
             members = self.source.read(sample)  # its image may be under any name
@@ -131,7 +137,8 @@ class SampleReader:
         """A place by weight among those that have a caption, then one of its captions."""
         names = sorted(name for name, texts in found.items() if texts)
         if not names:
-            raise SampleError(NO_CAPTION)
+            files = {"txt" if name == "txt" else "json" for name in self.captions}
+            raise IncompleteError(NO_CAPTION, wanted=files)
         left = draws[0] * sum(self.captions[name] for name in names)
         chosen = names[-1]  # also where rounding leaves a rest
         for name in names:
@@ -193,9 +200,10 @@ def image_file(members: Mapping[str, bytes]) -> bytes:
     found = [name for name in members.keys() - _TEXTS if is_image(members[name])]
     if len(found) > 1:
         names = ", ".join(f".{name}" for name in sorted(found))
-        raise SampleError(f"several images ({names}); name one by image_key")
+        told = f"several images ({names}); name one by image_key"
+        raise IncompleteError(told, wanted=IMAGE_EXTENSIONS)
     if not found:
-        raise SampleError("no image")
+        raise IncompleteError("no image", wanted=IMAGE_EXTENSIONS)
     return members[found[0]]
 
 

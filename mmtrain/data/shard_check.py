@@ -58,6 +58,8 @@ class ShardCheck:
     """As the user's pattern gave it."""
     num_samples: int
     """Samples found now."""
+    num_ignored: int
+    """Files that belong to no sample."""
     is_indexed: bool
     """Whether there was an index to compare with; without one a lost end may go unseen."""
     is_verified: bool
@@ -149,6 +151,7 @@ def _report(
     return ShardCheck(
         path=path,
         num_samples=0 if new is None else new.summary.num_samples,
+        num_ignored=0 if new is None else new.summary.num_ignored,
         is_indexed=old is not None,
         is_verified=new is not None and new.summary.has_crc,
         problems=_cut(problems),

@@ -4,7 +4,9 @@ import hashlib
 import json
 import re
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +16,11 @@ from mmtrain.data.tar_scan import Damage, Member, ShardFile, scan
 _PIECE = 4096
 _CRC_CHUNK = 1 << 22
 _META = re.compile(r"__[^/]*__($|/)")
+
+
+APART = "its files stand apart in the tar; pack it sorted by name"
+IN_FOLDERS = "its files lie in several folders of the tar, which makes them several samples"
+DOTTED = "its name has dots, and the extension begins at the first one; rename it without"
 
 
 class Entry(NamedTuple):
@@ -82,6 +89,32 @@ class ShardIndex:
         """The sample's path inside the shard up to the first dot of its file name."""
         begin = int(self.key_end_S[sample - 1]) if sample else 0
         return self.keys[begin : int(self.key_end_S[sample])].tobytes().decode("utf-8")
+
+    def name_fault(self, sample: int, wanted: Collection[str]) -> str:
+        """Why the names in the tar leave a sample without a file that is there; empty: they do not.
+
+        The layout joins members that stand together and share their path up to the first dot of
+        the file name; what a writer meant to be one sample may be none by that rule.
+
+        Args:
+            sample: one that lacks a file.
+            wanted: extensions that the file could have.
+        """
+        own, key = self.members(sample).keys(), self.key(sample)
+        for other in self._samples_of_name.get(key.rpartition("/")[2], ()):
+            there = self.members(other).keys()
+            if not there & own and there & set(wanted):
+                return APART if self.key(other) == key else IN_FOLDERS
+        dotted = {extension.rpartition(".")[2] for extension in own if "." in extension}
+        return DOTTED if dotted & set(wanted) else ""
+
+    @cached_property
+    def _samples_of_name(self) -> dict[str, list[int]]:
+        """Samples by their file name without folders, where several have one."""
+        found: dict[str, list[int]] = {}
+        for sample in range(self.summary.num_samples):
+            found.setdefault(self.key(sample).rpartition("/")[2], []).append(sample)
+        return {name: samples for name, samples in found.items() if len(samples) > 1}
 
     def members(self, sample: int) -> dict[str, Entry]:
         """The sample's files by extension."""

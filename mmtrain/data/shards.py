@@ -113,6 +113,11 @@ class ShardSource:
         number, inside = self._locate(sample)
         return self._opened(number)[1].key(inside)
 
+    def name_fault(self, sample: int, wanted: Collection[str]) -> str:
+        """See `ShardIndex.name_fault`."""
+        number, inside = self._locate(sample)
+        return self._opened(number)[1].name_fault(inside, wanted)
+
     def read(self, sample: int, wanted: Collection[str] | None = None) -> dict[str, bytes]:
         """The sample's files by extension, or those of them that are `wanted`.
 

@@ -25,7 +25,7 @@ from mmtrain.data.arrow import ArrowSource, is_arrow_folder
 from mmtrain.data.decode import has_image_name
 from mmtrain.data.manifest import MANIFEST_SUFFIXES, ManifestSource
 from mmtrain.data.plan import even_pieces
-from mmtrain.data.sample_error import SampleError
+from mmtrain.data.sample_error import IncompleteError, SampleError
 from mmtrain.data.shards import OnDamage, ShardSource
 from mmtrain.data.torchvision_sets import TORCHVISION, TorchvisionSource
 from mmtrain.errors import UsageError
@@ -85,6 +85,28 @@ def open_source(
     Raises:
         UsageError: nothing is there, or it is damaged.
     """
+    source = open_unsharded(patterns, image_key=image_key, key=key)
+    if source is None:
+        return ShardSource(
+            patterns,
+            index_dir=index_dir,
+            verify=verify,
+            on_damage=on_damage,
+            image_key=image_key,
+            key=key,
+        )
+    if verify:
+        raise UsageError(
+            f"data.verify = true needs checksums, which {patterns} has not; pack it into shards "
+            "(tools/make_shards.py) or set it to false"
+        )
+    return source
+
+
+def open_unsharded(
+    patterns: str | tuple[str, ...], *, image_key: str, key: str = "data.train"
+) -> SampleSource | None:
+    """The source that a path stands for, if it is none of shards; arguments as `open_source`."""
     single = patterns if isinstance(patterns, str) else patterns[0] if len(patterns) == 1 else ""
     path = Path(single).expanduser()
     source: SampleSource | None = None
@@ -98,21 +120,15 @@ def open_source(
         source = ArrowSource(path, image_key=image_key, key=key)
     elif path.is_dir() and not any(path.glob("*.tar")) and _has_class_folders(path):
         source = ImageFolderSource(path, key=key)
-    if source is None:
-        return ShardSource(
-            patterns,
-            index_dir=index_dir,
-            verify=verify,
-            on_damage=on_damage,
-            image_key=image_key,
-            key=key,
-        )
-    if verify:
-        raise UsageError(
-            f"data.verify = true needs checksums, which {single} has not; pack it into shards "
-            "(tools/make_shards.py) or set it to false"
-        )
     return source
+
+
+def explained(error: IncompleteError, source: SampleSource, sample: int) -> SampleError:
+    """The same with what the names in a shard have to do with it."""
+    is_shards = isinstance(source, ShardSource)
+    fault = source.name_fault(sample, error.wanted) if is_shards else ""
+    reason = f"{error} ({fault})" if fault else str(error)
+    return SampleError(reason, detail=error.detail)
 
 
 def _has_class_folders(folder: Path) -> bool:

@@ -16,7 +16,7 @@ from mmtrain.collectives import sum_
 from mmtrain.data import sources
 from mmtrain.data.config import DataConfig
 from mmtrain.data.decode import open_image
-from mmtrain.data.sample_error import SampleError
+from mmtrain.data.sample_error import IncompleteError, SampleError
 from mmtrain.data.samples import image_file
 from mmtrain.data.sources import SampleSource
 from mmtrain.data.transforms import PreprocessConfig, eval_transform
@@ -109,8 +109,10 @@ class EvalBatches(Generic[ValueT]):
                 images_BCHW[row] = self._square(members)
                 values.append(value)
             # A disk that fails on one rank must stop all of them, not leave them waiting.
-            except (SampleError, OSError, UsageError) as error:
-                bad = isinstance(error, SampleError)
+            except (SampleError, OSError, UsageError) as caught:
+                bad, error = isinstance(caught, SampleError), caught
+                if isinstance(caught, IncompleteError):
+                    error = sources.explained(caught, self.source, index)
                 faults.append(
                     Fault(row=row, name=self._name(index), reason=str(error), is_bad_sample=bad)
                 )
@@ -176,13 +178,15 @@ def read_text_field(members: Members, key: str) -> Any:
     if key in members:
         return members[key].decode("utf-8", errors="replace").strip()
     if "json" not in members:
-        raise SampleError(f"it has neither a .{key} nor a .json")
+        told = f"it has neither a .{key} nor a .json"
+        raise IncompleteError(told, wanted=(key, "json"))
     try:
         fields = json.loads(members["json"])
     except (ValueError, RecursionError) as error:
         raise SampleError(f"its .json cannot be read ({error})") from error
     if not isinstance(fields, dict) or key not in fields:
-        raise SampleError(f"it has no .{key} and its .json no field {key!r}")
+        told = f"it has no .{key} and its .json no field {key!r}"
+        raise IncompleteError(told, wanted=(key,))
     return fields[key]
 
 

@@ -1,0 +1,211 @@
+"""`mmtrain data check` says of every sample what a training would do with it, and why."""
+
+import csv
+import json
+import re
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmtrain.cli import main
+from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.errors import UsageError
+from mmtrain.eval.samples import EvalBatches, open_source, read_text_field, spans
+from tests.data.shard_files import build_data, encoded, pairs, picture, write_set, write_shard
+
+JPEG = encoded(picture(), "JPEG")
+APART = r"\(its files stand apart in the tar; pack it sorted by name\)"
+IN_FOLDERS = r"\(its files lie in several folders of the tar, .*?\)"
+DOTTED = r"\(its name has dots, and the extension begins at the first one; .*?\)"
+
+
+def write_members(path: Path, names: Iterable[str]) -> str:
+    """A tar of members in this order: images, texts and .json by their last suffix."""
+    files = {"jpg": JPEG, "txt": b"a cat", "json": b'{"title": "a cat"}', "cls": b"3"}
+    samples = [name.rpartition(".") for name in names]
+    return str(write_shard(path, [(stem, {ext: files[ext]}) for stem, _, ext in samples]))
+
+
+def check(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    status = main(["data", "check", *words])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def names(num: int, form: str) -> list[str]:
+    return [form.format(n) for n in range(num)]
+
+
+TORN = {
+    "images first": ([*names(20, "{:04}.jpg"), *names(20, "{:04}.txt")], 40, APART),
+    "folder by folder": ([*names(9, "{:04}.txt"), "x/y.jpg", *names(9, "{:04}.jpg")], 19, APART),
+    "json apart": ([*names(5, "a/{:04}.jpg"), *names(5, "a/{:04}.txt")], 10, APART),
+    "two folders": ([*names(7, "img/{:02}.jpg"), *names(7, "txt/{:02}.txt")], 14, IN_FOLDERS),
+    "dotted": ([f"photo{n}.v1.2.{e}" for n in range(6) for e in ("jpg", "txt")], 6, DOTTED),
+    "version": ([f"p{n}.{e}" for n in range(6) for e in ("en.jpg", "txt")], 0, ""),
+    "texts dotted": ([f"p{n}.{e}" for n in range(6) for e in ("jpg", "en.txt")], 6, DOTTED),
+    "named after the image": (
+        [f"p{n}.{e}" for n in range(6) for e in ("jpg", "jpg.txt")],
+        6,
+        DOTTED,
+    ),
+    "several of one name": (["p.1.jpg", "p.1.txt", "p.2.jpg", "p.2.txt"], 1, DOTTED),
+}
+
+
+@pytest.mark.parametrize("case", TORN)
+def test_names_that_tear_samples_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
+):
+    members, num_bad, why = TORN[case]
+    path = write_members(tmp_path / "a.tar", members)
+    status, out, err = check(capsys, path)
+    assert status == (1 if num_bad else 0), err
+    if not num_bad:
+        assert f"{len(members) // 2} samples, all can be used" in out
+        return
+    assert f"{num_bad} of " in err and "would not be used" in err
+    lines = err.splitlines()
+    assert len(lines) == num_bad + 1
+    tarred = [line for line in lines[:-1] if "x/y" not in line]
+    assert all(re.search(why, line) for line in tarred), err
+    assert all(line.startswith(f"mmtrain: {path}: ") for line in lines[:-1])
+    with pytest.raises(UsageError, match=f"all of 1?[0-9] samples tried .*{why}"):
+        for number in range(3):
+            build_data(path, batch_size=1).batch(number)
+
+
+def test_what_is_no_fault_of_names_is_not_said_to_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """A mask beside the image, and the same numbers in each class's folder."""
+    members = ["0.jpg", "0.seg.png", "a/1.jpg", "b/1.jpg", "b/1.txt"]
+    samples = [(name.partition(".")[0], name.partition(".")[2]) for name in members]
+    path = write_shard(
+        tmp_path / "a.tar", [(k, {e: b"a cat" if e == "txt" else JPEG}) for k, e in samples]
+    )
+    status, _, err = check(capsys, str(path))
+    assert status == 1 and "2 of 3 samples would not be used (no caption: 2)" in err
+
+
+def test_every_reason_is_counted_and_every_sample_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    samples = pairs(0, 12)
+    samples[1][1]["jpg"] = JPEG[: len(JPEG) // 2]
+    samples[4][1].pop("txt")
+    samples[5][1].pop("webp")
+    samples[7][1]["jpg"] = b"<html>"
+    samples[9][1]["txt"] = b"\xff\xfe"
+    samples[10][1]["txt"] = "   "
+    path = write_shard(tmp_path / "a.tar", samples)
+    status, out, err = check(capsys, str(path), "--label-key", "concept", "--workers", "2")
+    assert status == 1 and "label_key = concept: 6 of 12 samples have a label" in out
+    for key, reason in (
+        (1, "image truncated"),
+        (4, "no caption"),
+        (5, "no image"),
+        (7, "no image that Pillow reads"),
+        (9, "caption is no UTF-8"),
+        (10, "no caption"),
+    ):
+        assert f"mmtrain: {path}: {key:05}: {reason}" in err
+    assert "6 of 12 samples would not be used (no caption: 2, " in err.splitlines()[-1]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.tar"]  # nothing is written
+    # The same samples that a training replaces.
+    told = {line.split(": ")[2] for line in err.splitlines()[:-1]}
+    data = build_data(str(path), batch_size=12, max_bad_fraction=1.0)
+    assert told == {bad.key for bad in data.batch(0).bad}
+
+
+def test_a_sound_set_is_0_and_damage_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    train = write_set(tmp_path, (6, 5))
+    assert main(["data", "index", train]) == 0
+    status, out, err = check(capsys, train)
+    assert status == 0 and "11 samples, all can be used" in out and not err
+    shard = tmp_path / "001.tar"
+    shard.write_bytes(shard.read_bytes()[:2000])
+    status, _, err = check(capsys, train)
+    assert status == 2 and "cut inside" in err
+    assert check(capsys, str(tmp_path / "x.tar"))[0] == 2
+    assert check(capsys, train, "--captions", "txt", "--no-captions")[0] == 2
+
+
+def test_a_long_list_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = write_members(tmp_path / "a.tar", [*names(80, "{:04}.jpg"), *names(80, "{:04}.txt")])
+    status, _, err = check(capsys, path)
+    assert status == 1 and len(err.splitlines()) == 102
+    assert "mmtrain: and 60 more" in err and "160 of 160 samples" in err
+
+
+def test_captions_are_where_they_are_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = write_members(
+        tmp_path / "a.tar", [f"{n}.{e}" for n in range(4) for e in ("jpg", "json")]
+    )
+    status, _, err = check(capsys, path)
+    assert status == 1 and "in its .json: title; --captions names other places" in err
+    assert check(capsys, path, "--captions", "title")[0] == 0
+    assert check(capsys, path, "--no-captions")[0] == 0
+    status, _, err = check(capsys, path, "--captions", "title", "--label-key", "concept")
+    assert status == 2 and "label_key = concept: 0 of 4 samples have it" in err
+
+
+def write_manifest(folder: Path, form: str) -> str:
+    rows = [{"filepath": f"{n}.jpg", "title": f"cat {n}"} for n in range(5)]
+    rows[3]["filepath"] = "gone.jpg"
+    for n in range(5):
+        (folder / f"{n}.jpg").write_bytes(JPEG if n != 2 else JPEG[:200])
+    path = folder / f"pairs.{form}"
+    if form == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["filepath", "title"])
+            writer.writeheader()
+            writer.writerows(rows)
+    return str(path)
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_manifests_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str):
+    path = write_manifest(tmp_path, form)
+    status, _, err = check(capsys, path, "--captions", "title")
+    assert status == 1 and "2 of 5 samples would not be used" in err
+    assert "image missing" in err and "image truncated" in err and path in err
+    assert check(capsys, path, "--captions", "title", "--index-dir", str(tmp_path))[0] == 2
+
+
+def test_class_folders_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for n in range(3):
+            (tmp_path / name / f"{n}.jpg").write_bytes(JPEG)
+    assert check(capsys, str(tmp_path))[0] == 0
+    (tmp_path / "dog" / "1.jpg").write_bytes(b"GIF89a")
+    status, _, err = check(capsys, str(tmp_path))
+    assert status == 1 and "dog/1.jpg" in err and "1 of 6 samples" in err
+
+
+@pytest.mark.parametrize("key", ["cls", "txt"])
+def test_an_evaluation_explains_names_too(tmp_path: Path, key: str):
+    path = write_members(tmp_path / "a.tar", [*names(3, "{}.jpg"), *names(3, "{}." + key)])
+
+    def read(members: dict[str, bytes]) -> Any:
+        return read_text_field(members, key)
+
+    batches = EvalBatches(
+        open_source(path), PreprocessConfig(image_size=16), read_value=read, spans=spans(6, 6)
+    )
+    reasons = [fault.reason for fault in batches.batch(0).faults]
+    assert len(reasons) == 6 and all("stand apart" in reason for reason in reasons)
+
+
+def test_files_of_no_sample_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "a.tar"
+    write_shard(path, pairs(0, 3))
+    with tarfile.open(path, "a") as tar:
+        tar.addfile(tarfile.TarInfo("README"))
+    assert "1 files are of no sample" in check(capsys, str(path))[1]
