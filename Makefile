@@ -1,15 +1,17 @@
 # The two commands are `make demo` and `make test`. Each target sets up .venv by itself: the first
-# time, and again when pyproject.toml or constraints.txt have changed.
+# time, and again when pyproject.toml or constraints.txt have changed. With TORCH=2.11.0 (and PYTHON=
+# any of 3.11 to 3.13) a target does the same in an environment beside it, of that torch.
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo test test-full test-gpu lint bench clean
 
-VENV := .venv
+VENV := .venv$(addprefix -torch-,$(TORCH))
 BIN := $(VENV)/bin
 # The newest setting-up of each kind; an environment for development runs the demo too.
 CORE := $(VENV)/core.stamp
 DEV := $(VENV)/dev.stamp
+TESTED_SET := $(if $(TORCH),$(VENV)/)constraints.txt
 
 # Processes that run the tests, each with one thread.
 JOBS ?= 2
@@ -22,7 +24,7 @@ export PIP_NO_INPUT := 1
 
 help:
 	@echo "make demo       train a CLIP on emoji and judge it on designs it never saw (minutes)"
-	@echo "make test       the tests (JOBS=2: processes)"
+	@echo "make test       the tests (JOBS=2: processes; TORCH=2.11.0: with the oldest torch that works)"
 	@echo "make test-full  the long tests alone: parity matrices, kills, fuzz"
 	@echo "make test-gpu   the tests that need a CUDA device"
 	@echo "make lint       ruff, the floors (import-linter) and types (basedpyright)"
@@ -53,20 +55,28 @@ bench: $(DEV)
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-torch-* build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 # Torch and torchvision come from the default index: a CPU-only torch would not fit torchvision.
 $(CORE): pyproject.toml constraints.txt
 	$(call make-venv)
-	@echo "Setting up .venv; the first time this downloads about 5 GB ..."
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo]'
+	$(call name-torch)
+	@echo "Setting up $(VENV); the first time this downloads about 5 GB ..."
+	@$(BIN)/python -m pip install --quiet -c $(TESTED_SET) -e '.[demo]'
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt
 	$(call make-venv)
-	@echo "Setting up .venv for development; the first time this downloads about 5 GB ..."
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(call name-torch)
+	@echo "Setting up $(VENV) for development; the first time this downloads about 5 GB ..."
+	@$(BIN)/python -m pip install --quiet -c $(TESTED_SET) -e '.[dev]'
 	@touch $(CORE) $@
+
+# What goes with another torch, pip finds out: torchvision names the one that it was built for, and
+# some torches refuse the newest setuptools.
+define name-torch
+	$(if $(TORCH),@{ grep -vE '^(torch|torchvision|torchao|setuptools)=' constraints.txt; echo 'torch===$(TORCH)'; } >$(TESTED_SET))
+endef
 
 # PYTHON, if it is given, else the first one here that is new enough.
 define make-venv

@@ -89,6 +89,18 @@ def test_an_install_that_failed_is_tried_again(house: House):
     assert house.did("demo") == ["install .[demo]", "mmtrain demo"]
 
 
+def test_another_torch_has_an_environment_of_its_own(house: House):
+    house.did("test")
+    assert house.did("test", "TORCH=2.11.0")[:2] == ["venv", "install .[dev]"]
+    tested = (house.folder / "constraints.txt").read_text().splitlines()
+    other = (house.folder / ".venv-torch-2.11.0" / "constraints.txt").read_text().splitlines()
+    assert [line for line in other if line not in tested] == ["torch===2.11.0"]
+    # What is tied to the torch is left to pip.
+    gone = {line.partition("=")[0] for line in tested if line not in other}
+    assert gone == {"torch", "torchvision", "torchao", "setuptools"}
+    assert len(house.did("test")) == len(house.did("test", "TORCH=2.11.0")) == 1
+
+
 def test_no_tier_runs_what_another_runs(house: House):
     tiers = {
         tier: house.did(tier)[-1].partition(" -m pytest ")[2] for tier in ("test", "test-full")

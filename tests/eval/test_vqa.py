@@ -62,8 +62,10 @@ def fuzz(num: int, seed: int) -> None:
         pool = [text() for _ in range(draw.randint(1, 4))]
         answers = [draw.choice(pool) for _ in range(10)]
         said = draw.choice([*pool, text()])
-        assert vqa_accuracy(said, answers) == port(said, answers, always=False), (said, answers)
-        assert vqa_accuracy(said, answers, "evalai") == port(said, answers, always=True)
+        for mode, always in (("official", False), ("evalai", True)):
+            # The port adds up thirds, which Python 3.12 rounds otherwise than 3.11.
+            expected = pytest.approx(port(said, answers, always=always), abs=1e-12)
+            assert vqa_accuracy(said, answers, mode) == expected, (said, answers)
 
 
 def test_a_port_of_the_rules_never_differs():
