@@ -31,6 +31,7 @@ from mmtrain.interop.open_clip_files import CONFIG_FILE as OPEN_CLIP_CONFIG_FILE
 from mmtrain.interop.open_clip_files import read_open_clip, write_open_clip
 from mmtrain.interop.package import ModelPackage
 from mmtrain.interop.tensor_links import check_tensors
+from mmtrain.interop.tokenizer_differences import tokenizer_differences
 from mmtrain.models import Clip, ClipConfig, Decoder
 
 CONFIG_FILE = "config.json"
@@ -165,7 +166,7 @@ def read_package(path: Path) -> ModelPackage:
     )
 
 
-def export_model(source: Path, *, out: Path, form: str) -> None:
+def export_model(source: Path, *, out: Path, form: str) -> list[str]:
     """Write a loadable model into the folder `out` in another form.
 
     Args:
@@ -173,28 +174,35 @@ def export_model(source: Path, *, out: Path, form: str) -> None:
         out: a new folder.
         form: `mmtrain`, our own; `open_clip`, its hub folder; or `hf`, which transformers reads.
 
+    Returns:
+        Lines that say which texts get other ids there, with an example of each kind.
+
     Raises:
         UsageError: the source cannot be read, or the form cannot say what the model is.
     """
     form = form.replace("-", "_")
     if form not in FORMS:
         raise UsageError(f'format = "{form}" is unknown; use {" or ".join(FORMS)}')
-    FORMS[form](read_package(source), out)
+    package = read_package(source)
+    theirs = FORMS[form](package, out)
+    library = {"hf": "transformers"}.get(form, form)
+    return tokenizer_differences(package.tokenizer, theirs, library=library)
 
 
-def _write_ours(package: ModelPackage, folder: Path) -> None:
+def _write_ours(package: ModelPackage, folder: Path) -> Tokenizer:
     with torch.device("meta"):
         model = Clip(package.config)
     model.load_state_dict(package.tensors, assign=True)
     save_model(folder, model=model, tokenizer=package.tokenizer, preprocess=package.preprocess)
+    return package.tokenizer
 
 
-FORMS: dict[str, Callable[[ModelPackage, Path], None]] = {
+FORMS: dict[str, Callable[[ModelPackage, Path], Tokenizer]] = {
     "mmtrain": _write_ours,
     "open_clip": write_open_clip,
     "hf": write_hf,
 }
-"""The forms that `export_model` writes."""
+"""The forms that `export_model` writes, and the tokenizer as their readers will have it."""
 
 
 def _read_ours(folder: Path) -> ModelPackage:

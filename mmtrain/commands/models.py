@@ -30,7 +30,9 @@ def export_command(*, model: Path, out: Path, form: str) -> None:
     """`mmtrain export`: a run's or a folder's model in a form that other tools load."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"out = {out} exists already; name a new folder")
-    export_model(model, out=out, form=form)
+    differences = export_model(model, out=out, form=form)
+    for line in differences:
+        print(f"tokenizer: {line}")
     print(f"wrote {out} ({form})")
 
 

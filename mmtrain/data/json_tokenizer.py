@@ -28,10 +28,18 @@ class JsonTokenizer:
         self._rust.no_truncation()
         self.vocab_size: int = max(self._rust.get_vocab(with_added_tokens=True).values()) + 1
         self.pad_id: int | None = None if padding is None else padding["pad_id"]
-        bare = self._rust.encode("a", add_special_tokens=False).ids
-        whole = self._rust.encode("a").ids
-        start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
-        before, after = whole[:start], whole[start + len(bare) :]
+        # The template's own tokens belong to no text.
+        whole = next(
+            (
+                encoded
+                for text in ("a", *self._rust.get_vocab())
+                if 0 in (encoded := self._rust.encode(text)).sequence_ids
+            ),
+            self._rust.encode(""),
+        )
+        own = [place for place, text in enumerate(whole.sequence_ids) if text == 0]
+        first, last = (own[0], own[-1]) if own else (0, -1)
+        before, after = whole.ids[:first], whole.ids[last + 1 :]
         if len(before) > 1 or len(after) > 1:
             raise ValueError(f"puts {before} before and {after} after a text, more than one token")
         self.sot_id: int | None = before[0] if before else None

@@ -8,7 +8,7 @@ from typing import Literal
 
 import ftfy
 
-Cleaning = Literal["lower", "whitespace", "canonicalize"]
+Cleaning = Literal["lower", "whitespace", "canonicalize", "none"]
 
 # ftfy and html.unescape return such text as it is (ASCII, no control character, no entity):
 # most captions, and ftfy alone would cost ten times all the rest of the tokenizer.
@@ -36,10 +36,17 @@ def _clean_canonicalize(text: str) -> str:
     return " ".join(text.split())
 
 
+def _clean_none(text: str) -> str:
+    # A lone surrogate has no UTF-8, so that no tokenizer has an id for it.
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 CLEANINGS: dict[Cleaning, Callable[[str], str]] = {
     "lower": _clean_lower,
     "whitespace": _clean_whitespace,
     "canonicalize": _clean_canonicalize,
+    "none": _clean_none,
 }
 """Repaired text whose words are divided by single spaces, then: in lower case (OpenAI CLIP); as it
-is; or in lower case without ASCII punctuation (SigLIP). The same as open_clip's of these names."""
+is; or in lower case without ASCII punctuation (SigLIP). The same as open_clip's of these names.
+`none` does nothing: the tokenizers of Hugging Face's folders take texts as they are."""

@@ -5,7 +5,7 @@ import difflib
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, get_args
@@ -17,12 +17,13 @@ from torch import Tensor
 from mmtrain.data.clip_bpe import ClipBpe
 from mmtrain.data.json_tokenizer import JsonTokenizer
 from mmtrain.data.sentence_piece import SentencePieceModel
+from mmtrain.data.siglip_pieces import SiglipPieces
 from mmtrain.data.text_cleaning import CLEANINGS, Cleaning
 from mmtrain.errors import UsageError
 
 CONFIG_FILE = "tokenizer_config.json"
 
-Kind = Literal["clip", "sentencepiece", "json"]
+Kind = Literal["clip", "sentencepiece", "json", "siglip"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,8 @@ class TokenizerConfig:
 
     kind: Kind = "clip"
     """`clip`: CLIP's byte-pair encoding. `sentencepiece`: a model of your own, given by `path`.
-    `json`: a tokenizer.json of the `tokenizers` library, as Hugging Face's models carry it."""
+    `json`: a tokenizer.json of the `tokenizers` library, as Hugging Face's models carry it.
+    `siglip`: what transformers' SiglipTokenizer does, as read from its folder."""
     path: str | None = None
     """The model file: a SentencePiece `.model`, or a `tokenizer.json` that we saved. None, for
     `clip` only, takes CLIP's published merges."""
@@ -43,7 +45,8 @@ class TokenizerConfig:
     """Tokens at most, start and end token counted; longer texts are cut, the end token kept."""
     clean: Cleaning = "lower"
     """Every text is repaired (mojibake, HTML entities) and its white space collapsed. `whitespace`:
-    no more. `lower`: and lower case. `canonicalize`: and lower case without punctuation."""
+    no more. `lower`: and lower case. `canonicalize`: and lower case without punctuation. `none`:
+    texts stay as they are, as Hugging Face's tokenizers take them."""
     add_sot: bool | None = None
     """Begin with the start token. None: yes for `clip`, no for `sentencepiece`, for `json` as the
     file has it."""
@@ -99,10 +102,11 @@ class TokenModel(Protocol):
         ...
 
 
-_MODELS: dict[Kind, type[ClipBpe] | type[SentencePieceModel] | type[JsonTokenizer]] = {
+_MODELS: dict[Kind, Callable[[bytes], TokenModel]] = {
     "clip": ClipBpe,
     "sentencepiece": SentencePieceModel,
     "json": JsonTokenizer,
+    "siglip": SiglipPieces,
 }
 
 
@@ -116,8 +120,8 @@ class Tokenizer:
         self.context_length: int = config.context_length
         self.vocab_size: int = model.vocab_size
         self.sot_id, self.eot_id = model.sot_id, model.eot_id
-        by_kind = {"clip": True, "sentencepiece": False, "json": model.sot_id is not None}
-        add_sot = by_kind[config.kind] if config.add_sot is None else config.add_sot
+        standard = config.kind != "sentencepiece" and model.sot_id is not None
+        add_sot = standard if config.add_sot is None else config.add_sot
         self._before = _token_or_refuse("add_sot = true", model.sot_id) if add_sot else []
         self._after = _token_or_refuse("add_eot = true", model.eot_id) if config.add_eot else []
         pad_id = model.pad_id if config.pad_id is None else config.pad_id

@@ -11,12 +11,14 @@ from typing import Any, Literal
 
 from safetensors.torch import save_file
 
+from mmtrain.data.tokenizer import Tokenizer
 from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
 from mmtrain.interop.foreign_config import ForeignConfig, read_json
 from mmtrain.interop.hf_clip import from_hf, to_hf
-from mmtrain.interop.hf_tokenizer import read_hf_tokenizer, write_hf_tokenizer
+from mmtrain.interop.hf_tokenizer import read_hf_tokenizer
+from mmtrain.interop.hf_tokenizer_writing import write_hf_tokenizer
 from mmtrain.interop.package import ModelPackage, float_tensors, read_tensors
 from mmtrain.interop.tensor_links import Tensors
 from mmtrain.models import ClipConfig
@@ -53,19 +55,23 @@ def read_hf(folder: Path) -> ModelPackage:
     )
 
 
-def write_hf(package: ModelPackage, folder: Path) -> None:
+def write_hf(package: ModelPackage, folder: Path) -> Tokenizer:
     """Write a folder that `CLIPModel.from_pretrained`, or `SiglipModel`'s, loads.
+
+    Returns:
+        The tokenizer as transformers will read it.
 
     Raises:
         UsageError: transformers has no such model, preprocess or tokenizer, naming the fields.
     """
     data, tensors = to_hf(package.config, package.tensors)
     preprocess = _preprocess_to(package, is_clip=data["model_type"] == "clip")
-    write_hf_tokenizer(package.tokenizer, folder)
+    write_hf_tokenizer(package.tokenizer, folder, masks=data["model_type"] == "clip")
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     for name, content in ((PREPROCESS_FILE, preprocess), (CONFIG_FILE, data)):
         replace_file(folder / name, json.dumps(content, indent=2) + "\n")
+    return read_hf_tokenizer(folder, context_length=package.config.text.context_length)
 
 
 def read_weights(folder: Path) -> Tensors:

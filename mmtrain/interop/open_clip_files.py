@@ -17,7 +17,8 @@ from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
 from mmtrain.interop.foreign_config import ForeignConfig, read_json
-from mmtrain.interop.hf_tokenizer import is_clips_own, read_hf_tokenizer, write_hf_tokenizer
+from mmtrain.interop.hf_tokenizer import read_hf_tokenizer
+from mmtrain.interop.hf_tokenizer_writing import has_clips_words, is_clips_own, write_hf_tokenizer
 from mmtrain.interop.jit_archive import is_jit_archive, read_jit_archive
 from mmtrain.interop.open_clip import from_open_clip, to_open_clip
 from mmtrain.interop.open_clip_config import config_to_open_clip
@@ -40,6 +41,8 @@ WEIGHTS_FILES = (
 )
 """Where a folder's weights are looked for, in open_clip's own order."""
 PARAMS_FILE = "params.txt"
+CLEANS = ("lower", "whitespace", "canonicalize")
+"""What open_clip can do to a text before its tokenizer."""
 
 
 def read_open_clip(path: Path) -> ModelPackage:
@@ -71,7 +74,7 @@ def read_open_clip(path: Path) -> ModelPackage:
         config=config,
         tensors=float_tensors(tensors),
         preprocess=preprocess,
-        tokenizer=_read_tokenizer(model_cfg.get("text_cfg", {}), config, folder),
+        tokenizer=read_open_clip_tokenizer(model_cfg.get("text_cfg", {}), config, folder),
     )
 
 
@@ -87,8 +90,11 @@ def model_cfg_of(path: Path) -> dict[str, Any]:
     return _from_params(path)[0]
 
 
-def write_open_clip(package: ModelPackage, folder: Path) -> None:
+def write_open_clip(package: ModelPackage, folder: Path) -> Tokenizer:
     """Write the hub folder; `open_clip.create_model_and_transforms("local-dir:FOLDER")` loads it.
+
+    Returns:
+        The tokenizer as open_clip will read it.
 
     Raises:
         UsageError: open_clip has no such model or tokenizer, naming the fields.
@@ -112,6 +118,7 @@ def write_open_clip(package: ModelPackage, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     replace_file(folder / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
+    return read_open_clip_tokenizer(model_cfg["text_cfg"], package.config, folder)
 
 
 def cfg_of_openai(tensors: Tensors, *, source: str) -> dict[str, Any]:
@@ -227,17 +234,34 @@ def _with_preprocess(config: ClipConfig, cfg: ForeignConfig) -> tuple[ClipConfig
     return replace(config, vision=vision), preprocess
 
 
-def _read_tokenizer(text_cfg: dict[str, Any], config: ClipConfig, folder: Path) -> Tokenizer:
-    """CLIP's own, unless the config names another, whose files are then in the folder."""
+def read_open_clip_tokenizer(
+    text_cfg: dict[str, Any], config: ClipConfig, folder: Path
+) -> Tokenizer:
+    """The tokenizer of a folder: CLIP's own, unless the config names another, whose files are then
+    in the folder.
+
+    Args:
+        text_cfg: of the folder's model_cfg.
+        config: of its model.
+        folder: holds the files.
+
+    Raises:
+        UsageError: the tokenizer is none that we can compute, or a file of it is missing.
+    """
     text = config.text
     kwargs = ForeignConfig(
         text_cfg.get("tokenizer_kwargs") or {}, source=f"{folder}: tokenizer_kwargs"
     )
     name = text_cfg.get("hf_tokenizer_name")
     clean = kwargs.take("clean", str, "whitespace" if name else "lower")
+    if clean not in CLEANS:
+        raise UsageError(f"{kwargs.source}: clean = {clean} is none of {', '.join(CLEANS)}")
     kwargs.only("strip_sep_token", False)
+    mode = text_cfg.get("tokenizer_mode")
     if name:
         kwargs.close()
+        if mode:
+            raise UsageError(f"{folder}: tokenizer_mode = {mode} is not supported; we read none")
         tokenizer = read_hf_tokenizer(folder, context_length=text.context_length, clean=clean)
     else:
         kwargs.close()
@@ -257,6 +281,10 @@ def _write_tokenizer(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
     clean = tokenizer.config.clean
     if is_clips_own(tokenizer):
         return {} if clean == "lower" else {"tokenizer_kwargs": {"clean": clean}}
+    if has_clips_words(tokenizer):  # open_clip has these words without a file
+        return {}
+    if clean == "none":  # what open_clip does least
+        clean = "whitespace"
     write_hf_tokenizer(tokenizer, folder, cleans=True)
     # Any name will do: from a folder, open_clip takes the folder's own files.
     return {"hf_tokenizer_name": folder.name, "tokenizer_kwargs": {"clean": clean}}

@@ -234,6 +234,8 @@ def assert_equal_everywhere(ours: Path, theirs: Path) -> None:
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 def test_a_folder_of_theirs_gives_their_features_and_comes_back(tmp_path, name):
+    import transformers
+
     source, out = tmp_path / "theirs", tmp_path / "out"
     save_theirs(source, name)
     (write_clip_vocabulary if name == "clip" else write_sentence_piece)(source)
@@ -248,6 +250,15 @@ def test_a_folder_of_theirs_gives_their_features_and_comes_back(tmp_path, name):
     assert canonical(one.config) == canonical(two.config)
     assert one.preprocess == two.preprocess
     assert torch.equal(one.tokenizer(CAPTIONS), two.tokenizer(CAPTIONS))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        processor = transformers.AutoProcessor.from_pretrained(out)
+        length = one.config.text.context_length
+        fields = {"padding": "max_length", "max_length": length, "truncation": True}
+        made = processor(text=CAPTIONS, return_tensors="pt", **fields)
+    assert torch.equal(made.input_ids, one.tokenizer(CAPTIONS))
+    # SigLIP was trained to see its padding.
+    assert ("attention_mask" in made) == (name == "clip")
 
 
 def test_a_model_trained_here_is_read_by_transformers(tmp_path):

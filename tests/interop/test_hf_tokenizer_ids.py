@@ -1,0 +1,50 @@
+"""Fuzzed texts get the ids that transformers gives, for folders of every kind."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmtrain.data.tokenizer import load_tokenizer
+from mmtrain.interop.hf_tokenizer import read_hf_tokenizer
+from tests.interop.tokenizer_folders import FOLDERS, fuzzed
+
+
+def transformers_ids(folder: Path, texts: list[str], length: int) -> Tensor:
+    from transformers import AutoTokenizer
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        fields = {"padding": "max_length", "max_length": length, "truncation": True}
+        return tokenizer(texts, return_tensors="pt", **fields).input_ids
+
+
+def assert_same_ids(folder: Path, texts: list[str], length: int) -> None:
+    ours = read_hf_tokenizer(folder, context_length=length)(texts)
+    theirs = transformers_ids(folder, texts, length)
+    wrong = (ours != theirs).any(1).nonzero().flatten().tolist()
+    told = [(texts[i][:80], ours[i].tolist()[:20], theirs[i].tolist()[:20]) for i in wrong[:3]]
+    assert not wrong, f"{len(wrong)} of {len(texts)}, such as {told}"
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_ids_equal_transformers(tmp_path, name):
+    write, tokens = FOLDERS[name]
+    write(tmp_path / name)
+    texts = fuzzed(300, tokens)
+    for length in (8, 40):
+        assert_same_ids(tmp_path / name, texts, length)
+    ours = read_hf_tokenizer(tmp_path / name, context_length=40)
+    ours.save(tmp_path / "ours")
+    assert torch.equal(load_tokenizer(tmp_path / "ours")(texts), ours(texts))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FOLDERS)
+def test_twenty_thousand_texts_have_transformers_ids(tmp_path, name):
+    write, tokens = FOLDERS[name]
+    write(tmp_path / name)
+    assert_same_ids(tmp_path / name, fuzzed(20_000, tokens, seed=1), 64)
