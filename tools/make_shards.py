@@ -106,7 +106,7 @@ def find_images(folder: Path) -> dict[str, Path]:
         if has_image_name(path.name) and path.is_file()
     }
     if not found:
-        raise UsageError(f"FOLDER = {folder} holds no file named as an image (.jpg); name another")
+        raise UsageError(f"FOLDER = {folder} holds no image (.jpg, .png or alike); name another")
     return dict(sorted(found.items()))
 
 

@@ -67,16 +67,14 @@ class BadSampleLog:
         self._reasons.update(sample.reason for sample in bad)
         if bad and self._path is not None:
             with self._path.open("a", encoding="utf-8") as stream:
-                stream.writelines(
-                    json.dumps({"step": step} | asdict(sample)) + "\n" for sample in bad
-                )
+                stream.writelines(_line(sample, step) for sample in bad)
         num_read = self._num_rows + self.num_bad
         if self.num_bad > self._max_bad_fraction * max(num_read, _AT_LEAST):
             raise UsageError(self._too_many(num_read, bad))
 
     def _too_many(self, num_read: int, bad: list[BadSample]) -> str:
         counts = ", ".join(f"{reason}: {count}" for reason, count in self._reasons.most_common())
-        last = f"; the last is {bad[-1].key} in {bad[-1].shard}" if bad else ""
+        last = f"; the last is {bad[-1]}" if bad else ""
         return (
             f"data.max_bad_fraction = {self._max_bad_fraction:g}: {self.num_bad} of the "
             f"{num_read} samples read are bad ({counts}{last}), all named in {BAD_SAMPLES_FILE} of "
@@ -97,6 +95,13 @@ class BadSampleLog:
         self._num_rows, self._last_step = state["num_rows"], state["last_step"]
         if self._path is not None and self._path.exists():
             replace_file(self._path, "".join(_lines_until(self._path, self._last_step)))
+
+
+def _line(sample: BadSample, step: int) -> str:
+    row = {"step": step} | asdict(sample)
+    if not sample.detail:
+        del row["detail"]
+    return json.dumps(row) + "\n"
 
 
 def _lines_until(path: Path, last_step: int) -> Iterable[str]:

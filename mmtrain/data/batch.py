@@ -15,11 +15,16 @@ class BadSample:
     key: str
     """The sample's key inside its shard."""
     shard: str
-    """The shard's path as the user gave it."""
+    """The shard's path as the user gave it; FILE:LINE of a row of a manifest."""
     reason: str
     """A short, countable reason, such as `no caption` or `image truncated`."""
+    detail: str = ""
+    """What is the sample's own in it, such as the path that was looked for."""
     position: int
     """The position inside its epoch that it was read for; a replacement can be bad too."""
+
+    def __str__(self) -> str:
+        return f"{self.key} in {self.shard}" + (f" ({self.detail})" if self.detail else "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -213,6 +213,7 @@ class NumberedData(Generic[BatchT]):
             key=self.source.key(number),
             shard=self.source.place(number),
             reason=str(error),
+            detail=error.detail,
             position=position,
         )
 
@@ -227,8 +228,8 @@ class NumberedData(Generic[BatchT]):
         reasons = Counter(sample.reason for sample in bad).most_common()
         counts = ", ".join(f"{reason}: {count}" for reason, count in reasons)
         return (
-            f"data.train: all of {tried} are bad ({counts}), the first is {bad[0].key} in "
-            f"{bad[0].shard}; see mmtrain data check, and mend the shards or leave them out"
+            f"data.train: all of {tried} are bad ({counts}), the first is {bad[0]}; "
+            "mend such samples or leave them out"
         )
 
     def _stacked(self, samples: list[Sample | None]) -> Tensor:

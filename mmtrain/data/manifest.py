@@ -1,144 +1,97 @@
-"""A table of images and captions: CSV, TSV or JSON lines, one row a sample."""
+"""A table of images and captions: one row a sample."""
 
-import csv
-import hashlib
+import contextlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from mmtrain.data.image_paths import image_extension, is_url, read_image
 from mmtrain.data.plan import even_pieces
 from mmtrain.data.sample_error import SampleError
+from mmtrain.data.table import Table
 from mmtrain.errors import UsageError
 
-MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl")
-_IMAGE_KEYS = ("filepath", "image", "path", "file_name")
+CAPTION_COLUMNS = ("txt", "text", "caption")
+"""The one of these that a table has is a sample's `txt`, where no other one of them is there."""
+
+_NUM_PROBES = 8
+"""Rows that are looked at before a column is found to hold no paths."""
 
 
 class ManifestSource:
-    """Rows of a manifest by number. Only their places are held in memory, 8 bytes a row.
+    """Rows of a manifest by number.
 
     Captions are columns: `data.captions = { title = 1.0 }`. A relative image path starts at the
     manifest's folder.
 
     Args:
-        path: the manifest; a .csv or .tsv has a header.
+        path: the manifest.
         image_key: the column of the image's path.
         key: the setting that the path came from, for messages.
 
     Raises:
-        UsageError: it cannot be read, has no rows, or lacks the column.
+        UsageError: it cannot be read, has no rows, lacks the column, or that holds no paths.
     """
 
     def __init__(self, path: Path, *, image_key: str, key: str = "data.train") -> None:
         self.path, self.image_key = path, image_key
-        self._delimiter = {".csv": ",", ".tsv": "\t"}.get(path.suffix)
-        self._header: list[str] = []
-        digest = hashlib.blake2b(digest_size=16)
-        try:
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-            self._fingerprint = digest.hexdigest()
-            places = list(self._places())
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise UsageError(f"{key} = {path} cannot be read: {error}") from error
-        if self._delimiter is not None and places:
-            self._header = self._parse_csv(*places.pop(0))
-        self._start_N = np.array([start for start, _ in places], dtype=np.int64)
-        self._stop_N = np.array([stop for _, stop in places], dtype=np.int64)
-        self.num_samples = len(places)
-        if not places:
-            raise UsageError(f"{key} = {path} has no rows")
-        columns = self._header or list(self._row(0))
-        if image_key not in columns:
-            known = [name for name in _IMAGE_KEYS if name in columns]
-            hint = f"set data.image_key = {known[0]}" if known else "set data.image_key"
-            found = ", ".join(columns)
-            raise UsageError(
-                f"data.image_key = {image_key} is no column of {path} ({found}); {hint}"
-            )
+        self._table = Table(path, column=image_key, key=key)
+        self._caption_column = caption_column(self._table.columns)
+        self.num_samples = self._table.num_rows
         self.shard_sizes = even_pieces(self.num_samples)
+        self._refuse_no_paths(key)
 
     @property
     def fingerprint(self) -> str:
         """Of the manifest's bytes; the images are not looked at."""
-        return self._fingerprint
+        return self._table.fingerprint
 
     def key(self, sample: int) -> str:
-        """The image's path as the manifest has it."""
-        return str(self._row(sample).get(self.image_key, f"row {sample}"))
+        """The image's path as the manifest has it; FILE:LINE where the row has none."""
+        try:
+            name = self._table.row(sample).get(self.image_key)
+        except SampleError:
+            name = None
+        return name if isinstance(name, str) and name else self.place(sample)
 
     def place(self, sample: int) -> str:
-        """The manifest."""
-        return str(self.path)
+        """FILE:LINE of the row."""
+        return self._table.place(sample)
 
     def read(self, sample: int, wanted: Collection[str] | None = None) -> dict[str, bytes]:
-        """The image under its extension, all columns as `json`.
+        """The image under its extension, all columns as `json`, the caption's also as `txt`.
 
         Raises:
             SampleError: the row or its image cannot be used.
         """
-        row = self._row(sample)
+        row = self._table.row(sample)
         name = row.get(self.image_key)
-        if not isinstance(name, str) or not name:
-            raise SampleError("no image path")
         members = {"json": json.dumps(row).encode()}
-        extension = Path(name).suffix.lower().removeprefix(".")
+        caption = row.get(self._caption_column or "")
+        if isinstance(caption, str):
+            members["txt"] = caption.encode("utf-8", "surrogatepass")
+        extension = image_extension(name) if isinstance(name, str) else "image"
         if wanted is None or extension in wanted:
-            try:
-                members[extension] = (self.path.parent / name).read_bytes()
-            except (FileNotFoundError, IsADirectoryError) as error:
-                raise SampleError("image missing") from error
+            members[extension] = read_image(self.path.parent, name)
         return {k: v for k, v in members.items() if wanted is None or k in wanted}
 
-    def _row(self, sample: int) -> dict[str, Any]:
-        start, stop = int(self._start_N[sample]), int(self._stop_N[sample])
-        if self._delimiter is not None:
-            cells = self._parse_csv(start, stop)
-            if len(cells) != len(self._header):
-                raise SampleError("row has another number of columns than the header")
-            return dict(zip(self._header, cells, strict=True))
-        try:
-            row = json.loads(self._bytes(start, stop))
-        except ValueError as error:
-            raise SampleError("row invalid") from error
-        if not isinstance(row, dict):
-            raise SampleError("row invalid")
-        return row
+    def _refuse_no_paths(self, key: str) -> None:
+        names: list[Any] = []
+        for number in range(min(_NUM_PROBES, self.num_samples)):
+            with contextlib.suppress(SampleError):
+                names.append(self._table.row(number).get(self.image_key))
+        column = f"{key} = {self.path}: its column {self.image_key}"
+        if names and all(isinstance(name, list) for name in names):
+            raise UsageError(f"{column} holds lists of images; write a row for each image")
+        if names and all(isinstance(name, str) and is_url(name) for name in names):
+            raise UsageError(
+                f"{column} holds URLs, which are not fetched; fetch them first, such as with "
+                "img2dataset"
+            )
 
-    def _bytes(self, start: int, stop: int) -> bytes:
-        with self.path.open("rb") as file:
-            file.seek(start)
-            return file.read(stop - start)
 
-    def _parse_csv(self, start: int, stop: int) -> list[str]:
-        assert self._delimiter is not None
-        text = self._bytes(start, stop).decode("utf-8-sig")
-        return next(csv.reader(text.splitlines(keepends=True), delimiter=self._delimiter))
-
-    def _places(self) -> Iterator[tuple[int, int]]:
-        """Where each row starts and stops, in bytes; a quoted cell may span lines."""
-        with self.path.open("rb") as file:
-            if self._delimiter is None:
-                start = 0
-                for line in file:
-                    if line.strip():
-                        yield start, start + len(line)
-                    start += len(line)
-                return
-            position = 0
-
-            def lines() -> Iterator[str]:
-                nonlocal position
-                for line in file:
-                    position += len(line)
-                    yield line.decode("utf-8")
-
-            start = 0
-            for cells in csv.reader(lines(), delimiter=self._delimiter):
-                if cells:
-                    yield start, position
-                start = position
+def caption_column(columns: Collection[str]) -> str | None:
+    """The column that is a sample's `txt`; None: there is none, or it cannot be told which."""
+    found = [name for name in CAPTION_COLUMNS if name in columns]
+    return found[0] if len(found) == 1 else None

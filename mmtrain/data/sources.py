@@ -3,7 +3,7 @@
 A source gives a sample's files by extension, whatever it is made of, so decoding, captions, bad
 samples and exact resume are the same for all. What a path is, is told from its content:
 
-    a .csv, .tsv or .jsonl file       a manifest: one row a sample, an image's path in it
+    a .csv, .tsv, .jsonl, .json file  a manifest: one row a sample, an image's path in it
     a folder of folders of images     ImageFolder: a folder a class
     a folder with Arrow or Parquet    a Hugging Face data set saved to disk
     torchvision:NAME/SPLIT:ROOT       a data set of torchvision's on disk
@@ -11,6 +11,7 @@ samples and exact resume are the same for all. What a path is, is told from its 
     anything else                     tar shards
 """
 
+import glob
 import hashlib
 import io
 import json
@@ -23,10 +24,11 @@ from PIL import Image
 
 from mmtrain.data.arrow import ArrowSource, is_arrow_folder
 from mmtrain.data.decode import has_image_name
-from mmtrain.data.manifest import MANIFEST_SUFFIXES, ManifestSource
+from mmtrain.data.manifest import ManifestSource
 from mmtrain.data.plan import even_pieces
 from mmtrain.data.sample_error import IncompleteError, SampleError
 from mmtrain.data.shards import OnDamage, ShardSource
+from mmtrain.data.table import TABLE_SUFFIXES
 from mmtrain.data.torchvision_sets import TORCHVISION, TorchvisionSource
 from mmtrain.errors import UsageError
 
@@ -114,7 +116,7 @@ def open_unsharded(
         source = SyntheticSource(single, key=key)
     elif single.startswith(TORCHVISION):
         source = TorchvisionSource(single, key=key)
-    elif path.suffix in MANIFEST_SUFFIXES and path.is_file():
+    elif path.suffix.lower() in TABLE_SUFFIXES and not glob.has_magic(single):
         source = ManifestSource(path, image_key=image_key, key=key)
     elif path.is_dir() and is_arrow_folder(path):
         source = ArrowSource(path, image_key=image_key, key=key)

@@ -180,12 +180,16 @@ class _PieceMaker:
             rows.append(features_BE[kept])
             keys += [self._source.key(batch.first + row) for row in kept]
             skipped += [
-                Skipped(key=self._source.key(batch.first + fault.row), reason=fault.reason)
+                self._skipped(batch.first + fault.row, fault.reason)
                 for fault in batch.faults
                 if fault.is_bad_sample
             ]
             self._refuse(batch, rows[-1], skipped, len(piece))
         self._save(number, rows, keys, skipped)
+
+    def _skipped(self, sample: int, reason: str) -> Skipped:
+        key, place = self._source.key(sample), self._source.place(sample)
+        return Skipped(key=key, place=place, reason=reason)
 
     def _refuse(
         self, batch: EvalBatch[None], rows_BE: Tensor, skipped: Sequence[Skipped], size: int
@@ -196,7 +200,8 @@ class _PieceMaker:
         if len(skipped) > self._max_bad_fraction * max(_AT_LEAST, size):
             told.append(
                 f"{len(skipped)} samples of a piece are bad, the last is {skipped[-1].key} "
-                f"({skipped[-1].reason}), above max_bad_fraction = {self._max_bad_fraction:g}"
+                f"in {skipped[-1].place} ({skipped[-1].reason}), above max_bad_fraction = "
+                f"{self._max_bad_fraction:g}"
             )
         refuse_on_all_ranks(self._encoder, told, key="data", remedy="mend that and go on")
 

@@ -41,6 +41,8 @@ class Skipped:
 
     key: str
     """The sample's key."""
+    place: str
+    """Its shard, or FILE:LINE of its row."""
     reason: str
     """Why it has none."""
 

@@ -113,8 +113,9 @@ class EvalBatches(Generic[ValueT]):
                 bad, error = isinstance(caught, SampleError), caught
                 if isinstance(caught, IncompleteError):
                     error = sources.explained(caught, self.source, index)
+                reason = error.told if isinstance(error, SampleError) else str(error)
                 faults.append(
-                    Fault(row=row, name=self._name(index), reason=str(error), is_bad_sample=bad)
+                    Fault(row=row, name=self._name(index), reason=reason, is_bad_sample=bad)
                 )
         return EvalBatch(first=span.start, images_BCHW=images_BCHW, values=values, faults=faults)
 

@@ -170,8 +170,9 @@ def test_missing_image_is_a_bad_sample(images: Path, tmp_path: Path) -> None:
     batches = list(build(str(manifest), captions={"title": 1.0}).iterate(0, 2))
     bad = [sample for batch in batches for sample in batch.bad]
     assert [(one.key, one.reason, one.shard) for one in bad] == [
-        ("gone.png", "image missing", str(manifest))
+        ("gone.png", "image missing", f"{manifest}:8")
     ]
+    assert bad[0].detail == f"looked for at {tmp_path / 'gone.png'}"
     with pytest.raises(SampleError, match="image missing"):
         open_source(str(manifest), image_key="filepath").read(7)
 

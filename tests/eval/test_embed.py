@@ -202,7 +202,8 @@ def test_bad_samples_have_no_row_and_are_named(tmp_path: Path) -> None:
     clean = write_with_bad(tmp_path / "b.tar", 15, set())
     assert np.allclose(rows, image_features(clean).numpy()[good], atol=1e-6)
     skipped = json.loads((out / "skipped-00001.json").read_text())
-    assert skipped == [{"key": f"{number:05d}", "reason": "image corrupt"} for number in (7, 8, 9)]
+    told = {"place": data, "reason": "image corrupt"}
+    assert skipped == [{"key": f"{number:05d}", **told} for number in (7, 8, 9)]
     assert not (out / "skipped-00002.json").exists()
     assert read_embeddings(make_encoder(), out).num_images == 11
 
@@ -216,7 +217,7 @@ def test_a_piece_of_bad_samples_alone_is_empty(tmp_path: Path) -> None:
 def test_too_many_bad_samples_stop_the_job(tmp_path: Path) -> None:
     data = write_with_bad(tmp_path / "a.tar", 15, {7, 8, 9})
     with pytest.raises(
-        UsageError, match=r"3 samples of a piece are bad, the last is 00009 \(image"
+        UsageError, match=r"3 samples of a piece are bad, the last is 00009 in .*a.tar \(image"
     ):
         embed(make_encoder(), data=data, out=tmp_path / "out", max_bad_fraction=0.002)
 

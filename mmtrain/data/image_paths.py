@@ -1,0 +1,51 @@
+"""Images that a row names by their paths."""
+
+import errno
+import os
+import re
+from pathlib import Path, PurePath
+
+from mmtrain.data.decode import IMAGE_EXTENSIONS
+from mmtrain.data.sample_error import SampleError
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_NO_SUCH_FILE = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
+)
+
+
+def is_url(name: str) -> bool:
+    """Whether it is an address, which nothing here fetches."""
+    return _URL.match(name) is not None
+
+
+def image_extension(name: str) -> str:
+    """What an image is handed on as: by the extension that its name has, if images have it."""
+    extension = PurePath(name).suffix.lower().removeprefix(".")
+    return extension if extension in IMAGE_EXTENSIONS else "image"
+
+
+def read_image(folder: Path, name: object) -> bytes:
+    """An image's file.
+
+    Args:
+        folder: from where a relative path counts.
+        name: what the row has in the images' column.
+
+    Raises:
+        SampleError: there is none.
+        OSError: it cannot be read just now.
+    """
+    if isinstance(name, list):
+        raise SampleError(f"a list of {len(name)} images in a row; a row is one image")
+    if not isinstance(name, str) or not name:
+        raise SampleError("no image path")
+    if is_url(name):
+        raise SampleError("image is a URL, which is not fetched", detail=name)
+    path = os.path.abspath(folder / name)
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_SUCH_FILE:
+            raise
+        raise SampleError("image missing", detail=f"looked for at {path}") from error
