@@ -48,10 +48,19 @@ def _add_retrieval(kinds: Any) -> None:
         metavar="NAME",
         help="where captions are: txt for the .txt member, else a field of the .json (txt)",
     )
-    retrieval.add_argument(
+    lines = retrieval.add_mutually_exclusive_group()
+    lines.add_argument(
         "--caption-lines",
         action="store_true",
+        default=None,
         help="every line of a text is a caption, as in CLIP benchmark's shards",
+    )
+    lines.add_argument(
+        "--one-caption",
+        dest="caption_lines",
+        action="store_false",
+        default=None,
+        help="a text of several lines is one caption (it is refused)",
     )
     _add_result(retrieval)
 

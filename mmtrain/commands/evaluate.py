@@ -132,7 +132,7 @@ def eval_retrieval_command(
     model: ModelOptions,
     data: tuple[str, ...],
     captions: tuple[str, ...],
-    caption_lines: bool,
+    caption_lines: bool | None,
     image_key: str,
     out: Path,
 ) -> None:
@@ -144,7 +144,21 @@ def eval_retrieval_command(
         encoder, data=source, captions=captions, caption_lines=caption_lines
     )
     recalls = tuple(f"{way}_recall@{k}" for way in ("i2t", "t2i") for k in (1, 5, 10))
-    _finish(encoder, result, out, (*recalls, "num_images", "num_texts"))
+    _finish(encoder, result, out, (*recalls, "num_images", "num_texts"), told=_captions(result))
+
+
+def _captions(result: EvalResult) -> str:
+    """Which reading of the data the figures are of."""
+    figures = result.figures
+    least, most, images = (figures[name] for name in ("min_captions", "max_captions", "num_images"))
+    told = f"{least}" if least == most else f"{least} to {most}"
+    told = f"{told} caption{'s' if most > 1 else ''} an image"
+    if (different := figures["num_different_images"]) < images:
+        told += (
+            f"; only {different:,} of {images:,} images differ, and each counts on its own: give "
+            "the captions of one image to one sample"
+        )
+    return told
 
 
 def embed_command(
@@ -205,12 +219,16 @@ def _build_encoder(options: ModelOptions) -> Encoder:
     )
 
 
-def _finish(encoder: Encoder, result: EvalResult, out: Path, keys: tuple[str, ...]) -> None:
+def _finish(
+    encoder: Encoder, result: EvalResult, out: Path, keys: tuple[str, ...], *, told: str = ""
+) -> None:
     """Write the result and show its figures; leave the process group."""
     if encoder.is_main:
         write_result(out, result)
         for key in keys:
             print(f"{key:16}{_shown(key, result.figures[key])}")
+        if told:
+            print(told)
         print(f"wrote {out}")
     _leave()
 

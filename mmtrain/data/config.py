@@ -30,6 +30,10 @@ class DataConfig:
     captions: dict[str, float] = field(default_factory=lambda: {"txt": 1.0})
     """Where captions are, with weights: `txt` is the .txt member, any other name a field of the
     .json (a string, or a list of which one is drawn). A sample draws among the places it has."""
+    caption_lines: bool | None = None
+    """true: every line of a text is a caption, of which one is drawn (CLIP benchmark's shards).
+    false: a text is one caption, whatever its lines. None: that too, but data that have several
+    lines wherever they are looked at are refused, since they may be either."""
     label_key: str | None = None
     """Field of the .json that tells which samples show the same concept, for losses with several
     positives. None: every sample is its own."""

@@ -29,6 +29,8 @@ _NUM_REPLACEMENTS = 16
 """Samples tried in place of a bad one: with half of all bad, 1 position in 130,000 fails."""
 _NUM_PROBES = 64
 """Samples that are looked at, evenly spread, before a label key is found to be in none."""
+_NUM_LINE_PROBES = 4
+"""Samples that are looked at before every text is found to have several lines."""
 
 
 class NumberedData(Generic[BatchT]):
@@ -103,6 +105,7 @@ class NumberedData(Generic[BatchT]):
             self.source,
             transform=transform,
             captions=config.captions,
+            caption_lines=config.caption_lines,
             label_key=config.label_key,
             max_pixels=config.max_image_pixels,
             at_least=2 * self._image_size if config.fast_decode else None,
@@ -253,6 +256,7 @@ class ImageTextData(NumberedData[ImageTextBatch]):
     def _build_reader(self, transform: TrainTransform | None) -> SampleReader:
         reader = super()._build_reader(transform)
         self._refuse_unknown_label_key(reader)
+        self._refuse_untold_lines(reader)
         return reader
 
     def batch(self, number: int) -> ImageTextBatch:
@@ -282,6 +286,21 @@ class ImageTextData(NumberedData[ImageTextBatch]):
                     f"data.label_key = {self.config.label_key}: none of {probes.size} samples has "
                     f"it; {reader.describe(0)}; name a key that it has, or leave it out"
                 )
+
+    def _refuse_untold_lines(self, reader: SampleReader) -> None:
+        """Several captions, a line each, would be trained on as one long text."""
+        if self.config.caption_lines is not None:
+            return
+        probes = np.linspace(0, self.num_samples - 1, min(_NUM_LINE_PROBES, self.num_samples))
+        with _one_line_for_disks():
+            found = [reader.has_lines(int(number)) for number in probes]
+        if any(found) and False not in found:
+            places = ", ".join(self.config.captions)
+            raise UsageError(
+                f"data.caption_lines: {places} has several lines in each of {probes.size} samples "
+                f"looked at, the first is {self.source.key(int(probes[0]))}; set true where every "
+                "line is a caption, of which one is drawn, or false where a text is one caption"
+            )
 
     def _texts(self, samples: list[Sample | None]) -> tuple[Tensor, Tensor]:
         """Ids [B, T] and lengths [B]; a text without any token counts one of padding."""

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmtrain.data.batch import SampleMeta
+from mmtrain.data.caption_text import caption_lines, split_captions
 from mmtrain.data.decode import IMAGE_EXTENSIONS, MAX_IMAGE_PIXELS, decode_image, is_image
 from mmtrain.data.sample_error import IncompleteError, SampleError
 from mmtrain.data.sources import SampleSource, explained
@@ -56,6 +57,7 @@ class SampleReader:
             the bad ones, and let go.
         captions: weights of the places where captions are: `txt` is the .txt member, any other
             name a field of the .json, a string or a list of which one is drawn. Empty: none wanted.
+        caption_lines: as `split_captions` takes it.
         label_key: field of the .json that identifies a concept; None: all are unique.
         max_pixels: height times width of an image at most.
         at_least: see `decode_image`.
@@ -68,13 +70,14 @@ class SampleReader:
         *,
         transform: TrainTransform | EvalTransform | None,
         captions: Mapping[str, float],
+        caption_lines: bool | None = None,
         label_key: str | None = None,
         max_pixels: int = MAX_IMAGE_PIXELS,
         at_least: int | None = None,
         keep_fields: bool = False,
     ):
         self.source = source
-        self.captions = dict(captions)
+        self.captions, self.caption_lines = dict(captions), caption_lines
         self.label_key = label_key
         self._transform = transform
         self._max_pixels, self._at_least = max_pixels, at_least
@@ -108,7 +111,9 @@ class SampleReader:
         if not members.keys() & _IMAGES:
             members = self.source.read(sample)  # its image may be under any name
         fields = json_fields(members.get("json"))
-        found = {name: _captions(name, members, fields) for name in self.captions}
+        found = {
+            name: _captions(name, members, fields, self.caption_lines) for name in self.captions
+        }
         caption = self._draw_caption(found, caption_draws) if self.captions else ""
         pixels = decode_image(
             image_file(members), max_pixels=self._max_pixels, at_least=self._at_least
@@ -148,6 +153,16 @@ class SampleReader:
                 break
         texts = found[chosen]
         return texts[int(draws[1] * len(texts))]
+
+    def has_lines(self, sample: int) -> bool | None:
+        """Whether each text of a sample has several lines; None where it has no text."""
+        try:
+            members = self.source.read(sample, self._wanted - _IMAGES)
+            fields = json_fields(members.get("json"))
+            texts = [t for name in self.captions for t in _captions(name, members, fields, None)]
+        except SampleError:
+            return None
+        return all(len(caption_lines(text)) > 1 for text in texts) if texts else None
 
     def has_label(self, sample: int) -> bool:
         """Whether the .json has a label in its field; False where it cannot be used."""
@@ -224,7 +239,9 @@ def json_fields(data: bytes | None) -> dict[str, Any]:
     return fields
 
 
-def _captions(name: str, members: Mapping[str, bytes], fields: dict[str, Any]) -> list[str]:
+def _captions(
+    name: str, members: Mapping[str, bytes], fields: dict[str, Any], lines: bool | None
+) -> list[str]:
     """The captions in one place; blank ones and what is no text do not count."""
     if name == "txt":
         try:
@@ -234,4 +251,5 @@ def _captions(name: str, members: Mapping[str, bytes], fields: dict[str, Any]) -
     else:
         value = fields.get(name)
         texts = value if isinstance(value, list) else [value]
-    return [text for text in texts if isinstance(text, str) and text.strip()]
+    split = [split_captions(text, lines=lines) for text in texts if isinstance(text, str)]
+    return [text for some in split for text in some if text.strip()]

@@ -192,7 +192,11 @@ class VqaData(NumberedData[VqaBatch]):
         pin_memory: bool = False,
         source: SampleSource | None = None,
     ) -> None:
-        for name, unset in (("captions", {"txt": 1.0}), ("label_key", None)):
+        for name, unset in (
+            ("captions", {"txt": 1.0}),
+            ("caption_lines", None),
+            ("label_key", None),
+        ):
             if getattr(config, name) != unset:
                 raise UsageError(f"data.{name} has no effect on questions; leave it out")
         self.vqa = vqa

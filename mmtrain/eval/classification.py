@@ -222,6 +222,7 @@ def classification_result(
         verdicts.rank_N,
         verdicts.lead_N,
         num=num_examples,
+        samples=range(source.num_samples),
         describe=lambda i: (names[verdicts.class_N[i]], names[verdicts.predicted_N[i]]),
         num_candidates=len(names),
     )

@@ -1,6 +1,6 @@
 """The images that an evaluation shows: its clearest successes and its worst failures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -18,6 +18,7 @@ def pick_examples(
     lead_N: Tensor,
     *,
     num: int,
+    samples: Sequence[int],
     describe: Callable[[int], tuple[str, str]],
     num_candidates: int,
 ) -> tuple[list[Example], list[Example]]:
@@ -26,10 +27,11 @@ def pick_examples(
     Args:
         encoder: tells whether this is the main rank.
         source: where the pictures are read again.
-        rank_N: places before the right candidate of each sample.
+        rank_N: places before the right candidate of each image.
         lead_N: lead of the right candidate over the best other one.
         num: how many of each.
-        describe: number of a sample -> the right text and the one in first place.
+        samples: the number of each image in the source.
+        describe: number of an image -> the right text and the one in first place.
         num_candidates: texts that each image chose from.
     """
     if not encoder.is_main:
@@ -38,12 +40,12 @@ def pick_examples(
     def example(index: int) -> Example:
         text, predicted = describe(index)
         return Example(
-            key=source.key(index),
+            key=source.key(samples[index]),
             text=text,
             predicted=predicted,
             rank=int(rank_N[index]) + 1,
             num_candidates=num_candidates,
-            picture=thumbnail(decode_sample(source.read(index))),
+            picture=thumbnail(decode_sample(source.read(samples[index]))),
         )
 
     best, worst = best_and_worst(rank_N, lead_N, num=num)

@@ -1,59 +1,27 @@
 """Retrieval: an image finds its captions among all captions, a caption its image among images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mmtrain.collectives import sum_
-from mmtrain.data.sample_error import SampleError
 from mmtrain.data.sources import SampleSource
+from mmtrain.eval.captions import (
+    Captions,
+    ReadCaptions,
+    ReadImageCaptions,
+    image_rows,
+    number_captions,
+)
 from mmtrain.eval.encode import Encoder, encode_texts
 from mmtrain.eval.examples import pick_examples
 from mmtrain.eval.features import encode_set
 from mmtrain.eval.result import EvalResult, provenance
-from mmtrain.eval.samples import Members, open_source, read_text_field
+from mmtrain.eval.samples import open_source
 from mmtrain.eval.scores import own_blocks, rank_of_any, rank_of_target
 
 RECALL_AT = (1, 5, 10)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadCaptions:
-    """Sample -> all its captions."""
-
-    fields: tuple[str, ...]
-    """Members (`txt`) or fields of the .json; a field that is a list holds several captions."""
-    lines: bool
-    """Every line of a text is a caption."""
-
-    def __call__(self, members: Members) -> list[str]:
-        """Raises SampleError when a field is missing or no text, or nothing is in any."""
-        captions: list[str] = []
-        for field in self.fields:
-            value = read_text_field(members, field)
-            texts = value if isinstance(value, list) else [value]
-            if not all(isinstance(text, str) for text in texts):
-                raise SampleError(f"its {field} is neither a text nor a list of texts")
-            for text in texts:
-                captions += text.splitlines() if self.lines else [text]
-        captions = [caption.strip() for caption in captions if caption.strip()]
-        if not captions:
-            raise SampleError(f"it has no caption in {', '.join(self.fields)}")
-        return captions
-
-
-@dataclass(frozen=True, kw_only=True)
-class Captions:
-    """All captions of a set. Equal ones are encoded once, so that they also score the same."""
-
-    distinct: list[str]
-    """U different texts in the order of their first appearance."""
-    text_M: Tensor
-    """Which of them each caption is."""
-    image_M: Tensor
-    """Which image each caption belongs to."""
 
 
 @torch.no_grad()
@@ -62,32 +30,37 @@ def evaluate_retrieval(
     *,
     data: str | Sequence[str] | SampleSource,
     captions: Sequence[str] = ("txt",),
-    caption_lines: bool = False,
+    caption_lines: bool | None = None,
     num_examples: int = 10,
     index_dir: str | None = None,
 ) -> EvalResult:
     """Recall at 1, 5 and 10 in both directions over every sample, the same on every rank.
 
     Image to text: one of the image's captions, or a text equal to one, is among the first k of all
-    captions. Text to image: the caption's own image is among the first k of all images. Karpathy
-    and Fei-Fei 2015, arXiv:1412.2306, Sec. 4.1. Equal scores rank in the order of the data. Scores
-    are computed block by block, never all images by all texts at once.
+    captions. Text to image: the caption's own image is among the first k of all images; rows of a
+    table that name one file are one image. Karpathy and Fei-Fei 2015, arXiv:1412.2306, Sec. 4.1.
+    Equal scores rank in the order of the data. Scores are computed block by block, never all images
+    by all texts at once.
 
     Args:
         encoder: the model and the ranks that share the work.
         data: shards, as data.train takes them, or another source.
         captions: where captions are: the member `txt`, or fields of the .json, lists included.
-        caption_lines: every line of a text is a caption, as in CLIP benchmark's shards.
+        caption_lines: every line of a text is a caption, as in CLIP benchmark's shards; False: the
+            whole text is one. None: a text of several lines is refused.
         num_examples: how many of the best and of the worst images to keep.
         index_dir: where the shards' indexes are kept.
 
     Raises:
-        UsageError: on every rank: an unreadable sample, or one without a caption.
+        UsageError: on every rank: an unreadable sample, one without a caption, or one that may have
+            one caption or several.
     """
     source = open_source(data, index_dir)
     read = ReadCaptions(fields=tuple(captions), lines=caption_lines)
-    images_NE, own_captions = encode_set(encoder, source, read)
-    known = _number_captions(own_captions, encoder.device)
+    images_NE, each = encode_set(encoder, source, ReadImageCaptions(read_captions=read))
+    rows = image_rows(source, each)
+    images_NE = images_NE[torch.tensor(rows.samples, device=images_NE.device)]
+    known = number_captions(rows.captions, encoder.device)
     texts_UE = encode_texts(encoder, known.distinct)
     rank_N, first_N, lead_N = _image_to_text(encoder, images_NE, texts_UE, known)
     rank_M = _text_to_image(encoder, images_NE, texts_UE, known)
@@ -98,31 +71,23 @@ def evaluate_retrieval(
         rank_N,
         lead_N,
         num=num_examples,
-        describe=lambda i: (own_captions[i][0], known.distinct[int(first_N[i])]),
+        samples=rows.samples,
+        describe=lambda i: (rows.captions[i][0], known.distinct[int(first_N[i])]),
         num_candidates=len(rank_M),
     )
     figures = {
         **_recalls("i2t", rank_N),
         **_recalls("t2i", rank_M),
-        "num_samples": len(rank_N),
+        "num_samples": source.num_samples,
         "num_images": len(rank_N),
+        "num_different_images": rows.num_different,
         "num_texts": len(rank_M),
+        "min_captions": min(map(len, rows.captions)),
+        "max_captions": max(map(len, rows.captions)),
         "captions": list(captions),
         **provenance(encoder, source),
     }
     return EvalResult(figures=figures, best=best, worst=worst)
-
-
-def _number_captions(own_captions: list[list[str]], device: torch.device) -> Captions:
-    """Number the different texts of all images."""
-    number: dict[str, int] = {}
-    texts = [number.setdefault(text, len(number)) for own in own_captions for text in own]
-    images = [image for image, own in enumerate(own_captions) for _ in own]
-    return Captions(
-        distinct=list(number),
-        text_M=torch.tensor(texts, device=device),
-        image_M=torch.tensor(images, device=device),
-    )
 
 
 def _image_to_text(

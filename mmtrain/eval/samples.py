@@ -241,7 +241,9 @@ def _refuse_faults(encoder: Encoder, batch: EvalBatch[Any], features: Tensor) ->
     faults = [str(fault) for fault in batch.faults]
     if not faults and not bool(features.isfinite().all()):
         faults = [f"the image features from sample {batch.first} on are not finite"]
-    remedy = "mend or leave out such samples"
+    # What is not the sample's own fault says itself what to do.
+    own = any(fault.is_bad_sample for fault in batch.faults) or not batch.faults
+    remedy = "mend or leave out such samples" if own else ""
     refuse_on_all_ranks(encoder, faults, key="evaluation data", remedy=remedy)
 
 
@@ -260,4 +262,4 @@ def refuse_on_all_ranks(encoder: Encoder, faults: list[str], *, key: str, remedy
         dist.all_gather_object(held, faults, group=encoder.group)
     told = [fault for some in held for fault in some]
     more = f" (and {len(told) - 1} more so far)" if len(told) > 1 else ""
-    raise UsageError(f"{key}: {told[0]}{more}; {remedy}")
+    raise UsageError(f"{key}: {told[0]}{more}" + (f"; {remedy}" if remedy else ""))

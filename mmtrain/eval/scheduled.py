@@ -43,8 +43,9 @@ class RetrievalConfig:
     """Shards, as data.train takes them."""
     captions: tuple[str, ...] = ("txt",)
     """Where captions are: the .txt member or fields of the .json."""
-    caption_lines: bool = False
-    """Every line of a text is a caption, as in CLIP benchmark's shards."""
+    caption_lines: bool | None = None
+    """true: every line of a text is a caption, as in CLIP benchmark's shards. false: the whole text
+    is one. None: a text of several lines is refused, since it may be either."""
 
 
 @dataclass(frozen=True, kw_only=True)

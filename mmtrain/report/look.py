@@ -10,12 +10,12 @@ import torch
 
 from mmtrain.data.sources import SampleSource
 from mmtrain.errors import UsageError
+from mmtrain.eval.captions import ReadCaptions
 from mmtrain.eval.classification import ReadClass
 from mmtrain.eval.encode import Encoder
 from mmtrain.eval.layouts import open_labelled
 from mmtrain.eval.look import look_at
 from mmtrain.eval.look_files import LOOK_FILE, write_look
-from mmtrain.eval.retrieval import ReadCaptions
 from mmtrain.eval.samples import Members, open_source
 from mmtrain.loading import CONFIG_FILE, WEIGHTS_FILE, load
 from mmtrain.report.look_page import read_look
@@ -119,7 +119,7 @@ def _open(evaluation: dict[str, Any]) -> tuple[SampleSource, ReadName | FirstCap
     data = data if isinstance(data, str) else tuple(data)
     if evaluation["kind"] == "retrieval":
         fields = tuple(evaluation.get("captions", ("txt",)))
-        captions = ReadCaptions(fields=fields, lines=bool(evaluation.get("caption_lines")))
+        captions = ReadCaptions(fields=fields, lines=evaluation.get("caption_lines"))
         return open_source(data), FirstCaption(read_captions=captions)
     inputs = open_labelled(
         {"data": data},

@@ -95,7 +95,7 @@ def published_classes(folder: Path) -> Any:
     return ClassList(ids=tuple(ids), names=NAMES)
 
 
-def test_clip_benchmarks_layout(model: Path, data: Path, tmp_path: Path) -> None:
+def test_clip_benchmarks_layout(model: Path, data: Path, tmp_path: Path, capsys) -> None:
     """Its classes and prompts; its captions, a line each; prompts of one's own over them."""
     root, out = data / "wds_mine", tmp_path / "out.json"
     figures = run_eval("zero-shot", model, out, data=[root])
@@ -105,6 +105,12 @@ def test_clip_benchmarks_layout(model: Path, data: Path, tmp_path: Path) -> None
     assert (figures["num_samples"], figures["num_templates"]) == (9, 7)
     figures = run_eval("retrieval", model, out, data=[root / "test"], caption_lines=())
     assert (figures["num_images"], figures["num_texts"]) == (9, 18)
+    assert "\n2 captions an image\n" in capsys.readouterr().out
+    figures = run_eval("retrieval", model, out, data=[root / "test"], one_caption=())
+    assert (figures["num_images"], figures["num_texts"]) == (9, 9)
+    words = ["eval", "retrieval", "--model", str(model), "--data", str(root / "test")]
+    assert main([*words, "--out", str(out)]) == 2
+    assert "has 2 lines, each a caption (--caption-lines" in capsys.readouterr().err
 
 
 def test_probe_and_neighbours(model: Path, data: Path, tmp_path: Path, capsys) -> None:

@@ -268,6 +268,38 @@ def test_captions_that_are_nowhere(good, workers):
         next(data.iterate(0, 3))
 
 
+@pytest.mark.parametrize("place", ["txt", "alt"])
+def test_lines_that_may_be_captions_are_asked_for(tmp_path, place):
+    """Each sample has several lines: either reading is taken when it is named, none in silence."""
+
+    def write(texts) -> str:
+        image = encoded(picture((20, 20)), "PNG")
+        samples = [
+            (f"{i:03d}", {"png": image} | ({"txt": t} if place == "txt" else {"json": {"alt": t}}))
+            for i, t in enumerate(texts)
+        ]
+        return str(write_shard(tmp_path / "lines.tar", samples))
+
+    def captions(data: str, lines: bool | None) -> set[str]:
+        made = build_data(data, captions={place: 1.0}, caption_lines=lines)
+        tokens = [made.batch(number).tokens_BT for number in range(2 * made.batches_per_epoch)]
+        return {
+            TOKENIZER.decode([i for i in row.tolist() if i not in (0, 49406, 49407)]).strip()
+            for batch in tokens
+            for row in batch
+        }
+
+    data = write(["one cat\ntwo cats\n"] * 8)
+    with pytest.raises(UsageError, match=rf"data.caption_lines: {place} has several lines in each"):
+        captions(data, None)
+    assert captions(data, True) == {"one cat", "two cats"}
+    assert captions(data, False) == {"one cat two cats"}
+    # Now and then a line feed is part of an alt text.
+    assert captions(write(["one cat\ntwo cats"] * 7 + ["dog"]), None) == {"one cat two cats", "dog"}
+    assert captions(write(['["one cat", "dog"]'] * 8), None) == {"one cat", "dog"}
+    assert captions(write(["one cat\n"] * 8), None) == {"one cat"}
+
+
 def test_a_label_key_that_is_nowhere(good):
     message = "data.label_key = concpt: none of 30 samples has it; .* its .json: concept, names"
     with pytest.raises(UsageError, match=re.compile(message)):
@@ -299,7 +331,8 @@ def test_a_disk_that_fails_stops_the_run(good, monkeypatch, workers):
 
 def test_shards_that_vanish_stop_the_run(tmp_path):
     train = write_set(tmp_path / "train", (6,))
-    data = build_data(train)
+    # Unopened: the lines of captions are not looked for.
+    data = build_data(train, caption_lines=False)
     (tmp_path / "train" / "000.tar").unlink()
     with pytest.raises(UsageError, match=r"data.train: .*No such file or directory: .*000.tar"):
         data.batch(0)

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -84,16 +85,93 @@ def test_captions_from_members_fields_and_lines(tmp_path: Path) -> None:
     files = {"png": image, "txt": "one\n\n two \n", "json": {"alt": "three", "more": ["four", " "]}}
     data = str(write_shard(tmp_path / "a.tar", [("a", files)]))
 
-    def count(*fields: str, lines: bool = False) -> int:
+    def count(*fields: str, lines: bool | None = None) -> int:
         figures = evaluate_retrieval(
             make_encoder(), data=data, captions=fields, caption_lines=lines
         ).figures
         assert figures["captions"] == list(fields)
+        assert figures["min_captions"] == figures["max_captions"] == figures["num_texts"]
         return figures["num_texts"]
 
-    assert count("txt") == 1
+    assert count("txt", lines=False) == 1
     assert count("txt", lines=True) == 2
-    assert count("txt", "alt", "more") == 3
+    assert count("txt", "alt", "more", lines=False) == 3
+    assert count("alt", "more") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "captions"),
+    [
+        ("a cat", 1),
+        ("a cat\n", 1),
+        ("\n a cat \r\n\n", 1),
+        ("a\u2028cat\x0bor\x85dog", 1),
+        ('["a cat", "a dog"]', 2),
+        ("['a cat', \"a dog's\", 'x']", 3),
+        ('["a cat"]', 1),
+        ("[deleted]", 1),
+        ("[1, 2]", 1),
+        ("[]", 1),
+        ("a cat\na dog", None),
+        ("a cat\r\na dog\r\n", None),
+        ("a cat\ra dog\rx\ry", None),
+        ("1. a cat\n\n2. a dog", None),
+    ],
+)
+@pytest.mark.parametrize("place", ["txt", "alt"])
+def test_one_caption_is_told_from_several(tmp_path: Path, place: str, text: str, captions):
+    """Lists are told from the data; lines may be either, and both readings are named."""
+    image = encoded(picture((20, 20)), "PNG")
+    files = {"png": image} | ({"txt": text} if place == "txt" else {"json": {"alt": text}})
+    data = str(write_shard(tmp_path / "a.tar", [("a", files)]))
+
+    def count(lines: bool | None) -> int:
+        return evaluate_retrieval(
+            make_encoder(), data=data, captions=[place], caption_lines=lines
+        ).figures["num_texts"]
+
+    if captions is not None:
+        assert count(None) == captions and count(False) == 1
+        return
+    num = len([line for line in text.splitlines() if line.strip()])
+    assert (count(True), count(False)) == (num, 1)
+    with pytest.raises(UsageError) as error:
+        count(None)
+    told = str(error.value)
+    assert f"sample a of {data}: its {place} has {num} lines" in told
+    assert "--caption-lines" in told and "--one-caption" in told and "mend" not in told
+
+
+def test_rows_of_one_file_are_one_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """COCO's captions as a table, five rows an image: as good as one row with a list of five."""
+    captions = several(9)
+    for number in range(9):
+        (tmp_path / f"{number}.png").write_bytes(encoded(picture((22, 19), seed=number), "PNG"))
+    rows = [
+        json.dumps({"filepath": f"{number}.png", "caption": text})
+        for place in range(4)
+        for number, own in enumerate(captions)
+        for text in own[place : place + 1]
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    data = write_captioned(tmp_path / "a.tar", captions)
+    wanted = evaluate_retrieval(make_encoder(), data=str(data), captions=["captions"])
+    found = evaluate_retrieval(
+        make_encoder(), data=str(tmp_path / "rows.jsonl"), captions=["caption"]
+    )
+    for name in ("num_images", "num_texts", "min_captions", "max_captions", "num_different_images"):
+        assert found.figures[name] == wanted.figures[name], name
+    names = [name for name in wanted.figures if "recall" in name]
+    assert [found.figures[name] for name in names] == [wanted.figures[name] for name in names]
+    assert found.figures["num_samples"] == len(rows)
+    assert {one.key for one in found.best} <= {f"{number}.png" for number in range(9)}
+    assert found.best[0].picture == wanted.best[0].picture
+
+
+def test_equal_images_of_several_samples_are_told(tmp_path: Path):
+    data = write_captioned(tmp_path / "a.tar", [["a"], ["b"], ["c"], ["d"]], same=(0, 2, 3))
+    figures = evaluate_retrieval(make_encoder(), data=str(data), captions=["captions"]).figures
+    assert (figures["num_images"], figures["num_different_images"]) == (4, 2)
 
 
 @pytest.mark.parametrize(

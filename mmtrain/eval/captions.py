@@ -1,0 +1,126 @@
+"""The captions of a sample, however many it has, and the images of a set, each once."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmtrain.data.caption_text import caption_lines, split_captions
+from mmtrain.data.manifest import ManifestSource
+from mmtrain.data.sample_error import SampleError
+from mmtrain.data.samples import image_file
+from mmtrain.data.sources import SampleSource
+from mmtrain.errors import UsageError
+from mmtrain.eval.samples import Members, read_text_field
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadCaptions:
+    """Sample -> all its captions."""
+
+    fields: tuple[str, ...]
+    """Members (`txt`) or fields of the .json; a list, or a text that is one (`["a", "b"]`, as
+    tables hold them), is several captions."""
+    lines: bool | None = None
+    """Every line of a text is a caption; False: the whole text is one. None: a text of several
+    lines is refused, since it may be either."""
+
+    def __call__(self, members: Members) -> list[str]:
+        """Raises SampleError when a field is missing or no text, or nothing is in any; UsageError
+        where one caption cannot be told from several."""
+        captions: list[str] = []
+        for field in self.fields:
+            value = read_text_field(members, field)
+            texts = value if isinstance(value, list) else [value]
+            if not all(isinstance(text, str) for text in texts):
+                raise SampleError(f"its {field} is neither a text nor a list of texts")
+            for text in texts:
+                captions += self._captions(text, field)
+        captions = [caption.strip() for caption in captions if caption.strip()]
+        if not captions:
+            raise SampleError(f"it has no caption in {', '.join(self.fields)}")
+        return captions
+
+    def _captions(self, text: str, field: str) -> list[str]:
+        captions = split_captions(text, lines=self.lines)
+        if self.lines is None and captions == [text] and len(lines := caption_lines(text)) > 1:
+            raise UsageError(
+                f"its {field} has {len(lines)} lines, each a caption (--caption-lines, or "
+                "caption_lines = true in a recipe) or all of them one (--one-caption, "
+                "caption_lines = false)?"
+            )
+        return captions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadImageCaptions:
+    """Sample -> all its captions, and a digest of its image's file."""
+
+    read_captions: ReadCaptions
+
+    def __call__(self, members: Members) -> tuple[list[str], bytes]:
+        """Raises as `ReadCaptions`, or SampleError where there is no image."""
+        captions = self.read_captions(members)
+        return captions, hashlib.blake2b(image_file(members), digest_size=16).digest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRows:
+    """The images of a set. Rows of a table that name one file are one image with their captions."""
+
+    samples: list[int]
+    """The first sample of each image."""
+    captions: list[list[str]]
+    """Of each image."""
+    num_different: int
+    """Images whose files differ."""
+
+
+def image_rows(source: SampleSource, read: Sequence[tuple[list[str], bytes]]) -> ImageRows:
+    """Every image of a set once.
+
+    Args:
+        source: the samples.
+        read: what ReadImageCaptions gave of each sample.
+    """
+    is_table = isinstance(source, ManifestSource)
+    first: dict[object, int] = {}
+    samples: list[int] = []
+    captions: list[list[str]] = []
+    for sample, (own, _) in enumerate(read):
+        row = first.setdefault(source.key(sample) if is_table else sample, len(samples))
+        if row == len(samples):
+            samples.append(sample)
+            captions.append([])
+        captions[row] += own
+    return ImageRows(
+        samples=samples,
+        captions=captions,
+        num_different=len({read[sample][1] for sample in samples}),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captions:
+    """All captions of a set. Equal ones are encoded once, so that they also score the same."""
+
+    distinct: list[str]
+    """U different texts in the order of their first appearance."""
+    text_M: Tensor
+    """Which of them each caption is."""
+    image_M: Tensor
+    """Which image each caption belongs to."""
+
+
+def number_captions(own_captions: list[list[str]], device: torch.device) -> Captions:
+    """Number the different texts of all images."""
+    number: dict[str, int] = {}
+    texts = [number.setdefault(text, len(number)) for own in own_captions for text in own]
+    images = [image for image, own in enumerate(own_captions) for _ in own]
+    return Captions(
+        distinct=list(number),
+        text_M=torch.tensor(texts, device=device),
+        image_M=torch.tensor(images, device=device),
+    )
