@@ -9,8 +9,6 @@ over the TOML's dict and the whole is decoded once, so that one may change what 
 
 import copy
 import dataclasses
-import difflib
-import math
 import tomllib
 import types
 import typing
@@ -29,15 +27,20 @@ from mmtrain.describe_config import (
     type_name,
 )
 from mmtrain.errors import UsageError
+from mmtrain.nearest import nearest
 
 ConfigT = TypeVar("ConfigT")
+
+_LARGEST_FLOAT = 3.4028234663852886e38
+_LARGEST_INT = 2**63 - 1
 
 
 class _WrongTypeError(UsageError):
     """The value as a whole has another type, so that a further arm of a union may fit."""
 
     def __init__(self, annotation: Any, value: Any, path: str) -> None:
-        super().__init__(f"{path} = {show(value)} must be {phrase(annotation)}")
+        hint = _hint(annotation, value, path)
+        super().__init__(f"{path} = {show(value)} must be {phrase(annotation)}{hint}")
         self.path = path
 
 
@@ -113,6 +116,16 @@ def apply_overrides(cls: type, data: dict[str, Any], overrides: list[str]) -> di
     return data
 
 
+def key_that_takes(section: Any, value: Any) -> tuple[str, str]:
+    """A key of a section that a lone value may have been meant for, and the value; else the
+    section's first key and dots."""
+    for name, annotation in annotations(section).items():
+        if meant := nearest(str(value), map(str, _choices(annotation))):
+            return name, meant
+    name, annotation = next(iter(annotations(section).items()))
+    return name, "..."
+
+
 def _decode_section(cls: Any, data: Any, path: str, root: type) -> Any:
     if not isinstance(data, dict):
         raise _WrongTypeError(cls, data, path)
@@ -155,10 +168,12 @@ def _decode_value(annotation: Any, value: Any, path: str, root: type) -> Any:
             for key, member in value.items()
         }
     if annotation is float and type(value) in (int, float):
-        # nan slips through every `if lr <= 0`.
-        if not math.isfinite(value):
-            raise UsageError(f"{path} = {value} must be a finite number")
+        # nan slips through every `if lr <= 0`, and what is beyond fp32 overflows in a kernel.
+        if not abs(value) <= _LARGEST_FLOAT:
+            raise UsageError(f"{path} = {show(value)} must be a finite number that fp32 can hold")
         return float(value)
+    if annotation is int and type(value) is int and abs(value) > _LARGEST_INT:
+        raise UsageError(f"{path} = {show(value)} must be an int of at most 64 bits")
     # type() and not isinstance(): bool is an int, and `num_layers = true` is a mistake.
     if annotation in (int, str, bool) and type(value) is annotation:
         return value
@@ -172,6 +187,8 @@ def _decode_union(annotation: Any, value: Any, path: str, root: type) -> Any:
         return None
     if len(arms) == 1 and _choices(arms[0]):
         return _decode_literal(annotation, value, path)
+    if is_optional and isinstance(value, str) and nearest(value, [NONE], cutoff=1) == NONE:
+        raise UsageError(f'{path} = {show(value)} is how others write it; write "{NONE}" for none')
     for arm in arms:
         try:
             return _decode_value(arm, value, path, root)
@@ -186,7 +203,7 @@ def _decode_literal(annotation: Any, value: Any, path: str) -> Any:
     for choice in choices:
         if type(choice) is type(value) and choice == value:
             return value
-    near = _nearest(str(value), [str(choice) for choice in choices])
+    near = nearest(str(value), [str(choice) for choice in choices])
     hint = f"did you mean {show(near)}? " if near else ""
     raise UsageError(f"{path} = {show(value)} is unknown; {hint}use {type_name(annotation)}")
 
@@ -206,21 +223,38 @@ def _with_path(message: str, path: str, names: list[str]) -> str:
     return f"{path}.{message}" if starts_with_field else f"{path}: {message}"
 
 
+def _hint(annotation: Any, value: Any, path: str) -> str:
+    """How to write what was meant, where it can be told."""
+    section, is_list = section_in(annotation)
+    key = path.rpartition(".")[2]
+    if section is not None and not isinstance(value, (dict, list)):
+        member, meant = key_that_takes(section, value)
+        shown = meant if meant == "..." else f'"{meant}"'
+        if is_list:
+            return f"; write {member} = {shown} below a line [[{path}]] for each"
+        return f"; write {path}.{member} = {shown}"
+    if annotation is bool and (near := nearest(str(value), ("true", "false"), cutoff=1)):
+        return f"; write {key} = {near}"
+    if annotation is float and isinstance(value, str) and "," in value:
+        return "; decimals follow a point"
+    return ""
+
+
 def _unknown_key(key: str, names: list[str], path: str, root: type) -> UsageError:
     last = key.split(".")[-1]
-    elsewhere = [known.name for known in describe(root) if known.name.split(".")[-1] == last]
-    near = _nearest(key.split(".")[0], names)
+    known = [each.name for each in describe(root) if "[]" not in each.name]
+    elsewhere = [name for name in known if name.split(".")[-1] == last]
+    near = nearest(key.split(".")[0], names)
+    if not near and not elsewhere:
+        leaf = nearest(last, {name.split(".")[-1]: None for name in known}, cutoff=0.85)
+        elsewhere = [name for name in known if name.split(".")[-1] == leaf]
     if near and near != key:
         hint = f"did you mean {'.'.join([join(path, near), *key.split('.')[1:]])}?"
-    elif elsewhere and "[]" not in elsewhere[0]:
+    elif elsewhere:
         hint = f"did you mean {elsewhere[0]}?"
     else:
         hint = f"{path or 'a recipe'} has {', '.join(names)}"
     return UsageError(f"unknown key {join(path, key)}; {hint}")
-
-
-def _nearest(word: str, candidates: list[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(word, candidates, n=1)), None)
 
 
 def _encode_value(value: Any) -> Any:

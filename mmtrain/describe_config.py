@@ -97,9 +97,11 @@ def join(path: str, key: str) -> str:
 def show(value: Any) -> str:
     """A value about as TOML writes it, cut to stay on one line."""
     try:
-        text = json.dumps(value, ensure_ascii=False)
+        text = str(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
     except TypeError:
         text = str(value)
+    except ValueError:  # of an int of thousands of digits Python makes no text
+        text = f"({type(value).__name__})"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -1,11 +1,48 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and whose names are in the error where they are not."""
 
 import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name `path` in the error of a write: a full disk tells Python no name, and safetensors wraps
+    the system's number into its own error.
+
+    Raises:
+        OSError: as it came, with a file's name.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 def replace_file(path: Path, content: str | bytes) -> None:
     """Write `content` to `path` so that a reader, or a kill, meets the old file or the new one."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(partial, path)
+    with writing(path):
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(partial, path)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Write a safetensors file, marked as PyTorch's."""
+    # torch, which those who write a text only need not wait for
+    from safetensors.torch import save_file
+
+    with writing(path):
+        save_file(dict(tensors), path, metadata={"format": "pt"})

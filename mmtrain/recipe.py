@@ -1,7 +1,6 @@
 """Recipes: the parts' own configs composed, read from TOML with overrides."""
 
 import math
-import tomllib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from mmtrain.models.vqa import Head, VqaConfig
 from mmtrain.optim import OptimConfig
 from mmtrain.parallel import ParallelConfig
 from mmtrain.peft import PeftConfig
+from mmtrain.read_toml import read_toml
 from mmtrain.start import Start, with_start
 from mmtrain.train.answering import AnswerLossConfig
 from mmtrain.train.config import TrainConfig
@@ -180,22 +180,6 @@ class TrainRecipe:
     """Evaluations during and after training."""
     log: LogConfig = field(default_factory=LogConfig)
     """Mirrors of metrics.jsonl."""
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a dict.
-
-    Raises:
-        UsageError: it is missing or no TOML, with the line.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"recipe {path} does not exist; configs/ holds examples") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"recipe {path} cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"recipe {path} is no valid TOML: {error}") from None
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> TrainRecipe:

@@ -1,6 +1,5 @@
 """What a run starts from: what it brings to the recipe, and where the recipe contradicts it."""
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from mmtrain.interop.timm import read_timm_interpolation, read_timm_tower
 from mmtrain.loading import Preprocess, load
 from mmtrain.models import Clip, ClipConfig, VisionConfig
 from mmtrain.models.named import MODEL_NAMES, named_model
+from mmtrain.nearest import nearest
 from mmtrain.train.contrastive import STANDARD_LIMIT
 
 _TRAINING = ("stochastic_depth", "patch_dropout")
@@ -100,8 +100,8 @@ def _named(name: str) -> ClipConfig:
     try:
         return named_model(name)
     except ValueError as error:
-        near = difflib.get_close_matches(name, MODEL_NAMES, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        near = nearest(name, MODEL_NAMES)
+        hint = f"did you mean {near}? " if near else ""
         raise UsageError(
             f'model.name = "{name}" is unknown; {hint}`mmtrain models` lists all'
         ) from error

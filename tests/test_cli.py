@@ -14,19 +14,11 @@ from PIL import Image
 
 import mmtrain
 from mmtrain.cli import main
+from tests.mistakes import mistake
 
 ROOT = Path(__file__).parents[1]
 RECIPE = "configs/debug_clip.toml"
 DEBUG = "mmtrain/demo/debug"
-
-
-def mistake(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """The one line that a mistaken command ends with."""
-    assert main([*words]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    told = [line for line in lines if line.startswith("mmtrain: error: ")]
-    assert len(told) == 1 and lines[-1] == told[0], lines
-    return told[0].removeprefix("mmtrain: error: ")
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> Path:

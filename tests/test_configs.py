@@ -19,7 +19,8 @@ from mmtrain.demo import debug_pairs, unpack_emoji_pairs
 from mmtrain.describe_config import describe
 from mmtrain.loading import save_model
 from mmtrain.models import Clip
-from mmtrain.recipe import TrainRecipe, load_recipe, read_toml, resolve
+from mmtrain.read_toml import read_toml
+from mmtrain.recipe import TrainRecipe, load_recipe, resolve
 
 ROOT = Path(__file__).parents[1]
 # finetune.toml begins with a model's folder: tests/train/test_finetune.py reads and trains it.

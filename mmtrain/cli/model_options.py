@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.cli.parser import Parser, add_device, at_least
+from mmtrain.limits import MOST_PROCESSES
 
 _DATA = "shards, or another source of docs/data.md"
 
@@ -48,7 +49,7 @@ def add_running(parser: Parser) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=at_least(0),
+        type=at_least(0, at_most=MOST_PROCESSES),
         default=0,
         metavar="N",
         help="processes that read and decode; 0: this one (%(default)s)",

@@ -1,7 +1,6 @@
 """argparse, with mistakes in one line, versions without importing torch, and a recipe's keys."""
 
 import argparse
-import difflib
 import importlib.metadata
 import math
 import platform
@@ -13,6 +12,7 @@ from typing import Any, NoReturn
 
 from mmtrain.describe_config import describe
 from mmtrain.errors import UsageError
+from mmtrain.nearest import nearest
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,22 +30,10 @@ class Parser(argparse.ArgumentParser):
         if choice:
             name, word, choices = choice.groups()
             known = [each.strip("' ") for each in choices.split(",")]
-            near = difflib.get_close_matches(word, known, n=1)
-            remedy = f"did you mean {near[0]}?" if near else f"choose {' | '.join(known)}"
+            near = nearest(word, known)
+            remedy = f"did you mean {near}?" if near else f"choose {' | '.join(known)}"
             message = f"{name} = {word} is unknown; {remedy}"
         raise UsageError(f"{message} (see {self.prog} --help)")
-
-    def unknown_word(self, word: str) -> str:
-        """What to tell the user of a word that this command does not take."""
-        options = [name for action in self._actions for name in action.option_strings]
-        near = difflib.get_close_matches(word.partition("=")[0], options, n=1, cutoff=0.7)
-        if near:
-            remedy = f"; did you mean {near[0]}?"
-        elif self.takes_overrides and word.startswith("--"):
-            remedy = "; keys of a recipe have a section: --section.key value"
-        else:
-            remedy = ""
-        return f"{self.prog} does not take {word}{remedy} (see {self.prog} --help)"
 
     def format_help(self) -> str:
         text = super().format_help()
@@ -104,12 +92,14 @@ def add_group(commands: Any, name: str, summary: str, *, metavar: str) -> Any:
     return group.add_subparsers(metavar=metavar, required=True)
 
 
-def at_least(smallest: int) -> Callable[[str], int]:
+def at_least(smallest: int, *, at_most: float = math.inf) -> Callable[[str], int]:
     """The type of an option that is a whole number, `smallest` or more."""
+    bounds = f"at least {smallest}" if at_most == math.inf else f"within {smallest} and {at_most}"
 
     def convert(text: str) -> int:
-        if not text.isdecimal() or int(text) < smallest:
-            raise argparse.ArgumentTypeError(f"{text} must be an int, at least {smallest}")
+        # Of more digits Python makes no int, and nothing that an option counts has so many.
+        if not text.isdecimal() or len(text) > 18 or not smallest <= int(text) <= at_most:
+            raise argparse.ArgumentTypeError(f"{text} must be an int, {bounds}")
         return int(text)
 
     return convert

@@ -1,7 +1,5 @@
 """What `mmtrain` does with its words: find the command, run it, say a mistake in one line."""
 
-import os
-import re
 import sys
 from collections.abc import Sequence
 
@@ -9,6 +7,7 @@ from mmtrain.cli.checkpoint import add_checkpoint
 from mmtrain.cli.data import add_data
 from mmtrain.cli.demo import add_demo
 from mmtrain.cli.embed import add_embed
+from mmtrain.cli.endings import end_well
 from mmtrain.cli.evaluate import add_eval
 from mmtrain.cli.generate import add_generate
 from mmtrain.cli.models import add_export, add_models
@@ -17,7 +16,8 @@ from mmtrain.cli.parser import Parser, VersionAction
 from mmtrain.cli.plan import add_plan
 from mmtrain.cli.train import add_train
 from mmtrain.cli.vqa import add_ask
-from mmtrain.errors import ExitStatus, FaultsFound, UsageError, WorkerKilledError, leave_error
+from mmtrain.cli.words import explain, refuse_document_dashes, split_overrides
+from mmtrain.errors import UsageError
 
 _EXAMPLES = """\
 examples:
@@ -51,24 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A user's mistake is one line on stderr and status 2; a defect of ours keeps its traceback.
     """
-    try:
-        _run(list(sys.argv[1:] if argv is None else argv))
-        # Here and not at exit, where a closed pipe could no longer be told from success.
-        sys.stdout.flush()
-    except UsageError as error:
-        return _report(error, ExitStatus.MISTAKE)
-    except FaultsFound as found:
-        return _report(found, ExitStatus.FAULTS_FOUND)
-    except WorkerKilledError as error:
-        return _report(error, ExitStatus.WORKER_KILLED)
-    except KeyboardInterrupt:
-        _print_on_rank_0("mmtrain: interrupted")
-        return ExitStatus.INTERRUPTED
-    except BrokenPipeError:
-        if not _is_stdout_closed():
-            raise
-        return ExitStatus.BROKEN_PIPE
-    return ExitStatus.DONE
+    words = list(sys.argv[1:] if argv is None else argv)
+    return end_well(lambda: _run(words), name="mmtrain")
 
 
 def build_parser() -> Parser:
@@ -87,56 +71,15 @@ def build_parser() -> Parser:
 
 
 def _run(argv: list[str]) -> None:
-    words, overrides = _split_overrides(argv)
+    everything = build_parser()
+    refuse_document_dashes(argv, everything)
+    words, overrides = split_overrides(argv)
     try:
-        arguments, unknown = build_parser().parse_known_args(words)
+        arguments, unknown = everything.parse_known_args(words)
     except SystemExit:
         return  # help or the versions, printed; a mistake is a UsageError
     parser: Parser = arguments.parser
     if unknown or (overrides and not parser.takes_overrides):
-        raise UsageError(parser.unknown_word((unknown or overrides)[0]))
+        raise UsageError(explain((unknown or overrides)[0], argv=argv, parser=parser))
     arguments.overrides = overrides
     arguments.run(arguments)
-
-
-def _split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Take `--section.key value` out: argparse does not know these keys, so it would read their
-    values as positional words."""
-    words: list[str] = []
-    overrides: list[str] = []
-    rest = list(argv)
-    while rest:
-        word = rest.pop(0)
-        if not re.match(r"--\w[\w-]*\.", word):
-            words.append(word)
-            continue
-        overrides.append(word)
-        if "=" not in word and rest and not rest[0].startswith("--"):
-            overrides.append(rest.pop(0))
-    return words, overrides
-
-
-def _report(error: Exception, status: ExitStatus) -> ExitStatus:
-    """One line in all, however many ranks meet the same error; one that only another rank sees is
-    left where the launcher prints it."""
-    message = " ".join(str(error).splitlines())
-    _print_on_rank_0(f"mmtrain: error: {message}")
-    leave_error(message, status)
-    return status
-
-
-def _print_on_rank_0(line: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(line, file=sys.stderr)
-
-
-def _is_stdout_closed() -> bool:
-    """Whether the reader of our output went away (`mmtrain ... | head`), and not another pipe's,
-    such as a data worker's. If so, whatever is still buffered goes nowhere."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The interpreter flushes once more at exit and would print a warning.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False

@@ -1,0 +1,73 @@
+"""Words that no command takes: what they were meant to be."""
+
+import pytest
+
+from tests.mistakes import mistake
+
+RECIPE = "configs/debug_clip.toml"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        # an unquoted glob
+        (("--data.train", "a.tar", "b.tar"), "--data.train takes one value, which is a.tar;"),
+        (("--data.train", "a.tar", "b.tar", "c.tar"), "quote it: --data.train '*.tar'"),
+        (("--data.train=a.tar", "b.tar"), "--data.train takes one value, which is a.tar;"),
+        (("--run-dir", "runs/a", "runs/b"), "--run-dir takes one value, which is runs/a;"),
+        (("other.toml",), "it takes one RECIPE; give them one at a time"),
+        (("--resume", "now"), "--resume takes no value"),
+        # a section or key alone
+        (("--loss", "siglip"), "did you mean --loss.kind siglip?"),
+        (("--loss=sigmoid",), "did you mean --loss.kind siglip?"),
+        (("--optim", "adam"), "did you mean --optim.kind adamw?"),
+        (("--patch_size", "8"), "did you mean --model.vision.patch_size?"),
+        (("--batch-size", "8"), "did you mean --train.batch_size or --eval.batch_size?"),
+        (("--nothing", "8"), "keys of a recipe have a section"),
+        # dashes
+        (("-train.steps", "3"), "did you mean --train.steps?"),
+        (("-run-dir", "x"), "did you mean --run-dir?"),
+        (("—train.steps", "3"), "type --train.steps"),
+        (("–-train.steps=3",), "type --train.steps=3"),
+        (("—run-dir", "x"), "type --run-dir"),
+        (("−−resume",), "type --resume"),
+        # spaces and quotation marks
+        (("--train.steps", "=", "3"), "write --train.steps=3 without spaces"),
+        (("--run.dir", "“x”"), "begins with “"),
+        (("--run.dir=«x»",), "begins with «"),
+        # others' words
+        (("--train.precision", "bfloat16"), 'did you mean "bf16"?'),
+        (("--optim.learning_rate", "1"), "did you mean optim.lr?"),
+        (("--train.num_workers", "1"), "did you mean data.workers?"),
+        (("--data.label_key", "None"), 'write "none" for none'),
+        (("--optim.clip_norm", "null"), 'write "none" for none'),
+        (("--train.compile", "yes"), "write compile = true"),
+        (("--optim.lr", "0,001"), "decimals follow a point"),
+        (("--eval.zero_shot", "x"), "write eval.zero_shot[0].name = ..."),
+        (("--optim.lr", "1e400"), "must be a finite number that fp32 can hold"),
+        (("--optim.lr", "1e39"), "must be a finite number that fp32 can hold"),
+        (("--train.steps", "9" * 30), "must be an int of at most 64 bits"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else None,
+)
+def test_words_of_train(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], told: str
+) -> None:
+    assert told in mistake(capsys, "train", RECIPE, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("export", "runs/a", "runs/b", "--out", "x"), "it takes one RUN; give them one at a time"),
+        (("export", "a", "--out", "x", "--format", "open_clip"), "did you mean open-clip?"),
+        (("embed", "--model", "a", "b", "--data", "x", "--out", "y"), "--model takes one value"),
+        (("models", "--train.steps", "3"), "keys of a recipe are for train, plan and demo"),
+        (("report", "a", "—out", "x"), "type --out"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else None,
+)
+def test_words_of_other_commands(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], told: str
+) -> None:
+    assert told in mistake(capsys, *words)
