@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mmtrain.data.language_tokenizer import LanguageTokenizer
@@ -23,7 +23,7 @@ from mmtrain.data.tokenizer import Tokenizer, load_tokenizer
 from mmtrain.data.transforms import PreprocessConfig, eval_transform
 from mmtrain.decode_config import decode, encode
 from mmtrain.errors import UsageError
-from mmtrain.files import replace_file
+from mmtrain.files import replace_file, save_tensors, writing
 from mmtrain.interop.foreign_config import read_json
 from mmtrain.interop.hf_clip_files import read_hf, write_hf
 from mmtrain.interop.hf_decoder_files import is_decoder_folder, read_hf_decoder
@@ -80,7 +80,7 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     weights, partial = folder / WEIGHTS_FILE, folder / f".{WEIGHTS_FILE}.partial"
     tensors = {name: x.detach().cpu().contiguous() for name, x in model.state_dict().items()}
-    save_file(tensors, partial, metadata={"format": "pt"})
+    save_tensors(partial, tensors)
     digest = _sha256(partial)
     os.replace(partial, weights)
     tokenizer.save(folder)
@@ -184,7 +184,8 @@ def export_model(source: Path, *, out: Path, form: str) -> list[str]:
     if form not in FORMS:
         raise UsageError(f'format = "{form}" is unknown; use {" or ".join(FORMS)}')
     package = read_package(source)
-    theirs = FORMS[form](package, out)
+    with writing(out):
+        theirs = FORMS[form](package, out)
     library = {"hf": "transformers"}.get(form, form)
     return tokenizer_differences(package.tokenizer, theirs, library=library)
 

@@ -16,6 +16,7 @@ from mmtrain.data.fingerprint import split_fingerprint
 from mmtrain.decode_config import encode
 from mmtrain.errors import ExitStatus, UsageError
 from mmtrain.eval.scheduled import check_evaluation
+from mmtrain.files import writing
 from mmtrain.loading import save_model
 from mmtrain.models import Clip
 from mmtrain.parallel import Layout, build_layout, pick_device
@@ -87,7 +88,8 @@ def _train(recipe: TrainRecipe, layout: Layout, *, resume: bool, signals: StopSi
         with watchdog.busy("evaluating"):
             encoder = run.evaluate(log.log)
             weights = None if run.recipe.peft is None else run.state.whole_weights()
-            on_rank_0(lambda: _export(run, encoder, weights))
+            with writing(folder):
+                on_rank_0(lambda: _export(run, encoder, weights))
         adapter = "" if weights is None else f"{ADAPTER}/, "
         log.say(f"done: {run.folder} (report.html, export/, {adapter}eval/, checkpoints/)")
     return run.folder

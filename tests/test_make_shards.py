@@ -124,8 +124,9 @@ def test_bad_images_are_named_or_left_out(tool, folder, tmp_path, capsys):
     options = [str(folder), "--out", str(tmp_path / "out")]
     assert tool.main(options) == 2
     assert capsys.readouterr().err == (
-        "make_shards: 3 of 10 images cannot be used: 1.JPG (no caption), 2.webp (no caption), "
-        "3.jpeg (image truncated); mend them, or leave them out with --skip-bad\n"
+        "make_shards: error: 3 of 10 images cannot be used: 1.JPG (no caption), "
+        "2.webp (no caption), 3.jpeg (image truncated); mend them, or leave them out with "
+        "--skip-bad\n"
     )
     assert not (tmp_path / "out").exists()
     assert tool.main([*options, "--skip-bad"]) == 0

@@ -30,6 +30,7 @@ import resvg_py
 from emoji_sources import DESIGNS, Concept, Design, index_names, load_concepts
 from PIL import Image
 
+from mmtrain.cli.endings import end_well
 from mmtrain.demo.emoji_pairs import tar_bytes
 from mmtrain.errors import UsageError
 
@@ -244,6 +245,11 @@ def build(out: Path, packages: Path) -> dict:
 
 def main() -> int:
     """The exit code: 2, after one line on stderr, for a user's mistake."""
+    return end_well(run, name="build_emoji_pairs")
+
+
+def run() -> None:
+    """Build, and print what was built."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -255,12 +261,7 @@ def main() -> int:
         help="where the npm packages are (default: npm)",
     )
     args = parser.parse_args()
-    try:
-        print(json.dumps(build(args.out, args.packages.absolute()), indent=1))
-    except UsageError as error:
-        print(f"build_emoji_pairs: {error}", file=sys.stderr)
-        return 2
-    return 0
+    print(json.dumps(build(args.out, args.packages.absolute()), indent=1))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from chaos_files import crafted_pickle, cut_files, flip_bits, full_disk, kill_sa
 from chaos_jobs import kill_jobs, kill_ranks, stop_jobs
 
 from benchmarks.machine import describe_machine
+from mmtrain.cli.endings import end_well
 
 _HEAD = "| fault | times | must be seen | was seen | seconds |\n|---|---|---|---|---|\n"
 Row = Callable[[Path, int], tuple[bool, str]]
@@ -80,6 +81,11 @@ ROWS: dict[str, tuple[str, int, str, Row]] = {
 
 
 def main() -> int:
+    """The exit code: 1 where a row failed."""
+    return end_well(run, name="chaos")
+
+
+def run() -> int:
     """Run the rows that were asked for."""
     parser = argparse.ArgumentParser(
         prog="chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -28,8 +28,10 @@ from typing import NoReturn
 
 from PIL import Image, ImageDraw
 
+from mmtrain.cli.endings import end_well
 from mmtrain.data.vqa_question import Question
 from mmtrain.errors import UsageError
+from mmtrain.files import writing
 
 SHAPES = ("circle", "square", "triangle")
 COLOURS = {
@@ -219,7 +221,7 @@ def write_part(
     folder.mkdir(parents=True)
     for first in range(0, num, per_shard):
         path = folder / f"{first // per_shard:05d}.tar"
-        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as shard:
+        with writing(path), tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as shard:
             for number in range(first, min(first + per_shard, num)):
                 # A picture depends on its number alone, not on how many come before.
                 draw = random.Random(f"{seed} {number}")
@@ -304,13 +306,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit code: 2, after one line on stderr, for a user's mistake."""
-    args = _parser().parse_args(arguments)
-    try:
-        run(args)
-    except UsageError as error:
-        print(f"make_shapes_vqa: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return end_well(lambda: run(_parser().parse_args(arguments)), name="make_shapes_vqa")
 
 
 if __name__ == "__main__":

@@ -26,10 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mmtrain.cli.endings import end_well
 from mmtrain.data.decode import MAX_IMAGE_PIXELS, decode_image, has_image_name
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.shard_check import index_shards
 from mmtrain.errors import UsageError
+from mmtrain.files import writing
 
 _MAX_PER_SHARD = 10_000
 _MAX_NAMED = 5
@@ -223,7 +225,7 @@ def _without_bad(samples: list[Sample], *, skip_bad: bool) -> list[Sample]:
 def write_shard(path: Path, samples: list[Sample], *, number: int) -> None:
     """One shard, there whole or not at all; keys as img2dataset numbers them."""
     partial = path.with_name(f".{path.name}.partial")
-    with tarfile.open(partial, "w", format=tarfile.GNU_FORMAT) as tar:
+    with writing(path), tarfile.open(partial, "w", format=tarfile.GNU_FORMAT) as tar:
         for place, sample in enumerate(samples):
             key = f"{number:05}{place:04}"
             fields = {"key": key, "file_name": sample.name} | sample.fields
@@ -269,13 +271,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The program; a mistake of the user is one line and status 2."""
-    args = _parser().parse_args(arguments)
-    try:
-        run(args)
-    except UsageError as error:
-        print(f"make_shards: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return end_well(lambda: run(_parser().parse_args(arguments)), name="make_shards")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import sys
 from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.torch import TorchTrainer
 
+from mmtrain.cli.endings import end_well
+
 _RENDEZVOUS_OFFSET = 1
 """Ray's own process group holds the port that it has chosen; ours takes the next."""
 
@@ -31,7 +33,12 @@ def run_rank(config: dict[str, list[str]]) -> None:
     subprocess.run(words, env=environment, check=True)
 
 
-def main() -> None:
+def main() -> int:
+    """The exit code."""
+    return end_well(run, name="ray_train")
+
+
+def run() -> None:
     """Hand the words on to every worker."""
     parser = argparse.ArgumentParser(prog="ray_train", description=__doc__)
     parser.add_argument("--workers", type=int, required=True, help="ranks, one for each GPU")
@@ -46,4 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -21,6 +21,7 @@ from typing import IO, NoReturn, get_args
 
 import sentencepiece
 
+from mmtrain.cli.endings import end_well
 from mmtrain.data.sentence_piece import SentencePieceModel
 from mmtrain.data.text_cleaning import CLEANINGS, Cleaning
 from mmtrain.data.tokenizer import CONFIG_FILE, Tokenizer, TokenizerConfig
@@ -209,13 +210,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit code: 2, after one line on stderr, for a user's mistake."""
-    args = _parser().parse_args(arguments)
-    try:
-        run(args)
-    except UsageError as error:
-        print(f"train_tokenizer: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return end_well(lambda: run(_parser().parse_args(arguments)), name="train_tokenizer")
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mmtrain.build import build_preprocess
 from mmtrain.data.tokenizer import TokenizerConfig
 from mmtrain.decode_config import decode
 from mmtrain.errors import UsageError
+from mmtrain.files import save_tensors, writing
 from mmtrain.interop.package import ModelPackage
 from mmtrain.loading import FORMS
 from mmtrain.recipe import TrainRecipe, run_tokenizer
@@ -86,11 +86,14 @@ def checkpoint_convert_command(*, path: Path, out: Path, form: str) -> None:
     if form == "safetensors":
         out.mkdir(parents=True, exist_ok=True)
         for group, tensors in groups.items():
-            save_file(tensors, out / f"{group}.safetensors", metadata={"format": "pt"})
-        shutil.copy(source / STATE_FILE, out)
+            save_tensors(out / f"{group}.safetensors", tensors)
+        with writing(out / STATE_FILE):
+            shutil.copy(source / STATE_FILE, out)
     else:
         weights = as_fp32({**groups["model"], **groups.get("ema", {})})
-        FORMS[form.replace("-", "_")](_package(read_state(source), source, weights), out)
+        package = _package(read_state(source), source, weights)
+        with writing(out):
+            FORMS[form.replace("-", "_")](package, out)
     print(f"wrote {out} ({form}) from {source}")
 
 

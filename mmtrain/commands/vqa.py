@@ -24,6 +24,7 @@ from mmtrain.eval.vqa import Mode
 from mmtrain.eval.vqa_attention import look, overlay
 from mmtrain.eval.vqa_gqa import read_choices
 from mmtrain.eval.vqa_result import PROBES, evaluate_vqa
+from mmtrain.files import writing
 from mmtrain.models.vqa import Asked, Head
 from mmtrain.parallel import ParallelConfig, build_layout, pick_device
 from mmtrain.vqa import load_vqa
@@ -182,7 +183,7 @@ def data_vqa_command(
         raise UsageError(f"out = {out} holds something already; name a new folder")
     for first in range(0, source.num_samples, per_shard):
         path = out / f"{first // per_shard:05d}.tar"
-        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as shard:
+        with writing(path), tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as shard:
             for sample in range(first, min(first + per_shard, source.num_samples)):
                 for extension, data in source.read(sample).items():
                     entry = tarfile.TarInfo(f"{sample:09d}.{extension}")

@@ -20,6 +20,8 @@ from mmtrain.data.sentence_piece import SentencePieceModel
 from mmtrain.data.siglip_pieces import SiglipPieces
 from mmtrain.data.text_cleaning import CLEANINGS, Cleaning
 from mmtrain.errors import UsageError
+from mmtrain.files import replace_file
+from mmtrain.limits import MOST
 
 CONFIG_FILE = "tokenizer_config.json"
 
@@ -66,6 +68,10 @@ class TokenizerConfig:
             raise UsageError(
                 f"tokenizer.context_length = {self.context_length} leaves no room for a text"
                 " between start and end token; use 3 or more"
+            )
+        if self.context_length > MOST:
+            raise UsageError(
+                f"tokenizer.context_length = {self.context_length} must be at most {MOST}"
             )
         if self.kind == "clip" and (self.add_sot is False or not self.add_eot):
             key = "add_eot" if not self.add_eot else "add_sot"
@@ -183,8 +189,8 @@ class Tokenizer:
         definition = self._model.serialize()
         config = dataclasses.replace(self.config, path=self._model.file_name)
         content = dataclasses.asdict(config) | {"sha256": hashlib.sha256(definition).hexdigest()}
-        (folder / self._model.file_name).write_bytes(definition)
-        (folder / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        replace_file(folder / self._model.file_name, definition)
+        replace_file(folder / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
 
 
 def build_tokenizer(config: TokenizerConfig, *, folder: Path | None = None) -> Tokenizer:

@@ -9,12 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors.torch import save_file
-
 from mmtrain.data.tokenizer import Tokenizer
 from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.errors import UsageError
-from mmtrain.files import replace_file
+from mmtrain.files import replace_file, save_tensors
 from mmtrain.interop.foreign_config import ForeignConfig, read_json
 from mmtrain.interop.hf_clip import from_hf, to_hf
 from mmtrain.interop.hf_tokenizer import read_hf_tokenizer
@@ -68,7 +66,7 @@ def write_hf(package: ModelPackage, folder: Path) -> Tokenizer:
     preprocess = _preprocess_to(package, is_clip=data["model_type"] == "clip")
     write_hf_tokenizer(package.tokenizer, folder, masks=data["model_type"] == "clip")
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_tensors(folder / WEIGHTS_FILE, tensors)
     for name, content in ((PREPROCESS_FILE, preprocess), (CONFIG_FILE, data)):
         replace_file(folder / name, json.dumps(content, indent=2) + "\n")
     return read_hf_tokenizer(folder, context_length=package.config.text.context_length)

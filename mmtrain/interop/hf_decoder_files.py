@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from mmtrain.data.language_tokenizer import (
@@ -15,7 +14,7 @@ from mmtrain.data.language_tokenizer import (
     SentencePieceCodec,
 )
 from mmtrain.errors import UsageError
-from mmtrain.files import replace_file
+from mmtrain.files import replace_file, save_tensors
 from mmtrain.interop.foreign_config import read_json
 from mmtrain.interop.hf_clip_files import CONFIG_FILE, WEIGHTS_FILE, read_weights
 from mmtrain.interop.hf_decoder import decoder_from_hf, decoder_to_hf
@@ -100,9 +99,9 @@ def write_hf_decoder(package: DecoderPackage, folder: Path) -> None:
             package.end_ids[0] if len(package.end_ids) == 1 else [*package.end_ids]
         )
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_tensors(folder / WEIGHTS_FILE, tensors)
     for name, content in package.files.items():
-        (folder / name).write_bytes(content)
+        replace_file(folder / name, content)
     replace_file(folder / CONFIG_FILE, json.dumps(data, indent=2) + "\n")
 
 

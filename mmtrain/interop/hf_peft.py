@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor, cat, equal, nn, zeros
 
 from mmtrain.errors import UsageError
-from mmtrain.files import replace_file
+from mmtrain.files import replace_file, save_tensors
 from mmtrain.interop.foreign_config import ForeignConfig, read_json
 from mmtrain.interop.package import float_tensors, read_tensors
 from mmtrain.interop.tensor_links import Link, Tensors
@@ -189,7 +188,7 @@ def write_adapter(
         assert adapter.rows is not None and blocks is not None
         fields = _prompt_to(adapter.kind, adapter.rows.size(0), blocks)
         tensors = {PROMPTS: adapter.rows.contiguous()}
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_tensors(folder / WEIGHTS_FILE, tensors)
     replace_file(folder / CONFIG_FILE, json.dumps(data | fields, indent=2) + "\n")
 
 

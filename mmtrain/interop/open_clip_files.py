@@ -10,12 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors.torch import save_file
-
 from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
 from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.errors import UsageError
-from mmtrain.files import replace_file
+from mmtrain.files import replace_file, save_tensors
 from mmtrain.interop.foreign_config import ForeignConfig, read_json
 from mmtrain.interop.hf_tokenizer import read_hf_tokenizer
 from mmtrain.interop.hf_tokenizer_writing import has_clips_words, is_clips_own, write_hf_tokenizer
@@ -116,7 +114,7 @@ def write_open_clip(package: ModelPackage, folder: Path) -> Tokenizer:
         },
     }
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_tensors(folder / WEIGHTS_FILE, tensors)
     replace_file(folder / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
     return read_open_clip_tokenizer(model_cfg["text_cfg"], package.config, folder)
 

@@ -132,14 +132,15 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole records of a metrics.jsonl; a line that a kill cut short is left out."""
+    """All whole records of a metrics.jsonl; a line that a kill cut short, or that a hand wrote, is
+    left out."""
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
         except ValueError:
             continue
-        if isinstance(record, dict) and "step" in record:
+        if isinstance(record, dict) and type(record.get("step")) is int:
             records.append(record)
     return records
 

@@ -13,14 +13,14 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from mmtrain.data.tokenizer import Tokenizer, load_tokenizer
 from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.data.vqa_answers import AnswerVocabulary
 from mmtrain.decode_config import decode, encode
 from mmtrain.errors import UsageError
-from mmtrain.files import replace_file
+from mmtrain.files import replace_file, save_tensors
 from mmtrain.models import ClipConfig
 from mmtrain.models.vqa import Vqa, VqaConfig
 
@@ -73,7 +73,7 @@ def save_vqa(folder: Path, saved: VqaModel) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights, partial = folder / WEIGHTS_FILE, folder / f".{WEIGHTS_FILE}.partial"
     state = saved.model.state_dict()
-    save_file({name: x.detach().cpu().contiguous() for name, x in state.items()}, partial)
+    save_tensors(partial, {name: x.detach().cpu().contiguous() for name, x in state.items()})
     digest = _sha256(partial)
     os.replace(partial, weights)
     saved.tokenizer.save(folder)
