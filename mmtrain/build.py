@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mmtrain.check_memory import check_memory
 from mmtrain.data.bad_samples import BAD_SAMPLES_FILE, BadSampleLog
 from mmtrain.data.image_text import ImageTextData, NumberedData
 from mmtrain.data.tokenizer import Tokenizer
@@ -143,6 +144,7 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
     start = read_start(recipe.model.init)
     tokenizer = run_tokenizer(recipe, start)
     recipe = resolve(recipe, tokenizer)
+    check_memory(recipe, layout)
     preprocess = build_preprocess(recipe)
     model = Clip(recipe.model.clip).init_weights(recipe.run.seed)
     if start is not None:

@@ -88,7 +88,7 @@ def _train(recipe: TrainRecipe, layout: Layout, *, resume: bool, signals: StopSi
         with watchdog.busy("evaluating"):
             encoder = run.evaluate(log.log)
             weights = None if run.recipe.peft is None else run.state.whole_weights()
-            with writing(folder):
+            with writing(run.folder):
                 on_rank_0(lambda: _export(run, encoder, weights))
         adapter = "" if weights is None else f"{ADAPTER}/, "
         log.say(f"done: {run.folder} (report.html, export/, {adapter}eval/, checkpoints/)")

@@ -1,6 +1,7 @@
 """The recipe's section [data]."""
 
 import math
+import sys
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -8,6 +9,7 @@ from mmtrain.data.decode import HIGHEST_MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS
 from mmtrain.data.plan import Last
 from mmtrain.data.shards import OnDamage
 from mmtrain.data.transforms import AugmentConfig, Interpolation, ResizeMode
+from mmtrain.limits import MOST_PROCESSES, check_counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +69,9 @@ class DataConfig:
     """The run stops when more than this part of the samples read is bad (replaced by others)."""
 
     def __post_init__(self) -> None:
-        for name, least in (("workers", 0), ("prefetch", 1), ("shuffle_group", 1)):
-            if (value := getattr(self, name)) < least:
-                raise ValueError(f"{name} = {value} must be at least {least}")
+        check_counts(self, "workers", least=0, most=MOST_PROCESSES)
+        check_counts(self, "prefetch", most=MOST_PROCESSES)
+        check_counts(self, "shuffle_group", most=sys.maxsize)
         if not self.captions:
             raise ValueError("captions = {} names no place; use { txt = 1.0 } for the .txt member")
         for name, weight in self.captions.items():

@@ -20,6 +20,7 @@ from mmtrain.data.vqa_answers import AnswerVocabulary, answer_scores, compared_f
 from mmtrain.data.vqa_question import Question, questions_from_json
 from mmtrain.data.vqa_source import open_questions
 from mmtrain.errors import UsageError
+from mmtrain.limits import check_counts
 
 NO_ANSWER = -1
 """Fills the rest of a question's answers."""
@@ -45,9 +46,8 @@ class VqaDataConfig:
     """A probe: every image is black, so that only the question tells."""
 
     def __post_init__(self) -> None:
-        for name, least in (("per_image", 1), ("answer_length", 2)):
-            if (value := getattr(self, name)) < least:
-                raise ValueError(f"{name} = {value} must be at least {least}")
+        check_counts(self, "per_image")
+        check_counts(self, "answer_length", least=2)
         if self.image_only and self.question_only:
             raise ValueError("image_only and question_only = true leave nothing; keep one")
 

@@ -67,7 +67,7 @@ def write_hf_tokenizer(
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (folder / name).write_bytes(content)
+        replace_file(folder / name, content)
     replace_file(folder / CONFIG_FILE, json.dumps(config | fields, indent=2, ensure_ascii=False))
 
 

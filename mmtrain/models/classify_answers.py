@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from mmtrain.limits import check_counts
 from mmtrain.models.connector import Connector, ConnectorConfig
 from mmtrain.models.text import TextConfig
 from mmtrain.models.tower import init_linears, reset_norms
@@ -24,6 +25,7 @@ class ClassifyConfig:
     """Answers to choose among. None: the vocabulary's, which the data give."""
 
     def __post_init__(self) -> None:
+        check_counts(self, "num_answers", most=1 << 30)
         if self.fusion.mask != "full":
             raise ValueError(f'fusion.mask = "{self.fusion.mask}" must be "full"')
         if self.fusion.context_dim not in (None, self.fusion.dim):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mmtrain.limits import check_counts
 from mmtrain.models.text import TextConfig, TextTower
 from mmtrain.models.vision import VisionConfig, VisionTower
 from mmtrain.nn import unit_norm
@@ -27,6 +28,15 @@ class ClipConfig:
     """Initial *log* of the logits' multiplier; SigLIP starts at ln 10."""
     init_logit_bias: float | None = None
     """Initial bias of the logits (SigLIP: -10). None: no bias."""
+
+    def __post_init__(self) -> None:
+        check_counts(self, "embed_dim")
+        for name, tower in (("vision", self.vision), ("text", self.text)):
+            if not tower.projection and tower.transformer.dim != self.embed_dim:
+                raise ValueError(
+                    f"embed_dim = {self.embed_dim} must be {name}.transformer.dim = "
+                    f"{tower.transformer.dim} with {name}.projection = false; set one of the three"
+                )
 
 
 class ClipStage(nn.Module):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmtrain.limits import check_counts
 from mmtrain.models.tower import init_linears, reset_norms
 from mmtrain.models.vision import VisionConfig
 from mmtrain.nn import Attention, Mask
@@ -26,10 +27,7 @@ class ConnectorConfig:
     """queries: tokens that come out."""
 
     def __post_init__(self) -> None:
-        if self.factor < 1 or self.num_queries < 1:
-            raise ValueError(
-                f"factor = {self.factor} and num_queries = {self.num_queries} must be at least 1"
-            )
+        check_counts(self, "factor", "num_queries")
 
 
 class Connector(nn.Module):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmtrain.limits import check_counts
 from mmtrain.models.tower import reset_norms
 from mmtrain.nn import DecoderCache, Mask, Transformer, TransformerConfig
 from mmtrain.nn.masks import causal_allowed, segment_positions, window_allowed
@@ -43,9 +44,7 @@ class DecoderConfig:
     """The logits' matrix is the token embedding."""
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "context_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        check_counts(self, "vocab_size", "context_length", most=1 << 30)
         blocks = self.transformer
         if blocks.mask == "full":
             raise ValueError(

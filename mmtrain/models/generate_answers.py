@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmtrain.limits import check_counts
 from mmtrain.models.connector import Connector, ConnectorConfig
 from mmtrain.models.decoder import Decoder, DecoderConfig
 from mmtrain.models.prefill import Prefilled, prefill
@@ -42,6 +43,7 @@ class GenerateConfig:
     """Learned tokens before the image's; [peft] sets it. None: there are none."""
 
     def __post_init__(self) -> None:
+        check_counts(self, "vocab_size", "text_length", most=1 << 30)
         if self.prompt is not None and self.learned_positions:
             raise ValueError(
                 "prompt: learned tokens shift the text, for which learned_positions leaves no "

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mmtrain.limits import check_counts
 from mmtrain.models.tower import check_encoder, reset_norms, sinusoidal_positions
 from mmtrain.nn import Transformer, TransformerConfig, pool_tokens
 from mmtrain.nn.rope import RopeTable, rope_1d
@@ -42,14 +43,9 @@ class TextConfig:
     """Tokens before the learned vectors: 1 behind a start token, 0 where texts have none."""
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "context_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
-        if self.num_context < 0 or self.context_start < 0:
-            raise ValueError(
-                f"num_context = {self.num_context} and context_start = {self.context_start} must "
-                "not be negative"
-            )
+        check_counts(self, "vocab_size", most=1 << 30)
+        check_counts(self, "context_length")
+        check_counts(self, "num_context", "context_start", least=0)
         rope = 2 if self.positions == "rope" else 1
         check_encoder(self.transformer, masks=("causal", "full"), rope=rope)
         if self.projection_bias and not self.projection:
@@ -147,11 +143,6 @@ class TextTower(nn.Module):
 
     def __init__(self, config: TextConfig, *, embed_dim: int) -> None:
         super().__init__()
-        if not config.projection and config.transformer.dim != embed_dim:
-            raise ValueError(
-                f"text.projection = false needs text.transformer.dim = {config.transformer.dim} to "
-                f"be embed_dim = {embed_dim}"
-            )
         self.config = config
         self.embed = TextEmbed(config)
         self.transformer = Transformer(config.transformer)

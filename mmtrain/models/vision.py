@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmtrain.limits import MOST_PIXELS, check_counts
 from mmtrain.models.tower import (
     check_encoder,
     init_linears,
@@ -66,11 +67,8 @@ class VisionConfig:
     """Share of the patches left out in training (arXiv:2212.00794)."""
 
     def __post_init__(self) -> None:
-        if self.patch_size < 1 or self.image_size < 1 or self.num_registers < 0:
-            raise ValueError(
-                f"patch_size = {self.patch_size} and image_size = {self.image_size} must be at "
-                f"least 1, num_registers = {self.num_registers} at least 0"
-            )
+        check_counts(self, "patch_size", "image_size", most=MOST_PIXELS)
+        check_counts(self, "num_registers", least=0)
         if self.drop_edge and self.image_size < self.patch_size:
             raise ValueError(
                 f"patch_size = {self.patch_size} exceeds image_size = {self.image_size}"
@@ -294,11 +292,6 @@ class VisionTower(nn.Module):
 
     def __init__(self, config: VisionConfig, *, embed_dim: int) -> None:
         super().__init__()
-        if not config.projection and config.transformer.dim != embed_dim:
-            raise ValueError(
-                f"vision.projection = false needs vision.transformer.dim = "
-                f"{config.transformer.dim} to be embed_dim = {embed_dim}"
-            )
         self.config = config
         self.embed = VisionEmbed(config)
         self.transformer = Transformer(config.transformer)

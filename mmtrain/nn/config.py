@@ -1,10 +1,12 @@
 """The shape of a stack of blocks, plain data."""
 
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
 
+from mmtrain.limits import MOST_LAYERS, check_counts
 from mmtrain.nn.feed_forward import GATED, Activation
 from mmtrain.nn.masks import MaskKind
 from mmtrain.nn.norm import NormKind, build_norm
@@ -65,11 +67,9 @@ class TransformerConfig:
     """Table of initial weights, see Transformer.init_weights."""
 
     def __post_init__(self) -> None:
-        counts = ("dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "ff_dim")
-        for name in (*counts, "local_window"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} = {value} must be at least 1")
+        check_counts(self, "dim", "num_heads", "num_kv_heads", "head_dim", "ff_dim", "context_dim")
+        check_counts(self, "num_layers", most=MOST_LAYERS)
+        check_counts(self, "local_window", most=sys.maxsize)
         if self.head_dim is None and self.dim % self.num_heads:
             raise ValueError(
                 f"num_heads = {self.num_heads} must divide dim = {self.dim}, or set head_dim"

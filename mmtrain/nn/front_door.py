@@ -28,6 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mmtrain.limits import MOST_LAYERS, check_counts
 from mmtrain.nn.attention import Attention, attend
 from mmtrain.nn.config import TransformerConfig
 from mmtrain.nn.feed_forward import FeedForward
@@ -56,9 +57,8 @@ class FrontDoorConfig:
     """Width of the feed-forwards. None: 4 times the features'."""
 
     def __post_init__(self) -> None:
-        for name in ("entries", "num_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        check_counts(self, "entries", "ff_dim")
+        check_counts(self, "num_layers", most=MOST_LAYERS)
         if not self.places:
             raise ValueError('places = [] leaves no place; use "image", "question" or both')
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmtrain.limits import check_counts
+
 TERMS = ("lora_a", "lora_b")
 """The last parts of the names of a term's parameters."""
 DROPOUT_KEYS = "lora_key_B"
@@ -38,8 +40,7 @@ class LoraConfig:
     """Names of linear layers, with * for any part: `*.attention.*`, `text.*.feed_forward.up`."""
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank = {self.rank} must be at least 1")
+        check_counts(self, "rank")
         if self.alpha <= 0:
             raise ValueError(f"alpha = {self.alpha} must be above 0")
         if not 0 <= self.dropout < 1:

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mmtrain.limits import check_counts
 from mmtrain.nn import DecoderCache, GivenKV, KVCache, TransformerConfig
 
 PromptKind = Literal["prompt", "p_tuning", "prefix"]
@@ -32,9 +33,7 @@ class PromptConfig:
     """Width of that network."""
 
     def __post_init__(self) -> None:
-        for name in ("num_tokens", "hidden_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        check_counts(self, "num_tokens", "hidden_dim")
         allowed = {"prompt": (None,), "p_tuning": ("mlp", "lstm"), "prefix": (None, "mlp")}
         if self.network not in allowed[self.kind]:
             shown = " or ".join("none" if x is None else x for x in allowed[self.kind])

@@ -14,6 +14,7 @@ from mmtrain.build import (
     build_state,
     use_deterministic_kernels,
 )
+from mmtrain.check_memory import check_memory
 from mmtrain.data.sources import SampleSource
 from mmtrain.data.tokenizer import Tokenizer
 from mmtrain.data.vqa import VqaData
@@ -118,6 +119,7 @@ def build_vqa_run(recipe: TrainRecipe, layout: Layout) -> VqaRun:
     start = read_start(recipe.model.init)
     tokenizer = run_tokenizer(recipe, start)
     recipe = resolve(recipe, tokenizer)
+    check_memory(recipe, layout)
     preprocess = build_preprocess(recipe)
     source = open_questions(
         recipe.data.train,

@@ -39,6 +39,14 @@ def build() -> Clip:
     return Clip(CONFIG).init_weights(0)
 
 
+@pytest.mark.parametrize("name", ["vision", "text"])
+def test_no_projection_needs_equal_widths(name: str):
+    tower = dataclasses.replace(getattr(CONFIG, name), projection=False)
+    assert dataclasses.replace(CONFIG, embed_dim=16, **{name: tower})
+    with pytest.raises(ValueError, match=rf"embed_dim = 8 must be {name}\.transformer\.dim = 16"):
+        dataclasses.replace(CONFIG, **{name: tower})
+
+
 def test_features_have_unit_norm_and_the_stage_gives_the_same():
     model = build().eval()
     image, text = model.encode_image(IMAGES), model.encode_text(TOKENS)

@@ -269,7 +269,7 @@ def test_the_tables_bounds_are_open_clips():
     ("fields", "message"),
     [
         ({"patch_size": 7}, "patch_size = 7 must divide image_size = 32"),
-        ({"patch_size": 0}, "patch_size = 0 and image_size = 32 must be at least 1"),
+        ({"patch_size": 0}, "patch_size = 0 must be at least 1"),
         ({"class_token": False}, 'pool = "first" needs class_token = true'),
         ({"patch_dropout": 1.0}, r"patch_dropout = 1\.0 must lie in"),
         ({"std": (0.5, 0.0, 0.5)}, "those of std above 0"),
@@ -303,10 +303,8 @@ def test_towers_that_cannot_be_are_refused(fields, message):
         config(**fields)
 
 
-def test_no_projection_needs_equal_widths():
+def test_no_projection_leaves_the_width():
     assert VisionTower(config(projection=False), embed_dim=D)(images()).shape == (3, D)
-    with pytest.raises(ValueError, match="dim = 24 to be embed_dim = 20"):
-        VisionTower(config(projection=False), embed_dim=E)
 
 
 def test_sinusoidal_positions_are_the_papers():
