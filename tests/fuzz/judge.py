@@ -16,8 +16,8 @@ from types import FrameType
 
 from mmtrain.cli import build_parser, main
 from mmtrain.describe_config import describe
+from mmtrain.errors import ExitStatus
 from mmtrain.recipe import TrainRecipe
-from mmtrain.train.guard import EXIT_STOPPED
 
 PATIENCE = 3
 """Seconds after which a case that trains is asked to stop: 10**12 steps are a run too."""
@@ -46,7 +46,7 @@ def complaint(words: Sequence[str], *, cwd: Path, disk: int | None = None) -> st
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 status: object = main(list(words))
     except SystemExit as error:
-        status = 0 if error.code == EXIT_STOPPED else f"SystemExit({error.code})"
+        status = 0 if error.code == ExitStatus.STOPPED else f"SystemExit({error.code})"
     except Hang:
         return f"took more than {SECONDS} s\n{traceback.format_exc()}"
     except BaseException:  # whatever it is, a user would see its traceback
@@ -54,7 +54,12 @@ def complaint(words: Sequence[str], *, cwd: Path, disk: int | None = None) -> st
     told = [line for line in err.getvalue().splitlines() if line.startswith("mmtrain: error: ")]
     if status == 0 and not told:
         return None
-    if status != 2 or len(told) != 1 or err.getvalue().splitlines()[-1] != told[0]:
+    right = ExitStatus.FAULTS_FOUND if list(words[:2]) == ["data", "check"] else ExitStatus.MISTAKE
+    if (
+        status not in (right, ExitStatus.MISTAKE)
+        or len(told) != 1
+        or err.getvalue().splitlines()[-1] != told[0]
+    ):
         return f"status {status}, stderr:\n{err.getvalue()}"
     if "Traceback" in err.getvalue():
         return err.getvalue()
