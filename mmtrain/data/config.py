@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from mmtrain.data.decode import HIGHEST_MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS
+from mmtrain.data.patience import PATIENCE
 from mmtrain.data.plan import Last
 from mmtrain.data.shards import OnDamage
 from mmtrain.data.transforms import AugmentConfig, Interpolation, ResizeMode
@@ -60,6 +61,9 @@ class DataConfig:
     """Check every file against its checksum as it is read; `mmtrain data index` makes these."""
     on_damage: OnDamage = "stop"
     """A damaged shard: `stop` refuses it, `use_rest` trains on what is left of it."""
+    retry_seconds: float = PATIENCE
+    """How long what a disk fails to read or open is tried again, before the run ends. A network
+    disk may want minutes."""
     max_image_pixels: int = MAX_IMAGE_PIXELS
     """Height times width of an image at most; larger ones are bad samples."""
     fast_decode: bool = False
@@ -94,5 +98,7 @@ class DataConfig:
                 f"max_image_pixels = {self.max_image_pixels} must be within 1 and "
                 f"{HIGHEST_MAX_IMAGE_PIXELS}, above which Pillow refuses"
             )
+        if not 0 <= self.retry_seconds < math.inf:
+            raise ValueError(f"retry_seconds = {self.retry_seconds} must be 0 or more seconds")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ValueError(f"max_bad_fraction = {self.max_bad_fraction} must be within 0 and 1")

@@ -97,6 +97,7 @@ class NumberedData(Generic[BatchT]):
             index_dir=config.index_dir,
             verify=config.verify,
             on_damage=config.on_damage,
+            retry_seconds=config.retry_seconds,
         )
 
     def _build_reader(self, transform: TrainTransform | None) -> SampleReader:

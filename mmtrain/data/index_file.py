@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmtrain.data.patience import may_pass
 from mmtrain.data.shard_index import IndexSummary, ShardIndex, content_hash, hash_crcs
 from mmtrain.data.tar_scan import Damage, ShardFile
 from mmtrain.errors import UsageError
@@ -126,25 +127,43 @@ _UNREADABLE = (
 
 
 def load_summary(path: Path) -> IndexSummary | None:
-    """The summary of an index file; None if there is none, or none that can be used."""
+    """The summary of an index file; None if there is none, or none that can be used.
+
+    Raises:
+        OSError: it cannot be read just now.
+    """
     try:
         # Opened here: numpy does not close what proves to be no zip.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return _decode_summary(file)
-    except _UNREADABLE:
+    except _UNREADABLE as error:
+        _raise_passing(error)
         return None
 
 
 def load_index(path: Path) -> ShardIndex | None:
-    """An index file; None if there is none, or none that can be used."""
+    """An index file; None if there is none, or none that can be used.
+
+    Raises:
+        OSError: it cannot be read just now.
+    """
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             summary = _decode_summary(file)
             arrays = {name: file[name] for name in _ARRAYS}
-    except _UNREADABLE:
+    except _UNREADABLE as error:
+        _raise_passing(error)
         return None
     index = ShardIndex(summary=summary, **arrays)
     return index if _is_consistent(index) else None
+
+
+def _raise_passing(error: Exception) -> None:
+    """A disk's hiccup is no damage, for which a whole shard would be indexed anew."""
+    # zipfile takes a failed read of its directory for a file that is no zip.
+    for fault in (error, error.__context__):
+        if may_pass(fault):
+            raise fault
 
 
 def _decode_summary(file: Mapping[str, np.ndarray]) -> IndexSummary:

@@ -1,11 +1,14 @@
 """Finds shards and their indexes, making those that are missing, and tells what is no tar."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from mmtrain.data.index_file import index_paths, is_fresh, keep_index, load_index, load_summary
+from mmtrain.data.patience import PATIENCE, may_pass, patiently
 from mmtrain.data.shard_changes import changed_members
 from mmtrain.data.shard_index import IndexSummary, ShardIndex, build_index
 from mmtrain.data.shard_patterns import expand_patterns
@@ -17,6 +20,8 @@ _THREADS = 8
 _MAGIC_WITHIN = 1 << 20
 _NUM_NAMED = 5
 """Changes of a shard that a message names."""
+PathT = TypeVar("PathT")
+ReturnT = TypeVar("ReturnT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,7 @@ def open_shards(
     crc: bool = False,
     threads: int = _THREADS,
     key: str = "data.train",
+    retry_seconds: float = PATIENCE,
 ) -> tuple[Shard, ...]:
     """Find the shards and their indexes, making those that are missing or stale.
 
@@ -52,18 +58,21 @@ def open_shards(
             shard's: only who asks for checksums may replace them.
         threads: shards at once.
         key: the setting that `patterns` came from, for messages.
+        retry_seconds: how long a disk's fault is given to pass.
 
     Raises:
         UsageError: a shard is missing, no tar, or (without `crc`) no longer what its checksums say;
             or an index cannot be kept.
     """
-    paths = expand_patterns(patterns, key=key)
-    work = partial(_open_shard, index_dir=index_dir, crc=crc, key=key)
+    paths = expand_patterns(patterns, key=key, retry_seconds=retry_seconds)
+    one = partial(_open_shard, index_dir=index_dir, crc=crc, key=key)
+    work = partial(read_patiently, one, seconds=retry_seconds, key=key)
     # Threads: nearly all the time goes to the disk and to checksums, which let others run.
     with ThreadPoolExecutor(max(1, min(threads, len(paths)))) as pool:
         opened = list(pool.map(work, paths))
     if changed := [each for each in opened if isinstance(each, _Changed)]:
-        raise UsageError(_told(changed[0], len(changed), len(paths), key))
+        changes = read_patiently(_read_changes, changed[0], seconds=retry_seconds, key=key)
+        raise UsageError(_told(changed[0], changes, len(changed), len(paths), key))
     return tuple(each for each in opened if isinstance(each, Shard))
 
 
@@ -74,31 +83,48 @@ class _Changed:
     path: str
     index_path: Path
 
+    def __str__(self) -> str:
+        return self.path
+
+
+def read_patiently(
+    read: Callable[[PathT], ReturnT], path: PathT, *, seconds: float, key: str
+) -> ReturnT:
+    """What `read` makes of a path, tried again while the fault may pass.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        return patiently(partial(read, path), seconds=seconds)
+    except OSError as error:
+        tried = f", tried for {seconds:g} s (data.retry_seconds)" if may_pass(error) else ""
+        raise UsageError(
+            f"{key}: {path} cannot be read: {error.strerror or error}{tried}"
+        ) from error
+
 
 def _open_shard(path: str, *, index_dir: str | None, crc: bool, key: str) -> Shard | _Changed:
-    try:
-        with ShardFile(path) as file:
-            bare, protecting = None, None
-            for place in index_paths(path, index_dir):
-                summary = load_summary(place)
-                if summary is None:
-                    continue
-                found = Shard(path=path, index_path=place, summary=summary, is_new=False)
-                fresh = is_fresh(summary, file)
-                if fresh and summary.has_crc:
-                    return found
-                if summary.has_crc:
-                    protecting = protecting or place
-                elif fresh:
-                    bare = bare or found
-            if protecting is not None and not crc:
-                return _Changed(path=path, index_path=protecting)
-            if bare is not None and not crc:
-                return bare
-            refuse_no_tar(file, key=key)
-            index = build_index(file, crc=crc)
-    except OSError as error:
-        raise UsageError(f"{key}: {path} cannot be read: {error.strerror}") from error
+    with ShardFile(path) as file:
+        bare, protecting = None, None
+        for place in index_paths(path, index_dir):
+            summary = load_summary(place)
+            if summary is None:
+                continue
+            found = Shard(path=path, index_path=place, summary=summary, is_new=False)
+            fresh = is_fresh(summary, file)
+            if fresh and summary.has_crc:
+                return found
+            if summary.has_crc:
+                protecting = protecting or place
+            elif fresh:
+                bare = bare or found
+        if protecting is not None and not crc:
+            return _Changed(path=path, index_path=protecting)
+        if bare is not None and not crc:
+            return bare
+        refuse_no_tar(file, key=key)
+        index = build_index(file, crc=crc)
     changes = _changes(protecting, index)
     place = keep_index(index, path, index_dir)
     return Shard(path=path, index_path=place, summary=index.summary, is_new=True, changes=changes)
@@ -109,13 +135,12 @@ def _changes(old_place: Path | None, new: ShardIndex) -> tuple[str, ...]:
     return () if old is None else tuple(changed_members(old, new))
 
 
-def _told(first: _Changed, num: int, num_shards: int, key: str) -> str:
-    """The message that shards are not what was checksummed: the first one is read to name how."""
-    try:
-        with ShardFile(first.path) as file:
-            changes = _changes(first.index_path, build_index(file, crc=True))
-    except OSError as error:
-        raise UsageError(f"{key}: {first.path} cannot be read: {error.strerror}") from error
+def _read_changes(changed: _Changed) -> tuple[str, ...]:
+    with ShardFile(changed.path) as file:
+        return _changes(changed.index_path, build_index(file, crc=True))
+
+
+def _told(first: _Changed, changes: tuple[str, ...], num: int, num_shards: int, key: str) -> str:
     named = ", ".join(changes[:_NUM_NAMED])
     more = f" and {len(changes) - _NUM_NAMED} more" if len(changes) > _NUM_NAMED else ""
     return (

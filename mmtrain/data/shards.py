@@ -1,17 +1,18 @@
 """Shards as one list of samples: their indexes together, and reading any sample by its number."""
 
 import hashlib
-import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Collection
-from typing import Any, Literal
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from mmtrain.data.decode import IMAGE_EXTENSIONS
 from mmtrain.data.fingerprint import join_fingerprint
 from mmtrain.data.index_file import load_index
+from mmtrain.data.patience import PATIENCE, patiently
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.shard_index import Entry, ShardIndex, build_index
 from mmtrain.data.shard_opening import Shard, open_shards
@@ -22,8 +23,7 @@ from mmtrain.errors import UsageError
 OnDamage = Literal["stop", "use_rest"]
 
 _MAX_OPEN = 128
-_RETRY_AFTER = (0.1, 1.0)
-"""Seconds before a read that failed is tried again: a network disk's hiccup is no bad sample."""
+ReturnT = TypeVar("ReturnT")
 
 
 class ShardSource:
@@ -40,6 +40,7 @@ class ShardSource:
         image_key: the extension of the images, where it is none that images have, or one of
             several; they are handed on as `image`.
         key: the setting that `patterns` came from, for messages.
+        retry_seconds: how long a disk's fault is given to pass.
 
     Raises:
         UsageError: shards are missing, no tars, damaged, without samples, or without the
@@ -55,8 +56,12 @@ class ShardSource:
         on_damage: OnDamage = "stop",
         image_key: str | None = None,
         key: str = "data.train",
+        retry_seconds: float = PATIENCE,
     ):
-        self.shards = open_shards(patterns, index_dir=index_dir, key=key)
+        self.shards = open_shards(
+            patterns, index_dir=index_dir, key=key, retry_seconds=retry_seconds
+        )
+        self.retry_seconds = retry_seconds
         self.verify, self.image_key = verify, image_key
         self.shard_sizes = [shard.summary.num_samples for shard in self.shards]
         self._end_S = np.cumsum(self.shard_sizes, dtype=np.int64)
@@ -155,19 +160,29 @@ class ShardSource:
         return content
 
     def _read(self, number: int, offset: int, count: int) -> bytes:
-        for delay in (*_RETRY_AFTER, None):
+        def attempt() -> bytes:
             try:
-                return self._opened(number)[0].read(offset, count)
-            except OSError as error:
+                return self._open_now(number)[0].read(offset, count)
+            except OSError:
                 self._close(number)
-                if delay is None:
-                    raise OSError(
-                        f"{self.shards[number].path} cannot be read at byte {offset}: {error}"
-                    ) from error
-                time.sleep(delay)
-        raise AssertionError("the last attempt returns or raises")
+                raise
+
+        return self._patiently(number, attempt, f"read at byte {offset}")
 
     def _opened(self, number: int) -> tuple[ShardFile, ShardIndex]:
+        return self._patiently(number, partial(self._open_now, number), "opened")
+
+    def _patiently(self, number: int, attempt: Callable[[], ReturnT], what: str) -> ReturnT:
+        try:
+            # Also a file that is missing: it was there when the run began.
+            return patiently(attempt, seconds=self.retry_seconds, again=lambda _: True)
+        except OSError as error:
+            raise OSError(
+                f"{self.shards[number].path} cannot be {what}, tried for {self.retry_seconds:g} s "
+                f"(data.retry_seconds): {error}"
+            ) from error
+
+    def _open_now(self, number: int) -> tuple[ShardFile, ShardIndex]:
         found = self._open.get(number)
         if found is not None:
             self._open.move_to_end(number)

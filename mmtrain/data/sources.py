@@ -25,6 +25,7 @@ from PIL import Image
 from mmtrain.data.arrow import ArrowSource, is_arrow_folder
 from mmtrain.data.decode import has_image_name
 from mmtrain.data.manifest import ManifestSource
+from mmtrain.data.patience import PATIENCE
 from mmtrain.data.plan import even_pieces
 from mmtrain.data.sample_error import IncompleteError, SampleError
 from mmtrain.data.shards import OnDamage, ShardSource
@@ -74,6 +75,7 @@ def open_source(
     verify: bool = False,
     on_damage: OnDamage = "stop",
     key: str = "data.train",
+    retry_seconds: float = PATIENCE,
 ) -> SampleSource:
     """The source that a path stands for; see the table above.
 
@@ -83,6 +85,7 @@ def open_source(
         index_dir, verify, on_damage: of `ShardSource`; the other kinds have neither indexes nor
             checksums, and refuse `verify`.
         key: the setting that `patterns` came from, for messages.
+        retry_seconds: how long a disk's fault is given to pass.
 
     Raises:
         UsageError: nothing is there, or it is damaged.
@@ -96,6 +99,7 @@ def open_source(
             on_damage=on_damage,
             image_key=image_key,
             key=key,
+            retry_seconds=retry_seconds,
         )
     if verify:
         raise UsageError(

@@ -104,6 +104,7 @@ def open_questions(
         verify=config.verify,
         on_damage=config.on_damage,
         key=key,
+        retry_seconds=config.retry_seconds,
     )
 
 

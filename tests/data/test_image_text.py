@@ -9,7 +9,6 @@ from collections import Counter
 import pytest
 import torch
 
-from mmtrain.data import shards
 from mmtrain.data.batch import ImageTextBatch
 from mmtrain.data.config import DataConfig
 from mmtrain.data.samples import label_of
@@ -316,8 +315,7 @@ def test_a_batch_larger_than_the_data(good):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_disk_that_fails_stops_the_run(good, monkeypatch, workers):
     """It is no bad sample, which would be replaced."""
-    monkeypatch.setattr(shards, "_RETRY_AFTER", (0.0,))
-    data = build_data(good, workers=workers)
+    data = build_data(good, workers=workers, retry_seconds=0.1)
 
     def failing(self, offset, count):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -332,7 +330,7 @@ def test_a_disk_that_fails_stops_the_run(good, monkeypatch, workers):
 def test_shards_that_vanish_stop_the_run(tmp_path):
     train = write_set(tmp_path / "train", (6,))
     # Unopened: the lines of captions are not looked for.
-    data = build_data(train, caption_lines=False)
+    data = build_data(train, caption_lines=False, retry_seconds=0.1)
     (tmp_path / "train" / "000.tar").unlink()
     with pytest.raises(UsageError, match=r"data.train: .*No such file or directory: .*000.tar"):
         data.batch(0)

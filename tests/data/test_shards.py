@@ -22,7 +22,6 @@ from mmtrain.data.shard_check import check_shards, index_shards
 from mmtrain.data.shard_opening import open_shards
 from mmtrain.data.shard_patterns import expand_patterns
 from mmtrain.data.shards import ShardSource
-from mmtrain.data.tar_scan import ShardFile
 from mmtrain.errors import UsageError
 from tests.data.shard_files import write_shard
 
@@ -431,26 +430,6 @@ def test_a_flipped_byte_makes_no_other_index(folder):
         read = load_index(path)
         assert read is None or read.summary == good.summary
         assert read is None or read.offset_M.tolist() == good.offset_M.tolist()
-
-
-def test_a_hiccup_of_the_disk_is_no_bad_sample(folder, monkeypatch):
-    monkeypatch.setattr(shards, "_RETRY_AFTER", (0.0, 0.0))
-    source = ShardSource(str(folder))
-    failures = 2
-    read = ShardFile.read
-
-    def flaky(self, offset, count):
-        nonlocal failures
-        if failures:
-            failures -= 1
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return read(self, offset, count)
-
-    monkeypatch.setattr(ShardFile, "read", flaky)
-    assert source.read(3)["txt"] == b"text 100"
-    failures = 3
-    with pytest.raises(OSError, match=r"01.tar cannot be read at byte .*Input/output error"):
-        source.read(4)
 
 
 def test_a_summary_says_what_a_shard_has(folder):

@@ -1,0 +1,57 @@
+"""Faults of a disk that pass: what fails is tried again, as long as the user wants to wait."""
+
+import errno
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeGuard, TypeVar
+
+PATIENCE = 10.0
+"""Default seconds."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 15.0
+_LASTING = frozenset(
+    {
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL, errno.EBADF, errno.EEXIST),
+        *(errno.ENXIO, errno.ENODEV, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTEMPTY),
+    }
+)
+ReturnT = TypeVar("ReturnT")
+
+
+def may_pass(error: BaseException | None) -> TypeGuard[OSError]:
+    """Whether a fault may go away by itself: a disk's or a network's, not a name's or a right's."""
+    return isinstance(error, OSError) and error.errno is not None and error.errno not in _LASTING
+
+
+def patiently(
+    attempt: Callable[[], ReturnT],
+    *,
+    seconds: float,
+    again: Callable[[OSError], bool] = may_pass,
+) -> ReturnT:
+    """What `attempt` returns, tried again after pauses that double, for `seconds`.
+
+    Args:
+        attempt: reads; leaves nothing open where it fails.
+        seconds: until the last attempt; 0: there is one.
+        again: whether a fault is worth another attempt.
+
+    Raises:
+        OSError: of the last attempt.
+    """
+    end, pause = time.monotonic() + seconds, _FIRST_PAUSE
+    while True:
+        try:
+            return attempt()
+        except OSError as error:
+            left = end - time.monotonic()
+            if left <= 0 or not again(error):
+                raise
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def read_file(path: Path, *, seconds: float = PATIENCE) -> bytes:
+    """A whole file, read patiently."""
+    return patiently(path.read_bytes, seconds=seconds)
