@@ -110,6 +110,7 @@ class NumberedData(Generic[BatchT]):
             label_key=config.label_key,
             max_pixels=config.max_image_pixels,
             at_least=2 * self._image_size if config.fast_decode else None,
+            retry_seconds=config.retry_seconds,
         )
 
     @property

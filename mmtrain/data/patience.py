@@ -3,7 +3,6 @@
 import errno
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeGuard, TypeVar
 
 PATIENCE = 10.0
@@ -50,8 +49,3 @@ def patiently(
                 raise
         time.sleep(min(pause, left))
         pause = min(2 * pause, _LONGEST_PAUSE)
-
-
-def read_file(path: Path, *, seconds: float = PATIENCE) -> bytes:
-    """A whole file, read patiently."""
-    return patiently(path.read_bytes, seconds=seconds)

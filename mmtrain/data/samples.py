@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from mmtrain.data.batch import SampleMeta
 from mmtrain.data.caption_text import caption_lines, split_captions
 from mmtrain.data.decode import IMAGE_EXTENSIONS, MAX_IMAGE_PIXELS, decode_image, is_image
+from mmtrain.data.patience import PATIENCE, patiently
 from mmtrain.data.sample_error import IncompleteError, SampleError
 from mmtrain.data.sources import SampleSource, explained
 from mmtrain.data.transforms import EvalTransform, TrainTransform
@@ -62,6 +63,7 @@ class SampleReader:
         max_pixels: height times width of an image at most.
         at_least: see `decode_image`.
         keep_fields: read the .json in any case.
+        retry_seconds: how long a disk's fault is given to pass.
     """
 
     def __init__(
@@ -75,13 +77,15 @@ class SampleReader:
         max_pixels: int = MAX_IMAGE_PIXELS,
         at_least: int | None = None,
         keep_fields: bool = False,
+        retry_seconds: float = PATIENCE,
     ):
         self.source = source
         self.captions, self.caption_lines = dict(captions), caption_lines
         self.label_key = label_key
         self._transform = transform
         self._max_pixels, self._at_least = max_pixels, at_least
-        self._wanted = set(_IMAGES)
+        self.retry_seconds = retry_seconds
+        self._wanted: set[str] = set()
         if "txt" in captions:
             self._wanted.add("txt")
         if label_key is not None or keep_fields or captions.keys() - {"txt"}:
@@ -107,9 +111,7 @@ class SampleReader:
             raise explained(error, self.source, sample) from error
 
     def _read(self, sample: int, caption_draws: Sequence[float], transform_draws: Tensor) -> Sample:
-        members = self.source.read(sample, self._wanted)
-        if not members.keys() & _IMAGES:
-            members = self.source.read(sample)  # its image may be under any name
+        members = read_members(self.source, sample, self._wanted, retry_seconds=self.retry_seconds)
         fields = json_fields(members.get("json"))
         found = {
             name: _captions(name, members, fields, self.caption_lines) for name in self.captions
@@ -157,7 +159,7 @@ class SampleReader:
     def has_lines(self, sample: int) -> bool | None:
         """Whether each text of a sample has several lines; None where it has no text."""
         try:
-            members = self.source.read(sample, self._wanted - _IMAGES)
+            members = self.source.read(sample, self._wanted)
             fields = json_fields(members.get("json"))
             texts = [t for name in self.captions for t in _captions(name, members, fields, None)]
         except SampleError:
@@ -186,6 +188,40 @@ class SampleReader:
         return f"sample {self.source.key(sample)} has {files}" + (
             f" and in its .json: {keys}" if "json" in members else ""
         )
+
+
+def read_members(
+    source: SampleSource,
+    sample: int,
+    names: Collection[str] | None = (),
+    *,
+    or_json: bool = False,
+    retry_seconds: float = PATIENCE,
+) -> dict[str, bytes]:
+    """A sample's image and the files that are asked for, by extension; nothing else is read.
+
+    Args:
+        source: the samples.
+        sample: its number.
+        names: extensions beside the image's; None: all files.
+        or_json: read the .json where a name is no file of the sample: it may be a field.
+        retry_seconds: how long a disk's fault is given to pass.
+
+    Raises:
+        SampleError, OSError: as of the source.
+    """
+
+    def read(wanted: Collection[str] | None) -> dict[str, bytes]:
+        return patiently(lambda: source.read(sample, wanted), seconds=retry_seconds)
+
+    if names is None:
+        return read(None)
+    members = read({*_IMAGES, *names})
+    if not members.keys() & _IMAGES:
+        return read(None)  # its image may be under any name
+    if or_json and "json" not in members and any(name not in members for name in names):
+        members |= read({"json"})
+    return members
 
 
 def label_of(value: Any) -> int:

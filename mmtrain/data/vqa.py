@@ -241,6 +241,7 @@ class VqaData(NumberedData[VqaBatch]):
             max_pixels=config.max_image_pixels,
             at_least=2 * self._image_size if config.fast_decode else None,
             keep_fields=True,
+            retry_seconds=config.retry_seconds,
         )
 
     def batch(self, number: int) -> VqaBatch:

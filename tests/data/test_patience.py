@@ -15,7 +15,7 @@ from mmtrain.data.patience import may_pass, patiently
 from mmtrain.data.shard_check import index_shards
 from mmtrain.data.shards import ShardSource
 from mmtrain.errors import UsageError
-from tests.data.shard_files import build_data, write_set
+from tests.data.shard_files import build_data, encoded, picture, write_set
 
 PASSING = ["EIO", "ESTALE", "ETIMEDOUT", "EAGAIN", "ENFILE", "EMFILE", "ECONNRESET", "EHOSTDOWN"]
 LASTING = ["ENOENT", "EACCES", "ENOTDIR", "EISDIR", "ELOOP"]
@@ -192,3 +192,20 @@ def test_which_faults_may_pass(name: str):
     with pytest.raises(OSError):
         patiently(attempt, seconds=5)
     assert len(calls) == 1
+
+
+def test_other_sources_are_as_patient(tmp_path, monkeypatch):
+    for number in range(3):
+        (tmp_path / "cat").mkdir(exist_ok=True)
+        (tmp_path / "cat" / f"{number}.png").write_bytes(encoded(picture(seed=number), "PNG"))
+    rows = [f"cat/{number}.png,a cat" for number in range(3)]
+    manifest = tmp_path / "pairs.csv"
+    manifest.write_text("\n".join(["filepath,txt", *rows]) + "\n")
+    for train in (str(tmp_path), str(manifest)):
+        data = build_data(train, batch_size=3)
+        faults = Faults(monkeypatch, "EIO", count=2, about=".png").at(Path, "read_bytes")
+        assert data.batch(0).valid_B.all() and faults.met == 2
+        impatient = build_data(train, batch_size=3, retry_seconds=0.0)
+        faults = Faults(monkeypatch, "EIO", count=1, about=".png").at(Path, "read_bytes")
+        with pytest.raises(UsageError, match="Input/output error"):
+            impatient.batch(0)
