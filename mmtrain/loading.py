@@ -26,7 +26,8 @@ from mmtrain.errors import UsageError
 from mmtrain.files import replace_file, save_tensors, writing
 from mmtrain.interop.foreign_config import read_json
 from mmtrain.interop.hf_clip_files import read_hf, write_hf
-from mmtrain.interop.hf_decoder_files import is_decoder_folder, read_hf_decoder
+from mmtrain.interop.hf_decoder_files import read_hf_decoder
+from mmtrain.interop.model_kind import refuse_other_kind
 from mmtrain.interop.open_clip_files import CONFIG_FILE as OPEN_CLIP_CONFIG_FILE
 from mmtrain.interop.open_clip_files import read_open_clip, write_open_clip
 from mmtrain.interop.package import ModelPackage
@@ -129,6 +130,11 @@ def load_decoder(
     Raises:
         UsageError: the folder is none of these, or a file in it is missing or damaged.
     """
+    refuse_other_kind(Path(path), "decoder")
+    if not (Path(path) / CONFIG_FILE).is_file():
+        raise UsageError(
+            f"model = {path} holds no {CONFIG_FILE}; name a decoder's folder in Hugging Face's form"
+        )
     package = read_hf_decoder(Path(path))
     with torch.device("meta"):
         decoder = Decoder(package.config)
@@ -144,17 +150,13 @@ def read_package(path: Path) -> ModelPackage:
     """
     if not path.exists():
         raise UsageError(f"model = {path} does not exist; name a run folder or an exported model's")
+    refuse_other_kind(path, "clip")
     if path.is_file():
         return read_open_clip(path)
     folder = path / "export" if (path / "export" / CONFIG_FILE).is_file() else path
     if (folder / OPEN_CLIP_CONFIG_FILE).is_file():
         return read_open_clip(folder)
     if (folder / CONFIG_FILE).is_file():
-        if is_decoder_folder(folder):
-            raise UsageError(
-                f"model = {folder} is a decoder, not a CLIP; `mmtrain generate` and "
-                "mmtrain.load_decoder read it"
-            )
         data = read_json(folder / CONFIG_FILE)
         is_hf = isinstance(data, dict) and "model_type" in data
         return read_hf(folder) if is_hf else _read_ours(folder)

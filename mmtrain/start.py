@@ -11,6 +11,7 @@ from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.decode_config import encode
 from mmtrain.describe_config import NONE
 from mmtrain.errors import UsageError
+from mmtrain.interop.model_kind import refuse_other_kind
 from mmtrain.interop.timm import read_timm_interpolation, read_timm_tower
 from mmtrain.loading import Preprocess, load
 from mmtrain.models import Clip, ClipConfig, VisionConfig
@@ -76,6 +77,7 @@ def with_start(data: dict[str, Any]) -> dict[str, Any]:
             raise UsageError("model.name and model.init both say the architecture; keep one")
         if tower != NONE:
             raise UsageError("model.init brings an image tower, and so does model.vision_init")
+        refuse_other_kind(Path(init), "clip", key="model.init")
         model, preprocess, _ = load(init)
         below = {"model": encode(model.config), "data": _resize(preprocess)}
     elif name != NONE:
@@ -109,6 +111,7 @@ def _named(name: str) -> ClipConfig:
 
 def _image_tower(folder: str) -> VisionConfig:
     """timm's tower with a projection, which its own has not."""
+    refuse_other_kind(Path(folder), "tower", key="model.vision_init")
     try:
         config, _ = read_timm_tower(Path(folder))
     except UsageError as error:

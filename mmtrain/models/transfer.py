@@ -28,7 +28,7 @@ def copy_weights(source: Clip, target: Clip) -> None:
         found.pop("logit_bias", None)
     _resize_positions(found, wanted, source.config.vision, target.config.vision)
     text = "text.embed.positional_embedding"
-    if text in found and text in wanted:
+    if text in found and text in wanted and found[text].size(1) == wanted[text].size(1):
         shared = min(found[text].size(0), wanted[text].size(0))
         table = wanted[text].clone()
         table[:shared] = found[text][:shared]

@@ -153,7 +153,7 @@ def build_vqa_run(recipe: TrainRecipe, layout: Layout) -> VqaRun:
         pin_memory=layout.device.type == "cuda",
     )
     recipe = replace(recipe, vqa=_filled_in(section, vocabulary, tokenizer, data))
-    whole = None if section.init is None else load_vqa(Path(section.init))
+    whole = None if section.init is None else load_vqa(Path(section.init), key="vqa.init")
     found = {} if whole is None else whole.model.state_dict()
     model = build_started_model(recipe, None if start is None else start.model, found)
     fill_dictionaries(model, build_data(), seed=recipe.run.seed, given=found.keys())

@@ -21,6 +21,7 @@ from mmtrain.data.vqa_answers import AnswerVocabulary
 from mmtrain.decode_config import decode, encode
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file, save_tensors
+from mmtrain.interop.model_kind import refuse_other_kind
 from mmtrain.models import ClipConfig
 from mmtrain.models.vqa import Vqa, VqaConfig
 
@@ -89,14 +90,20 @@ def save_vqa(folder: Path, saved: VqaModel) -> None:
     replace_file(folder / CONFIG_FILE, text + "\n")
 
 
-def load_vqa(path: Path, device: str | torch.device = "cpu") -> VqaModel:
+def load_vqa(path: Path, device: str | torch.device = "cpu", *, key: str = "model") -> VqaModel:
     """The VQA model of a run folder (its export/) or of a folder that `save_vqa` wrote.
+
+    Args:
+        path: the folder.
+        device: where the weights go.
+        key: the option or key that the path came from, for messages.
 
     Raises:
         UsageError: there is none, or a file of it is missing, damaged or of another model.
     """
+    refuse_other_kind(path, "vqa", key=key)
     folder = _model_folder(path)
-    config = _read_config(folder)
+    config = _read_config(folder, key)
     weights = folder / WEIGHTS_FILE
     if not weights.is_file() or _sha256(weights) != config.sha256.get(WEIGHTS_FILE):
         raise UsageError(
@@ -131,19 +138,19 @@ def _model_folder(path: Path) -> Path:
     return path / "export" if (path / "export" / CONFIG_FILE).is_file() else path
 
 
-def _read_config(folder: Path) -> SavedVqa:
+def _read_config(folder: Path, key: str) -> SavedVqa:
     path = folder / CONFIG_FILE
     if not path.is_file():
         unfinished = (folder / "recipe.toml").is_file()
         why = "has no export/ yet; a run writes it when it ends" if unfinished else "holds no model"
-        raise UsageError(f"model = {folder} {why}")
+        raise UsageError(f"{key} = {folder} {why}; name a run with questions or its export/")
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}; export the model again") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise UsageError(
-            f"model = {folder} answers no questions (its config.json has no format = "
+            f"{key} = {folder} answers no questions (its config.json has no format = "
             f'"{FORMAT}"); train one with a recipe that has a [vqa] section'
         )
     try:

@@ -129,5 +129,5 @@ def test_another_kind_of_model_is_one_line(folder, tmp_path, capsys):
     edit_config(tmp_path, model_type="mamba")
     assert main(["generate", "--model", str(tmp_path), "--prompt", "a"]) == 2
     assert 'model_type = "mamba" is no decoder that we read' in capsys.readouterr().err
-    with pytest.raises(UsageError, match="is a decoder, not a CLIP"):
+    with pytest.raises(UsageError, match="is no CLIP: it holds a decoder"):
         mmtrain.load(folder)

@@ -1,0 +1,70 @@
+"""Which kind of model a folder holds, so that a command of another kind can say who takes it."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from mmtrain.errors import UsageError
+from mmtrain.interop import hf_clip_config, hf_decoder_config
+
+Kind = Literal["clip", "vqa", "decoder", "tower"]
+
+_OURS: dict[object, Kind] = {"mmtrain.clip": "clip", "mmtrain.vqa": "vqa"}
+"""By the `format` in our own config.json."""
+
+_LACKS: dict[Kind, str] = {
+    "clip": "is no CLIP",
+    "vqa": "answers no questions",
+    "decoder": "is no decoder",
+    "tower": "is no image tower of timm's",
+}
+_TAKEN_BY: dict[Kind, str] = {
+    "clip": "it holds a CLIP, which `mmtrain eval zero-shot`, `eval retrieval` and `embed` take, "
+    "and from which a recipe (one with a [vqa] section trains answers) starts by model.init",
+    "vqa": "mmtrain exported it, with questions; use `mmtrain eval vqa` or `mmtrain ask`, and "
+    "vqa.init to start from it",
+    "decoder": "it holds a decoder, which `mmtrain generate` and mmtrain.load_decoder take",
+    "tower": "it holds an image tower of timm's, from which a recipe starts by model.vision_init",
+}
+
+
+def refuse_other_kind(path: Path, wanted: Kind, *, key: str = "model") -> None:
+    """Refuse what is plainly another kind of model; anything else is for the reader to judge.
+
+    Args:
+        path: a folder, or a run's, whose export/ is looked at.
+        wanted: what the caller reads.
+        key: the option or key that the path came from, for the message.
+
+    Raises:
+        UsageError: naming the commands and keys that take such a model.
+    """
+    if path.parent.name == "checkpoints" and (path.parent.parent / "recipe.toml").is_file():
+        raise UsageError(
+            f"{key} = {path} is a checkpoint, which a run resumes from; name the run, "
+            f"{path.parent.parent}, whose export/ is read"
+        )
+    found = kind_of(path)
+    if found not in (None, wanted):
+        raise UsageError(f"{key} = {path} {_LACKS[wanted]}: {_TAKEN_BY[found]}")
+
+
+def kind_of(path: Path) -> Kind | None:
+    """What the files beside the weights say; None: nothing that is known."""
+    folder = path / "export" if (path / "export" / "config.json").is_file() else path
+    if (folder / "open_clip_config.json").is_file():
+        return "clip"
+    try:
+        data: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # whoever reads it says what is wrong with it
+        return None
+    if not isinstance(data, dict):
+        return None
+    if (kind := _OURS.get(str(data.get("format")))) is not None:
+        return kind
+    theirs = str(data.get("model_type"))
+    if theirs in hf_clip_config.CLASSES:
+        return "clip"
+    if theirs in hf_decoder_config.CLASSES:
+        return "decoder"
+    return "tower" if "architecture" in data else None
