@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from mmtrain.data.tokenizer import Tokenizer
 from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.decode_config import encode
 from mmtrain.errors import UsageError
-from mmtrain.eval import Encoder, EvalResult, write_result
-from mmtrain.eval.scheduled import run_evaluation
+from mmtrain.eval import Encoder
+from mmtrain.eval.scheduled import command_words, run_evaluation
 from mmtrain.interop.open_clip_training import read_open_clip_training
 from mmtrain.interop.timm import read_timm_tower
 from mmtrain.models import Clip
@@ -29,21 +30,16 @@ from mmtrain.optim import Ema, LossScale, build_optimizers
 from mmtrain.parallel import Layout, parallelize
 from mmtrain.peft import LoraDropout, count_parameters
 from mmtrain.recipe import TrainRecipe, resolve, run_tokenizer
-from mmtrain.start import (
-    Start,
-    contradictions,
-    loss_lines,
-    other_images,
-    other_texts,
-    read_start,
-)
+from mmtrain.start import read_start
+from mmtrain.start_notes import clip_notes
 from mmtrain.train.adapting import adapt, plain_tensors, save_adapter
 from mmtrain.train.background_save import BackgroundSave
 from mmtrain.train.config import total_steps
 from mmtrain.train.contrastive import ContrastiveObjective
+from mmtrain.train.evaluations import Evaluation, Failed, attempt
 from mmtrain.train.metrics import MetricsLog
 from mmtrain.train.objective import Objective
-from mmtrain.train.ranks import gather, gather_rarely, is_alone, on_rank_0
+from mmtrain.train.ranks import gather, gather_rarely, is_alone
 from mmtrain.train.state import Identity, RunState, as_fp32
 from mmtrain.train.step import build_schedule
 
@@ -106,22 +102,23 @@ class Run:
             group=None if is_alone() else dist.group.WORLD,
         )
 
-    def evaluate(self, log: MetricsLog | None) -> Any:
-        """Run the recipe's evaluations over all ranks, into RUN/eval -> what was evaluated."""
+    def evaluate(self, log: MetricsLog | None) -> tuple[Any, list[Failed]]:
+        """Run the recipe's evaluations over all ranks, into RUN/eval -> what was evaluated, and
+        those that failed."""
         encoder = self.encoder()
-        for one in self.recipe.eval.image_text:
-            result, keys = run_evaluation(encoder, one)
-            self._keep(one.name, result, log, keys)
-        return encoder
+        attempts = (
+            self.attempt(one.name, partial(run_evaluation, encoder, one), command_words(one), log)
+            for one in self.recipe.eval.image_text
+        )
+        return encoder, [failed for failed in attempts if failed is not None]
 
-    def _keep(
-        self, name: str, result: EvalResult, log: MetricsLog | None, keys: tuple[str, ...]
-    ) -> None:
-        path = self.folder / "eval" / f"{name}.json"
-        on_rank_0(lambda: write_result(path, result, step=self.state.step))
-        if log is not None:
-            figures = "  ".join(f"{key} {result.figures[key]:.2%}" for key in keys)
-            log.say(f"step {self.state.step}  {name}: {figures}")
+    def attempt(
+        self, name: str, evaluate: Evaluation, words: list[str], log: MetricsLog | None
+    ) -> Failed | None:
+        """One evaluation of the current weights, as `train.evaluations.attempt` does it."""
+        return attempt(
+            name, evaluate, words=words, run_dir=self.folder, step=self.state.step, log=log
+        )
 
     def save(self) -> None:
         """Write and seal a checkpoint, or begin to in the background."""
@@ -183,50 +180,8 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
         num_parameters=num_parameters,
         total_steps=total_steps(recipe.train, batches_per_epoch=data.batches_per_epoch),
         background=BackgroundSave() if recipe.train.async_checkpoint else None,
-        notes=_notes(recipe, start, tokenizer=tokenizer, preprocess=preprocess, model=model),
+        notes=clip_notes(recipe, start, tokenizer=tokenizer, preprocess=preprocess, model=model),
     )
-
-
-def _notes(
-    recipe: TrainRecipe,
-    start: Start | None,
-    *,
-    tokenizer: Tokenizer,
-    preprocess: PreprocessConfig,
-    model: Clip,
-) -> tuple[str, ...]:
-    """Where the recipe contradicts what it starts from."""
-    if (folder := recipe.model.vision_init) is not None:
-        key, (theirs, _) = f"model.vision_init = {folder}", read_timm_tower(Path(folder))
-        ours = replace(recipe.model.vision, projection=False, projection_bias=False)
-        return tuple(contradictions(ours, theirs, section="model.vision", key=key))
-    if start is None:
-        return ()
-    return (
-        *start_notes(recipe, start, tokenizer=tokenizer, preprocess=preprocess),
-        *loss_lines(
-            start,
-            kind=recipe.loss.kind,
-            limit=recipe.loss.max_logit_scale,
-            trains=model.logit_scale.requires_grad,
-        ),
-    )
-
-
-def start_notes(
-    recipe: TrainRecipe,
-    start: Start,
-    *,
-    tokenizer: Tokenizer,
-    preprocess: PreprocessConfig,
-) -> list[str]:
-    """Where towers, images and texts of a recipe are not those of the model that it starts from."""
-    theirs = start.model.config
-    return [
-        *contradictions(recipe.model.clip, theirs, section="model", key=start.key),
-        *other_images(preprocess, start.preprocess, key=start.key),
-        *other_texts(tokenizer, start.tokenizer, key=start.key),
-    ]
 
 
 def take_up_open_clip(run: Run) -> list[str]:

@@ -1,5 +1,6 @@
 """Trains what a recipe describes: build, resume, loop, evaluate, export, report."""
 
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,15 +23,16 @@ from mmtrain.models import Clip
 from mmtrain.parallel import Layout, build_layout, pick_device
 from mmtrain.recipe import TrainRecipe, load_recipe
 from mmtrain.report import write_report
+from mmtrain.train.evaluations import refuse_failed
 from mmtrain.train.guard import Guard, StopSignals
 from mmtrain.train.loop import Loop
 from mmtrain.train.metrics import MetricsLog
-from mmtrain.train.ranks import is_alone, on_rank_0, own_rank
+from mmtrain.train.ranks import is_alone, on_every_rank, on_rank_0, own_rank
 from mmtrain.train.run_folder import drop_leftovers, refuse_held, write_facts
 from mmtrain.train.run_lock import LEASE_SECONDS, RunLock
 from mmtrain.train.straggler import StragglerWatch
 from mmtrain.train.watchdog import Watchdog
-from mmtrain.vqa import VqaRun, build_vqa_run, check_vqa_evaluations
+from mmtrain.vqa import VqaRun, build_vqa_run, check_vqa_evaluation
 
 
 def train_command(
@@ -67,7 +69,7 @@ def _own_folder(recipe: TrainRecipe, *, resume: bool) -> Iterator[None]:
 
 def _train(recipe: TrainRecipe, layout: Layout, *, resume: bool, signals: StopSignals) -> Path:
     run = (build_run if recipe.vqa is None else build_vqa_run)(recipe, layout)
-    check_evaluations(run.recipe)
+    on_every_rank(lambda: check_evaluations(run))
     if resume:
         _resume(run)
     if run.state.step == 0:
@@ -86,13 +88,23 @@ def _train(recipe: TrainRecipe, layout: Layout, *, resume: bool, signals: StopSi
         if not loop.run():
             _leave(run, log, signals)
         with watchdog.busy("evaluating"):
-            encoder = run.evaluate(log.log)
+            encoder, failed = run.evaluate(log.log)
             weights = None if run.recipe.peft is None else run.state.whole_weights()
             with writing(run.folder):
                 on_rank_0(lambda: _export(run, encoder, weights))
-        adapter = "" if weights is None else f"{ADAPTER}/, "
-        log.say(f"done: {run.folder} (report.html, export/, {adapter}eval/, checkpoints/)")
+        log.say(f"done: {run.folder} ({', '.join(_written(run.folder))})")
+    refuse_failed(failed)
     return run.folder
+
+
+def _written(folder: Path) -> Iterator[str]:
+    """What a run has left in its folder."""
+    for name in ("report.html", "export", ADAPTER, "eval", "checkpoints"):
+        path = folder / name
+        if path.is_file():
+            yield name
+        elif path.is_dir() and any(path.iterdir()):
+            yield f"{name}/"
 
 
 def _build_watchdog(run: Run) -> Watchdog:
@@ -133,15 +145,26 @@ def _build_loop(run: Run, log: "_Log", watchdog: Watchdog, signals: StopSignals)
     )
 
 
-def check_evaluations(recipe: TrainRecipe) -> None:
-    """Open everything that an evaluation will need: a typo must not cost a night of training."""
+def check_evaluations(run: Run) -> None:
+    """Try everything that an evaluation will need: a typo must not cost a night of training.
+
+    Raises:
+        UsageError: it cannot be done.
+    """
+    recipe = run.recipe
     names = [one.name for one in (*recipe.eval.image_text, *recipe.eval.vqa)]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"eval: the name {name!r} is there twice; each writes eval/NAME.json")
+        if not re.fullmatch(r"[^./\\\0][^/\\\0]*", name) or name.endswith((".failed", ".history")):
+            raise UsageError(
+                f"eval: the name {name!r} cannot be a file's, eval/NAME.json; use letters, digits, "
+                "_ and -"
+            )
     for one in recipe.eval.image_text:
-        check_evaluation(one)
-    check_vqa_evaluations(recipe)
+        check_evaluation(one, run.preprocess)
+    for one in recipe.eval.vqa:
+        check_vqa_evaluation(one, recipe.vqa, run.preprocess)
 
 
 def _resume(run: Run) -> None:

@@ -23,6 +23,7 @@ from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import own_batches
 from mmtrain.eval.samples import EvalBatch, EvalBatches, Members, spans
+from mmtrain.eval.together import on_all_ranks
 from mmtrain.models.vqa import Asked, Head, Vqa
 from mmtrain.parallel.precision import Precision, autocast
 
@@ -107,7 +108,7 @@ def answer_all(
     batches = EvalBatches(
         source,
         answerer.preprocess,
-        read_value=_read_questions,
+        read_value=read_asked,
         spans=[every[number] for number in numbers],
     )
     own: list[tuple[int, list[Answered]]] = []
@@ -120,7 +121,7 @@ def answer_all(
         prefetch=2,
         pin_memory=answerer.device.type == "cuda",
     )
-    with contextlib.closing(made):
+    with on_all_ranks(answerer.group, answerer.device), contextlib.closing(made):
         for number, batch in zip(numbers, made, strict=True):
             faults += [str(fault) for fault in batch.faults]
             if not faults:
@@ -137,7 +138,12 @@ def answer_all(
     return [answered for _, some in parts for answered in some]
 
 
-def _read_questions(members: Members) -> tuple[Question, ...]:
+def read_asked(members: Members) -> tuple[Question, ...]:
+    """A sample's questions.
+
+    Raises:
+        SampleError: its .json holds none.
+    """
     try:
         return questions_from_json(json_fields(members.get("json")))
     except ValueError as error:

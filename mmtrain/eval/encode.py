@@ -18,6 +18,7 @@ from mmtrain.collectives import rank_and_size, sum_
 from mmtrain.data.tokenizer import Tokenizer
 from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.errors import UsageError
+from mmtrain.eval.together import on_all_ranks
 from mmtrain.nn import unit_norm
 from mmtrain.parallel.precision import Precision, autocast
 
@@ -80,13 +81,14 @@ def encode_texts(encoder: Encoder, texts: Sequence[str]) -> Tensor:
     """
     size = encoder.batch_size
     features_ME: Tensor | None = None
-    for number in own_batches(-(-len(texts) // size), encoder.group):
-        first = 0 if number is None else number * size
-        some = [] if number is None else texts[first : first + size]
-        rows_BE = _encode_text_batch(encoder, some or texts[:1])[: len(some)]
-        if features_ME is None:
-            features_ME = rows_BE.new_zeros(len(texts), rows_BE.size(1))
-        features_ME[first : first + len(some)] = rows_BE
+    with on_all_ranks(encoder.group, encoder.device):
+        for number in own_batches(-(-len(texts) // size), encoder.group):
+            first = 0 if number is None else number * size
+            some = [] if number is None else texts[first : first + size]
+            rows_BE = _encode_text_batch(encoder, some or texts[:1])[: len(some)]
+            if features_ME is None:
+                features_ME = rows_BE.new_zeros(len(texts), rows_BE.size(1))
+            features_ME[first : first + len(some)] = rows_BE
     assert features_ME is not None, "there are texts, so every rank has a round"
     features_ME = sum_(features_ME, group=encoder.group)
     # A score that is no number is above none and below none: every rank would be the first.

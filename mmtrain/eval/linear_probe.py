@@ -103,15 +103,24 @@ def hold_out(fitted: LabelledSet) -> tuple[LabelledSet, LabelledSet]:
     Raises:
         UsageError: there are fewer than ten.
     """
-    if len(fitted.class_N) < HELD_OUT:
-        raise UsageError(
-            f"train has {len(fitted.class_N)} samples, too few to hold some out; name a validation "
-            "set or one strength"
-        )
+    check_enough_to_hold_out(len(fitted.class_N))
     order_N = fitted.class_N.argsort(stable=True)
     held_N = torch.zeros(len(order_N), dtype=torch.bool, device=order_N.device)
     held_N[order_N[HELD_OUT - 1 :: HELD_OUT]] = True
     return fitted.rows(~held_N), fitted.rows(held_N)
+
+
+def check_enough_to_hold_out(num_samples: int) -> None:
+    """Refuse a training set of which nothing can be held out.
+
+    Raises:
+        UsageError: it has fewer than ten samples.
+    """
+    if num_samples < HELD_OUT:
+        raise UsageError(
+            f"train has {num_samples} samples, too few to hold some out; name a validation set or "
+            "one strength"
+        )
 
 
 def _accuracy(fitted: LabelledSet, judged: LabelledSet, num_classes: int, strength: float) -> float:

@@ -23,6 +23,7 @@ from mmtrain.data.transforms import PreprocessConfig, eval_transform
 from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder, encode_image_batch, own_batches
+from mmtrain.eval.together import on_all_ranks
 
 Members = dict[str, bytes]
 """A sample's files by extension, without the dot."""
@@ -231,8 +232,9 @@ def encoded_batches(
     )
     with contextlib.closing(made_ahead(encoder, batches)) as own:
         for number in numbers:
-            batch = batches.blank() if number is None else next(own)
-            features = encode_image_batch(encoder, batch.images_BCHW)
+            with on_all_ranks(encoder.group, encoder.device):
+                batch = batches.blank() if number is None else next(own)
+                features = encode_image_batch(encoder, batch.images_BCHW)
             _refuse_faults(encoder, batch, features)
             yield batch, features[: len(batch.values)]
 

@@ -117,14 +117,16 @@ def _open(evaluation: dict[str, Any]) -> tuple[SampleSource, ReadName | FirstCap
     """An evaluation's data, and what reads the text of a sample."""
     data = evaluation["data"]
     data = data if isinstance(data, str) else tuple(data)
+    image_key = {name: evaluation[name] for name in ("image_key",) if name in evaluation}
     if evaluation["kind"] == "retrieval":
         fields = tuple(evaluation.get("captions", ("txt",)))
         captions = ReadCaptions(fields=fields, lines=evaluation.get("caption_lines"))
-        return open_source(data), FirstCaption(read_captions=captions)
+        return open_source(data, **image_key), FirstCaption(read_captions=captions)
     inputs = open_labelled(
         {"data": data},
         classes=evaluation.get("classes"),
         label_key=evaluation.get("label_key"),
+        **image_key,
     )
     known = inputs.classes
     number = {id: place for place, id in enumerate(known.ids)}

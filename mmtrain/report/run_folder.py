@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmtrain.errors import UsageError
+from mmtrain.eval.failure import FAILED
 from mmtrain.report.look_page import ShownLook, read_look
 from mmtrain.report.pictures import picture_uri
 
@@ -100,15 +101,26 @@ def read_run(path: Path) -> RunFolder:
         evaluations=[
             _read_evaluation(file, result, notes)
             for file in sorted((path / "eval").glob("*.json"))
-            if (result := _read_object(file, notes))
+            if not file.name.endswith(FAILED) and (result := _read_object(file, notes))
         ],
         bad_samples=_read_lines(path / "bad_samples.jsonl", notes),
         bad_batches=_read_lines(path / "bad_batches.jsonl", notes),
         recipe=_read_text(path / "recipe.toml", notes),
         facts=_read_object(path / "run.json", notes),
         look=read_look(path / LOOK_DIR, notes),
-        notes=notes,
+        notes=[*_failures(path / "eval", notes), *notes],
     )
+
+
+def _failures(folder: Path, notes: list[str]) -> list[str]:
+    """A line for each evaluation whose last attempt failed."""
+    found = (_read_object(file, notes) for file in sorted(folder.glob(f"*{FAILED}")))
+    return [
+        f"Evaluation {one['name']} failed at step {one['step']}: {one['error']} "
+        f"({one['repeat']} does it again)."
+        for one in found
+        if _has(one, {"name": str, "step": int, "error": str, "repeat": str})
+    ]
 
 
 def is_run(path: Path) -> bool:

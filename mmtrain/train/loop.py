@@ -94,21 +94,19 @@ class Loop:
                 verdict = self._step(batch, clock, save_due=self._is_due(saved_time))
                 self._look_after(verdict, clock)
                 done = self.state.step == self.total_steps
-                if (
-                    verdict.stop
-                    or done
-                    or verdict.save
-                    or self._every(self.config.checkpoint_every)
-                ):
+                judged = self._every(self.evaluate_every) and not done
+                # What an evaluation might end, such as a full memory, must not cost the training.
+                last = verdict.stop or done or judged
+                if last or verdict.save or self._every(self.config.checkpoint_every):
                     with self.watchdog.busy("saving a checkpoint"):
                         self.save()
-                        if verdict.stop or done:
+                        if last:
                             self._wait_for_save()
                     saved_step, saved_time = self.state.step, time.monotonic()
                     clock.restart()
                 if verdict.stop and not done:
                     return False
-                if self._every(self.evaluate_every) and not done:
+                if judged:
                     with self.watchdog.busy("evaluating"):
                         self.evaluate()
                     clock.restart()

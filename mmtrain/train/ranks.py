@@ -33,6 +33,24 @@ def gather(value: T, *, group: dist.ProcessGroup | None = None) -> list[T]:
     return values
 
 
+def on_every_rank(action: Callable[[], T]) -> T:
+    """Run on every rank, by itself; where one of them cannot, all raise the first one's error.
+
+    Args:
+        action: holds nothing collective.
+    """
+    result: Any = None
+    caught: Exception | None = None
+    try:
+        result = action()
+    except Exception as error:  # handed on to all ranks, below
+        caught = error
+    error = next((one for one in gather(caught) if one is not None), None)
+    if error is not None:
+        raise error
+    return result
+
+
 def gather_rarely(values: tuple[T, ...], *, device: torch.device) -> list[tuple[T, ...]]:
     """Every rank's values, on every rank, at the price of one small sum while all have none."""
     if not is_alone():

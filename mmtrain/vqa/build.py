@@ -17,12 +17,16 @@ from mmtrain.build import (
 from mmtrain.check_memory import check_memory
 from mmtrain.data.sources import SampleSource
 from mmtrain.data.tokenizer import Tokenizer
+from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.data.vqa import VqaData
 from mmtrain.data.vqa_answers import AnswerVocabulary, build_vocabulary, ceiling, every_question
 from mmtrain.data.vqa_question import Question
 from mmtrain.data.vqa_source import open_questions, refuse_unanswered
 from mmtrain.errors import UsageError
-from mmtrain.eval.answering import Answerer
+from mmtrain.eval.answering import Answerer, read_asked
+from mmtrain.eval.result import EvalResult
+from mmtrain.eval.together import on_all_ranks
+from mmtrain.eval.trial import try_samples
 from mmtrain.eval.vqa_gqa import read_choices
 from mmtrain.eval.vqa_result import evaluate_vqa
 from mmtrain.models import TextTower, VisionTower
@@ -43,6 +47,7 @@ from mmtrain.start import read_start
 from mmtrain.train.answering import AnswerObjective
 from mmtrain.train.background_save import BackgroundSave
 from mmtrain.train.config import total_steps
+from mmtrain.train.evaluations import Failed
 from mmtrain.train.metrics import MetricsLog
 from mmtrain.train.ranks import is_alone
 from mmtrain.train.state import RunState
@@ -83,14 +88,15 @@ class VqaRun(Run):
             group=None if is_alone() else dist.group.WORLD,
         )
 
-    def evaluate(self, log: MetricsLog | None) -> Answerer:
-        """Run the recipe's evaluations over all ranks, into RUN/eval -> what was evaluated."""
+    def evaluate(self, log: MetricsLog | None) -> tuple[Answerer, list[Failed]]:
+        """Run the recipe's evaluations over all ranks, into RUN/eval -> what was evaluated, and
+        those that failed."""
         answerer = self.answerer()
-        for one in self.recipe.eval.vqa:
-            choices = None if one.choices is None else read_choices(Path(one.choices))
-            result = evaluate_vqa(replace(answerer, head=one.head), _open(one), choices=choices)
-            self._keep(one.name, result, log, ("accuracy",))
-        return answerer
+        attempts = (
+            self.attempt(one.name, partial(_judge, answerer, one), _command_words(one), log)
+            for one in self.recipe.eval.vqa
+        )
+        return answerer, [failed for failed in attempts if failed is not None]
 
     def export(self, answerer: Answerer) -> None:
         """Write export/ and the report; on one rank."""
@@ -177,22 +183,50 @@ def build_vqa_run(recipe: TrainRecipe, layout: Layout) -> VqaRun:
     )
 
 
-def check_vqa_evaluations(recipe: TrainRecipe) -> None:
-    """Open what an evaluation by questions will need.
+def _judge(answerer: Answerer, one: VqaEvalConfig) -> tuple[EvalResult, tuple[str, ...]]:
+    with on_all_ranks(answerer.group, answerer.device):
+        source = _open(one)
+        choices = None if one.choices is None else read_choices(Path(one.choices))
+    result = evaluate_vqa(replace(answerer, head=one.head), source, choices=choices)
+    return result, ("accuracy",)
+
+
+def _command_words(one: VqaEvalConfig) -> list[str]:
+    """What `mmtrain` takes to do the same evaluation."""
+    data = [one.data] if isinstance(one.data, str) else [*one.data]
+    words = ["eval", "vqa", "--data", *data]
+    for name in ("questions", "annotations", "choices", "head"):
+        if (value := getattr(one, name)) is not None:
+            words += [f"--{name}", value]
+    return words
+
+
+def check_vqa_evaluation(
+    one: VqaEvalConfig, section: VqaSection | None, preprocess: PreprocessConfig
+) -> None:
+    """Open what an evaluation by questions will need, and read a handful of its samples.
 
     Raises:
-        UsageError: nothing is there, or there is no [vqa] section to be evaluated.
+        UsageError: something of it is not there or cannot be, or there is no [vqa] section.
     """
-    for one in recipe.eval.vqa:
-        if recipe.vqa is None:
-            raise UsageError(f"eval.vqa {one.name!r} needs a [vqa] section, which trains for it")
-        if one.head is not None and getattr(recipe.vqa, one.head) is None:
-            raise UsageError(
-                f'eval.vqa {one.name!r}: head = "{one.head}" has no [vqa.{one.head}]; leave it out'
-            )
-        refuse_unanswered(_open(one))
+    if section is None:
+        raise UsageError(f"eval.vqa {one.name!r} needs a [vqa] section, which trains for it")
+    if one.head is not None and getattr(section, one.head) is None:
+        raise UsageError(
+            f'eval.vqa {one.name!r}: head = "{one.head}" has no [vqa.{one.head}]; leave it out'
+        )
+    try:
+        source = _open(one)
+        refuse_unanswered(source)
+        for asked in try_samples(source, read_asked, preprocess, key="data"):
+            if bare := [question for question in asked if not question.answers]:
+                raise UsageError(
+                    f"data: question {bare[0].question_id} has no answers; name a set that has them"
+                )
         if one.choices is not None:
             read_choices(Path(one.choices))
+    except UsageError as error:
+        raise UsageError(f"eval {one.name}: {error}") from error
 
 
 def _open(one: VqaEvalConfig) -> SampleSource:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from mmtrain.build import build_preprocess, start_notes
+from mmtrain.build import build_preprocess
 from mmtrain.data.tokenizer import Tokenizer
 from mmtrain.data.vqa_answers import AnswerVocabulary
 from mmtrain.errors import UsageError
@@ -13,6 +13,7 @@ from mmtrain.models.transfer import copy_weights
 from mmtrain.models.vqa import Vqa
 from mmtrain.recipe import TrainRecipe
 from mmtrain.start import Start, contradictions, other_images, other_texts
+from mmtrain.start_notes import start_notes
 from mmtrain.vqa.saved import VqaModel
 
 

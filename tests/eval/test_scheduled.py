@@ -51,7 +51,7 @@ def test_they_are_the_functions(tmp_path: Path) -> None:
             {"data": f"{root}/test", "caption_lines": True},
         ),
     ):
-        check_evaluation(config)
+        check_evaluation(config, make_encoder().preprocess)
         result, keys = run_evaluation(make_encoder(), config)
         assert result == function(make_encoder(), **arguments)
         assert all(isinstance(result.figures[key], float) for key in keys)
@@ -60,7 +60,7 @@ def test_they_are_the_functions(tmp_path: Path) -> None:
 def test_mistakes_name_the_evaluation(tmp_path: Path) -> None:
     folder = str(write_folders(tmp_path / "folder", each=1))
     good = ZeroShotConfig(name="mine", data=folder)
-    check_evaluation(good)
+    check_evaluation(good, make_encoder().preprocess)
     for changes, told in (
         ({"data": "nowhere.tar"}, "data = nowhere.tar"),
         ({"classes": "no.json"}, "classes = no.json cannot be read"),
@@ -68,4 +68,4 @@ def test_mistakes_name_the_evaluation(tmp_path: Path) -> None:
         ({"label_key": "cls"}, "label_key = cls: the layout of data"),
     ):
         with pytest.raises(UsageError, match=f"^eval mine: {told}"):
-            check_evaluation(replace(good, **changes))
+            check_evaluation(replace(good, **changes), make_encoder().preprocess)

@@ -1,0 +1,313 @@
+"""An evaluation never costs the training: what would fail is refused before the first step, what
+fails later is told, and everything else is done."""
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+from PIL import Image
+
+from mmtrain import run as run_module
+from mmtrain.cli import main
+from mmtrain.eval import samples as samples_module
+from mmtrain.eval import scheduled as scheduled_module
+from mmtrain.eval.encode import encode_image_batch
+from mmtrain.train.loop import Loop
+from tests.ranks import run_ranks
+from tests.vqa.test_vqa_run import write_recipe as write_vqa_recipe
+from tests.vqa.vqa_files import change
+
+ROOT = Path(__file__).parents[2]
+RECIPE = str(ROOT / "configs/debug_clip.toml")
+DATA = str(ROOT / "mmtrain/demo/debug/train.tar")
+CLASSES = str(ROOT / "mmtrain/demo/debug/classes.json")
+SHORT = ("--data.train", DATA, "--train.steps", "6", "--train.checkpoint_every", "none")
+KINDS: dict[str, dict[str, Any]] = {
+    "zero_shot": {"name": "zs", "data": DATA, "classes": CLASSES},
+    "retrieval": {"name": "ret", "data": DATA},
+    "knn": {"name": "knn", "train": DATA, "test": DATA, "classes": CLASSES, "neighbours": 3},
+    "linear_probe": {
+        "name": "probe",
+        "train": DATA,
+        "test": DATA,
+        "classes": CLASSES,
+        "strengths": [1.0],
+    },
+}
+
+
+def toml(table: dict[str, Any]) -> str:
+    return "{" + ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items()) + "}"
+
+
+def scheduled(*tables: tuple[str, dict[str, Any]]) -> list[str]:
+    """The overrides that name evaluations."""
+    kinds: dict[str, list[str]] = {}
+    for kind, table in tables:
+        kinds.setdefault(kind, []).append(toml(table))
+    return [
+        word
+        for kind, members in kinds.items()
+        for word in (f"--eval.{kind}", f"[{', '.join(members)}]")
+    ]
+
+
+def train(run: Path, *words: str) -> int:
+    return main(["train", RECIPE, "--run-dir", str(run), *SHORT, *words])
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Files that evaluations cannot use: all of them open."""
+    folder = tmp_path_factory.mktemp("broken")
+    few = json.loads(Path(CLASSES).read_text())[:2]
+    (folder / "few.json").write_text(json.dumps(few))
+    (folder / "prompts.txt").write_text("a photo\n")
+    Image.new("RGB", (8, 8)).save(folder / "one.png")
+    (folder / "damaged.png").write_bytes((folder / "one.png").read_bytes()[:40])
+    rows = {"good": "one.png", "lost": "lost.png", "damaged": "damaged.png"}
+    for name, picture in rows.items():
+        lines = ["filepath,caption", "one.png,a square", f"{picture},a square"]
+        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    return {path.name: str(path) for path in folder.iterdir()}
+
+
+CASES = [
+    ("zero_shot", {"label_key": "concpet"}, "concpet"),
+    ("zero_shot", {"label_key": "txt"}, "is not among the classes"),
+    ("zero_shot", {"classes": "few.json"}, "is not among the classes"),
+    ("zero_shot", {"classes": "none.json"}, "none.json"),
+    ("zero_shot", {"templates": "imgenet"}, "imgenet"),
+    ("zero_shot", {"templates": "prompts.txt"}, "no place for the class"),
+    ("zero_shot", {"data": "nowhere-*.tar"}, "nowhere-"),
+    ("zero_shot", {"name": "a/b"}, "cannot be a file's"),
+    ("retrieval", {"captions": ["caption"]}, "caption"),
+    ("retrieval", {"data": "lost.csv", "captions": ["caption"]}, "lost.png"),
+    ("retrieval", {"data": "damaged.csv", "captions": ["caption"]}, "damaged.png"),
+    ("retrieval", {"data": "good.csv", "image_key": "picture"}, "picture"),
+    ("knn", {"label_key": "concpet"}, "concpet"),
+    ("knn", {"neighbours": 65}, "neighbours = 65 must be 1 to 64"),
+    ("knn", {"temperature": 0.0}, "temperature = 0.0 must be above 0"),
+    ("knn", {"test": "nowhere.tar"}, "nowhere"),
+    ("linear_probe", {"label_key": "concpet"}, "concpet"),
+    ("linear_probe", {"strengths": [0.0]}, "must be positive numbers"),
+    ("linear_probe", {"validation": "nowhere.tar"}, "nowhere"),
+]
+
+
+@pytest.mark.parametrize(("kind", "wrong", "told"), CASES)
+def test_a_mistake_is_refused_before_anything_is_done(
+    kind: str,
+    wrong: dict[str, Any],
+    told: str,
+    broken: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Seen at the first turn of an evaluation, a typo would have cost the hours before it."""
+    wrong = {k: broken.get(v, v) if isinstance(v, str) else v for k, v in wrong.items()}
+    assert train(tmp_path / "run", *scheduled((kind, KINDS[kind] | wrong))) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("mmtrain: error: eval") and told in line
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("part", ["annotations", "answers", "questions", "image", "head"])
+def test_a_mistake_in_an_evaluation_by_questions_is_refused(
+    part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_vqa_recipe(tmp_path / "train")
+    write_vqa_recipe(tmp_path / "val")
+    one = {"name": "val", "data": str(tmp_path / "val/images")}
+    one |= {k: str(tmp_path / f"val/{k}.json") for k in ("questions", "annotations")}
+    if part == "annotations":
+        one["annotations"] = one["questions"]
+    elif part == "questions":
+        one["questions"] = str(tmp_path / "val/question.json")
+    elif part == "answers":
+        change(Path(one["annotations"]), lambda file: file["annotations"].clear())
+    elif part == "image":
+        first = sorted((tmp_path / "val/images").iterdir())[0]
+        first.write_bytes(first.read_bytes()[:60])
+    else:
+        one["head"] = "write"
+    words = ["--run-dir", str(tmp_path / "run"), *scheduled(("vqa", one))]
+    assert main(["train", str(path), *words]) == 2
+    assert "eval" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+def test_a_right_one_of_each_kind_runs_and_can_be_repeated(tmp_path: Path) -> None:
+    """The command that a failure would name gives the run's own figures."""
+    assert train(tmp_path / "run", *scheduled(*KINDS.items())) == 0
+    for kind, table in KINDS.items():
+        result = json.loads((tmp_path / f"run/eval/{table['name']}.json").read_text())
+        config = scheduled_module._KINDS  # every kind has its command
+        (cls,) = (one for one, word in config.items() if word == kind.replace("_", "-"))
+        given = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+        words = scheduled_module.command_words(cls(**given))
+        out = tmp_path / f"{kind}.json"
+        assert main([*words, "--model", str(tmp_path / "run"), "--out", str(out)]) == 0
+        again = json.loads(out.read_text())
+        for key in ("top1", "i2t_recall@1", "num_samples", "model_fingerprint"):
+            assert again.get(key) == result.get(key)
+
+
+def steps_in(path: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+def lose_at(step: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Move a file away when a run has done so many steps."""
+    real = Loop._step
+
+    def one_step(self: Loop, *args: Any, **options: Any) -> Any:
+        verdict = real(self, *args, **options)
+        if self.state.step == step:
+            path.rename(path.with_suffix(".gone"))
+        return verdict
+
+    monkeypatch.setattr(Loop, "_step", one_step)
+
+
+def test_data_that_go_away_cost_one_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The training goes on, all else is written, the last line says how to repeat it."""
+    val, run = tmp_path / "val.tar", tmp_path / "a run"
+    shutil.copy(DATA, val)
+    losing = {"name": "val", "data": str(val), "classes": CLASSES, "templates": "simple"}
+    words = scheduled(("zero_shot", losing), ("retrieval", KINDS["retrieval"]))
+    words += ["--eval.every", "2"]
+    with monkeypatch.context() as patched:
+        lose_at(3, val, patched)
+        assert train(run, *words) == 2
+    told = capsys.readouterr().err
+    assert "step 4  evaluation val failed, the run goes on: " in told
+    line = told.splitlines()[-1]
+    assert line.startswith("mmtrain: error: the run is complete but for its evaluations: ")
+    steps = steps_in(run / "metrics.jsonl")
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert steps_in(run / "eval/ret.history.jsonl") == [2, 4, 6]
+    assert json.loads((run / "eval/val.json").read_text())["step"] == 2
+    failed = json.loads((run / "eval/val.failed.json").read_text())
+    assert failed["step"] == 6 and failed["error"] in line and failed["trace"] is None
+    assert (run / "export/config.json").is_file()
+    assert "Evaluation val failed at step 6" in (run / "report.html").read_text()
+    # Once the data are back, the command of the line, or the run itself, does it.
+    val.with_suffix(".gone").rename(val)
+    program, *again = shlex.split(line.partition("repeat it with: ")[2])
+    assert program == "mmtrain" and main(again) == 0
+    assert "step" not in json.loads((run / "eval/val.json").read_text())
+    assert train(run, *words, "--resume") == 0
+    assert not (run / "eval/val.failed.json").exists()
+    assert json.loads((run / "eval/val.json").read_text())["step"] == 6
+    assert "failed at step" not in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize("background", ["true", "false"])
+def test_the_state_is_saved_before_an_evaluation(
+    background: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole, on disk: what kills the process in an evaluation costs no step."""
+    seen = []
+    real = run_module.Run.evaluate
+
+    def evaluate(self: Any, log: Any) -> Any:
+        seen.append(sorted(path.name for path in (self.folder / "checkpoints").iterdir())[-1])
+        return real(self, log)
+
+    monkeypatch.setattr(run_module.Run, "evaluate", evaluate)
+    words = ("--eval.every", "2", "--train.async_checkpoint", background)
+    assert train(tmp_path / "run", *words) == 0
+    assert seen == [f"step-{step:08d}" for step in (2, 4, 6)]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA out of memory"), OSError(5, "I/O"), KeyError("a"), MemoryError()]
+)
+def test_whatever_an_evaluation_raises(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Even a defect of ours; its traceback is in the file."""
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(samples_module, "encode_image_batch", fail)
+    words = scheduled(("retrieval", KINDS["retrieval"]))
+    assert train(tmp_path / "run", *words, "--eval.every", "3") == 2
+    failed = json.loads((tmp_path / "run/eval/ret.failed.json").read_text())
+    assert type(error).__name__ in failed["error"]
+    assert (failed["trace"] is None) == isinstance(error, OSError)
+    assert (tmp_path / "run/export/config.json").is_file()
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 6
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def check_ranks(rank: int, folder: str, where: str) -> None:
+    """One rank of two has lost the data, or runs out of memory."""
+    steps = {"done": 0}
+    real_open, real_encode = scheduled_module._open, encode_image_batch
+
+    def count(self: Loop, *args: Any, **options: Any) -> Any:
+        verdict = real_step(self, *args, **options)
+        steps["done"] = self.state.step
+        return verdict
+
+    def fail() -> None:
+        if rank == 1 and 1 < steps["done"] < 6:
+            raise OSError(5, "gone") if where == "open" else RuntimeError("out of memory")
+
+    def open_or_fail(config: Any) -> Any:
+        if where == "open":
+            fail()
+        return real_open(config)
+
+    def encode_or_fail(*args: Any) -> Any:
+        if where == "encode":
+            fail()
+        return real_encode(*args)
+
+    real_step = Loop._step
+    Loop._step = count  # pyright: ignore[reportAttributeAccessIssue]
+    scheduled_module._open = open_or_fail
+    samples_module.encode_image_batch = encode_or_fail
+    words = [*scheduled(("retrieval", KINDS["retrieval"])), "--eval.every", "2"]
+    words += ["--eval.batch_size", "16"]
+    run = Path(folder) / where
+    # The process group is the test's.
+    leave, dist.destroy_process_group = dist.destroy_process_group, lambda *_: None
+    try:
+        assert train(run, *words) == 0
+    finally:
+        dist.destroy_process_group = leave
+    dist.barrier()
+    assert steps_in(run / "eval/ret.history.jsonl") == [6]
+    assert not (run / "eval/ret.failed.json").exists()
+    assert steps_in(run / "metrics.jsonl") == [1, 2, 3, 4, 5, 6]
+
+
+def check_refused(rank: int, folder: str) -> None:
+    words = KINDS["retrieval"] | ({"captions": ["caption"]} if rank == 1 else {})
+    leave, dist.destroy_process_group = dist.destroy_process_group, lambda *_: None
+    try:
+        assert train(Path(folder) / "run", *scheduled(("retrieval", words))) == 2
+    finally:
+        dist.destroy_process_group = leave
+    dist.barrier()
+
+
+def check_all(rank: int, folder: str) -> None:
+    check_refused(rank, folder)
+    for where in ("open", "encode"):
+        check_ranks(rank, folder, where)
+
+
+def test_a_failure_of_one_rank_is_everybodys(tmp_path: Path) -> None:
+    """No rank waits for one that is not coming; the training goes on, or does not begin."""
+    run_ranks(check_all, 2, str(tmp_path))
