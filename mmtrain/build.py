@@ -138,7 +138,7 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
     """
     if recipe.train.deterministic:
         use_deterministic_kernels()
-    start = read_start(recipe.model.init)
+    start = read_start(recipe.model.init, name=recipe.model.name)
     tokenizer = run_tokenizer(recipe, start)
     recipe = resolve(recipe, tokenizer)
     check_memory(recipe, layout)

@@ -24,12 +24,13 @@ from mmtrain.data.transforms import PreprocessConfig, eval_transform
 from mmtrain.decode_config import decode, encode
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file, save_tensors, writing
+from mmtrain.interop.bare_weights import check_architecture, named_config, read_bare
 from mmtrain.interop.foreign_config import read_json
 from mmtrain.interop.hf_clip_files import read_hf, write_hf
 from mmtrain.interop.hf_decoder_files import read_hf_decoder
 from mmtrain.interop.model_kind import refuse_other_kind
 from mmtrain.interop.open_clip_files import CONFIG_FILE as OPEN_CLIP_CONFIG_FILE
-from mmtrain.interop.open_clip_files import read_open_clip, write_open_clip
+from mmtrain.interop.open_clip_files import read_open_clip, says_itself, write_open_clip
 from mmtrain.interop.package import ModelPackage
 from mmtrain.interop.tensor_links import check_tensors
 from mmtrain.interop.tokenizer_differences import tokenizer_differences
@@ -91,15 +92,16 @@ def save_model(
 
 
 def load(
-    path: Path | str, device: str | torch.device = "cpu"
+    path: Path | str, device: str | torch.device = "cpu", *, architecture: str | None = None
 ) -> tuple[Clip, Preprocess, Tokenizer]:
     """The model, its preprocess and its tokenizer, from any form that we know.
 
     Args:
         path: a folder that `save_model` wrote, a run folder (its export/ is taken), a folder in
             open_clip's form (open_clip_config.json) or Hugging Face's (CLIP, SigLIP), or a
-            checkpoint file of open_clip's training.
+            weights' file of which something says the architecture.
         device: where the weights go.
+        architecture: a name of `mmtrain models`, for a weights' file of which nothing says it.
 
     Returns:
         The model in eval mode: `encode_image(uint8 [B, 3, H, W])` and `encode_text([B, T])` give
@@ -110,7 +112,7 @@ def load(
         UsageError: the folder is none of these, or a file in it is missing, damaged or of another
             model.
     """
-    package = read_package(Path(path))
+    package = read_package(Path(path), architecture=architecture)
     with torch.device("meta"):
         model = Clip(package.config)
     model.load_state_dict(package.tensors, assign=True)
@@ -142,12 +144,23 @@ def load_decoder(
     return decoder.eval().to(torch.device(device)), package.tokenizer
 
 
-def read_package(path: Path) -> ModelPackage:
+def read_package(path: Path, *, architecture: str | None = None) -> ModelPackage:
     """What `load` loads, as plain data on the CPU.
 
     Raises:
-        UsageError: as `load`.
+        UsageError: as `load`, or a model that says itself what it is is not of `architecture`.
     """
+    if architecture is None:
+        return _read_package(path)
+    named_config(architecture)
+    if path.is_file() and not says_itself(path):
+        return read_bare(path, architecture)
+    package = _read_package(path)
+    check_architecture(package, architecture, path)
+    return package
+
+
+def _read_package(path: Path) -> ModelPackage:
     if not path.exists():
         raise UsageError(f"model = {path} does not exist; name a run folder or an exported model's")
     refuse_other_kind(path, "clip")
@@ -168,13 +181,16 @@ def read_package(path: Path) -> ModelPackage:
     )
 
 
-def export_model(source: Path, *, out: Path, form: str) -> list[str]:
+def export_model(
+    source: Path, *, out: Path, form: str, architecture: str | None = None
+) -> list[str]:
     """Write a loadable model into the folder `out` in another form.
 
     Args:
         source: what `load` takes.
         out: a new folder.
         form: `mmtrain`, our own; `open_clip`, its hub folder; or `hf`, which transformers reads.
+        architecture: as `load`.
 
     Returns:
         Lines that say which texts get other ids there, with an example of each kind.
@@ -185,7 +201,7 @@ def export_model(source: Path, *, out: Path, form: str) -> list[str]:
     form = form.replace("-", "_")
     if form not in FORMS:
         raise UsageError(f'format = "{form}" is unknown; use {" or ".join(FORMS)}')
-    package = read_package(source)
+    package = read_package(source, architecture=architecture)
     with writing(out):
         theirs = FORMS[form](package, out)
     library = {"hf": "transformers"}.get(form, form)

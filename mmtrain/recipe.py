@@ -48,9 +48,10 @@ class ModelConfig(ClipConfig):
     """An architecture by name, such as ViT-B-32 (`mmtrain models` lists them); every other key of
     the section overrides one of its fields."""
     init: str | None = None
-    """Start from these weights: a run, an export, or a folder in another tool's form. It brings
-    its architecture and, where the recipe says nothing else, its tokenizer, data.resize_mode,
-    data.interpolation and loss.kind; another image_size interpolates the learned positions."""
+    """Start from these weights: a run, an export, a folder in another tool's form, or a weights'
+    file of the architecture `name`. It brings its architecture and, where the recipe says nothing
+    else, its tokenizer, data.resize_mode, data.interpolation and loss.kind; another image_size
+    interpolates the learned positions."""
     init_training: bool = False
     """`init` is a checkpoint of open_clip's training that this run goes on with: AdamW's moments
     and the epoch are taken up too, as far as they fit, and it is said what was not."""
@@ -306,8 +307,10 @@ def resolve(recipe: TrainRecipe, tokenizer: Tokenizer) -> TrainRecipe:
             )
     if text.num_context:
         from_tokenizer["context_start"] = tokenizer.num_before
-    # The towers are complete here, so the record of the run does not hang on a name's meaning.
-    model = replace(recipe.model, name=None, text=replace(text, **from_tokenizer))
+    # The towers are complete here, so the record of the run does not hang on a name's meaning;
+    # beside `init` it tells how those weights are read.
+    name = None if recipe.model.init is None else recipe.model.name
+    model = replace(recipe.model, name=name, text=replace(text, **from_tokenizer))
     if recipe.loss.kind == "siglip" and model.init_logit_bias is None:
         unset = model.init is None and model.init_logit_scale == ClipConfig.init_logit_scale
         scale = math.log(10.0) if unset else model.init_logit_scale

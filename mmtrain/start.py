@@ -11,12 +11,11 @@ from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.decode_config import encode
 from mmtrain.describe_config import NONE
 from mmtrain.errors import UsageError
+from mmtrain.interop.bare_weights import named_config
 from mmtrain.interop.model_kind import refuse_other_kind
 from mmtrain.interop.timm import read_timm_interpolation, read_timm_tower
 from mmtrain.loading import Preprocess, load
-from mmtrain.models import Clip, ClipConfig, VisionConfig
-from mmtrain.models.named import MODEL_NAMES, named_model
-from mmtrain.nearest import nearest
+from mmtrain.models import Clip, VisionConfig
 from mmtrain.train.contrastive import STANDARD_LIMIT
 
 _TRAINING = ("stochastic_depth", "patch_dropout")
@@ -43,15 +42,19 @@ class Start:
     """Its ids."""
 
 
-def read_start(path: str | None) -> Start | None:
+def read_start(path: str | None, *, name: str | None = None) -> Start | None:
     """The model of model.init, where there is one.
+
+    Args:
+        path: model.init.
+        name: model.name, which says the architecture of weights that do not.
 
     Raises:
         UsageError: as `load`.
     """
     if path is None:
         return None
-    model, preprocess, tokenizer = load(path)
+    model, preprocess, tokenizer = load(path, architecture=name)
     key = f"model.init = {path}"
     return Start(key=key, model=model, preprocess=preprocess.config, tokenizer=tokenizer)
 
@@ -73,15 +76,15 @@ def with_start(data: dict[str, Any]) -> dict[str, Any]:
     name, init, tower = (section.get(key, NONE) for key in ("name", "init", "vision_init"))
     below: dict[str, Any] = {"model": {}}
     if init != NONE:
-        if name != NONE:
-            raise UsageError("model.name and model.init both say the architecture; keep one")
         if tower != NONE:
             raise UsageError("model.init brings an image tower, and so does model.vision_init")
+        if name != NONE:
+            named_config(name, key="model.name")
         refuse_other_kind(Path(init), "clip", key="model.init")
-        model, preprocess, _ = load(init)
+        model, preprocess, _ = load(init, architecture=None if name == NONE else name)
         below = {"model": encode(model.config), "data": _resize(preprocess)}
     elif name != NONE:
-        below = {"model": encode(_named(name))}
+        below = {"model": encode(named_config(name, key="model.name"))}
     if tower != NONE:
         below["model"]["vision"] = encode(_image_tower(tower))
         below["data"] = {"interpolation": read_timm_interpolation(Path(tower))}
@@ -96,17 +99,6 @@ def with_start(data: dict[str, Any]) -> dict[str, Any]:
 def _resize(preprocess: Preprocess) -> dict[str, str]:
     config = preprocess.config
     return {"resize_mode": config.resize_mode, "interpolation": config.interpolation}
-
-
-def _named(name: str) -> ClipConfig:
-    try:
-        return named_model(name)
-    except ValueError as error:
-        near = nearest(name, MODEL_NAMES)
-        hint = f"did you mean {near}? " if near else ""
-        raise UsageError(
-            f'model.name = "{name}" is unknown; {hint}`mmtrain models` lists all'
-        ) from error
 
 
 def _image_tower(folder: str) -> VisionConfig:

@@ -10,8 +10,21 @@ from mmtrain.limits import MOST_PROCESSES
 _DATA = "shards, or another source of docs/data.md"
 
 
-def add_model(parser: Parser) -> None:
-    """--model."""
+def add_architecture(parser: Parser) -> None:
+    """--architecture."""
+    parser.add_argument(
+        "--architecture",
+        metavar="NAME",
+        help="of a file of weights that says none, such as ViT-B-32 (mmtrain models lists them)",
+    )
+
+
+def add_model(parser: Parser, *, has_name: bool = True) -> None:
+    """--model, and --architecture where it may be one that has a name."""
+    if has_name:
+        add_architecture(parser)
+    else:
+        parser.set_defaults(architecture=None)
     parser.add_argument(
         "--model",
         type=Path,
@@ -69,6 +82,7 @@ def model_options(arguments: argparse.Namespace) -> Any:
 
     return ModelOptions(
         path=arguments.model,
+        architecture=arguments.architecture,
         batch_size=arguments.batch_size,
         workers=arguments.workers,
         device=arguments.device,

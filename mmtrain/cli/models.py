@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mmtrain.cli.model_options import add_architecture
 from mmtrain.cli.parser import add_command
 
 
@@ -23,6 +24,8 @@ def add_export(commands: Any) -> None:
     convert.add_argument("model", type=Path, metavar="SRC", help=source)
     convert.add_argument("out", type=Path, metavar="DST", help="a new folder")
     convert.add_argument("--format", **forms)
+    for command in (export, convert):
+        add_architecture(command)
 
 
 def add_models(commands: Any) -> None:
@@ -36,6 +39,7 @@ def add_models(commands: Any) -> None:
         metavar="RECIPE|PATH|NAME",
         help="a recipe, a model's folder, or a name of `mmtrain models`",
     )
+    add_architecture(summary)
     summary.add_argument(
         "--graph", type=Path, metavar="FILE.svg", help="also draw its towers as a picture"
     )
@@ -50,7 +54,12 @@ def add_models(commands: Any) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     from mmtrain.commands.models import export_command
 
-    export_command(model=arguments.model, out=arguments.out, form=arguments.format)
+    export_command(
+        model=arguments.model,
+        out=arguments.out,
+        form=arguments.format,
+        architecture=arguments.architecture,
+    )
 
 
 def _models(arguments: argparse.Namespace) -> None:
@@ -62,4 +71,9 @@ def _models(arguments: argparse.Namespace) -> None:
 def _summary(arguments: argparse.Namespace) -> None:
     from mmtrain.commands.models import summary_command
 
-    summary_command(model=arguments.model, graph=arguments.graph, autograd=arguments.autograd)
+    summary_command(
+        model=arguments.model,
+        architecture=arguments.architecture,
+        graph=arguments.graph,
+        autograd=arguments.autograd,
+    )

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mmtrain.cli.model_options import add_architecture
 from mmtrain.cli.parser import add_command, add_device, at_least
 
 
@@ -27,6 +28,7 @@ def add_serve(commands: Any) -> None:
     serve.add_argument(
         "--model", type=Path, required=True, metavar="PATH", help="a run folder or its export/"
     )
+    add_architecture(serve)
     serve.add_argument(
         "--index",
         nargs="+",
@@ -61,6 +63,7 @@ def _serve(arguments: argparse.Namespace) -> None:
 
     serve_command(
         model=arguments.model,
+        architecture=arguments.architecture,
         index=tuple(arguments.index),
         host=arguments.host,
         port=arguments.port,

@@ -13,7 +13,7 @@ _IMAGES = "the folder of images; without --questions, easy_vqa:test or shards of
 def add_ask(commands: Any) -> None:
     """The command that asks about one picture."""
     ask = add_command(commands, "ask", "ask a model about a picture", _ask)
-    add_model(ask)
+    add_model(ask, has_name=False)
     ask.add_argument("--image", type=Path, required=True, metavar="FILE", help="JPEG, PNG, WebP")
     ask.add_argument(
         "--question",
@@ -32,7 +32,7 @@ def add_ask(commands: Any) -> None:
 def add_eval_vqa(kinds: Any) -> None:
     """The kind of evaluation that asks every question of a set."""
     vqa = add_command(kinds, "vqa", "ask every question of a set", _eval_vqa)
-    add_model(vqa)
+    add_model(vqa, has_name=False)
     vqa.add_argument("--data", nargs="+", required=True, metavar="DATA", help=_IMAGES)
     _add_files(vqa)
     _add_head(vqa)

@@ -115,7 +115,7 @@ def _package(state: dict[str, Any], source: Path, weights: dict[str, Tensor]) ->
             "use --format safetensors"
         )
     needs_start = recipe.tokenizer == TokenizerConfig() and recipe.model.init is not None
-    start = read_start(recipe.model.init) if needs_start else None
+    start = read_start(recipe.model.init, name=recipe.model.name) if needs_start else None
     return ModelPackage(
         config=recipe.model.clip,
         tensors=plain_tensors(weights, recipe.peft),

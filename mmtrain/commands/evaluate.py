@@ -37,6 +37,8 @@ class ModelOptions:
 
     path: Path
     """What `load` takes."""
+    architecture: str | None = None
+    """Of a weights' file of which nothing says it."""
     batch_size: int = 256
     """Samples per rank and forward."""
     workers: int = 0
@@ -206,7 +208,9 @@ def _refuse_out(out: Path) -> None:
 
 def _build_encoder(options: ModelOptions) -> Encoder:
     layout = build_layout(ParallelConfig(), pick_device(options.device, key="device"))
-    clip, preprocess, tokenizer = load(options.path, device=layout.device)
+    clip, preprocess, tokenizer = load(
+        options.path, device=layout.device, architecture=options.architecture
+    )
     return Encoder(
         model=clip,
         tokenizer=tokenizer,

@@ -26,11 +26,11 @@ from mmtrain.report.summary import Part, count, decoder_parts, summarize, vqa_pa
 from mmtrain.vqa import is_vqa_folder, load_vqa
 
 
-def export_command(*, model: Path, out: Path, form: str) -> None:
+def export_command(*, model: Path, out: Path, form: str, architecture: str | None) -> None:
     """`mmtrain export`: a run's or a folder's model in a form that other tools load."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"out = {out} exists already; name a new folder")
-    differences = export_model(model, out=out, form=form)
+    differences = export_model(model, out=out, form=form, architecture=architecture)
     for line in differences:
         print(f"tokenizer: {line}")
     print(f"wrote {out} ({form})")
@@ -55,15 +55,25 @@ def models_command() -> None:
     _print(table)
 
 
-def summary_command(*, model: str, graph: Path | None, autograd: Path | None) -> None:
+def summary_command(
+    *, model: str, architecture: str | None, graph: Path | None, autograd: Path | None
+) -> None:
     """`mmtrain summary`: a model's parts, and on request pictures of its towers and its graph."""
+    path = Path(model)
+    is_weights = path.exists() and path.suffix != ".toml"
+    if architecture is not None and (
+        not is_weights or is_decoder_folder(path) or is_vqa_folder(path)
+    ):
+        raise UsageError(
+            f"architecture = {architecture} is for a CLIP's weights; {model} is something else"
+        )
     if is_decoder_folder(Path(model)):
         _summarize_decoder(Path(model), graph or autograd)
         return
     if is_vqa_folder(Path(model)):
         _summarize_vqa(Path(model), graph or autograd)
         return
-    config, title = _architecture(model)
+    config, title = _architecture(model, architecture)
     summary = summarize(config)
     _print(measured_table(config))
     print(
@@ -128,7 +138,7 @@ def _parts_table(parts: list[Part]) -> Table:
     return table
 
 
-def _architecture(model: str) -> tuple[ClipConfig, str]:
+def _architecture(model: str, architecture: str | None) -> tuple[ClipConfig, str]:
     """The architecture that a recipe, a model's folder or a name stands for, and its title."""
     if model in MODEL_NAMES:
         return named_model(model), model
@@ -137,7 +147,7 @@ def _architecture(model: str) -> tuple[ClipConfig, str]:
         recipe = load_recipe(path)
         return resolve(recipe, build_tokenizer(recipe.tokenizer)).model.clip, path.name
     if path.exists():
-        return load(path)[0].config, path.name
+        return load(path, architecture=architecture)[0].config, path.name
     raise UsageError(
         f"model = {model} is neither a recipe, a model's folder nor one of `mmtrain models`"
     )

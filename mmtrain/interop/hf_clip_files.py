@@ -17,7 +17,13 @@ from mmtrain.interop.foreign_config import ForeignConfig, read_json
 from mmtrain.interop.hf_clip import from_hf, to_hf
 from mmtrain.interop.hf_tokenizer import read_hf_tokenizer
 from mmtrain.interop.hf_tokenizer_writing import write_hf_tokenizer
-from mmtrain.interop.package import ModelPackage, float_tensors, read_tensors
+from mmtrain.interop.package import (
+    ModelPackage,
+    float_tensors,
+    read_checkpoint,
+    read_tensors,
+)
+from mmtrain.interop.state_dict import bare_names, raw_state_dict
 from mmtrain.interop.tensor_links import Tensors
 from mmtrain.models import ClipConfig
 
@@ -86,8 +92,11 @@ def read_weights(folder: Path) -> Tensors:
             parts = ForeignConfig(read_json(index), source=str(index)).take("weight_map", dict)
             tensors: Tensors = {}
             for part in sorted(set(parts.values())):
-                tensors |= read_tensors(folder / Path(part).name)
-            return tensors
+                path = folder / Path(part).name
+                tensors |= raw_state_dict(read_checkpoint(path), path)
+            if missing := sorted(parts.keys() - tensors.keys()):
+                raise UsageError(f"{index} names {missing[0]}, and {parts[missing[0]]} lacks it")
+            return bare_names(tensors, index)  # a part alone may look as if it had a prefix
     raise UsageError(f"{folder} holds {CONFIG_FILE} but no weights ({' or '.join(WEIGHTS_FILES)})")
 
 

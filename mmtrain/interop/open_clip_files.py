@@ -76,6 +76,13 @@ def read_open_clip(path: Path) -> ModelPackage:
     )
 
 
+def says_itself(path: Path) -> bool:
+    """Whether a weights' file shows its architecture, or one beside it does."""
+    beside = (path.parent / CONFIG_FILE, path.parent / PARAMS_FILE)
+    above = path.parent.parent / PARAMS_FILE
+    return any(one.is_file() for one in (*beside, above)) or is_jit_archive(path)
+
+
 def model_cfg_of(path: Path) -> dict[str, Any]:
     """The architecture of a checkpoint of open_clip's training, from what lies beside it.
 
@@ -173,8 +180,9 @@ def _from_params(path: Path) -> tuple[dict[str, Any], ForeignConfig]:
             break
     else:
         raise UsageError(
-            f"model = {path}: nothing says which architecture this is; put its {CONFIG_FILE} "
-            f"beside it, or keep it under the run folder with {PARAMS_FILE}"
+            f"model = {path}: nothing says which architecture this is; name it (--architecture "
+            f"ViT-B-32, in a recipe model.name), put its {CONFIG_FILE} beside it, or keep it under "
+            f"the run folder with {PARAMS_FILE}"
         )
     lines = (line.partition(": ") for line in params.read_text(encoding="utf-8").splitlines())
     values = {key: value.strip() for key, _, value in lines}

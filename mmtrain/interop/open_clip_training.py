@@ -16,7 +16,8 @@ from torch import Tensor
 from mmtrain.errors import UsageError
 from mmtrain.interop.open_clip import from_open_clip
 from mmtrain.interop.open_clip_files import model_cfg_of
-from mmtrain.interop.package import read_checkpoint, state_dict_of
+from mmtrain.interop.package import read_checkpoint
+from mmtrain.interop.state_dict import state_dict_of
 from mmtrain.interop.tensor_links import Tensors
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
 
 from mmtrain.data.tokenizer import Tokenizer
 from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.errors import UsageError
+from mmtrain.interop.state_dict import state_dict_of
 from mmtrain.interop.tensor_links import Tensors
 from mmtrain.models import ClipConfig
 
@@ -35,8 +35,7 @@ class ModelPackage:
 def read_tensors(path: Path) -> Tensors:
     """The state dict of a .safetensors file or of one that torch.save wrote; no pickle is executed.
 
-    A training checkpoint's `state_dict` is taken, and the `module.` of data-parallel wrappers
-    stripped.
+    It is taken out of the containers and prefixes that training puts around it.
 
     Raises:
         UsageError: the file is missing, damaged, or holds anything but tensors and plain values.
@@ -66,24 +65,6 @@ def read_checkpoint(path: Path) -> Any:
     except (SafetensorError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(f"{path} cannot be read as weights: {line}") from error
-
-
-def state_dict_of(content: Any, path: Path) -> Tensors:
-    """The tensors among the content of a file.
-
-    Raises:
-        UsageError: there are none, or other things among them.
-    """
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not content:
-        raise UsageError(f"{path} holds no state dict")
-    wrong = [name for name, x in content.items() if not isinstance(x, Tensor)]
-    if wrong:
-        raise UsageError(f"{path}: {wrong[0]} is no tensor, so this is no state dict")
-    if all(name.startswith("module.") for name in content):
-        content = {name.removeprefix("module."): x for name, x in content.items()}
-    return dict(content)
 
 
 def float_tensors(tensors: Tensors) -> Tensors:

@@ -146,9 +146,9 @@ def check_tensors(
         if name in found and found[name].shape != x.shape
     ]
     faults = {
+        "of another shape": shapes,
         "missing": sorted(wanted.keys() - found.keys()),
         "not the model's": sorted(found.keys() - wanted.keys()),
-        "of another shape": shapes,
     }
     told = [
         f"{len(names)} {fault} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

@@ -15,7 +15,13 @@ _BATCH_SIZE = 64
 
 
 def serve_command(
-    *, model: Path, index: tuple[str, ...], host: str, port: int, device: str
+    *,
+    model: Path,
+    index: tuple[str, ...],
+    host: str,
+    port: int,
+    device: str,
+    architecture: str | None = None,
 ) -> None:
     """Serve until interrupted.
 
@@ -25,6 +31,7 @@ def serve_command(
         host: a name or address of this machine.
         port: 0 takes one that is free.
         device: cpu, cuda, cuda:1 or auto.
+        architecture: of a weights' file of which nothing says it.
 
     Raises:
         UsageError: the extra is not installed, the port is taken, or the model or the images cannot
@@ -42,7 +49,9 @@ def serve_command(
 
     listener = _listen(host, port)  # first: embedding takes minutes, a taken port none
     with listener:
-        clip, preprocess, tokenizer = load(model, pick_device(device, key="device"))
+        clip, preprocess, tokenizer = load(
+            model, pick_device(device, key="device"), architecture=architecture
+        )
         encoder = Encoder(
             model=clip,
             tokenizer=tokenizer,

@@ -122,7 +122,7 @@ def build_vqa_run(recipe: TrainRecipe, layout: Layout) -> VqaRun:
     _refuse_other_tasks(recipe)
     if recipe.train.deterministic:
         use_deterministic_kernels()
-    start = read_start(recipe.model.init)
+    start = read_start(recipe.model.init, name=recipe.model.name)
     tokenizer = run_tokenizer(recipe, start)
     recipe = resolve(recipe, tokenizer)
     check_memory(recipe, layout)
