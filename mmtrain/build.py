@@ -350,5 +350,6 @@ def build_state(
             batch_size=recipe.train.batch_size,
             num_samples=data.num_samples,
             data_fingerprint=data.fingerprint,
+            tokenizer=data.tokenizer.fingerprint,
         ),
     )

@@ -3,11 +3,11 @@
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -21,22 +21,38 @@ from mmtrain.files import writing
 from mmtrain.loading import save_model
 from mmtrain.models import Clip
 from mmtrain.parallel import Layout, build_layout, pick_device
-from mmtrain.recipe import TrainRecipe, load_recipe
+from mmtrain.recipe import TrainRecipe, load_recipe, read_toml
 from mmtrain.report import write_report
 from mmtrain.train.evaluations import refuse_failed
 from mmtrain.train.guard import Guard, StopSignals
 from mmtrain.train.loop import Loop
 from mmtrain.train.metrics import MetricsLog
 from mmtrain.train.ranks import is_alone, on_every_rank, on_rank_0, own_rank
-from mmtrain.train.run_folder import drop_leftovers, refuse_held, write_facts
+from mmtrain.train.resume import (
+    accepted_at,
+    check_changes,
+    find_changes,
+    read_history,
+    write_history,
+)
+from mmtrain.train.run_folder import (
+    RECIPE_FILE,
+    drop_leftovers,
+    logged_steps,
+    refuse_held,
+    write_facts,
+)
 from mmtrain.train.run_lock import LEASE_SECONDS, RunLock
 from mmtrain.train.straggler import StragglerWatch
 from mmtrain.train.watchdog import Watchdog
 from mmtrain.vqa import VqaRun, build_vqa_run, check_vqa_evaluation
 
+Resume = Literal["as it was", "with changes"] | None
+"""Whether a run goes on, and with another recipe if need be. None: it begins."""
+
 
 def train_command(
-    *, recipe: Path, overrides: list[str], run_dir: Path | None, resume: bool
+    *, recipe: Path, overrides: list[str], run_dir: Path | None, resume: Resume
 ) -> Path:
     """`mmtrain train` -> the run folder.
 
@@ -57,23 +73,23 @@ def train_command(
 
 
 @contextmanager
-def _own_folder(recipe: TrainRecipe, *, resume: bool) -> Iterator[None]:
+def _own_folder(recipe: TrainRecipe, *, resume: Resume) -> Iterator[None]:
     """Within the context the run's folder is ours alone, and held no run if this is a new one."""
     folder = Path(recipe.run.dir)
-    patience = LEASE_SECONDS if resume else 0.0
+    patience = 0.0 if resume is None else LEASE_SECONDS
     with RunLock(folder, named=f"run.dir = {folder}", say=_say, patience=patience):
-        if not resume:
+        if resume is None:
             refuse_held(folder)
         yield
 
 
-def _train(recipe: TrainRecipe, layout: Layout, *, resume: bool, signals: StopSignals) -> Path:
+def _train(recipe: TrainRecipe, layout: Layout, *, resume: Resume, signals: StopSignals) -> Path:
     run = (build_run if recipe.vqa is None else build_vqa_run)(recipe, layout)
     on_every_rank(lambda: check_evaluations(run))
-    if resume:
-        _resume(run)
-    if run.state.step == 0:
+    if resume is None:
         drop_leftovers(run.folder)
+    else:
+        _resume(run, with_changes=resume == "with changes")
     for line in run.notes:
         _say(line)
     if recipe.model.init_training and run.state.step == 0:
@@ -167,10 +183,24 @@ def check_evaluations(run: Run) -> None:
         check_vqa_evaluation(one, recipe.vqa, run.preprocess)
 
 
-def _resume(run: Run) -> None:
-    path = run.state.resume(run.folder, warn=_say)
+def _resume(run: Run, *, with_changes: bool) -> None:
+    """Go on from the newest checkpoint, or begin where there is none, if the recipe allows it."""
+    history, changes = read_history(run.folder), []
+
+    def check(path: Path, state: Mapping[str, Any]) -> None:
+        batches = run.data.batches_per_epoch
+        changes.extend(find_changes(state["recipe"], run.recipe, batches_per_epoch=batches))
+        accepted = accepted_at(history, state["step"])
+        check_changes(changes, path, wanted=with_changes, accepted=accepted)
+
+    path = run.state.resume(run.folder, warn=_say, check=check)
     if path is None:
-        _say(f"{run.folder} has no checkpoint yet: starting at step 0")
+        begun = on_rank_0(lambda: logged_steps(run.folder))
+        if begun and (recipe := run.folder / RECIPE_FILE).exists():
+            check(recipe, {"recipe": read_toml(recipe), "step": 0})
+        again = f"; its {begun[-1]} steps are done again" if begun else ""
+        _say(f"{run.folder} has no checkpoint yet: starting at step 0{again}")
+        drop_leftovers(run.folder)
     else:
         _say(f"resuming from {path}")
     if run.state.step > run.total_steps:
@@ -178,6 +208,9 @@ def _resume(run: Run) -> None:
             f"{path} is of step {run.state.step}, beyond the {run.total_steps} steps of this "
             "recipe; raise train.steps or train.epochs"
         )
+    for change in changes:
+        _say(f"{change} (from step {run.state.step} on)")
+    on_rank_0(lambda: write_history(run.folder, changes, step=run.state.step))
 
 
 def _write_facts(run: Run) -> None:
@@ -194,6 +227,9 @@ def _write_facts(run: Run) -> None:
         "device": run.layout.device.type,
         "threads": torch.get_num_threads(),
     }
+    changes = {f"at step {one['step']}": one["changes"] for one in read_history(run.folder)}
+    if changes:
+        facts["changed"] = changes
     recipe = encode(run.recipe)
     on_rank_0(lambda: write_facts(run.folder, recipe=recipe, facts=facts))
 

@@ -126,7 +126,7 @@ def test_mistakes_are_told_as_readme_shows(start: str, clone: Path, capsys):
         "run.dir =": ["configs/debug_clip.toml", "--run-dir", "runs/first"],
     }[start]
     (clone / "runs" / "first").mkdir(parents=True)
-    (clone / "runs" / "first" / "recipe.toml").write_text("")
+    (clone / "runs" / "first" / "metrics.jsonl").write_text('{"step": 20}\n')
     assert main(["train", *words]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == shown
 

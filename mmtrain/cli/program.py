@@ -23,7 +23,7 @@ _EXAMPLES = """\
 examples:
   mmtrain demo
   mmtrain train configs/debug_clip.toml --run-dir runs/first
-  mmtrain train configs/debug_clip.toml --run-dir runs/first --resume
+  mmtrain train runs/first --resume
   torchrun --nproc-per-node 8 -m mmtrain train RECIPE --parallel.tp 2
 
 `mmtrain COMMAND --help` tells more; `mmtrain train --help` lists every key of a recipe.

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.cli.parser import add_command
+from mmtrain.errors import UsageError
 
 
 def add_train(commands: Any) -> None:
@@ -14,23 +15,66 @@ def add_train(commands: Any) -> None:
         "train",
         "train what a recipe describes; every key of it can be overridden",
         _train,
-        usage="mmtrain train RECIPE [--section.key value ...] [--run-dir DIR] [--resume]",
+        usage="mmtrain train RECIPE [--section.key value ...] [--run-dir DIR] [--resume]\n"
+        "       mmtrain train RUN --resume | --resume-with-changes [--section.key value ...]",
         takes_overrides=True,
         lists_keys=True,
     )
-    train.add_argument("recipe", type=Path, metavar="RECIPE", help="a TOML file; see configs/")
+    train.add_argument(
+        "recipe",
+        nargs="?",
+        type=Path,
+        metavar="RECIPE|RUN",
+        help="a TOML file, see configs/; to resume, a run's folder, or nothing beside --run-dir",
+    )
     train.add_argument("--run-dir", type=Path, metavar="DIR", help="the run folder (run.dir)")
     train.add_argument(
         "--resume", action="store_true", help="continue from the run folder's last checkpoint"
+    )
+    train.add_argument(
+        "--resume-with-changes",
+        action="store_true",
+        help="the same with another length, learning rate ... from here on",
     )
 
 
 def _train(arguments: argparse.Namespace) -> None:
     from mmtrain.run import train_command
 
-    train_command(
-        recipe=arguments.recipe,
-        overrides=arguments.overrides,
-        run_dir=arguments.run_dir,
-        resume=arguments.resume,
-    )
+    with_changes = arguments.resume_with_changes
+    resume = "with changes" if with_changes else "as it was" if arguments.resume else None
+    recipe, run_dir = _place(arguments.recipe, arguments.run_dir, resumes=resume is not None)
+    train_command(recipe=recipe, overrides=arguments.overrides, run_dir=run_dir, resume=resume)
+
+
+def _place(recipe: Path | None, run_dir: Path | None, *, resumes: bool) -> tuple[Path, Path | None]:
+    """The recipe's file and the run folder that the words mean.
+
+    Raises:
+        UsageError: there is no recipe to go by.
+    """
+    if recipe is None and (run_dir is None or not resumes):
+        raise UsageError(
+            "train needs a RECIPE (configs/ holds examples); a run that was begun goes on by "
+            "mmtrain train --resume --run-dir RUN"
+        )
+    if recipe is not None and not recipe.is_dir():
+        return recipe, run_dir
+    run = run_dir if recipe is None else recipe
+    assert run is not None, "one of both, see above"
+    if not resumes:
+        raise UsageError(
+            f"{run} is a folder, and a RECIPE is a TOML file; if it is a run to go on with, add "
+            "--resume"
+        )
+    if run_dir is not None and recipe is not None and not _is_same(run, run_dir):
+        raise UsageError(f"{run} and --run-dir {run_dir} are two folders to resume; keep one")
+    if not (run / "recipe.toml").is_file():
+        raise UsageError(
+            f"{run} holds no recipe.toml, so it is no run to go on with; name a RECIPE to begin one"
+        )
+    return run / "recipe.toml", run
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    return path.resolve() == other.resolve()

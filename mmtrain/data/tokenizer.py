@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mmtrain.data.clip_bpe import ClipBpe
+from mmtrain.data.fingerprint import ids_fingerprint
 from mmtrain.data.json_tokenizer import JsonTokenizer
 from mmtrain.data.sentence_piece import SentencePieceModel
 from mmtrain.data.siglip_pieces import SiglipPieces
@@ -182,6 +183,11 @@ class Tokenizer:
     def definition(self) -> bytes:
         """The content of the model file, from which the same ids come again."""
         return self._model.serialize()
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the ids that texts get, not of the file, which may be written in several ways."""
+        return ids_fingerprint(self.encode)
 
     def save(self, folder: Path) -> None:
         """Write the model file and `tokenizer_config.json` into `folder`, made if need be."""

@@ -71,7 +71,10 @@ def run_demo(
         return
     try:
         train_command(
-            recipe=recipe_path(), overrides=overrides, run_dir=out, resume=_holds_run(out)
+            recipe=recipe_path(),
+            overrides=overrides,
+            run_dir=out,
+            resume="with changes" if _holds_run(out) else None,
         )
     except SystemExit:
         print("mmtrain: the demo goes on when it is started again", file=sys.stderr)

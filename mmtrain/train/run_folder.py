@@ -17,12 +17,13 @@ from mmtrain.files import replace_file
 from mmtrain.train.guard import BAD_BATCHES_FILE
 from mmtrain.train.metrics import METRICS_FILE, read_metrics
 from mmtrain.train.ranks import on_rank_0
+from mmtrain.train.resume import HISTORY_FILE
 from mmtrain.train.sealed_folder import steps_in
 from mmtrain.train.state import CHECKPOINTS
 
 RECIPE_FILE = "recipe.toml"
 FACTS_FILE = "run.json"
-_OF_STEPS = (BAD_SAMPLES_FILE, BAD_BATCHES_FILE)
+_OF_STEPS = (BAD_SAMPLES_FILE, BAD_BATCHES_FILE, HISTORY_FILE)
 _PACKAGES = ("numpy", "pillow", "safetensors", "tokenizers", "webdataset")
 
 

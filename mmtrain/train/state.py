@@ -15,7 +15,13 @@ from mmtrain.errors import UsageError
 from mmtrain.optim import Ema, LossScale, Optimizers
 from mmtrain.parallel import Layout, PipelineSchedule, gather_tensors
 from mmtrain.train.background_save import BackgroundSave
-from mmtrain.train.checkpoint import Tensors, find_latest, load_checkpoint, save_checkpoint
+from mmtrain.train.checkpoint import (
+    Tensors,
+    find_latest,
+    load_checkpoint,
+    read_state,
+    save_checkpoint,
+)
 from mmtrain.train.objective import Objective
 from mmtrain.train.step import LocalSchedule
 
@@ -25,6 +31,7 @@ _IDENTITY_KEYS = {
     "batch_size": "train.batch_size",
     "num_samples": "samples in data.train",
     "data_fingerprint": "fingerprint of data.train",
+    "tokenizer": "fingerprint of the tokenizer's ids",
 }
 
 
@@ -40,6 +47,8 @@ class Identity:
     """Samples of data.train."""
     data_fingerprint: str
     """Of the shards' sizes, keys and order, and of their contents where all have checksums."""
+    tokenizer: str | None = None
+    """Of the ids that texts become. None: nobody knows, as in older checkpoints."""
 
     def check(self, saved: dict[str, Any], path: Path) -> None:
         """Refuse a checkpoint of another run.
@@ -49,8 +58,11 @@ class Identity:
         """
         for name, key in _IDENTITY_KEYS.items():
             now, before = getattr(self, name), saved.get(name)
-            is_data = name == "data_fingerprint"
-            if not (same_data(str(before), now) if is_data else before == now):
+            if name == "data_fingerprint":
+                is_same = same_data(str(before), now)
+            else:
+                is_same = before == now or (name == "tokenizer" and before is None)
+            if not is_same:
                 raise UsageError(
                     f"{key} = {getattr(self, name)}, but {path} was saved with "
                     f"{saved.get(name)}: the same steps would see other samples; resume with the "
@@ -133,13 +145,21 @@ class RunState:
         save = save_checkpoint if background is None else background.begin
         save(run_dir / CHECKPOINTS, step=self.step, tensors=self.tensors(), state=state, keep=keep)
 
-    def resume(self, run_dir: Path, *, warn: Callable[[str], None]) -> Path | None:
+    def resume(
+        self,
+        run_dir: Path,
+        *,
+        warn: Callable[[str], None],
+        check: Callable[[Path, dict[str, Any]], None] | None = None,
+    ) -> Path | None:
         """Continue from the newest whole checkpoint; None if there is none.
 
         Args:
             run_dir: the run folder.
             warn: gets a line for each damaged checkpoint and for whatever may change the last bits
                 of what follows (another torch, layout or number of threads).
+            check: gets the checkpoint and its state, and refuses what another recipe saved; before
+                anything is taken from it.
 
         Raises:
             UsageError: all checkpoints are damaged, or they are of another model or data.
@@ -147,8 +167,11 @@ class RunState:
         path = find_latest(run_dir / CHECKPOINTS, warn=warn)
         if path is None:
             return None
-        state = load_checkpoint(path, self.tensors(), verified=True)
+        state = read_state(path)
+        if check is not None:
+            check(path, state)
         self.identity.check(state["identity"], path)
+        load_checkpoint(path, self.tensors(), verified=True)
         self.step, self.samples_seen = state["step"], state["samples_seen"]
         self.bad_samples.load_state_dict(state["bad_samples"])
         # Absent where the checkpoint is older, or of a run at another precision: the scale begins.

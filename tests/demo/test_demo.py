@@ -46,7 +46,7 @@ def test_an_unfinished_demo_goes_on_and_a_fresh_one_starts_over(trained: list[di
         if out.exists():
             (out / "mark").write_text("")
         run_demo(out=out, overrides=["--run.seed", "1"], fresh=fresh)
-        assert trained[-1]["resume"] is resumes
+        assert trained[-1]["resume"] == ("with changes" if resumes else None)
         assert trained[-1]["overrides"] == ["--run.seed", "1"]
         assert trained[-1]["recipe"] == recipe_path()
         assert (out / "mark").exists() is resumes

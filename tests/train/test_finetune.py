@@ -56,7 +56,7 @@ def test_resume_of_a_finetuning(pretrained: Path, tmp_path: Path) -> None:
     finetune(tmp_path / "cut", pretrained, *SHORT, "2", "--optim.schedule", "constant")
     recipe = (tmp_path / "cut/recipe.toml").read_text()
     assert f'init = "{pretrained}"' in recipe
-    resumed = finetune(tmp_path / "cut", pretrained, *SHORT, "4", "--resume")
+    resumed = finetune(tmp_path / "cut", pretrained, *SHORT, "4", "--resume-with-changes")
     lines = (tmp_path / "cut/metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 4 and resumed.keys() == straight.keys()
 

@@ -143,7 +143,7 @@ def test_resume_needs_to_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixt
     train(run, "--train.steps", "2")
     assert main(["train", RECIPE, "--run-dir", str(run)]) == 2
     assert "already holds a run of 2 steps; add --resume" in capsys.readouterr().err
-    assert len(train(run, "--train.steps", "4", "--resume")) == 4
+    assert len(train(run, "--train.steps", "4", "--resume-with-changes")) == 4
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_resume_needs_to_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixt
     [
         (("--run.seed", "1"), "run.seed = 1, but"),
         (("--train.batch_size", "32"), "train.batch_size = 32, but"),
-        (("--model.embed_dim", "16"), "in this run"),
+        (("--model.embed_dim", "16"), "model.embed_dim = 16, but"),
         (("--train.steps", "1"), "beyond the 1 steps"),
     ],
     ids=["seed", "batch", "model", "steps"],
@@ -162,8 +162,9 @@ def test_resume_refuses_another_run(
     """What would silently change the meaning of a step is refused, and nothing is lost."""
     run = tmp_path / "run"
     before = train(run, "--train.steps", "2")
-    words = words if words[0] == "--train.steps" else ("--train.steps", "3", *words)
-    assert main(["train", RECIPE, "--run-dir", str(run), "--resume", *words]) == 2
+    length = () if words[0] == "--train.steps" else ("--train.steps", "3")
+    again = ["--run-dir", str(run), "--resume-with-changes"]
+    assert main(["train", RECIPE, *again, *length, *words]) == 2
     assert complaint in capsys.readouterr().err
     assert read_metrics(run) == before
 

@@ -76,7 +76,8 @@ def test_resume_is_exact(kind: str, pretrained: Path, tmp_path: Path):
     words = (*LORA, "--peft.dropout", "0.2") if kind == "lora" else CONTEXT
     train(tmp_path / "whole", pretrained, *words, "--train.steps", "4")
     train(tmp_path / "parts", pretrained, *words, "--train.steps", "2")
-    train(tmp_path / "parts", pretrained, *words, "--train.steps", "4", "--resume")
+    train(tmp_path / "parts", pretrained, *words, "--train.steps", "4", "--resume-with-changes")
+    assert main(["train", str(tmp_path / "parts"), "--resume"]) == 0  # its own recipe is the same
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     first, second = (mmtrain.load(tmp_path / n)[0].state_dict() for n in ("whole", "parts"))
     assert all(torch.equal(x, second[name]) for name, x in first.items())

@@ -108,7 +108,7 @@ def test_sigterm_saves_and_resume_goes_on(tmp_path: Path) -> None:
     assert f"stopped by SIGTERM at step {step}, saved" in errors
     assert (run_dir / f"checkpoints/step-{step:08d}/manifest.json").exists()
     again = subprocess.run(
-        command(run_dir, "--train.steps", str(step + 2), "--resume"),
+        command(run_dir, "--train.steps", str(step + 2), "--resume-with-changes"),
         capture_output=True,
         text=True,
         cwd=ROOT,

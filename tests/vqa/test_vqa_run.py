@@ -277,8 +277,9 @@ def test_resume_is_exact(tmp_path: Path):
     for name, steps in (("whole", 6), ("parts", 3)):
         words = ["--run-dir", str(tmp_path / name), "--train.steps", str(steps)]
         assert main(["train", str(path), *still, *words]) == 0
-    words = ["--run-dir", str(tmp_path / "parts"), "--train.steps", "6", "--resume"]
+    words = ["--run-dir", str(tmp_path / "parts"), "--train.steps", "6", "--resume-with-changes"]
     assert main(["train", str(path), *still, *words]) == 0
+    assert main(["train", str(tmp_path / "parts"), "--resume"]) == 0  # its own recipe is the same
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     first, second = (load_vqa(tmp_path / name).model.state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(value, second[name]) for name, value in first.items())

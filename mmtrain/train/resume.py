@@ -1,0 +1,266 @@
+"""What of a recipe may change when a run is resumed, and what has changed.
+
+Every key of a recipe is in one of three tables, by its own name or by that of a section above it.
+A key that is new must be put into one of them; a test says so.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from mmtrain.describe_config import NONE, join, show
+from mmtrain.errors import UsageError
+from mmtrain.files import replace_file
+
+HISTORY_FILE = "history.jsonl"
+
+FREE = frozenset(
+    {
+        "run.dir",
+        # Where the data lie; what they are is told by their fingerprint.
+        *("data.train", "data.index_dir", "data.verify", "data.on_damage"),
+        *("vqa.data.questions", "vqa.data.annotations"),
+        # As the ids that it gives are.
+        "tokenizer.path",
+        *("data.workers", "data.prefetch", "data.max_bad_fraction", "data.retry_seconds"),
+        *("train.microbatches", "train.text_groups", "train.compile", "train.device"),
+        *("train.deterministic", "train.log_every"),
+        *("train.checkpoint_every", "train.checkpoint_minutes", "train.keep_checkpoints"),
+        *("train.async_checkpoint", "train.max_bad_steps", "train.on_bad_steps"),
+        *("train.hang_minutes", "train.straggler_factor", "train.straggler_every"),
+        *("parallel", "eval", "log"),
+    }
+)
+"""How a run goes on, not what it is: it goes on with a line for each that changed."""
+
+TOLD = frozenset(
+    {
+        *("train.steps", "train.epochs", "train.loss_scale"),
+        *("optim.lr", "optim.betas", "optim.eps", "optim.weight_decay", "optim.clip_norm"),
+        *("optim.layer_decay", "optim.muon_lr", "optim.muon_momentum"),
+        *("optim.muon_weight_decay", "optim.muon_adjust"),
+        *("optim.schedule", "optim.warmup_steps", "optim.warmup_fraction"),
+        *("optim.decay_fraction", "optim.min_lr_fraction"),
+        *("vqa.vision_lr", "vqa.text_lr"),
+        # Where the weights began: those of the checkpoint hold, but the record would say otherwise.
+        *("model.init", "model.vision_init", "vqa.init", "peft.init"),
+    }
+)
+"""The steps from here on are others, which may be wanted: --resume-with-changes."""
+
+FIXED = frozenset(
+    {
+        "run.seed",
+        *(
+            "data.image_key",
+            "data.captions",
+            "data.caption_lines",
+            "data.label_key",
+            "data.augment",
+            "data.resize_mode",
+        ),
+        *("data.interpolation", "data.shuffle_group", "data.last", "data.max_image_pixels"),
+        "data.fast_decode",
+        *("tokenizer.kind", "tokenizer.context_length", "tokenizer.clean", "tokenizer.add_sot"),
+        *("tokenizer.add_eot", "tokenizer.pad_id"),
+        *("model.vision", "model.text", "model.embed_dim", "model.init_logit_scale"),
+        *("model.init_logit_bias", "model.name", "model.init_training"),
+        *("vqa.connector", "vqa.front_door", "vqa.classify", "vqa.generate", "vqa.loss"),
+        *("vqa.data.per_image", "vqa.data.answer_length", "vqa.data.image_only"),
+        *("vqa.data.question_only", "vqa.min_count"),
+        "loss",
+        *("optim.kind", "optim.ema_decay"),
+        *("train.batch_size", "train.precision"),
+        "lock",
+        *("peft.kind", "peft.rank", "peft.alpha", "peft.rslora", "peft.dropout", "peft.targets"),
+        *("peft.num_tokens", "peft.network", "peft.hidden_dim", "peft.also_train"),
+    }
+)
+"""With another value the steps behind would not be those of this recipe: refused."""
+
+Kind = Literal["free", "told", "fixed"]
+
+
+def kinds_of(key: str) -> list[Kind]:
+    """The tables that a key or a section above it is in; of a recipe's key, one."""
+    parts = key.replace("[]", "").split(".")
+    names = {".".join(parts[:count]) for count in range(1, len(parts) + 1)}
+    tables: dict[Kind, frozenset[str]] = {"free": FREE, "told": TOLD, "fixed": FIXED}
+    return [kind for kind, table in tables.items() if names & table]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A key of a recipe that has another value than a checkpoint's."""
+
+    key: str
+    before: Any
+    """As TOML has it; None: none."""
+    now: Any
+
+    @property
+    def kind(self) -> Kind:
+        """A whole section that came or went, or a key that this version does not have, is fixed."""
+        kinds = kinds_of(self.key)
+        return kinds[0] if kinds else "fixed"
+
+    def __str__(self) -> str:
+        return f"{self.key}: {_show(self.before)} -> {_show(self.now)}"
+
+
+def find_changes(
+    saved: Mapping[str, Any], recipe: Any, *, batches_per_epoch: int = 0
+) -> list[Change]:
+    """Where a resolved recipe differs in meaning from one that a checkpoint holds.
+
+    The folder is not compared: it is where the checkpoint was found.
+    A key that the checkpoint's version did not have yet counts with its default; 1 and 1.0, a list
+    of one and its member, and so many epochs and as many steps are the same.
+
+    Args:
+        saved: the checkpoint's recipe, as `encode` gives it.
+        recipe: this run's, resolved.
+        batches_per_epoch: steps of an epoch; 0: nobody knows.
+    """
+    changes = [one for one in _differences(saved, recipe, "") if one.key != "run.dir"]
+    lengths = {change.key: change for change in changes if change.key in _LENGTHS}
+    if lengths and batches_per_epoch:
+        train: Any = saved.get("train", {})
+        before = {name: train.get(name, NONE) for name in ("steps", "epochs")}
+        now = {name: getattr(recipe.train, name) for name in ("steps", "epochs")}
+        if _length(before, batches_per_epoch) == _length(now, batches_per_epoch):
+            changes = [change for change in changes if change.key not in lengths]
+    return changes
+
+
+def check_changes(
+    changes: list[Change], path: Path, *, wanted: bool, accepted: Mapping[str, Any]
+) -> None:
+    """Refuse changes that make another run, or that nobody said were wanted.
+
+    Args:
+        changes: from `find_changes`.
+        path: the checkpoint, for messages.
+        wanted: --resume-with-changes was given.
+        accepted: keys and values that it was given for already, from `read_history`.
+
+    Raises:
+        UsageError: naming key, both values and the remedy.
+    """
+    by_kind: dict[Kind, list[Change]] = {"fixed": [], "told": [], "free": []}
+    for change in changes:
+        by_kind[change.kind].append(change)
+    unsaid = [
+        change
+        for change in by_kind["told"]
+        if not wanted and accepted.get(change.key, ...) != change.now
+    ]
+    for found, remedy in (
+        (
+            by_kind["fixed"],
+            "the steps behind would not be those of this recipe; go on with what was saved "
+            "(without a recipe --resume takes the run's own), or start a new run in another "
+            "--run-dir",
+        ),
+        (
+            unsaid,
+            "add --resume-with-changes if the run is to go on so, or go on with what was saved "
+            "(without a recipe --resume takes the run's own)",
+        ),
+    ):
+        if found:
+            # Last what other sections fix for the model: the user wrote those.
+            first, *more = sorted(found, key=lambda change: change.key.startswith("model."))
+            others = f" (and {', '.join(map(str, more))})" if more else ""
+            raise UsageError(
+                f"{first.key} = {_show(first.now)}, but {path} was saved with "
+                f"{_show(first.before)}{others}: {remedy}"
+            )
+
+
+def read_history(run_dir: Path) -> list[dict[str, Any]]:
+    """RUN/history.jsonl: the changes that a run was resumed with, a record for each resume."""
+    path = run_dir / HISTORY_FILE
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def accepted_at(history: list[dict[str, Any]], step: int) -> dict[str, Any]:
+    """Keys and values that a run was to go on with from a step on, or from a later one that is
+    lost: killed before its next checkpoint, it need not be told again."""
+    return {
+        key: now
+        for record in history
+        if record["step"] >= step
+        for key, (_, now) in record["changes"].items()
+    }
+
+
+def write_history(run_dir: Path, changes: list[Change], *, step: int) -> list[dict[str, Any]]:
+    """Add what a run is resumed with at a step -> the whole history.
+
+    Records of that step or later ones are dropped: their steps come again.
+    """
+    old = read_history(run_dir)
+    kept = [record for record in old if record["step"] < step]
+    if changes:
+        time = datetime.now().astimezone().isoformat(" ", "seconds")
+        pairs = {change.key: [change.before, change.now] for change in changes}
+        kept.append({"step": step, "time": time, "changes": pairs})
+    if kept or old:
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
+        replace_file(run_dir / HISTORY_FILE, text)
+    return kept
+
+
+_LENGTHS = ("train.steps", "train.epochs")
+
+
+def _length(train: Mapping[str, Any], batches_per_epoch: int) -> int | None:
+    steps, epochs = (_plain(train[name]) for name in ("steps", "epochs"))
+    return steps if epochs is None else epochs * batches_per_epoch
+
+
+def _differences(saved: Mapping[str, Any], config: Any, path: str) -> Iterator[Change]:
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    for name, field in fields.items():
+        value, key = getattr(config, name), join(path, name)
+        before = saved[name] if name in saved else _default(field)
+        if dataclasses.is_dataclass(value) and isinstance(before, dict):
+            yield from _differences(before, value, key)
+        elif (old := _plain(before)) != (new := _plain(value)):
+            yield Change(key=key, before=old, now=new)
+    for name in saved.keys() - fields.keys():
+        yield Change(key=join(path, name), before=_plain(saved[name]), now=None)
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return _table(field.default_factory())
+    return None if field.default is dataclasses.MISSING else field.default
+
+
+def _table(value: Any) -> Any:
+    """A section as a dict; anything else as it is."""
+    is_section = dataclasses.is_dataclass(value) and not isinstance(value, type)
+    return dataclasses.asdict(value) if is_section else value  # pyright: ignore[reportArgumentType]
+
+
+def _plain(value: Any) -> Any:
+    """A value in the one form that equal ones have in common, and that JSON keeps."""
+    value = _table(value)
+    if isinstance(value, dict):
+        return {key: member for key, v in value.items() if (member := _plain(v)) is not None}
+    if isinstance(value, list | tuple):
+        members = [_plain(member) for member in value]
+        return members[0] if len(members) == 1 and isinstance(members[0], str) else members
+    return None if value == NONE else value
+
+
+def _show(value: Any) -> str:
+    return NONE if value is None else show(value)
