@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def eval_answers_command(
     """Judge the answers in `predictions`, whoever gave them."""
     if out.suffix != ".json":
         raise UsageError(f"out = {out} must end in .json")
+    refuse_overwriting((predictions, questions, annotations, choices), {"out": out})
     asked = _read(questions, annotations)
     said = read_predictions(predictions, [question for _, question in asked.rows])
     figures = vqa_figures(said, mode, choices=None if choices is None else read_choices(choices))
@@ -65,6 +67,29 @@ def show_figures(figures: dict[str, Any]) -> None:
     for name, why in figures.get("left_out", {}).items():
         print(f"{name:24} left out: {why}")
     print(f"{'num_questions':24} {figures['num_questions']:,}")
+
+
+def refuse_overwriting(
+    read: Iterable[Path | str | None], written: Mapping[str, Path | None]
+) -> None:
+    """What a command reads it must not write over, nor one output over another.
+
+    Args:
+        read: files of the command, where they are given.
+        written: by option.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    taken = {Path(file).resolve() for file in read if file is not None}
+    for option, path in written.items():
+        if path is None:
+            continue
+        if path.is_dir():
+            raise UsageError(f"{option} = {path} is a folder; name a file")
+        if path.resolve() in taken:
+            raise UsageError(f"{option} = {path} is another file of this command; name a new one")
+        taken.add(path.resolve())
 
 
 def _read(questions: str, annotations: str | None) -> QuestionFile:

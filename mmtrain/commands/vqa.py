@@ -9,19 +9,20 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
-from mmtrain.commands.answers import show_figures
+from mmtrain.commands.answers import refuse_overwriting, show_figures
 from mmtrain.commands.evaluate import ModelOptions
 from mmtrain.data.decode import open_image
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.transforms import eval_transform
 from mmtrain.data.vqa import TextForm
 from mmtrain.data.vqa_predictions import write_predictions
-from mmtrain.data.vqa_source import open_questions, refuse_unanswered
+from mmtrain.data.vqa_source import known_questions, open_questions, refuse_unanswered
 from mmtrain.errors import UsageError
 from mmtrain.eval.answering import Answerer, answer_all, answer_texts, choice_probabilities
 from mmtrain.eval.result import write_result
 from mmtrain.eval.vqa import Mode
 from mmtrain.eval.vqa_attention import look, overlay
+from mmtrain.eval.vqa_figures import check_judged
 from mmtrain.eval.vqa_gqa import read_choices
 from mmtrain.eval.vqa_result import PROBES, evaluate_vqa
 from mmtrain.files import writing
@@ -67,10 +68,14 @@ def eval_vqa_command(
     servers keep theirs, gives predictions and no figures.
     """
     _refuse_outputs(predictions, out, probes=probes, choices=choices)
+    refuse_overwriting((questions, annotations, choices), {"predictions": predictions, "out": out})
     listed = None if choices is None else read_choices(choices)
     source = open_questions(data, questions=questions, annotations=annotations, key="data")
+    known = known_questions(source)
     if predictions is None:
         refuse_unanswered(source)
+    if any(question.answers for question in known) and out is not None:
+        check_judged(known, mode, choices=listed)
     answerer = _answerer(model, head)
     answered = answer_all(answerer, source)
     if predictions is not None and answerer.is_main:

@@ -9,6 +9,7 @@ from mmtrain.data.samples import json_fields
 from mmtrain.data.sources import SampleSource
 from mmtrain.data.vqa_question import Question, questions_from_json
 from mmtrain.data.vqa_text import normalize_answer
+from mmtrain.errors import UsageError
 
 
 def compared_form(question: Question, answer: str) -> str:
@@ -57,12 +58,17 @@ def build_vocabulary(questions: Iterable[Question], *, min_count: int) -> Answer
 
     Raises:
         ValueError: no answer is so frequent.
+        UsageError: there is none at all.
     """
     counts: Counter[str] = Counter()
     for question in questions:
         given = Counter(compared_form(question, answer) for answer in question.answers)
         if given:
             counts[given.most_common(1)[0][0]] += 1
+    if not counts:
+        raise UsageError(
+            "data.train: none of its questions has an answer; name a split that has some"
+        )
     kept = [(answer, n) for answer, n in counts.items() if n >= min_count]
     if not kept:
         raise ValueError(

@@ -39,8 +39,17 @@ def write_predictions(path: Path, answered: Sequence[Said]) -> None:
     """Answers as a file that the set's official evaluation reads.
 
     Raises:
-        UsageError: the file cannot be written, or the questions are of several sets.
+        UsageError: the file cannot be written, the questions are of several sets, or one id is
+            there twice.
     """
+    seen: set[int | str] = set()
+    for one in answered:
+        if one.question.question_id in seen:
+            raise UsageError(
+                f"predictions = {path}: question_id {one.question.question_id} is asked twice, as "
+                "where shards of two sets are read as one; evaluate each by itself"
+            )
+        seen.add(one.question.question_id)
     id_name, answer_name = FIELDS[one_form(one.question for one in answered)]
     rows = [{id_name: one.question.question_id, answer_name: one.prediction} for one in answered]
     try:

@@ -12,8 +12,10 @@ from pathlib import Path
 from mmtrain.data.config import DataConfig
 from mmtrain.data.plan import even_pieces
 from mmtrain.data.sample_error import SampleError
+from mmtrain.data.samples import json_fields
 from mmtrain.data.sources import SampleSource, open_source
 from mmtrain.data.vqa_files import EASY_VQA, QuestionedImage, read_questions
+from mmtrain.data.vqa_question import Question, questions_from_json
 from mmtrain.errors import UsageError
 
 
@@ -108,15 +110,27 @@ def open_questions(
     )
 
 
+def known_questions(source: SampleSource) -> list[Question]:
+    """Every question of a set's own files, which are read already; none of shards."""
+    if not isinstance(source, QuestionSource):
+        return []
+    return [question for image in source.images for question in image.questions]
+
+
+def _first_questions(source: SampleSource) -> list[Question]:
+    try:
+        return [*questions_from_json(json_fields(source.read(0, {"json"}).get("json")))]
+    except (SampleError, ValueError):  # told with all others when they are read
+        return []
+
+
 def refuse_unanswered(source: SampleSource) -> None:
-    """Questions without answers teach nothing and judge nothing; told from a set's own files.
+    """Questions without answers teach nothing and judge nothing.
 
     Raises:
-        UsageError: none of the questions has an answer, or some have not.
+        UsageError: of a set's own files some have no answer, or those of a shard's first sample.
     """
-    if not isinstance(source, QuestionSource):
-        return
-    questions = [question for image in source.images for question in image.questions]
+    questions = known_questions(source) or _first_questions(source)
     bare = [question for question in questions if not question.answers]
     if not bare:
         return

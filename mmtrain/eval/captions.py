@@ -1,6 +1,7 @@
 """The captions of a sample, however many it has, and the images of a set, each once."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -90,7 +91,8 @@ def image_rows(source: SampleSource, read: Sequence[tuple[list[str], bytes]]) ->
     samples: list[int] = []
     captions: list[list[str]] = []
     for sample, (own, _) in enumerate(read):
-        row = first.setdefault(source.key(sample) if is_table else sample, len(samples))
+        name = os.path.normpath(source.key(sample)) if is_table else sample
+        row = first.setdefault(name, len(samples))
         if row == len(samples):
             samples.append(sample)
             captions.append([])

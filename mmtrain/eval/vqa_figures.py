@@ -5,10 +5,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmtrain.data.vqa_predictions import one_form
-from mmtrain.data.vqa_question import Said
+from mmtrain.data.vqa_question import Question, Said
 from mmtrain.errors import UsageError
 from mmtrain.eval.vqa import Mode, vqa_accuracy
-from mmtrain.eval.vqa_gqa import Choices, balanced_only, gqa_figures, is_right
+from mmtrain.eval.vqa_gqa import (
+    Choices,
+    balanced_only,
+    gqa_figures,
+    is_right,
+    refuse_missing_choices,
+)
 
 
 def accuracy_of(said: Said, mode: Mode) -> float:
@@ -47,11 +53,7 @@ def vqa_figures(
         UsageError: the questions have no answers or are of several sets, or a setting has no
             effect.
     """
-    refuse_without_answers(answered)
-    is_gqa = one_form(one.question for one in answered) == "gqa"
-    mode_used = _mode_used(answered, mode, is_gqa=is_gqa)
-    if choices is not None and not is_gqa:
-        raise UsageError("choices: only GQA has such a file, and these questions are not its")
+    mode_used = check_judged([one.question for one in answered], mode, choices=choices)
     used = counted(answered)
     scores = [accuracy_of(one, mode) for one in used]
     figures: dict[str, Any] = {
@@ -66,34 +68,39 @@ def vqa_figures(
         groups.pop("", None)
         if groups:
             figures[name] = {kind: sum(some) / len(some) for kind, some in sorted(groups.items())}
-    if is_gqa:
+    if mode_used == "gqa":
         own, left_out = gqa_figures(answered, choices)
         figures |= own | ({"left_out": left_out} if left_out else {})
     return figures
 
 
-def refuse_without_answers(answered: Sequence[Said]) -> None:
-    """Questions whose right answers are not known cannot be judged.
+def check_judged(questions: Sequence[Question], mode: Mode, *, choices: Choices | None) -> str:
+    """Whether answers to these questions can be judged so -> how they are compared.
 
     Raises:
-        UsageError: there are such.
+        UsageError: the questions have no answers or are of several sets, or a setting has no
+            effect.
     """
-    bare = [one.question.question_id for one in answered if not one.question.answers]
+    bare = [question.question_id for question in questions if not question.answers]
     if bare:
         raise UsageError(
-            f"{len(bare)} of {len(answered)} questions have no answers, the first is question_id "
+            f"{len(bare)} of {len(questions)} questions have no answers, the first is question_id "
             f"{bare[0]}; name the set's annotations (--annotations, VQAv2), or a split whose "
             "answers are published"
         )
-
-
-def _mode_used(answered: Sequence[Said], mode: Mode, *, is_gqa: bool) -> str:
-    """How answers are compared; what cannot matter is refused."""
-    if is_gqa or all(len(one.question.answers) == 1 for one in answered):
-        if mode == "evalai":
-            raise UsageError(
-                "mode = evalai is for several annotators, and each question has one answer; leave "
-                "it out"
-            )
-        return "gqa" if is_gqa else "exact"
-    return mode
+    is_gqa = one_form(questions) == "gqa"
+    if choices is not None and not is_gqa:
+        raise UsageError("choices: only GQA has such a file, and these questions are not its")
+    if is_gqa:
+        unsaid = [Said(question=question, prediction="") for question in questions]
+        used = balanced_only(unsaid)
+        if choices is not None:
+            refuse_missing_choices(used, choices)
+    if not is_gqa and any(len(question.answers) > 1 for question in questions):
+        return mode
+    if mode == "evalai":
+        raise UsageError(
+            "mode = evalai is for several annotators, and each question has one answer; leave it "
+            "out"
+        )
+    return "gqa" if is_gqa else "exact"

@@ -39,6 +39,20 @@ def read_choices(path: Path) -> Choices:
     return content
 
 
+def refuse_missing_choices(balanced: Sequence[Said], choices: Choices) -> None:
+    """Choices of another split.
+
+    Raises:
+        UsageError: a balanced question has none.
+    """
+    ids = [str(one.question.question_id) for one in balanced]
+    if missing := [question_id for question_id in ids if question_id not in choices]:
+        raise UsageError(
+            f"choices: {len(missing)} of {len(ids)} balanced questions have none, the first is "
+            f"{missing[0]}; name the file of this split"
+        )
+
+
 def is_right(said: Said) -> bool:
     """GQA compares strings as they are."""
     return said.prediction == said.question.answers[0]
@@ -76,10 +90,10 @@ def gqa_figures(
 
     Args:
         answered: every question of the file, or its balanced ones.
-        choices: of these questions; None: neither validity nor plausibility.
+        choices: of all balanced questions; None: neither validity nor plausibility.
 
     Raises:
-        UsageError: as balanced_only, or a question has no choices.
+        UsageError: as balanced_only.
     """
     balanced = balanced_only(answered)
     figures: dict[str, Any] = {}
@@ -133,13 +147,8 @@ def _consistency(balanced: Sequence[Said], answered: Sequence[Said]) -> float | 
 
 def _is_among(said: Said, choices: Choices, listed: str) -> bool:
     question = said.question
-    row = choices.get(str(question.question_id))
-    if row is None:
-        raise UsageError(
-            f"choices: question {question.question_id} is not there; name the file of this split"
-        )
     is_common = "Common" in (question.extra.get("types") or {}).get("detailed", "")
-    return said.prediction in (_COMMON if is_common else row[listed])
+    return said.prediction in (_COMMON if is_common else choices[str(question.question_id)][listed])
 
 
 def _distribution(balanced: Sequence[Said]) -> float | str:

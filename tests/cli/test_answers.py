@@ -185,6 +185,9 @@ def test_what_cannot_be_judged_is_one_line(tmp_path: Path, capsys):
     assert "question_id 10: the answer 2 is no text" in capsys.readouterr().err
     assert judge(tmp_path, SAID, EASY, "--choices", str(tmp_path / "none.json")) == 2
     assert "choices = " in capsys.readouterr().err
+    words = ["--predictions", str(tmp_path / "said.json"), "--questions", files["questions"]]
+    assert main(["eval", "answers", *words, "--out", words[1]]) == 2
+    assert "is another file of this command; name a new one" in capsys.readouterr().err
     (tmp_path / "said.json").write_text("[{]")
     words = ["--predictions", str(tmp_path / "said.json"), "--questions", files["questions"]]
     assert main(["eval", "answers", *words, "--out", str(tmp_path / "out.json")]) == 2

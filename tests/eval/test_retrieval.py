@@ -148,7 +148,7 @@ def test_rows_of_one_file_are_one_image(tmp_path: Path, capsys: pytest.CaptureFi
     for number in range(9):
         (tmp_path / f"{number}.png").write_bytes(encoded(picture((22, 19), seed=number), "PNG"))
     rows = [
-        json.dumps({"filepath": f"{number}.png", "caption": text})
+        json.dumps({"filepath": f"{'./' * (place % 2)}{number}.png", "caption": text})
         for place in range(4)
         for number, own in enumerate(captions)
         for text in own[place : place + 1]

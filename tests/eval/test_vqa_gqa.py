@@ -185,7 +185,10 @@ MISTAKES = {
     ),
     "none balanced": (none_balanced, "none isBalanced"),
     "no answers": (lambda c: drop(c, "answer"), "2 of 6 questions have no answers"),
-    "no choice": (lambda c: c["choices"].pop("4"), "choices: question 4 is not there"),
+    "no choice": (
+        lambda c: c["choices"].pop("4"),
+        "choices: 1 of 5 balanced questions have none, the first is 4",
+    ),
     "no choices": (lambda c: c.update(choices={"4": ["red"]}), "name GQA's choices file"),
     "isBalanced": (lambda c: c["questions"]["2"].update(isBalanced="no"), "neither true nor false"),
     "types": (lambda c: c["questions"]["2"].update(types="query"), "question 2: types = 'query'"),

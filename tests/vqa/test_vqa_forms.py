@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from mmtrain.cli import main
+from mmtrain.data.vqa_answers import build_vocabulary, every_question
+from mmtrain.data.vqa_predictions import write_predictions
+from mmtrain.data.vqa_question import Question, Said
 from mmtrain.data.vqa_source import open_questions, refuse_unanswered
 from mmtrain.errors import UsageError
 from tests.vqa.gqa_files import draw_gqa
@@ -101,12 +104,29 @@ def test_swapped_files_are_told(tmp_path: Path, capsys):
             assert all(part in line for part in told.split(".*")), line
 
 
+def test_an_id_that_two_packed_splits_share_is_not_sent_twice(tmp_path: Path):
+    question = Question(question_id=7, question="what?")
+    said = [Said(question=question, prediction=text) for text in ("a", "b")]
+    with pytest.raises(UsageError, match="question_id 7 is asked twice"):
+        write_predictions(tmp_path / "said.json", said)
+    write_predictions(tmp_path / "said.json", said[:1])
+    wanted = [{"question_id": 7, "answer": "a"}]
+    assert json.loads((tmp_path / "said.json").read_text()) == wanted
+
+
 def test_questions_without_answers_are_told_with_what_their_set_does_about_it(tmp_path: Path):
     files = write_set(tmp_path)
     noted = files.pop("annotations")
     with pytest.raises(UsageError, match=r"36 of 36 .*annotations \(--annotations, vqa\.data"):
         refuse_unanswered(open_questions(**files))
     refuse_unanswered(open_questions(**files, annotations=noted))
+    with pytest.raises(UsageError, match="none of its questions has an answer"):
+        build_vocabulary(every_question(open_questions(**files)), min_count=1)
+    # Packed, as a test set would be.
+    pack = ["data", "vqa", "--images", files["data"], "--questions", files["questions"]]
+    assert main([*pack, "--out", str(tmp_path / "shards")]) == 0
+    with pytest.raises(UsageError, match="3 of 3 have no answers"):
+        refuse_unanswered(open_questions(str(tmp_path / "shards/*.tar")))
     row = {"image": "COCO_train2014_000000000003.png", "question": "what?"}
     (tmp_path / "asked.json").write_text(json.dumps([row]))
     with pytest.raises(UsageError, match=r"1 of 1 .* a split whose answers are published"):

@@ -229,14 +229,26 @@ def test_predictions_ask_once_and_need_no_answers(
     assert {"accuracy", "per_answer_type", "num_images", "mode"} <= shared
     assert all(again[name] == figures[name] for name in shared)
     asked.clear()
+    listed = tmp_path / "choices.json"
+    listed.write_text('{"1": {"valid": [], "plausible": []}}')
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.json")}
     for words, told in (
         ([*known], "name --out, for the figures, or --predictions, for the answers"),
         (["--out", str(out)], "36 of 36 have no answers, the first is question_id 0; name the set"),
         ([*known, "--predictions", str(said), "--probes"], "--probes has no effect without --out"),
+        ([*known, "--predictions", files[1]], "is another file of this command; name a new one"),
+        ([*known, "--out", known[1]], "is another file of this command; name a new one"),
+        ([*known, "--predictions", str(out), "--out", str(out)], "is another file of this command"),
+        ([*known, "--predictions", str(tmp_path)], "is a folder; name a file"),
+        (
+            [*known, "--out", str(out), "--choices", str(listed)],
+            "choices: only GQA has such a file",
+        ),
     ):
         assert main([*common, *words]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert told in line and not asked
+    assert before == {path: path.read_bytes() for path in tmp_path.glob("*.json")}
 
 
 def test_gqa_is_learnt_and_judged_in_its_own_words(
