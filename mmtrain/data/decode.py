@@ -48,6 +48,8 @@ _OTHER_FORMATS = (
 Ghostscript; WMF, BUFR, GRIB and HDF5, which other programs draw; IPTC, which holds any of these."""
 _CONTAINERS = (b"\0\0\1\0", b"\0\0\2\0", b"icns")
 """Icons: their headers do not bind the images inside, and Pillow decodes one as it opens them."""
+_OTHER_MAGIC = (b"GIF8", b"II*\0", b"MM\0*", b"\xff\x4f\xff\x51", b"8BPS", b"qoif")
+_MAGIC_AT_4 = (b"ftypavif", b"ftypavis", b"ftypheic", b"jP  \r\n\x87\n")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 # The others (CMYK and YCCK) differ from Pillow's pixels by a level.
@@ -117,6 +119,11 @@ def open_image(data: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Imag
 def has_image_name(name: str) -> bool:
     """Whether a file is called as images are."""
     return PurePath(name).suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS
+
+
+def has_image_magic(head: bytes) -> bool:
+    """Whether a file begins as the common images do; 16 bytes are enough."""
+    return _is_common(head) or head.startswith(_OTHER_MAGIC) or head[4:12] in _MAGIC_AT_4
 
 
 def is_image(data: bytes) -> bool:

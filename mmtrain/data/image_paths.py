@@ -3,10 +3,12 @@
 import errno
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from mmtrain.data.decode import IMAGE_EXTENSIONS
 from mmtrain.data.sample_error import SampleError
+from mmtrain.errors import UsageError
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _NO_SUCH_FILE = (
@@ -14,15 +16,28 @@ _NO_SUCH_FILE = (
 )
 
 
-def is_url(name: str) -> bool:
-    """Whether it is an address, which nothing here fetches."""
-    return _URL.match(name) is not None
-
-
 def image_extension(name: str) -> str:
     """What an image is handed on as: by the extension that its name has, if images have it."""
     extension = PurePath(name).suffix.lower().removeprefix(".")
     return extension if extension in IMAGE_EXTENSIONS else "image"
+
+
+def refuse_no_paths(values: Sequence[object], told: str) -> None:
+    """Look at some of a column.
+
+    Args:
+        values: of its rows.
+        told: names the column.
+
+    Raises:
+        UsageError: all of them are lists, or addresses.
+    """
+    if values and all(isinstance(value, list) for value in values):
+        raise UsageError(f"{told} holds lists of images; write a row for each image")
+    if values and all(isinstance(value, str) and _URL.match(value) for value in values):
+        raise UsageError(
+            f"{told} holds URLs, which are not fetched; fetch them first, such as with img2dataset"
+        )
 
 
 def read_image(folder: Path, name: object) -> bytes:
@@ -40,7 +55,7 @@ def read_image(folder: Path, name: object) -> bytes:
         raise SampleError(f"a list of {len(name)} images in a row; a row is one image")
     if not isinstance(name, str) or not name:
         raise SampleError("no image path")
-    if is_url(name):
+    if _URL.match(name):
         raise SampleError("image is a URL, which is not fetched", detail=name)
     path = os.path.abspath(folder / name)
     try:

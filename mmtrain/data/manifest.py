@@ -6,11 +6,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from mmtrain.data.image_paths import image_extension, is_url, read_image
+from mmtrain.data.image_paths import image_extension, read_image, refuse_no_paths
 from mmtrain.data.plan import even_pieces
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.table import Table
-from mmtrain.errors import UsageError
 
 CAPTION_COLUMNS = ("txt", "text", "caption")
 """The one of these that a table has is a sample's `txt`, where no other one of them is there."""
@@ -81,14 +80,7 @@ class ManifestSource:
         for number in range(min(_NUM_PROBES, self.num_samples)):
             with contextlib.suppress(SampleError):
                 names.append(self._table.row(number).get(self.image_key))
-        column = f"{key} = {self.path}: its column {self.image_key}"
-        if names and all(isinstance(name, list) for name in names):
-            raise UsageError(f"{column} holds lists of images; write a row for each image")
-        if names and all(isinstance(name, str) and is_url(name) for name in names):
-            raise UsageError(
-                f"{column} holds URLs, which are not fetched; fetch them first, such as with "
-                "img2dataset"
-            )
+        refuse_no_paths(names, f"{key} = {self.path}: its column {self.image_key}")
 
 
 def caption_column(columns: Collection[str]) -> str | None:

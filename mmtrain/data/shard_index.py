@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmtrain.data.hidden_names import is_hidden
 from mmtrain.data.tar_scan import Damage, Member, ShardFile, scan
 
 _PIECE = 4096
@@ -139,7 +140,7 @@ def split_name(name: str) -> tuple[str, str] | None:
     """
     folder, slash, base = name.rpartition("/")
     stem, dot, extension = base.partition(".")
-    if not stem or not dot or _META.match(name):
+    if not stem or not dot or _META.match(name) or is_hidden(name):
         return None
     return folder + slash + stem, extension.lower()
 

@@ -9,11 +9,13 @@ import stat
 from collections.abc import Iterator
 from functools import partial
 
+from mmtrain.data.hidden_names import is_hidden, tars_in
 from mmtrain.data.index_file import SUFFIX
 from mmtrain.data.patience import PATIENCE, may_pass, patiently
 from mmtrain.errors import UsageError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
+_MAGIC = re.compile(r"[*?[]")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _SCHEME = re.compile(r"(pipe|[a-z][a-z0-9+.-]+(?=://)):")
 
@@ -93,9 +95,14 @@ def _match(name: str, key: str) -> list[str]:
     mode = _mode(name)
     if mode is not None and not stat.S_ISDIR(mode):
         return [name]
-    found = _glob(name) if mode is None else [os.path.join(name, e) for e in _list(name, "*.tar")]
-    # `data/*` also matches the indexes that we keep beside the shards.
-    matches = [match for match in found if not match.endswith(SUFFIX)]
+    root = _MAGIC.split(name)[0]
+    found = _glob(name) if mode is None else tars_in(name)
+    # `data/*` also matches the indexes that we keep there, and what systems leave there.
+    matches = [
+        match
+        for match in found
+        if not match.endswith(SUFFIX) and not (mode is None and is_hidden(match.removeprefix(root)))
+    ]
     modes = [_mode(match) for match in matches]
     if None in modes:
         broken = matches[modes.index(None)]

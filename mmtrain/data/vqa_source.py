@@ -10,6 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from mmtrain.data.config import DataConfig
+from mmtrain.data.hidden_names import tars_in
 from mmtrain.data.plan import even_pieces
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import json_fields
@@ -92,7 +93,7 @@ def open_questions(
         return QuestionSource(read_questions(single, questions, annotations, key=key))
     if annotations is not None:
         raise UsageError(f"annotations = {annotations} needs questions, the file they belong to")
-    if single and Path(single).is_dir() and not any(Path(single).glob("*.tar")):
+    if single and Path(single).is_dir() and not tars_in(single):
         raise UsageError(
             f"{key} = {single} is a folder of images: name its file of questions "
             "(vqa.data.questions, --questions)"

@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.data.config import DataConfig
-from mmtrain.data.sources import ImageFolderSource, SampleSource
+from mmtrain.data.folder_reading import CLASSES
+from mmtrain.data.hidden_names import is_hidden, tars_in
+from mmtrain.data.image_folder import CaptionFolderSource, ImageFolderSource
+from mmtrain.data.sources import SampleSource
 from mmtrain.data.torchvision_sets import TorchvisionSource
 from mmtrain.errors import UsageError
 from mmtrain.eval.classes import ClassList, class_list, read_classes
@@ -136,13 +139,17 @@ def _clip_benchmark_split(folder: Path, key: str) -> Path | None:
     CLIP benchmark's webdataset layout: classnames.txt, zeroshot_classification_templates.txt (`{c}`
     for the class) and a folder of shards for each split, a sample's class number being its `.cls`.
     """
-    if (folder.parent / CLASS_NAMES_FILE).is_file() and any(folder.glob("*.tar")):
+    if (folder.parent / CLASS_NAMES_FILE).is_file() and folder.is_dir() and tars_in(folder):
         return folder
     if not (folder / CLASS_NAMES_FILE).is_file():
         return None
     if (folder / "test").is_dir():
         return folder / "test"
-    splits = ", ".join(sorted(str(child) for child in folder.iterdir() if child.is_dir()))
+    splits = ", ".join(
+        sorted(
+            str(child) for child in folder.iterdir() if child.is_dir() and not is_hidden(child.name)
+        )
+    )
     raise UsageError(f"{key} = {folder} has no split test; name one of its folders: {splits}")
 
 
@@ -175,8 +182,11 @@ def _resolve(found: _Found, classes: Classes | None, data: Data) -> ClassList:
         return class_list(classes)
     if found.classes is None:
         told = " ".join(data) if isinstance(data, Sequence) and not isinstance(data, str) else data
+        hint = ""
+        if isinstance(found.source, CaptionFolderSource) and found.source.has_folders:
+            hint = f"; or write {CLASSES}{told}, if its folders are the classes"
         raise UsageError(
-            f"classes are not named, and {told} says none; name them: imagenet, or a file"
+            f"classes are not named, and {told} says none; name them: imagenet, or a file{hint}"
         )
     return found.classes
 

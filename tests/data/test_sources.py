@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from mmtrain.data.config import DataConfig
+from mmtrain.data.image_folder import ImageFolderSource
 from mmtrain.data.image_text import ImageTextData
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.shards import ShardSource
-from mmtrain.data.sources import ImageFolderSource, open_source
+from mmtrain.data.sources import open_source
 from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer
 from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.errors import UsageError
@@ -82,7 +83,7 @@ def seen(data: ImageTextData, epochs: int = 1) -> list[str]:
 def test_manifest(images: Path, suffix: str) -> None:
     """Every row once an epoch, its caption and pixels; resumed anywhere, the same batch."""
     path = write_manifest(images, suffix)
-    data = build(str(path), captions={"title": 1.0})
+    data = build(str(path), captions={"title": 1.0}, caption_lines=False)
     assert data.num_samples == NUM
     keys = seen(data, epochs=2)
     everything = sorted(row["filepath"] for row in rows(images))
@@ -109,8 +110,8 @@ def test_manifest_gives_the_batches_of_the_same_shards(images: Path, tmp_path: P
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
     path = write_manifest(images, ".jsonl")
-    ours = build(str(path), captions={"title": 1.0}).batch(1)
-    packed = build(str(shard), captions={"title": 1.0}).batch(1)
+    ours = build(str(path), captions={"title": 1.0}, caption_lines=False).batch(1)
+    packed = build(str(shard), captions={"title": 1.0}, caption_lines=False).batch(1)
     assert torch.equal(ours.images_BCHW, packed.images_BCHW)
     assert torch.equal(ours.tokens_BT, packed.tokens_BT)
 
@@ -167,7 +168,7 @@ def test_missing_image_is_a_bad_sample(images: Path, tmp_path: Path) -> None:
     gone = {"filepath": "gone.png", "title": "y"}
     lines = [good] * 7 + [gone]
     manifest.write_text("".join(json.dumps(row) + "\n" for row in lines))
-    batches = list(build(str(manifest), captions={"title": 1.0}).iterate(0, 2))
+    batches = list(build(str(manifest), captions={"title": 1.0}, caption_lines=False).iterate(0, 2))
     bad = [sample for batch in batches for sample in batch.bad]
     assert [(one.key, one.reason, one.shard) for one in bad] == [
         ("gone.png", "image missing", f"{manifest}:8")
