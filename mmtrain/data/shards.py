@@ -61,7 +61,7 @@ class ShardSource:
         self.shards = open_shards(
             patterns, index_dir=index_dir, key=key, retry_seconds=retry_seconds
         )
-        self.retry_seconds = retry_seconds
+        self.retry_seconds, self._is_lost = retry_seconds, False
         self.verify, self.image_key = verify, image_key
         self.shard_sizes = [shard.summary.num_samples for shard in self.shards]
         self._end_S = np.cumsum(self.shard_sizes, dtype=np.int64)
@@ -170,13 +170,20 @@ class ShardSource:
         return self._patiently(number, attempt, f"read at byte {offset}")
 
     def _opened(self, number: int) -> tuple[ShardFile, ShardIndex]:
+        if number in self._open:
+            return self._open_now(number)
         return self._patiently(number, partial(self._open_now, number), "opened")
 
     def _patiently(self, number: int, attempt: Callable[[], ReturnT], what: str) -> ReturnT:
+        # A disk that stayed away is not waited for again and again, sample by sample.
+        seconds = 0.0 if self._is_lost else self.retry_seconds
         try:
             # Also a file that is missing: it was there when the run began.
-            return patiently(attempt, seconds=self.retry_seconds, again=lambda _: True)
+            read = patiently(attempt, seconds=seconds, again=lambda _: True)
+            self._is_lost = False
+            return read
         except OSError as error:
+            self._is_lost = True
             raise OSError(
                 f"{self.shards[number].path} cannot be {what}, tried for {self.retry_seconds:g} s "
                 f"(data.retry_seconds): {error}"

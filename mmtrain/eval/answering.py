@@ -109,6 +109,7 @@ def answer_all(
         source,
         answerer.preprocess,
         read_value=read_asked,
+        names=("json",),
         spans=[every[number] for number in numbers],
     )
     own: list[tuple[int, list[Answered]]] = []

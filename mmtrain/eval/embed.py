@@ -155,7 +155,7 @@ class _PieceMaker:
 
     def _batches(self, every: Sequence[range]) -> EvalBatches[None]:
         preprocess = self._encoder.preprocess
-        return EvalBatches(self._source, preprocess, read_value=_nothing, spans=every)
+        return EvalBatches(self._source, preprocess, read_value=_nothing, names=(), spans=every)
 
     def make(
         self, number: int | None, piece: range, batches: Iterator[EvalBatch[None]], passes: int

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from mmtrain.data.samples import read_members
 from mmtrain.data.sources import SampleSource
 from mmtrain.eval.encode import Encoder
 from mmtrain.eval.result import Example, thumbnail
@@ -45,7 +46,7 @@ def pick_examples(
             predicted=predicted,
             rank=int(rank_N[index]) + 1,
             num_candidates=num_candidates,
-            picture=thumbnail(decode_sample(source.read(samples[index]))),
+            picture=thumbnail(decode_sample(read_members(source, samples[index]))),
         )
 
     best, worst = best_and_worst(rank_N, lead_N, num=num)

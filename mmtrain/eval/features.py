@@ -1,6 +1,6 @@
 """Features of whole sets, on every rank."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch.distributed as dist
 from torch import Tensor
@@ -12,18 +12,22 @@ from mmtrain.eval.samples import Members, ValueT, encoded_batches
 
 
 def encode_set(
-    encoder: Encoder, source: SampleSource, read_value: Callable[[Members], ValueT]
+    encoder: Encoder,
+    source: SampleSource,
+    read_value: Callable[[Members], ValueT],
+    *,
+    names: Collection[str] | None = None,
 ) -> tuple[Tensor, list[ValueT]]:
     """Unit-norm image features [N, E], float32 on the device, and what is read beside each image.
 
-    The same on every rank, whatever their number, to the last bit.
+    The same on every rank, whatever their number, to the last bit. Arguments as EvalBatches.
 
     Raises:
         UsageError: on every rank, when a sample on any of them cannot be evaluated.
     """
     features_NE: Tensor | None = None
     mine: dict[int, ValueT] = {}
-    for batch, features_BE in encoded_batches(encoder, source, read_value):
+    for batch, features_BE in encoded_batches(encoder, source, read_value, names=names):
         if features_NE is None:
             features_NE = features_BE.new_zeros(source.num_samples, features_BE.size(1))
         features_NE[batch.first : batch.first + len(batch.values)] = features_BE

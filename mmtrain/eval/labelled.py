@@ -53,7 +53,7 @@ def encode_labelled(
     source = open_source(data, index_dir)
     number = {id: place for place, id in enumerate(known.ids)}
     features_NE, classes = encode_set(
-        encoder, source, ReadClass(label_key=label_key, number=number)
+        encoder, source, ReadClass(label_key=label_key, number=number), names=(label_key,)
     )
     class_N = torch.tensor(classes, dtype=torch.int64, device=encoder.device)
     return LabelledSet(source=source, features_NE=features_NE, class_N=class_N)

@@ -1,7 +1,7 @@
 """A look at what a model makes of some images of a set: where each one's text is in it, what the
 vision tower attends to, and which images and texts lie near each other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmtrain.data.sample_error import SampleError
+from mmtrain.data.samples import read_members
 from mmtrain.data.sources import SampleSource
 from mmtrain.data.transforms import EvalTransform, eval_transform
 from mmtrain.errors import UsageError
@@ -75,7 +76,13 @@ class Look:
 
 
 @torch.no_grad()
-def look_at(encoder: Encoder, *, source: SampleSource, read_text: Callable[[Members], str]) -> Look:
+def look_at(
+    encoder: Encoder,
+    *,
+    source: SampleSource,
+    read_text: Callable[[Members], str],
+    names: Collection[str] | None = None,
+) -> Look:
     """Look at up to MAX_POINTS images of a set, on this process alone.
 
     Images and texts of a CLIP lie in two cones apart from each other (Liang et al. 2022,
@@ -85,6 +92,7 @@ def look_at(encoder: Encoder, *, source: SampleSource, read_text: Callable[[Memb
         encoder: with a whole model and without a group.
         source: the images.
         read_text: the text of a sample.
+        names: the files or fields of the .json that it looks at; None: all files.
 
     Raises:
         UsageError: a sample cannot be used.
@@ -92,7 +100,7 @@ def look_at(encoder: Encoder, *, source: SampleSource, read_text: Callable[[Memb
     assert isinstance(encoder.model, Clip) and encoder.group is None
     numbers = evenly_spaced(source.num_samples, MAX_POINTS)
     transform = eval_transform(encoder.preprocess)
-    images, squares, texts = _read(source, numbers, transform, read_text)
+    images, squares, texts = _read(source, numbers, transform, read_text, names)
     pixels_NCHW = torch.stack(squares)
     image_NE = torch.cat([encode_image_batch(encoder, some) for some in pixels_NCHW.split(64)])
     distinct = list(dict.fromkeys(texts))
@@ -134,6 +142,7 @@ def _read(
     numbers: Sequence[int],
     transform: EvalTransform,
     read_text: Callable[[Members], str],
+    names: Collection[str] | None,
 ) -> tuple[list[Image.Image], list[Tensor], list[str]]:
     """Samples' images, what the model sees of them, and their texts."""
     images: list[Image.Image] = []
@@ -141,7 +150,7 @@ def _read(
     texts: list[str] = []
     for number in numbers:
         try:
-            members = source.read(number)
+            members = read_members(source, number, names, or_json=True)
             image = decode_sample(members)
             squares.append(transform(image))
             images.append(image.convert("RGB"))

@@ -57,7 +57,9 @@ def evaluate_retrieval(
     """
     source = open_source(data, index_dir)
     read = ReadCaptions(fields=tuple(captions), lines=caption_lines)
-    images_NE, each = encode_set(encoder, source, ReadImageCaptions(read_captions=read))
+    images_NE, each = encode_set(
+        encoder, source, ReadImageCaptions(read_captions=read), names=read.fields
+    )
     rows = image_rows(source, each)
     images_NE = images_NE[torch.tensor(rows.samples, device=images_NE.device)]
     known = number_captions(rows.captions, encoder.device)

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -16,8 +16,9 @@ from mmtrain.collectives import sum_
 from mmtrain.data import sources
 from mmtrain.data.config import DataConfig
 from mmtrain.data.decode import open_image
+from mmtrain.data.patience import PATIENCE
 from mmtrain.data.sample_error import IncompleteError, SampleError
-from mmtrain.data.samples import image_file
+from mmtrain.data.samples import image_file, read_members
 from mmtrain.data.sources import SampleSource
 from mmtrain.data.transforms import PreprocessConfig, eval_transform
 from mmtrain.data.workers import iterate_batches
@@ -76,6 +77,7 @@ class EvalBatches(Generic[ValueT]):
         source: the samples.
         preprocess: what their images go through.
         read_value: what is wanted of a sample beside its image.
+        names: the files or fields of the .json that `read_value` looks at; None: all files.
         spans: the first sample of each batch and the one behind its last.
     """
 
@@ -85,11 +87,13 @@ class EvalBatches(Generic[ValueT]):
         preprocess: PreprocessConfig,
         *,
         read_value: Callable[[Members], ValueT],
+        names: Collection[str] | None = None,
         spans: Sequence[range],
     ) -> None:
         self.source = source
         self.transform = eval_transform(preprocess)
         self.read_value = read_value
+        self.names = names
         self.spans = spans
         self.image_size = preprocess.image_size
 
@@ -105,7 +109,15 @@ class EvalBatches(Generic[ValueT]):
         faults: list[Fault] = []
         for row, index in enumerate(span):
             try:
-                members = self.source.read(index)
+                # A disk that stayed away is not waited for sample by sample.
+                is_lost = any(not fault.is_bad_sample for fault in faults)
+                members = read_members(
+                    self.source,
+                    index,
+                    self.names,
+                    or_json=True,
+                    retry_seconds=0.0 if is_lost else PATIENCE,
+                )
                 value = self.read_value(members)
                 images_BCHW[row] = self._square(members)
                 values.append(value)
@@ -212,11 +224,15 @@ def made_ahead(
 
 
 def encoded_batches(
-    encoder: Encoder, source: SampleSource, read_value: Callable[[Members], ValueT]
+    encoder: Encoder,
+    source: SampleSource,
+    read_value: Callable[[Members], ValueT],
+    *,
+    names: Collection[str] | None = None,
 ) -> Iterator[tuple[EvalBatch[ValueT], Tensor]]:
     """This rank's batches of the whole set, each with its image features [B, E].
 
-    A rank with fewer batches than another gets empty ones at the end.
+    A rank with fewer batches than another gets empty ones at the end. Arguments as EvalBatches.
 
     Raises:
         UsageError: on every rank, when a sample on any of them cannot be evaluated: a score over
@@ -228,6 +244,7 @@ def encoded_batches(
         source,
         encoder.preprocess,
         read_value=read_value,
+        names=names,
         spans=[every[number] for number in numbers if number is not None],
     )
     with contextlib.closing(made_ahead(encoder, batches)) as own:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mmtrain.data.samples import read_members
 from mmtrain.data.sources import SampleSource
 from mmtrain.data.transforms import eval_transform
 from mmtrain.data.vqa import TextForm
@@ -64,7 +65,7 @@ def _right_answer(one: Answered) -> str:
 
 
 def _example(answerer: Answerer, source: SampleSource, one: Answered, *, rank: int) -> Example:
-    image = decode_sample(source.read(one.sample)).convert("RGB")
+    image = decode_sample(read_members(source, one.sample)).convert("RGB")
     transform = eval_transform(answerer.preprocess)
     picture = seen_part(image, transform.seen_region(*image.size))
     looked = _look(answerer, transform(image)[None], one.question.question)

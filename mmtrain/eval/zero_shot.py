@@ -51,7 +51,7 @@ def evaluate_zero_shot(
     number = {id: place for place, id in enumerate(known.ids)}
     table = ClassTable(source.num_samples, encoder.device)
     read_class = ReadClass(label_key=label_key, number=number)
-    for batch, image_BE in encoded_batches(encoder, source, read_class):
+    for batch, image_BE in encoded_batches(encoder, source, read_class, names=(label_key,)):
         class_B = torch.tensor(batch.values, dtype=torch.int64, device=encoder.device)
         table.fill(batch.first, image_BE @ text_ME.T, class_B)
     return classification_result(

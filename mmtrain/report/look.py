@@ -69,9 +69,10 @@ def update_look(run: Path, *, encoder: Encoder | None = None) -> str | None:
     if _is_current(run / LOOK_DIR / LOOK_FILE, told) and read_look(run / LOOK_DIR, []):
         return None
     try:
-        source, read_text = _open(evaluation)
+        source, read_text, names = _open(evaluation)
         encoder = _load_encoder(run) if encoder is None else encoder
-        write_look(run / LOOK_DIR, look_at(encoder, source=source, read_text=read_text), told=told)
+        look = look_at(encoder, source=source, read_text=read_text, names=names)
+        write_look(run / LOOK_DIR, look, told=told)
     except (OSError, UsageError) as error:
         return f"{error}."
     return None
@@ -113,15 +114,18 @@ def _is_current(path: Path, told: dict[str, Any]) -> bool:
         return False
 
 
-def _open(evaluation: dict[str, Any]) -> tuple[SampleSource, ReadName | FirstCaption]:
-    """An evaluation's data, and what reads the text of a sample."""
+def _open(
+    evaluation: dict[str, Any],
+) -> tuple[SampleSource, ReadName | FirstCaption, tuple[str, ...]]:
+    """An evaluation's data, what reads the text of a sample, and the fields that it looks at."""
     data = evaluation["data"]
     data = data if isinstance(data, str) else tuple(data)
     image_key = {name: evaluation[name] for name in ("image_key",) if name in evaluation}
     if evaluation["kind"] == "retrieval":
         fields = tuple(evaluation.get("captions", ("txt",)))
         captions = ReadCaptions(fields=fields, lines=evaluation.get("caption_lines"))
-        return open_source(data, **image_key), FirstCaption(read_captions=captions)
+        source = open_source(data, **image_key)
+        return source, FirstCaption(read_captions=captions), fields
     inputs = open_labelled(
         {"data": data},
         classes=evaluation.get("classes"),
@@ -131,7 +135,8 @@ def _open(evaluation: dict[str, Any]) -> tuple[SampleSource, ReadName | FirstCap
     known = inputs.classes
     number = {id: place for place, id in enumerate(known.ids)}
     read_class = ReadClass(label_key=inputs.label_key, number=number)
-    return inputs.sources["data"], ReadName(read_class=read_class, names=known.names)
+    read_name = ReadName(read_class=read_class, names=known.names)
+    return inputs.sources["data"], read_name, (inputs.label_key,)
 
 
 def _load_encoder(run: Path) -> Encoder:

@@ -15,7 +15,7 @@ from torch import Tensor
 from mmtrain.data.config import DataConfig
 from mmtrain.data.decode import decode_image
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.samples import image_file
+from mmtrain.data.samples import image_file, read_members
 from mmtrain.data.sources import SampleSource, open_source
 from mmtrain.data.transforms import eval_transform
 from mmtrain.errors import UsageError
@@ -72,18 +72,18 @@ class ImageIndex:
         return [(int(number), float(score_N[number])) for number in best]
 
     def members(self, number: int) -> dict[str, bytes]:
-        """An image's files by extension.
+        """An image's file by its extension.
 
         Raises:
             SampleError, OSError, UsageError: they cannot be read.
         """
-        return self._source.read(int(self._samples_N[number]))
+        return read_members(self._source, int(self._samples_N[number]))
 
     def caption(self, number: int) -> str:
         """The text of an image's .txt, or else its key; what cannot be read has none."""
         sample = int(self._samples_N[number])
         try:
-            text = self._source.read(sample).get("txt", b"").decode("utf-8", "replace")
+            text = self._source.read(sample, {"txt"}).get("txt", b"").decode("utf-8", "replace")
             text = " ".join(text.split()) or self._source.key(sample).rpartition("/")[2]
         except (SampleError, OSError, UsageError):
             return ""
@@ -122,7 +122,7 @@ def embed_now(encoder: Encoder, patterns: Sequence[str]) -> ImageIndex:
         squares: list[Tensor] = []
         for number in range(first, min(first + encoder.batch_size, source.num_samples)):
             try:
-                squares.append(transform(decode_sample(source.read(number))))
+                squares.append(transform(decode_sample(read_members(source, number))))
                 kept.append(number)
             except (SampleError, OSError, ValueError) as fault:
                 faults.append(f"sample {number} in {source.place(number)}: {fault}")

@@ -209,3 +209,17 @@ def test_other_sources_are_as_patient(tmp_path, monkeypatch):
         faults = Faults(monkeypatch, "EIO", count=1, about=".png").at(Path, "read_bytes")
         with pytest.raises(UsageError, match="Input/output error"):
             impatient.batch(0)
+
+
+def test_a_disk_that_stays_away_is_not_waited_for_at_each_sample(train, monkeypatch):
+    source = ShardSource(train, retry_seconds=0.4)
+    faults = Faults(monkeypatch, "EIO", count=10**9).at(os, "pread")
+    start = time.monotonic()
+    for sample in range(7):
+        with pytest.raises(OSError):
+            source.read(sample)
+    assert time.monotonic() - start < 1.2
+    faults.left = 0
+    assert source.read(3)  # it is back, and so is the patience
+    faults.left, faults.met = 2, 0
+    assert source.read(4) and faults.met == 2

@@ -227,7 +227,7 @@ def test_a_disk_that_fails_stops_the_job_and_skips_nothing(
 ) -> None:
     source = open_source(str(write_classified(tmp_path / "a.tar", 5, num_classes=3)))
 
-    def broken(number: int) -> dict[str, bytes]:
+    def broken(number: int, wanted: object = None) -> dict[str, bytes]:
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(source, "read", broken)

@@ -110,7 +110,7 @@ def test_a_disk_that_fails_is_a_fault_that_names_the_sample(
     source.read(0)
     path.unlink()
 
-    def broken(number: int) -> dict[str, bytes]:
+    def broken(number: int, wanted: object = None) -> dict[str, bytes]:
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(source, "read", broken)
