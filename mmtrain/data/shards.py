@@ -167,7 +167,9 @@ class ShardSource:
                 self._close(number)
                 raise
 
-        return self._patiently(number, attempt, f"read at byte {offset}")
+        data = self._patiently(number, attempt, f"read at byte {offset}")
+        self._is_lost = False
+        return data
 
     def _opened(self, number: int) -> tuple[ShardFile, ShardIndex]:
         if number in self._open:
@@ -179,9 +181,7 @@ class ShardSource:
         seconds = 0.0 if self._is_lost else self.retry_seconds
         try:
             # Also a file that is missing: it was there when the run began.
-            read = patiently(attempt, seconds=seconds, again=lambda _: True)
-            self._is_lost = False
-            return read
+            return patiently(attempt, seconds=seconds, again=lambda _: True)
         except OSError as error:
             self._is_lost = True
             raise OSError(
