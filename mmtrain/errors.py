@@ -51,7 +51,32 @@ def leave_error(message: str, status: ExitStatus) -> None:
 
     The launcher's own line would say no more than which rank failed. torchrun prints the message
     of the first one, and both can tell a mistake, which a restart only repeats, by the status.
+    Where all ranks leave theirs in one file, a mistake is not overwritten by what follows from it.
     """
-    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path and (status is ExitStatus.MISTAKE or _mistake_in(Path(path)) is None):
         content = {"message": message, "timestamp": int(time.time()), "status": int(status)}
         Path(path).write_text(json.dumps(content), encoding="utf-8")
+
+
+def mistake_before_restart() -> str | None:
+    """The user's mistake that ended the ranks on this machine before torchrun restarted them.
+
+    torchrun restarts its ranks as often as it may, whatever their exit status was. A rank's error
+    file is LOGS/attempt_N/RANK/error.json, and N counts the restarts.
+    """
+    count = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    attempt = Path(os.environ.get("TORCHELASTIC_ERROR_FILE", "")).parent.parent
+    if count == 0 or attempt.name != f"attempt_{count}":
+        return None
+    left = sorted(attempt.with_name(f"attempt_{count - 1}").glob("*/error.json"))
+    return next((message for path in left if (message := _mistake_in(path)) is not None), None)
+
+
+def _mistake_in(path: Path) -> str | None:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):  # the rank left none, or was killed as it did
+        return None
+    is_mistake = isinstance(content, dict) and content.get("status") == ExitStatus.MISTAKE
+    return str(content.get("message")) if is_mistake else None

@@ -17,7 +17,7 @@ from mmtrain.cli.plan import add_plan
 from mmtrain.cli.train import add_train
 from mmtrain.cli.vqa import add_ask
 from mmtrain.cli.words import explain, refuse_document_dashes, split_overrides
-from mmtrain.errors import UsageError
+from mmtrain.errors import ExitStatus, UsageError, leave_error, mistake_before_restart
 
 _EXAMPLES = """\
 examples:
@@ -51,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A user's mistake is one line on stderr and status 2; a defect of ours keeps its traceback.
     """
+    if (mistake := mistake_before_restart()) is not None:
+        leave_error(mistake, ExitStatus.MISTAKE)  # it was said; the next restart must know too
+        return ExitStatus.MISTAKE
     words = list(sys.argv[1:] if argv is None else argv)
     return end_well(lambda: _run(words), name="mmtrain")
 
