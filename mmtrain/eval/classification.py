@@ -1,5 +1,7 @@
 """From the scores of classes to figures: accuracy, calibration, what is taken for what."""
 
+import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,11 +36,31 @@ class ReadClass:
     """Of each class id."""
 
     def __call__(self, members: Members) -> int:
-        """Raises SampleError when the sample has no label, or one that is no class."""
-        label = str(read_text_field(members, self.label_key))
-        if label not in self.number:
-            raise SampleError(f"its {self.label_key} {label!r} is not among the classes")
-        return self.number[label]
+        """Raises SampleError when the sample has no label, several, or one that is no class."""
+        label = read_text_field(members, self.label_key)
+        if str(label) in self.number:
+            return self.number[str(label)]
+        several = _several(label)
+        known = [one for one in several if one in self.number]
+        if len(several) == 1 and known:  # a list of one
+            return self.number[known[0]]
+        if len(several) > 1 and len(known) == len(several):
+            raise SampleError(
+                f"its {self.label_key} names {len(several)} classes ({', '.join(several)}), and "
+                "accuracy is of images with one; several want mean average precision, which is "
+                "not computed here"
+            )
+        raise SampleError(f"its {self.label_key} {str(label)!r} is not among the classes")
+
+
+def _several(label: Any) -> list[str]:
+    """The labels of a JSON list, or of a text that spaces or commas divide."""
+    if isinstance(label, str):
+        try:
+            label = json.loads(label)
+        except (ValueError, RecursionError):
+            return [part for part in re.split(r"[\s,;]+", label) if part]
+    return [str(one) for one in label] if isinstance(label, list) else [str(label)]
 
 
 class ClassTable:

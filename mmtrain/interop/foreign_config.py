@@ -92,6 +92,13 @@ class ForeignConfig:
         Raises:
             UsageError: a field is left, with the nearest that we know.
         """
+        if (method := self._left.get("quantization_config")) is not None:
+            named = method.get("quant_method") if isinstance(method, dict) else None
+            raise UsageError(
+                f"{self.source}: quantization_config: quantised weights ({named or 'unnamed'}) are "
+                "not read; take the model that they were made from, or write it dequantised "
+                "(transformers: model.dequantize())"
+            )
         for name, value in self._left.items():
             near = difflib.get_close_matches(name, self._known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""

@@ -13,6 +13,7 @@ from mmtrain.interop.hf_clip_config import GENERIC
 from mmtrain.models import DecoderConfig
 from mmtrain.nn import TransformerConfig
 from mmtrain.nn.feed_forward import Activation
+from mmtrain.nn.rope import RopeScaling
 
 Family = Literal["openai-gpt", "gpt2", "llama", "qwen2", "gemma"]
 
@@ -24,6 +25,9 @@ CLASSES: dict[Family, str] = {
     "gemma": "GemmaForCausalLM",
 }
 """By the config's model_type."""
+
+SCALINGS = ("linear", "llama3")
+"""How rotary frequencies may be scaled; yarn, dynamic and longrope depend on more than that."""
 
 GPT_ACTIVATIONS: dict[str, Activation] = {
     "gelu_new": "gelu_tanh",
@@ -225,22 +229,41 @@ def _gated(
         ),
         vocab_size=taken["vocab_size"],
         context_length=fields.take("max_position_embeddings", int, context),
-        rope_theta=_rope_theta(fields),
+        **_rope(fields),
         embed_scale=gemma,
         tied_head=tied,
     )
 
 
-def _rope_theta(fields: ForeignConfig) -> float:
-    """The base of the frequencies, from `rope_parameters` or the flat form of older files."""
+def _rope(fields: ForeignConfig) -> dict[str, Any]:
+    """Base and scaling of the frequencies, from `rope_parameters` or the forms of older files.
+
+    Where both forms are there the older counts, as in transformers.
+    """
     flat = fields.take("rope_theta", float, 10000.0)
-    fields.only("rope_scaling", None)
-    nested = fields.section("rope_parameters")
-    nested.only("rope_type", "default")
-    nested.only("type", "default")
-    theta = nested.take("rope_theta", float, flat)
-    nested.close()
-    return theta
+    is_old = fields.holds("rope_scaling")
+    old, new = fields.section("rope_scaling"), fields.section("rope_parameters")
+    section, other = (old, new) if is_old else (new, old)
+    other.ignore("rope_type", "type", "factor", "low_freq_factor", "high_freq_factor")
+    other.ignore("original_max_position_embeddings", "partial_rotary_factor")
+    theta = other.take("rope_theta", float, flat)
+    other.close()
+    theta = section.take("rope_theta", float, theta)
+    kind = section.only("rope_type", None, "default", *SCALINGS)
+    kind = section.only("type", kind or "default", "default", *SCALINGS)
+    section.only("partial_rotary_factor", 1.0)
+    if kind == "default":
+        section.close()
+        return {"rope_theta": theta}
+    scaling: dict[str, Any] = {"kind": kind, "factor": section.take("factor", float)}
+    if kind == "llama3":
+        for name in ("low_freq_factor", "high_freq_factor"):
+            scaling[name] = section.take(name, float)
+        scaling["original_context"] = section.take("original_max_position_embeddings", int)
+    else:
+        section.ignore("original_max_position_embeddings")
+    section.close()
+    return {"rope_theta": theta, "rope_scaling": RopeScaling(**scaling)}
 
 
 def decoder_config_to_hf(config: DecoderConfig, *, family: Family | None = None) -> dict[str, Any]:
@@ -270,6 +293,7 @@ def _canonical(config: DecoderConfig) -> DecoderConfig:
         config,
         transformer=replace(canonical_blocks(config.transformer), mask="causal"),
         rope_theta=config.rope_theta if config.positions == "rope" else 10000.0,
+        rope_scaling=config.rope_scaling if config.positions == "rope" else None,
     )
 
 
@@ -312,11 +336,27 @@ def _gated_fields(config: DecoderConfig, family: Family) -> dict[str, Any]:
         "rms_norm_eps": blocks.norm_eps,
         # Both forms, for old and new readers.
         "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rope_parameters": _rope_to(config),
         "tie_word_embeddings": config.tied_head,
     }
+    if config.rope_scaling is not None:
+        data["rope_scaling"] = _rope_to(config)
     if family != "qwen2":
         data |= {"attention_bias": blocks.out_bias}
     if family == "llama":
         data |= {"mlp_bias": blocks.ff_bias}
     return data
+
+
+def _rope_to(config: DecoderConfig) -> dict[str, Any]:
+    scaling = config.rope_scaling
+    if scaling is None:
+        return {"rope_type": "default", "rope_theta": config.rope_theta}
+    fields = {"rope_type": scaling.kind, "rope_theta": config.rope_theta, "factor": scaling.factor}
+    if scaling.kind == "llama3":
+        fields |= {
+            "low_freq_factor": scaling.low_freq_factor,
+            "high_freq_factor": scaling.high_freq_factor,
+            "original_max_position_embeddings": scaling.original_context,
+        }
+    return fields

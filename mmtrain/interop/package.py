@@ -68,6 +68,5 @@ def read_checkpoint(path: Path) -> Any:
 
 
 def float_tensors(tensors: Tensors) -> Tensors:
-    """fp16 and bf16 as fp32, of which they are a part: models are built in fp32."""
-    short = (torch.float16, torch.bfloat16)
-    return {name: x.float() if x.dtype in short else x for name, x in tensors.items()}
+    """Every number format of floats as fp32, in which models are built."""
+    return {name: x.float() if x.is_floating_point() else x for name, x in tensors.items()}

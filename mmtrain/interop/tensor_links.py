@@ -140,6 +140,7 @@ def check_tensors(
     Raises:
         UsageError: naming them as `wanted` and `found` do.
     """
+    refuse_quantised(found, source=source)
     shapes = [
         f"{name} {list(found[name].shape)} should be {list(x.shape)}"
         for name, x in wanted.items()
@@ -157,3 +158,30 @@ def check_tensors(
     ]
     if told:
         raise UsageError(f"{source}: tensors do not fit its config: {'; '.join(told)}")
+
+
+def refuse_quantised(found: Mapping[str, Tensor], *, source: str) -> None:
+    """Refuse weights that were made integers, or 8-bit floats with scales apart.
+
+    Raises:
+        UsageError: naming the first such tensor.
+    """
+    for name, x in found.items():
+        leaf = name.rpartition(".")[2]
+        is_weight = leaf in ("weight", "bias") and (
+            not x.is_floating_point() or x.element_size() == 1
+        )
+        if is_weight or leaf in _QUANTISED:
+            kind = str(x.dtype).removeprefix("torch.")
+            raise UsageError(
+                f"{source}: {name} is {kind}, of quantised weights, which are not read; take the "
+                "model that they were made from, or write it dequantised (transformers: "
+                "model.dequantize())"
+            )
+
+
+_QUANTISED = (
+    "qweight", "qzeros", "g_idx", "SCB", "weight_format", "absmax", "quant_map", "nested_absmax",
+    "weight_scale", "weight_scale_inv", "weight_packed", "input_scale", "weight_zero_point",
+)  # fmt: skip
+"""What quantised weights keep beside or instead of a weight: bitsandbytes, GPTQ, AWQ, fp8."""

@@ -19,7 +19,7 @@ from mmtrain.limits import check_counts
 from mmtrain.models.tower import reset_norms
 from mmtrain.nn import DecoderCache, Mask, Transformer, TransformerConfig
 from mmtrain.nn.masks import causal_allowed, segment_positions, window_allowed
-from mmtrain.nn.rope import RopeTable, rope_1d
+from mmtrain.nn.rope import RopeScaling, RopeTable, rope_1d
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,8 @@ class DecoderConfig:
     """How tokens know their place."""
     rope_theta: float = 10000.0
     """Base of the rotary frequencies."""
+    rope_scaling: RopeScaling | None = None
+    """How they are slowed down for long texts. None: they are not."""
     embed_scale: bool = False
     """Multiply token vectors by sqrt(dim), rounded to the weights' dtype (Gemma)."""
     final_norm: bool = True
@@ -240,7 +242,8 @@ class Decoder(nn.Module):
         if self.config.positions != "rope":
             return None
         head_size = self.config.transformer.head_size
-        return rope_1d(position_BT, head_size, theta=self.config.rope_theta)
+        theta, scaling = self.config.rope_theta, self.config.rope_scaling
+        return rope_1d(position_BT, head_size, theta=theta, scaling=scaling)
 
     def _place(
         self,

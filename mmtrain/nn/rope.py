@@ -4,10 +4,53 @@ Tables are (cos, sin), each [T, H] or [B, T, H]; the rotation pairs feature i wi
 half-split form that Llama's checkpoints use.
 """
 
+import math
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 RopeTable = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """Frequencies slowed down, for texts longer than the ones that a model was first trained on."""
+
+    kind: Literal["linear", "llama3"]
+    """`linear`: all of them (arXiv:2306.15595). `llama3`: those that turn seldom within the first
+    context, the ones between in part (arXiv:2407.21783, section 3.4.2)."""
+    factor: float
+    """By which a frequency is divided."""
+    low_freq_factor: float = 1.0
+    """llama3: a frequency that turns so often or less in the first context is divided whole."""
+    high_freq_factor: float = 4.0
+    """llama3: one that turns so often or more stays."""
+    original_context: int = 8192
+    """llama3: tokens of the first context."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("linear", "llama3"):
+            raise ValueError(f'kind = "{self.kind}" must be linear or llama3')
+        if not self.factor >= 1:
+            raise ValueError(f"factor = {self.factor} must be 1 or more")
+        if not 0 < self.low_freq_factor < self.high_freq_factor:
+            raise ValueError(
+                f"low_freq_factor = {self.low_freq_factor} must be above 0 and below "
+                f"high_freq_factor = {self.high_freq_factor}"
+            )
+        if self.original_context < 1:
+            raise ValueError(f"original_context = {self.original_context} must be at least 1")
+
+    def scaled(self, frequency: Tensor) -> Tensor:
+        """Frequencies in radians a token, the slow ones slower."""
+        if self.kind == "linear":
+            return frequency / self.factor
+        turns = self.original_context * frequency / (2 * math.pi)
+        kept = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        kept = kept.clamp(0, 1)
+        return (1 - kept) * frequency / self.factor + kept * frequency
 
 
 def _table(angle: Tensor) -> RopeTable:
@@ -16,7 +59,13 @@ def _table(angle: Tensor) -> RopeTable:
     return angle.cos(), angle.sin()
 
 
-def rope_1d(position_T: Tensor, head_dim: int, *, theta: float = 10000.0) -> RopeTable:
+def rope_1d(
+    position_T: Tensor,
+    head_dim: int,
+    *,
+    theta: float = 10000.0,
+    scaling: RopeScaling | None = None,
+) -> RopeTable:
     """Tables for positions [T] or [B, T] (in tokens).
 
     Raises:
@@ -27,6 +76,8 @@ def rope_1d(position_T: Tensor, head_dim: int, *, theta: float = 10000.0) -> Rop
     exponent = torch.arange(0, head_dim, 2, device=position_T.device, dtype=torch.float32)
     # A quotient, as where Llama's checkpoints come from: one rounding apart is 6e-5 at token 900.
     frequency = 1.0 / theta ** (exponent / head_dim)
+    if scaling is not None:
+        frequency = scaling.scaled(frequency)
     return _table(position_T.float()[..., None] * frequency)
 
 

@@ -188,3 +188,33 @@ def test_workers_give_the_same(tmp_path: Path) -> None:
     )
     assert alone == worked
     assert torch.equal(torch.get_rng_state(), state), "an evaluation moved the run's randomness"
+
+
+@pytest.mark.parametrize("files", [{"cls": b"[1]"}, {"json": {"cls": [1]}}, {"cls": b" 1\n"}])
+def test_a_list_of_one_label_is_a_label(tmp_path: Path, files: dict) -> None:
+    good = {"png": encoded(picture((20, 20)), "PNG")}
+    data = write_shard(tmp_path / "a.tar", [(f"s{i}", good | files) for i in range(3)])
+    figures = evaluate_zero_shot(
+        make_encoder(), data=str(data), classes=["x", "y"], label_key="cls"
+    ).figures
+    assert figures["num_samples"] == 3
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        *({"cls": text} for text in (b"0 1", b"0,1", b"0, 1\n", b"[0, 1]", b'["0", "1"]', b"0\n1")),
+        {"json": {"cls": [0, 1]}},
+        {"json": {"cls": "0;1"}},
+    ],
+)
+def test_several_labels_are_refused_as_such(tmp_path: Path, files: dict) -> None:
+    """Accuracy is of images with one class; a multi-label set wants another figure."""
+    good = {"png": encoded(picture((20, 20)), "PNG")}
+    samples = [(f"s{i}", good | {"cls": b"0"}) for i in range(3)] + [("two", good | files)]
+    data = write_shard(tmp_path / "a.tar", samples)
+    with pytest.raises(UsageError) as caught:
+        evaluate_zero_shot(make_encoder(), data=str(data), classes=["x", "y"], label_key="cls")
+    message = str(caught.value)
+    assert "sample two of" in message and "names 2 classes (0, 1)" in message
+    assert "mean average precision" in message and len(message.splitlines()) == 1

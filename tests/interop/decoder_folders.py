@@ -15,6 +15,15 @@ GATED = {
     "num_attention_heads": 4,
     "max_position_embeddings": 64,
 }
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 5000.0, "factor": 2.5}
 GPT: dict[str, Any] = {
     "vocab_size": 50,
     "n_positions": 64,
@@ -44,6 +53,13 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm2": (
         "LlamaConfig",
         GATED | {"num_key_value_heads": 2, "tie_word_embeddings": True, "rms_norm_eps": 1e-5},
+    ),
+    "llama 3": ("LlamaConfig", GATED | {"head_dim": 16, "rope_parameters": LLAMA3}),
+    "llama linear": ("LlamaConfig", GATED | {"rope_parameters": LINEAR}),
+    "qwen2 linear": ("Qwen2Config", GATED | {"num_key_value_heads": 2, "rope_parameters": LINEAR}),
+    "gemma llama3": (
+        "GemmaConfig",
+        GATED | {"num_key_value_heads": 1, "head_dim": 8, "rope_parameters": LLAMA3},
     ),
     "qwen2": ("Qwen2Config", GATED | {"num_key_value_heads": 2, "tie_word_embeddings": True}),
     "qwen2 untied": ("Qwen2Config", GATED | {"num_key_value_heads": 2, "rope_parameters": ROPE}),

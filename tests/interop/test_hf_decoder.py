@@ -62,6 +62,22 @@ def test_the_flat_rope_form_of_older_files(theta, tmp_path):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("name", ["llama 3", "llama linear", "qwen2 linear"])
+@pytest.mark.parametrize("key", ["type", "rope_type"])
+def test_the_scaled_rope_of_older_files(name, key, tmp_path):
+    """rope_scaling and a flat rope_theta give the logits of rope_parameters, and not others'."""
+    peer = write_peer(name, tmp_path)
+    want = peer(TOKENS).logits
+    scaling = dict(DECODERS[name][1]["rope_parameters"])
+    kind, theta = scaling.pop("rope_type"), scaling.pop("rope_theta")
+    old = {"rope_theta": theta, "rope_scaling": scaling | {key: kind}, "rope_parameters": None}
+    edit_config(tmp_path, **old)
+    torch.testing.assert_close(load(tmp_path)(TOKENS), want, rtol=0, atol=1e-5)
+    edit_config(tmp_path, rope_scaling=None)
+    assert (load(tmp_path)(TOKENS) - want).abs().max() > 1e-3
+
+
+@torch.no_grad()
 def test_gpt2s_first_files(tmp_path):
     """No `transformer.` before the names, the causal mask and the tied head among the tensors."""
     peer = write_peer("gpt2", tmp_path)
@@ -139,7 +155,17 @@ def test_gpt3s_alternating_layers_are_gpt_neos():
         ({"hidden_sizes": 16}, "hidden_sizes = 16 is unknown; did you mean hidden_size"),
         ({"hidden_act": "gelu"}, 'hidden_act = "gelu" is not supported; we read "silu"'),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, 'rope_type = "yarn" is not'),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling = .* is not supported"),
+        *(
+            ({"rope_scaling": {key: kind, "factor": 2.0}}, f'{key} = "{kind}" is not supported')
+            for key in ("type", "rope_type")
+            for kind in ("yarn", "dynamic", "longrope", "su", "mrope")
+        ),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling: factor is missing"),
+        ({"rope_scaling": {"type": "llama3", "factor": 8.0}}, "low_freq_factor is missing"),
+        ({"rope_scaling": {"type": "linear", "factor": 0.5}}, "factor = 0.5 must be 1 or more"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0, "by": 1}}, "by = 1 is unknown"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor = 0.5 is not"),
+        ({"quantization_config": {"quant_method": "awq"}}, r"quantised weights \(awq\) are not"),
         ({"hidden_size": "16"}, 'hidden_size = "16" must be int'),
         ({"num_attention_heads": 3}, "num_heads = 3 must divide dim = 16, or set head_dim"),
         ({"intermediate_size": 32}, r"6 of another shape \(model.layers.0.mlp.gate_proj.weight"),
