@@ -138,16 +138,19 @@ def test_bad_images_are_named_or_left_out(tool, folder, tmp_path, capsys):
     ("options", "message"),
     [
         (["--samples-per-shard", "0"], "--samples-per-shard 0 must be within 1 and 10000"),
-        (["--captions", "{}/none.csv"], "No such file or directory; name a file"),
+        (["--captions", "{}/none.csv"], "cannot be read: No such file or directory"),
         (["--captions", "{}/x.xlsx"], "must be one of .csv, .tsv, .jsonl"),
-        (["--captions", "{}/a.csv"], "--caption-key caption: row 1 of {}/a.csv has no such column"),
+        (["--captions", "{}/a.csv"], "--caption-key = caption is no column of {}/a.csv"),
         (
             ["--captions", "{}/a.csv", "--caption-key", "text"],
-            "row 1 names y.png, which FOLDER has",
+            "{}/a.csv:2: row names an image that FOLDER has not (y.png;",
         ),
-        (["--captions", "{}/a.csv", "--image-key", "id"], "--image-key id: row 1"),
+        (
+            ["--captions", "{}/a.csv", "--image-key", "id"],
+            "--image-key = id is no column of {}/a.csv",
+        ),
         (["--captions", "{}/empty.csv"], "has no rows"),
-        (["--captions", "{}/bad.jsonl"], "line 2 is no JSON"),
+        (["--captions", "{}/bad.jsonl"], "{}/bad.jsonl:2: row is no JSON"),
         (["--out", "{}/full"], "is not empty; name a new folder"),
     ],
 )
@@ -164,6 +167,32 @@ def test_mistakes_are_one_line(tool, folder, tmp_path, capsys, options, message)
     assert error.startswith("make_shards: ")
     assert message.format(tmp_path) in error
     assert error.count("\n") == 1
+
+
+def test_malformed_rows_are_left_out_where_asked(tool, folder, tmp_path, capsys):
+    table = tmp_path / "captions.csv"
+    table.write_text(
+        'file_name;caption\n0.png;a\u2028b\n1.JPG;"never closed\n2.webp;x;y\n4.png;d\n'
+    )
+    options = [str(folder), "--captions", str(table), "--out", str(tmp_path / "out")]
+    assert tool.main(options) == 2
+    assert f"{table}:3: row has a quote that is not closed" in capsys.readouterr().err
+    assert tool.main([*options, "--skip-bad"]) == 0
+    found = read(tmp_path / "out")
+    assert found["0.png"][1] == "a\u2028b"
+    assert len(found) == 2 or "4.png" not in names(folder)
+
+
+def test_hidden_files_count_nowhere_and_tables_are_not_passed_over(tool, folder, tmp_path, capsys):
+    for name in ("._0.png", ".ipynb_checkpoints/0.png", "__MACOSX/0.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"no image")
+    assert tool.main([str(folder), "--out", str(tmp_path / "out")]) == 0
+    assert len(read(tmp_path / "out")) == 10
+    (folder / "1.txt").unlink()
+    (folder / "metadata.csv").write_text("file_name,caption\n1.JPG,x\n")
+    assert tool.main([str(folder), "--out", str(tmp_path / "other")]) == 2
+    assert f"--captions {folder}/metadata.csv" in capsys.readouterr().err
 
 
 def test_folders_without_images(tool, tmp_path, capsys):

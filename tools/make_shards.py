@@ -3,7 +3,7 @@
     python tools/make_shards.py photos --out shards
         photos/a.jpg with photos/a.txt (its caption) and, if there is one, photos/a.json
     python tools/make_shards.py photos --captions captions.csv --out shards
-        captions from a table: .csv, .tsv or .jsonl with the columns file_name and caption; what
+        captions from a table (.csv, .tsv, .jsonl) with the columns file_name and caption; what
         other columns hold goes into the .json
 
 Writes OUT/00000.tar, ... with an image, a .txt and a .json for each sample, and an index with
@@ -13,7 +13,6 @@ as `captions`. The same input gives the same shards, byte for byte.
 """
 
 import argparse
-import csv
 import io
 import json
 import os
@@ -27,15 +26,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mmtrain.cli.endings import end_well
-from mmtrain.data.decode import MAX_IMAGE_PIXELS, decode_image, has_image_name
+from mmtrain.data.decode import MAX_IMAGE_PIXELS, decode_image
+from mmtrain.data.folder_listing import FolderListing, list_folder
+from mmtrain.data.image_paths import image_extension
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.shard_check import index_shards
+from mmtrain.data.table import TABLE_SUFFIXES, Table
 from mmtrain.errors import UsageError
 from mmtrain.files import writing
 
 _MAX_PER_SHARD = 10_000
 _MAX_NAMED = 5
-_TABLES = (".csv", ".tsv", ".jsonl")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -53,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     parser.add_argument(
         "--captions", type=Path, metavar="FILE",
-        help="a .csv, .tsv or .jsonl table (default: a .txt beside each image)",
+        help="a .csv, .tsv, .jsonl or .json table (default: a .txt beside each image)",
     )  # fmt: skip
     parser.add_argument(
         "--image-key", default="file_name", metavar="COLUMN",
@@ -94,94 +95,100 @@ class Sample:
     """What goes into the .json."""
 
 
-def find_images(folder: Path) -> dict[str, Path]:
-    """All images of a folder by their path inside it, sorted.
+def find_images(folder: Path) -> FolderListing:
+    """What lies in a folder; hidden files do not count.
 
     Raises:
         UsageError: there is no such folder, or no image in it.
     """
     if not folder.is_dir():
         raise UsageError(f"FOLDER = {folder} is no folder; name the one that holds the images")
-    found = {
-        path.relative_to(folder).as_posix(): path
-        for path in folder.rglob("*")
-        if has_image_name(path.name) and path.is_file()
-    }
-    if not found:
+    listing = list_folder(folder)
+    if not listing.images:
         raise UsageError(f"FOLDER = {folder} holds no image (.jpg, .png or alike); name another")
-    return dict(sorted(found.items()))
+    return listing
 
 
-def samples_beside(images: dict[str, Path]) -> Iterator[Sample]:
-    """Captions from the .txt, fields from the .json that lie beside each image."""
-    for name, path in images.items():
-        text, fields = path.with_suffix(".txt"), path.with_suffix(".json")
-        caption = _read(text).strip() if text.is_file() else ""
+def samples_beside(listing: FolderListing) -> Iterator[Sample]:
+    """Captions from the .txt, fields from the .json that lie beside each image.
+
+    Raises:
+        UsageError: captions are in a table instead, or a file cannot be read.
+    """
+    if listing.tables and listing.num_captioned() < len(listing.images):
+        table = listing.folder / listing.tables[0]
+        raise UsageError(
+            f"FOLDER = {listing.folder} holds {table}, and images without a text beside them; read "
+            f"the table by --captions {table}, or move it away"
+        )
+    for name in sorted(listing.images):
+        files = {k: listing.folder / path for k, path in listing.files(name).items()}
+        caption = _read(files["txt"]).strip() if "txt" in files else ""
         known: Any = {}
-        if fields.is_file():
+        if "json" in files:
             try:
-                known = json.loads(_read(fields))
+                known = json.loads(_read(files["json"]))
             except ValueError as error:
-                raise UsageError(f"{fields} is no JSON ({error}); mend or remove it") from error
+                raise UsageError(f"{files['json']} is no JSON ({error}); mend it") from error
             if not isinstance(known, dict):
-                raise UsageError(f"{fields} is no JSON object; mend or remove it")
-        yield Sample(path=path, name=name, captions=[caption] * bool(caption), fields=known)
+                raise UsageError(f"{files['json']} is no JSON object; mend or remove it")
+        yield Sample(
+            path=listing.folder / name, name=name, captions=[caption] * bool(caption), fields=known
+        )
 
 
 def samples_in_table(
-    images: dict[str, Path], table: Path, *, image_key: str, caption_key: str
+    listing: FolderListing, table: Path, *, image_key: str, caption_key: str, skip_bad: bool
 ) -> Iterator[Sample]:
     """Captions and fields from a table's rows; images that it does not name are left out.
 
     Raises:
-        UsageError: a column is missing, or an image.
+        UsageError: a column is missing; or a row is malformed or names no image of the folder, and
+            is not to be left out.
     """
     rows: dict[str, list[dict[str, Any]]] = {}
-    for number, row in enumerate(_rows(table), start=1):
-        for option, key in (("--image-key", image_key), ("--caption-key", caption_key)):
-            if key not in row:
+    left_out: Counter[str] = Counter()
+    opened = _table(table, image_key, caption_key)
+    images = set(listing.images)
+    for number in range(opened.num_rows):
+        try:
+            row = opened.row(number)
+            rows.setdefault(_image_of(row, image_key, images), []).append(row)
+        except SampleError as error:
+            if not skip_bad:
                 raise UsageError(
-                    f"{option} {key}: row {number} of {table} has no such column; "
-                    f"it has {', '.join(map(str, row))}"
-                )
-        name = Path(str(row[image_key])).as_posix()
-        if name not in images:
-            raise UsageError(
-                f"--captions {table}: row {number} names {name}, which FOLDER has not; "
-                "paths count from FOLDER"
-            )
-        rows.setdefault(name, []).append(row)
-    if not rows:
-        raise UsageError(f"--captions {table} has no rows; name another")
+                    f"{opened.place(number)}: {error.told}; mend it, or leave it out with "
+                    "--skip-bad"
+                ) from error
+            left_out[str(error)] += 1
+    for reason, count in left_out.most_common():
+        print(f"left out: {count} x {reason}")
     for name in sorted(rows):
-        texts = [str(row[caption_key] or "").strip() for row in rows[name]]
+        texts = [str(row.get(caption_key) or "").strip() for row in rows[name]]
         captions = list(dict.fromkeys(text for text in texts if text))
         fields = {k: v for k, v in rows[name][0].items() if k not in (image_key, caption_key)}
         if len(captions) > 1:
             fields["captions"] = captions
-        yield Sample(path=images[name], name=name, captions=captions, fields=fields)
+        yield Sample(path=listing.folder / name, name=name, captions=captions, fields=fields)
 
 
-def _rows(table: Path) -> Iterator[dict[str, Any]]:
-    if table.suffix not in _TABLES:
-        raise UsageError(f"--captions {table} must be one of {', '.join(_TABLES)}")
-    content = _read(table)
-    if table.suffix != ".jsonl":
-        separator = "\t" if table.suffix == ".tsv" else ","
-        for row in csv.DictReader(io.StringIO(content, newline=""), delimiter=separator):
-            # A row too long has its rest under None, one too short has None itself.
-            yield {key: value for key, value in row.items() if key is not None}
-        return
-    for number, line in enumerate(content.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UsageError(f"--captions {table}: line {number} is no JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise UsageError(f"--captions {table}: line {number} is no JSON object")
-        yield row
+def _table(path: Path, image_key: str, caption_key: str) -> Table:
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        raise UsageError(f"--captions {path} must be one of {', '.join(TABLE_SUFFIXES)}")
+    opened = Table(path, column=image_key, option="--image-key", key="--captions")
+    if caption_key not in opened.columns:
+        raise UsageError(
+            f"--caption-key = {caption_key} is no column of {path} ({', '.join(opened.columns)})"
+        )
+    return opened
+
+
+def _image_of(row: dict[str, Any], image_key: str, images: set[str]) -> str:
+    name = Path(str(row.get(image_key))).as_posix()
+    if name not in images:
+        told = f"{name}; paths count from FOLDER"
+        raise SampleError("row names an image that FOLDER has not", detail=told)
+    return name
 
 
 def _read(path: Path) -> str:
@@ -230,7 +237,7 @@ def write_shard(path: Path, samples: list[Sample], *, number: int) -> None:
             key = f"{number:05}{place:04}"
             fields = {"key": key, "file_name": sample.name} | sample.fields
             files = {
-                sample.path.suffix.lower(): sample.path.read_bytes(),
+                f".{image_extension(sample.name)}": sample.path.read_bytes(),
                 ".txt": sample.captions[0].encode("utf-8"),
                 ".json": json.dumps(fields, ensure_ascii=False).encode("utf-8"),
             }
@@ -249,12 +256,16 @@ def run(args: argparse.Namespace) -> None:
         )
     if args.out.exists() and any(args.out.iterdir()):
         raise UsageError(f"--out {args.out} is not empty; name a new folder")
-    images = find_images(args.images)
+    listing = find_images(args.images)
     if args.captions is None:
-        found = samples_beside(images)
+        found = samples_beside(listing)
     else:
         found = samples_in_table(
-            images, args.captions, image_key=args.image_key, caption_key=args.caption_key
+            listing,
+            args.captions,
+            image_key=args.image_key,
+            caption_key=args.caption_key,
+            skip_bad=args.skip_bad,
         )
     samples = _without_bad(list(found), skip_bad=args.skip_bad)
     if not args.keep_order:

@@ -145,7 +145,9 @@ def test_saved_data_set(images: Path, tmp_path: Path, form: str) -> None:
     else:
         (tmp_path / "set").mkdir()
         saved.to_parquet(str(tmp_path / "set/0.parquet"))
-    data = build(str(tmp_path / "set"), image_key="image", captions={"caption": 1.0})
+    data = build(
+        str(tmp_path / "set"), image_key="image", captions={"caption": 1.0}, caption_lines=False
+    )
     assert sorted(seen(data)) == sorted(f"row {number}" for number in range(NUM))
     assert data.source.read(2)["png"] == table["image"][2]["bytes"]
     with pytest.raises(UsageError, match=r"image_key = filepath is no column .*image, caption"):
