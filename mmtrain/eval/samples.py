@@ -51,6 +51,11 @@ class Fault:
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
 
+    @property
+    def remedy(self) -> str:
+        """What to do; empty where the reason, being no fault of the sample's, says it itself."""
+        return "mend or leave out such samples" if self.is_bad_sample else ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalBatch(Generic[ValueT]):
@@ -260,9 +265,7 @@ def _refuse_faults(encoder: Encoder, batch: EvalBatch[Any], features: Tensor) ->
     faults = [str(fault) for fault in batch.faults]
     if not faults and not bool(features.isfinite().all()):
         faults = [f"the image features from sample {batch.first} on are not finite"]
-    # What is not the sample's own fault says itself what to do.
-    own = any(fault.is_bad_sample for fault in batch.faults) or not batch.faults
-    remedy = "mend or leave out such samples" if own else ""
+    remedy = next((fault.remedy for fault in batch.faults), "mend or leave out such samples")
     refuse_on_all_ranks(encoder, faults, key="evaluation data", remedy=remedy)
 
 

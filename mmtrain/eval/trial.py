@@ -40,6 +40,7 @@ def try_samples(
     for number in range(len(spans)):
         batch = batches.batch(number)
         if batch.faults:
-            raise UsageError(f"{key}: {batch.faults[0]}; mend or leave out such samples")
+            told = (str(batch.faults[0]), batch.faults[0].remedy)
+            raise UsageError(f"{key}: " + "; ".join(part for part in told if part))
         values += batch.values
     return values

@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.errors import UsageError
 from mmtrain.eval import evaluate_retrieval, scores
+from mmtrain.eval.scheduled import RetrievalConfig, check_evaluation
 from tests.data.shard_files import encoded, picture, write_shard
 from tests.eval.tiny import (
     LinearTowers,
@@ -140,6 +142,16 @@ def test_one_caption_is_told_from_several(tmp_path: Path, place: str, text: str,
     told = str(error.value)
     assert f"sample a of {data}: its {place} has {num} lines" in told
     assert "--caption-lines" in told and "--one-caption" in told and "mend" not in told
+
+
+def test_a_recipe_is_asked_before_its_first_step(tmp_path: Path):
+    image = encoded(picture((20, 20)), "PNG")
+    data = str(write_shard(tmp_path / "a.tar", [("a", {"png": image, "txt": "a cat\na dog"})]))
+    for lines in (True, False):
+        config = RetrievalConfig(name="x", data=data, caption_lines=lines)
+        check_evaluation(config, PreprocessConfig(image_size=16))
+    with pytest.raises(UsageError, match=r"its txt has 2 lines, .*caption_lines = false\)\?$"):
+        check_evaluation(RetrievalConfig(name="x", data=data), PreprocessConfig(image_size=16))
 
 
 def test_rows_of_one_file_are_one_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
