@@ -41,8 +41,8 @@ def add_generate(commands: Any) -> None:
     )
     parser.add_argument("--top-k", type=at_least(1), metavar="K", help="draw from the K likeliest")
     parser.add_argument("--top-p", type=fraction, metavar="P", help="draw from the likeliest P")
-    parser.add_argument("--num-beams", type=at_least(1), default=1, metavar="N", help="search")
-    parser.add_argument("--seed", type=at_least(0), default=0, metavar="N", help="of the draws")
+    parser.add_argument("--num-beams", type=at_least(1), metavar="N", help="search (1)")
+    parser.add_argument("--seed", type=at_least(0), metavar="N", help="of the draws (0)")
     add_device(parser)
 
 
@@ -59,7 +59,7 @@ def _generate(arguments: argparse.Namespace) -> None:
             "temperature": arguments.temperature or 0.0,
             "top_k": arguments.top_k,
             "top_p": arguments.top_p,
-            "num_beams": arguments.num_beams,
+            "num_beams": arguments.num_beams or 1,
         },
         seed=arguments.seed,
         device=arguments.device,

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.cli.parser import Parser, add_device, at_least
-from mmtrain.limits import MOST_PROCESSES
 
+_RUNNING = ("architecture", "batch_size", "workers", "device", "precision")
 _DATA = "shards, or another source of docs/data.md"
 
 
@@ -23,8 +23,6 @@ def add_model(parser: Parser, *, has_name: bool = True) -> None:
     """--model, and --architecture where it may be one that has a name."""
     if has_name:
         add_architecture(parser)
-    else:
-        parser.set_defaults(architecture=None)
     parser.add_argument(
         "--model",
         type=Path,
@@ -45,28 +43,36 @@ def add_data(parser: Parser, option: str, *, required: bool = True) -> None:
     parser.add_argument(option, nargs="+", required=required, metavar="DATA", help=told[option])
 
 
-def add_running(parser: Parser) -> None:
-    """How images are read and the model is run."""
-    parser.add_argument(
-        "--image-key",
-        default="filepath",
-        metavar="NAME",
-        help="column of the images in a manifest or a saved data set (%(default)s)",
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=at_least(1),
-        default=256,
-        metavar="N",
-        help="samples a forward (%(default)s)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=at_least(0, at_most=MOST_PROCESSES),
-        default=0,
-        metavar="N",
-        help="processes that read and decode; 0: this one (%(default)s)",
-    )
+def add_running(parser: Parser, *, image_key: bool = True, batches: bool = True) -> None:
+    """How images are read and the model is run.
+
+    Args:
+        parser: the command's.
+        image_key: whether the data may be a manifest or a saved data set.
+        batches: whether there is more than one batch to read.
+    """
+    if image_key:
+        parser.add_argument(
+            "--image-key",
+            default="filepath",
+            metavar="NAME",
+            help="column of the images in a manifest or a saved data set (%(default)s)",
+        )
+    if batches:
+        parser.add_argument(
+            "--batch-size",
+            type=at_least(1),
+            default=256,
+            metavar="N",
+            help="samples a forward (%(default)s)",
+        )
+        parser.add_argument(
+            "--workers",
+            type=at_least(0),
+            default=0,
+            metavar="N",
+            help="processes that read and decode; 0: this one (%(default)s)",
+        )
     parser.add_argument(
         "--precision",
         choices=("fp32", "bf16"),
@@ -80,11 +86,6 @@ def model_options(arguments: argparse.Namespace) -> Any:
     """What `add_model` and `add_running` were given."""
     from mmtrain.commands.evaluate import ModelOptions
 
-    return ModelOptions(
-        path=arguments.model,
-        architecture=arguments.architecture,
-        batch_size=arguments.batch_size,
-        workers=arguments.workers,
-        device=arguments.device,
-        precision=arguments.precision,
-    )
+    # A command of a single picture has no batches.
+    given = {name: value for name, value in vars(arguments).items() if name in _RUNNING}
+    return ModelOptions(path=arguments.model, **given)

@@ -13,7 +13,10 @@ def add_report(commands: Any) -> None:
     report = add_command(commands, "report", "write one page about one or more runs", _report)
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
     report.add_argument(
-        "--out", type=Path, metavar="FILE", help="the page (report.html in the first run folder)"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page (report.html in the run folder; of several, comparison.html in the first)",
     )
 
 
@@ -55,7 +58,7 @@ def add_serve(commands: Any) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from mmtrain.report import write_report
 
-    write_report(tuple(arguments.runs), out=arguments.out)
+    print(f"wrote {write_report(tuple(arguments.runs), out=arguments.out)}")
 
 
 def _serve(arguments: argparse.Namespace) -> None:

@@ -26,7 +26,7 @@ def add_ask(commands: Any) -> None:
     ask.add_argument(
         "--out", type=Path, metavar="FILE", help="a .png of the picture, dark where nobody looked"
     )
-    add_running(ask)
+    add_running(ask, image_key=False, batches=False)
 
 
 def add_eval_vqa(kinds: Any) -> None:
@@ -49,7 +49,7 @@ def add_eval_vqa(kinds: Any) -> None:
         metavar="FILE",
         help="the result, as JSON; with --predictions it may be left out",
     )
-    add_running(vqa)
+    add_running(vqa, image_key=False)
 
 
 def add_eval_answers(kinds: Any) -> None:

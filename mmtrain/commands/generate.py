@@ -28,7 +28,7 @@ def generate_command(
     answers: Path | None,
     max_new_tokens: int | None,
     sampling: dict[str, Any],
-    seed: int,
+    seed: int | None,
     device: str,
 ) -> None:
     """Print what the decoder makes of each prompt; a single one as it is written.
@@ -36,6 +36,9 @@ def generate_command(
     Raises:
         UsageError: a folder or file cannot be read, or the settings contradict each other.
     """
+    _refuse_unread(
+        {"max_new_tokens": max_new_tokens, "seed": seed, **sampling}, chooses=answers is not None
+    )
     place = pick_device(device, key="device")
     decoder, tokenizer = load_decoder(model, device=place)
     if tokenizer is None:
@@ -52,7 +55,7 @@ def generate_command(
             **sampling,
         )
         start = _read(decoder, rows, config.max_new_tokens)
-        generator = torch.Generator(place).manual_seed(seed)
+        generator = torch.Generator(place).manual_seed(seed or 0)
         if len(rows) == 1 and config.num_beams == 1:
             _print_stream(stream(decoder, start, config, generator=generator), rows[0], tokenizer)
             return
@@ -63,6 +66,22 @@ def generate_command(
         raise
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _refuse_unread(given: dict[str, Any], *, chooses: bool) -> None:
+    """Refuse an option that would not be looked at.
+
+    Args:
+        given: the options of writing, by name.
+        chooses: whether an answer is chosen instead.
+    """
+    defaults = {"temperature": 0.0, "num_beams": 1}
+    used = [name for name, value in given.items() if value != defaults.get(name)]
+    if chooses and used:
+        option = used[0].replace("_", "-")
+        raise UsageError(f"--{option} has no effect with --answers, which writes nothing")
+    if "seed" in used and "temperature" not in used:
+        raise UsageError("--seed has no effect without --temperature: nothing is drawn")
 
 
 def _ids(prompt: str, tokenizer: LanguageTokenizer, *, chat: bool) -> list[int]:

@@ -30,7 +30,8 @@ def write_report(
 
     Args:
         run_dirs: run folders; at least one.
-        out: where the page goes; None: report.html in the first run's folder.
+        out: where the page goes; None: report.html in the run's folder, of several comparison.html
+            in the first one's.
         encoder: the one run's model as export/ holds it, on this process alone; None: it is loaded
             if the page needs it.
 
@@ -50,7 +51,7 @@ def write_report(
         html = _render("page.html", _one_run(runs[0], lacking=lacking))
     else:
         html = _render("compare.html", comparison(runs))
-    path = out or run_dirs[0] / "report.html"
+    path = out or run_dirs[0] / ("report.html" if len(runs) == 1 else "comparison.html")
     try:
         # A caption from a .json may hold half a character, which UTF-8 cannot write.
         replace_file(path, html.encode("utf-8", "replace"))

@@ -146,7 +146,9 @@ def test_several_runs_become_one_comparison(tmp_path: Path) -> None:
 
 def test_a_comparison_is_by_default_in_the_first_folder(tmp_path: Path) -> None:
     runs = (make_run(tmp_path / "a"), make_run(tmp_path / "b"))
-    assert write_report(runs, out=None) == tmp_path / "a" / "report.html"
+    own = write_report(runs[:1]).read_bytes()
+    assert write_report(runs, out=None) == tmp_path / "a" / "comparison.html"
+    assert (tmp_path / "a" / "report.html").read_bytes() == own
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
