@@ -20,6 +20,7 @@ from mmtrain.decode_config import encode
 from mmtrain.errors import UsageError
 from mmtrain.eval import Encoder
 from mmtrain.eval.scheduled import command_words, run_evaluation
+from mmtrain.idle_settings import idle_notes, refuse_idle
 from mmtrain.interop.open_clip_training import read_open_clip_training
 from mmtrain.interop.timm import read_timm_tower
 from mmtrain.models import Clip
@@ -136,6 +137,7 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
     Raises:
         UsageError: the recipe does not fit the data, the ranks or itself.
     """
+    refuse_idle(recipe)
     if recipe.train.deterministic:
         use_deterministic_kernels()
     start = read_start(recipe.model.init, name=recipe.model.name)
@@ -168,6 +170,7 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
             lock_tower(part, unlocked_layers=unlocked)
     dropout = adapt_model(model, recipe, layout)
     num_trainable, num_parameters = count_parameters(model)
+    num_steps = total_steps(recipe.train, batches_per_epoch=data.batches_per_epoch)
     return Run(
         recipe=recipe,
         folder=Path(recipe.run.dir),
@@ -178,9 +181,12 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
         state=_build_state(recipe, model, layout, data, dropout),
         num_trainable=num_trainable,
         num_parameters=num_parameters,
-        total_steps=total_steps(recipe.train, batches_per_epoch=data.batches_per_epoch),
+        total_steps=num_steps,
         background=BackgroundSave() if recipe.train.async_checkpoint else None,
-        notes=clip_notes(recipe, start, tokenizer=tokenizer, preprocess=preprocess, model=model),
+        notes=(
+            *idle_notes(recipe, total_steps=num_steps),
+            *clip_notes(recipe, start, tokenizer=tokenizer, preprocess=preprocess, model=model),
+        ),
     )
 
 

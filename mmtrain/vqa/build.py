@@ -29,6 +29,7 @@ from mmtrain.eval.together import on_all_ranks
 from mmtrain.eval.trial import try_samples
 from mmtrain.eval.vqa_gqa import read_choices
 from mmtrain.eval.vqa_result import evaluate_vqa
+from mmtrain.idle_settings import idle_notes, refuse_idle
 from mmtrain.models import TextTower, VisionTower
 from mmtrain.models.clip import hidden_matrix_names, lock_tower, tower_layer_ids
 from mmtrain.models.vqa import Vqa, VqaStage, no_decay_names
@@ -120,6 +121,7 @@ def build_vqa_run(recipe: TrainRecipe, layout: Layout) -> VqaRun:
     section = recipe.vqa
     assert section is not None
     _refuse_other_tasks(recipe)
+    refuse_idle(recipe)
     if recipe.train.deterministic:
         use_deterministic_kernels()
     start = read_start(recipe.model.init, name=recipe.model.name)
@@ -165,6 +167,7 @@ def build_vqa_run(recipe: TrainRecipe, layout: Layout) -> VqaRun:
     fill_dictionaries(model, build_data(), seed=recipe.run.seed, given=found.keys())
     dropout = _freeze(model, recipe, layout)
     num_trainable, num_parameters = count_parameters(model)
+    num_steps = total_steps(recipe.train, batches_per_epoch=data.batches_per_epoch)
     return VqaRun(
         recipe=recipe,
         folder=Path(recipe.run.dir),
@@ -175,9 +178,12 @@ def build_vqa_run(recipe: TrainRecipe, layout: Layout) -> VqaRun:
         state=_build_state(recipe, model, layout, data, dropout),
         num_trainable=num_trainable,
         num_parameters=num_parameters,
-        total_steps=total_steps(recipe.train, batches_per_epoch=data.batches_per_epoch),
+        total_steps=num_steps,
         background=BackgroundSave() if recipe.train.async_checkpoint else None,
-        notes=vqa_notes(recipe, start, whole, tokenizer=tokenizer, vocabulary=vocabulary),
+        notes=(
+            *idle_notes(recipe, total_steps=num_steps),
+            *vqa_notes(recipe, start, whole, tokenizer=tokenizer, vocabulary=vocabulary),
+        ),
         vocabulary=vocabulary,
         ceiling=best,
     )
@@ -241,6 +247,8 @@ def _refuse_other_tasks(recipe: TrainRecipe) -> None:
         ("loss", recipe.loss != LossConfig()),
         ("eval.zero_shot", recipe.eval.zero_shot),
         ("eval.retrieval", recipe.eval.retrieval),
+        ("eval.linear_probe", recipe.eval.linear_probe),
+        ("eval.knn", recipe.eval.knn),
     ):
         if given:
             raise UsageError(f"[{key}] has no effect beside [vqa]; leave it out")

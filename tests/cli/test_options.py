@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 import textwrap
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,17 +58,24 @@ def reach(*given: Any, **named: Any) -> None:
     raise Reached((given, named))
 
 
+def value_for(action: Any, word: str) -> Any:
+    """A value that the option may have, made of a word."""
+    if isinstance(action.default, int | float) and not isinstance(action.default, bool):
+        return len(word)
+    one = Path(word) if action.type is Path else word
+    many = action.nargs in ("+", "*") or isinstance(action, argparse._AppendAction)
+    return [one] if many else one
+
+
 def ask(parser: Any, **changed: Any) -> str:
     """What the command function gets of a namespace, as text."""
     values = {}
     for action in parser._actions:
-        if action.dest in NOT_READ:
+        if action.dest in NOT_READ or action.dest in values:
             continue
         default = parser.get_default(action.dest)
-        plain = ["given"] if action.nargs == "+" or isinstance(action.default, list) else "given"
-        values[action.dest] = plain if default is None and action.required else default
-        if not action.option_strings and default is None:
-            values[action.dest] = plain
+        needed = action.required or not action.option_strings
+        values[action.dest] = value_for(action, "given") if needed else default
     run: Callable[[argparse.Namespace], None] = parser.get_default("run")
     with pytest.raises(Reached) as reached:
         run(argparse.Namespace(**values | {"overrides": []} | changed))
@@ -84,11 +92,9 @@ def test_every_option_reaches_the_command(command: str, monkeypatch: pytest.Monk
     for action in parser._actions:
         if action.dest in NOT_READ:
             continue
-        value: Any = ["sentinel", "another"]
+        value = value_for(action, "something else")
         if isinstance(action, argparse._StoreTrueAction | argparse._StoreFalseAction):
             value = action.const
-        elif action.nargs is None and not isinstance(action, argparse._AppendAction):
-            value = 31337 if isinstance(action.default, int | float) else "sentinel"
         assert ask(parser, **{action.dest: value}) != before, f"{command}: {action.dest}"
     if parser.takes_overrides:
         assert ask(parser, overrides=["--train.steps", "1"]) != before

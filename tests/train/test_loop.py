@@ -262,7 +262,7 @@ def test_roll_back_does_not_go_round_for_ever(
     errors = capsys.readouterr().err
     assert "no finite loss and gradient (from step 7), and " in errors and "Traceback" not in errors
     count = poison(monkeypatch, {1, 2, 3})
-    words = [*options, "--train.checkpoint_every", "none"]
+    words = [*options, "--train.checkpoint_every", "11"]
     assert main(["train", RECIPE, "--run-dir", str(tmp_path / "b"), *words]) == 2
     assert count == [3] and "there is no checkpoint before them" in capsys.readouterr().err
 

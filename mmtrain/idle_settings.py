@@ -1,0 +1,182 @@
+"""Settings of a recipe that cannot matter: refused, or told where leaving them in is honest use."""
+
+from collections.abc import Iterator
+
+from mmtrain.errors import UsageError
+from mmtrain.models.connector import ConnectorConfig
+from mmtrain.models.text import TextConfig
+from mmtrain.models.vision import VisionConfig
+from mmtrain.nn import TransformerConfig
+from mmtrain.parallel import ParallelConfig
+from mmtrain.recipe import TrainRecipe, VqaSection
+from mmtrain.train.answering import AnswerLossConfig
+from mmtrain.train.metrics import LogConfig
+
+_ROTARY = ("rope", "rope_2d")
+
+
+def refuse_idle(recipe: TrainRecipe) -> None:
+    """Refuse a setting that nothing would read.
+
+    Raises:
+        UsageError: naming it and what it would need.
+    """
+    for key, why in (*_idle(recipe), *_idle_model(recipe), *_idle_questions(recipe.vqa)):
+        raise UsageError(f"{key} has no effect {why}")
+
+
+def _idle(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
+    """Key with its value, and why it has no effect and what to do."""
+    if recipe.vqa is None and recipe.loss.positives is not None and recipe.data.label_key is None:
+        yield (
+            f'loss.positives = "{recipe.loss.positives}"',
+            "without data.label_key, which says what samples show the same; set it, or leave "
+            "loss.positives out",
+        )
+    train = recipe.train
+    saves = (train.checkpoint_every, train.checkpoint_minutes, recipe.eval.every)
+    if train.on_bad_steps == "roll_back" and not any(saves):
+        yield (
+            'train.on_bad_steps = "roll_back"',
+            "without checkpoints to roll back to; set train.checkpoint_every, or leave it out",
+        )
+    towers = (
+        ("vision", recipe.lock.vision, recipe.model.vision.transformer.num_layers),
+        ("text", recipe.lock.text, recipe.model.text.transformer.num_layers),
+    )
+    for name, unlocked, num_layers in towers:
+        if unlocked is not None and unlocked < 0:
+            raise UsageError(f"lock.{name} = {unlocked} must be at least 0, which locks all of it")
+        # The head, the blocks and the embedding: that many, and everything trains.
+        if unlocked is not None and unlocked > num_layers + 1:
+            yield (
+                f"lock.{name} = {unlocked}",
+                f"on {num_layers} blocks, a head and an embedding: all of it would train; use at "
+                f"most {num_layers + 1}, or leave it out",
+            )
+
+
+def _idle_model(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
+    """Of a model that starts from nothing; others bring what they bring."""
+    model = recipe.model
+    if model.init is not None or model.vision_init is not None:
+        return
+    for name, tower, standard in (
+        ("vision", model.vision, VisionConfig.rope_theta),
+        ("text", model.text, TextConfig.rope_theta),
+    ):
+        if tower.positions not in _ROTARY and tower.rope_theta != standard:
+            yield (
+                f"model.{name}.rope_theta = {tower.rope_theta}",
+                f'with positions = "{tower.positions}"; choose rotary ones, or leave it out',
+            )
+        blocks = tower.transformer
+        unread = "partial_rms" not in (blocks.norm, blocks.qk_norm)
+        if unread and blocks.norm_fraction != TransformerConfig.norm_fraction:
+            yield (
+                f"model.{name}.transformer.norm_fraction = {blocks.norm_fraction}",
+                f'with norm = "{blocks.norm}"; set norm = "partial_rms", or leave it out',
+            )
+
+
+def _idle_questions(vqa: VqaSection | None) -> Iterator[tuple[str, str]]:
+    if vqa is None:
+        return
+    connector, standard = vqa.connector, ConnectorConfig()
+    for name, kind in (("factor", "pixel_shuffle"), ("num_queries", "queries")):
+        value = getattr(connector, name)
+        if connector.kind != kind and value != getattr(standard, name):
+            yield (
+                f"vqa.connector.{name} = {value}",
+                f'with kind = "{connector.kind}"; set kind = "{kind}", or leave it out',
+            )
+    one_head = vqa.classify is None or vqa.generate is None
+    if one_head and vqa.loss.generate_weight != AnswerLossConfig.generate_weight:
+        yield (
+            f"vqa.loss.generate_weight = {vqa.loss.generate_weight}",
+            "with one head: it weighs writing against choosing; leave it out",
+        )
+    if vqa.classify is not None:
+        return
+    chosen = {
+        "min_count": (vqa.min_count, VqaSection.min_count),
+        "loss.classify": (vqa.loss.classify, AnswerLossConfig.classify),
+        "text_lr": (vqa.text_lr, None),
+    }
+    for name, (value, default) in chosen.items():
+        if value != default:
+            yield f"vqa.{name} = {value}", "without [vqa.classify]; leave it out"
+
+
+def idle_notes(recipe: TrainRecipe, *, total_steps: int) -> list[str]:
+    """Settings that cannot matter here, though they may in the recipe that this run is a try of.
+
+    Args:
+        recipe: as resolved.
+        total_steps: updates of the run.
+    """
+    data, optim, evaluation = recipe.data, recipe.optim, recipe.eval
+    parallel, log = recipe.parallel, recipe.log
+    judged = (*evaluation.image_text, *evaluation.vqa)
+    standard = ParallelConfig()
+    every = f"eval.every = {evaluation.every}"
+    lines = (
+        (
+            (optim.warmup_steps or 0) > total_steps,
+            f"optim.warmup_steps = {optim.warmup_steps} is longer than the run's {total_steps} "
+            "steps: the learning rate never reaches its peak",
+        ),
+        (
+            evaluation.every is not None and not judged,
+            f"{every} has no effect: the recipe names no evaluation",
+        ),
+        (
+            (evaluation.every or 0) > total_steps and bool(judged),
+            f"{every} is beyond the run's {total_steps} steps: it evaluates once, at the end",
+        ),
+        (
+            not data.workers and data.prefetch != type(data).prefetch,
+            f"data.prefetch = {data.prefetch} has no effect without data.workers",
+        ),
+        (
+            recipe.vqa is None and data.label_key is not None and recipe.loss.positives is None,
+            f'data.label_key = "{data.label_key}" has no effect without loss.positives',
+        ),
+        (
+            parallel.pp == 1 and parallel.schedule != standard.schedule,
+            f'parallel.schedule = "{parallel.schedule}" has no effect with parallel.pp = 1',
+        ),
+        (
+            parallel.tp == 1 and parallel.sequence != standard.sequence,
+            "parallel.sequence = false has no effect with parallel.tp = 1",
+        ),
+        *(
+            (
+                not log.wandb and getattr(log, name) != getattr(LogConfig, name),
+                f'log.{name} = "{getattr(log, name)}" has no effect with log.wandb = false',
+            )
+            for name in ("wandb_mode", "wandb_project")
+        ),
+        *(_locked_from_nothing(recipe)),
+    )
+    return [line for holds, line in lines if holds]
+
+
+def _locked_from_nothing(recipe: TrainRecipe) -> Iterator[tuple[bool, str]]:
+    """A tower that is frozen as it was drawn; its head too, which timm's towers have not."""
+    model, whole = recipe.model, recipe.vqa is not None and recipe.vqa.init is not None
+    for name in ("vision", "text"):
+        unlocked = getattr(recipe.lock, name)
+        started = whole or model.init is not None
+        if name == "vision" and model.vision_init is not None:
+            yield (
+                unlocked == 0 and recipe.vqa is None,
+                "lock.vision = 0: the projection, which no timm tower has, stays as it was drawn; "
+                "lock.vision = 1 lets it train",
+            )
+            continue
+        yield (
+            unlocked is not None and not started,
+            f"lock.{name} = {unlocked} freezes weights as they were drawn: the recipe names no "
+            "model to start from (model.init)",
+        )

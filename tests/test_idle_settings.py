@@ -1,0 +1,115 @@
+"""A setting that cannot matter is refused, or told where it is left over honestly."""
+
+from pathlib import Path
+
+import pytest
+
+from mmtrain.build import build_run
+from mmtrain.cli import main
+from mmtrain.errors import UsageError
+from mmtrain.idle_settings import idle_notes, refuse_idle
+from mmtrain.parallel import build_layout, pick_device
+from mmtrain.recipe import load_recipe
+from tests.vqa.test_vqa_run import write_recipe
+
+RECIPE = "configs/debug_clip.toml"
+WRITES = ("--vqa.classify", "none", "--vqa.front_door", "none", "--vqa.min_count", "9")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--loss.positives", "attract"), "without data.label_key"),
+        (("--loss.positives", "ignore"), "without data.label_key"),
+        (("--lock.vision", "4"), "lock.vision = 4 has no effect on 2 blocks"),
+        (("--lock.text", "99"), "use at most 3"),
+        (("--lock.text", "-1"), "lock.text = -1 must be at least 0"),
+        (
+            ("--train.on_bad_steps", "roll_back", "--train.checkpoint_every", "none"),
+            "without checkpoints to roll back to",
+        ),
+        (("--model.vision.rope_theta", "50"), 'with positions = "learned"'),
+        (("--model.text.rope_theta", "50"), "model.text.rope_theta = 50.0 has no effect"),
+        (("--model.text.transformer.norm_fraction", "0.5"), 'with norm = "layer"'),
+    ],
+)
+def test_refused(
+    words: tuple[str, ...], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", RECIPE, "--run-dir", str(tmp_path / "run"), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line and not (tmp_path / "run/metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--loss.positives", "attract", "--data.label_key", "concept"),
+        ("--lock.vision", "3", "--lock.text", "0"),
+        ("--train.on_bad_steps", "roll_back"),
+        ("--model.vision.positions", "rope_2d", "--model.vision.rope_theta", "50"),
+        (
+            *("--model.text.transformer.norm", "partial_rms"),
+            *("--model.text.transformer.norm_fraction", "0.5"),
+        ),
+    ],
+)
+def test_not_refused(words: tuple[str, ...]) -> None:
+    refuse_idle(load_recipe(Path(RECIPE), list(words)))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--optim.warmup_steps", "21"), "optim.warmup_steps = 21 is longer than the run's 20"),
+        (("--eval.every", "5"), "eval.every = 5 has no effect: the recipe names no evaluation"),
+        (("--data.prefetch", "7"), "data.prefetch = 7 has no effect without data.workers"),
+        (("--data.label_key", "concept"), "has no effect without loss.positives"),
+        (("--parallel.schedule", "GPipe"), "has no effect with parallel.pp = 1"),
+        (("--parallel.sequence", "false"), "has no effect with parallel.tp = 1"),
+        (("--log.wandb_project", "x"), "has no effect with log.wandb = false"),
+        (("--lock.vision", "0"), "freezes weights as they were drawn"),
+    ],
+)
+def test_told(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    """One line, and none where nothing is idle."""
+    recipe = load_recipe(Path(RECIPE), ["--run.dir", str(tmp_path), *words])
+    (line,) = build_run(recipe, build_layout(recipe.parallel, pick_device("cpu"))).notes
+    assert told in line
+    plain = load_recipe(Path(RECIPE), ["--optim.warmup_steps", "20"])
+    assert idle_notes(plain, total_steps=20) == []
+
+
+def test_an_evaluation_beyond_the_end_is_told(tmp_path: Path) -> None:
+    recipe = load_recipe(Path("configs/debug_siglip.toml"), ["--eval.every", "21"])
+    (line,) = idle_notes(recipe, total_steps=20)
+    assert "eval.every = 21 is beyond the run's 20 steps" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--vqa.connector.factor", "3"), 'set kind = "pixel_shuffle"'),
+        (("--vqa.connector.num_queries", "3"), 'set kind = "queries"'),
+        (("--vqa.generate", "none", "--vqa.loss.generate_weight", "2"), "with one head"),
+        ((*WRITES, "--vqa.min_count", "2"), "without [vqa.classify]"),
+        ((*WRITES, "--vqa.loss.classify", "ce"), "vqa.loss.classify = ce has no"),
+        ((*WRITES, "--vqa.text_lr", "1e-3"), "vqa.text_lr = 0.001 has no effect"),
+    ],
+)
+def test_refused_beside_questions(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    recipe = load_recipe(write_recipe(tmp_path), [*words])
+    with pytest.raises(UsageError) as error:
+        refuse_idle(recipe)
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["knn", "linear_probe"])
+def test_evaluations_of_two_towers_beside_questions(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They were never run."""
+    path = write_recipe(tmp_path)
+    tables = '[{name = "x", train = "a.tar", test = "a.tar"}]'
+    assert main(["train", str(path), f"--eval.{kind}", tables]) == 2
+    assert f"[eval.{kind}] has no effect beside [vqa]" in capsys.readouterr().err
