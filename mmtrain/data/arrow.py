@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmtrain.data.folder_reading import SPLITS
-from mmtrain.data.image_paths import read_image, refuse_no_paths
+from mmtrain.data.image_paths import image_key_option, read_image, refuse_no_paths
 from mmtrain.data.manifest import caption_column
 from mmtrain.data.plan import even_pieces
 from mmtrain.data.sample_error import SampleError
@@ -80,7 +80,7 @@ class ArrowSource:
         self._folder = self.path if self.path.is_dir() else self.path.parent
         if image_key not in rows.column_names:
             raise UsageError(
-                f"data.image_key = {image_key} is no column of {self.path} "
+                f"{image_key_option(key)} = {image_key} is no column of {self.path} "
                 f"({', '.join(rows.column_names)}); name the images' one"
             )
         self._caption_column = caption_column(rows.column_names)

@@ -6,9 +6,9 @@ it refuses gets a reason. Grey of 16 bits, which Pillow would cut off at 255, is
 """
 
 import io
+import os
 import warnings
 from collections.abc import Callable
-from pathlib import PurePath
 from typing import TypeVar
 
 import numpy as np
@@ -118,7 +118,7 @@ def open_image(data: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Imag
 
 def has_image_name(name: str) -> bool:
     """Whether a file is called as images are."""
-    return PurePath(name).suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS
+    return os.path.splitext(name)[1][1:].lower() in IMAGE_EXTENSIONS
 
 
 def has_image_magic(head: bytes) -> bool:

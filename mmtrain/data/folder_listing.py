@@ -47,6 +47,8 @@ class FolderListing:
 
     def num_captioned(self) -> int:
         """Images with a text beside them."""
+        if not self.beside:
+            return 0
         return sum(any(kind in self.files(image) for kind in TEXTS) for image in self.images)
 
     def num_at_top(self) -> int:
@@ -66,8 +68,11 @@ def list_folder(folder: Path) -> FolderListing:
     """
     found = FolderListing(folder=folder)
     for name in _files(folder, ""):
-        extension = PurePosixPath(name).suffix.lower().removeprefix(".")
-        if has_image_name(name) or (extension not in _NO_IMAGES and _begins_as_image(folder, name)):
+        if has_image_name(name):
+            found.images.append(name)
+            continue
+        extension = os.path.splitext(name)[1][1:].lower()
+        if extension not in _NO_IMAGES and _begins_as_image(folder, name):
             found.images.append(name)
             continue
         if extension:
@@ -75,7 +80,9 @@ def list_folder(folder: Path) -> FolderListing:
         if extension == "parquet":
             found.parquet.append(name)
     found.images.sort(key=lambda name: name.split("/"))
-    stems = {_stem(image) for image in found.images} | set(found.images)
+    stems: set[str] = set()
+    if found.beside:
+        stems = {_stem(image) for image in found.images} | set(found.images)
     for stem, kinds in found.beside.items():
         if stem not in stems:
             found.tables.extend(name for name in kinds.values() if _is_table(name))
@@ -95,7 +102,7 @@ def _files(folder: Path, prefix: str) -> Iterator[str]:
 
 
 def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
+    return os.path.splitext(name)[0]
 
 
 def _begins_as_image(folder: Path, name: str) -> bool:

@@ -128,7 +128,7 @@ def _fingerprint(folder: Path, names: list[str]) -> str:
     sizes = hashlib.blake2b(digest_size=16)
     for name in names:
         try:
-            size = os.stat(folder / name).st_size
+            size = os.stat(os.path.join(folder, name)).st_size
         except FileNotFoundError:  # a broken link, which is a bad sample
             size = -1
         sizes.update(f"{name} {size}\n".encode())

@@ -16,6 +16,11 @@ _NO_SUCH_FILE = (
 )
 
 
+def image_key_option(key: str) -> str:
+    """What the setting of the images' column is called beside the data's own."""
+    return "data.image_key" if key == "data.train" else "image_key"
+
+
 def image_extension(name: str) -> str:
     """What an image is handed on as: by the extension that its name has, if images have it."""
     extension = PurePath(name).suffix.lower().removeprefix(".")

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from mmtrain.data.image_paths import image_extension, read_image, refuse_no_paths
+from mmtrain.data.image_paths import image_extension, image_key_option, read_image, refuse_no_paths
 from mmtrain.data.plan import even_pieces
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.table import Table
@@ -35,7 +35,7 @@ class ManifestSource:
 
     def __init__(self, path: Path, *, image_key: str, key: str = "data.train") -> None:
         self.path, self.image_key = path, image_key
-        self._table = Table(path, column=image_key, key=key)
+        self._table = Table(path, column=image_key, option=image_key_option(key), key=key)
         self._caption_column = caption_column(self._table.columns)
         self.num_samples = self._table.num_rows
         self.shard_sizes = even_pieces(self.num_samples)

@@ -207,7 +207,7 @@ def _by_columns(text: str, separated: Separated) -> dict[str, Any]:
     try:
         cells = parse_record(text, separated.delimiter)
     except csv.Error as error:
-        raise SampleError("row has a quote that is not closed", detail=str(error)) from error
+        raise SampleError("row has a quote that is not closed") from error
     if len(cells) != len(separated.header):
         raise SampleError(
             "row has another number of columns than the header",

@@ -219,3 +219,13 @@ def test_the_caption_column_is_the_txt(tmp_path: Path, column: str) -> None:
     assert source.read(0, {"txt"}) == {"txt": b"a cat"}
     both = opened(tmp_path / "u.csv", "filepath,text,caption\n0.png,a,b\n")
     assert "txt" not in both.read(0)
+
+
+@pytest.mark.parametrize(
+    ("key", "option"),
+    [("data.train", "data.image_key"), ("data", "image_key"), ("test", "image_key")],
+)
+def test_the_column_is_named_as_the_user_set_it(tmp_path: Path, key: str, option: str) -> None:
+    (tmp_path / "t.csv").write_text("image,a\n0.png,x\n")
+    with pytest.raises(UsageError, match=f"^{option} = filepath is no .*; set {option} = image$"):
+        open_source(str(tmp_path / "t.csv"), image_key="filepath", key=key)
