@@ -1,10 +1,14 @@
 """Batches made ahead in other processes, in order, with one line for whatever goes wrong there."""
 
 import contextlib
+import errno
+import os
+import pickle
+import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -15,7 +19,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmtrain.errors import UsageError, WorkerKilledError
 
+SHARED_MEMORY = "/dev/shm"
+"""Where batches are handed over."""
+_MB = 1 << 20
 _WORKERS_IGNORE = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_MEANS = {
+    "SIGKILL": ", as happens where memory is short",
+    "SIGBUS": f", as happens where {SHARED_MEMORY} is full or a disk fails",
+    "SIGSEGV": ", a fault of a library such as a decoder",
+    "SIGABRT": ", a fault of a library such as a decoder",
+}
 
 
 class Pinnable(Protocol):
@@ -84,19 +97,28 @@ def iterate_batches(
     with _signals_kept(), warnings.catch_warnings():
         # Of more workers than cores: whoever reads from a slow disk wants them.
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
-        made: Any = iter(loader())
+        made: Any = _started(loader, workers)
+    is_told = False
     try:
         for batch in made:
             if isinstance(batch, _Failure):
                 raise UsageError(batch.message)
-            yield batch
+            if not isinstance(batch, _Packed):
+                yield batch
+                continue
+            if not is_told:
+                print(f"mmtrain: {_short_of_shared_memory(batch)}", file=sys.stderr)
+                is_told = True
+            unpacked = pickle.loads(batch.content)
+            yield unpacked.pin_memory() if pin_memory else unpacked
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        # A worker's own exception is of its own kind, or begins "Caught RuntimeError".
+        if not str(error).startswith("DataLoader worker (pid"):
             raise
         reason = str(error).splitlines()[0].rstrip(". ")
         raise WorkerKilledError(
-            f"data.workers = {workers}: {reason}, as happens where memory is short; use fewer "
-            "workers or a smaller data.prefetch, and go on with --resume"
+            f"data.workers = {workers}: {reason}{_why_killed(made)}; use fewer workers or a "
+            "smaller data.prefetch, and go on with --resume"
         ) from error
     finally:
         # By name: a traceback in flight may keep the iterator, and so the workers, alive.
@@ -110,17 +132,71 @@ class _Failure:
     message: str
 
 
-class _Batches(Dataset[BatchT | _Failure], Generic[BatchT]):
+@dataclass(frozen=True)
+class _Packed:
+    """A batch that goes through a pipe, since shared memory has no room for it."""
+
+    content: bytes
+
+
+class _Batches(Dataset[BatchT | _Failure | _Packed], Generic[BatchT]):
     """Batch number -> the batch, as a DataLoader wants it."""
 
     def __init__(self, batches: BatchesByNumber[BatchT]) -> None:
         self._batches = batches
 
-    def __getitem__(self, number: int) -> BatchT | _Failure:
+    def __getitem__(self, number: int) -> BatchT | _Failure | _Packed:
         try:
-            return self._batches.batch(number)
+            batch = self._batches.batch(number)
         except UsageError as error:
             return _Failure(str(error))
+        return batch if _share(batch) else _Packed(pickle.dumps(batch))
+
+
+def _share(batch: object) -> bool:
+    """Move a batch's tensors into shared memory -> whether there was room.
+
+    torch does this in a thread of the queue, where a failure loses the batch: the main process
+    would wait for it for ever.
+    """
+    try:
+        for value in vars(batch).values():
+            if isinstance(value, torch.Tensor):
+                value.share_memory_()
+    except RuntimeError as error:
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        return False
+    return True
+
+
+def _started(loader: Callable[[], DataLoader[Any]], workers: int) -> Any:
+    try:
+        return iter(loader())
+    except OSError as error:
+        raise UsageError(
+            f"data.workers = {workers}: they cannot be started: {error.strerror} (processes, open "
+            f"files, or room in {SHARED_MEMORY}); use fewer"
+        ) from error
+
+
+def _short_of_shared_memory(batch: _Packed) -> str:
+    room = shutil.disk_usage(SHARED_MEMORY)
+    return (
+        f"{SHARED_MEMORY} has {room.free / _MB:.0f} of {room.total / _MB:.0f} MB left, too little "
+        f"for data.workers' batches of {len(batch.content) / _MB:.0f} MB: they go through pipes, "
+        "which is slower; give it more (docker run --shm-size) or lower data.prefetch"
+    )
+
+
+def _why_killed(made: Any) -> str:
+    """By which signal a worker ended, and what that means."""
+    codes = [worker.exitcode for worker in made._workers]
+    ended = next((-code for code in codes if code is not None and code < 0), None)
+    if ended is None:
+        return ""
+    name = signal.Signals(ended).name
+    return f" (by {name}{_MEANS.get(name, '')})"
 
 
 def _leave_signals_to_main(_: int) -> None:

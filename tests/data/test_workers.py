@@ -1,9 +1,11 @@
 """Workers: mistakes in one line, signals left to the main process, nothing left behind."""
 
+import errno
 import gc
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -32,14 +34,17 @@ def blank(number: int) -> ImageTextBatch:
 
 
 class Batches:
-    """Batch 5 is a mistake of the user, 6 one of ours, 7 the death of its worker, and 8 and 9 what
-    multiprocessing does in a worker's thread whose connection fails."""
+    """Batch 5 is a mistake of the user, 6 one of ours, 7 the death of its worker, 8 and 9 what
+    multiprocessing does in a worker's thread whose connection fails, 2 a shape that does not fit.
+    """
 
     def batch(self, number: int) -> ImageTextBatch:
         if number == 5:
             raise UsageError("data.train: shard five is gone; fetch it")
         if number == 6:
             raise KeyError("six")
+        if number == 2:
+            torch.ones(2) + torch.ones(3)
         if number == 7:
             os.kill(os.getpid(), signal.SIGKILL)
         if number in (8, 9):
@@ -87,13 +92,81 @@ def test_a_defect_keeps_its_traceback():
     assert_no_workers()
 
 
-def test_a_killed_worker_is_one_line():
+def test_a_shape_that_does_not_fit_is_a_defect_and_no_lack_of_memory():
+    with pytest.raises(RuntimeError, match=r"(?s)in batch\n.*size of tensor a") as caught:
+        list(iterate(2, 4))
+    assert not isinstance(caught.value, WorkerKilledError)
+    assert_no_workers()
+
+
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [
+        (signal.SIGKILL, "by SIGKILL, as happens where memory is short"),
+        (signal.SIGBUS, "by SIGBUS, as happens where /dev/shm is full"),
+        (signal.SIGSEGV, "by SIGSEGV, a fault of a library"),
+    ],
+)
+def test_a_killed_worker_is_one_line(monkeypatch, number, why):
+    monkeypatch.setattr(signal, "SIGKILL", number)  # what batch 7 sends
     with pytest.raises(
-        WorkerKilledError, match=r"^data.workers = 2: DataLoader worker .*; use fewer"
+        WorkerKilledError, match=rf"^data.workers = 2: DataLoader worker .*{why}.*; use fewer"
     ) as caught:
         list(iterate(7, 12))
     assert "\n" not in str(caught.value)
     assert_no_workers()
+
+
+def test_batches_that_shared_memory_has_no_room_for_go_through_pipes(monkeypatch, capfd):
+    def no_room(_: torch.Tensor) -> None:
+        raise RuntimeError(f"unable to allocate: {os.strerror(errno.ENOSPC)} (28)")
+
+    expected = [blank(number) for number in range(10, 15)]
+    monkeypatch.setattr(torch.Tensor, "share_memory_", no_room)
+    batches = list(iterate(10, 15))
+    for batch, same in zip(batches, expected, strict=True):
+        assert batch.keys[0] == same.keys[0] and torch.equal(batch.tokens_BT, same.tokens_BT)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("mmtrain: /dev/shm has ") and "docker run --shm-size" in line
+    assert_no_workers()
+
+
+def test_a_defect_in_sharing_is_not_taken_for_a_lack_of_room(monkeypatch):
+    def broken(_: torch.Tensor) -> None:
+        raise RuntimeError("no such storage")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", broken)
+    with pytest.raises(RuntimeError, match="no such storage"):
+        list(iterate(10, 12))
+
+
+_SMALL_DISK = """
+import torch
+from mmtrain.data.workers import iterate_batches
+from tests.data.test_workers import blank
+import dataclasses
+
+class Large:
+    def batch(self, number):
+        images = torch.full((3, 1 << 20), number, dtype=torch.uint8)
+        return dataclasses.replace(blank(number), images_BCHW=images)
+
+if __name__ == "__main__":
+    made = iterate_batches(Large(), 10, 20, workers=2, prefetch=2, pin_memory=False)
+    print([int(batch.images_BCHW.amin()) for batch in made])
+"""
+
+
+@pytest.mark.parametrize("size", ["2m", "8m"])  # no batch fits; some do
+def test_a_small_shared_memory_hangs_nobody(size):
+    mount = f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    command = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$0" -c "$1"', sys.executable]
+    done = subprocess.run([*command, _SMALL_DISK], capture_output=True, text=True, timeout=100)
+    assert done.stdout.strip() == str(list(range(10, 20))), done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"of {size[0]} MB left, too little" in done.stderr
 
 
 def test_a_worker_says_nothing_of_a_main_process_that_left(capfd):
