@@ -373,7 +373,7 @@ def test_a_start_of_other_answers_texts_or_images_is_told(tmp_path: Path):
         (("--data.resize_mode", "squash"), 'data.resize_mode = "squash", but vqa.init = '),
         (("--tokenizer.clean", "lower"), "[tokenizer] is another one than that of vqa.init = "),
         (("--vqa.generate.rope_theta", "5"), "vqa.generate.rope_theta = 5.0, but vqa.init = "),
-        (("--model.vision.rope_theta", "5"), "model.vision.rope_theta = 5.0, but vqa.init = "),
+        (("--model.text.transformer.norm_order", "post"), 'norm_order = "post", but vqa.init'),
     ):
         (note,) = build(path, *init, *words).notes
         assert told in note
