@@ -21,6 +21,7 @@ from mmtrain.models import ClipConfig, TextConfig
 from mmtrain.models.vqa import Head, VqaConfig
 from mmtrain.optim import OptimConfig
 from mmtrain.parallel import ParallelConfig
+from mmtrain.paths import PathText, expand_paths
 from mmtrain.peft import PeftConfig
 from mmtrain.read_toml import read_toml
 from mmtrain.start import Start, with_start
@@ -34,7 +35,7 @@ from mmtrain.train.metrics import LogConfig
 class RunConfig:
     """Where a run lives and what makes it repeatable."""
 
-    dir: str
+    dir: PathText
     """The run folder; everything a run writes is in it."""
     seed: int = 0
     """Of the initial weights, the data order and every random choice."""
@@ -47,7 +48,7 @@ class ModelConfig(ClipConfig):
     name: str | None = None
     """An architecture by name, such as ViT-B-32 (`mmtrain models` lists them); every other key of
     the section overrides one of its fields."""
-    init: str | None = None
+    init: PathText | None = None
     """Start from these weights: a run, an export, a folder in another tool's form, or a weights'
     file of the architecture `name`. It brings its architecture and, where the recipe says nothing
     else, its tokenizer, data.resize_mode, data.interpolation and loss.kind; another image_size
@@ -55,7 +56,7 @@ class ModelConfig(ClipConfig):
     init_training: bool = False
     """`init` is a checkpoint of open_clip's training that this run goes on with: AdamW's moments
     and the epoch are taken up too, as far as they fit, and it is said what was not."""
-    vision_init: str | None = None
+    vision_init: PathText | None = None
     """Start the image tower from a folder that timm wrote (config.json, model.safetensors). It
     brings [model.vision] with a projection to embed_dim; [lock] may freeze it (LiT)."""
 
@@ -86,7 +87,7 @@ class VqaSection(VqaConfig):
     """What it costs to answer wrongly."""
     min_count: int = 9
     """classify: an answer is in the vocabulary where it is that of so many questions."""
-    init: str | None = None
+    init: PathText | None = None
     """Start from all weights of a VQA model: a run or its export; for training in stages."""
     vision_lr: float | None = None
     """Peak learning rate of the vision tower. None: optim.lr."""
@@ -114,13 +115,13 @@ class VqaEvalConfig:
 
     name: str
     """Names the result: eval/NAME.json."""
-    data: str | tuple[str, ...]
+    data: PathText | tuple[PathText, ...]
     """Images, as data.train takes them."""
-    questions: str | None = None
+    questions: PathText | None = None
     """The set's file of questions, as vqa.data.questions."""
-    annotations: str | None = None
+    annotations: PathText | None = None
     """VQAv2's file of answers."""
-    choices: str | None = None
+    choices: PathText | None = None
     """GQA's choices file, for validity and plausibility."""
     head: Head | None = None
     """classify or generate, of a model that has both. None: classify where it is there."""
@@ -187,9 +188,11 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> TrainRecipe:
     """Read a recipe, lay the overrides (`--train.steps 20 ...`) over its dict, decode the whole.
 
     Raises:
-        UsageError: an unknown key (with the nearest one), a wrong type, a bad value.
+        UsageError: an unknown key (with the nearest one), a wrong type, a bad value, a path with a
+            variable that is not set.
     """
     data = apply_overrides(TrainRecipe, read_toml(path), overrides or [])
+    data = expand_paths(TrainRecipe, data)
     _keep_one_length(data, overrides or [])
     recipe = decode(TrainRecipe, with_start(data))
     if recipe.model.init_training and (recipe.model.init is None or recipe.vqa is not None):

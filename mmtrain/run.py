@@ -21,6 +21,7 @@ from mmtrain.files import writing
 from mmtrain.loading import save_model
 from mmtrain.models import Clip
 from mmtrain.parallel import Layout, build_layout, pick_device
+from mmtrain.paths import escape_path, escape_paths, expand_paths
 from mmtrain.recipe import TrainRecipe, load_recipe, read_toml
 from mmtrain.report import write_report
 from mmtrain.train.evaluations import refuse_failed
@@ -61,7 +62,7 @@ def train_command(
         SystemExit: a signal asked to stop; the run was saved.
     """
     if run_dir is not None:
-        overrides = [*overrides, "--run.dir", str(run_dir)]
+        overrides = [*overrides, "--run.dir", escape_path(str(run_dir))]
     loaded = load_recipe(recipe, overrides)
     layout = build_layout(loaded.parallel, pick_device(loaded.train.device))
     try:
@@ -197,7 +198,7 @@ def _resume(run: Run, *, with_changes: bool) -> None:
     if path is None:
         begun = on_rank_0(lambda: logged_steps(run.folder))
         if begun and (recipe := run.folder / RECIPE_FILE).exists():
-            check(recipe, {"recipe": read_toml(recipe), "step": 0})
+            check(recipe, {"recipe": expand_paths(TrainRecipe, read_toml(recipe)), "step": 0})
         again = f"; its {begun[-1]} steps are done again" if begun else ""
         _say(f"{run.folder} has no checkpoint yet: starting at step 0{again}")
         drop_leftovers(run.folder)
@@ -230,7 +231,7 @@ def _write_facts(run: Run) -> None:
     changes = {f"at step {one['step']}": one["changes"] for one in read_history(run.folder)}
     if changes:
         facts["changed"] = changes
-    recipe = encode(run.recipe)
+    recipe = escape_paths(TrainRecipe, encode(run.recipe))
     on_rank_0(lambda: write_facts(run.folder, recipe=recipe, facts=facts))
 
 

@@ -8,11 +8,13 @@ import re
 import shutil
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from mmtrain.describe_config import describe
 from mmtrain.errors import UsageError
 from mmtrain.nearest import nearest
+from mmtrain.paths import expand_path
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,6 +26,18 @@ class Parser(argparse.ArgumentParser):
         """Whether `--section.key value` may be among the words."""
         self.lists_keys = lists_keys
         """Whether help ends with every key of a recipe."""
+
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
+        """argparse's, with `~` and `$VAR` in every option whose metavar is a place."""
+        found, rest = super().parse_known_args(args, namespace)
+        for action in filter(names_place, self._actions):
+            value = getattr(found, action.dest, None)
+            if value is not None:
+                name = action.option_strings[-1] if action.option_strings else action.dest
+                setattr(found, action.dest, _expanded(value, name))
+        return found, rest
 
     def error(self, message: str) -> NoReturn:
         choice = re.search(r"argument (.+): invalid choice: '(.*)' \(choose from (.*)\)", message)
@@ -38,6 +52,23 @@ class Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         text = super().format_help()
         return f"{text}\n{_recipe_keys()}" if self.lists_keys else text
+
+
+_PLACES = {"DATA", "DIR", "DST", "EMBEDDINGS", "FILE", "FOLDER", "PATH", "RECIPE", "RUN"}
+_PLACES |= {"SHARDS", "SRC"}
+
+
+def names_place(action: argparse.Action) -> bool:
+    """Whether an option takes paths, which its metavar says: DIR, RUN|FOLDER, FILE.svg."""
+    return isinstance(action.metavar, str) and not _PLACES.isdisjoint(
+        re.split(r"[|.]", action.metavar)
+    )
+
+
+def _expanded(value: Any, name: str) -> Any:
+    if isinstance(value, list):
+        return [_expanded(each, name) for each in value]
+    return type(value)(expand_path(str(value), name)) if isinstance(value, str | Path) else value
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -138,7 +169,10 @@ def _recipe_keys() -> str:
 
     # Wider than a pipe's usual 80, since nothing there wraps or cuts lines.
     width = min(shutil.get_terminal_size(fallback=(100, 24)).columns, 100)
-    lines = ["recipe keys, in the file or as --section.key value:"]
+    lines = [
+        "recipe keys, in the file or as --section.key value; in paths ~ and $NAME are as they are",
+        "in a shell, and $$ is a dollar sign:",
+    ]
     # A section's own keys before those of the sections in it, as TOML wants them.
     sections: dict[str, list[str]] = {}
     for key in describe(TrainRecipe):

@@ -24,7 +24,7 @@ def add_train(commands: Any) -> None:
         "recipe",
         nargs="?",
         type=Path,
-        metavar="RECIPE|RUN",
+        metavar="RECIPE",
         help="a TOML file, see configs/; to resume, a run's folder, or nothing beside --run-dir",
     )
     train.add_argument("--run-dir", type=Path, metavar="DIR", help="the run folder (run.dir)")

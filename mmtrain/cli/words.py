@@ -121,7 +121,8 @@ def _stray_value(word: str, argv: Sequence[str], parser: argparse.ArgumentParser
         )
     if action is not None and action.nargs == 0:
         return f": {option} takes no value"
-    wanted = [each.metavar for each in parser._get_positional_actions() if each.nargs is None]
+    places = parser._get_positional_actions()
+    wanted = [each.metavar for each in places if each.nargs in (None, "?")]
     if wanted:
         return f": it takes one {' and one '.join(map(str, wanted))}; give them one at a time"
     return ""

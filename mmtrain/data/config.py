@@ -11,13 +11,14 @@ from mmtrain.data.plan import Last
 from mmtrain.data.shards import OnDamage
 from mmtrain.data.transforms import AugmentConfig, Interpolation, ResizeMode
 from mmtrain.limits import MOST_PROCESSES, check_counts
+from mmtrain.paths import PathText
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """What is trained on: shards of images and captions, and what becomes of them."""
 
-    train: str | tuple[str, ...]
+    train: PathText | tuple[PathText, ...]
     """Shards: paths, folders, globs such as `data/*.tar`, brace ranges such as
     `data/{00000..00099}.tar`, or a list of these. Or one path of another kind: a .csv, .tsv or
     .jsonl manifest, a folder of class folders of images, a saved Hugging Face data set; or
@@ -54,7 +55,7 @@ class DataConfig:
     last: Last = "drop"
     """The rest of an epoch that fills no batch: `drop` leaves it out (another rest in every epoch),
     `mask` pads the last batch with rows that do not count."""
-    index_dir: str | None = None
+    index_dir: PathText | None = None
     """Where the shards' indexes are kept. None: beside the shards or, where that cannot be written,
     in the user's cache folder."""
     verify: bool = False

@@ -23,6 +23,7 @@ from mmtrain.data.text_cleaning import CLEANINGS, Cleaning
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
 from mmtrain.limits import MOST
+from mmtrain.paths import PathText
 
 CONFIG_FILE = "tokenizer_config.json"
 
@@ -41,7 +42,7 @@ class TokenizerConfig:
     """`clip`: CLIP's byte-pair encoding. `sentencepiece`: a model of your own, given by `path`.
     `json`: a tokenizer.json of the `tokenizers` library, as Hugging Face's models carry it.
     `siglip`: what transformers' SiglipTokenizer does, as read from its folder."""
-    path: str | None = None
+    path: PathText | None = None
     """The model file: a SentencePiece `.model`, or a `tokenizer.json` that we saved. None, for
     `clip` only, takes CLIP's published merges."""
     context_length: int = 77

@@ -21,6 +21,7 @@ from mmtrain.data.vqa_question import Question, questions_from_json
 from mmtrain.data.vqa_source import open_questions
 from mmtrain.errors import UsageError
 from mmtrain.limits import check_counts
+from mmtrain.paths import PathText
 
 NO_ANSWER = -1
 """Fills the rest of a question's answers."""
@@ -30,10 +31,10 @@ NO_ANSWER = -1
 class VqaDataConfig:
     """Where the questions are, and how many of an image's go into a batch."""
 
-    questions: str | None = None
+    questions: PathText | None = None
     """The set's file of questions; data.train is then the folder of its images. None: data.train
     brings them (easy_vqa:train, or shards packed by `mmtrain data vqa`)."""
-    annotations: str | None = None
+    annotations: PathText | None = None
     """VQAv2's file of answers."""
     per_image: int = 8
     """Questions of an image in a batch. Of more, other ones are drawn in every epoch; fewer leave

@@ -18,6 +18,7 @@ from mmtrain.eval.samples import open_source
 from mmtrain.eval.together import on_all_ranks
 from mmtrain.eval.trial import try_samples
 from mmtrain.eval.zero_shot import evaluate_zero_shot
+from mmtrain.paths import PathText
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +27,14 @@ class ZeroShotConfig:
 
     name: str
     """Names the result: eval/NAME.json."""
-    data: str | tuple[str, ...]
+    data: PathText | tuple[PathText, ...]
     """Shards, or another source of data.train; a layout may name its classes and prompts."""
-    classes: str | None = None
+    classes: PathText | None = None
     """imagenet, or a file: a JSON list of {"id", "name"} or of names, a .txt of names. None: the
     data name them."""
     label_key: str | None = None
     """Shards: the member, such as cls, or field of the .json with the class id. None: concept."""
-    templates: str | None = None
+    templates: PathText | None = None
     """Prompt templates by name (name, simple, imagenet) or a file, one a line. None: the data's
     own, or name."""
     image_key: str = DataConfig.image_key
@@ -46,7 +47,7 @@ class RetrievalConfig:
 
     name: str
     """Names the result: eval/NAME.json."""
-    data: str | tuple[str, ...]
+    data: PathText | tuple[PathText, ...]
     """Shards, as data.train takes them."""
     captions: tuple[str, ...] = ("txt",)
     """Where captions are: the .txt member or fields of the .json."""
@@ -63,13 +64,13 @@ class LinearProbeConfig:
 
     name: str
     """Names the result: eval/NAME.json."""
-    train: str | tuple[str, ...]
+    train: PathText | tuple[PathText, ...]
     """What the classifier is fitted to, as the data of a zero-shot evaluation."""
-    test: str | tuple[str, ...]
+    test: PathText | tuple[PathText, ...]
     """What the figures are about."""
-    validation: str | tuple[str, ...] | None = None
+    validation: PathText | tuple[PathText, ...] | None = None
     """What its regularisation is chosen on. None: one of ten training samples."""
-    classes: str | None = None
+    classes: PathText | None = None
     """As of a zero-shot evaluation."""
     label_key: str | None = None
     """As of a zero-shot evaluation."""
@@ -91,11 +92,11 @@ class KnnConfig:
 
     name: str
     """Names the result: eval/NAME.json."""
-    train: str | tuple[str, ...]
+    train: PathText | tuple[PathText, ...]
     """The images that vote, as the data of a zero-shot evaluation."""
-    test: str | tuple[str, ...]
+    test: PathText | tuple[PathText, ...]
     """What the figures are about."""
-    classes: str | None = None
+    classes: PathText | None = None
     """As of a zero-shot evaluation."""
     label_key: str | None = None
     """As of a zero-shot evaluation."""

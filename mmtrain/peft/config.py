@@ -1,7 +1,7 @@
 """Which adapter a run trains beside the frozen model."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from mmtrain.peft.lora import LoraConfig
 from mmtrain.peft.prompts import PromptConfig
@@ -47,7 +47,7 @@ class PeftConfig:
     """Width of that network. None: 128."""
     also_train: tuple[str, ...] = ()
     """Parameters that train in full beside the adapter, with * for any part: "classify.*"."""
-    init: str | None = None
+    init: Annotated[str, "path"] | None = None
     """lora, context: start from this adapter, a folder of ours or of peft's."""
 
     def __post_init__(self) -> None:

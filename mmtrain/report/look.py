@@ -17,7 +17,9 @@ from mmtrain.eval.layouts import open_labelled
 from mmtrain.eval.look import look_at
 from mmtrain.eval.look_files import LOOK_FILE, write_look
 from mmtrain.eval.samples import Members, open_source
+from mmtrain.eval.scheduled import RetrievalConfig, ZeroShotConfig
 from mmtrain.loading import CONFIG_FILE, WEIGHTS_FILE, load
+from mmtrain.paths import expand_paths
 from mmtrain.report.look_page import read_look
 from mmtrain.report.run_folder import LOOK_DIR
 
@@ -82,8 +84,9 @@ def _first_evaluation(recipe: Path) -> dict[str, Any] | None:
     """The recipe's first retrieval, which has captions, or else its first zero-shot evaluation."""
     try:
         sections = tomllib.loads(recipe.read_text(encoding="utf-8"))["eval"]
-        for kind in ("retrieval", "zero_shot"):
+        for kind, config in (("retrieval", RetrievalConfig), ("zero_shot", ZeroShotConfig)):
             for one in sections.get(kind, []):
+                one = expand_paths(config, one)
                 return {**one, "kind": kind, "name": str(one["name"]), "data": one["data"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # what a damaged recipe is lacking, the page tells elsewhere

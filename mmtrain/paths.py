@@ -1,0 +1,93 @@
+"""`~` and `$VARIABLE` in settings that are paths, wherever a user writes one: recipe or words."""
+
+import dataclasses
+import os
+import re
+import types
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, Union
+
+from mmtrain.describe_config import join
+from mmtrain.errors import UsageError
+
+_MARK = "path"
+PathText = Annotated[str, _MARK]
+"""The type of a config's field that is a path, or where a path may stand: a glob, a set's name."""
+
+_VARIABLE = re.compile(r"\$(?:(?P<dollar>\$)|(?P<bare>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)\})")
+# Also behind a set's name, as in torchvision:CIFAR10/train:~/data.
+_HOME = re.compile(r"(?P<before>^|:)(?P<user>~[^/:]*)(?=/|$)")
+
+
+def expand_path(text: str, key: str) -> str:
+    """The path that a user means: `~`, `~user`, `$NAME`, `${NAME}`, and `$$` for a dollar sign.
+
+    Args:
+        text: as written.
+        key: the setting, for messages.
+
+    Raises:
+        UsageError: a variable has no value, or there is no such user.
+    """
+
+    def variable(match: "re.Match[str]") -> str:
+        if match["dollar"]:
+            return "$"
+        name = match["bare"] or match["braced"]
+        if not (value := os.environ.get(name)):
+            raise UsageError(
+                f"{key} = {text}: the variable {name} is not set; set it, or write $$ for a dollar "
+                "sign that belongs to the name"
+            )
+        return value
+
+    def home(match: "re.Match[str]") -> str:
+        folder = os.path.expanduser(match["user"])
+        if folder == match["user"]:
+            raise UsageError(
+                f"{key} = {text}: there is no user {folder[1:] or '(none is set)'} whose home it "
+                f"may mean; write ./{folder} for a file of that name"
+            )
+        return match["before"] + folder
+
+    return _HOME.sub(home, _VARIABLE.sub(variable, text))
+
+
+def escape_path(text: str, key: str = "") -> str:
+    """What `expand_path` makes the given path of again."""
+    text = text.replace("$", "$$")
+    return f"./{text}" if text.startswith("~") else text
+
+
+def expand_paths(cls: type, data: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a section's TOML dict with every path expanded; what else it holds is not judged.
+
+    Raises:
+        UsageError: as `expand_path`.
+    """
+    return _convert(cls, data, "", expand_path)
+
+
+def escape_paths(cls: type, data: dict[str, Any]) -> dict[str, Any]:
+    """The dict that `expand_paths` turns into the given one: what a recipe's file records."""
+    return _convert(cls, data, "", escape_path)
+
+
+def _convert(annotation: Any, value: Any, key: str, change: Callable[[str, str], str]) -> Any:
+    """`value` with its paths changed; the object itself where the type does not fit it."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return change(value, key) if _MARK in args and isinstance(value, str) else value
+    if dataclasses.is_dataclass(annotation) and isinstance(value, dict):
+        types_of = typing.get_type_hints(annotation, include_extras=True)
+        return {
+            name: _convert(types_of.get(name), member, join(key, name), change)
+            for name, member in value.items()
+        }
+    if origin in (Union, types.UnionType):
+        converted = (_convert(arm, value, key, change) for arm in args)
+        return next((each for each in converted if each is not value), value)
+    if origin is tuple and isinstance(value, list):
+        return [_convert(args[0], member, f"{key}[{i}]", change) for i, member in enumerate(value)]
+    return value

@@ -1,0 +1,191 @@
+"""`~` and `$VAR` in every setting that is a path: of recipes, by their schema, and of commands."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmtrain.cli import main
+from mmtrain.cli.parser import names_place
+from mmtrain.cli.program import build_parser
+from mmtrain.describe_config import describe
+from mmtrain.errors import UsageError
+from mmtrain.paths import escape_path, escape_paths, expand_path, expand_paths
+from mmtrain.recipe import TrainRecipe, load_recipe, read_toml
+
+RECIPE = "configs/debug_clip.toml"
+NO_PATHS = {"name", "image_key", "label_key", "captions", "targets", "also_train", "device"}
+NO_PATHS |= {"wandb_project"}
+"""Last names of a recipe's keys that take a text and no path."""
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/people/ada")
+    monkeypatch.setenv("DISK", "/disks/disk")
+    monkeypatch.setenv("ODD", "/disks/a$b")
+    monkeypatch.delenv("UNSET", raising=False)
+    monkeypatch.setenv("EMPTY", "")
+
+
+def text_keys() -> list[str]:
+    """Keys of a recipe that take a text."""
+    return [
+        key.name
+        for key in describe(TrainRecipe)
+        if "str" in key.type.split(" | ") or key.type.startswith("list of str")
+    ]
+
+
+def table(key: str, value: Any) -> dict[str, Any]:
+    """The TOML dict of one key."""
+    for name in reversed(key.split(".")):
+        value = {name.removesuffix("[]"): [value] if name.endswith("[]") else value}
+    return value
+
+
+def at(data: Any, key: str) -> Any:
+    """What `table` put there."""
+    for name in key.split("."):
+        data = data[name.removesuffix("[]")]
+        data = data[0] if name.endswith("[]") else data
+    return data
+
+
+def test_every_path_of_a_recipe_is_expanded() -> None:
+    """A text is a path, or is named above as none; alone and in a list, and back again."""
+    paths = [key for key in text_keys() if key.rpartition(".")[2] not in NO_PATHS]
+    assert len(paths) >= 24 and {"run.dir", "model.init", "peft.init", "data.train"} <= {*paths}
+    for key in text_keys():
+        want = "/disks/disk/x" if key in paths else "$DISK/x"
+        assert at(expand_paths(TrainRecipe, table(key, "$DISK/x")), key) == want, key
+        want = "/people/ada/x" if key in paths else "~/x"
+        assert at(expand_paths(TrainRecipe, table(key, "~/x")), key) == want, key
+    for key in [key.name for key in describe(TrainRecipe) if "list of str" in key.type]:
+        found = at(expand_paths(TrainRecipe, table(key, ["$DISK/x", "a"])), key)
+        assert found == (["/disks/disk/x", "a"] if key in paths else ["$DISK/x", "a"]), key
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("~", "/people/ada"),
+        ("~/a b", "/people/ada/a b"),
+        ("~root/x", f"{Path('~root').expanduser()}/x"),
+        ("$DISK/{00000..00007}.tar", "/disks/disk/{00000..00007}.tar"),
+        ("${DISK}2/*.tar", "/disks/disk2/*.tar"),
+        ("a/$DISK", "a//disks/disk"),
+        ("$ODD/x", "/disks/a$b/x"),
+        ("$$DISK", "$DISK"),
+        ("cost$$5/$$", "cost$5/$"),
+        ("cost$5/a$", "cost$5/a$"),
+        ("$/x", "$/x"),
+        ("a~/b~c", "a~/b~c"),
+        ("./~/x", "./~/x"),
+        ("torchvision:CIFAR10/train:~/data", "torchvision:CIFAR10/train:/people/ada/data"),
+        ("synthetic:64", "synthetic:64"),
+    ],
+)
+def test_what_a_path_means(text: str, path: str) -> None:
+    """As a shell reads it; and what a recipe's file records of it comes out the same."""
+    assert expand_path(text, "key") == path
+    assert Path(expand_path(escape_path(path), "key")) == Path(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("$UNSET/x", "the variable UNSET is not set; set it, or write $$"),
+        ("a/${UNSET}", "the variable UNSET is not set"),
+        ("$EMPTY/x", "the variable EMPTY is not set"),
+        ("~nobody-here/x", "there is no user nobody-here"),
+        ("~backup.tar", "write ./~backup.tar"),
+    ],
+)
+def test_what_stands_for_nothing_is_refused(
+    text: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line with the setting as the user named it, in a recipe and in words."""
+    with pytest.raises(UsageError, match=r"^data\.train = "):
+        expand_path(text, "data.train")
+    for words, name in (
+        (["train", RECIPE, "--data.train", text], "data.train"),
+        (["train", RECIPE, "--run-dir", text], "--run-dir"),
+        (["report", text], "runs"),
+        (["data", "check", text], "data"),
+    ):
+        assert main(words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{name} = {text}" in line and told in line
+
+
+def options(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Action]]:
+    """Every option of every command."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for child in action.choices.values():
+                yield from options(child)
+        else:
+            yield parser.prog, action
+
+
+def test_every_path_of_a_command_is_expanded() -> None:
+    """By its metavar; a new metavar must say what it is."""
+    found = list(options(build_parser()))
+    metavars = {a.metavar for _, a in found if a.metavar is not None and not names_place(a)}
+    assert metavars == {"N", "NAME", "KEY", "D", "C", "K", "T", "X", "P", "TEXT"}
+    assert [a.dest for _, a in found if a.type is Path and not names_place(a)] == []
+    assert sum(names_place(a) for _, a in found) > 50
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["report", "W", "W", "--out", "W"],
+        ["export", "W", "--out", "W"],
+        ["data", "index", "W", "W"],
+        ["checkpoint", "ls", "W"],
+        ["serve", "--model", "W", "--index", "W"],
+        ["eval", "zero-shot", "--model", "W", "--data", "W", "--classes", "W", "--out", "W.json"],
+        ["train", "W", "--run-dir", "W"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_words_of_a_command(words: list[str]) -> None:
+    """Path and text alike."""
+    typed = [word.replace("W", "$DISK/~x") for word in words]
+    arguments, rest = build_parser().parse_known_args(typed)
+    assert rest == []
+    shown = repr(arguments)
+    assert "$DISK" not in shown and shown.count("/disks/disk/~x") >= sum("W" in w for w in words)
+
+
+def test_a_run_in_an_odd_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its recipe records the place itself, dollar signs and all, and goes on after the variables
+    are gone."""
+    disk = tmp_path / "a$HOME"
+    disk.mkdir()
+    shard = (Path(__file__).parents[1] / "mmtrain/demo/debug/train.tar").read_bytes()
+    (disk / "train.tar").write_bytes(shard)
+    monkeypatch.setenv("DISK", str(disk))
+    words = ["--run.dir", "$DISK/run", "--data.train", "$DISK/train.tar", "--train.steps", "1"]
+    assert main(["train", RECIPE, *words]) == 0
+    monkeypatch.delenv("DISK")
+    run = disk / "run"
+    assert read_toml(run / "recipe.toml")["run"]["dir"] == str(run).replace("$", "$$")
+    assert load_recipe(run / "recipe.toml").data.train == str(disk / "train.tar")
+    capsys.readouterr()
+    assert main(["train", escape_path(str(run)), "--resume"]) == 0
+    assert " -> " not in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a$HOME"]
+
+
+def test_what_is_no_path_is_left_alone() -> None:
+    """Wrong types and unknown keys are for `decode` to refuse."""
+    data = {"data": {"train": 3, "nothing": "$UNSET"}, "run": "$UNSET", "wonder": {"a": "~"}}
+    assert expand_paths(TrainRecipe, data) == data
+    assert escape_paths(TrainRecipe, {"run": {"dir": "~/$x"}}) == {"run": {"dir": "./~/$$x"}}
