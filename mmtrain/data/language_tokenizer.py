@@ -1,7 +1,7 @@
 """Tokenizers of decoders: text to ids and back, exactly, nothing cleaned or cut."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import sentencepiece
@@ -62,12 +62,22 @@ class SentencePieceCodec:
         definition: the model's bytes.
         add_bos: begin with its start token.
         add_eos: close with its end token.
+        added: tokens beyond the model's pieces, with their ids.
+        hidden: those of them that decoding leaves out.
 
     Raises:
         ValueError: `definition` is no such model.
     """
 
-    def __init__(self, definition: bytes, *, add_bos: bool, add_eos: bool) -> None:
+    def __init__(
+        self,
+        definition: bytes,
+        *,
+        add_bos: bool,
+        add_eos: bool,
+        added: Mapping[str, int] | None = None,
+        hidden: Collection[str] = (),
+    ) -> None:
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             # An empty file would load as a model without pieces.
@@ -75,30 +85,44 @@ class SentencePieceCodec:
                 raise RuntimeError("no pieces")
         except RuntimeError as error:
             raise ValueError(f"is not a SentencePiece model ({error})") from error
-        self.vocab_size: int = self._processor.vocab_size()
+        size = self._processor.vocab_size()
+        self._added = dict(added or {})
+        shown = (item for item in self._added.items() if item[0] not in hidden)
+        self._shown = {number: token for token, number in shown}
+        self.vocab_size: int = max(size - 1, *self._added.values(), -1) + 1
         self._before = [self._processor.bos_id()] if add_bos else []
         self._after = [self._processor.eos_id()] if add_eos else []
         control = (
-            self._processor.id_to_piece(i)
-            for i in range(self.vocab_size)
-            if self._processor.is_control(i)
+            self._processor.id_to_piece(i) for i in range(size) if self._processor.is_control(i)
         )
         # A control piece in a text (a chat template writes them) is that piece, not its letters.
-        self._control = re.compile("(" + "|".join(map(re.escape, control)) + ")")
+        words = sorted({*control, *self._added} - {""}, key=len, reverse=True)
+        self._control = re.compile("(" + "|".join(map(re.escape, words)) + ")")
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         ids: list[int] = []
         for number, part in enumerate(self._control.split(text)):
             if number % 2:
-                ids.append(self._processor.piece_to_id(part))
+                ids.append(self._added.get(part, self._processor.piece_to_id(part)))
             elif part:
                 ids += self._processor.encode(part)
         return [*self._before, *ids, *self._after] if special else ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self._processor.decode([i for i in ids if not self._processor.is_control(i)])
+        # An added token that is no piece stands between stretches of pieces.
+        size, text, stretch = self._processor.vocab_size(), "", []
+        for number in (*ids, None):
+            if number is not None and number < size:
+                stretch += [] if self._processor.is_control(number) else [number]
+                continue
+            text += self._processor.decode(stretch) if stretch else ""
+            text += "" if number is None else self._shown.get(number, "")
+            stretch = []
+        return text
 
     def token_id(self, token: str) -> int | None:
+        if token in self._added:
+            return self._added[token]
         found = self._processor.piece_to_id(token)
         return found if self._processor.id_to_piece(found) == token else None
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from mmtrain.data.language_tokenizer import (
     Codec,
@@ -19,6 +19,7 @@ from mmtrain.interop.foreign_config import read_json
 from mmtrain.interop.hf_clip_files import CONFIG_FILE, WEIGHTS_FILE, read_weights
 from mmtrain.interop.hf_decoder import decoder_from_hf, decoder_to_hf
 from mmtrain.interop.hf_decoder_config import CLASSES, Family
+from mmtrain.interop.hf_tokenizer_files import TokenizerFiles, read_files
 from mmtrain.interop.package import float_tensors
 from mmtrain.interop.tensor_links import Tensors
 from mmtrain.models import DecoderConfig
@@ -28,6 +29,11 @@ PIECES_FILE = "tokenizer.model"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
 GENERATION_FILE = "generation_config.json"
+QWEN2_PIECES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""What Qwen2 cuts a text into before merging."""
 TRAVELLING = (
     JSON_FILE, PIECES_FILE, TOKENIZER_CONFIG_FILE, TEMPLATE_FILE, GENERATION_FILE, "vocab.json",
     "merges.txt", "added_tokens.json", "special_tokens_map.json",
@@ -146,30 +152,63 @@ def _codec(folder: Path, config: dict[str, Any]) -> Codec | None:
     path = folder / JSON_FILE
     try:
         if path.is_file():
-            return JsonCodec(path.read_bytes())
+            JsonCodec(path.read_bytes())  # says what is wrong with the file
+        files = read_files(folder)
+        if path.is_file():
+            rust = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+            return JsonCodec(_with_added(rust, files))
         path = folder / PIECES_FILE
         if path.is_file():
             return SentencePieceCodec(
                 path.read_bytes(),
                 add_bos=config.get("add_bos_token", True),
                 add_eos=config.get("add_eos_token", False),
+                added={token.content: number for number, token in files.added.items()},
+                hidden=[token.content for token in files.added.values() if token.special],
             )
         path = folder / "vocab.json"
         if path.is_file() and (folder / "merges.txt").is_file():
-            return JsonCodec(_byte_level(folder))
+            return JsonCodec(_with_added(_byte_level(folder, files), files))
     except ValueError as error:
+        if isinstance(error, UsageError):
+            raise
         raise UsageError(f"{path} {error}") from error
     return None
 
 
-def _byte_level(folder: Path) -> bytes:
-    """GPT-2's byte-pair encoding from its two files, as the tokenizer.json that others write."""
+def _byte_level(folder: Path, files: TokenizerFiles) -> Tokenizer:
+    """GPT-2's or Qwen2's byte-pair encoding from its two files, without added tokens."""
     model = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
     tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
+    path = folder / CONFIG_FILE
+    kind = read_json(path).get("model_type") if path.is_file() else None
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if kind == "qwen2" or files.kind == "Qwen2Tokenizer":
+        tokenizer.normalizer = normalizers.NFC()  # pyright: ignore[reportAttributeAccessIssue]
+        bytes_ = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(QWEN2_PIECES), behavior="isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+    tokenizer.pre_tokenizer = bytes_  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
-    tokenizer.add_special_tokens(["<|endoftext|>"])
-    return tokenizer.to_str().encode()
+    if "<|endoftext|>" not in {token.content for token in files.added.values()}:
+        tokenizer.add_special_tokens(["<|endoftext|>"])
+    return tokenizer
+
+
+def _with_added(rust: Tokenizer, files: TokenizerFiles) -> bytes:
+    """A tokenizer.json with the added tokens that other files of the folder name."""
+    there = {token.content for token in rust.get_added_tokens_decoder().values()}
+    rust.add_tokens([one for _, one in sorted(files.added.items()) if one.content not in there])
+    for number, token in files.added.items():
+        if (own := rust.token_to_id(token.content)) != number:
+            raise UsageError(
+                f"{files.folder}: the added token {token.content} is {number} in one file and "
+                f"{own} by the others"
+            )
+    return rust.to_str().encode()
 
 
 def _special_tokens(config: dict[str, Any]) -> dict[str, str]:

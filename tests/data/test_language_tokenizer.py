@@ -10,6 +10,7 @@ from mmtrain.data.chat import ChatTemplate
 from mmtrain.errors import UsageError
 from mmtrain.interop.hf_decoder_files import read_hf_decoder, read_tokenizer, write_hf_decoder
 from tests.interop.decoder_folders import edit_config, write_peer
+from tests.interop.tokenizer_folders import fuzzed, token, write_json
 
 TEXTS = ["a red circle", "two  spaces\nand a line", "naïve café 火", "</s> inside", "", "x"]
 CORPUS = ["a red circle and a blue square", "how many shapes are there ? two", "yes no 1 2 3 café"]
@@ -180,3 +181,71 @@ def test_damaged_files_are_one_line(name, tmp_path):
     (tmp_path / name).write_bytes(b"nothing")
     with pytest.raises(UsageError, match=f"{name} is not a "):
         read_hf_decoder(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen2"])
+@pytest.mark.parametrize("form", ["two files", "tokenizer.json", "added_tokens.json"])
+def test_added_tokens_and_the_models_own_cut(tmp_path, kind, form):
+    """Files of every age: the ids of transformers on fuzzed texts."""
+    from transformers import AutoTokenizer
+
+    rust = Tokenizer(models.BPE())
+    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"]
+    )
+    rust.train_from_iterator(CORPUS * 5, trainer)
+    size = rust.get_vocab_size()
+    rust.model.save(str(tmp_path))
+    write_json(tmp_path / "config.json", {"model_type": kind})
+    added = {
+        "0": token("<|endoftext|>", special=True),
+        str(size): token("<|im_start|>", special=True),
+        str(size + 1): token("<tool>", lstrip=True),
+        str(size + 2): token("Red", normalized=True),
+    }
+    config = {"tokenizer_class": {"gpt2": "GPT2Tokenizer", "qwen2": "Qwen2Tokenizer"}[kind]}
+    if form == "added_tokens.json":
+        contents = {one["content"]: int(number) for number, one in added.items()}
+        write_json(tmp_path / "added_tokens.json", contents)
+    else:
+        config["added_tokens_decoder"] = added
+    write_json(tmp_path / "tokenizer_config.json", config)
+    if form == "tokenizer.json":
+        AutoTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path)
+        for name in ("vocab.json", "merges.txt"):
+            (tmp_path / name).unlink(missing_ok=True)
+    ours, theirs = read_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert ours.vocab_size == len(theirs) == size + 3
+    for text in fuzzed(150, ["<|endoftext|>", "<|im_start|>", "<tool>", "Red"]):
+        assert ours.encode(text) == theirs(text).input_ids, text[:80]
+
+
+def test_tokens_beyond_a_sentence_piece_model(tmp_path):
+    """added_tokens.json of a model that was tuned further: one id, not its letters."""
+    with (tmp_path / "tokenizer.model").open("wb") as file:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter(CORPUS * 9), model_writer=file, vocab_size=60,
+            hard_vocab_limit=False, minloglevel=2,
+        )  # fmt: skip
+    plain = read_tokenizer(tmp_path)
+    size = plain.vocab_size
+    write_json(tmp_path / "added_tokens.json", {"<pad>": size, "<|im_end|>": size + 1})
+    write_json(tmp_path / "special_tokens_map.json", {"pad_token": "<pad>"})
+    ours = read_tokenizer(tmp_path)
+    assert ours.vocab_size == size + 2
+    ids = ours.encode("a red<pad> circle<|im_end|>", special=False)
+    assert [i for i in ids if i >= size] == [size, size + 1] and len(ids) > 4
+    assert ours.decode(ids).endswith("circle<|im_end|>") and "<pad>" not in ours.decode(ids)
+    assert ours.encode("a red circle") == plain.encode("a red circle")
+
+
+def test_an_added_token_with_two_ids_is_refused(tmp_path):
+    rust = Tokenizer(models.BPE())
+    rust.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=80))
+    rust.save(str(tmp_path / "tokenizer.json"))
+    added = {"400": token("<cat>", special=True)}
+    write_json(tmp_path / "tokenizer_config.json", {"added_tokens_decoder": added})
+    with pytest.raises(UsageError, match="the added token <cat> is 400 in one file and"):
+        read_tokenizer(tmp_path)
