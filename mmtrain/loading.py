@@ -92,7 +92,11 @@ def save_model(
 
 
 def load(
-    path: Path | str, device: str | torch.device = "cpu", *, architecture: str | None = None
+    path: Path | str,
+    device: str | torch.device = "cpu",
+    *,
+    architecture: str | None = None,
+    key: str = "model",
 ) -> tuple[Clip, Preprocess, Tokenizer]:
     """The model, its preprocess and its tokenizer, from any form that we know.
 
@@ -102,6 +106,7 @@ def load(
             weights' file of which something says the architecture.
         device: where the weights go.
         architecture: a name of `mmtrain models`, for a weights' file of which nothing says it.
+        key: the option or key that the path came from, for messages.
 
     Returns:
         The model in eval mode: `encode_image(uint8 [B, 3, H, W])` and `encode_text([B, T])` give
@@ -112,7 +117,7 @@ def load(
         UsageError: the folder is none of these, or a file in it is missing, damaged or of another
             model.
     """
-    package = read_package(Path(path), architecture=architecture)
+    package = read_package(Path(path), architecture=architecture, key=key)
     with torch.device("meta"):
         model = Clip(package.config)
     model.load_state_dict(package.tensors, assign=True)
@@ -144,26 +149,28 @@ def load_decoder(
     return decoder.eval().to(torch.device(device)), package.tokenizer
 
 
-def read_package(path: Path, *, architecture: str | None = None) -> ModelPackage:
+def read_package(
+    path: Path, *, architecture: str | None = None, key: str = "model"
+) -> ModelPackage:
     """What `load` loads, as plain data on the CPU.
 
     Raises:
         UsageError: as `load`, or a model that says itself what it is is not of `architecture`.
     """
     if architecture is None:
-        return _read_package(path)
+        return _read_package(path, key)
     named_config(architecture)
     if path.is_file() and not says_itself(path):
         return read_bare(path, architecture)
-    package = _read_package(path)
+    package = _read_package(path, key)
     check_architecture(package, architecture, path)
     return package
 
 
-def _read_package(path: Path) -> ModelPackage:
+def _read_package(path: Path, key: str) -> ModelPackage:
     if not path.exists():
-        raise UsageError(f"model = {path} does not exist; name a run folder or an exported model's")
-    refuse_other_kind(path, "clip")
+        raise UsageError(f"{key} = {path} does not exist; name a run folder or an exported model's")
+    refuse_other_kind(path, "clip", key=key)
     if path.is_file():
         return read_open_clip(path)
     folder = path / "export" if (path / "export" / CONFIG_FILE).is_file() else path
@@ -174,9 +181,9 @@ def _read_package(path: Path) -> ModelPackage:
         is_hf = isinstance(data, dict) and "model_type" in data
         return read_hf(folder) if is_hf else _read_ours(folder)
     if (folder / "recipe.toml").is_file():
-        raise UsageError(f"model = {folder} has no export/ yet; a run writes it when it ends")
+        raise UsageError(f"{key} = {folder} has no export/ yet; a run writes it when it ends")
     raise UsageError(
-        f"model = {folder} holds neither {CONFIG_FILE} nor export/ nor {OPEN_CLIP_CONFIG_FILE}; "
+        f"{key} = {folder} holds neither {CONFIG_FILE} nor export/ nor {OPEN_CLIP_CONFIG_FILE}; "
         "name a run folder or an exported model's"
     )
 

@@ -328,9 +328,9 @@ def _check_logits(model: ModelConfig, loss: LossConfig) -> None:
     low, high = loss.scale_range(math.log(STANDARD_LIMIT))
     if not low <= model.init_logit_scale <= high:
         raise UsageError(
-            f"model.init_logit_scale = {model.init_logit_scale} multiplies the logits by "
-            f"{math.exp(model.init_logit_scale):.4g}, and the first update would cut it into 1 to "
-            f"{math.exp(high):.4g}; start within, or set loss.max_logit_scale"
+            f"model.init_logit_scale = {model.init_logit_scale:g} is the logarithm of what "
+            f"multiplies the logits, and the first update would cut that into 1 to "
+            f"{math.exp(high):.4g}; start within 0 and {high:.4g}, or set loss.max_logit_scale"
         )
     if loss.kind == "clip" and model.init_logit_bias is not None:
         raise UsageError(

@@ -54,7 +54,7 @@ def read_start(path: str | None, *, name: str | None = None) -> Start | None:
     """
     if path is None:
         return None
-    model, preprocess, tokenizer = load(path, architecture=name)
+    model, preprocess, tokenizer = load(path, architecture=name, key="model.init")
     key = f"model.init = {path}"
     return Start(key=key, model=model, preprocess=preprocess.config, tokenizer=tokenizer)
 
@@ -80,8 +80,9 @@ def with_start(data: dict[str, Any]) -> dict[str, Any]:
             raise UsageError("model.init brings an image tower, and so does model.vision_init")
         if name != NONE:
             named_config(name, key="model.name")
-        refuse_other_kind(Path(init), "clip", key="model.init")
-        model, preprocess, _ = load(init, architecture=None if name == NONE else name)
+        model, preprocess, _ = load(
+            init, architecture=None if name == NONE else name, key="model.init"
+        )
         below = {"model": encode(model.config), "data": _resize(preprocess)}
     elif name != NONE:
         below = {"model": encode(named_config(name, key="model.name"))}

@@ -101,7 +101,7 @@ def test_an_export_in_our_form_is_the_same_folder(tmp_path):
 
 def test_what_a_form_cannot_say_is_refused_before_anything_is_written(tmp_path):
     save(tmp_path / "a")
-    with pytest.raises(UsageError, match="form = open_clip cannot express") as caught:
+    with pytest.raises(UsageError, match="--format open-clip cannot express") as caught:
         export_model(tmp_path / "a", out=tmp_path / "b", form="open_clip")
     assert "\n" not in str(caught.value) and not (tmp_path / "b").exists()
 

@@ -16,7 +16,7 @@ from mmtrain.cli.parser import Parser, VersionAction
 from mmtrain.cli.plan import add_plan
 from mmtrain.cli.train import add_train
 from mmtrain.cli.vqa import add_ask
-from mmtrain.cli.words import explain, refuse_document_dashes, split_overrides
+from mmtrain.cli.words import explain, in_words_of, refuse_document_dashes, split_overrides
 from mmtrain.errors import ExitStatus, UsageError, leave_error, mistake_before_restart
 
 _EXAMPLES = """\
@@ -85,4 +85,9 @@ def _run(argv: list[str]) -> None:
     if unknown or (overrides and not parser.takes_overrides):
         raise UsageError(explain((unknown or overrides)[0], argv=argv, parser=parser))
     arguments.overrides = overrides
-    arguments.run(arguments)
+    try:
+        arguments.run(arguments)
+    except UsageError as error:
+        if parser.takes_overrides:
+            raise
+        raise UsageError(in_words_of(parser, str(error))) from error

@@ -79,6 +79,15 @@ def explain(word: str, *, argv: Sequence[str], parser: argparse.ArgumentParser) 
     return f"{parser.prog} does not take {word}{remedy} (see {parser.prog} --help)"
 
 
+def in_words_of(parser: argparse.ArgumentParser, message: str) -> str:
+    """A message with the options of a command for the recipe's keys of the same name, which its
+    user has never typed."""
+    for option in parser._option_string_actions:
+        name = option.removeprefix("--").replace("-", "_")
+        message = re.sub(rf"\b(?:data|train|run)\.{name}\b", option, message)
+    return message
+
+
 def _meant_option(
     word: str, following: str, parser: argparse.ArgumentParser, takes_overrides: bool
 ) -> str:

@@ -109,6 +109,11 @@ def _newest(path: Path) -> Path:
 def _package(state: dict[str, Any], source: Path, weights: dict[str, Tensor]) -> ModelPackage:
     """The model of a checkpoint as the forms of export/ take it."""
     recipe = decode(TrainRecipe, state["recipe"])
+    if recipe.vqa is not None:
+        raise UsageError(
+            f"{source} is of a run that answers questions, and this --format writes a CLIP; use "
+            "--format safetensors, or the run's export/"
+        )
     if missing := {"vision", "text"} - {name.partition(".")[0] for name in weights}:
         raise UsageError(
             f"{source} has no {' and no '.join(sorted(missing))} tower, so it is no CLIP; "

@@ -20,7 +20,7 @@ def data_index_command(*, data: tuple[str, ...], index_dir: Path | None) -> None
         f"{report.num_samples} samples in {len(report.shards)} shards; "
         f"{report.num_new} indexes written"
     )
-    _refuse(report.problems)
+    _refuse(report.problems, data)
 
 
 def data_check_command(
@@ -47,14 +47,14 @@ def data_check_command(
         report = check_samples(source, captions=places, label_key=label_key, workers=workers)
         _tell_samples(report, label_key)
         return
-    _tell_shards(check_shards(data, index_dir=_text(index_dir)))
+    _tell_shards(check_shards(data, index_dir=_text(index_dir)), data)
     with tempfile.TemporaryDirectory() as indexes:  # a check writes nothing beside the shards
         source = open_source(data, image_key=image_key, index_dir=indexes, key="data")
         report = check_samples(source, captions=places, label_key=label_key, workers=workers)
     _tell_samples(report, label_key)
 
 
-def _tell_shards(report: CheckReport) -> None:
+def _tell_shards(report: CheckReport, data: tuple[str, ...]) -> None:
     for shard in report.shards:
         state = "verified" if shard.is_verified else "readable"
         if not shard.is_indexed:
@@ -64,7 +64,7 @@ def _tell_shards(report: CheckReport) -> None:
         if shard.num_ignored:
             state += f"; {shard.num_ignored} files are of no sample (hidden or without extension)"
         print(f"{shard.path}: {shard.num_samples} samples, {state}")
-    _refuse(report.problems)
+    _refuse(report.problems, data)
 
 
 def _tell_samples(report: SampleReport, label_key: str | None) -> None:
@@ -85,12 +85,13 @@ def _tell_samples(report: SampleReport, label_key: str | None) -> None:
     raise FaultsFound(f"{told} ({report.told}){hint if report.hint else ''}")
 
 
-def _refuse(problems: tuple[str, ...]) -> None:
+def _refuse(problems: tuple[str, ...], data: tuple[str, ...]) -> None:
     """End with status 2 where something is wrong, every problem on a line of its own."""
     for problem in problems:
         print(f"mmtrain: {problem}", file=sys.stderr)
     if problems:
-        raise UsageError(f"{len(problems)} problem(s) found; fetch those shards again")
+        named = " ".join(data)
+        raise UsageError(f"{len(problems)} problem(s) found in {named}; fetch those shards again")
 
 
 def _text(path: Path | None) -> str | None:

@@ -27,8 +27,9 @@ class IncompleteError(SampleError):
     Args:
         reason: as above.
         wanted: extensions that the file could have.
+        detail: as above.
     """
 
-    def __init__(self, reason: str, *, wanted: Collection[str]) -> None:
-        super().__init__(reason)
+    def __init__(self, reason: str, *, wanted: Collection[str], detail: str = "") -> None:
+        super().__init__(reason, detail=detail)
         self.wanted = wanted

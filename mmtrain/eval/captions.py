@@ -33,7 +33,7 @@ class ReadCaptions:
         where one caption cannot be told from several."""
         captions: list[str] = []
         for field in self.fields:
-            value = read_text_field(members, field)
+            value = read_text_field(members, field, setting="captions")
             texts = value if isinstance(value, list) else [value]
             if not all(isinstance(text, str) for text in texts):
                 raise SampleError(f"its {field} is neither a text nor a list of texts")

@@ -37,7 +37,7 @@ class ReadClass:
 
     def __call__(self, members: Members) -> int:
         """Raises SampleError when the sample has no label, several, or one that is no class."""
-        label = read_text_field(members, self.label_key)
+        label = read_text_field(members, self.label_key, setting="label_key")
         if str(label) in self.number:
             return self.number[str(label)]
         several = _several(label)

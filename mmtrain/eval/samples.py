@@ -34,6 +34,8 @@ Data = str | Sequence[str] | SampleSource
 
 ValueT = TypeVar("ValueT")
 
+_NAME_ONE = "name a place with"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
@@ -188,8 +190,13 @@ def open_source(
     return sources.open_source(patterns, image_key=image_key, index_dir=index_dir, key=key)
 
 
-def read_text_field(members: Members, key: str) -> Any:
+def read_text_field(members: Members, key: str, *, setting: str) -> Any:
     """The member `key` as text, or else the field `key` of the .json.
+
+    Args:
+        members: a sample's files.
+        key: the name.
+        setting: what says it in a recipe, for the message; the option has dashes.
 
     Raises:
         SampleError: the sample has neither, or its .json is none.
@@ -198,15 +205,21 @@ def read_text_field(members: Members, key: str) -> Any:
         return members[key].decode("utf-8", errors="replace").strip()
     if "json" not in members:
         told = f"it has neither a .{key} nor a .json"
-        raise IncompleteError(told, wanted=(key, "json"))
+        raise IncompleteError(told, wanted=(key, "json"), detail=_places({}, setting))
     try:
         fields = json.loads(members["json"])
     except (ValueError, RecursionError) as error:
         raise SampleError(f"its .json cannot be read ({error})") from error
     if not isinstance(fields, dict) or key not in fields:
         told = f"it has no .{key} and its .json no field {key!r}"
-        raise IncompleteError(told, wanted=(key,))
+        raise IncompleteError(told, wanted=(key,), detail=_places(fields, setting))
     return fields[key]
+
+
+def _places(fields: Any, setting: str) -> str:
+    """What a sample's .json has instead, and where to name it."""
+    inside = f"it has {', '.join(fields)}: " if isinstance(fields, dict) and fields else ""
+    return f"{inside}{_NAME_ONE} --{setting.replace('_', '-')}, in a recipe {setting}"
 
 
 def spans(num_samples: int, size: int) -> list[range]:
@@ -266,6 +279,8 @@ def _refuse_faults(encoder: Encoder, batch: EvalBatch[Any], features: Tensor) ->
     if not faults and not bool(features.isfinite().all()):
         faults = [f"the image features from sample {batch.first} on are not finite"]
     remedy = next((fault.remedy for fault in batch.faults), "mend or leave out such samples")
+    if len(batch.faults) == batch.images_BCHW.size(0) and _NAME_ONE in faults[0]:
+        remedy = ""  # no sample has it, so the name is wrong and not the samples
     refuse_on_all_ranks(encoder, faults, key="evaluation data", remedy=remedy)
 
 

@@ -66,7 +66,8 @@ def refuse_losses(config: ClipConfig, read_back: ClipConfig, *, form: str) -> No
     """
     lost = differences(canonical(config), canonical(read_back))
     if lost:
-        raise UsageError(f"form = {form} cannot express {', '.join(lost)}; use form = mmtrain")
+        option = f"--format {form.replace('_', '-')}"
+        raise UsageError(f"{option} cannot express {', '.join(lost)}; use --format mmtrain")
 
 
 def differences(one: Any, other: Any, *, path: str = "model") -> list[str]:

@@ -226,7 +226,7 @@ def config_to_hf(config: ClipConfig, *, kind: Kind | None = None) -> dict[str, A
         }
         - names.keys()
     ):
-        raise UsageError(f"form = hf cannot express activation = {show(missing.pop())}")
+        raise UsageError(f"--format hf cannot express activation = {show(missing.pop())}")
     vision = _section_to(config.vision.transformer, names)
     vision |= {"patch_size": config.vision.patch_size, "num_channels": 3}
     if kind == "siglip2":

@@ -161,7 +161,7 @@ def _preprocess_to(package: ModelPackage, *, is_clip: bool) -> dict[str, Any]:
     preprocess, vision = package.preprocess, package.config.vision
     size = preprocess.image_size
     if preprocess.resize_mode == "longest":
-        raise UsageError('form = hf cannot express preprocess.resize_mode = "longest"')
+        raise UsageError('--format hf cannot express preprocess.resize_mode = "longest"')
     shortest = preprocess.resize_mode == "shortest"
     square = {"height": size, "width": size}
     processor = "CLIPImageProcessor" if is_clip or shortest else "SiglipImageProcessor"

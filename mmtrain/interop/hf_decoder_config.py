@@ -284,7 +284,7 @@ def decoder_config_to_hf(config: DecoderConfig, *, family: Family | None = None)
         if not lost[name]:
             return data
     nearest = min(lost, key=lambda name: len(lost[name]))
-    raise UsageError(f"form = hf ({nearest}) cannot express {', '.join(lost[nearest])}")
+    raise UsageError(f"Hugging Face's form ({nearest}) cannot express {', '.join(lost[nearest])}")
 
 
 def _canonical(config: DecoderConfig) -> DecoderConfig:

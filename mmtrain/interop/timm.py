@@ -214,13 +214,13 @@ def vision_config_to_timm(config: VisionConfig) -> dict[str, Any]:
         "fc_norm": config.pool != "first" and config.pool_norm == "after",
     }
     if blocks.activation not in ACTIVATIONS:
-        raise UsageError(f'form = timm cannot express activation = "{blocks.activation}"')
+        raise UsageError(f'a timm folder cannot express activation = "{blocks.activation}"')
     read = vision_config_from_timm(args)
     lost = differences(
         canonical_vision(config), canonical_vision(read, pixels_of=config), path="model.vision"
     )
     if lost:
-        raise UsageError(f"form = timm cannot express {', '.join(lost)}; use form = mmtrain")
+        raise UsageError(f"a timm folder cannot express {', '.join(lost)}; use ours")
     return args
 
 

@@ -252,6 +252,15 @@ def _refuse_other_tasks(recipe: TrainRecipe) -> None:
     ):
         if given:
             raise UsageError(f"[{key}] has no effect beside [vqa]; leave it out")
+    text = recipe.model.text
+    if recipe.vqa is not None and recipe.vqa.classify is not None and not text.cuts_padding:
+        pool = (
+            'model.text.pool = "end"' if text.pool == "last" else "model.text.mask_padding = true"
+        )
+        raise UsageError(
+            "model.text sees its padding, and [vqa.classify] gives it questions without any; set "
+            f"{pool}"
+        )
 
 
 def _vocabulary(section: VqaSection, questions: list[Question]) -> AnswerVocabulary:

@@ -1,7 +1,11 @@
 """Words that no command takes: what they were meant to be."""
 
+from pathlib import Path
+
 import pytest
 
+from mmtrain.cli import build_parser, main
+from mmtrain.cli.words import in_words_of
 from tests.mistakes import mistake
 
 RECIPE = "configs/debug_clip.toml"
@@ -71,3 +75,27 @@ def test_words_of_other_commands(
     capsys: pytest.CaptureFixture[str], words: tuple[str, ...], told: str
 ) -> None:
     assert told in mistake(capsys, *words)
+
+
+def test_a_place_that_no_sample_has_is_told_what_they_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not "mend such samples": the name is wrong, not the samples."""
+    shard, classes = "mmtrain/demo/debug/train.tar", "mmtrain/demo/debug/classes.json"
+    run = str(tmp_path / "run")
+    assert main(["train", RECIPE, "--run-dir", run, "--train.steps", "1"]) == 0
+    given = ("--model", run, "--data", shard, "--out", str(tmp_path / "out.json"))
+    line = mistake(capsys, "eval", "retrieval", *given, "--captions", "caption")
+    assert "it has concept, emoji, name," in line
+    assert "name a place with --captions, in a recipe captions" in line and "mend" not in line
+    line = mistake(capsys, "eval", "zero-shot", *given, "--classes", classes, "--label-key", "x")
+    assert "name a place with --label-key, in a recipe label_key" in line and "mend" not in line
+
+
+def test_keys_of_a_recipe_are_options_where_the_user_typed_those() -> None:
+    parser = build_parser().parse_args(["models"]).parser
+    assert in_words_of(parser, "data.workers = 3") == "data.workers = 3"  # it has no such option
+    words = ["embed", "--model", "a", "--data", "b", "--out", "c"]
+    parser = build_parser().parse_args(words).parser
+    told = in_words_of(parser, "data.workers = 3 and train.device = x; see data.train")
+    assert told == "--workers = 3 and --device = x; see data.train"

@@ -71,7 +71,9 @@ def names_something(line: str, words: Sequence[str]) -> bool:
     said = line.removeprefix("mmtrain: error: ")
     if any(name in said for name in (*_KEYS, *_OPTIONS, *_PLACES, "unknown key ")):
         return True
-    if any(re.search(rf"\b{re.escape(name)}( = |:| is missing|\]|\")", said) for name in _NAMES):
+    if any(
+        re.search(rf"\b{re.escape(name)}( = |:| is missing| has |\]|\")", said) for name in _NAMES
+    ):
         return True
     if any(len(word) > 2 and word in said for word in words):
         return True

@@ -384,7 +384,7 @@ def test_a_damaged_folder_is_refused_in_one_line(tmp_path, clip_folder, kind):
 
 
 def test_what_transformers_cannot_say_is_refused():
-    with pytest.raises(UsageError, match=r"form = hf cannot express model\.vision\.patch_bias"):
+    with pytest.raises(UsageError, match=r"--format hf cannot express model\.vision\.patch_bias"):
         config_to_hf(named_model("ViT-B-16-SigLIP"), kind="clip")
     with pytest.raises(UsageError, match='cannot express activation = "swiglu"'):
         config_to_hf(named_model("Modern-S-16"))

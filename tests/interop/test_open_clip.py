@@ -279,7 +279,7 @@ def test_what_open_clip_cannot_say_is_refused_by_its_field(tower, changes, messa
     config = dataclasses.replace(
         config, **{tower: dataclasses.replace(getattr(config, tower), **changes)}
     )
-    with pytest.raises(UsageError, match=f"form = open_clip cannot express {message}"):
+    with pytest.raises(UsageError, match=f"--format open-clip cannot express {message}"):
         config_to_open_clip(config)
 
 

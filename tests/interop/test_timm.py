@@ -264,5 +264,7 @@ def test_a_tower_without_a_name_is_refused_by_its_fields():
     config = named_model("ViT-B-16-SigLIP")
     blocks = replace(config.vision.transformer, num_layers=11)
     odd = replace(config, vision=replace(config.vision, transformer=blocks))
-    with pytest.raises(UsageError, match=r"form = open_clip cannot express .*model\.vision\.pool"):
+    with pytest.raises(
+        UsageError, match=r"--format open-clip cannot express .*model\.vision\.pool"
+    ):
         config_to_open_clip(odd)
