@@ -174,6 +174,9 @@ def _decode_value(annotation: Any, value: Any, path: str, root: type) -> Any:
         return float(value)
     if annotation is int and type(value) is int and abs(value) > _LARGEST_INT:
         raise UsageError(f"{path} = {show(value)} must be an int of at most 64 bits")
+    if annotation is str and isinstance(value, str) and "\0" in value:
+        # The system ends a path there.
+        raise UsageError(f"{path} = {show(value)} must be a text without the character NUL")
     # type() and not isinstance(): bool is an int, and `num_layers = true` is a mistake.
     if annotation in (int, str, bool) and type(value) is annotation:
         return value

@@ -154,6 +154,7 @@ def test_what_is_right_is_decoded():
         (changed("optim", steps=1.5), "optim.steps = 1.5 must be an int or none"),
         (changed("optim", betas=[0.9]), "optim.betas = [0.9] must be [float, float]"),
         (changed("optim", betas=[0.9, "x"]), 'optim.betas[1] = "x" must be a number'),
+        ({**LEAST, "judges": [{"name": "a\0b"}]}, "must be a text without the character NUL"),
         (changed("optim", names="a"), 'optim.names = "a" must be a list of str'),
         (changed("optim", weights={"txt": "x"}), 'optim.weights.txt = "x" must be a number'),
         ({"model": 3}, "model = 3 must be a table"),
