@@ -29,7 +29,7 @@ from mmtrain.models import Clip, ClipConfig, TextConfig, VisionConfig
 from mmtrain.models.clip import hidden_matrix_names, no_decay_names
 from mmtrain.nn import TransformerConfig
 from mmtrain.optim import OptimConfig, build_optimizers, clip_gradients
-from mmtrain.parallel import Layout, ParallelConfig, build_layout, parallelize
+from mmtrain.parallel import Layout, ParallelConfig, build_layout, leave_ranks, parallelize
 from mmtrain.recipe import ModelConfig, TrainRecipe, load_recipe
 from mmtrain.train.contrastive import ContrastiveObjective, LossConfig
 from mmtrain.train.step import build_schedule
@@ -256,7 +256,7 @@ def run(rank: int, port: int, rounds: int, batch_size: int, out: Path | None) ->
             overlaps[name].append(overlap(side))
     if rank == 0:
         _print(ratios, overlaps, speeds, sent, batch_size, out)
-    dist.destroy_process_group()
+    leave_ranks()
 
 
 def _print(

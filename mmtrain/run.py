@@ -20,7 +20,7 @@ from mmtrain.eval.scheduled import check_evaluation
 from mmtrain.files import writing
 from mmtrain.loading import save_model
 from mmtrain.models import Clip
-from mmtrain.parallel import Layout, build_layout, pick_device
+from mmtrain.parallel import Layout, build_layout, leave_ranks, pick_device
 from mmtrain.paths import escape_path, escape_paths, expand_paths
 from mmtrain.recipe import TrainRecipe, load_recipe, read_toml
 from mmtrain.report import write_report
@@ -69,8 +69,7 @@ def train_command(
         with StopSignals() as signals, _own_folder(loaded, resume=resume):
             return _train(loaded, layout, resume=resume, signals=signals)
     finally:
-        if not is_alone():
-            dist.destroy_process_group()
+        leave_ranks()
 
 
 @contextmanager

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
+from mmtrain.parallel import leave_ranks
+
 
 def run_ranks(function: Callable[..., None], world_size: int, *args: Any) -> None:
     """Call function(rank, *args) on `world_size` fresh processes that share a process group.
@@ -32,4 +34,4 @@ def _enter(
     try:
         function(rank, *args)
     finally:
-        dist.destroy_process_group()
+        leave_ranks()

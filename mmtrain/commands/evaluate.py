@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch.distributed as dist
-
 from mmtrain.data.config import DataConfig
 from mmtrain.errors import UsageError
 from mmtrain.eval import (
@@ -25,7 +23,7 @@ from mmtrain.eval.layouts import LabelledInputs, open_labelled
 from mmtrain.eval.prompts import DEFAULT_TEMPLATES, load_templates
 from mmtrain.eval.samples import open_source
 from mmtrain.loading import load
-from mmtrain.parallel import ParallelConfig, build_layout, pick_device
+from mmtrain.parallel import ParallelConfig, build_layout, leave_ranks, pick_device
 from mmtrain.parallel.precision import Precision
 
 _ACCURACY = ("top1", "top5", "mean_class_top1", "num_samples", "num_classes")
@@ -197,7 +195,7 @@ def embed_command(
             f"wrote {out}: {report.num_rows:,} rows{skipped}; {report.num_made} of "
             f"{report.num_pieces} pieces made now"
         )
-    _leave()
+    leave_ranks()
 
 
 def _refuse_out(out: Path) -> None:
@@ -234,15 +232,10 @@ def _finish(
         if told:
             print(told)
         print(f"wrote {out}")
-    _leave()
+    leave_ranks()
 
 
 def _shown(key: str, value: float) -> str:
     if key == "strength":
         return f"{value:g}"
     return f"{value:.2%}" if isinstance(value, float) else f"{value:,}"
-
-
-def _leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()

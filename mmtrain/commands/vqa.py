@@ -6,7 +6,6 @@ import tarfile
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from PIL import Image
 
 from mmtrain.commands.answers import refuse_overwriting, show_figures
@@ -27,7 +26,7 @@ from mmtrain.eval.vqa_gqa import read_choices
 from mmtrain.eval.vqa_result import PROBES, evaluate_vqa
 from mmtrain.files import writing
 from mmtrain.models.vqa import Asked, Head
-from mmtrain.parallel import ParallelConfig, build_layout, pick_device
+from mmtrain.parallel import ParallelConfig, build_layout, leave_ranks, pick_device
 from mmtrain.vqa import load_vqa
 
 
@@ -98,8 +97,7 @@ def eval_vqa_command(
             write_result(out, result)
             show_figures(result.figures)
             print(f"wrote {out}")
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    leave_ranks()
 
 
 def _refuse_outputs(

@@ -2,7 +2,7 @@
 
 from mmtrain.parallel.apply import gather_tensors, parallelize
 from mmtrain.parallel.ddp import replicate
-from mmtrain.parallel.mesh import Layout, ParallelConfig, build_layout, pick_device
+from mmtrain.parallel.mesh import Layout, ParallelConfig, build_layout, leave_ranks, pick_device
 from mmtrain.parallel.pipeline import PipelineSchedule
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "PipelineSchedule",
     "build_layout",
     "gather_tensors",
+    "leave_ranks",
     "parallelize",
     "pick_device",
     "replicate",
