@@ -196,12 +196,13 @@ def test_which_faults_may_pass(name: str):
 
 def test_other_sources_are_as_patient(tmp_path, monkeypatch):
     for number in range(3):
-        (tmp_path / "cat").mkdir(exist_ok=True)
-        (tmp_path / "cat" / f"{number}.png").write_bytes(encoded(picture(seed=number), "PNG"))
-    rows = [f"cat/{number}.png,a cat" for number in range(3)]
+        folder = tmp_path / "classes" / "cat"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.png").write_bytes(encoded(picture(seed=number), "PNG"))
+    rows = [f"classes/cat/{number}.png,a cat" for number in range(3)]
     manifest = tmp_path / "pairs.csv"
     manifest.write_text("\n".join(["filepath,txt", *rows]) + "\n")
-    for train in (str(tmp_path), str(manifest)):
+    for train in (str(tmp_path / "classes"), str(manifest)):
         data = build_data(train, batch_size=3)
         faults = Faults(monkeypatch, "EIO", count=2, about=".png").at(Path, "read_bytes")
         assert data.batch(0).valid_B.all() and faults.met == 2

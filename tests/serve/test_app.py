@@ -391,7 +391,7 @@ def test_paths_stay_on_the_terminal(tmp_path: Path, monkeypatch, capsys):
     """A disk that fails, and a defect of ours."""
     server = Server(write_pictures(tmp_path / "a.tar"))
 
-    def fail(sample: int) -> dict[str, bytes]:
+    def fail(*_: object) -> dict[str, bytes]:
         raise OSError(f"{tmp_path} cannot be read")
 
     assert server.index is not None
