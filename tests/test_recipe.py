@@ -59,7 +59,7 @@ def test_resolved_recipe_reads_back_equal(tmp_path: Path) -> None:
     [
         ('[model]\nname = "ViT-B32"\n', 'model.name = "ViT-B32" is unknown; did you mean ViT-B-'),
         ('[model]\nname = "ViT-B-23"\ninit = "x"\n', 'model.name = "ViT-B-23" is unknown'),
-        ('[model]\ninit = "nowhere"\n', "model = nowhere does not exist"),
+        ('[model]\ninit = "nowhere"\n', "model.init = nowhere does not exist"),
         ('[model]\nname = "ViT-B-32"\n[model.text]\nvocab_size = 100\n', "model.text.vocab_size"),
         ('[model]\nnam = "ViT-B-32"\n', "unknown key model.nam; did you mean model.name?"),
     ],

@@ -194,7 +194,7 @@ def test_an_evaluation_explains_names_too(tmp_path: Path, key: str):
     path = write_members(tmp_path / "a.tar", [*names(3, "{}.jpg"), *names(3, "{}." + key)])
 
     def read(members: dict[str, bytes]) -> Any:
-        return read_text_field(members, key)
+        return read_text_field(members, key, setting="label_key")
 
     batches = EvalBatches(
         open_source(path), PreprocessConfig(image_size=16), read_value=read, spans=spans(6, 6)
