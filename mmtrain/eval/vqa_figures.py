@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from mmtrain.data.vqa_predictions import one_form
@@ -35,7 +36,7 @@ def counted(answered: Sequence[Said]) -> list[Said]:
 def mean_accuracy(answered: Sequence[Said], mode: Mode) -> float:
     """Over the questions that count."""
     scores = [accuracy_of(one, mode) for one in counted(answered)]
-    return sum(scores) / len(scores)
+    return fmean(scores)
 
 
 def vqa_figures(
@@ -57,7 +58,7 @@ def vqa_figures(
     used = counted(answered)
     scores = [accuracy_of(one, mode) for one in used]
     figures: dict[str, Any] = {
-        "accuracy": sum(scores) / len(scores),
+        "accuracy": fmean(scores),
         "num_questions": len(scores),
         "mode": mode_used,
     }
@@ -67,7 +68,7 @@ def vqa_figures(
             groups[getattr(one.question, key)].append(score)
         groups.pop("", None)
         if groups:
-            figures[name] = {kind: sum(some) / len(some) for kind, some in sorted(groups.items())}
+            figures[name] = {kind: fmean(some) for kind, some in sorted(groups.items())}
     if mode_used == "gqa":
         own, left_out = gqa_figures(answered, choices)
         figures |= own | ({"left_out": left_out} if left_out else {})

@@ -7,6 +7,7 @@ model paid, is not among them.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from mmtrain.data.vqa_forms import read_json_file
@@ -122,7 +123,7 @@ def gqa_figures(
 
 
 def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
+    return fmean(values) if values else 0.0
 
 
 def _consistency(balanced: Sequence[Said], answered: Sequence[Said]) -> float | str:
