@@ -228,7 +228,7 @@ class NumberedData(Generic[BatchT]):
             places = ", ".join(self.config.captions)
             return (
                 f"data.captions = {{ {places} }}: none of {tried} has a caption there; "
-                f"{self._reader.describe(first)}; name a place that it has"
+                f"{self._reader.describe_texts(first)}"
             )
         reasons = Counter(sample.reason for sample in bad).most_common()
         counts = ", ".join(f"{reason}: {count}" for reason, count in reasons)

@@ -189,6 +189,16 @@ class SampleReader:
             f" and in its .json: {keys}" if "json" in members else ""
         )
 
+    def describe_texts(self, sample: int) -> str:
+        """The same, and what to do about captions: an image alone has no place to name."""
+        told = self.describe(sample)
+        try:
+            alone = self.source.read(sample).keys() <= _IMAGES
+        except SampleError:
+            return f"{told}; mend such samples"
+        remedy = "give each image a .txt of its name" if alone else "name a place that it has"
+        return f"{told}; {remedy}"
+
 
 def read_members(
     source: SampleSource,

@@ -267,6 +267,21 @@ def test_captions_that_are_nowhere(good, workers):
         next(data.iterate(0, 3))
 
 
+@pytest.mark.parametrize("form", ["folder", "shard"])
+def test_photographs_alone_are_told_what_they_lack(tmp_path, form):
+    """There is no place to name."""
+    photos = {f"{n}.png": encoded(picture(seed=n), "PNG") for n in range(20)}
+    path = tmp_path / "photos.tar" if form == "shard" else tmp_path / "photos"
+    if form == "shard":
+        write_shard(path, [(name[:-4], {"png": content}) for name, content in photos.items()])
+    else:
+        path.mkdir()
+        for name, content in photos.items():
+            (path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=r"has \.png; give each image a \.txt of its name$"):
+        build_data(str(path)).batch(0)
+
+
 @pytest.mark.parametrize("place", ["txt", "alt"])
 def test_lines_that_may_be_captions_are_asked_for(tmp_path, place):
     """Each sample has several lines: either reading is taken when it is named, none in silence."""
