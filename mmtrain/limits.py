@@ -6,6 +6,8 @@ from typing import Any
 MOST = 1 << 20
 """Of anything that has an axis of a tensor: features, heads, tokens."""
 MOST_LAYERS = 10_000
+MOST_REGISTERS = 4096
+"""Learned tokens beside the patches, which every patch attends to; published models have 4."""
 MOST_PIXELS = 1 << 15
 """A side of an image or patch."""
 MOST_PROCESSES = 1024

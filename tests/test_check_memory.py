@@ -26,6 +26,7 @@ RECIPE = "configs/debug_clip.toml"
             ("--model.vision.num_registers", "10**12"),
             "num_registers = 1000000000000 must be at most",
         ),
+        (("--model.vision.num_registers", "10**5"), "num_registers = 100000 must be at most"),
         (("--model.embed_dim", "10**10"), "model.embed_dim = 10000000000 must be at most"),
         (("--tokenizer.context_length", "10**12"), "tokenizer.context_length = 1000000000000 must"),
         (("--data.workers", "10**5"), "data.workers = 100000 must be at most 1024"),

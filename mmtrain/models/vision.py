@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmtrain.limits import MOST_PIXELS, check_counts
+from mmtrain.limits import MOST_PIXELS, MOST_REGISTERS, check_counts
 from mmtrain.models.tower import (
     check_encoder,
     init_linears,
@@ -68,7 +68,7 @@ class VisionConfig:
 
     def __post_init__(self) -> None:
         check_counts(self, "patch_size", "image_size", most=MOST_PIXELS)
-        check_counts(self, "num_registers", least=0)
+        check_counts(self, "num_registers", least=0, most=MOST_REGISTERS)
         if self.drop_edge and self.image_size < self.patch_size:
             raise ValueError(
                 f"patch_size = {self.patch_size} exceeds image_size = {self.image_size}"

@@ -55,21 +55,41 @@ def describe_checkpoint(path: Path) -> CheckpointFacts:
     """What a checkpoint says of itself; its files are counted, not hashed."""
     problems = verify(path, hashes=False)
     try:
-        state: dict[str, Any] = read_state(path)
+        state: Any = read_state(path)
     except (OSError, ValueError):
         state = {}
     manifest = path / MANIFEST_FILE
-    axes = state.get("environment", {}).get("layout", {})
+    axes = {
+        name: size
+        for name, size in _table(_table(state, "environment"), "layout").items()
+        if isinstance(size, int)
+    }
     layout = " x ".join(f"{name} {size}" for name, size in axes.items() if size > 1)
+    loss = state.get("loss") if isinstance(state, dict) else None
     return CheckpointFacts(
         path=path,
-        step=int(path.name.rpartition("-")[2]) if not state else state["step"],
+        step=_step(path, state),
         size=sum(file.stat().st_size for file in path.iterdir()),
         saved=datetime.fromtimestamp(manifest.stat().st_mtime) if manifest.exists() else None,
         problems=problems,
         layout=layout or ("1 rank" if axes else "?"),
-        loss=state.get("loss"),
+        loss=loss if isinstance(loss, int | float) else None,
     )
+
+
+def _step(path: Path, state: Any) -> int:
+    """What the state says; of a damaged one the folder's name."""
+    step = state.get("step") if isinstance(state, dict) else None
+    if isinstance(step, int):
+        return step
+    last = path.name.rpartition("-")[2]
+    return int(last) if last.isdecimal() else 0
+
+
+def _table(value: Any, key: str) -> dict[str, Any]:
+    """The table under a key of what may be damaged, and then none."""
+    inner = value.get(key) if isinstance(value, dict) else None
+    return inner if isinstance(inner, dict) else {}
 
 
 def prune_verified(folder: Path, *, keep: int) -> list[Path]:

@@ -58,6 +58,22 @@ def test_ls(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "torn: manifest.json is missing" in torn
 
 
+@pytest.mark.parametrize(
+    "state",
+    ['"text"', "[1]", "{}", '{"step": "x"}', '{"step": 2, "environment": 1, "loss": "low"}',
+     '{"step": 2, "environment": {"layout": {"tp": "two"}}}', '{"environment": {"layout": []}}'],
+)  # fmt: skip
+def test_ls_of_a_state_of_another_type(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], state: str
+) -> None:
+    """A list of checkpoints is wanted most where one of them is damaged."""
+    paths = save_three(tmp_path)
+    (paths[1] / "state.json").write_text(state)
+    assert main(["checkpoint", "ls", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["1", "2", "3"] and "torn" in lines[2]
+
+
 def test_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One line each; a flipped bit, which ls cannot see, is status 2."""
     paths = save_three(tmp_path)
