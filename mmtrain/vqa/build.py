@@ -21,12 +21,13 @@ from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.data.vqa import VqaData
 from mmtrain.data.vqa_answers import AnswerVocabulary, build_vocabulary, ceiling, every_question
 from mmtrain.data.vqa_question import Question
-from mmtrain.data.vqa_source import open_questions, refuse_unanswered
+from mmtrain.data.vqa_source import known_questions, open_questions, refuse_unanswered
 from mmtrain.errors import UsageError
 from mmtrain.eval.answering import Answerer, read_asked
 from mmtrain.eval.result import EvalResult
 from mmtrain.eval.together import on_all_ranks
 from mmtrain.eval.trial import try_samples
+from mmtrain.eval.vqa_figures import check_judged
 from mmtrain.eval.vqa_gqa import read_choices
 from mmtrain.eval.vqa_result import evaluate_vqa
 from mmtrain.idle_settings import idle_notes, refuse_idle
@@ -229,8 +230,9 @@ def check_vqa_evaluation(
                 raise UsageError(
                     f"data: question {bare[0].question_id} has no answers; name a set that has them"
                 )
-        if one.choices is not None:
-            read_choices(Path(one.choices))
+        choices = None if one.choices is None else read_choices(Path(one.choices))
+        if known := known_questions(source):
+            check_judged(known, "official", choices=choices)
     except UsageError as error:
         raise UsageError(f"eval {one.name}: {error}") from error
 

@@ -268,6 +268,12 @@ def test_gqa_is_learnt_and_judged_in_its_own_words(
     recipe["eval"]["vqa"] = [own]
     path.write_text(dump_toml(recipe))
     run, said, out = tmp_path / "one", tmp_path / "said.json", tmp_path / "out.json"
+    # Choices of another split show before the first step.
+    others = write_gqa(tmp_path / "other", {"choices": draw_gqa(6, num=3)["choices"]})[1]
+    wrong = recipe | {"eval": {"vqa": [own | {"choices": others}]}}
+    (tmp_path / "wrong.toml").write_text(dump_toml(wrong))
+    assert main(["train", str(tmp_path / "wrong.toml"), "--run-dir", str(tmp_path / "two")]) == 2
+    assert "eval own: choices" in capsys.readouterr().err and not (tmp_path / "two").exists()
     assert main(["train", str(path), "--run-dir", str(run)]) == 0
     vocabulary = load_vqa(run).vocabulary
     assert vocabulary is not None and {"t-shirt", "t shirt"} <= set(vocabulary.answers)
