@@ -24,7 +24,9 @@ class BadSample:
     """The position inside its epoch that it was read for; a replacement can be bad too."""
 
     def __str__(self) -> str:
-        return f"{self.key} in {self.shard}" + (f" ({self.detail})" if self.detail else "")
+        # A malformed row has no other name than its place.
+        name = self.key if self.key == self.shard else f"{self.key} in {self.shard}"
+        return name + (f" ({self.detail})" if self.detail else "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,9 @@ class Unusable:
 
     def __str__(self) -> str:
         detail = f" ({self.detail})" if self.detail else ""
-        return f"{self.place}: {self.key}: {self.reason}{detail}"
+        # A malformed row has no other name than its place.
+        name = self.key if self.key == self.place else f"{self.place}: {self.key}"
+        return f"{name}: {self.reason}{detail}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,7 +145,9 @@ class EvalBatches(Generic[ValueT]):
     def _name(self, index: int) -> str:
         """For a message; a shard that cannot be read cannot tell the key either."""
         try:
-            return f"sample {self.source.key(index)} of {self.source.place(index)}"
+            key, place = self.source.key(index), self.source.place(index)
+            # A malformed row has no other name than its place.
+            return place if key == place else f"sample {key} of {place}"
         except (OSError, UsageError):
             return f"sample number {index}"
 

@@ -178,6 +178,22 @@ def test_manifests_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert check(capsys, path, "--captions", "title", "--index-dir", str(tmp_path))[0] == 2
 
 
+def test_a_malformed_row_is_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """FILE:LINE is all the name that it has."""
+    path = Path(write_manifest(tmp_path, "jsonl"))
+    path.write_text(path.read_text().replace('"title": "cat 1"}', '"title"'))
+    line = f"{path}:2: row is no JSON"
+    assert any(
+        each.startswith(f"mmtrain: {line}")
+        for each in check(capsys, str(path), "--captions", "title")[2].splitlines()
+    )
+    source = open_source(str(path), image_key="filepath")
+    batches = EvalBatches(
+        source, PreprocessConfig(image_size=16), read_value=dict, spans=spans(source.num_samples, 8)
+    )
+    assert any(str(fault).startswith(line) for fault in batches.batch(0).faults)
+
+
 def test_class_folders_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
