@@ -484,6 +484,6 @@ def test_torchrun_trains_resumes_evaluates_and_exports(name: str, tmp_path: Path
     result = json.loads((two / "eval/own.json").read_text())
     assert result["num_questions"] == 36
     exported = load_vqa(two).model.state_dict()
-    assert main(["train", str(path), *still, "--run-dir", str(two), "--resume"]) == 0
+    assert main(["train", str(path), *still, "--run-dir", str(two), "--resume-with-changes"]) == 0
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     assert exported.keys() == load_vqa(one).model.state_dict().keys()
