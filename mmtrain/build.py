@@ -16,7 +16,6 @@ from mmtrain.data.bad_samples import BAD_SAMPLES_FILE, BadSampleLog
 from mmtrain.data.image_text import ImageTextData, NumberedData
 from mmtrain.data.tokenizer import Tokenizer
 from mmtrain.data.transforms import PreprocessConfig
-from mmtrain.decode_config import encode
 from mmtrain.errors import UsageError
 from mmtrain.eval import Encoder
 from mmtrain.eval.scheduled import command_words, run_evaluation
@@ -31,6 +30,7 @@ from mmtrain.optim import Ema, LossScale, build_optimizers
 from mmtrain.parallel import Layout, parallelize
 from mmtrain.peft import LoraDropout, count_parameters
 from mmtrain.recipe import TrainRecipe, resolve, run_tokenizer
+from mmtrain.settings.decode import encode
 from mmtrain.start import read_start
 from mmtrain.start_notes import clip_notes
 from mmtrain.train.adapting import adapt, plain_tensors, save_adapter

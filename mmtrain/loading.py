@@ -21,7 +21,6 @@ from torch import Tensor
 from mmtrain.data.language_tokenizer import LanguageTokenizer
 from mmtrain.data.tokenizer import Tokenizer, load_tokenizer
 from mmtrain.data.transforms import PreprocessConfig, eval_transform
-from mmtrain.decode_config import decode, encode
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file, save_tensors, writing
 from mmtrain.interop.bare_weights import check_architecture, named_config, read_bare
@@ -35,6 +34,7 @@ from mmtrain.interop.package import ModelPackage
 from mmtrain.interop.tensor_links import check_tensors
 from mmtrain.interop.tokenizer_differences import tokenizer_differences
 from mmtrain.models import Clip, ClipConfig, Decoder
+from mmtrain.settings.decode import decode, encode
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

@@ -8,7 +8,6 @@ from typing import Any
 from mmtrain.data.config import DataConfig
 from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
 from mmtrain.data.vqa import VqaDataConfig
-from mmtrain.decode_config import apply_overrides, decode
 from mmtrain.errors import UsageError
 from mmtrain.eval.scheduled import (
     KnnConfig,
@@ -21,9 +20,10 @@ from mmtrain.models import ClipConfig, TextConfig
 from mmtrain.models.vqa import Head, VqaConfig
 from mmtrain.optim import OptimConfig
 from mmtrain.parallel import ParallelConfig
-from mmtrain.paths import PathText, expand_paths
 from mmtrain.peft import PeftConfig
-from mmtrain.read_toml import read_toml
+from mmtrain.settings.decode import apply_overrides, decode
+from mmtrain.settings.paths import PathText, expand_paths
+from mmtrain.settings.read_toml import read_toml
 from mmtrain.start import Start, with_start
 from mmtrain.train.answering import AnswerLossConfig
 from mmtrain.train.config import TrainConfig

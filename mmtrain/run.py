@@ -14,16 +14,16 @@ import torch.distributed as dist
 
 from mmtrain.build import ADAPTER, Run, build_run, take_up_open_clip
 from mmtrain.data.fingerprint import split_fingerprint
-from mmtrain.decode_config import encode
 from mmtrain.errors import ExitStatus, UsageError
 from mmtrain.eval.scheduled import check_evaluation
 from mmtrain.files import writing
 from mmtrain.loading import save_model
 from mmtrain.models import Clip
 from mmtrain.parallel import Layout, build_layout, leave_ranks, pick_device
-from mmtrain.paths import escape_path, escape_paths, expand_paths
 from mmtrain.recipe import TrainRecipe, load_recipe, read_toml
 from mmtrain.report import write_report
+from mmtrain.settings.decode import encode
+from mmtrain.settings.paths import escape_path, escape_paths, expand_paths
 from mmtrain.train.evaluations import refuse_failed
 from mmtrain.train.guard import Guard, StopSignals
 from mmtrain.train.loop import Loop

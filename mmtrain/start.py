@@ -8,14 +8,14 @@ from typing import Any
 
 from mmtrain.data.tokenizer import Tokenizer
 from mmtrain.data.transforms import PreprocessConfig
-from mmtrain.decode_config import encode
-from mmtrain.describe_config import NONE
 from mmtrain.errors import UsageError
 from mmtrain.interop.bare_weights import named_config
 from mmtrain.interop.model_kind import refuse_other_kind
 from mmtrain.interop.timm import read_timm_interpolation, read_timm_tower
 from mmtrain.loading import Preprocess, load
 from mmtrain.models import Clip, VisionConfig
+from mmtrain.settings.decode import encode
+from mmtrain.settings.describe import NONE
 from mmtrain.train.contrastive import STANDARD_LIMIT
 
 _TRAINING = ("stochastic_depth", "patch_dropout")

@@ -14,13 +14,13 @@ import pytest
 import mmtrain
 from mmtrain.data.tokenizer import build_tokenizer
 from mmtrain.data.transforms import PreprocessConfig
-from mmtrain.decode_config import decode, dump_toml, encode
 from mmtrain.demo import debug_pairs, unpack_emoji_pairs
-from mmtrain.describe_config import describe
 from mmtrain.loading import save_model
 from mmtrain.models import Clip
-from mmtrain.read_toml import read_toml
 from mmtrain.recipe import TrainRecipe, load_recipe, resolve
+from mmtrain.settings.decode import decode, dump_toml, encode
+from mmtrain.settings.describe import describe
+from mmtrain.settings.read_toml import read_toml
 
 ROOT = Path(__file__).parents[1]
 # finetune.toml begins with a model's folder: tests/train/test_finetune.py reads and trains it.

@@ -12,9 +12,9 @@ from PIL import Image
 
 from mmtrain.cli import build_parser, main
 from mmtrain.data.config import DataConfig
-from mmtrain.decode_config import decode
 from mmtrain.demo import debug_pairs
 from mmtrain.recipe import load_recipe
+from mmtrain.settings.decode import decode
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from mmtrain.data.tokenizer import build_tokenizer
-from mmtrain.decode_config import dump_toml, encode
 from mmtrain.errors import UsageError
 from mmtrain.models.named import named_model
 from mmtrain.recipe import TrainRecipe, load_recipe, resolve
+from mmtrain.settings.decode import dump_toml, encode
 
 BARE = """
 [run]

@@ -13,12 +13,12 @@ from mmtrain.build import Run, build_run
 from mmtrain.cli import main
 from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer
 from mmtrain.data.transforms import PreprocessConfig
-from mmtrain.decode_config import dump_toml, encode
 from mmtrain.errors import UsageError
 from mmtrain.loading import export_model, save_model
 from mmtrain.models import Clip
 from mmtrain.parallel import build_layout, pick_device
 from mmtrain.recipe import load_recipe, resolve, run_tokenizer
+from mmtrain.settings.decode import dump_toml, encode
 from mmtrain.start import read_start
 from tests.parallel.tiny_clip import siglip_config, tiny_config
 

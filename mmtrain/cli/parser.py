@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mmtrain.describe_config import describe
 from mmtrain.errors import UsageError
-from mmtrain.nearest import nearest
-from mmtrain.paths import expand_path
+from mmtrain.settings.describe import describe
+from mmtrain.settings.nearest import nearest
+from mmtrain.settings.paths import expand_path
 
 
 class Parser(argparse.ArgumentParser):

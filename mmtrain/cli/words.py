@@ -5,10 +5,10 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from mmtrain.decode_config import key_that_takes
-from mmtrain.describe_config import annotations, describe, section_in
 from mmtrain.errors import UsageError
-from mmtrain.nearest import nearest
+from mmtrain.settings.decode import key_that_takes
+from mmtrain.settings.describe import annotations, describe, section_in
+from mmtrain.settings.nearest import nearest
 
 _DASHES = "‐‑‒–—―−﹘﹣－"
 """What a document makes of `-` and `--`."""

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from mmtrain.build import build_preprocess
 from mmtrain.data.tokenizer import TokenizerConfig
-from mmtrain.decode_config import decode
 from mmtrain.errors import UsageError
 from mmtrain.files import save_tensors, writing
 from mmtrain.interop.package import ModelPackage
 from mmtrain.loading import FORMS
 from mmtrain.recipe import TrainRecipe, run_tokenizer
+from mmtrain.settings.decode import decode
 from mmtrain.start import read_start
 from mmtrain.train.adapting import plain_tensors
 from mmtrain.train.checkpoint import read_state, read_tensors

@@ -11,7 +11,7 @@ from mmtrain.data.plan import Last
 from mmtrain.data.shards import OnDamage
 from mmtrain.data.transforms import AugmentConfig, Interpolation, ResizeMode
 from mmtrain.limits import MOST_PROCESSES, check_counts
-from mmtrain.paths import PathText
+from mmtrain.settings.paths import PathText
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from mmtrain.data.text_cleaning import CLEANINGS, Cleaning
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
 from mmtrain.limits import MOST
-from mmtrain.paths import PathText
+from mmtrain.settings.paths import PathText
 
 CONFIG_FILE = "tokenizer_config.json"
 

@@ -21,7 +21,7 @@ from mmtrain.data.vqa_question import Question, questions_from_json
 from mmtrain.data.vqa_source import open_questions
 from mmtrain.errors import UsageError
 from mmtrain.limits import check_counts
-from mmtrain.paths import PathText
+from mmtrain.settings.paths import PathText
 
 NO_ANSWER = -1
 """Fills the rest of a question's answers."""

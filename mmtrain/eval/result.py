@@ -15,10 +15,10 @@ from torch import nn
 
 import mmtrain
 from mmtrain.data.sources import SampleSource
-from mmtrain.decode_config import encode
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder
 from mmtrain.files import replace_file
+from mmtrain.settings.decode import encode
 
 PICTURE_SIDE = 192
 _PICTURE = re.compile(r"(best|worst)-\d+(-attention)?\.webp")

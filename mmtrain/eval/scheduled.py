@@ -18,7 +18,7 @@ from mmtrain.eval.samples import open_source
 from mmtrain.eval.together import on_all_ranks
 from mmtrain.eval.trial import try_samples
 from mmtrain.eval.zero_shot import evaluate_zero_shot
-from mmtrain.paths import PathText
+from mmtrain.settings.paths import PathText
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from mmtrain.interop.package import ModelPackage, float_tensors, read_tensors
 from mmtrain.interop.tensor_links import Tensors, check_tensors, shapes_of
 from mmtrain.models import ClipConfig, TextConfig
 from mmtrain.models.named import MODEL_NAMES, named_model
-from mmtrain.nearest import nearest
+from mmtrain.settings.nearest import nearest
 
 _OURS, _THEIRS = "vision.embed.patch.weight", "vision_model."
 """What tells our names and Hugging Face's from open_clip's."""

@@ -19,9 +19,9 @@ from mmtrain.eval.look_files import LOOK_FILE, write_look
 from mmtrain.eval.samples import Members, open_source
 from mmtrain.eval.scheduled import RetrievalConfig, ZeroShotConfig
 from mmtrain.loading import CONFIG_FILE, WEIGHTS_FILE, load
-from mmtrain.paths import expand_paths
 from mmtrain.report.look_page import read_look
 from mmtrain.report.run_folder import LOOK_DIR
+from mmtrain.settings.paths import expand_paths
 
 _FORMAT = 1
 """Raised when a page needs what an older look has not."""

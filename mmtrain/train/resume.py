@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from mmtrain.describe_config import NONE, join, show
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
+from mmtrain.settings.describe import NONE, join, show
 
 HISTORY_FILE = "history.jsonl"
 

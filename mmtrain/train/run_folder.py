@@ -11,9 +11,9 @@ import torch
 
 import mmtrain
 from mmtrain.data.bad_samples import BAD_SAMPLES_FILE
-from mmtrain.decode_config import dump_toml
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
+from mmtrain.settings.decode import dump_toml
 from mmtrain.train.guard import BAD_BATCHES_FILE
 from mmtrain.train.metrics import METRICS_FILE, read_metrics
 from mmtrain.train.ranks import on_rank_0

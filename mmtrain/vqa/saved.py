@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 from mmtrain.data.tokenizer import Tokenizer, load_tokenizer
 from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.data.vqa_answers import AnswerVocabulary
-from mmtrain.decode_config import decode, encode
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file, save_tensors
 from mmtrain.interop.model_kind import refuse_other_kind
 from mmtrain.models import ClipConfig
 from mmtrain.models.vqa import Vqa, VqaConfig
+from mmtrain.settings.decode import decode, encode
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmtrain.cli import main
-from mmtrain.decode_config import dump_toml
+from mmtrain.settings.decode import dump_toml
 from tests.fuzz.damage import draw_damage
 from tests.fuzz.options import draw_command, draw_reader
 from tests.fuzz.recipes import draw_recipe

@@ -15,9 +15,9 @@ from pathlib import Path
 from types import FrameType
 
 from mmtrain.cli import build_parser, main
-from mmtrain.describe_config import describe
 from mmtrain.errors import ExitStatus
 from mmtrain.recipe import TrainRecipe
+from mmtrain.settings.describe import describe
 
 PATIENCE = 3
 """Seconds after which a case that trains is asked to stop: 10**12 steps are a run too."""

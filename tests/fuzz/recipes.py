@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from mmtrain.decode_config import dump_toml
-from mmtrain.describe_config import annotations, section_in
-from mmtrain.read_toml import read_toml
 from mmtrain.recipe import TrainRecipe
+from mmtrain.settings.decode import dump_toml
+from mmtrain.settings.describe import annotations, section_in
+from mmtrain.settings.read_toml import read_toml
 
 SERVICES = ("log.wandb", "log.tensorboard", "train.compile")
 """Keys that start other programs, which take seconds each; they are drawn, but not as true."""

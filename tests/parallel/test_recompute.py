@@ -16,12 +16,12 @@ from torch._C._distributed_c10d import _get_work_registry_size
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmtrain.decode_config import decode
 from mmtrain.errors import UsageError
 from mmtrain.models import Clip
 from mmtrain.nn import attention
 from mmtrain.parallel import Layout, ParallelConfig, parallelize
 from mmtrain.parallel.recompute import RecomputeConfig, apply_recompute
+from mmtrain.settings.decode import decode
 from tests.parallel.tiny_clip import CPU, SOFTMAX, Result, Trained, make_batch, tiny_config
 from tests.ranks import run_ranks
 

@@ -11,9 +11,9 @@ import pytest
 
 from mmtrain.cli import main
 from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer, load_tokenizer
-from mmtrain.decode_config import decode, dump_toml, encode
-from mmtrain.describe_config import describe
 from mmtrain.recipe import TrainRecipe, load_recipe, read_toml
+from mmtrain.settings.decode import decode, dump_toml, encode
+from mmtrain.settings.describe import describe
 from mmtrain.train.resume import FIXED, FREE, TOLD, find_changes, kinds_of
 
 ROOT = Path(__file__).parents[2]

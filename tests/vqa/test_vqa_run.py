@@ -20,12 +20,12 @@ from torch.distributed.tensor import DTensor
 from mmtrain.cli import main
 from mmtrain.data.transforms import eval_transform
 from mmtrain.data.vqa import TextForm
-from mmtrain.decode_config import dump_toml, encode
 from mmtrain.errors import UsageError
 from mmtrain.eval.vqa_attention import look, overlay
 from mmtrain.models.vqa import Asked, Vqa
 from mmtrain.parallel import build_layout, pick_device
 from mmtrain.recipe import load_recipe
+from mmtrain.settings.decode import dump_toml, encode
 from mmtrain.vqa import VqaRun, build_vqa_run, load_vqa
 from tests.ranks import run_ranks
 from tests.vqa.gqa_files import draw_gqa, write_gqa

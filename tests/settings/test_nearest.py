@@ -4,8 +4,8 @@ import typing
 
 import pytest
 
-from mmtrain.nearest import nearest
 from mmtrain.parallel.precision import Precision
+from mmtrain.settings.nearest import nearest
 
 PRECISIONS = typing.get_args(Precision)
 

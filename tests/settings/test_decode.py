@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmtrain.decode_config import apply_overrides, decode, dump_toml, encode
-from mmtrain.describe_config import describe
 from mmtrain.errors import UsageError
+from mmtrain.settings.decode import apply_overrides, decode, dump_toml, encode
+from mmtrain.settings.describe import describe
 
 
 @dataclass(frozen=True, kw_only=True)

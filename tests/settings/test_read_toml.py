@@ -6,9 +6,9 @@ import pytest
 
 from mmtrain.cli import main
 from mmtrain.errors import UsageError
-from mmtrain.read_toml import read_toml
+from mmtrain.settings.read_toml import read_toml
 
-RECIPE = Path(__file__).parents[1] / "configs/debug_clip.toml"
+RECIPE = Path(__file__).parents[2] / "configs/debug_clip.toml"
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte-order-mark"])

@@ -10,10 +10,10 @@ import pytest
 from mmtrain.cli import main
 from mmtrain.cli.parser import names_place
 from mmtrain.cli.program import build_parser
-from mmtrain.describe_config import describe
 from mmtrain.errors import UsageError
-from mmtrain.paths import escape_path, escape_paths, expand_path, expand_paths
 from mmtrain.recipe import TrainRecipe, load_recipe, read_toml
+from mmtrain.settings.describe import describe
+from mmtrain.settings.paths import escape_path, escape_paths, expand_path, expand_paths
 
 RECIPE = "configs/debug_clip.toml"
 NO_PATHS = {"name", "image_key", "label_key", "captions", "targets", "also_train", "device"}
@@ -169,7 +169,7 @@ def test_a_run_in_an_odd_place(
     are gone."""
     disk = tmp_path / "a$HOME"
     disk.mkdir()
-    shard = (Path(__file__).parents[1] / "mmtrain/demo/debug/train.tar").read_bytes()
+    shard = (Path(__file__).parents[2] / "mmtrain/demo/debug/train.tar").read_bytes()
     (disk / "train.tar").write_bytes(shard)
     monkeypatch.setenv("DISK", str(disk))
     words = ["--run.dir", "$DISK/run", "--data.train", "$DISK/train.tar", "--train.steps", "1"]

@@ -8,8 +8,8 @@ import typing
 from collections.abc import Callable
 from typing import Annotated, Any, Union
 
-from mmtrain.describe_config import join
 from mmtrain.errors import UsageError
+from mmtrain.settings.describe import join
 
 _MARK = "path"
 PathText = Annotated[str, _MARK]

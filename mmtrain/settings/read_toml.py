@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.errors import UsageError
-from mmtrain.nearest import nearest
+from mmtrain.settings.nearest import nearest
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _QUOTES = "“”„‟‘’‚‛«»"

@@ -16,7 +16,8 @@ from typing import Any, Literal, TypeVar, Union
 
 import tomli_w
 
-from mmtrain.describe_config import (
+from mmtrain.errors import UsageError
+from mmtrain.settings.describe import (
     NONE,
     annotations,
     describe,
@@ -26,8 +27,7 @@ from mmtrain.describe_config import (
     show,
     type_name,
 )
-from mmtrain.errors import UsageError
-from mmtrain.nearest import nearest
+from mmtrain.settings.nearest import nearest
 
 ConfigT = TypeVar("ConfigT")
 

@@ -1,0 +1,1 @@
+"""TOML and overrides into frozen dataclasses, their help, the paths in them."""
