@@ -30,7 +30,7 @@ from torch import Tensor
 
 import mmtrain
 from mmtrain.data.batch import ImageTextBatch
-from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
+from mmtrain.data.text.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
 from mmtrain.demo import debug_pairs
 from mmtrain.interop.open_clip import from_open_clip
 from mmtrain.interop.open_clip_config import config_from_open_clip

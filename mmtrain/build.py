@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from mmtrain.check_memory import check_memory
 from mmtrain.data.bad_samples import BAD_SAMPLES_FILE, BadSampleLog
 from mmtrain.data.image_text import ImageTextData, NumberedData
-from mmtrain.data.tokenizer import Tokenizer
-from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.eval import Encoder
 from mmtrain.eval.scheduled import command_words, run_evaluation

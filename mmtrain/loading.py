@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mmtrain.data.language_tokenizer import LanguageTokenizer
-from mmtrain.data.tokenizer import Tokenizer, load_tokenizer
-from mmtrain.data.transforms import PreprocessConfig, eval_transform
+from mmtrain.data.images.transforms import PreprocessConfig, eval_transform
+from mmtrain.data.text.language_tokenizer import LanguageTokenizer
+from mmtrain.data.text.tokenizer import Tokenizer, load_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file, save_tensors, writing
 from mmtrain.interop.bare_weights import check_architecture, named_config, read_bare

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.data.config import DataConfig
-from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
-from mmtrain.data.vqa import VqaDataConfig
+from mmtrain.data.questions.batches import VqaDataConfig
+from mmtrain.data.text.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.eval.scheduled import (
     KnnConfig,

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from mmtrain.data.tokenizer import Tokenizer
-from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.interop.timm import read_timm_tower
 from mmtrain.models import Clip
 from mmtrain.recipe import TrainRecipe

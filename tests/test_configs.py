@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import mmtrain
-from mmtrain.data.tokenizer import build_tokenizer
-from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.text.tokenizer import build_tokenizer
 from mmtrain.demo import debug_pairs, unpack_emoji_pairs
 from mmtrain.loading import save_model
 from mmtrain.models import Clip

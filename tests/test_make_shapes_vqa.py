@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmtrain.data.vqa_question import questions_from_json
-from mmtrain.data.vqa_source import open_questions
+from mmtrain.data.questions.question import questions_from_json
+from mmtrain.data.questions.source import open_questions
 from tools.make_shapes_vqa import BELONGS, COLOURS, main
 
 Sample = tuple[dict[str, Any], Image.Image]

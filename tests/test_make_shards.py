@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mmtrain.data.shard_check import check_shards
-from mmtrain.data.shards import ShardSource
+from mmtrain.data.shards.check import check_shards
+from mmtrain.data.shards.source import ShardSource
 from tests.data.shard_files import build_data, encoded, picture
 
 TOOL = Path(__file__).parent.parent / "tools" / "make_shards.py"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mmtrain.data.tokenizer import build_tokenizer
+from mmtrain.data.text.tokenizer import build_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.models.named import named_model
 from mmtrain.recipe import TrainRecipe, load_recipe, resolve

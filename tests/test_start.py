@@ -11,8 +11,8 @@ from torch import nn
 import mmtrain
 from mmtrain.build import Run, build_run
 from mmtrain.cli import main
-from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer
-from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.loading import export_model, save_model
 from mmtrain.models import Clip

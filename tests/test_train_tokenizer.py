@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mmtrain.data.text_cleaning import CLEANINGS
-from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer, load_tokenizer
+from mmtrain.data.text.cleaning import CLEANINGS
+from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer, load_tokenizer
 
 TOOL = Path(__file__).parent.parent / "tools" / "train_tokenizer.py"
 

@@ -29,7 +29,7 @@ from typing import NoReturn
 from PIL import Image, ImageDraw
 
 from mmtrain.cli.endings import end_well
-from mmtrain.data.vqa_question import Question
+from mmtrain.data.questions.question import Question
 from mmtrain.errors import UsageError
 from mmtrain.files import writing
 

@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mmtrain.cli.endings import end_well
-from mmtrain.data.decode import MAX_IMAGE_PIXELS, decode_image
-from mmtrain.data.folder_listing import FolderListing, list_folder
-from mmtrain.data.image_paths import image_extension
+from mmtrain.data.images.decode import MAX_IMAGE_PIXELS, decode_image
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.shard_check import index_shards
-from mmtrain.data.table import TABLE_SUFFIXES, Table
+from mmtrain.data.shards.check import index_shards
+from mmtrain.data.sources.folder_listing import FolderListing, list_folder
+from mmtrain.data.sources.image_paths import image_extension
+from mmtrain.data.sources.table import TABLE_SUFFIXES, Table
 from mmtrain.errors import UsageError
 from mmtrain.files import writing
 

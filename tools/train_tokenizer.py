@@ -22,9 +22,9 @@ from typing import IO, NoReturn, get_args
 import sentencepiece
 
 from mmtrain.cli.endings import end_well
-from mmtrain.data.sentence_piece import SentencePieceModel
-from mmtrain.data.text_cleaning import CLEANINGS, Cleaning
-from mmtrain.data.tokenizer import CONFIG_FILE, Tokenizer, TokenizerConfig
+from mmtrain.data.text.cleaning import CLEANINGS, Cleaning
+from mmtrain.data.text.sentence_piece import SentencePieceModel
+from mmtrain.data.text.tokenizer import CONFIG_FILE, Tokenizer, TokenizerConfig
 from mmtrain.errors import UsageError
 
 # The trainer sums over threads in their order, so that their number is part of the result.

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import mmtrain
-from mmtrain.data.vqa_forms import QuestionFile, read_question_file
-from mmtrain.data.vqa_predictions import read_predictions
+from mmtrain.data.questions.forms import QuestionFile, read_question_file
+from mmtrain.data.questions.predictions import read_predictions
 from mmtrain.errors import UsageError
 from mmtrain.eval.vqa import Mode
 from mmtrain.eval.vqa_figures import vqa_figures
@@ -97,7 +97,7 @@ def _read(questions: str, annotations: str | None) -> QuestionFile:
         return read_question_file(questions, annotations)
     if annotations is not None:
         raise UsageError(f"questions = {questions} brings its answers; leave annotations out")
-    from mmtrain.data.vqa_files import read_questions  # torch, which draws the part `val`
+    from mmtrain.data.questions.files import read_questions  # torch, which draws the part `val`
 
     images = read_questions(questions, None, None)
     return QuestionFile(rows=[(one.image_id, q) for one in images for q in one.questions])

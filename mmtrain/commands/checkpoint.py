@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from mmtrain.build import build_preprocess
-from mmtrain.data.tokenizer import TokenizerConfig
+from mmtrain.data.text.tokenizer import TokenizerConfig
 from mmtrain.errors import UsageError
 from mmtrain.files import save_tensors, writing
 from mmtrain.interop.package import ModelPackage

@@ -5,8 +5,8 @@ import tempfile
 from pathlib import Path
 
 from mmtrain.data.sample_check import SampleReport, check_samples
-from mmtrain.data.shard_check import CheckReport, check_shards, index_shards
-from mmtrain.data.sources import open_source, open_unsharded
+from mmtrain.data.shards.check import CheckReport, check_shards, index_shards
+from mmtrain.data.sources.open import open_source, open_unsharded
 from mmtrain.errors import FaultsFound, UsageError
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmtrain.data.language_tokenizer import LanguageTokenizer
+from mmtrain.data.text.language_tokenizer import LanguageTokenizer
 from mmtrain.errors import UsageError
 from mmtrain.loading import load_decoder
 from mmtrain.models import Decoder

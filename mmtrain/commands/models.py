@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mmtrain.commands.summary_table import measured_table
-from mmtrain.data.tokenizer import build_tokenizer
+from mmtrain.data.text.tokenizer import build_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
 from mmtrain.interop.foreign_config import read_json

@@ -10,12 +10,12 @@ from PIL import Image
 
 from mmtrain.commands.answers import refuse_overwriting, show_figures
 from mmtrain.commands.evaluate import ModelOptions
-from mmtrain.data.decode import open_image
+from mmtrain.data.images.decode import open_image
+from mmtrain.data.images.transforms import eval_transform
+from mmtrain.data.questions.batches import TextForm
+from mmtrain.data.questions.predictions import write_predictions
+from mmtrain.data.questions.source import known_questions, open_questions, refuse_unanswered
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.transforms import eval_transform
-from mmtrain.data.vqa import TextForm
-from mmtrain.data.vqa_predictions import write_predictions
-from mmtrain.data.vqa_source import known_questions, open_questions, refuse_unanswered
 from mmtrain.errors import UsageError
 from mmtrain.eval.answering import Answerer, answer_all, answer_texts, choice_probabilities
 from mmtrain.eval.result import write_result

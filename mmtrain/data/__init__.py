@@ -1,1 +1,1 @@
-"""mmtrain.data"""
+"""From files to batches."""

@@ -5,11 +5,11 @@ import sys
 from dataclasses import dataclass, field
 from typing import get_args
 
-from mmtrain.data.decode import HIGHEST_MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS
-from mmtrain.data.patience import PATIENCE
-from mmtrain.data.plan import Last
-from mmtrain.data.shards import OnDamage
-from mmtrain.data.transforms import AugmentConfig, Interpolation, ResizeMode
+from mmtrain.data.images.decode import HIGHEST_MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS
+from mmtrain.data.images.transforms import AugmentConfig, Interpolation, ResizeMode
+from mmtrain.data.order.plan import Last
+from mmtrain.data.shards.source import OnDamage
+from mmtrain.data.storage.patience import PATIENCE
 from mmtrain.limits import MOST_PROCESSES, check_counts
 from mmtrain.settings.paths import PathText
 

@@ -15,13 +15,14 @@ from torch.nn import functional as F
 from mmtrain.data.batch import BadSample, ImageTextBatch
 from mmtrain.data.config import DataConfig
 from mmtrain.data.fingerprint import join_fingerprint, split_fingerprint
-from mmtrain.data.plan import PADDING, BatchPlan, EpochPlan, Rows
-from mmtrain.data.randomness import uniform
+from mmtrain.data.images.transforms import PreprocessConfig, TrainTransform
+from mmtrain.data.order.plan import PADDING, BatchPlan, EpochPlan, Rows
+from mmtrain.data.order.randomness import uniform
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import NO_CAPTION, NUM_CAPTION_DRAWS, UNIQUE, Sample, SampleReader
-from mmtrain.data.sources import SampleSource, open_source
-from mmtrain.data.tokenizer import Tokenizer
-from mmtrain.data.transforms import PreprocessConfig, TrainTransform
+from mmtrain.data.sources.open import open_source
+from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.data.workers import BatchT, iterate_batches
 from mmtrain.errors import UsageError
 

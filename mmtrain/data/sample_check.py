@@ -8,7 +8,7 @@ import torch
 
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import NO_CAPTION, NUM_CAPTION_DRAWS, UNIQUE, SampleReader
-from mmtrain.data.sources import SampleSource
+from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
 

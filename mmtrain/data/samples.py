@@ -12,12 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from mmtrain.data.batch import SampleMeta
-from mmtrain.data.caption_text import caption_lines, split_captions
-from mmtrain.data.decode import IMAGE_EXTENSIONS, MAX_IMAGE_PIXELS, decode_image, is_image
-from mmtrain.data.patience import PATIENCE, patiently
+from mmtrain.data.images.decode import IMAGE_EXTENSIONS, MAX_IMAGE_PIXELS, decode_image, is_image
+from mmtrain.data.images.transforms import EvalTransform, TrainTransform
 from mmtrain.data.sample_error import IncompleteError, SampleError
-from mmtrain.data.sources import SampleSource, explained
-from mmtrain.data.transforms import EvalTransform, TrainTransform
+from mmtrain.data.sources.open import explained
+from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.storage.patience import PATIENCE, patiently
+from mmtrain.data.text.caption_text import caption_lines, split_captions
 
 _IMAGES = frozenset(IMAGE_EXTENSIONS)
 _TEXTS = {"txt", "json", "cls"}

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from mmtrain.collectives import rank_and_size
+from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.questions.answers import AnswerVocabulary
+from mmtrain.data.questions.batches import TextForm
+from mmtrain.data.questions.question import Question, Said, questions_from_json
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import json_fields
-from mmtrain.data.sources import SampleSource
-from mmtrain.data.tokenizer import Tokenizer
-from mmtrain.data.transforms import PreprocessConfig
-from mmtrain.data.vqa import TextForm
-from mmtrain.data.vqa_answers import AnswerVocabulary
-from mmtrain.data.vqa_question import Question, Said, questions_from_json
+from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import own_batches

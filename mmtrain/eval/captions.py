@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmtrain.data.caption_text import caption_lines, split_captions
-from mmtrain.data.manifest import ManifestSource
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import image_file
-from mmtrain.data.sources import SampleSource
+from mmtrain.data.sources.manifest import ManifestSource
+from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.text.caption_text import caption_lines, split_captions
 from mmtrain.errors import UsageError
 from mmtrain.eval.samples import Members, read_text_field
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmtrain.collectives import rank_and_size, sum_
 from mmtrain.data.config import DataConfig
-from mmtrain.data.sources import SampleSource
+from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
 from mmtrain.eval.embed_files import PieceFormat, require_parquet
 from mmtrain.eval.embed_folder import EmbedFolder, Skipped

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from mmtrain.collectives import rank_and_size, sum_
-from mmtrain.data.tokenizer import Tokenizer
-from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.eval.together import on_all_ranks
 from mmtrain.nn import unit_norm

@@ -6,7 +6,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mmtrain.collectives import sum_
-from mmtrain.data.sources import SampleSource
+from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.encode import Encoder
 from mmtrain.eval.samples import Members, ValueT, encoded_batches
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmtrain.data.sources import SampleSource
+from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.classes import ClassList
 from mmtrain.eval.classification import ClassTable, ReadClass, classification_result
 from mmtrain.eval.encode import Encoder

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.data.config import DataConfig
-from mmtrain.data.folder_reading import CLASSES
-from mmtrain.data.hidden_names import is_hidden, tars_in
-from mmtrain.data.image_folder import CaptionFolderSource, ImageFolderSource
-from mmtrain.data.sources import SampleSource
-from mmtrain.data.torchvision_sets import TorchvisionSource
+from mmtrain.data.sources.folder_reading import CLASSES
+from mmtrain.data.sources.image_folder import CaptionFolderSource, ImageFolderSource
+from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.sources.torchvision_sets import TorchvisionSource
+from mmtrain.data.storage.hidden_names import is_hidden, tars_in
 from mmtrain.errors import UsageError
 from mmtrain.eval.classes import ClassList, class_list, read_classes
 from mmtrain.eval.prompts import load_templates

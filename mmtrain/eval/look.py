@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmtrain.data.images.transforms import EvalTransform, eval_transform
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import read_members
-from mmtrain.data.sources import SampleSource
-from mmtrain.data.transforms import EvalTransform, eval_transform
+from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
 from mmtrain.eval.attention_maps import read_images, text_maps
 from mmtrain.eval.embedding_map import neighbour_plane, principal_plane

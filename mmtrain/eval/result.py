@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 import mmtrain
-from mmtrain.data.sources import SampleSource
+from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder
 from mmtrain.files import replace_file

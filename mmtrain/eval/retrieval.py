@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmtrain.collectives import sum_
-from mmtrain.data.sources import SampleSource
+from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.captions import (
     Captions,
     ReadCaptions,

@@ -13,14 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from mmtrain.collectives import sum_
-from mmtrain.data import sources
 from mmtrain.data.config import DataConfig
-from mmtrain.data.decode import open_image
-from mmtrain.data.patience import PATIENCE
+from mmtrain.data.images.decode import open_image
+from mmtrain.data.images.transforms import PreprocessConfig, eval_transform
 from mmtrain.data.sample_error import IncompleteError, SampleError
 from mmtrain.data.samples import image_file, read_members
-from mmtrain.data.sources import SampleSource
-from mmtrain.data.transforms import PreprocessConfig, eval_transform
+from mmtrain.data.sources import open as sources
+from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.storage.patience import PATIENCE
 from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder, encode_image_batch, own_batches

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from mmtrain.data.config import DataConfig
-from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.errors import UsageError
 from mmtrain.eval.classification import ReadClass
 from mmtrain.eval.encode import Encoder

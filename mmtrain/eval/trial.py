@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from mmtrain.data.sources import SampleSource
-from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
 from mmtrain.eval.look import evenly_spaced
 from mmtrain.eval.samples import EvalBatches, Members

@@ -6,7 +6,7 @@ Goyal et al. 2017, arXiv:1612.00837; Antol et al. 2015, arXiv:1505.00468, sectio
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from mmtrain.data.vqa_text import clean_whitespace, normalize_answer
+from mmtrain.data.questions.wording import clean_whitespace, normalize_answer
 
 Mode = Literal["official", "evalai", "exact"]
 MODES = get_args(Mode)

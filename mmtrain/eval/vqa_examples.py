@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mmtrain.data.images.transforms import eval_transform
+from mmtrain.data.questions.batches import TextForm
 from mmtrain.data.samples import read_members
-from mmtrain.data.sources import SampleSource
-from mmtrain.data.transforms import eval_transform
-from mmtrain.data.vqa import TextForm
+from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.answering import Answered, Answerer
 from mmtrain.eval.look_pictures import draw_heat, seen_part, to_webp
 from mmtrain.eval.result import Example

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from mmtrain.data.vqa_predictions import one_form
-from mmtrain.data.vqa_question import Question, Said
+from mmtrain.data.questions.predictions import one_form
+from mmtrain.data.questions.question import Question, Said
 from mmtrain.errors import UsageError
 from mmtrain.eval.vqa import Mode, vqa_accuracy
 from mmtrain.eval.vqa_gqa import (

@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from mmtrain.data.vqa_forms import read_json_file
-from mmtrain.data.vqa_question import Question, Said
+from mmtrain.data.questions.forms import read_json_file
+from mmtrain.data.questions.question import Question, Said
 from mmtrain.errors import UsageError
 
 Choices = Mapping[str, Mapping[str, Sequence[str]]]

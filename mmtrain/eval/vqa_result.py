@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mmtrain.data.sources import SampleSource
+from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.answering import Answered, Answerer, Probe, answer_all
 from mmtrain.eval.result import EvalResult, provenance
 from mmtrain.eval.vqa import Mode

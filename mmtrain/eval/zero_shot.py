@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from mmtrain.data.sources import SampleSource
+from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.classes import ClassList, class_list
 from mmtrain.eval.classification import ClassTable, ReadClass, classification_result
 from mmtrain.eval.encode import Encoder

@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
-from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.text.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.interop.canonical import canonical, differences
 from mmtrain.interop.hf_clip import from_hf

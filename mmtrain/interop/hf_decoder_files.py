@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from mmtrain.data.language_tokenizer import (
+from mmtrain.data.text.language_tokenizer import (
     Codec,
     JsonCodec,
     LanguageTokenizer,

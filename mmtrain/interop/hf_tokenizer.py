@@ -8,9 +8,9 @@ from pathlib import Path
 
 import sentencepiece
 
-from mmtrain.data.json_tokenizer import JsonTokenizer
-from mmtrain.data.siglip_pieces import AddedPiece, SiglipPieces, define
-from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig, TokenModel
+from mmtrain.data.text.json_tokenizer import JsonTokenizer
+from mmtrain.data.text.siglip_pieces import AddedPiece, SiglipPieces, define
+from mmtrain.data.text.tokenizer import Tokenizer, TokenizerConfig, TokenModel
 from mmtrain.errors import UsageError
 from mmtrain.interop.hf_tokenizer_class import NOTHING, build_backend
 from mmtrain.interop.hf_tokenizer_files import (

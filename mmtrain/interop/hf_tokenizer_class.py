@@ -22,7 +22,7 @@ from tokenizers import (
     processors,
 )
 
-from mmtrain.data.clip_bpe import EOT, SOT, ClipBpe
+from mmtrain.data.text.clip_bpe import EOT, SOT, ClipBpe
 from mmtrain.errors import UsageError
 from mmtrain.interop.foreign_config import read_json
 from mmtrain.interop.hf_tokenizer_files import (

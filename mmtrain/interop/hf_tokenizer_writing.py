@@ -6,10 +6,10 @@ from typing import Any
 
 import sentencepiece
 
-from mmtrain.data.clip_bpe import EOT, SOT, ClipBpe
-from mmtrain.data.json_tokenizer import JsonTokenizer
-from mmtrain.data.siglip_pieces import SiglipPieces
-from mmtrain.data.tokenizer import Tokenizer
+from mmtrain.data.text.clip_bpe import EOT, SOT, ClipBpe
+from mmtrain.data.text.json_tokenizer import JsonTokenizer
+from mmtrain.data.text.siglip_pieces import SiglipPieces
+from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
 from mmtrain.interop.hf_tokenizer import PIECES_FILES

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
-from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.text.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file, save_tensors
 from mmtrain.interop.foreign_config import ForeignConfig, read_json

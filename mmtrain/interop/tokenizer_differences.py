@@ -1,6 +1,6 @@
 """Which texts get other ids when a tokenizer travels to another library, told with examples."""
 
-from mmtrain.data.tokenizer import Tokenizer
+from mmtrain.data.text.tokenizer import Tokenizer
 
 PROBES = {
     "plain words": "a photo of two dogs, in the RAIN",

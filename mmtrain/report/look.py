@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mmtrain.data.sources import SampleSource
+from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
 from mmtrain.eval.captions import ReadCaptions
 from mmtrain.eval.classification import ReadClass

@@ -15,9 +15,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from mmtrain.data.decode import MAX_IMAGE_PIXELS, open_image
+from mmtrain.data.images.decode import MAX_IMAGE_PIXELS, open_image
+from mmtrain.data.images.transforms import eval_transform
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.transforms import eval_transform
 from mmtrain.errors import UsageError
 from mmtrain.eval.attention_maps import ReadImage, read_images, text_maps
 from mmtrain.eval.encode import Encoder, encode_texts

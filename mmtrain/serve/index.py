@@ -13,11 +13,12 @@ from rich.progress import track
 from torch import Tensor
 
 from mmtrain.data.config import DataConfig
-from mmtrain.data.decode import decode_image
+from mmtrain.data.images.decode import decode_image
+from mmtrain.data.images.transforms import eval_transform
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import image_file, read_members
-from mmtrain.data.sources import SampleSource, open_source
-from mmtrain.data.transforms import eval_transform
+from mmtrain.data.sources.open import open_source
+from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
 from mmtrain.eval.embed_files import read_piece
 from mmtrain.eval.embed_folder import DONE_FILE, PARTIAL_FILE

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from mmtrain.data.batch import ImageTextBatch
-from mmtrain.data.randomness import draws, sample_keys
-from mmtrain.data.vqa import VqaBatch
+from mmtrain.data.order.randomness import draws, sample_keys
+from mmtrain.data.questions.batches import VqaBatch
 from mmtrain.errors import UsageError
 from mmtrain.interop.hf_clip import clip_links
 from mmtrain.interop.hf_peft import Adapter, read_adapter, write_adapter

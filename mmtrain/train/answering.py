@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmtrain.data.randomness import uniform
-from mmtrain.data.vqa import NO_ANSWER, VqaBatch, label_mask
+from mmtrain.data.order.randomness import uniform
+from mmtrain.data.questions.batches import NO_ANSWER, VqaBatch, label_mask
 from mmtrain.errors import UsageError
 from mmtrain.losses.answer import (
     AnswerLoss,

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from mmtrain.data.batch import ImageTextBatch
-from mmtrain.data.randomness import uniform
+from mmtrain.data.order.randomness import uniform
 from mmtrain.losses import clip_loss, siglip_loss
 from mmtrain.models import Clip
 from mmtrain.nn.transformer import depth_keep

@@ -15,13 +15,18 @@ from mmtrain.build import (
     use_deterministic_kernels,
 )
 from mmtrain.check_memory import check_memory
-from mmtrain.data.sources import SampleSource
-from mmtrain.data.tokenizer import Tokenizer
-from mmtrain.data.transforms import PreprocessConfig
-from mmtrain.data.vqa import VqaData
-from mmtrain.data.vqa_answers import AnswerVocabulary, build_vocabulary, ceiling, every_question
-from mmtrain.data.vqa_question import Question
-from mmtrain.data.vqa_source import known_questions, open_questions, refuse_unanswered
+from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.questions.answers import (
+    AnswerVocabulary,
+    build_vocabulary,
+    ceiling,
+    every_question,
+)
+from mmtrain.data.questions.batches import VqaData
+from mmtrain.data.questions.question import Question
+from mmtrain.data.questions.source import known_questions, open_questions, refuse_unanswered
+from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.eval.answering import Answerer, read_asked
 from mmtrain.eval.result import EvalResult

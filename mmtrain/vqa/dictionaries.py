@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmtrain.data.vqa import VqaData
+from mmtrain.data.questions.batches import VqaData
 from mmtrain.models.vqa import Asked, Vqa
 from mmtrain.nn.front_door import FrontDoor, kmeans
 

@@ -15,9 +15,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from mmtrain.data.tokenizer import Tokenizer, load_tokenizer
-from mmtrain.data.transforms import PreprocessConfig
-from mmtrain.data.vqa_answers import AnswerVocabulary
+from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.questions.answers import AnswerVocabulary
+from mmtrain.data.text.tokenizer import Tokenizer, load_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file, save_tensors
 from mmtrain.interop.model_kind import refuse_other_kind

@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 
 from mmtrain.build import build_preprocess
-from mmtrain.data.tokenizer import Tokenizer
-from mmtrain.data.vqa_answers import AnswerVocabulary
+from mmtrain.data.questions.answers import AnswerVocabulary
+from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.models import Clip
 from mmtrain.models.transfer import copy_weights

@@ -10,8 +10,8 @@ import pytest
 
 from mmtrain.cli import main
 from mmtrain.eval.vqa import vqa_accuracy
-from tests.vqa.gqa_files import draw_gqa, write_gqa
-from tests.vqa.vqa_files import change, write_set
+from tests.data.questions.gqa_files import draw_gqa, write_gqa
+from tests.data.questions.vqa_files import change, write_set
 
 EASY = [["what color is it?", "red", 0], ["is it a circle?", "no", 0], ["a square?", "yes", 7]]
 

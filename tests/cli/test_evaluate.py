@@ -14,11 +14,11 @@ from pyarrow import parquet
 
 import mmtrain
 from mmtrain.cli import main
-from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.eval import Encoder, evaluate_knn, evaluate_linear_probe, evaluate_zero_shot
 from mmtrain.eval.classes import ClassList
 from mmtrain.loading import save_model
-from tests.data.test_torchvision_sets import write_mnist
+from tests.data.sources.test_torchvision_sets import write_mnist
 from tests.eval.test_embed import files_of
 from tests.eval.test_layouts import NAMES, write_clip_benchmark, write_folders
 from tests.serve.tiny import COUNT, SIDE, TOKENIZER, tiny_clip, write_pictures

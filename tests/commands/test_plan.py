@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_iter
 from mmtrain.cli import main
 from mmtrain.commands import plan
 from mmtrain.commands.layout_plan import Plan, plan_layout
-from mmtrain.data.vqa import VqaBatch, VqaDataConfig
+from mmtrain.data.questions.batches import VqaBatch, VqaDataConfig
 from mmtrain.errors import UsageError
 from mmtrain.parallel import Layout, ParallelConfig
 from mmtrain.parallel.precision import Precision

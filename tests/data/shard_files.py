@@ -12,8 +12,8 @@ from PIL import Image
 
 from mmtrain.data.config import DataConfig
 from mmtrain.data.image_text import ImageTextData
-from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer
-from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
 
 Files = Mapping[str, Any]
 """A sample's files by extension: bytes, text, or what becomes JSON."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmtrain.data.image_text import NumberedData
-from mmtrain.data.shard_check import index_shards
+from mmtrain.data.shards.check import index_shards
 from mmtrain.errors import UsageError
 from mmtrain.eval.embed_folder import DONE_FILE, EmbedFolder
 from mmtrain.train.state import Identity

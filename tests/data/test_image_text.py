@@ -12,8 +12,8 @@ import torch
 from mmtrain.data.batch import ImageTextBatch
 from mmtrain.data.config import DataConfig
 from mmtrain.data.samples import label_of
-from mmtrain.data.tar_scan import ShardFile
-from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer
+from mmtrain.data.shards.tar_scan import ShardFile
+from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
 from mmtrain.errors import UsageError
 from tests.data.shard_files import (
     TOKENIZER,

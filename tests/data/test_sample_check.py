@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mmtrain.cli import main
-from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.errors import UsageError
 from mmtrain.eval.samples import EvalBatches, open_source, read_text_field, spans
 from tests.data.shard_files import build_data, encoded, pairs, picture, write_set, write_shard

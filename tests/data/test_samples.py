@@ -7,15 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from mmtrain.data.sample_error import SampleError
-from mmtrain.data.samples import SampleReader, label_of
-from mmtrain.data.shards import ShardSource
-from mmtrain.data.transforms import (
+from mmtrain.data.images.transforms import (
     AugmentConfig,
     EvalTransform,
     PreprocessConfig,
     TrainTransform,
 )
+from mmtrain.data.sample_error import SampleError
+from mmtrain.data.samples import SampleReader, label_of
+from mmtrain.data.shards.source import ShardSource
 from mmtrain.eval.samples import decode_sample
 from tests.data.shard_files import encoded, picture, write_shard
 

@@ -10,7 +10,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
 
-from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.images.transforms import PreprocessConfig
 
 
 def tiny_open_clip(image_size: int) -> open_clip.CLIP:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmtrain.data.transforms import eval_transform
+from mmtrain.data.images.transforms import eval_transform
 from mmtrain.errors import UsageError
 from mmtrain.eval.attention_maps import read_images, text_maps
 from mmtrain.eval.look import MAX_MAPS, evenly_spaced, look_at

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.errors import UsageError
 from mmtrain.eval import evaluate_retrieval, scores
 from mmtrain.eval.scheduled import RetrievalConfig, check_evaluation

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.transforms import PreprocessConfig
 from mmtrain.eval.samples import EvalBatches, decode_sample, encoded_batches, open_source, spans
 from tests.data.shard_files import encoded, picture, write_shard
 from tests.eval.tiny import SIDE, LinearTowers, make_encoder, write_classified

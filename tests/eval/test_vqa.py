@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from mmtrain.data.vqa_answers import answer_scores
-from mmtrain.data.vqa_question import Question
-from mmtrain.data.vqa_text import CONTRACTIONS, normalize_words, strip_punctuation
+from mmtrain.data.questions.answers import answer_scores
+from mmtrain.data.questions.question import Question
+from mmtrain.data.questions.wording import CONTRACTIONS, normalize_words, strip_punctuation
 from mmtrain.eval.vqa import vqa_accuracy
 
 MARKS = [*';/[]"{}()=+\\_-><@`,?!']

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mmtrain.cli import main
-from tests.vqa.gqa_files import draw_gqa, write_gqa
+from tests.data.questions.gqa_files import draw_gqa, write_gqa
 
 NAMES = ("binary", "open", "consistency", "validity", "plausibility", "distribution")
 

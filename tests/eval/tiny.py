@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer
-from mmtrain.data.transforms import PreprocessConfig, eval_transform
+from mmtrain.data.images.transforms import PreprocessConfig, eval_transform
+from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
 from mmtrain.eval import Encoder
 from mmtrain.eval.samples import decode_sample, open_source
 from tests.data.shard_files import encoded, picture, write_shard

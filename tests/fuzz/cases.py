@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from mmtrain.cli import main
 from mmtrain.settings.decode import dump_toml
+from tests.data.questions.vqa_files import write_set
 from tests.fuzz.damage import draw_damage
 from tests.fuzz.options import draw_command, draw_reader
 from tests.fuzz.recipes import draw_recipe
-from tests.vqa.vqa_files import write_set
 
 ROOT = Path(__file__).parents[2]
 DEBUG = ROOT / "mmtrain/demo/debug"

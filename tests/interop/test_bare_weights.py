@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 import mmtrain
 import mmtrain.commands.models  # before names are added, which it would keep
 from mmtrain.cli import main
-from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer
-from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
 from mmtrain.interop import bare_weights
 from mmtrain.interop.hf_clip import to_hf
 from mmtrain.interop.open_clip import to_open_clip

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import mmtrain
-from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer
-from mmtrain.data.transforms import PreprocessConfig, eval_transform
+from mmtrain.data.images.transforms import PreprocessConfig, eval_transform
+from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.interop.canonical import canonical
 from mmtrain.interop.hf_clip import from_hf, to_hf

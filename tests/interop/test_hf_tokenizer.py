@@ -10,8 +10,8 @@ import torch
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
-from mmtrain.data.json_tokenizer import JsonTokenizer
-from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer, load_tokenizer
+from mmtrain.data.text.json_tokenizer import JsonTokenizer
+from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer, load_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.interop.hf_tokenizer import read_hf_tokenizer
 from mmtrain.interop.hf_tokenizer_writing import has_clips_words, write_hf_tokenizer

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmtrain.data.tokenizer import load_tokenizer
+from mmtrain.data.text.tokenizer import load_tokenizer
 from mmtrain.interop.hf_tokenizer import read_hf_tokenizer
 from tests.interop.tokenizer_folders import FOLDERS, fuzzed
 

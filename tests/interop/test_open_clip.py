@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer
-from mmtrain.data.transforms import PreprocessConfig, eval_transform
+from mmtrain.data.images.transforms import PreprocessConfig, eval_transform
+from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.interop.canonical import canonical
 from mmtrain.interop.open_clip import from_open_clip, to_open_clip

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mmtrain
-from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer
-from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.interop.open_clip_config import config_from_open_clip, config_to_open_clip
 from mmtrain.loading import export_model, read_package, save_model

@@ -6,8 +6,8 @@ from safetensors.torch import load_file, save_file
 
 import mmtrain
 from mmtrain.cli import main
-from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer
-from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
 from mmtrain.interop.open_clip_config import config_from_open_clip
 from mmtrain.loading import export_model, save_model
 from mmtrain.models import Clip

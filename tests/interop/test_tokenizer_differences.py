@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from mmtrain.cli import main
-from mmtrain.data.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
-from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.text.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
 from mmtrain.interop.hf_tokenizer import read_hf_tokenizer
 from mmtrain.interop.open_clip_config import config_from_open_clip
 from mmtrain.interop.open_clip_files import read_open_clip_tokenizer

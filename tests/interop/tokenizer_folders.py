@@ -19,9 +19,9 @@ from tokenizers import (
 )
 from tokenizers import Tokenizer as Rust
 
-from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer
+from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
 from mmtrain.interop.hf_tokenizer_writing import write_hf_tokenizer
-from tests.data.test_tokenizer import EMOJI, WORDS, diverse_texts
+from tests.data.text.test_tokenizer import EMOJI, WORDS, diverse_texts
 
 CORPUS = [" ".join(WORDS[i:] + EMOJI) for i in range(len(WORDS))] * 3
 SPACES = [

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmtrain.data.batch import ImageTextBatch
-from mmtrain.data.vqa import NO_ANSWER, VqaBatch, label_mask
+from mmtrain.data.questions.batches import NO_ANSWER, VqaBatch, label_mask
 from mmtrain.losses.answer import writing_loss
 from mmtrain.losses.vocabulary import VocabularyShares
 from mmtrain.models import Clip, ClipConfig, Decoder, DecoderConfig

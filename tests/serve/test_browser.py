@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.loading import save_model
 from tests.data.shard_files import encoded, picture
 from tests.serve.tiny import COUNT, SIDE, TOKENIZER, tiny_clip, write_pictures

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmtrain.cli import main
-from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.loading import save_model
 from mmtrain.serve import command
 from tests.serve.tiny import SIDE, TOKENIZER, tiny_clip

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmtrain.data.shards import ShardSource
-from mmtrain.data.transforms import eval_transform
+from mmtrain.data.images.transforms import eval_transform
+from mmtrain.data.shards.source import ShardSource
 from mmtrain.errors import UsageError
 from mmtrain.eval.embed import embed
 from mmtrain.eval.encode import encode_texts

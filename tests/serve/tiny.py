@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer
-from mmtrain.data.transforms import PreprocessConfig
+from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
 from mmtrain.eval import Encoder
 from mmtrain.models import Clip, ClipConfig
 from mmtrain.models.text import TextConfig

@@ -17,9 +17,9 @@ from mmtrain.eval import samples as samples_module
 from mmtrain.eval import scheduled as scheduled_module
 from mmtrain.eval.encode import encode_image_batch
 from mmtrain.train.loop import Loop
+from tests.data.questions.vqa_files import change
 from tests.ranks import run_ranks
 from tests.vqa.test_vqa_run import write_recipe as write_vqa_recipe
-from tests.vqa.vqa_files import change
 
 ROOT = Path(__file__).parents[2]
 RECIPE = str(ROOT / "configs/debug_clip.toml")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mmtrain.cli import main
-from mmtrain.data.tokenizer import TokenizerConfig, build_tokenizer, load_tokenizer
+from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer, load_tokenizer
 from mmtrain.recipe import TrainRecipe, load_recipe, read_toml
 from mmtrain.settings.decode import decode, dump_toml, encode
 from mmtrain.settings.describe import describe
@@ -285,7 +285,7 @@ def test_another_tokenizer_behind_the_same_path(
     assert lower.fingerprint != other.fingerprint
     lower.save(tmp_path / "moved")
     assert load_tokenizer(tmp_path / "moved").fingerprint == lower.fingerprint
-    monkeypatch.setattr("mmtrain.data.tokenizer.ids_fingerprint", lambda _: "others")
+    monkeypatch.setattr("mmtrain.data.text.tokenizer.ids_fingerprint", lambda _: "others")
     assert resume(run) == 2
     assert "the tokenizer's ids = others, but" in said(capsys)[-1]
 

@@ -18,8 +18,8 @@ from PIL import Image
 from torch.distributed.tensor import DTensor
 
 from mmtrain.cli import main
-from mmtrain.data.transforms import eval_transform
-from mmtrain.data.vqa import TextForm
+from mmtrain.data.images.transforms import eval_transform
+from mmtrain.data.questions.batches import TextForm
 from mmtrain.errors import UsageError
 from mmtrain.eval.vqa_attention import look, overlay
 from mmtrain.models.vqa import Asked, Vqa
@@ -27,9 +27,9 @@ from mmtrain.parallel import build_layout, pick_device
 from mmtrain.recipe import load_recipe
 from mmtrain.settings.decode import dump_toml, encode
 from mmtrain.vqa import VqaRun, build_vqa_run, load_vqa
+from tests.data.questions.gqa_files import draw_gqa, write_gqa
+from tests.data.questions.vqa_files import write_set
 from tests.ranks import run_ranks
-from tests.vqa.gqa_files import draw_gqa, write_gqa
-from tests.vqa.vqa_files import write_set
 
 ROOT = Path(__file__).parents[2]
 CORE: dict[str, Any] = {"dim": 16, "num_layers": 2, "num_heads": 2}

@@ -1,0 +1,1 @@
+"""Pixels out of files, and what is done to them."""

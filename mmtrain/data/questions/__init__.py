@@ -1,0 +1,1 @@
+"""Questions about images: files, answers, batches."""

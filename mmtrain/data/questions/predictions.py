@@ -1,0 +1,164 @@
+"""Files of answers, in the forms that the sets' official evaluations read."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmtrain.data.questions.forms import read_json_file
+from mmtrain.data.questions.question import Form, Question, Said
+from mmtrain.errors import UsageError
+from mmtrain.files import replace_file
+
+FIELDS: dict[Form, tuple[str, str]] = {
+    "vqa": ("question_id", "answer"),
+    "vizwiz": ("image", "answer"),
+    "gqa": ("questionId", "prediction"),
+}
+"""What a row calls the question's id and the answer."""
+_SETS: dict[Form, str] = {"vqa": "VQAv2's", "vizwiz": "VizWiz's", "gqa": "GQA's"}
+
+
+def one_form(questions: Iterable[Question]) -> Form:
+    """The form that all of the questions have.
+
+    Raises:
+        UsageError: they are of several sets, which no official evaluation takes together.
+    """
+    forms: list[Form] = []
+    for question in questions:
+        if question.form not in forms:
+            forms.append(question.form)
+    if len(forms) > 1:
+        names = " and ".join(_SETS[form] for form in forms)
+        raise UsageError(f"questions: some are in {names} form each; evaluate each set by itself")
+    return forms[0]
+
+
+def write_predictions(path: Path, answered: Sequence[Said]) -> None:
+    """Answers as a file that the set's official evaluation reads.
+
+    Raises:
+        UsageError: the file cannot be written, the questions are of several sets, or one id is
+            there twice.
+    """
+    seen: set[int | str] = set()
+    for one in answered:
+        if one.question.question_id in seen:
+            raise UsageError(
+                f"predictions = {path}: question_id {one.question.question_id} is asked twice, as "
+                "where shards of two sets are read as one; evaluate each by itself"
+            )
+        seen.add(one.question.question_id)
+    id_name, answer_name = FIELDS[one_form(one.question for one in answered)]
+    rows = [{id_name: one.question.question_id, answer_name: one.prediction} for one in answered]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, json.dumps(rows, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise UsageError(f"predictions = {path} cannot be written: {error}") from error
+
+
+def read_predictions(path: Path, questions: Sequence[Question]) -> list[Said]:
+    """The questions that a file answers, each with its answer, in their order.
+
+    Every question must be answered once. GQA's published evaluation needs balanced questions alone:
+    a file that answers them and no other is taken as well.
+
+    Args:
+        path: JSON, `[{question_id, answer}]` of VQAv2 and easy-VQA, `[{image, answer}]` of VizWiz
+            or `[{questionId, prediction}]` of GQA.
+        questions: those of the set.
+
+    Raises:
+        UsageError: it cannot be read, is of another form or set, or an id is missing, unknown or
+            there twice.
+    """
+    form = one_form(questions)
+    said = _said(path, read_json_file(path, "predictions"), form)
+    known = {question.question_id for question in questions}
+    if unknown := [number for number in said if number not in known]:
+        raise UsageError(
+            f"predictions = {path}: {len(unknown)} of {len(said)} answer no question of this file, "
+            f"the first is {_named(form, unknown[0])}{_other_type(unknown[0], known)}; name the "
+            "questions of the same split, or leave such answers out"
+        )
+    missing = [question for question in questions if question.question_id not in said]
+    if missing and not _answers_balanced_alone(form, questions, missing):
+        raise UsageError(
+            f"predictions = {path}: {len(missing)} of {len(questions)} questions have no answer, "
+            f"the first is {_named(form, missing[0].question_id)}; official evaluations want an "
+            "answer to each"
+        )
+    return [
+        Said(question=one, prediction=said[one.question_id])
+        for one in questions
+        if one.question_id in said
+    ]
+
+
+def _said(path: Path, content: Any, form: Form) -> dict[Any, str]:
+    """The answers by the id that they name."""
+    id_name, answer_name = FIELDS[form]
+    wanted = f'{_SETS[form]} form, [{{"{id_name}": ..., "{answer_name}": ...}}, ...]'
+    if not isinstance(content, list):
+        raise UsageError(f"predictions = {path} is no list; write it in {wanted}")
+    said: dict[Any, str] = {}
+    for number, row in enumerate(content):
+        if not isinstance(row, dict) or not {id_name, answer_name} <= row.keys():
+            raise UsageError(f"predictions = {path}: {_wrong_row(row, number, form, wanted)}")
+        question_id, answer = row[id_name], row[answer_name]
+        if not isinstance(question_id, int | str) or isinstance(question_id, bool):
+            raise UsageError(f"predictions = {path}: {id_name} = {question_id!r} names no question")
+        if not isinstance(answer, str):
+            raise UsageError(
+                f"predictions = {path}: the answer to {_named(form, question_id)} is {answer!r}, "
+                "no text; write it as a string"
+            )
+        if question_id in said:
+            raise UsageError(
+                f"predictions = {path}: {_named(form, question_id)} is answered twice "
+                f"({said[question_id]!r} and {answer!r}); keep one"
+            )
+        said[question_id] = answer
+    return said
+
+
+def _wrong_row(row: Any, number: int, form: Form, wanted: str) -> str:
+    """What a row without the two fields is."""
+    keys = row.keys() if isinstance(row, dict) else set()
+    if "answers" in keys or "question" in keys:
+        return f"row {number} is a question or an annotation, no answer; write it in {wanted}"
+    # VizWiz's and VQAv2's rows share a name: the id's tells them apart.
+    for other, (id_name, _) in FIELDS.items():
+        if other != form and id_name in keys:
+            return (
+                f"it is in {_SETS[other]} form and the questions are in {_SETS[form]}; name files "
+                f"of one set, or write it in {wanted}"
+            )
+    has = f"has {', '.join(keys) or 'nothing'}" if isinstance(row, dict) else "is no object"
+    return f"row {number} {has}; write it in {wanted}"
+
+
+def _named(form: Form, question_id: Any) -> str:
+    return f"{FIELDS[form][0]} {question_id!r}"
+
+
+def _other_type(question_id: Any, known: set[Any]) -> str:
+    """A hint where a number stands for its digits, or the other way round."""
+    swapped = str(question_id) if isinstance(question_id, int) else _as_number(question_id)
+    if swapped not in known:
+        return ""
+    kinds = ("a number", "text") if isinstance(question_id, int) else ("text", "a number")
+    return f" ({kinds[0]}, where the questions have {kinds[1]})"
+
+
+def _as_number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() else None
+
+
+def _answers_balanced_alone(
+    form: Form, questions: Sequence[Question], missing: Sequence[Question]
+) -> bool:
+    others = [question for question in questions if question.extra.get("isBalanced") is False]
+    return form == "gqa" and list(missing) == others

@@ -1,0 +1,147 @@
+"""Questioned images by number, whatever files they come from: what VQA trains on and is judged by.
+
+A sample's .json holds `questions`, a list of {question_id, question, answers, ...}; shards that
+`mmtrain data vqa` packs hold the same, so folders and shards train alike.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+from mmtrain.data.config import DataConfig
+from mmtrain.data.order.plan import even_pieces
+from mmtrain.data.questions.files import EASY_VQA, QuestionedImage, read_questions
+from mmtrain.data.questions.question import Question, questions_from_json
+from mmtrain.data.sample_error import SampleError
+from mmtrain.data.samples import json_fields
+from mmtrain.data.sources.open import open_source
+from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.storage.hidden_names import tars_in
+from mmtrain.errors import UsageError
+
+
+class QuestionSource:
+    """A set's images, each with its questions, read from the set's own files."""
+
+    def __init__(self, images: list[QuestionedImage]) -> None:
+        self.images = images
+        self.num_samples = len(images)
+        self.shard_sizes = even_pieces(self.num_samples)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the images' names and sizes and of all questions and answers."""
+        hashed = hashlib.blake2b(digest_size=16)
+        for image in self.images:
+            asked = json.dumps([one.to_json() for one in image.questions], sort_keys=True)
+            hashed.update(f"{image.path.name} {image.path.stat().st_size} {asked}\n".encode())
+        return hashed.hexdigest()
+
+    def key(self, sample: int) -> str:
+        """The image's id."""
+        return self.images[sample].image_id
+
+    def place(self, sample: int) -> str:
+        """The image's folder."""
+        return str(self.images[sample].path.parent)
+
+    def read(self, sample: int, wanted: Collection[str] | None = None) -> dict[str, bytes]:
+        """The image, and its questions as `json`."""
+        image = self.images[sample]
+        try:
+            data = image.path.read_bytes()
+        except FileNotFoundError as error:
+            raise SampleError("image missing") from error
+        fields = {
+            "image_id": image.image_id,
+            "questions": [question.to_json() for question in image.questions],
+        }
+        members = {
+            image.path.suffix.lower().removeprefix("."): data,
+            "json": json.dumps(fields, ensure_ascii=False).encode(),
+        }
+        return {k: v for k, v in members.items() if wanted is None or k in wanted}
+
+
+def open_questions(
+    data: str | tuple[str, ...],
+    *,
+    questions: str | None = None,
+    annotations: str | None = None,
+    key: str = "data.train",
+    config: DataConfig | None = None,
+) -> SampleSource:
+    """The source that a VQA set's names stand for.
+
+    Args:
+        data: with `questions`, the folder of images; else `easy_vqa:PART`, or shards whose .json
+            holds the questions.
+        questions: the set's file of questions.
+        annotations: VQAv2's file of answers.
+        key: the setting that `data` came from, for messages.
+        config: for shards: where their indexes are, and what a damaged one means.
+
+    Raises:
+        UsageError: a file is missing, of no known form, or does not fit the others.
+    """
+    single = data if isinstance(data, str) else data[0] if len(data) == 1 else ""
+    if single.startswith(EASY_VQA) or questions is not None:
+        if single.startswith(EASY_VQA) and (questions or annotations):
+            raise UsageError(f"{key} = {single} brings its questions; leave the files of them out")
+        if not single:
+            raise UsageError(f"{key}: with questions = {questions} it must be one folder of images")
+        return QuestionSource(read_questions(single, questions, annotations, key=key))
+    if annotations is not None:
+        raise UsageError(f"annotations = {annotations} needs questions, the file they belong to")
+    if single and Path(single).is_dir() and not tars_in(single):
+        raise UsageError(
+            f"{key} = {single} is a folder of images: name its file of questions "
+            "(vqa.data.questions, --questions)"
+        )
+    if config is None:
+        return open_source(data, image_key=DataConfig.image_key, key=key)
+    return open_source(
+        data,
+        image_key=config.image_key,
+        index_dir=config.index_dir,
+        verify=config.verify,
+        on_damage=config.on_damage,
+        key=key,
+        retry_seconds=config.retry_seconds,
+    )
+
+
+def known_questions(source: SampleSource) -> list[Question]:
+    """Every question of a set's own files, which are read already; none of shards."""
+    if not isinstance(source, QuestionSource):
+        return []
+    return [question for image in source.images for question in image.questions]
+
+
+def _first_questions(source: SampleSource) -> list[Question]:
+    try:
+        return [*questions_from_json(json_fields(source.read(0, {"json"}).get("json")))]
+    except (SampleError, ValueError):  # told with all others when they are read
+        return []
+
+
+def refuse_unanswered(source: SampleSource) -> None:
+    """Questions without answers teach nothing and judge nothing.
+
+    Raises:
+        UsageError: of a set's own files some have no answer, or those of a shard's first sample.
+    """
+    questions = known_questions(source) or _first_questions(source)
+    bare = [question for question in questions if not question.answers]
+    if not bare:
+        return
+    remedies = {
+        "vqa": "name the set's annotations (--annotations, vqa.data.annotations)",
+        "vizwiz": "name a split whose answers are published",
+        "gqa": "name a split whose answers are published",
+    }
+    raise UsageError(
+        f"questions: {len(bare)} of {len(questions)} have no answers, the first is question_id "
+        f"{bare[0].question_id}; {remedies[bare[0].form]}"
+    )

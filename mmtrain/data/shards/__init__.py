@@ -1,0 +1,1 @@
+"""Tar shards: their headers, indexes and samples."""

@@ -1,0 +1,166 @@
+"""What `mmtrain data index` and `mmtrain data check` do, as functions with plain reports."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+from mmtrain.data.shards.changes import changed_members
+from mmtrain.data.shards.index import ShardIndex, build_index
+from mmtrain.data.shards.index_file import index_paths, load_index
+from mmtrain.data.shards.opening import Shard, open_shards, refuse_no_tar
+from mmtrain.data.shards.patterns import expand_patterns
+from mmtrain.data.shards.tar_scan import ShardFile
+from mmtrain.errors import UsageError
+
+_MAX_PROBLEMS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexReport:
+    """What indexing found."""
+
+    shards: tuple[Shard, ...]
+    """Every shard, damaged ones too; `is_new` where its index was written."""
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in all shards."""
+        return sum(shard.summary.num_samples for shard in self.shards)
+
+    @property
+    def num_new(self) -> int:
+        """Indexes written."""
+        return sum(shard.is_new for shard in self.shards)
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What shards were no longer what their replaced checksums said, one line each."""
+        return tuple(
+            f"{shard.path}: {line}" for shard in self.shards for line in _cut(shard.changes)
+        )
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Every damage, one line each."""
+        return tuple(
+            f"{shard.path} at byte {damage.offset}: {damage.reason}"
+            for shard in self.shards
+            for damage in shard.summary.damage
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardCheck:
+    """What one shard looks like now."""
+
+    path: str
+    """As the user's pattern gave it."""
+    num_samples: int
+    """Samples found now."""
+    num_ignored: int
+    """Files that belong to no sample."""
+    is_indexed: bool
+    """Whether there was an index to compare with; without one a lost end may go unseen."""
+    is_verified: bool
+    """Whether every byte of content was compared with a checksum."""
+    problems: tuple[str, ...]
+    """What is wrong, one line each, at most 100."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReport:
+    """What checking found."""
+
+    shards: tuple[ShardCheck, ...]
+    """Every shard."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Every problem with its shard, one line each; empty if all is well."""
+        return tuple(f"{shard.path}: {line}" for shard in self.shards for line in shard.problems)
+
+
+def index_shards(
+    patterns: str | tuple[str, ...],
+    *,
+    index_dir: str | None = None,
+    crc: bool = True,
+    workers: int = 4,
+    key: str = "data",
+) -> IndexReport:
+    """Index every shard that has no index yet, a stale one, or one without checksums.
+
+    Checksums that are no longer the shard's are replaced with `crc`, and told.
+
+    Args:
+        patterns: what `expand_patterns` takes.
+        index_dir: where indexes are kept; None: beside the shards.
+        crc: keep a checksum of every member, which takes reading all of it.
+        workers: shards at once.
+        key: the setting that `patterns` came from, for messages.
+
+    Raises:
+        UsageError: a shard is missing or no tar, or an index cannot be kept.
+    """
+    shards = open_shards(patterns, index_dir=index_dir, crc=crc, threads=workers, key=key)
+    return IndexReport(shards=shards)
+
+
+def check_shards(
+    patterns: str | tuple[str, ...],
+    *,
+    index_dir: str | None = None,
+    workers: int = 4,
+    key: str = "data",
+) -> CheckReport:
+    """Read every shard anew and compare it with its index, member by member; writes nothing.
+
+    Raises:
+        UsageError: a pattern matches nothing or a shard is missing.
+    """
+    paths = expand_patterns(patterns, key=key)
+    work = partial(_check_shard, index_dir=index_dir, key=key)
+    with ThreadPoolExecutor(max(1, min(workers, len(paths)))) as pool:
+        return CheckReport(shards=tuple(pool.map(work, paths)))
+
+
+def _check_shard(path: str, *, index_dir: str | None, key: str) -> ShardCheck:
+    loaded = [load_index(place) for place in index_paths(path, index_dir)]
+    # One with checksums tells more, wherever it is.
+    by_worth = sorted(filter(None, loaded), key=lambda index: not index.summary.has_crc)
+    old = by_worth[0] if by_worth else None
+    has_crc = old is not None and old.summary.has_crc
+    try:
+        with ShardFile(path) as file:
+            refuse_no_tar(file, key=key)
+            new = build_index(file, crc=has_crc)
+    except UsageError as error:
+        return _report(path, [str(error)], old, None)
+    except OSError as error:
+        return _report(path, [f"cannot be read: {error.strerror}"], old, None)
+    problems = [f"at byte {damage.offset}: {damage.reason}" for damage in new.summary.damage]
+    if old is not None:
+        problems += changed_members(old, new)
+    return _report(path, problems, old, new)
+
+
+def _report(
+    path: str, problems: list[str], old: ShardIndex | None, new: ShardIndex | None
+) -> ShardCheck:
+    return ShardCheck(
+        path=path,
+        num_samples=0 if new is None else new.summary.num_samples,
+        num_ignored=0 if new is None else new.summary.num_ignored,
+        is_indexed=old is not None,
+        is_verified=new is not None and new.summary.has_crc,
+        problems=_cut(problems),
+    )
+
+
+def _cut(lines: Sequence[str]) -> tuple[str, ...]:
+    """As many of a shard's lines as somebody reads."""
+    if len(lines) <= _MAX_PROBLEMS:
+        return tuple(lines)
+    rest = len(lines) - _MAX_PROBLEMS + 1
+    return (*lines[: _MAX_PROBLEMS - 1], f"and {rest} more")

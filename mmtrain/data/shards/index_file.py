@@ -1,0 +1,206 @@
+"""Index files: kept beside their shards or in a folder of their own, checked before they are used.
+
+`X.tar.index` is a zip of plain numpy arrays (`numpy.load` reads it; nothing is unpickled). A
+changed shard is told by its size and the hash of three pieces of it, never by a date, which is
+another one on another machine.
+"""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import uuid
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from mmtrain.data.shards.index import IndexSummary, ShardIndex, content_hash, hash_crcs
+from mmtrain.data.shards.tar_scan import Damage, ShardFile
+from mmtrain.data.storage.patience import may_pass
+from mmtrain.errors import UsageError
+
+SUFFIX = ".index"
+_FORMAT = "mmtrain shard index 1"
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def index_paths(shard_path: str, index_dir: str | None) -> list[Path]:
+    """Where the index of a shard may be, the place for a new one first.
+
+    That is `index_dir`, or without one beside the shard and, where that folder cannot be written,
+    the user's cache folder.
+    """
+    path = Path(shard_path)
+    beside = path.with_name(path.name + SUFFIX)
+    if index_dir is not None:
+        return [_path_in(Path(index_dir), path), beside]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return [beside, _path_in(cache / "mmtrain" / "indexes", path)]
+
+
+def _path_in(folder: Path, shard: Path) -> Path:
+    # Shards of one name in several folders must not share an index.
+    digest = hashlib.blake2b(os.fsencode(shard.resolve()), digest_size=8).hexdigest()
+    return folder / f"{shard.name}.{digest}{SUFFIX}"
+
+
+def keep_index(index: ShardIndex, shard_path: str, index_dir: str | None) -> Path:
+    """Write an index to its place and say which that is.
+
+    Raises:
+        UsageError: it can be written nowhere.
+    """
+    first, second = index_paths(shard_path, index_dir)
+    try:
+        return save_index(index, first)
+    except OSError as error:
+        if index_dir is not None or error.errno not in _READ_ONLY:
+            raise UsageError(_no_place(first, error)) from error
+    try:
+        return save_index(index, second)
+    except OSError as error:
+        raise UsageError(_no_place(second, error)) from error
+
+
+def _no_place(path: Path, error: OSError) -> str:
+    return (
+        f"index {path} cannot be written ({error.strerror}); "
+        "set data.index_dir to a folder that can"
+    )
+
+
+def is_fresh(summary: IndexSummary, shard: ShardFile) -> bool:
+    """Whether an index still is that of this shard."""
+    return summary.shard_bytes == shard.size and summary.content_hash == content_hash(shard)
+
+
+def save_index(index: ShardIndex, path: Path) -> Path:
+    """Write an index so that a reader meets a whole one or none, however many write it at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    said = asdict(index.summary) | {"format": _FORMAT}
+    data = {name: value for name, value in said.items() if value is not None}
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        summary=np.frombuffer(json.dumps(data).encode(), dtype=np.uint8),
+        **{name: getattr(index, name) for name in _ARRAYS},
+    )
+    # The name is each writer's own: another one may be writing the same index.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex}.partial")
+    try:
+        partial.write_bytes(buffer.getbuffer())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return path
+
+
+_ARRAYS = {
+    "keys": np.uint8,
+    "key_end_S": np.int64,
+    "member_end_S": np.int64,
+    "extension_M": np.uint16,
+    "offset_M": np.int64,
+    "size_M": np.int64,
+    "header_crc_M": np.uint32,
+    "crc_M": np.uint32,
+}
+# What a file that is missing, torn, forged or of another version raises.
+_UNREADABLE = (
+    AttributeError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def load_summary(path: Path) -> IndexSummary | None:
+    """The summary of an index file; None if there is none, or none that can be used.
+
+    Raises:
+        OSError: it cannot be read just now.
+    """
+    try:
+        # Opened here: numpy does not close what proves to be no zip.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return _decode_summary(file)
+    except _UNREADABLE as error:
+        _raise_passing(error)
+        return None
+
+
+def load_index(path: Path) -> ShardIndex | None:
+    """An index file; None if there is none, or none that can be used.
+
+    Raises:
+        OSError: it cannot be read just now.
+    """
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            summary = _decode_summary(file)
+            arrays = {name: file[name] for name in _ARRAYS}
+    except _UNREADABLE as error:
+        _raise_passing(error)
+        return None
+    index = ShardIndex(summary=summary, **arrays)
+    return index if _is_consistent(index) else None
+
+
+def _raise_passing(error: Exception) -> None:
+    """A disk's hiccup is no damage, for which a whole shard would be indexed anew."""
+    # zipfile takes a failed read of its directory for a file that is no zip.
+    for fault in (error, error.__context__):
+        if may_pass(fault):
+            raise fault
+
+
+def _decode_summary(file: Mapping[str, np.ndarray]) -> IndexSummary:
+    data = json.loads(file["summary"].tobytes())
+    if data.pop("format") != _FORMAT:
+        raise ValueError("an index of another version")
+    if data["has_crc"] and not data.get("crc_hash"):
+        data["crc_hash"] = hash_crcs(file["crc_M"])  # an index from before there was one
+    data.setdefault("crc_hash", None)
+    data["extensions"] = tuple(data["extensions"])
+    data["damage"] = tuple(Damage(int(offset), str(reason)) for offset, reason in data["damage"])
+    return IndexSummary(**data)
+
+
+def _is_consistent(index: ShardIndex) -> bool:
+    """Whether the arrays fit each other, so that no lookup leaves them or the shard."""
+    summary = index.summary
+    samples, members = summary.num_samples, summary.num_members
+    lengths = {
+        "keys": int(index.key_end_S[-1]) if index.key_end_S.size else 0,
+        "key_end_S": samples,
+        "member_end_S": samples,
+        "extension_M": members,
+        "offset_M": members,
+        "size_M": members,
+        "header_crc_M": members,
+        "crc_M": members if summary.has_crc else 0,
+    }
+    for name, dtype in _ARRAYS.items():
+        array = getattr(index, name)
+        if array.dtype != dtype or array.shape != (lengths[name],):
+            return False
+    if not members:
+        return samples == 0
+    ends_fit = samples > 0 and int(index.member_end_S[-1]) == members
+    grows = bool(np.all(np.diff(index.member_end_S, prepend=0) > 0))
+    grows = grows and bool(np.all(np.diff(index.key_end_S, prepend=0) > 0))
+    inside = bool(np.all(index.offset_M >= 0) and np.all(index.size_M >= 0))
+    inside = inside and bool(np.all(index.offset_M + index.size_M <= summary.shard_bytes))
+    return ends_fit and grows and inside and int(index.extension_M.max()) < len(summary.extensions)

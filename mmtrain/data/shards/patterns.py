@@ -1,0 +1,159 @@
+"""Which shards the user means: paths, folders, globs and brace ranges."""
+
+import fnmatch
+import glob
+import itertools
+import os
+import re
+import stat
+from collections.abc import Iterator
+from functools import partial
+
+from mmtrain.data.shards.index_file import SUFFIX
+from mmtrain.data.storage.hidden_names import is_hidden, tars_in
+from mmtrain.data.storage.patience import PATIENCE, may_pass, patiently
+from mmtrain.errors import UsageError
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_MAGIC = re.compile(r"[*?[]")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_SCHEME = re.compile(r"(pipe|[a-z][a-z0-9+.-]+(?=://)):")
+
+
+def expand_patterns(
+    patterns: str | tuple[str, ...],
+    *,
+    key: str = "data.train",
+    retry_seconds: float = PATIENCE,
+) -> list[str]:
+    """The shards' paths, sorted, each once.
+
+    A pattern is a path, a folder (its *.tar), a glob, or has ranges `{00000..00099}` or lists
+    `{train,val}` in braces.
+
+    Args:
+        patterns: one pattern or several.
+        key: the setting that they come from, for messages.
+        retry_seconds: how long a disk's fault is given to pass: a folder that cannot be listed
+            just now is no empty one.
+
+    Raises:
+        UsageError: a pattern matches nothing or cannot be looked up, or a shard does not exist.
+    """
+    listed = (patterns,) if isinstance(patterns, str) else patterns
+    if not listed or not all(listed):
+        raise UsageError(f'{key} = {patterns!r} names no shards; give a path such as "data/*.tar"')
+    found: dict[str, str] = {}
+    for pattern in listed:
+        try:
+            paths = patiently(partial(_expand, pattern, key), seconds=retry_seconds)
+        except OSError as error:
+            tried = (
+                f", tried for {retry_seconds:g} s (data.retry_seconds)" if may_pass(error) else ""
+            )
+            raise UsageError(
+                f"{key} = {pattern}: {error.filename or 'it'} cannot be listed: "
+                f"{error.strerror or error}{tried}"
+            ) from error
+        for path in paths:
+            found.setdefault(os.path.abspath(path), path)
+    return sorted(found.values())
+
+
+def _expand(pattern: str, key: str) -> list[str]:
+    if scheme := _SCHEME.match(pattern):
+        raise UsageError(
+            f"{key} = {pattern}: {scheme.group(1)}: is not read, only local files are; "
+            "copy the shards to a disk of this machine"
+        )
+    paths: list[str] = []
+    missing: list[str] = []
+    for name in _expand_braces(os.path.expanduser(pattern)):
+        matches = _match(name, key)
+        paths += matches
+        if not matches:
+            missing.append(name)
+    if not missing and not paths:
+        raise UsageError(f"{key} = {pattern}: the range is empty; write the smaller number first")
+    if missing == [os.path.expanduser(pattern)]:
+        raise UsageError(f"{key} = {pattern}: {_why_nothing(missing[0])}")
+    if missing:
+        raise UsageError(
+            f"{key} = {pattern}: {len(missing)} of {len(missing) + len(paths)} do not exist, the "
+            f"first is {missing[0]}; correct the range or fetch them"
+        )
+    return paths
+
+
+def _match(name: str, key: str) -> list[str]:
+    """What is there of a name. `os.path` and `glob` would take a fault of the disk for nothing.
+
+    Raises:
+        OSError: it cannot be looked up.
+        UsageError: a link that leads nowhere is among it.
+    """
+    mode = _mode(name)
+    if mode is not None and not stat.S_ISDIR(mode):
+        return [name]
+    root = _MAGIC.split(name)[0]
+    found = _glob(name) if mode is None else tars_in(name)
+    # `data/*` also matches the indexes that we keep there, and what systems leave there.
+    matches = [
+        match
+        for match in found
+        if not match.endswith(SUFFIX) and not (mode is None and is_hidden(match.removeprefix(root)))
+    ]
+    modes = [_mode(match) for match in matches]
+    if None in modes:
+        broken = matches[modes.index(None)]
+        raise UsageError(f"{key}: {broken} is a link that leads nowhere; mend or remove it")
+    return [m for m, mode in zip(matches, modes, strict=True) if mode and stat.S_ISREG(mode)]
+
+
+def _mode(path: str) -> int | None:
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _glob(name: str) -> list[str]:
+    folder, last = os.path.split(name)
+    if glob.has_magic(folder) or "**" in last or not glob.has_magic(last):
+        return glob.glob(name, recursive=True)
+    if _mode(folder or ".") is None:
+        return []
+    return [os.path.join(folder, each) for each in _list(folder or ".", last)]
+
+
+def _list(folder: str, pattern: str) -> list[str]:
+    """Names in a folder that match; hidden ones only where they are asked for."""
+    found = fnmatch.filter(os.listdir(folder), pattern)
+    return [name for name in found if pattern.startswith(".") or not name.startswith(".")]
+
+
+def _why_nothing(name: str) -> str:
+    if os.path.isdir(name):
+        return "the folder has no *.tar; name the folder that holds the shards"
+    if glob.has_magic(name):
+        return "the glob matches no file; correct it or fetch the shards"
+    return "the shard does not exist; correct the path or fetch it"
+
+
+def _expand_braces(pattern: str) -> Iterator[str]:
+    """`{a,b}` and `{08..11}` spelled out; a number keeps the width of the range's first."""
+    parts: list[list[str]] = []
+    end = 0
+    for braces in _BRACES.finditer(pattern):
+        parts += [[pattern[end : braces.start()]], _choices(braces.group(1))]
+        end = braces.end()
+    parts.append([pattern[end:]])
+    return map("".join, itertools.product(*parts))
+
+
+def _choices(inside: str) -> list[str]:
+    if span := _RANGE.fullmatch(inside):
+        first, last = span.groups()
+        numbers = range(int(first), int(last) + 1)
+        return [str(number).zfill(len(first)) for number in numbers]
+    return inside.split(",") if "," in inside else [f"{{{inside}}}"]

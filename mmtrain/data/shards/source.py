@@ -1,0 +1,217 @@
+"""Shards as one list of samples: their indexes together, and reading any sample by its number."""
+
+import hashlib
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from mmtrain.data.fingerprint import join_fingerprint
+from mmtrain.data.images.decode import IMAGE_EXTENSIONS
+from mmtrain.data.sample_error import SampleError
+from mmtrain.data.shards.index import Entry, ShardIndex, build_index
+from mmtrain.data.shards.index_file import load_index
+from mmtrain.data.shards.opening import Shard, open_shards
+from mmtrain.data.shards.tar_header import BLOCK
+from mmtrain.data.shards.tar_scan import ShardFile
+from mmtrain.data.storage.patience import PATIENCE, patiently
+from mmtrain.errors import UsageError
+
+OnDamage = Literal["stop", "use_rest"]
+
+_MAX_OPEN = 128
+ReturnT = TypeVar("ReturnT")
+
+
+class ShardSource:
+    """All samples of some shards, in the order of the shards and of the samples inside them.
+
+    Safe to pickle and to fork: files are opened where they are read.
+
+    Args:
+        patterns: what `expand_patterns` takes.
+        index_dir: where indexes are kept; None: beside the shards, or in the user's cache folder
+            where that cannot be written.
+        verify: check every member against its checksum, which the index must have.
+        on_damage: whether a shard with damage stops the run or the rest of it is used.
+        image_key: the extension of the images, where it is none that images have, or one of
+            several; they are handed on as `image`.
+        key: the setting that `patterns` came from, for messages.
+        retry_seconds: how long a disk's fault is given to pass.
+
+    Raises:
+        UsageError: shards are missing, no tars, damaged, without samples, or without the
+            checksums that `verify` needs.
+    """
+
+    def __init__(
+        self,
+        patterns: str | tuple[str, ...],
+        *,
+        index_dir: str | None = None,
+        verify: bool = False,
+        on_damage: OnDamage = "stop",
+        image_key: str | None = None,
+        key: str = "data.train",
+        retry_seconds: float = PATIENCE,
+    ):
+        self.shards = open_shards(
+            patterns, index_dir=index_dir, key=key, retry_seconds=retry_seconds
+        )
+        self.retry_seconds, self._is_lost = retry_seconds, False
+        self.verify, self.image_key = verify, image_key
+        self.shard_sizes = [shard.summary.num_samples for shard in self.shards]
+        self._end_S = np.cumsum(self.shard_sizes, dtype=np.int64)
+        self.num_samples = int(self._end_S[-1])
+        self._open: OrderedDict[int, tuple[ShardFile, ShardIndex]] = OrderedDict()
+        if on_damage == "stop":
+            self._refuse_damage(key)
+        if self.num_samples == 0:
+            raise UsageError(f"{key} = {patterns}: the shards hold no samples; name others")
+        if verify and (bare := [shard for shard in self.shards if not shard.summary.has_crc]):
+            raise UsageError(
+                f"data.verify = true needs checksums, which the index of {bare[0].path} has not; "
+                f"run: mmtrain data index {bare[0].path}"
+            )
+
+    def _refuse_damage(self, key: str) -> None:
+        damaged = [shard for shard in self.shards if shard.summary.damage]
+        if damaged:
+            first = damaged[0].summary.damage[0]
+            raise UsageError(
+                f"{key}: {len(damaged)} of {len(self.shards)} shards are damaged, the first is "
+                f"{damaged[0].path} at byte {first.offset} ({first.reason}); fetch them again, or "
+                'set data.on_damage = "use_rest"'
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": OrderedDict()}
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when a shard's size, keys or layout do, or their order; not with their folder.
+
+        Where all shards have checksums, with their contents too.
+        """
+        layout, content = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+        summaries = [shard.summary for shard in self.shards]
+        for summary in summaries:
+            layout.update(f"{summary.shard_bytes} {summary.index_hash}\n".encode())
+            content.update(f"{summary.crc_hash}\n".encode())
+        has_crc = all(summary.has_crc for summary in summaries)
+        return join_fingerprint(layout.hexdigest(), content.hexdigest() if has_crc else None)
+
+    def locate(self, sample: int) -> tuple[Shard, int]:
+        """The shard of a sample and its number in there."""
+        number, inside = self._locate(sample)
+        return self.shards[number], inside
+
+    def place(self, sample: int) -> str:
+        """The shard that a sample is in."""
+        return self.locate(sample)[0].path
+
+    def key(self, sample: int) -> str:
+        """The sample's key inside its shard."""
+        number, inside = self._locate(sample)
+        return self._opened(number)[1].key(inside)
+
+    def name_fault(self, sample: int, wanted: Collection[str]) -> str:
+        """See `ShardIndex.name_fault`."""
+        number, inside = self._locate(sample)
+        return self._opened(number)[1].name_fault(inside, wanted)
+
+    def read(self, sample: int, wanted: Collection[str] | None = None) -> dict[str, bytes]:
+        """The sample's files by extension, or those of them that are `wanted`.
+
+        Raises:
+            SampleError: the shard is no longer what was indexed here, or a checksum is wrong.
+            OSError: the shard cannot be read, tried several times.
+        """
+        number, inside = self._locate(sample)
+        entries = self._opened(number)[1].members(inside)
+        if self.image_key in entries:
+            image = entries.pop(self.image_key)
+            entries = {k: v for k, v in entries.items() if k not in IMAGE_EXTENSIONS}
+            entries["image"] = image
+        return {
+            extension: self._read_member(number, entry)
+            for extension, entry in entries.items()
+            if wanted is None or extension in wanted
+        }
+
+    def _locate(self, sample: int) -> tuple[int, int]:
+        if not 0 <= sample < self.num_samples:
+            raise IndexError(f"sample {sample} of {self.num_samples}")
+        number = int(np.searchsorted(self._end_S, sample, side="right"))
+        return number, sample - int(self._end_S[number]) + self.shard_sizes[number]
+
+    def _read_member(self, number: int, entry: Entry) -> bytes:
+        data = self._read(number, entry.offset - BLOCK, BLOCK + entry.size)
+        if len(data) < BLOCK + entry.size:
+            raise SampleError("shard cut since it was indexed")
+        if zlib.crc32(data[:BLOCK]) != entry.header_crc:
+            raise SampleError("shard changed since it was indexed")
+        content = data[BLOCK:]
+        if self.verify and zlib.crc32(content) != entry.crc:
+            raise SampleError("checksum wrong")
+        return content
+
+    def _read(self, number: int, offset: int, count: int) -> bytes:
+        def attempt() -> bytes:
+            try:
+                return self._open_now(number)[0].read(offset, count)
+            except OSError:
+                self._close(number)
+                raise
+
+        data = self._patiently(number, attempt, f"read at byte {offset}")
+        self._is_lost = False
+        return data
+
+    def _opened(self, number: int) -> tuple[ShardFile, ShardIndex]:
+        if number in self._open:
+            return self._open_now(number)
+        return self._patiently(number, partial(self._open_now, number), "opened")
+
+    def _patiently(self, number: int, attempt: Callable[[], ReturnT], what: str) -> ReturnT:
+        # A disk that stayed away is not waited for again and again, sample by sample.
+        seconds = 0.0 if self._is_lost else self.retry_seconds
+        try:
+            # Also a file that is missing: it was there when the run began.
+            return patiently(attempt, seconds=seconds, again=lambda _: True)
+        except OSError as error:
+            self._is_lost = True
+            raise OSError(
+                f"{self.shards[number].path} cannot be {what}, tried for {self.retry_seconds:g} s "
+                f"(data.retry_seconds): {error}"
+            ) from error
+
+    def _open_now(self, number: int) -> tuple[ShardFile, ShardIndex]:
+        found = self._open.get(number)
+        if found is not None:
+            self._open.move_to_end(number)
+            return found
+        while len(self._open) >= _MAX_OPEN:
+            self._close(next(iter(self._open)))
+        shard = self.shards[number]
+        file = ShardFile(shard.path)
+        index = load_index(shard.index_path)
+        if index is None or index.summary.index_hash != shard.summary.index_hash:
+            # Removed or made anew since the run began; what counts is the shard itself.
+            index = build_index(file, crc=False)
+        if (file.size, index.summary.index_hash) != (
+            shard.summary.shard_bytes,
+            shard.summary.index_hash,
+        ):
+            raise UsageError(f"{shard.path} was changed while it was in use; start again")
+        if self.verify and not index.summary.has_crc:
+            raise UsageError(f"{shard.index_path} lost its checksums while in use; start again")
+        self._open[number] = file, index
+        return file, index
+
+    def _close(self, number: int) -> None:
+        if number in self._open:
+            self._open.pop(number)[0].close()

@@ -1,0 +1,1 @@
+"""Data of every form, read by number through one order."""

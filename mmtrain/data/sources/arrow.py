@@ -1,0 +1,166 @@
+"""A Hugging Face data set on disk, as `Dataset.save_to_disk` or Parquet files leave it."""
+
+import importlib.util
+import json
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mmtrain.data.order.plan import even_pieces
+from mmtrain.data.sample_error import SampleError
+from mmtrain.data.sources.folder_reading import SPLITS
+from mmtrain.data.sources.image_paths import image_key_option, read_image, refuse_no_paths
+from mmtrain.data.sources.manifest import caption_column
+from mmtrain.errors import UsageError
+
+_EXTENSIONS = {b"\xff\xd8": "jpg", b"\x89P": "png"}
+_NUMBERED = re.compile(r"(.+)-\d{5}-of-\d{5}")
+_NUM_PROBES = 8
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder is what `save_to_disk` wrote, of one split or of several."""
+    return (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file()
+
+
+def parquet_of_one_split(folder: Path, names: Sequence[str], *, key: str) -> list[Path]:
+    """The Parquet files of a folder, if they are of one split: the hub's `data/train-00000-of-...`.
+
+    Raises:
+        UsageError: they are of several.
+    """
+    splits: dict[str, list[str]] = {}
+    for name in sorted(names):
+        splits.setdefault(_split(name), []).append(name)
+    if len(splits) > 1:
+        choices = [
+            str(folder / (each[0] if len(each) == 1 else pattern))
+            for pattern, each in splits.items()
+        ]
+        raise UsageError(
+            f"{key} = {folder} holds several splits; name the files of one: {' or '.join(choices)}"
+        )
+    return [folder / name for name in sorted(names)]
+
+
+def _split(name: str) -> str:
+    """A glob of the files of the same split: those of their folder with the same beginning."""
+    path = PurePosixPath(name)
+    numbered = _NUMBERED.fullmatch(path.stem)
+    words = re.split(r"[^a-z]+", path.stem.lower())
+    known = next((f"*{word}*" for word in words if word in SPLITS), "*")
+    return str(path.parent / f"{f'{numbered[1]}-*' if numbered else known}.parquet")
+
+
+class ArrowSource:
+    """Rows of a saved data set by number; memory-mapped by the `datasets` library, which reads it.
+
+    Captions and labels are columns: `data.captions = { caption = 1.0 }`. Images are columns too:
+    themselves, or their paths, which count from the files' folder.
+
+    Args:
+        data: what `Dataset.save_to_disk` wrote, or .parquet files.
+        image_key: the column of the images.
+        key: the setting that the folder came from, for messages.
+
+    Raises:
+        UsageError: the library is missing, the data set cannot be read, has several splits, or
+            lacks the column.
+    """
+
+    def __init__(
+        self, data: Path | Sequence[Path], *, image_key: str, key: str = "data.train"
+    ) -> None:
+        files = [data] if isinstance(data, Path) else list(data)
+        self.path = files[0] if len(files) == 1 else files[0].parent
+        self.image_key = image_key
+        self._told = f"{key} = {self.path}"
+        rows = self._open(data)
+        self._folder = self.path if self.path.is_dir() else self.path.parent
+        if image_key not in rows.column_names:
+            raise UsageError(
+                f"{image_key_option(key)} = {image_key} is no column of {self.path} "
+                f"({', '.join(rows.column_names)}); name the images' one"
+            )
+        self._caption_column = caption_column(rows.column_names)
+        self._rows, self._pictures = _undecoded(rows, image_key)
+        self._fingerprint = str(rows._fingerprint)
+        self.num_samples = len(rows)
+        self.shard_sizes = even_pieces(self.num_samples)
+        if not self.num_samples:
+            raise UsageError(f"{self._told} has no rows")
+        probes = [self._rows[number][image_key] for number in range(min(_NUM_PROBES, len(rows)))]
+        refuse_no_paths(probes, f"{self._told}: its column {image_key}")
+
+    def _open(self, data: Path | Sequence[Path]) -> Any:
+        if importlib.util.find_spec("datasets") is None:
+            raise UsageError(
+                f"{self._told} needs the package datasets; pip install 'mmtrain[datasets]'"
+            )
+        import datasets  # optional, and slow to import
+
+        try:
+            if isinstance(data, Path):
+                rows = datasets.load_from_disk(str(data))
+            else:
+                rows = datasets.Dataset.from_parquet([str(file) for file in data])
+        except Exception as error:  # the library raises nearly anything
+            told = " ".join(str(error).split())
+            raise UsageError(f"{self._told} cannot be read: {told}") from error
+        if isinstance(rows, datasets.DatasetDict):
+            if len(rows) != 1:
+                choices = " or ".join(str(self.path / str(name)) for name in sorted(rows))
+                raise UsageError(f"{self._told} holds several splits; name one: {choices}")
+            rows = next(iter(rows.values()))
+        return rows
+
+    @property
+    def fingerprint(self) -> str:
+        """The data set's own."""
+        return self._fingerprint
+
+    def key(self, sample: int) -> str:
+        """The row's number."""
+        return f"row {sample}"
+
+    def place(self, sample: int) -> str:
+        """The folder or the file."""
+        return str(self.path)
+
+    def read(self, sample: int, wanted: Collection[str] | None = None) -> dict[str, bytes]:
+        """The image under its extension, the other columns as `json`, the caption's also as `txt`.
+
+        Raises:
+            SampleError: the row has no image.
+        """
+        row: dict[str, Any] = dict(self._rows[sample])
+        content = self._image(row.pop(self.image_key))
+        caption = row.get(self._caption_column or "")
+        fields = {name: value for name, value in row.items() if name not in self._pictures}
+        members = {
+            _EXTENSIONS.get(content[:2], "image"): content,
+            "json": json.dumps(fields, default=str).encode(),
+        }
+        if isinstance(caption, str):
+            members["txt"] = caption.encode()
+        return {k: v for k, v in members.items() if wanted is None or k in wanted}
+
+    def _image(self, value: Any) -> bytes:
+        """An image as `datasets` keeps it: bytes, a path, or one of both."""
+        if isinstance(value, dict):
+            value = value.get("bytes") or value.get("path")
+        if value is None:
+            raise SampleError("no image")
+        return value if isinstance(value, bytes) else read_image(self._folder, value)
+
+
+def _undecoded(rows: Any, image_key: str) -> tuple[Any, set[str]]:
+    """The rows with images as bytes or paths, which go through the same limits and decoders as
+    everybody's; and the columns of other images."""
+    import datasets
+
+    pictures = {name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)}
+    for name in pictures:
+        rows = rows.cast_column(name, datasets.Image(decode=False))
+    return rows, pictures - {image_key}

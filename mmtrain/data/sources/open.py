@@ -1,0 +1,146 @@
+"""Data that people already have beside shards, read by number through the same order and cursor.
+
+A source gives a sample's files by extension, whatever it is made of, so decoding, captions, bad
+samples and exact resume are the same for all. What a path is, is told from its content:
+
+    a folder with tars                tar shards, whatever else lies there
+    a .csv, .tsv, .jsonl, .json file  a manifest: one row a sample, an image's path in it
+    .parquet files, or a folder       a Hugging Face data set, saved to disk or in Parquet files
+    a folder of images                see folder_reading.py: classes, or captions beside the images
+    torchvision:NAME/SPLIT:ROOT       a data set of torchvision's on disk
+    synthetic:N                       N made-up samples, for tests of speed
+    anything else                     tar shards
+"""
+
+from pathlib import Path
+
+from mmtrain.data.sample_error import IncompleteError, SampleError
+from mmtrain.data.shards.patterns import expand_patterns
+from mmtrain.data.shards.source import OnDamage, ShardSource
+from mmtrain.data.sources.arrow import ArrowSource, is_saved, parquet_of_one_split
+from mmtrain.data.sources.folder_listing import list_folder
+from mmtrain.data.sources.folder_reading import CAPTIONS, CLASSES, open_as, open_images
+from mmtrain.data.sources.manifest import ManifestSource
+from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.sources.synthetic import SYNTHETIC, SyntheticSource
+from mmtrain.data.sources.table import TABLE_SUFFIXES
+from mmtrain.data.sources.torchvision_sets import TORCHVISION, TorchvisionSource
+from mmtrain.data.storage.hidden_names import tars_in
+from mmtrain.data.storage.patience import PATIENCE
+from mmtrain.errors import UsageError
+
+
+def open_source(
+    patterns: str | tuple[str, ...],
+    *,
+    image_key: str,
+    index_dir: str | None = None,
+    verify: bool = False,
+    on_damage: OnDamage = "stop",
+    key: str = "data.train",
+    retry_seconds: float = PATIENCE,
+) -> SampleSource:
+    """The source that a path stands for; see the table above.
+
+    Args:
+        patterns: one path of any kind, or any number of patterns of shards.
+        image_key: column of a manifest or of a saved data set that holds the image; in shards the
+            extension of the images.
+        index_dir, verify, on_damage: of `ShardSource`; the other kinds have neither indexes nor
+            checksums, and refuse `verify`.
+        key: the setting that `patterns` came from, for messages.
+        retry_seconds: how long a disk's fault is given to pass.
+
+    Raises:
+        UsageError: nothing is there, or it is damaged.
+    """
+    source = open_unsharded(patterns, image_key=image_key, key=key)
+    if source is None:
+        return ShardSource(
+            patterns,
+            index_dir=index_dir,
+            verify=verify,
+            on_damage=on_damage,
+            image_key=image_key,
+            key=key,
+            retry_seconds=retry_seconds,
+        )
+    if verify:
+        raise UsageError(
+            f"data.verify = true needs checksums, which {patterns} has not; pack it into shards "
+            "(tools/make_shards.py) or set it to false"
+        )
+    return source
+
+
+def open_unsharded(
+    patterns: str | tuple[str, ...], *, image_key: str, key: str = "data.train"
+) -> SampleSource | None:
+    """The source that a path stands for, if it is none of shards; arguments as `open_source`."""
+    listed = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    if listed and all(each.lower().endswith(".parquet") for each in listed):
+        files = [Path(path) for path in expand_patterns(listed, key=key)]
+        return ArrowSource(files, image_key=image_key, key=key)
+    if len(listed) != 1:
+        _refuse_tables(listed, key=key)
+        return None
+    single = listed[0]
+    if single.startswith(SYNTHETIC):
+        return SyntheticSource(single, key=key)
+    if single.startswith(TORCHVISION):
+        return TorchvisionSource(single, key=key)
+    if single.startswith((CLASSES, CAPTIONS)):
+        folder = Path(single.partition(":")[2]).expanduser()
+        if not folder.is_dir():
+            raise UsageError(f"{key} = {single}: {folder} is no folder; name one of images")
+        return open_as(single, list_folder(folder), key=key)
+    path = Path(single).expanduser()
+    if path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir():
+        _refuse_patterns(single, key=key)
+        return ManifestSource(path, image_key=image_key, key=key)
+    return _open_folder(path, image_key=image_key, key=key) if path.is_dir() else None
+
+
+def _open_folder(folder: Path, *, image_key: str, key: str) -> SampleSource | None:
+    """What a folder holds, if not shards."""
+    try:
+        if tars_in(folder):
+            return None
+        if is_saved(folder):
+            return ArrowSource(folder, image_key=image_key, key=key)
+        listing = list_folder(folder)
+    except OSError as error:
+        raise UsageError(f"{key} = {folder} cannot be read: {error}") from error
+    if listing.parquet and listing.images:
+        raise UsageError(
+            f"{key} = {folder} holds Parquet files ({listing.parquet[0]}) and "
+            f"{len(listing.images)} images; write which to read: {folder}/"
+            f"{listing.parquet[0]}, {CAPTIONS}{folder} or {CLASSES}{folder}"
+        )
+    if listing.parquet:
+        files = parquet_of_one_split(folder, listing.parquet, key=key)
+        return ArrowSource(files, image_key=image_key, key=key)
+    return open_images(listing, key=key) if listing.images else None
+
+
+def _refuse_patterns(single: str, *, key: str) -> None:
+    if any(each in single for each in "*?[{") and not Path(single).expanduser().exists():
+        raise UsageError(f"{key} = {single} names several tables; one is read: join them")
+
+
+def _refuse_tables(listed: tuple[str, ...], *, key: str) -> None:
+    """Only shards and Parquet files may be several."""
+    for each in listed:
+        if Path(each).suffix.lower() in (*TABLE_SUFFIXES, ".parquet"):
+            raise UsageError(
+                f"{key}: {each} is one of several paths, which may be shards alone, or Parquet "
+                "files alone; name it by itself"
+            )
+
+
+def explained(error: IncompleteError, source: SampleSource, sample: int) -> SampleError:
+    """The same with what the names in a shard have to do with it."""
+    is_shards = isinstance(source, ShardSource)
+    fault = source.name_fault(sample, error.wanted) if is_shards else ""
+    reason = f"{error} ({fault})" if fault else str(error)
+    return SampleError(reason, detail=error.detail)

@@ -1,0 +1,35 @@
+"""What all data are read through: samples by number."""
+
+from collections.abc import Collection
+from typing import Protocol
+
+
+class SampleSource(Protocol):
+    """Samples by number. Safe to pickle and to fork."""
+
+    num_samples: int
+    """How many; at least one."""
+    shard_sizes: list[int]
+    """Samples of each piece that is best read together; their sum is num_samples."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the data do; not with their folder."""
+        ...
+
+    def key(self, sample: int) -> str:
+        """Names a sample."""
+        ...
+
+    def place(self, sample: int) -> str:
+        """The file or folder that a sample is in."""
+        ...
+
+    def read(self, sample: int, wanted: Collection[str] | None = None) -> dict[str, bytes]:
+        """A sample's files by extension, or those of them that are `wanted`.
+
+        Raises:
+            SampleError: it cannot be used.
+            OSError: it cannot be read just now.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Where bytes are, and which files nobody put there as data."""

@@ -1,0 +1,301 @@
+"""Texts to token ids: the tokenizer's config, the padded and cut forms, and its folder on disk."""
+
+import dataclasses
+import difflib
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmtrain.data.fingerprint import ids_fingerprint
+from mmtrain.data.text.cleaning import CLEANINGS, Cleaning
+from mmtrain.data.text.clip_bpe import ClipBpe
+from mmtrain.data.text.json_tokenizer import JsonTokenizer
+from mmtrain.data.text.sentence_piece import SentencePieceModel
+from mmtrain.data.text.siglip_pieces import SiglipPieces
+from mmtrain.errors import UsageError
+from mmtrain.files import replace_file
+from mmtrain.limits import MOST
+from mmtrain.settings.paths import PathText
+
+CONFIG_FILE = "tokenizer_config.json"
+
+Kind = Literal["clip", "sentencepiece", "json", "siglip"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """Which tokenizer, and what a text becomes.
+
+    OpenAI's CLIP is the default. SigLIP is `kind = "sentencepiece"`, `context_length = 64`,
+    `clean = "canonicalize"`, `pad_id = 1`.
+    """
+
+    kind: Kind = "clip"
+    """`clip`: CLIP's byte-pair encoding. `sentencepiece`: a model of your own, given by `path`.
+    `json`: a tokenizer.json of the `tokenizers` library, as Hugging Face's models carry it.
+    `siglip`: what transformers' SiglipTokenizer does, as read from its folder."""
+    path: PathText | None = None
+    """The model file: a SentencePiece `.model`, or a `tokenizer.json` that we saved. None, for
+    `clip` only, takes CLIP's published merges."""
+    context_length: int = 77
+    """Tokens at most, start and end token counted; longer texts are cut, the end token kept."""
+    clean: Cleaning = "lower"
+    """Every text is repaired (mojibake, HTML entities) and its white space collapsed. `whitespace`:
+    no more. `lower`: and lower case. `canonicalize`: and lower case without punctuation. `none`:
+    texts stay as they are, as Hugging Face's tokenizers take them."""
+    add_sot: bool | None = None
+    """Begin with the start token. None: yes for `clip`, no for `sentencepiece`, for `json` as the
+    file has it."""
+    add_eot: bool = True
+    """Close with the end token."""
+    pad_id: int | None = None
+    """What fills the rest of the context. None: 0 for `clip`, else the model's own."""
+
+    def __post_init__(self):
+        for key, choices in (("kind", get_args(Kind)), ("clean", get_args(Cleaning))):
+            value = getattr(self, key)
+            if value not in choices:
+                raise UsageError(
+                    f"tokenizer.{key} = {value!r} is unknown; use {' or '.join(choices)}"
+                )
+        if self.context_length < 3:
+            raise UsageError(
+                f"tokenizer.context_length = {self.context_length} leaves no room for a text"
+                " between start and end token; use 3 or more"
+            )
+        if self.context_length > MOST:
+            raise UsageError(
+                f"tokenizer.context_length = {self.context_length} must be at most {MOST}"
+            )
+        if self.kind == "clip" and (self.add_sot is False or not self.add_eot):
+            key = "add_eot" if not self.add_eot else "add_sot"
+            raise UsageError(
+                f"tokenizer.{key} = false: CLIP's texts have both a start and an end token;"
+                " leave it out, or use kind = sentencepiece"
+            )
+        if self.kind != "clip" and self.path is None:
+            raise UsageError(
+                f"tokenizer.path is missing: kind = {self.kind} needs a model file;"
+                " tools/train_tokenizer.py trains one"
+            )
+
+
+class TokenModel(Protocol):
+    """What cuts cleaned texts into ids; ids that the model does not have are None."""
+
+    file_name: str
+    vocab_size: int
+    sot_id: int | None
+    eot_id: int | None
+    pad_id: int | None
+
+    def token_ids(self, texts: Sequence[str], *, limit: int) -> list[list[int]]:
+        """The ids of each text, without SOT and EOT; those after the first `limit` may lack."""
+        ...
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of ids."""
+        ...
+
+    def serialize(self) -> bytes:
+        """The content of `file_name`, from which the model can be built again."""
+        ...
+
+
+_MODELS: dict[Kind, Callable[[bytes], TokenModel]] = {
+    "clip": ClipBpe,
+    "sentencepiece": SentencePieceModel,
+    "json": JsonTokenizer,
+    "siglip": SiglipPieces,
+}
+
+
+class Tokenizer:
+    """Texts to padded int64 ids. Safe to pickle and to fork; made by `build_tokenizer`."""
+
+    def __init__(self, config: TokenizerConfig, model: TokenModel):
+        self.config = config
+        self._model = model
+        self._clean = CLEANINGS[config.clean]
+        self.context_length: int = config.context_length
+        self.vocab_size: int = model.vocab_size
+        self.sot_id, self.eot_id = model.sot_id, model.eot_id
+        standard = config.kind != "sentencepiece" and model.sot_id is not None
+        add_sot = standard if config.add_sot is None else config.add_sot
+        self._before = _token_or_refuse("add_sot = true", model.sot_id) if add_sot else []
+        self._after = _token_or_refuse("add_eot = true", model.eot_id) if config.add_eot else []
+        pad_id = model.pad_id if config.pad_id is None else config.pad_id
+        if pad_id is None or not 0 <= pad_id < model.vocab_size:
+            raise UsageError(
+                f"tokenizer.pad_id = {config.pad_id}: "
+                + ("the model has no padding token" if pad_id is None else "outside the vocabulary")
+                + f"; name one of its {model.vocab_size} ids"
+                + ("" if model.eot_id is None else f", such as its end token {model.eot_id}")
+            )
+        self.pad_id: int = pad_id
+
+    def __call__(self, texts: str | Sequence[str]) -> Tensor:
+        """Ids [B, context_length], padded with `pad_id`; a text too long keeps its end token."""
+        rows = self._rows([texts] if isinstance(texts, str) else texts)
+        return _padded(rows, self.context_length, self.pad_id)[0]
+
+    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Ids [B, T] cut to the longest text (T <= context_length), and lengths [B].
+
+        A length counts all tokens of a text, start and end token too, padding not.
+        """
+        rows = self._rows(texts)
+        return _padded(rows, max(map(len, rows), default=0), self.pad_id)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, start, end and padding token left out."""
+        special = (self.sot_id, self.eot_id, self.pad_id)
+        return self._model.text([i for i in ids if i not in special]).strip()
+
+    def _rows(self, texts: Sequence[str]) -> list[list[int]]:
+        room = self.context_length - len(self._before) - len(self._after)
+        cleaned = [self._clean(text) for text in texts]
+        rows = self._model.token_ids(cleaned, limit=room)
+        return [[*self._before, *row[:room], *self._after] for row in rows]
+
+    @property
+    def num_before(self) -> int:
+        """Tokens before every text: 1 where it has a start token."""
+        return len(self._before)
+
+    def shortened(self, num_tokens: int) -> "Tokenizer":
+        """The same with room for so many tokens less.
+
+        Raises:
+            UsageError: that leaves no room for a text.
+        """
+        length = self.context_length - num_tokens
+        return Tokenizer(dataclasses.replace(self.config, context_length=length), self._model)
+
+    @property
+    def definition(self) -> bytes:
+        """The content of the model file, from which the same ids come again."""
+        return self._model.serialize()
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the ids that texts get, not of the file, which may be written in several ways."""
+        return ids_fingerprint(self.encode)
+
+    def save(self, folder: Path) -> None:
+        """Write the model file and `tokenizer_config.json` into `folder`, made if need be."""
+        folder.mkdir(parents=True, exist_ok=True)
+        definition = self._model.serialize()
+        config = dataclasses.replace(self.config, path=self._model.file_name)
+        content = dataclasses.asdict(config) | {"sha256": hashlib.sha256(definition).hexdigest()}
+        replace_file(folder / self._model.file_name, definition)
+        replace_file(folder / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def build_tokenizer(config: TokenizerConfig, *, folder: Path | None = None) -> Tokenizer:
+    """The tokenizer of `config`; a relative `config.path` starts at `folder` (default: here).
+
+    Raises:
+        UsageError: the file is missing or no such model, or the model lacks a token asked for.
+    """
+    if config.path is None:
+        return Tokenizer(config, ClipBpe())
+    path = (folder or Path()) / config.path
+    return _build(config, path, _read(path, "tokenizer.path"))
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer that `Tokenizer.save` wrote into `folder`.
+
+    Raises:
+        UsageError: a file is missing or damaged, or the config has a key that we do not know.
+    """
+    config_path = folder / CONFIG_FILE
+    try:
+        content = json.loads(_read(config_path, "tokenizer"))
+    except ValueError as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{config_path}: is not JSON ({error}); export the model again") from error
+    sha256, config = _decode(content, config_path)
+    path = folder / str(config.path)
+    definition = _read(path, f"{config_path}: path")
+    if hashlib.sha256(definition).hexdigest() != sha256:
+        raise UsageError(
+            f"{path}: its SHA-256 is not the one in {CONFIG_FILE}: damaged or another model's;"
+            " export the model again"
+        )
+    return _build(config, path, definition)
+
+
+def _build(config: TokenizerConfig, path: Path, definition: bytes) -> Tokenizer:
+    try:
+        model = _MODELS[config.kind](definition)
+    except ValueError as error:
+        raise UsageError(
+            f"tokenizer.path = {path}: {error}; name a file for kind = {config.kind}"
+        ) from error
+    return Tokenizer(config, model)
+
+
+def _read(path: Path, key: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{key} = {path}: {error.strerror}; name a file that exists") from error
+
+
+_SAVED_KEYS = {
+    "kind": (str,),
+    "path": (str,),
+    "context_length": (int,),
+    "clean": (str,),
+    "add_sot": (bool, type(None)),
+    "add_eot": (bool,),
+    "pad_id": (int, type(None)),
+    "sha256": (str,),
+}
+
+
+def _decode(content: object, path: Path) -> tuple[str, TokenizerConfig]:
+    """The model file's SHA-256 and the config, from a JSON object with exactly `_SAVED_KEYS`."""
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: is not a JSON object; export the model again")
+    for key, value in content.items():
+        if key not in _SAVED_KEYS:
+            meant = difflib.get_close_matches(key, _SAVED_KEYS, n=1)
+            hint = f"did you mean {meant[0]}?" if meant else f"it has {', '.join(_SAVED_KEYS)}"
+            raise UsageError(f"{path}: {key} = {value!r} is not a key of a tokenizer; {hint}")
+        if type(value) not in _SAVED_KEYS[key]:
+            raise UsageError(f"{path}: {key} = {value!r} has the wrong type; export again")
+    missing = _SAVED_KEYS.keys() - content.keys()
+    if missing:
+        raise UsageError(f"{path}: {', '.join(sorted(missing))} missing; export the model again")
+    fields = {key: value for key, value in content.items() if key != "sha256"}
+    return content["sha256"], TokenizerConfig(**fields)
+
+
+def _token_or_refuse(setting: str, token: int | None) -> list[int]:
+    if token is None:
+        raise UsageError(
+            f"tokenizer.{setting}: the model has no such token; set it to false or train a model"
+            " with tools/train_tokenizer.py"
+        )
+    return [token]
+
+
+def _padded(rows: list[list[int]], width: int, pad_id: int) -> tuple[Tensor, Tensor]:
+    """Ids [B, width] and lengths [B], int64."""
+    length_B = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    ids = np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int64, count=length_B.sum())
+    tokens_BT = np.full((len(rows), width), pad_id, dtype=np.int64)
+    tokens_BT[np.arange(width) < length_B[:, None]] = ids
+    return torch.from_numpy(tokens_BT), torch.from_numpy(length_B)

@@ -1,0 +1,140 @@
+"""What `mmtrain data index` and `data check` report of sound and of damaged shards."""
+
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from mmtrain.data.shards.check import check_shards, index_shards
+from mmtrain.errors import UsageError
+from tests.data.shard_files import write_set, write_shard
+
+
+@pytest.fixture
+def train(tmp_path) -> str:
+    return write_set(tmp_path / "train", (6, 5))
+
+
+def shard(train: str, number: int = 1) -> Path:
+    return Path(train).parent / f"{number:03}.tar"
+
+
+def member(path: Path, name: str) -> tarfile.TarInfo:
+    with tarfile.open(path) as tar:
+        return tar.getmember(name)
+
+
+def overwrite(path: Path, offset: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def test_sound_shards(train):
+    report = index_shards(train)
+    assert (report.num_samples, report.num_new, report.problems) == (11, 2, ())
+    assert index_shards(train).num_new == 0
+    checked = check_shards(train)
+    assert checked.problems == ()
+    assert [shard.num_samples for shard in checked.shards] == [6, 5]
+    assert all(shard.is_indexed and shard.is_verified for shard in checked.shards)
+
+
+def test_checksums_are_added_to_an_index_without(train):
+    assert index_shards(train, crc=False).num_new == 2
+    assert not any(shard.is_verified for shard in check_shards(train).shards)
+    assert index_shards(train, crc=False).num_new == 0
+    assert index_shards(train, crc=True).num_new == 2
+    assert all(shard.is_verified for shard in check_shards(train).shards)
+
+
+def test_checking_writes_nothing(train):
+    before = sorted(os.listdir(Path(train).parent))
+    checked = check_shards(train)
+    assert checked.problems == ()
+    assert not any(shard.is_indexed or shard.is_verified for shard in checked.shards)
+    assert sorted(os.listdir(Path(train).parent)) == before
+
+
+def flip_a_pixel(path: Path) -> None:
+    webp = member(path, "00008.webp")
+    overwrite(path, webp.offset_data + webp.size // 2, b"\x17\x17")
+
+
+def lose_the_last_sample(path: Path) -> None:
+    """Cut between members, and closed again as a writer would."""
+    end = member(path, "00010.jpg").offset
+    path.write_bytes(path.read_bytes()[:end] + bytes(1024))
+
+
+def cut_inside(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: member(path, "00007.jpg").offset_data + 20])
+
+
+def swap_two_texts(path: Path) -> None:
+    data = path.read_bytes()
+    at = [member(path, f"000{n:02}.txt").offset for n in (7, 8)]
+    texts = [data[o : o + 1024] for o in at]
+    overwrite(path, at[0], texts[1])
+    overwrite(path, at[1], texts[0])
+
+
+@pytest.mark.parametrize(
+    ("damage", "problems"),
+    [
+        (flip_a_pixel, ["00008.webp has another content"]),
+        (
+            lose_the_last_sample,
+            [
+                "00010.jpg is gone",
+                "00010.json is gone",
+                "00010.txt is gone",
+                " bytes, its index says ",
+            ],
+        ),
+        (swap_two_texts, ["00007.txt has moved or has another header"]),
+        (
+            lambda path: overwrite(path, member(path, "00007.txt").offset, b"x"),
+            ["checksum is wrong"],
+        ),
+        (lambda path: overwrite(path, path.stat().st_size - 9, b"x"), ["zeros before the end"]),
+        (cut_inside, ["cut inside 00007.jpg", "00007.jpg is gone", "00010.txt is gone"]),
+        (lambda path: path.write_bytes(b"<html>" + bytes(4000)), ["a web page, no tar"]),
+        (lambda path: path.write_bytes(b""), ["empty; fetch it again"]),
+    ],
+)
+def test_damage_is_named(train, damage, problems):
+    index_shards(train)
+    damage(shard(train))
+    report = check_shards(train)
+    assert report.shards[0].problems == ()
+    told = report.shards[1].problems
+    assert told
+    for problem in problems:
+        assert any(problem in line for line in told), told
+    assert all(line.startswith(str(shard(train))) for line in report.problems)
+    assert not any("\n" in line for line in report.problems)
+
+
+def test_a_long_list_is_cut(tmp_path):
+    path = write_shard(tmp_path / "a.tar", [(f"{i:04}", {"txt": "x"}) for i in range(150)])
+    index_shards(str(path))
+    write_shard(path, [(f"{i:04}", {"txt": "y"}) for i in range(150)])
+    problems = check_shards(str(path)).problems
+    assert len(problems) == 100
+    assert problems[-1].endswith("and 51 more")
+
+
+def test_damage_seen_while_indexing(train):
+    path = shard(train)
+    path.write_bytes(path.read_bytes()[: member(path, "00009.png").offset_data + 20])
+    report = index_shards(train)
+    assert report.num_samples == 9
+    assert any("cut inside 00009.png" in line and str(path) in line for line in report.problems)
+
+
+def test_shards_that_are_missing(tmp_path):
+    for function in (index_shards, check_shards):
+        with pytest.raises(UsageError, match=r"data = .*the glob matches no file"):
+            function(str(tmp_path / "*.tar"))
