@@ -10,9 +10,9 @@ import mmtrain
 from mmtrain.data.questions.forms import QuestionFile, read_question_file
 from mmtrain.data.questions.predictions import read_predictions
 from mmtrain.errors import UsageError
-from mmtrain.eval.vqa import Mode
-from mmtrain.eval.vqa_figures import vqa_figures
-from mmtrain.eval.vqa_gqa import read_choices
+from mmtrain.eval.questions.accuracy import Mode
+from mmtrain.eval.questions.figures import vqa_figures
+from mmtrain.eval.questions.gqa import read_choices
 from mmtrain.files import replace_file
 
 EASY_VQA = "easy_vqa:"

@@ -17,10 +17,10 @@ from mmtrain.eval import (
     evaluate_zero_shot,
     write_result,
 )
-from mmtrain.eval.embed import embed
-from mmtrain.eval.embed_files import PieceFormat
-from mmtrain.eval.layouts import LabelledInputs, open_labelled
-from mmtrain.eval.prompts import DEFAULT_TEMPLATES, load_templates
+from mmtrain.eval.classify.layouts import LabelledInputs, open_labelled
+from mmtrain.eval.classify.prompts import DEFAULT_TEMPLATES, load_templates
+from mmtrain.eval.features.embed import embed
+from mmtrain.eval.features.embed_files import PieceFormat
 from mmtrain.eval.samples import open_source
 from mmtrain.loading import load
 from mmtrain.parallel import ParallelConfig, build_layout, leave_ranks, pick_device

@@ -17,13 +17,18 @@ from mmtrain.data.questions.predictions import write_predictions
 from mmtrain.data.questions.source import known_questions, open_questions, refuse_unanswered
 from mmtrain.data.sample_error import SampleError
 from mmtrain.errors import UsageError
-from mmtrain.eval.answering import Answerer, answer_all, answer_texts, choice_probabilities
+from mmtrain.eval.look.answers import look, overlay
+from mmtrain.eval.questions.accuracy import Mode
+from mmtrain.eval.questions.answering import (
+    Answerer,
+    answer_all,
+    answer_texts,
+    choice_probabilities,
+)
+from mmtrain.eval.questions.figures import check_judged
+from mmtrain.eval.questions.gqa import read_choices
+from mmtrain.eval.questions.result import PROBES, evaluate_vqa
 from mmtrain.eval.result import write_result
-from mmtrain.eval.vqa import Mode
-from mmtrain.eval.vqa_attention import look, overlay
-from mmtrain.eval.vqa_figures import check_judged
-from mmtrain.eval.vqa_gqa import read_choices
-from mmtrain.eval.vqa_result import PROBES, evaluate_vqa
 from mmtrain.files import writing
 from mmtrain.models.vqa import Asked, Head
 from mmtrain.parallel import ParallelConfig, build_layout, leave_ranks, pick_device

@@ -7,12 +7,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mmtrain.eval.classify.knn import evaluate_knn
+    from mmtrain.eval.classify.linear_probe import evaluate_linear_probe
+    from mmtrain.eval.classify.zero_shot import evaluate_zero_shot
     from mmtrain.eval.encode import Encoder, Towers
-    from mmtrain.eval.knn import evaluate_knn
-    from mmtrain.eval.linear_probe import evaluate_linear_probe
     from mmtrain.eval.result import EvalResult, write_result
     from mmtrain.eval.retrieval import evaluate_retrieval
-    from mmtrain.eval.zero_shot import evaluate_zero_shot
 
 __all__ = [
     "Encoder",
@@ -28,12 +28,12 @@ __all__ = [
 _MODULES = {
     "Encoder": "encode",
     "Towers": "encode",
-    "evaluate_knn": "knn",
-    "evaluate_linear_probe": "linear_probe",
+    "evaluate_knn": "classify.knn",
+    "evaluate_linear_probe": "classify.linear_probe",
     "EvalResult": "result",
     "write_result": "result",
     "evaluate_retrieval": "retrieval",
-    "evaluate_zero_shot": "zero_shot",
+    "evaluate_zero_shot": "classify.zero_shot",
 }
 
 

@@ -16,7 +16,7 @@ from mmtrain.eval.captions import (
 )
 from mmtrain.eval.encode import Encoder, encode_texts
 from mmtrain.eval.examples import pick_examples
-from mmtrain.eval.features import encode_set
+from mmtrain.eval.features.gathered import encode_set
 from mmtrain.eval.result import EvalResult, provenance
 from mmtrain.eval.samples import open_source
 from mmtrain.eval.scores import own_blocks, rank_of_any, rank_of_target

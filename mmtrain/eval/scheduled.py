@@ -6,18 +6,18 @@ from typing import Any
 from mmtrain.data.config import DataConfig
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.errors import UsageError
-from mmtrain.eval.classification import ReadClass
+from mmtrain.eval.classify.classification import ReadClass
+from mmtrain.eval.classify.knn import evaluate_knn
+from mmtrain.eval.classify.layouts import LabelledInputs, open_labelled
+from mmtrain.eval.classify.linear_probe import check_enough_to_hold_out, evaluate_linear_probe
+from mmtrain.eval.classify.prompts import DEFAULT_TEMPLATES, load_templates
+from mmtrain.eval.classify.zero_shot import evaluate_zero_shot
 from mmtrain.eval.encode import Encoder
-from mmtrain.eval.knn import evaluate_knn
-from mmtrain.eval.layouts import LabelledInputs, open_labelled
-from mmtrain.eval.linear_probe import check_enough_to_hold_out, evaluate_linear_probe
-from mmtrain.eval.prompts import DEFAULT_TEMPLATES, load_templates
 from mmtrain.eval.result import EvalResult
 from mmtrain.eval.retrieval import ReadCaptions, evaluate_retrieval
 from mmtrain.eval.samples import open_source
 from mmtrain.eval.together import on_all_ranks
 from mmtrain.eval.trial import try_samples
-from mmtrain.eval.zero_shot import evaluate_zero_shot
 from mmtrain.settings.paths import PathText
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
-from mmtrain.eval.look import evenly_spaced
+from mmtrain.eval.look.look import evenly_spaced
 from mmtrain.eval.samples import EvalBatches, Members
 
 NUM_TRIED = 4

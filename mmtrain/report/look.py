@@ -11,11 +11,11 @@ import torch
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
 from mmtrain.eval.captions import ReadCaptions
-from mmtrain.eval.classification import ReadClass
+from mmtrain.eval.classify.classification import ReadClass
+from mmtrain.eval.classify.layouts import open_labelled
 from mmtrain.eval.encode import Encoder
-from mmtrain.eval.layouts import open_labelled
-from mmtrain.eval.look import look_at
-from mmtrain.eval.look_files import LOOK_FILE, write_look
+from mmtrain.eval.look.files import LOOK_FILE, write_look
+from mmtrain.eval.look.look import look_at
 from mmtrain.eval.samples import Members, open_source
 from mmtrain.eval.scheduled import RetrievalConfig, ZeroShotConfig
 from mmtrain.loading import CONFIG_FILE, WEIGHTS_FILE, load

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmtrain.eval.look_files import LOOK_FILE
+from mmtrain.eval.look.files import LOOK_FILE
 from mmtrain.report.pictures import picture_uri
 
 _MARGIN = 2.5

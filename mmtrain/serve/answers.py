@@ -19,8 +19,8 @@ from mmtrain.data.images.decode import MAX_IMAGE_PIXELS, open_image
 from mmtrain.data.images.transforms import eval_transform
 from mmtrain.data.sample_error import SampleError
 from mmtrain.errors import UsageError
-from mmtrain.eval.attention_maps import ReadImage, read_images, text_maps
 from mmtrain.eval.encode import Encoder, encode_texts
+from mmtrain.eval.look.attention_maps import ReadImage, read_images, text_maps
 from mmtrain.eval.samples import decode_sample
 from mmtrain.models import Clip
 from mmtrain.serve.guard import Refusal

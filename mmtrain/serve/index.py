@@ -20,9 +20,9 @@ from mmtrain.data.samples import image_file, read_members
 from mmtrain.data.sources.open import open_source
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
-from mmtrain.eval.embed_files import read_piece
-from mmtrain.eval.embed_folder import DONE_FILE, PARTIAL_FILE
 from mmtrain.eval.encode import Encoder, encode_image_batch
+from mmtrain.eval.features.embed_files import read_piece
+from mmtrain.eval.features.embed_folder import DONE_FILE, PARTIAL_FILE
 from mmtrain.eval.result import PICTURE_SIDE, thumbnail
 from mmtrain.eval.samples import decode_sample
 
@@ -141,8 +141,8 @@ def embed_now(encoder: Encoder, patterns: Sequence[str]) -> ImageIndex:
 def read_embeddings(encoder: Encoder, folder: Path) -> ImageIndex:
     """An index of features on disk, mapped, not read.
 
-    What is in the folder: `mmtrain/eval/embed_folder.py`. Rows are in the order of the data, from
-    which samples may be left out.
+    What is in the folder: `mmtrain/eval/features/embed_folder.py`. Rows are in the order of the
+    data, from which samples may be left out.
 
     Raises:
         UsageError: a file is missing or of another form, the rows are not of that data, or the

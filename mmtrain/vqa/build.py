@@ -28,13 +28,13 @@ from mmtrain.data.questions.source import known_questions, open_questions, refus
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
-from mmtrain.eval.answering import Answerer, read_asked
+from mmtrain.eval.questions.answering import Answerer, read_asked
+from mmtrain.eval.questions.figures import check_judged
+from mmtrain.eval.questions.gqa import read_choices
+from mmtrain.eval.questions.result import evaluate_vqa
 from mmtrain.eval.result import EvalResult
 from mmtrain.eval.together import on_all_ranks
 from mmtrain.eval.trial import try_samples
-from mmtrain.eval.vqa_figures import check_judged
-from mmtrain.eval.vqa_gqa import read_choices
-from mmtrain.eval.vqa_result import evaluate_vqa
 from mmtrain.idle_settings import idle_notes, refuse_idle
 from mmtrain.models import TextTower, VisionTower
 from mmtrain.models.clip import hidden_matrix_names, lock_tower, tower_layer_ids

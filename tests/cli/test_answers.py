@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mmtrain.cli import main
-from mmtrain.eval.vqa import vqa_accuracy
+from mmtrain.eval.questions.accuracy import vqa_accuracy
 from tests.data.questions.gqa_files import draw_gqa, write_gqa
 from tests.data.questions.vqa_files import change, write_set
 

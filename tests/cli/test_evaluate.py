@@ -16,11 +16,11 @@ import mmtrain
 from mmtrain.cli import main
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.eval import Encoder, evaluate_knn, evaluate_linear_probe, evaluate_zero_shot
-from mmtrain.eval.classes import ClassList
+from mmtrain.eval.classify.classes import ClassList
 from mmtrain.loading import save_model
 from tests.data.sources.test_torchvision_sets import write_mnist
-from tests.eval.test_embed import files_of
-from tests.eval.test_layouts import NAMES, write_clip_benchmark, write_folders
+from tests.eval.classify.test_layouts import NAMES, write_clip_benchmark, write_folders
+from tests.eval.features.test_embed import files_of
 from tests.serve.tiny import COUNT, SIDE, TOKENIZER, tiny_clip, write_pictures
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import pytest
 from mmtrain.data.image_text import NumberedData
 from mmtrain.data.shards.check import index_shards
 from mmtrain.errors import UsageError
-from mmtrain.eval.embed_folder import DONE_FILE, EmbedFolder
+from mmtrain.eval.features.embed_folder import DONE_FILE, EmbedFolder
 from mmtrain.train.state import Identity
 from tests.data.shard_files import build_data, pairs, write_set, write_shard
 

@@ -9,14 +9,14 @@ import pytest
 
 from mmtrain.data.samples import read_members
 from mmtrain.eval.captions import ReadCaptions
-from mmtrain.eval.classes import ClassList
-from mmtrain.eval.embed import embed
-from mmtrain.eval.knn import evaluate_knn
-from mmtrain.eval.linear_probe import evaluate_linear_probe
-from mmtrain.eval.look import look_at
+from mmtrain.eval.classify.classes import ClassList
+from mmtrain.eval.classify.knn import evaluate_knn
+from mmtrain.eval.classify.linear_probe import evaluate_linear_probe
+from mmtrain.eval.classify.zero_shot import evaluate_zero_shot
+from mmtrain.eval.features.embed import embed
+from mmtrain.eval.look.look import look_at
 from mmtrain.eval.retrieval import evaluate_retrieval
 from mmtrain.eval.samples import open_source
-from mmtrain.eval.zero_shot import evaluate_zero_shot
 from mmtrain.serve.index import embed_now
 from tests.data.shard_files import encoded, picture, write_shard
 from tests.eval.tiny import make_encoder

@@ -11,11 +11,11 @@ import torch.distributed as dist
 
 from mmtrain.errors import UsageError
 from mmtrain.eval import EvalResult, evaluate_retrieval, evaluate_zero_shot, scores
-from mmtrain.eval.embed import embed
-from mmtrain.eval.knn import evaluate_knn
-from mmtrain.eval.linear_probe import evaluate_linear_probe
+from mmtrain.eval.classify.knn import evaluate_knn
+from mmtrain.eval.classify.linear_probe import evaluate_linear_probe
+from mmtrain.eval.features.embed import embed
 from tests.data.shard_files import write_shard
-from tests.eval.test_embed import embed_on_ranks, files_of
+from tests.eval.features.test_embed import embed_on_ranks, files_of
 from tests.eval.test_retrieval import several
 from tests.eval.tiny import LinearTowers, make_encoder, write_captioned, write_classified
 from tests.ranks import run_ranks

@@ -9,8 +9,8 @@ import pytest
 
 from mmtrain.demo.emoji_pairs import read_pairs, unpack_emoji_pairs
 from mmtrain.eval import evaluate_zero_shot
-from mmtrain.eval.classes import class_list
-from mmtrain.eval.prompts import TEMPLATES
+from mmtrain.eval.classify.classes import class_list
+from mmtrain.eval.classify.prompts import TEMPLATES
 from tests.data.shard_files import encoded, picture, write_shard
 from tests.eval.open_clip_towers import OpenClipTowers, open_clip_prediction, tiny_open_clip
 from tests.eval.tiny import make_encoder

@@ -16,8 +16,8 @@ from mmtrain.eval.scheduled import (
     check_evaluation,
     run_evaluation,
 )
-from tests.eval.test_layouts import write_clip_benchmark, write_folders
-from tests.eval.test_linear_probe import write_colours
+from tests.eval.classify.test_layouts import write_clip_benchmark, write_folders
+from tests.eval.classify.test_linear_probe import write_colours
 from tests.eval.tiny import make_encoder
 
 

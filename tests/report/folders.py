@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from mmtrain.eval import EvalResult, write_result
-from mmtrain.eval.look import Look, MapExample
-from mmtrain.eval.look_pictures import draw_heat, draw_sheet, to_webp
+from mmtrain.eval.look.look import Look, MapExample
+from mmtrain.eval.look.pictures import draw_heat, draw_sheet, to_webp
 from mmtrain.eval.result import Example, thumbnail
 from tests.data.shard_files import picture
 

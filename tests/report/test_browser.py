@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from mmtrain.eval.look_files import write_look
+from mmtrain.eval.look.files import write_look
 from mmtrain.report import write_report
 from tests.report.folders import make_look, make_run, write_answers, write_probes
 from tests.report.test_look import TOLD

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mmtrain.data.images.transforms import PreprocessConfig
-from mmtrain.eval.look_files import write_look
+from mmtrain.eval.look.files import write_look
 from mmtrain.loading import save_model
 from mmtrain.report import write_report
 from mmtrain.report.look import update_look

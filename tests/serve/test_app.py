@@ -14,7 +14,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from mmtrain.data.images.transforms import EvalTransform, PreprocessConfig
-from mmtrain.eval.attention_maps import read_images, text_maps
+from mmtrain.eval.look.attention_maps import read_images, text_maps
 from mmtrain.serve.answers import Answers
 from mmtrain.serve.app import MAX_IMAGE_BYTES, MAX_JSON_BYTES, build_app, build_page
 from mmtrain.serve.index import embed_now

@@ -9,8 +9,8 @@ import torch
 from mmtrain.data.images.transforms import eval_transform
 from mmtrain.data.shards.source import ShardSource
 from mmtrain.errors import UsageError
-from mmtrain.eval.embed import embed
 from mmtrain.eval.encode import encode_texts
+from mmtrain.eval.features.embed import embed
 from mmtrain.eval.samples import decode_sample
 from mmtrain.models import Clip
 from mmtrain.serve import index as index_module

@@ -21,7 +21,7 @@ from mmtrain.cli import main
 from mmtrain.data.images.transforms import eval_transform
 from mmtrain.data.questions.batches import TextForm
 from mmtrain.errors import UsageError
-from mmtrain.eval.vqa_attention import look, overlay
+from mmtrain.eval.look.answers import look, overlay
 from mmtrain.models.vqa import Asked, Vqa
 from mmtrain.parallel import build_layout, pick_device
 from mmtrain.recipe import load_recipe

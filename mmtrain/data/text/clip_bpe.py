@@ -80,7 +80,7 @@ def _byte_alphabet() -> list[str]:
 @functools.cache
 def _published() -> Tokenizer:
     """The tokenizer of the merges table that travels in the package; built once per process."""
-    path = resources.files("mmtrain.data") / "tokenizer_files" / _TABLE
+    path = resources.files("mmtrain.data.text") / "tokenizer_files" / _TABLE
     with path.open("rb") as packed, gzip.open(packed, "rt", encoding="utf-8") as lines:
         merges = [
             (left, right)

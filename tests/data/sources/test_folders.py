@@ -15,7 +15,7 @@ from mmtrain.data.sources.manifest import ManifestSource
 from mmtrain.data.sources.open import open_source
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
-from mmtrain.eval.layouts import open_labelled
+from mmtrain.eval.classify.layouts import open_labelled
 from tests.data.shard_files import encoded, picture, write_shard
 
 PNG = encoded(picture((8, 8)), "PNG")

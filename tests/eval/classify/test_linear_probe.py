@@ -13,12 +13,13 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from mmtrain.errors import UsageError
-from mmtrain.eval import logistic, scores
-from mmtrain.eval.features import encode_set
-from mmtrain.eval.knn import count_votes, evaluate_knn
-from mmtrain.eval.labelled import LabelledSet
-from mmtrain.eval.linear_probe import evaluate_linear_probe, hold_out
-from mmtrain.eval.logistic import fit_logistic, search_strength
+from mmtrain.eval import scores
+from mmtrain.eval.classify import logistic
+from mmtrain.eval.classify.knn import count_votes, evaluate_knn
+from mmtrain.eval.classify.labelled import LabelledSet
+from mmtrain.eval.classify.linear_probe import evaluate_linear_probe, hold_out
+from mmtrain.eval.classify.logistic import fit_logistic, search_strength
+from mmtrain.eval.features.gathered import encode_set
 from mmtrain.eval.samples import open_source
 from tests.data.shard_files import encoded, picture, write_shard
 from tests.eval.tiny import make_encoder

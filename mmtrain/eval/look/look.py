@@ -13,11 +13,11 @@ from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import read_members
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
-from mmtrain.eval.attention_maps import read_images, text_maps
-from mmtrain.eval.embedding_map import neighbour_plane, principal_plane
 from mmtrain.eval.encode import Encoder, encode_image_batch, encode_texts
-from mmtrain.eval.look_pictures import draw_heat, draw_sheet, seen_part, to_webp
-from mmtrain.eval.rollout import attention_rollout
+from mmtrain.eval.features.embedding_map import neighbour_plane, principal_plane
+from mmtrain.eval.look.attention_maps import read_images, text_maps
+from mmtrain.eval.look.pictures import draw_heat, draw_sheet, seen_part, to_webp
+from mmtrain.eval.look.rollout import attention_rollout
 from mmtrain.eval.samples import Members, decode_sample
 from mmtrain.models import Clip
 

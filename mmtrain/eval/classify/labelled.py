@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from mmtrain.data.sources.source import SampleSource
-from mmtrain.eval.classes import ClassList
-from mmtrain.eval.classification import ClassTable, ReadClass, classification_result
+from mmtrain.eval.classify.classes import ClassList
+from mmtrain.eval.classify.classification import ClassTable, ReadClass, classification_result
 from mmtrain.eval.encode import Encoder
-from mmtrain.eval.features import encode_set
+from mmtrain.eval.features.gathered import encode_set
 from mmtrain.eval.result import EvalResult, provenance
 from mmtrain.eval.samples import Data, open_source
 from mmtrain.eval.scores import own_blocks

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from mmtrain.data.sources.source import SampleSource
-from mmtrain.eval.classes import ClassList, class_list
-from mmtrain.eval.classification import ClassTable, ReadClass, classification_result
+from mmtrain.eval.classify.classes import ClassList, class_list
+from mmtrain.eval.classify.classification import ClassTable, ReadClass, classification_result
+from mmtrain.eval.classify.prompts import DEFAULT_TEMPLATES, class_embeddings, load_templates
 from mmtrain.eval.encode import Encoder
-from mmtrain.eval.prompts import DEFAULT_TEMPLATES, class_embeddings, load_templates
 from mmtrain.eval.result import EvalResult, provenance
 from mmtrain.eval.samples import encoded_batches, open_source
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from mmtrain.eval.attention_maps import enlarge_maps
+from mmtrain.eval.look.attention_maps import enlarge_maps
 
 MAP_SIDE = 208
 """Pixels of the longer side of a picture with a map."""

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from mmtrain.data.sources.source import SampleSource
-from mmtrain.eval.answering import Answered, Answerer, Probe, answer_all
+from mmtrain.eval.questions.accuracy import Mode
+from mmtrain.eval.questions.answering import Answered, Answerer, Probe, answer_all
+from mmtrain.eval.questions.examples import answer_examples
+from mmtrain.eval.questions.figures import accuracy_of, mean_accuracy, vqa_figures
+from mmtrain.eval.questions.gqa import Choices
 from mmtrain.eval.result import EvalResult, provenance
-from mmtrain.eval.vqa import Mode
-from mmtrain.eval.vqa_examples import answer_examples
-from mmtrain.eval.vqa_figures import accuracy_of, mean_accuracy, vqa_figures
-from mmtrain.eval.vqa_gqa import Choices
 
 PROBES: tuple[Probe, ...] = ("question", "image")
 

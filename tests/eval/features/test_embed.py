@@ -12,8 +12,8 @@ from pyarrow import parquet
 from torch import nn
 
 from mmtrain.errors import UsageError
-from mmtrain.eval.embed import embed
 from mmtrain.eval.encode import encode_image_batch
+from mmtrain.eval.features.embed import embed
 from mmtrain.eval.samples import EvalBatches, open_source, spans
 from mmtrain.serve.index import read_embeddings
 from tests.data.shard_files import encoded, picture, write_shard

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmtrain.eval.embedding_map import (
+from mmtrain.eval.features.embedding_map import (
     _joint_probabilities,
     divergence,
     neighbour_plane,

@@ -9,11 +9,11 @@ from mmtrain.data.images.transforms import eval_transform
 from mmtrain.data.questions.batches import TextForm
 from mmtrain.data.samples import read_members
 from mmtrain.data.sources.source import SampleSource
-from mmtrain.eval.answering import Answered, Answerer
-from mmtrain.eval.look_pictures import draw_heat, seen_part, to_webp
+from mmtrain.eval.look.answers import Looked, look
+from mmtrain.eval.look.pictures import draw_heat, seen_part, to_webp
+from mmtrain.eval.questions.answering import Answered, Answerer
 from mmtrain.eval.result import Example
 from mmtrain.eval.samples import decode_sample
-from mmtrain.eval.vqa_attention import Looked, look
 from mmtrain.models.vqa import Asked
 
 NUM_EXAMPLES = 8

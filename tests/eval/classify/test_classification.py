@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from mmtrain.eval.classes import class_list
-from mmtrain.eval.classification import SCALES, ClassTable
+from mmtrain.eval.classify.classes import class_list
+from mmtrain.eval.classify.classification import SCALES, ClassTable
 from tests.eval.tiny import make_encoder
 
 NAMES = [f"n{number}" for number in range(7)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmtrain.eval.attention_maps import ReadImage, enlarge_maps, read_images, text_maps
+from mmtrain.eval.look.attention_maps import ReadImage, enlarge_maps, read_images, text_maps
 from mmtrain.models import Clip, ClipConfig
 from mmtrain.models.text import TextConfig
 from mmtrain.models.vision import VisionConfig

@@ -17,7 +17,7 @@ import numpy as np
 
 from mmtrain.data.fingerprint import same_data
 from mmtrain.errors import UsageError
-from mmtrain.eval.embed_files import features_file, write_piece
+from mmtrain.eval.features.embed_files import features_file, write_piece
 from mmtrain.files import replace_file
 
 DONE_FILE = "embed.json"

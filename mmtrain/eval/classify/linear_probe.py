@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from mmtrain.errors import UsageError
-from mmtrain.eval.classes import ClassList, class_list
+from mmtrain.eval.classify.classes import ClassList, class_list
+from mmtrain.eval.classify.labelled import LabelledSet, encode_labelled, judge, origin
+from mmtrain.eval.classify.logistic import fit_logistic, search_strength, try_strengths
 from mmtrain.eval.encode import Encoder
-from mmtrain.eval.labelled import LabelledSet, encode_labelled, judge, origin
-from mmtrain.eval.logistic import fit_logistic, search_strength, try_strengths
 from mmtrain.eval.result import EvalResult
 from mmtrain.eval.samples import Data
 

@@ -11,12 +11,12 @@ from PIL import Image
 
 from mmtrain.data.images.transforms import eval_transform
 from mmtrain.errors import UsageError
-from mmtrain.eval.attention_maps import read_images, text_maps
-from mmtrain.eval.look import MAX_MAPS, evenly_spaced, look_at
-from mmtrain.eval.look_files import write_look
-from mmtrain.eval.look_pictures import MAP_SIDE, RAMP, TILE, draw_heat, ramp_colours, seen_part
+from mmtrain.eval.look.attention_maps import read_images, text_maps
+from mmtrain.eval.look.files import write_look
+from mmtrain.eval.look.look import MAX_MAPS, evenly_spaced, look_at
+from mmtrain.eval.look.pictures import MAP_SIDE, RAMP, TILE, draw_heat, ramp_colours, seen_part
+from mmtrain.eval.look.rollout import attention_rollout
 from mmtrain.eval.retrieval import ReadCaptions
-from mmtrain.eval.rollout import attention_rollout
 from mmtrain.eval.samples import decode_sample, open_source
 from tests.data.shard_files import picture
 from tests.serve.tiny import COUNT, TOKENIZER, tiny_clip, tiny_encoder, write_pictures

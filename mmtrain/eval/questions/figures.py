@@ -8,8 +8,8 @@ from typing import Any
 from mmtrain.data.questions.predictions import one_form
 from mmtrain.data.questions.question import Question, Said
 from mmtrain.errors import UsageError
-from mmtrain.eval.vqa import Mode, vqa_accuracy
-from mmtrain.eval.vqa_gqa import (
+from mmtrain.eval.questions.accuracy import Mode, vqa_accuracy
+from mmtrain.eval.questions.gqa import (
     Choices,
     balanced_only,
     gqa_figures,

@@ -9,9 +9,9 @@ from PIL import Image
 
 from mmtrain.errors import UsageError
 from mmtrain.eval import evaluate_knn, evaluate_retrieval, evaluate_zero_shot
-from mmtrain.eval.classes import class_list
-from mmtrain.eval.layouts import open_labelled
-from mmtrain.eval.prompts import TEMPLATES
+from mmtrain.eval.classify.classes import class_list
+from mmtrain.eval.classify.layouts import open_labelled
+from mmtrain.eval.classify.prompts import TEMPLATES
 from tests.data.shard_files import encoded, picture, write_shard
 from tests.eval.open_clip_towers import OpenClipTowers, open_clip_prediction, tiny_open_clip
 from tests.eval.tiny import make_encoder

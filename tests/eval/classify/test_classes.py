@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from mmtrain.errors import UsageError
-from mmtrain.eval.classes import ClassList, class_list, read_classes
-from mmtrain.eval.prompts import TEMPLATES, load_templates
+from mmtrain.eval.classify.classes import ClassList, class_list, read_classes
+from mmtrain.eval.classify.prompts import TEMPLATES, load_templates
 
 
 def written(path: Path, content: object) -> Path:

@@ -20,8 +20,8 @@ from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.sources.torchvision_sets import TorchvisionSource
 from mmtrain.data.storage.hidden_names import is_hidden, tars_in
 from mmtrain.errors import UsageError
-from mmtrain.eval.classes import ClassList, class_list, read_classes
-from mmtrain.eval.prompts import load_templates
+from mmtrain.eval.classify.classes import ClassList, class_list, read_classes
+from mmtrain.eval.classify.prompts import load_templates
 from mmtrain.eval.samples import Data, open_source
 
 CLASS_NAMES_FILE = "classnames.txt"

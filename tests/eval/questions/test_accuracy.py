@@ -8,7 +8,7 @@ import pytest
 from mmtrain.data.questions.answers import answer_scores
 from mmtrain.data.questions.question import Question
 from mmtrain.data.questions.wording import CONTRACTIONS, normalize_words, strip_punctuation
-from mmtrain.eval.vqa import vqa_accuracy
+from mmtrain.eval.questions.accuracy import vqa_accuracy
 
 MARKS = [*';/[]"{}()=+\\_-><@`,?!']
 COUNTED = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]

@@ -6,7 +6,7 @@ import torch
 
 from mmtrain.errors import UsageError
 from mmtrain.eval import evaluate_zero_shot
-from mmtrain.eval.prompts import TEMPLATES
+from mmtrain.eval.classify.prompts import TEMPLATES
 from tests.data.shard_files import encoded, picture, write_shard
 from tests.eval.tiny import (
     LinearTowers,

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from mmtrain.errors import UsageError
-from mmtrain.eval.classes import ClassList, class_list
+from mmtrain.eval.classify.classes import ClassList, class_list
+from mmtrain.eval.classify.labelled import LabelledSet, encode_labelled, judge, origin
 from mmtrain.eval.encode import Encoder
-from mmtrain.eval.labelled import LabelledSet, encode_labelled, judge, origin
 from mmtrain.eval.result import EvalResult
 from mmtrain.eval.samples import Data
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mmtrain.eval.look import Look, MapExample
-from mmtrain.eval.look_pictures import SHEET_COLUMNS, TILE
+from mmtrain.eval.look.look import Look, MapExample
+from mmtrain.eval.look.pictures import SHEET_COLUMNS, TILE
 from mmtrain.files import replace_file
 
 LOOK_FILE = "look.json"

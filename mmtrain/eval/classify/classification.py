@@ -13,7 +13,7 @@ from torch import Tensor
 from mmtrain.collectives import sum_
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.sources.source import SampleSource
-from mmtrain.eval.classes import ClassList
+from mmtrain.eval.classify.classes import ClassList
 from mmtrain.eval.encode import Encoder
 from mmtrain.eval.examples import pick_examples
 from mmtrain.eval.result import EvalResult

@@ -1,0 +1,1 @@
+"""Images into classes: zero-shot, probes, neighbours."""

@@ -1,0 +1,1 @@
+"""Features of whole sets, gathered or kept in files."""
