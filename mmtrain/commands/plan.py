@@ -7,12 +7,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mmtrain.commands.layout_plan import Plan, plan_layout
-from mmtrain.commands.plan_memory import RankMemory
 from mmtrain.data.questions.answers import build_vocabulary, every_question
 from mmtrain.data.questions.source import open_questions
 from mmtrain.data.text.tokenizer import Tokenizer, build_tokenizer
 from mmtrain.errors import UsageError
+from mmtrain.plan.layout import Plan, plan_layout
+from mmtrain.plan.memory import RankMemory
 from mmtrain.recipe import TrainRecipe, VqaSection, load_recipe, resolve
 
 _GIB = 1 << 30

@@ -26,9 +26,9 @@ from mmtrain.parallel.pipeline import (
 from mmtrain.parallel.precision import Precision, apply_precision
 from mmtrain.parallel.recompute import apply_recompute
 from mmtrain.parallel.slices import check_slices, slice_stage
+from mmtrain.plan.kept import StageMemory, stage_memory
+from mmtrain.plan.shares import take_share
 from mmtrain.recipe import TrainRecipe
-from mmtrain.report.kept import StageMemory, stage_memory
-from mmtrain.report.shares import take_share
 from mmtrain.train.answering import AnswerObjective
 
 _CPU = torch.device("cpu")

@@ -16,15 +16,15 @@ from torch.utils._pytree import tree_iter
 
 from mmtrain.cli import main
 from mmtrain.commands import plan
-from mmtrain.commands.layout_plan import Plan, plan_layout
 from mmtrain.data.questions.batches import VqaBatch, VqaDataConfig
 from mmtrain.errors import UsageError
 from mmtrain.parallel import Layout, ParallelConfig
 from mmtrain.parallel.precision import Precision
 from mmtrain.parallel.recompute import RecomputeConfig
 from mmtrain.peft import PeftConfig
+from mmtrain.plan.layout import Plan, plan_layout
+from mmtrain.plan.order import idle_fraction, peak_held, pipeline_order
 from mmtrain.recipe import ModelConfig, TrainRecipe, VqaSection, load_recipe
-from mmtrain.report.pipeline_order import idle_fraction, peak_held, pipeline_order
 from tests.parallel.tiny_answers import BCE, QUESTION, SLOTS, TrainedVqa, both_heads
 from tests.parallel.tiny_clip import (
     CPU,

@@ -10,7 +10,7 @@ from mmtrain.nn import TransformerConfig
 from mmtrain.parallel import Layout
 from mmtrain.parallel.mesh import Axis
 from mmtrain.parallel.pipeline import stage_indices
-from mmtrain.report.shares import cut_shape
+from mmtrain.plan.shares import cut_shape
 
 ITEM_BYTES: dict[str, int] = {"bf16-pure": 2, "fp64": 8}
 """Of a stored number by train.precision, where it is not fp32."""

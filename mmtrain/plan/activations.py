@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from mmtrain.commands.plan_stages import StageRun
-from mmtrain.commands.planned_layout import held_stages
 from mmtrain.losses import block_shape
 from mmtrain.parallel import Layout
 from mmtrain.parallel.pipeline import interleaves, num_stages
+from mmtrain.plan.kept import StageMemory
+from mmtrain.plan.order import Action
+from mmtrain.plan.ranks import held_stages
+from mmtrain.plan.stages import StageRun
 from mmtrain.recipe import TrainRecipe
-from mmtrain.report.kept import StageMemory
-from mmtrain.report.pipeline_order import Action
 
 _FLOAT = 4
 

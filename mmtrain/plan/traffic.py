@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from mmtrain.commands.plan_stages import StageRun
-from mmtrain.commands.planned_layout import (
+from mmtrain.plan.ranks import (
     GATHERED_BYTES,
     ITEM_BYTES,
     PlannedLayout,
@@ -15,6 +14,7 @@ from mmtrain.commands.planned_layout import (
     named_parameters,
     sizes_of,
 )
+from mmtrain.plan.stages import StageRun
 from mmtrain.recipe import TrainRecipe
 
 

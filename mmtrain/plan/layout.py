@@ -9,10 +9,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from mmtrain.commands.plan_memory import RankMemory, rank_memory
-from mmtrain.commands.plan_stages import build_model, cut_stages, run_stages
-from mmtrain.commands.plan_traffic import Traffic, rank_traffic
-from mmtrain.commands.planned_layout import PlannedLayout
 from mmtrain.errors import UsageError
 from mmtrain.models import Decoder
 from mmtrain.nn import Transformer
@@ -20,8 +16,12 @@ from mmtrain.parallel.pipeline import check_microbatches
 from mmtrain.parallel.precision import check_precision
 from mmtrain.parallel.tensor import RECIPE_KEYS, check_tensor_parallel
 from mmtrain.parallel.vocabulary import check_vocabulary
+from mmtrain.plan.memory import RankMemory, rank_memory
+from mmtrain.plan.order import idle_fraction, pipeline_order
+from mmtrain.plan.ranks import PlannedLayout
+from mmtrain.plan.stages import build_model, cut_stages, run_stages
+from mmtrain.plan.traffic import Traffic, rank_traffic
 from mmtrain.recipe import TrainRecipe
-from mmtrain.report.pipeline_order import idle_fraction, pipeline_order
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from mmtrain.commands.plan_activations import step_memory
-from mmtrain.commands.plan_stages import StageRun
-from mmtrain.commands.planned_layout import (
+from mmtrain.nn import Transformer
+from mmtrain.plan.activations import step_memory
+from mmtrain.plan.order import Action
+from mmtrain.plan.ranks import (
     GATHERED_BYTES,
     ITEM_BYTES,
     PlannedLayout,
@@ -16,9 +17,8 @@ from mmtrain.commands.planned_layout import (
     named_parameters,
     sizes_of,
 )
-from mmtrain.nn import Transformer
+from mmtrain.plan.stages import StageRun
 from mmtrain.recipe import TrainRecipe
-from mmtrain.report.pipeline_order import Action
 
 
 @dataclass(frozen=True, kw_only=True)
