@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmtrain.check_memory import check_memory
+from mmtrain.checkpoint.background_save import BackgroundSave
 from mmtrain.data.bad_samples import BAD_SAMPLES_FILE, BadSampleLog
 from mmtrain.data.image_text import ImageTextData, NumberedData
 from mmtrain.data.images.transforms import PreprocessConfig
@@ -29,18 +30,17 @@ from mmtrain.models.vqa import Vqa
 from mmtrain.optim import Ema, LossScale, build_optimizers
 from mmtrain.parallel import Layout, parallelize
 from mmtrain.peft import LoraDropout, count_parameters
+from mmtrain.ranks import gather, gather_rarely, is_alone
 from mmtrain.recipe import TrainRecipe, resolve, run_tokenizer
 from mmtrain.settings.decode import encode
 from mmtrain.start import read_start
 from mmtrain.start_notes import clip_notes
 from mmtrain.train.adapting import adapt, plain_tensors, save_adapter
-from mmtrain.train.background_save import BackgroundSave
 from mmtrain.train.config import total_steps
 from mmtrain.train.contrastive import ContrastiveObjective
 from mmtrain.train.evaluations import Evaluation, Failed, attempt
 from mmtrain.train.metrics import MetricsLog
 from mmtrain.train.objective import Objective
-from mmtrain.train.ranks import gather, gather_rarely, is_alone
 from mmtrain.train.state import Identity, RunState, as_fp32
 from mmtrain.train.step import build_schedule
 

@@ -20,6 +20,7 @@ from mmtrain.files import writing
 from mmtrain.loading import save_model
 from mmtrain.models import Clip
 from mmtrain.parallel import Layout, build_layout, leave_ranks, pick_device
+from mmtrain.ranks import is_alone, on_every_rank, on_rank_0, own_rank
 from mmtrain.recipe import TrainRecipe, load_recipe, read_toml
 from mmtrain.report import write_report
 from mmtrain.settings.decode import encode
@@ -28,7 +29,6 @@ from mmtrain.train.evaluations import refuse_failed
 from mmtrain.train.guard import Guard, StopSignals
 from mmtrain.train.loop import Loop
 from mmtrain.train.metrics import MetricsLog
-from mmtrain.train.ranks import is_alone, on_every_rank, on_rank_0, own_rank
 from mmtrain.train.resume import (
     accepted_at,
     check_changes,

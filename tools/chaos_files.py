@@ -21,10 +21,10 @@ from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 
+from mmtrain.checkpoint.background_save import BackgroundSave
+from mmtrain.checkpoint.checkpoint import find_latest, load_checkpoint, save_checkpoint
+from mmtrain.checkpoint.tensors import TensorsOnlyPlanner
 from mmtrain.errors import UsageError
-from mmtrain.train.background_save import BackgroundSave
-from mmtrain.train.checkpoint import find_latest, load_checkpoint, save_checkpoint
-from mmtrain.train.tensor_storage import TensorsOnlyPlanner
 
 _ELEMENTS = 1 << 20
 _MANIFEST = "manifest.json"

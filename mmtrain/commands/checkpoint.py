@@ -11,6 +11,14 @@ from rich.table import Table
 from torch import Tensor
 
 from mmtrain.build import build_preprocess
+from mmtrain.checkpoint.checkpoint import read_state, read_tensors
+from mmtrain.checkpoint.inspection import (
+    checkpoints_in,
+    describe_checkpoint,
+    prune_verified,
+    run_of,
+)
+from mmtrain.checkpoint.sealed_folder import STATE_FILE, verify
 from mmtrain.data.text.tokenizer import TokenizerConfig
 from mmtrain.errors import UsageError
 from mmtrain.files import save_tensors, writing
@@ -20,15 +28,7 @@ from mmtrain.recipe import TrainRecipe, run_tokenizer
 from mmtrain.settings.decode import decode
 from mmtrain.start import read_start
 from mmtrain.train.adapting import plain_tensors
-from mmtrain.train.checkpoint import read_state, read_tensors
-from mmtrain.train.inspect_checkpoint import (
-    checkpoints_in,
-    describe_checkpoint,
-    prune_verified,
-    run_of,
-)
 from mmtrain.train.run_lock import RunLock
-from mmtrain.train.sealed_folder import STATE_FILE, verify
 from mmtrain.train.state import as_fp32
 
 

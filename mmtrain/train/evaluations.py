@@ -9,8 +9,8 @@ from pathlib import Path
 from mmtrain.errors import UsageError
 from mmtrain.eval import EvalResult, write_result
 from mmtrain.eval.failure import Failure, forget_failure, write_failure
+from mmtrain.ranks import gather, on_rank_0
 from mmtrain.train.metrics import MetricsLog
-from mmtrain.train.ranks import gather, on_rank_0
 
 Evaluation = Callable[[], tuple[EvalResult, tuple[str, ...]]]
 """-> the result, and the figures that say it shortest; collective."""

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mmtrain.errors import UsageError
-from mmtrain.train.ranks import gather, is_alone, own_rank
+from mmtrain.ranks import gather, is_alone, own_rank
 
 BAD_BATCHES_FILE = "bad_batches.jsonl"
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmtrain.checkpoint.background_save import BackgroundSave
 from mmtrain.data.batch import SampleBatch
 from mmtrain.data.image_text import NumberedData
 from mmtrain.optim import OptimConfig, clip_gradients, lr_factor
-from mmtrain.train.background_save import BackgroundSave
 from mmtrain.train.config import TrainConfig
 from mmtrain.train.guard import Guard, TrainingStopped, Verdict
 from mmtrain.train.metrics import MetricsLog

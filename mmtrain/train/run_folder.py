@@ -10,16 +10,16 @@ from typing import Any
 import torch
 
 import mmtrain
+from mmtrain.checkpoint.checkpoint import CHECKPOINTS
+from mmtrain.checkpoint.sealed_folder import steps_in
 from mmtrain.data.bad_samples import BAD_SAMPLES_FILE
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
+from mmtrain.ranks import on_rank_0
 from mmtrain.settings.decode import dump_toml
 from mmtrain.train.guard import BAD_BATCHES_FILE
 from mmtrain.train.metrics import METRICS_FILE, read_metrics
-from mmtrain.train.ranks import on_rank_0
 from mmtrain.train.resume import HISTORY_FILE
-from mmtrain.train.sealed_folder import steps_in
-from mmtrain.train.state import CHECKPOINTS
 
 RECIPE_FILE = "recipe.toml"
 FACTS_FILE = "run.json"

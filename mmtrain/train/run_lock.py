@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from mmtrain.errors import UsageError
-from mmtrain.train.ranks import on_rank_0, own_rank
+from mmtrain.ranks import on_rank_0, own_rank
 
 LOCK_FILE = ".lock"
 LEASE_SECONDS = 120

@@ -9,23 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmtrain.data.bad_samples import BadSampleLog
-from mmtrain.data.fingerprint import same_data
-from mmtrain.errors import UsageError
-from mmtrain.optim import Ema, LossScale, Optimizers
-from mmtrain.parallel import Layout, PipelineSchedule, gather_tensors
-from mmtrain.train.background_save import BackgroundSave
-from mmtrain.train.checkpoint import (
+from mmtrain.checkpoint.background_save import BackgroundSave
+from mmtrain.checkpoint.checkpoint import (
+    CHECKPOINTS,
     Tensors,
     find_latest,
     load_checkpoint,
     read_state,
     save_checkpoint,
 )
+from mmtrain.data.bad_samples import BadSampleLog
+from mmtrain.data.fingerprint import same_data
+from mmtrain.errors import UsageError
+from mmtrain.optim import Ema, LossScale, Optimizers
+from mmtrain.parallel import Layout, PipelineSchedule, gather_tensors
 from mmtrain.train.objective import Objective
 from mmtrain.train.step import LocalSchedule
 
-CHECKPOINTS = "checkpoints"
 _IDENTITY_KEYS = {
     "seed": "run.seed",
     "batch_size": "train.batch_size",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mmtrain.train.ranks import gather
+from mmtrain.ranks import gather
 
 _PROBE_SIZE, _PROBE_REPEATS = 512, 8
 _LEAST_SHARE = 0.1

@@ -15,6 +15,7 @@ from mmtrain.build import (
     use_deterministic_kernels,
 )
 from mmtrain.check_memory import check_memory
+from mmtrain.checkpoint.background_save import BackgroundSave
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.questions.answers import (
     AnswerVocabulary,
@@ -41,6 +42,7 @@ from mmtrain.models.clip import hidden_matrix_names, lock_tower, tower_layer_ids
 from mmtrain.models.vqa import Vqa, VqaStage, no_decay_names
 from mmtrain.parallel import Layout, parallelize
 from mmtrain.peft import LoraDropout, baked, count_parameters
+from mmtrain.ranks import is_alone
 from mmtrain.recipe import (
     LossConfig,
     TrainRecipe,
@@ -52,11 +54,9 @@ from mmtrain.recipe import (
 from mmtrain.report import write_report
 from mmtrain.start import read_start
 from mmtrain.train.answering import AnswerObjective
-from mmtrain.train.background_save import BackgroundSave
 from mmtrain.train.config import total_steps
 from mmtrain.train.evaluations import Failed
 from mmtrain.train.metrics import MetricsLog
-from mmtrain.train.ranks import is_alone
 from mmtrain.train.state import RunState
 from mmtrain.vqa.dictionaries import fill_dictionaries
 from mmtrain.vqa.saved import VqaModel, load_vqa, save_vqa

@@ -17,7 +17,7 @@ from mmtrain.cli import main
 from mmtrain.models.clip import hidden_matrix_names, no_decay_names
 from mmtrain.optim import OptimConfig, build_optimizers
 from mmtrain.parallel import ParallelConfig
-from mmtrain.train.ranks import gather
+from mmtrain.ranks import gather
 from tests.parallel.tiny_clip import SOFTMAX, TOLERANCE, Trained, make_batch, tiny_config, worst
 from tests.ranks import run_ranks
 

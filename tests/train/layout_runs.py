@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmtrain.build import Run, build_run
+from mmtrain.checkpoint.checkpoint import flatten
 from mmtrain.data.batch import ImageTextBatch
 from mmtrain.parallel import ParallelConfig, build_layout, gather_tensors
+from mmtrain.ranks import gather, own_rank
 from mmtrain.recipe import load_recipe
-from mmtrain.train.checkpoint import flatten
 from mmtrain.train.guard import Guard
 from mmtrain.train.loop import Loop
-from mmtrain.train.ranks import gather, own_rank
 from mmtrain.train.watchdog import Watchdog
 
 ROOT = Path(__file__).parents[2]

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from mmtrain.checkpoint.checkpoint import save_checkpoint
 from mmtrain.cli import main
 from mmtrain.errors import UsageError
 from mmtrain.train import run_lock
-from mmtrain.train.checkpoint import save_checkpoint
 from mmtrain.train.run_lock import LOCK_FILE, RunLock
 
 RECIPE = "configs/debug_clip.toml"

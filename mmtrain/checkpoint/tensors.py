@@ -40,8 +40,8 @@ from torch.distributed.checkpoint.planner import (
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
+from mmtrain.checkpoint.sealed_folder import write_file
 from mmtrain.errors import UsageError
-from mmtrain.train.sealed_folder import write_file
 
 INDEX_FILE = "tensors.json"
 DTYPES = {

@@ -1,6 +1,6 @@
 """Checkpoint folders that are complete or not there: written hidden, sealed, then renamed.
 
-What one process does; `mmtrain.train.checkpoint` is the way in for a run.
+What one process does; `mmtrain.checkpoint.checkpoint` is the way in for a run.
 """
 
 import hashlib

@@ -5,10 +5,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from mmtrain.checkpoint.checkpoint import CHECKPOINTS, read_state
+from mmtrain.checkpoint.sealed_folder import MANIFEST_FILE, remove, steps_in, verify
 from mmtrain.errors import UsageError
-from mmtrain.train.checkpoint import read_state
-from mmtrain.train.sealed_folder import MANIFEST_FILE, remove, steps_in, verify
-from mmtrain.train.state import CHECKPOINTS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,9 @@ from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
+from mmtrain.checkpoint.checkpoint import find_latest, load_checkpoint, read_state, save_checkpoint
+from mmtrain.checkpoint.tensors import TensorsOnlyPlanner
 from mmtrain.errors import UsageError
-from mmtrain.train.checkpoint import find_latest, load_checkpoint, read_state, save_checkpoint
-from mmtrain.train.tensor_storage import TensorsOnlyPlanner
 from tests.ranks import run_ranks
 
 STATE = {"step": 3, "name": "naïve"}
@@ -211,7 +211,7 @@ def test_write_error_leaves_the_older_ones(tmp_path: Path, monkeypatch) -> None:
 SAVER = """
 import sys, torch
 from pathlib import Path
-from mmtrain.train.checkpoint import save_checkpoint
+from mmtrain.checkpoint.checkpoint import save_checkpoint
 tensors = {"model": {"weight": torch.zeros(1 << 20)}}
 for step in range(int(sys.argv[2]), 1 << 20):
     tensors["model"]["weight"].fill_(step)

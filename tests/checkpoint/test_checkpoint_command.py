@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 import mmtrain
+from mmtrain.checkpoint.checkpoint import find_latest, read_tensors, save_checkpoint
 from mmtrain.cli import main
-from mmtrain.train.checkpoint import find_latest, read_tensors, save_checkpoint
 
 RECIPE = "configs/debug_clip.toml"
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from mmtrain.train.checkpoint import Tensors, save_checkpoint
-from mmtrain.train.ranks import is_alone
+from mmtrain.checkpoint.checkpoint import Tensors, save_checkpoint
+from mmtrain.ranks import is_alone
 
 
 class BackgroundSave:

@@ -30,11 +30,13 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
+from mmtrain.checkpoint.sealed_folder import STATE_FILE, prepare, prune, seal, steps_in, verify
+from mmtrain.checkpoint.tensors import TensorReader, TensorsOnlyPlanner, TensorWriter
 from mmtrain.errors import UsageError
-from mmtrain.train.ranks import gather, is_alone, on_rank_0, own_rank
-from mmtrain.train.sealed_folder import STATE_FILE, prepare, prune, seal, steps_in, verify
-from mmtrain.train.tensor_storage import TensorReader, TensorsOnlyPlanner, TensorWriter
+from mmtrain.ranks import gather, is_alone, on_rank_0, own_rank
 
+CHECKPOINTS = "checkpoints"
+"""The folder of a run that they are in."""
 Tensors = Mapping[str, "Tensor | Tensors"]
 """Nested dicts of tensors; a tensor's name in the checkpoint joins the keys by dots."""
 

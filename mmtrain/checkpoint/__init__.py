@@ -1,0 +1,1 @@
+"""Checkpoints on disk: sealed folders, tensors, saves in the background, inspection."""
