@@ -25,7 +25,7 @@ from pathlib import Path
 
 from machine import describe_machine
 
-from mmtrain.vqa import load_vqa
+from mmtrain.loading.vqa import load_vqa
 
 ROOT = Path(__file__).parents[1]
 ARMS = ("without", "matched", "with")

@@ -34,12 +34,13 @@ from mmtrain.data.text.tokenizer import Tokenizer, TokenizerConfig, build_tokeni
 from mmtrain.demo import debug_pairs
 from mmtrain.interop.open_clip import from_open_clip
 from mmtrain.interop.open_clip_config import config_from_open_clip
+from mmtrain.losses.config import LossConfig
 from mmtrain.models import Clip, ClipConfig
 from mmtrain.models.clip import hidden_matrix_names, no_decay_names
 from mmtrain.models.flops import clip_flops
 from mmtrain.optim import OptimConfig, build_optimizers
 from mmtrain.parallel import Layout, ParallelConfig, parallelize
-from mmtrain.train.contrastive import ContrastiveObjective, LossConfig
+from mmtrain.tasks.contrastive import ContrastiveObjective
 from mmtrain.train.step import build_schedule
 
 Step = Callable[[], float]

@@ -16,6 +16,8 @@ from mmtrain.eval.scheduled import (
     Scheduled,
     ZeroShotConfig,
 )
+from mmtrain.loading.start import Start, with_start
+from mmtrain.losses.config import STANDARD_LIMIT, AnswerLossConfig, LossConfig
 from mmtrain.models import ClipConfig, TextConfig
 from mmtrain.models.vqa import Head, VqaConfig
 from mmtrain.optim import OptimConfig
@@ -24,10 +26,7 @@ from mmtrain.peft import PeftConfig
 from mmtrain.settings.decode import apply_overrides, decode
 from mmtrain.settings.paths import PathText, expand_paths
 from mmtrain.settings.read_toml import read_toml
-from mmtrain.start import Start, with_start
-from mmtrain.train.answering import AnswerLossConfig
 from mmtrain.train.config import TrainConfig
-from mmtrain.train.contrastive import STANDARD_LIMIT, LossConfig
 from mmtrain.train.metrics import LogConfig
 
 

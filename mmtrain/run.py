@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
-from mmtrain.build import ADAPTER, Run, build_run, take_up_open_clip
+from mmtrain.build.answering import VqaRun, build_vqa_run, check_vqa_evaluation
+from mmtrain.build.compose import ADAPTER, Run, build_run, take_up_open_clip
 from mmtrain.data.fingerprint import split_fingerprint
 from mmtrain.errors import ExitStatus, UsageError
 from mmtrain.eval.scheduled import check_evaluation
@@ -46,7 +47,6 @@ from mmtrain.train.run_folder import (
 from mmtrain.train.run_lock import LEASE_SECONDS, RunLock
 from mmtrain.train.straggler import StragglerWatch
 from mmtrain.train.watchdog import Watchdog
-from mmtrain.vqa import VqaRun, build_vqa_run, check_vqa_evaluation
 
 Resume = Literal["as it was", "with changes"] | None
 """Whether a run goes on, and with another recipe if need be. None: it begins."""

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from mmtrain.build import build_preprocess
+from mmtrain.build.compose import build_preprocess
 from mmtrain.checkpoint.checkpoint import read_state, read_tensors
 from mmtrain.checkpoint.inspection import (
     checkpoints_in,
@@ -24,9 +24,9 @@ from mmtrain.errors import UsageError
 from mmtrain.files import save_tensors, writing
 from mmtrain.interop.package import ModelPackage
 from mmtrain.loading import FORMS
+from mmtrain.loading.start import read_start
 from mmtrain.recipe import TrainRecipe, run_tokenizer
 from mmtrain.settings.decode import decode
-from mmtrain.start import read_start
 from mmtrain.train.adapting import plain_tensors
 from mmtrain.train.run_lock import RunLock
 from mmtrain.train.state import as_fp32

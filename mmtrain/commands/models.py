@@ -16,6 +16,7 @@ from mmtrain.interop.foreign_config import read_json
 from mmtrain.interop.hf_decoder_config import decoder_config_from_hf
 from mmtrain.interop.hf_decoder_files import is_decoder_folder
 from mmtrain.loading import export_model, load
+from mmtrain.loading.vqa import is_vqa_folder, load_vqa
 from mmtrain.models import ClipConfig
 from mmtrain.models.flops import decoder_flops
 from mmtrain.models.named import MODEL_NAMES, named_model
@@ -23,7 +24,6 @@ from mmtrain.recipe import load_recipe, resolve
 from mmtrain.report.autograd_graph import draw_autograd_graph
 from mmtrain.report.graph import draw_graph
 from mmtrain.report.summary import Part, count, decoder_parts, summarize, vqa_parts
-from mmtrain.vqa import is_vqa_folder, load_vqa
 
 
 def export_command(*, model: Path, out: Path, form: str, architecture: str | None) -> None:

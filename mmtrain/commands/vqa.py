@@ -30,9 +30,9 @@ from mmtrain.eval.questions.gqa import read_choices
 from mmtrain.eval.questions.result import PROBES, evaluate_vqa
 from mmtrain.eval.result import write_result
 from mmtrain.files import writing
+from mmtrain.loading.vqa import load_vqa
 from mmtrain.models.vqa import Asked, Head
 from mmtrain.parallel import ParallelConfig, build_layout, leave_ranks, pick_device
-from mmtrain.vqa import load_vqa
 
 
 def _answerer(model: ModelOptions, head: Head | None) -> Answerer:

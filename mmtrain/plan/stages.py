@@ -29,7 +29,7 @@ from mmtrain.parallel.slices import check_slices, slice_stage
 from mmtrain.plan.kept import StageMemory, stage_memory
 from mmtrain.plan.shares import take_share
 from mmtrain.recipe import TrainRecipe
-from mmtrain.train.answering import AnswerObjective
+from mmtrain.tasks.answering import AnswerObjective
 
 _CPU = torch.device("cpu")
 _RIGHT_ANSWERS = 10

@@ -12,7 +12,7 @@ from mmtrain.checkpoint.checkpoint import find_latest, load_checkpoint
 from mmtrain.checkpoint.tensors import TensorWriter
 from mmtrain.cli import main
 from mmtrain.errors import UsageError
-from mmtrain.train.contrastive import ContrastiveObjective
+from mmtrain.tasks.contrastive import ContrastiveObjective
 
 RECIPE = "configs/debug_clip.toml"
 EVERY_TWO = ("--train.steps", "8", "--train.checkpoint_every", "2", "--train.keep_checkpoints", "9")

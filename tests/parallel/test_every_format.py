@@ -16,7 +16,7 @@ from mmtrain.models.vision import FP16_SCALE, PatchEmbed
 from mmtrain.models.vqa import Vqa
 from mmtrain.nn import TransformerConfig, unit_norm
 from mmtrain.parallel import Layout, ParallelConfig, parallelize
-from mmtrain.train.answering import AnswerObjective
+from mmtrain.tasks.answering import AnswerObjective
 from mmtrain.train.step import build_schedule
 from tests.parallel.tiny_answers import BCE, both_heads, choosing, make_questions, writing
 from tests.parallel.tiny_clip import (

@@ -7,10 +7,10 @@ import torch
 import torch.distributed as dist
 
 from mmtrain.errors import UsageError
+from mmtrain.losses.config import LossConfig
 from mmtrain.models import Clip
 from mmtrain.parallel import ParallelConfig
 from mmtrain.parallel.blocks import numbered_blocks
-from mmtrain.train.contrastive import LossConfig
 from tests.parallel.tiny_clip import (
     SIGMOID,
     SOFTMAX,

@@ -8,10 +8,10 @@ from functools import cache
 
 import pytest
 
+from mmtrain.losses.config import LossConfig
 from mmtrain.models import ClipConfig
 from mmtrain.parallel import ParallelConfig
 from mmtrain.parallel.recompute import RecomputeConfig
-from mmtrain.train.contrastive import LossConfig
 from tests.parallel.tiny_clip import (
     SIGMOID,
     SOFTMAX,

@@ -22,7 +22,7 @@ from mmtrain.losses import _blocks, clip, siglip
 from mmtrain.optim import clip as optim_clip
 from mmtrain.parallel import ParallelConfig
 from mmtrain.parallel.tensor import LocalCompute
-from mmtrain.train import contrastive
+from mmtrain.tasks import contrastive
 from tests.parallel.tiny_clip import SIGMOID, SOFTMAX, Trained, tiny_config
 from tests.ranks import run_ranks
 

@@ -11,10 +11,10 @@ from functools import cache
 import pytest
 from torch._C._distributed_c10d import _get_work_registry_size
 
+from mmtrain.losses.config import LossConfig
 from mmtrain.models import ClipConfig
 from mmtrain.parallel import ParallelConfig
 from mmtrain.parallel.recompute import RecomputeConfig
-from mmtrain.train.contrastive import LossConfig
 from tests.parallel.tiny_clip import (
     SIGMOID,
     SOFTMAX,

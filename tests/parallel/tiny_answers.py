@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmtrain.data.batch import ImageTextBatch
 from mmtrain.data.questions.batches import NO_ANSWER, VqaBatch, label_mask
 from mmtrain.losses.answer import writing_loss
+from mmtrain.losses.config import AnswerLossConfig
 from mmtrain.losses.vocabulary import VocabularyShares
 from mmtrain.models import Clip, ClipConfig, Decoder, DecoderConfig
 from mmtrain.models.classify_answers import ClassifyConfig
@@ -24,7 +25,7 @@ from mmtrain.nn import TransformerConfig
 from mmtrain.nn.front_door import FrontDoor, FrontDoorConfig
 from mmtrain.optim import OptimConfig, build_optimizers
 from mmtrain.parallel import Layout, ParallelConfig, build_layout, parallelize
-from mmtrain.train.answering import AnswerLossConfig, AnswerObjective
+from mmtrain.tasks.answering import AnswerObjective
 from mmtrain.train.step import build_schedule
 from tests.parallel.tiny_clip import CPU, Trained, make_batch, modern_config, tiny_config
 

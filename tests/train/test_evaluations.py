@@ -19,7 +19,7 @@ from mmtrain.eval.encode import encode_image_batch
 from mmtrain.train.loop import Loop
 from tests.data.questions.vqa_files import change
 from tests.ranks import run_ranks
-from tests.vqa.test_vqa_run import write_recipe as write_vqa_recipe
+from tests.tasks.test_vqa_run import write_recipe as write_vqa_recipe
 
 ROOT = Path(__file__).parents[2]
 RECIPE = str(ROOT / "configs/debug_clip.toml")

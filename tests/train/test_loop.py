@@ -13,7 +13,7 @@ import mmtrain
 from mmtrain.cli import main
 from mmtrain.data.bad_samples import BadSampleLog
 from mmtrain.optim import Optimizers
-from mmtrain.train.contrastive import ContrastiveObjective
+from mmtrain.tasks.contrastive import ContrastiveObjective
 
 RECIPE = "configs/debug_clip.toml"
 METRICS = {

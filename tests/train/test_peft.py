@@ -8,7 +8,8 @@ import torch
 from torch.distributed.tensor import DTensor
 
 import mmtrain
-from mmtrain.build import build_run
+from mmtrain.build.answering import build_vqa_run
+from mmtrain.build.compose import build_run
 from mmtrain.cli import main
 from mmtrain.interop.hf_clip import clip_links
 from mmtrain.interop.hf_peft import read_adapter
@@ -16,7 +17,6 @@ from mmtrain.optim import clip_gradients
 from mmtrain.parallel import build_layout, pick_device
 from mmtrain.peft import add_terms
 from mmtrain.recipe import load_recipe
-from mmtrain.vqa.build import build_vqa_run
 from tests.ranks import run_ranks
 
 RECIPE = "configs/debug_clip.toml"

@@ -7,14 +7,16 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from mmtrain.build import (
+from mmtrain.build.answering_start import build_started_model, vqa_notes
+from mmtrain.build.compose import (
     Run,
     adapt_model,
     build_preprocess,
     build_state,
     use_deterministic_kernels,
 )
-from mmtrain.check_memory import check_memory
+from mmtrain.build.idle import idle_notes, refuse_idle
+from mmtrain.build.memory import check_memory
 from mmtrain.checkpoint.background_save import BackgroundSave
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.questions.answers import (
@@ -36,7 +38,8 @@ from mmtrain.eval.questions.result import evaluate_vqa
 from mmtrain.eval.result import EvalResult
 from mmtrain.eval.together import on_all_ranks
 from mmtrain.eval.trial import try_samples
-from mmtrain.idle_settings import idle_notes, refuse_idle
+from mmtrain.loading.start import read_start
+from mmtrain.loading.vqa import VqaModel, load_vqa, save_vqa
 from mmtrain.models import TextTower, VisionTower
 from mmtrain.models.clip import hidden_matrix_names, lock_tower, tower_layer_ids
 from mmtrain.models.vqa import Vqa, VqaStage, no_decay_names
@@ -52,15 +55,12 @@ from mmtrain.recipe import (
     run_tokenizer,
 )
 from mmtrain.report import write_report
-from mmtrain.start import read_start
-from mmtrain.train.answering import AnswerObjective
+from mmtrain.tasks.answering import AnswerObjective
+from mmtrain.tasks.dictionaries import fill_dictionaries
 from mmtrain.train.config import total_steps
 from mmtrain.train.evaluations import Failed
 from mmtrain.train.metrics import MetricsLog
 from mmtrain.train.state import RunState
-from mmtrain.vqa.dictionaries import fill_dictionaries
-from mmtrain.vqa.saved import VqaModel, load_vqa, save_vqa
-from mmtrain.vqa.start import build_started_model, vqa_notes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,6 @@ Its loss is a sum over questions, divided by their number in the *global* batch,
 before the forward. So one pass does under every schedule, unlike the contrastive loss's two.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -14,12 +12,12 @@ from mmtrain.data.order.randomness import uniform
 from mmtrain.data.questions.batches import NO_ANSWER, VqaBatch, label_mask
 from mmtrain.errors import UsageError
 from mmtrain.losses.answer import (
-    AnswerLoss,
     choice_loss,
     num_right_tokens,
     soft_targets,
     writing_loss,
 )
+from mmtrain.losses.config import AnswerLossConfig
 from mmtrain.losses.vocabulary import VocabularyShares
 from mmtrain.models.vqa import Vqa, VqaLogits
 from mmtrain.nn.transformer import depth_keep
@@ -29,21 +27,6 @@ from mmtrain.train.adapting import lora_keys
 from mmtrain.train.step import LocalSchedule
 
 _CHOICE, _WRITING, _RIGHT, _COLUMNS = 0, 1, 2, 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnswerLossConfig:
-    """What it costs to answer wrongly."""
-
-    classify: AnswerLoss = "bce"
-    """bce: each answer's binary cross-entropy against its score, summed over the answers; ce: one
-    softmax over all of them, against the scores scaled to sum to 1."""
-    generate_weight: float = 1.0
-    """Of the mean over answers' tokens, where there is a `classify` beside `generate`."""
-
-    def __post_init__(self) -> None:
-        if self.generate_weight <= 0:
-            raise ValueError(f"generate_weight = {self.generate_weight} must be positive")
 
 
 class AnswerObjective:

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 
 from mmtrain.errors import UsageError
+from mmtrain.losses.config import AnswerLossConfig
 from mmtrain.models.connector import ConnectorConfig
 from mmtrain.models.text import TextConfig
 from mmtrain.models.vision import VisionConfig
 from mmtrain.nn import TransformerConfig
 from mmtrain.parallel import ParallelConfig
 from mmtrain.recipe import TrainRecipe, VqaSection
-from mmtrain.train.answering import AnswerLossConfig
 from mmtrain.train.metrics import LogConfig
 
 _ROTARY = ("rope", "rope_2d")

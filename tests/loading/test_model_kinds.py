@@ -10,7 +10,7 @@ import pytest
 from mmtrain.cli import main
 from mmtrain.interop.model_kind import kind_of
 from tests.interop.decoder_folders import write_peer
-from tests.vqa.test_vqa_run import write_recipe
+from tests.tasks.test_vqa_run import write_recipe
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmtrain.check_memory import check_memory
+from mmtrain.build.idle import idle_notes, refuse_idle
+from mmtrain.build.memory import check_memory
+from mmtrain.build.notes import clip_notes
 from mmtrain.checkpoint.background_save import BackgroundSave
 from mmtrain.data.bad_samples import BAD_SAMPLES_FILE, BadSampleLog
 from mmtrain.data.image_text import ImageTextData, NumberedData
@@ -20,9 +22,9 @@ from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.eval import Encoder
 from mmtrain.eval.scheduled import command_words, run_evaluation
-from mmtrain.idle_settings import idle_notes, refuse_idle
 from mmtrain.interop.open_clip_training import read_open_clip_training
 from mmtrain.interop.timm import read_timm_tower
+from mmtrain.loading.start import read_start
 from mmtrain.models import Clip
 from mmtrain.models.clip import hidden_matrix_names, layer_ids, lock_tower, no_decay_names
 from mmtrain.models.transfer import copy_image_tower, copy_weights
@@ -33,11 +35,9 @@ from mmtrain.peft import LoraDropout, count_parameters
 from mmtrain.ranks import gather, gather_rarely, is_alone
 from mmtrain.recipe import TrainRecipe, resolve, run_tokenizer
 from mmtrain.settings.decode import encode
-from mmtrain.start import read_start
-from mmtrain.start_notes import clip_notes
+from mmtrain.tasks.contrastive import ContrastiveObjective
 from mmtrain.train.adapting import adapt, plain_tensors, save_adapter
 from mmtrain.train.config import total_steps
-from mmtrain.train.contrastive import ContrastiveObjective
 from mmtrain.train.evaluations import Evaluation, Failed, attempt
 from mmtrain.train.metrics import MetricsLog
 from mmtrain.train.objective import Objective

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from mmtrain.cli import main
+from mmtrain.loading.vqa import load_vqa
 from mmtrain.models.connector import ConnectorConfig
 from mmtrain.models.generate_answers import AnswerGenerator, GenerateConfig
 from mmtrain.models.vision import VisionConfig
 from mmtrain.nn import TransformerConfig
 from mmtrain.peft import PromptConfig
-from mmtrain.vqa import load_vqa
 from tests.ranks import run_ranks
+from tests.tasks.test_vqa_run import build, write_recipe
 from tests.train.test_peft import compare, three_steps
-from tests.vqa.test_vqa_run import build, write_recipe
 
 CORE = TransformerConfig(dim=16, num_layers=2, num_heads=2, num_kv_heads=1)
 PROMPTS = [

@@ -1,9 +1,5 @@
 """The contrastive objective: from a batch to gradients, over any schedule."""
 
-import math
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -12,39 +8,13 @@ from torch.distributed.tensor import DTensor
 from mmtrain.data.batch import ImageTextBatch
 from mmtrain.data.order.randomness import uniform
 from mmtrain.losses import clip_loss, siglip_loss
+from mmtrain.losses.config import LossConfig
 from mmtrain.models import Clip
 from mmtrain.nn.transformer import depth_keep
 from mmtrain.parallel import Layout, PipelineSchedule
 from mmtrain.peft.lora import DROPOUT_KEYS
 from mmtrain.train.adapting import lora_keys
 from mmtrain.train.step import LocalSchedule
-
-STANDARD_LIMIT = 100.0
-"""Of the logits' multiplier, as every published CLIP has it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """Which loss, and what it takes for a match."""
-
-    kind: Literal["clip", "siglip"] = "clip"
-    """clip: softmax over the batch (InfoNCE); siglip: pairwise sigmoid. Where nothing is said, a
-    model with a bias of its logits (a SigLIP by name, or that a run starts from) takes siglip."""
-    positives: Literal["attract", "ignore"] | None = None
-    """How pairs of the same label count: as positives, or not at all. None: labels are not used."""
-    max_logit_scale: float | None = None
-    """Upper limit of the logits' multiplier, enforced after every update; the lower one is 1. None:
-    100, and a model that a run starts from beyond either limit keeps its own as the limit."""
-
-    def __post_init__(self) -> None:
-        if self.max_logit_scale is not None and self.max_logit_scale < 1:
-            raise ValueError(f"max_logit_scale = {self.max_logit_scale} must be at least 1")
-
-    def scale_range(self, start: float) -> tuple[float, float]:
-        """Lowest and highest *log* of the logits' multiplier of a run that starts at `start`."""
-        if self.max_logit_scale is not None:
-            return 0.0, math.log(self.max_logit_scale)
-        return min(0.0, start), max(math.log(STANDARD_LIMIT), start)
 
 
 class ContrastiveObjective:

@@ -17,16 +17,17 @@ import torch
 from PIL import Image
 from torch.distributed.tensor import DTensor
 
+from mmtrain.build.answering import VqaRun, build_vqa_run
 from mmtrain.cli import main
 from mmtrain.data.images.transforms import eval_transform
 from mmtrain.data.questions.batches import TextForm
 from mmtrain.errors import UsageError
 from mmtrain.eval.look.answers import look, overlay
+from mmtrain.loading.vqa import load_vqa
 from mmtrain.models.vqa import Asked, Vqa
 from mmtrain.parallel import build_layout, pick_device
 from mmtrain.recipe import load_recipe
 from mmtrain.settings.decode import dump_toml, encode
-from mmtrain.vqa import VqaRun, build_vqa_run, load_vqa
 from tests.data.questions.gqa_files import draw_gqa, write_gqa
 from tests.data.questions.vqa_files import write_set
 from tests.ranks import run_ranks

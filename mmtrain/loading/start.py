@@ -13,10 +13,10 @@ from mmtrain.interop.bare_weights import named_config
 from mmtrain.interop.model_kind import refuse_other_kind
 from mmtrain.interop.timm import read_timm_interpolation, read_timm_tower
 from mmtrain.loading import Preprocess, load
+from mmtrain.losses.config import STANDARD_LIMIT
 from mmtrain.models import Clip, VisionConfig
 from mmtrain.settings.decode import encode
 from mmtrain.settings.describe import NONE
-from mmtrain.train.contrastive import STANDARD_LIMIT
 
 _TRAINING = ("stochastic_depth", "patch_dropout")
 """Fields that only training reads: another value is a choice, not a contradiction."""

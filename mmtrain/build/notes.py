@@ -6,9 +6,9 @@ from pathlib import Path
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.interop.timm import read_timm_tower
+from mmtrain.loading.start import Start, contradictions, loss_lines, other_images, other_texts
 from mmtrain.models import Clip
 from mmtrain.recipe import TrainRecipe
-from mmtrain.start import Start, contradictions, loss_lines, other_images, other_texts
 
 
 def clip_notes(

@@ -4,17 +4,17 @@ from dataclasses import replace
 
 import torch
 
-from mmtrain.build import build_preprocess
+from mmtrain.build.compose import build_preprocess
+from mmtrain.build.notes import start_notes
 from mmtrain.data.questions.answers import AnswerVocabulary
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
+from mmtrain.loading.start import Start, contradictions, other_images, other_texts
+from mmtrain.loading.vqa import VqaModel
 from mmtrain.models import Clip
 from mmtrain.models.transfer import copy_weights
 from mmtrain.models.vqa import Vqa
 from mmtrain.recipe import TrainRecipe
-from mmtrain.start import Start, contradictions, other_images, other_texts
-from mmtrain.start_notes import start_notes
-from mmtrain.vqa.saved import VqaModel
 
 
 def build_started_model(

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from mmtrain.build import build_run
+from mmtrain.build.compose import build_run
+from mmtrain.build.idle import idle_notes, refuse_idle
 from mmtrain.cli import main
 from mmtrain.errors import UsageError
-from mmtrain.idle_settings import idle_notes, refuse_idle
 from mmtrain.parallel import build_layout, pick_device
 from mmtrain.recipe import load_recipe
-from tests.vqa.test_vqa_run import write_recipe
+from tests.tasks.test_vqa_run import write_recipe
 
 RECIPE = "configs/debug_clip.toml"
 WRITES = ("--vqa.classify", "none", "--vqa.front_door", "none", "--vqa.min_count", "9")

@@ -9,17 +9,17 @@ import torch
 from torch import nn
 
 import mmtrain
-from mmtrain.build import Run, build_run
+from mmtrain.build.compose import Run, build_run
 from mmtrain.cli import main
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.loading import export_model, save_model
+from mmtrain.loading.start import read_start
 from mmtrain.models import Clip
 from mmtrain.parallel import build_layout, pick_device
 from mmtrain.recipe import load_recipe, resolve, run_tokenizer
 from mmtrain.settings.decode import dump_toml, encode
-from mmtrain.start import read_start
 from tests.parallel.tiny_clip import siglip_config, tiny_config
 
 SENTENCES = TokenizerConfig(

@@ -1,0 +1,1 @@
+"""The builder: a recipe into a run."""

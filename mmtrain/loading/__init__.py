@@ -1,0 +1,25 @@
+"""Whole models on disk: ours, those of others, and what a run starts from."""
+
+from mmtrain.loading.models import (
+    CONFIG_FILE,
+    FORMS,
+    WEIGHTS_FILE,
+    Preprocess,
+    export_model,
+    load,
+    load_decoder,
+    read_package,
+    save_model,
+)
+
+__all__ = [
+    "CONFIG_FILE",
+    "FORMS",
+    "WEIGHTS_FILE",
+    "Preprocess",
+    "export_model",
+    "load",
+    "load_decoder",
+    "read_package",
+    "save_model",
+]
