@@ -40,9 +40,8 @@ from mmtrain.eval.together import on_all_ranks
 from mmtrain.eval.trial import try_samples
 from mmtrain.loading.start import read_start
 from mmtrain.loading.vqa import VqaModel, load_vqa, save_vqa
-from mmtrain.models import TextTower, VisionTower
-from mmtrain.models.clip import hidden_matrix_names, lock_tower, tower_layer_ids
-from mmtrain.models.vqa import Vqa, VqaStage, no_decay_names
+from mmtrain.models.parameters import lock_tower, parameter_names
+from mmtrain.models.vqa import Vqa, VqaStage
 from mmtrain.parallel import Layout, parallelize
 from mmtrain.peft import LoraDropout, baked, count_parameters
 from mmtrain.ranks import is_alone
@@ -289,14 +288,9 @@ def _filled_in(
     return replace(section, classify=classify, generate=generate)
 
 
-def _towers(model: Vqa) -> dict[str, VisionTower | TextTower]:
-    towers: dict[str, VisionTower | TextTower] = {"vision": model.vision}
-    return towers if model.text is None else towers | {"text": model.text}
-
-
 def _freeze(model: Vqa, recipe: TrainRecipe, layout: Layout) -> LoraDropout | None:
     """Apply [lock] or [peft] -> what draws the adapter's dropout, if it has any."""
-    towers = _towers(model)
+    towers = model.towers()
     for name, unlocked in (("vision", recipe.lock.vision), ("text", recipe.lock.text)):
         if unlocked is not None and name not in towers:
             raise UsageError(f"lock.{name} = {unlocked} has no effect: generate has no such tower")
@@ -351,9 +345,7 @@ def _build_state(
     assert section is not None
     factors = {"vision.": section.vision_lr, "text.": section.text_lr}
     names = {
-        "no_decay": no_decay_names(model),
-        "hidden_matrices": hidden_matrix_names(model),
-        "layer_ids": tower_layer_ids(_towers(model)),
+        **vars(parameter_names(model)),
         "lr_factors": {
             name: lr / recipe.optim.lr
             for name, _ in model.named_parameters()

@@ -26,7 +26,7 @@ from mmtrain.interop.open_clip_training import read_open_clip_training
 from mmtrain.interop.timm import read_timm_tower
 from mmtrain.loading.start import read_start
 from mmtrain.models import Clip
-from mmtrain.models.clip import hidden_matrix_names, layer_ids, lock_tower, no_decay_names
+from mmtrain.models.parameters import lock_tower, parameter_names
 from mmtrain.models.transfer import copy_image_tower, copy_weights
 from mmtrain.models.vqa import Vqa
 from mmtrain.optim import Ema, LossScale, build_optimizers
@@ -292,11 +292,7 @@ def _build_state(
     dropout: LoraDropout | None,
 ) -> RunState:
     _group_texts(model, recipe, layout)
-    names = {
-        "no_decay": no_decay_names(model),
-        "hidden_matrices": hidden_matrix_names(model),
-        "layer_ids": layer_ids(model),
-    }
+    names = vars(parameter_names(model))
     precision = recipe.train.precision
     stages = parallelize(model, layout, precision=precision, compile=recipe.train.compile)
     objective = ContrastiveObjective(model, recipe.loss, layout=layout, seed=recipe.run.seed)

@@ -1,17 +1,16 @@
 """CLIP: two towers and one shared embedding. Radford et al. 2021, arXiv:2103.00020."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from mmtrain.limits import check_counts
+from mmtrain.models.model import Model, Tower
 from mmtrain.models.text import TextConfig, TextTower
 from mmtrain.models.vision import VisionConfig, VisionTower
 from mmtrain.nn import unit_norm
-from mmtrain.peft.lora import TERMS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +71,7 @@ class ClipStage(nn.Module):
         return torch.stack([unit_norm(image), unit_norm(text)], dim=1)
 
 
-class Clip(nn.Module):
+class Clip(Model):
     """Image and text towers with the learned scale (and bias) of their logits.
 
     `logit_scale` and `logit_bias` are driven by the training objective, not by the towers: they
@@ -101,6 +100,10 @@ class Clip(nn.Module):
             nn.init.constant_(self.logit_bias, self.config.init_logit_bias)
         return self
 
+    def towers(self) -> dict[str, Tower]:
+        """Both."""
+        return {"vision": self.vision, "text": self.text}
+
     def stage(self) -> ClipStage:
         """The towers as the one stage of a schedule; parameters are shared with this model."""
         return ClipStage(self.vision, self.text)
@@ -121,66 +124,3 @@ class Clip(nn.Module):
             if self.text.config.cuts_padding:
                 tokens_BT = tokens_BT[:, : int(length_B.max())]
         return unit_norm(self.text(tokens_BT, length_B=length_B))
-
-
-def no_decay_names(model: nn.Module) -> set[str]:
-    """Parameters that weight decay leaves alone: vectors, scalars, positions and learned tokens."""
-    tables = ("positional_embedding", "class_embedding", "registers", "query", "context")
-    return {
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.ndim <= 1 or name.rpartition(".")[2] in tables
-    }
-
-
-def hidden_matrix_names(model: nn.Module) -> set[str]:
-    """The blocks' projection matrices, which Muon may take: q, k, v, o and the feed-forward; not
-    the thin ones of an adapter."""
-    return {
-        name
-        for name, parameter in model.named_parameters()
-        if ".blocks." in name and parameter.ndim == 2 and name.rpartition(".")[2] not in TERMS
-    }
-
-
-def layer_ids(model: Clip) -> dict[str, tuple[int, int]]:
-    """Depth of every parameter of both towers, see tower_layer_ids."""
-    return tower_layer_ids({"vision": model.vision, "text": model.text})
-
-
-def tower_layer_ids(towers: Mapping[str, VisionTower | TextTower]) -> dict[str, tuple[int, int]]:
-    """Depth of every tower parameter as (layer, layers above it): 0 for embeddings, then blocks.
-
-    For learning rates that decay with the distance from the output (arXiv:2106.08254).
-    """
-    ids: dict[str, tuple[int, int]] = {}
-    for tower_name, tower in towers.items():
-        top = tower.transformer.config.num_layers + 1
-        for name, _ in tower.named_parameters():
-            if name.startswith("embed."):
-                layer = 0
-            elif name.startswith("transformer.blocks."):
-                layer = int(name.split(".")[2]) + 1
-            else:
-                layer = top
-            ids[f"{tower_name}.{name}"] = (layer, top - layer)
-    return ids
-
-
-def lock_tower(tower: VisionTower | TextTower, *, unlocked_layers: int = 0) -> None:
-    """Freeze a tower but for its head-side layers (LiT, arXiv:2111.07991).
-
-    Args:
-        tower: frozen in place.
-        unlocked_layers: 0 freezes all of it; 1 leaves the head trainable, 1 + n also the last n
-            blocks; more than the blocks leaves everything trainable.
-    """
-    num_layers = tower.transformer.config.num_layers
-    for name, parameter in tower.named_parameters():
-        if name.startswith("embed."):
-            above = num_layers + 1
-        elif name.startswith("transformer.blocks."):
-            above = num_layers - int(name.split(".")[2])
-        else:
-            above = 0
-        parameter.requires_grad_(above < unlocked_layers)

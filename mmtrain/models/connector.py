@@ -1,7 +1,7 @@
 """From a vision tower's tokens to what the answering part reads."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ class ConnectorConfig:
 
 class Connector(nn.Module):
     """Norm, then the map of `kind`, over the patches; class token and registers are left out."""
+
+    no_decay: ClassVar = ("queries",)
 
     def __init__(self, config: ConnectorConfig, vision: VisionConfig, *, dim: int) -> None:
         super().__init__()

@@ -9,13 +9,14 @@ their checkpoints). A picture's features join a text as vectors:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmtrain.limits import check_counts
+from mmtrain.models.model import Model, Tower
 from mmtrain.models.tower import reset_norms
 from mmtrain.nn import DecoderCache, Mask, Transformer, TransformerConfig
 from mmtrain.nn.masks import causal_allowed, segment_positions, window_allowed
@@ -83,6 +84,8 @@ class TokenEmbedding(nn.Module):
 class DecoderEmbed(nn.Module):
     """What enters the blocks: token vectors with learned positions."""
 
+    no_decay: ClassVar = ("positional_embedding",)
+
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.token = TokenEmbedding(config)
@@ -143,7 +146,7 @@ class _Place:
     local_mask: Mask | None
 
 
-class Decoder(nn.Module):
+class Decoder(Model):
     """embed -> transformer -> head. A pipeline stage holds None for what another stage has."""
 
     embed: DecoderEmbed | None
@@ -155,6 +158,10 @@ class Decoder(nn.Module):
         self.embed = DecoderEmbed(config)
         self.transformer = Transformer(config.transformer)
         self.head = DecoderHead(config)
+
+    def towers(self) -> dict[str, Tower]:
+        """None: it encodes nothing."""
+        return {}
 
     def build_cache(self, batch_size: int, max_length: int) -> DecoderCache:
         """An empty cache of `max_length` slots in the weights' dtype and place."""

@@ -1,7 +1,7 @@
 """The text tower: token ids to one embedding."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,8 @@ class TextConfig:
 
 class TextEmbed(nn.Module):
     """Token ids to vectors with positions."""
+
+    no_decay: ClassVar = ("positional_embedding", "context")
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()

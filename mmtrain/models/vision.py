@@ -1,7 +1,7 @@
 """The vision tower: a ViT over uint8 images."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -181,6 +181,8 @@ class PatchEmbed(nn.Module):
 
 class VisionEmbed(nn.Module):
     """Image to tokens: patches, positions, class token, registers, norm."""
+
+    no_decay: ClassVar = ("class_embedding", "registers", "positional_embedding")
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from mmtrain.models.classify_answers import AnswerClassifier, ClassifyConfig
 from mmtrain.models.clip import ClipConfig
-from mmtrain.models.clip import no_decay_names as clip_no_decay_names
 from mmtrain.models.connector import ConnectorConfig
 from mmtrain.models.generate_answers import AnswerGenerator, GenerateConfig
+from mmtrain.models.model import Model, Tower
 from mmtrain.models.text import TextTower
 from mmtrain.models.vision import VisionTower
 from mmtrain.nn.front_door import FrontDoorConfig
@@ -177,7 +177,7 @@ class VqaStage(nn.Module):
         return VqaLogits(choice_QA=made.get("choice"), next_QTV=made.get("written"))
 
 
-class Vqa(nn.Module):
+class Vqa(Model):
     """A vision tower, a question encoder (for `classify`) and the heads.
 
     Args:
@@ -212,6 +212,10 @@ class Vqa(nn.Module):
                 front_door=config.front_door,
             )
 
+    def towers(self) -> dict[str, Tower]:
+        """Of images, and of questions where they are read by an encoder."""
+        return {"vision": self.vision} | ({} if self.text is None else {"text": self.text})
+
     def stage(self) -> VqaStage:
         """All parts as the one stage of a schedule; parameters are shared with this model."""
         return VqaStage(self.vision, self.text, self.classify, self.generate)
@@ -234,12 +238,3 @@ class Vqa(nn.Module):
             if head is not None:
                 head.init_weights(generator)
         return self
-
-
-def no_decay_names(model: nn.Module) -> set[str]:
-    """Parameters that weight decay leaves alone: vectors, positions, learned tokens and queries,
-    and the dictionaries of front-door attention, which stand for data."""
-    tables = ("queries", "rows", "dictionary")
-    return clip_no_decay_names(model) | {
-        name for name, _ in model.named_parameters() if name.rpartition(".")[2] in tables
-    }

@@ -23,7 +23,7 @@ with F = 0 at the start, so a trained model that gets this module computes the s
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -127,6 +127,8 @@ class FrontDoorAttention(nn.Module):
 
 class FrontDoor(nn.Module):
     """A stack of such layers over one modality's features, with its dictionary, fused by (4)."""
+
+    no_decay: ClassVar = ("dictionary",)
 
     def __init__(self, config: FrontDoorConfig, *, dim: int, num_heads: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """From token features to one feature per sample."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,8 @@ class AttentionPool(nn.Module):
         norm: over `dim` features, before the MLP.
         activation: of the MLP.
     """
+
+    no_decay: ClassVar = ("query",)
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ positions begin at n, and the prefix's keys are not rotated, as in peft's files.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,8 @@ class LearnedTokens(nn.Module):
         dim: width of the decoder's token vectors.
         out_dim: `dim`, or the numbers of a prefix token: 2 * layers * key heads * head size.
     """
+
+    no_decay: ClassVar = ("rows",)
 
     def __init__(self, config: PromptConfig, *, dim: int, out_dim: int) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensorMode
 
 from mmtrain.errors import UsageError
 from mmtrain.models import Clip, Decoder
-from mmtrain.models.clip import lock_tower
+from mmtrain.models.parameters import lock_tower
 from mmtrain.models.vqa import Vqa, VqaStage
 from mmtrain.nn import Transformer, TransformerConfig
 from mmtrain.nn import attention as attention_module

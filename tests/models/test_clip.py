@@ -1,4 +1,4 @@
-"""The pair of towers: unit-norm features, stages, groups of parameters, locking."""
+"""The pair of towers: unit-norm features, stages, weights by seed."""
 
 import dataclasses
 
@@ -6,13 +6,7 @@ import pytest
 import torch
 
 from mmtrain.models import Clip, ClipConfig, TextConfig, VisionConfig
-from mmtrain.models.clip import (
-    ClipStage,
-    hidden_matrix_names,
-    layer_ids,
-    lock_tower,
-    no_decay_names,
-)
+from mmtrain.models.clip import ClipStage
 from mmtrain.nn import TransformerConfig
 
 CORE = TransformerConfig(dim=16, num_layers=3, num_heads=2)
@@ -73,57 +67,3 @@ def test_weights_follow_the_seed():
     assert one.logit_scale.item() == pytest.approx(2.6592, abs=1e-4)
     assert one.logit_bias is not None and one.logit_bias.item() == -10
     assert Clip(dataclasses.replace(CONFIG, init_logit_bias=None)).logit_bias is None
-
-
-def test_weight_decay_spares_vectors_positions_and_learned_tokens():
-    names = no_decay_names(build())
-    spared = {
-        "logit_scale", "logit_bias", "vision.embed.class_embedding", "vision.embed.registers",
-        "vision.embed.positional_embedding", "text.embed.positional_embedding",
-        "vision.head.pool.query", "text.head.norm.bias", "text.transformer.blocks.0.scale1.scale",
-        "vision.transformer.blocks.2.attention.q.bias",
-    }  # fmt: skip
-    assert spared <= names
-    assert not names & {
-        "text.embed.token.weight", "vision.embed.patch.weight", "vision.head.projection.weight",
-        "vision.transformer.blocks.0.attention.q.weight",
-    }  # fmt: skip
-
-
-def test_muon_gets_the_blocks_matrices_and_nothing_else():
-    names = hidden_matrix_names(build())
-    assert len(names) == 2 * 3 * 6
-    assert all(".blocks." in name and name.endswith(".weight") for name in names)
-    assert not any("norm" in name or "head" in name or "embed" in name for name in names)
-
-
-def test_every_tower_parameter_has_a_depth():
-    model = build()
-    ids = layer_ids(model)
-    assert ids.keys() == {n for n, _ in model.named_parameters() if not n.startswith("logit_")}
-    assert ids["vision.embed.patch.weight"] == (0, 4)
-    assert ids["vision.transformer.blocks.0.norm1.weight"] == (1, 3)
-    assert ids["text.transformer.blocks.2.norm1.weight"] == (3, 1)
-    assert ids["text.head.projection.weight"] == (4, 0)
-
-
-@pytest.mark.parametrize(
-    ("unlocked", "trainable"),
-    [
-        (0, set()),
-        (1, {"head"}),
-        (2, {"head", "2"}),
-        (4, {"head", "0", "1", "2"}),
-        (9, {"embed", "head", "0", "1", "2"}),
-    ],
-)
-def test_locking_frees_the_head_side_first(unlocked, trainable):
-    model = build()
-    lock_tower(model.text, unlocked_layers=unlocked)
-    free = {
-        name.split(".")[2] if "blocks" in name else name.split(".")[0]
-        for name, p in model.text.named_parameters()
-        if p.requires_grad
-    }
-    assert free == trainable
-    assert all(p.requires_grad for p in model.vision.parameters())

@@ -11,7 +11,7 @@ from mmtrain.models import Clip, ClipConfig, TextConfig, VisionConfig
 from mmtrain.models.classify_answers import ClassifyConfig
 from mmtrain.models.connector import ConnectorConfig, shuffle_pixels
 from mmtrain.models.generate_answers import GenerateConfig
-from mmtrain.models.vqa import Asked, Vqa, VqaConfig, no_decay_names
+from mmtrain.models.vqa import Asked, Vqa, VqaConfig
 from mmtrain.nn import TransformerConfig
 from mmtrain.nn.front_door import FrontDoorConfig
 
@@ -149,16 +149,6 @@ def test_a_front_door_that_is_added_changes_nothing():
         strict=True,
     ):
         assert torch.equal(mine, other)
-
-
-def test_dictionaries_do_not_decay():
-    spared = no_decay_names(build())
-    assert {name for name in spared if name.endswith("dictionary")} == {
-        "classify.front_doors.image.dictionary",
-        "classify.front_doors.question.dictionary",
-        "generate.front_door.dictionary",
-    }
-    assert "classify.choose.weight" not in spared
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from mmtrain.cli import main
-from mmtrain.models.clip import hidden_matrix_names, no_decay_names
+from mmtrain.models.parameters import hidden_matrix_names, no_decay_names
 from mmtrain.optim import OptimConfig, build_optimizers
 from mmtrain.parallel import ParallelConfig
 from mmtrain.ranks import gather

@@ -17,10 +17,10 @@ from mmtrain.losses.config import AnswerLossConfig
 from mmtrain.losses.vocabulary import VocabularyShares
 from mmtrain.models import Clip, ClipConfig, Decoder, DecoderConfig
 from mmtrain.models.classify_answers import ClassifyConfig
-from mmtrain.models.clip import hidden_matrix_names, lock_tower
 from mmtrain.models.connector import ConnectorConfig
 from mmtrain.models.generate_answers import GenerateConfig
-from mmtrain.models.vqa import Vqa, VqaConfig, no_decay_names
+from mmtrain.models.parameters import hidden_matrix_names, lock_tower, no_decay_names
+from mmtrain.models.vqa import Vqa, VqaConfig
 from mmtrain.nn import TransformerConfig
 from mmtrain.nn.front_door import FrontDoor, FrontDoorConfig
 from mmtrain.optim import OptimConfig, build_optimizers

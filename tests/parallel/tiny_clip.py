@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from mmtrain.data.batch import ImageTextBatch
 from mmtrain.losses.config import LossConfig
 from mmtrain.models import Clip, ClipConfig, TextConfig, VisionConfig
-from mmtrain.models.clip import hidden_matrix_names, lock_tower, no_decay_names
+from mmtrain.models.parameters import hidden_matrix_names, lock_tower, no_decay_names
 from mmtrain.nn import TransformerConfig
 from mmtrain.optim import OptimConfig, build_optimizers, clip_gradients
 from mmtrain.parallel import Layout, ParallelConfig, build_layout, parallelize
