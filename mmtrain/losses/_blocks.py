@@ -5,7 +5,7 @@ The B x A logits of this rank's images against the texts of all ranks are visite
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -71,8 +71,33 @@ class Pairing:
     """Added to the logits of a row or column: 0, or `EXCLUDED` where it is padding."""
     num_valid: Tensor | float
     """Real pairs of the global batch, at least 1."""
+    dtype: torch.dtype
+    """Of all that is computed: fp32, or fp64 where a feature is."""
+    device: torch.device
     block_rows: int
     block_columns: int
+
+    def part(self, rows: slice) -> "Pairing":
+        """The pairing of these of this rank's rows alone, against all columns as before."""
+        num_rows = rows.stop - rows.start
+        block_rows, block_columns = block_shape(num_rows, self.num_columns, self.device)
+        return replace(
+            self,
+            num_rows=num_rows,
+            offset=self.offset + rows.start,
+            block_rows=block_rows,
+            block_columns=block_columns,
+        )
+
+    def real(self, x_BE: Tensor) -> Tensor:
+        """This rank's features in the computing dtype, with zeros in place of padding.
+
+        The gradient of those zeros is zero, so that not even a NaN there reaches a real row.
+        """
+        x_BE = x_BE.to(self.dtype)
+        if self.valid_A is None:
+            return x_BE
+        return x_BE.masked_fill(~self.local(self.valid_A)[:, None], 0)
 
     def row_blocks(self) -> Iterator[slice]:
         """Slices of this rank's rows."""
@@ -136,41 +161,39 @@ def as_scalar(value: Tensor | float, *, name: str, like: Tensor) -> Tensor:
     return value.reshape(()).to(device=like.device, dtype=like.dtype)
 
 
-def prepare(
-    image_BE: Tensor,
-    text_BE: Tensor,
+def pair(
+    features: dict[str, Tensor],
     *,
     group: ProcessGroup | None,
     labels_B: Tensor | None,
     positives: str,
     valid_B: Tensor | None,
-) -> tuple[Tensor, Tensor, Pairing]:
-    """Checks a loss's arguments and returns its features in the computing dtype, and the pairing.
+) -> Pairing:
+    """Checks a loss's arguments and says who matches whom.
 
-    Features become fp32, fp64 stays. Those of padding rows are replaced by zeros, whose gradient is
-    zero, so that not even a NaN there reaches a real row.
+    Args:
+        features: [B, E] of this rank's pairs by the name of the argument, all of one shape.
+        group, labels_B, positives, valid_B: as the losses have them.
 
     Raises:
         ValueError: shapes, dtypes or `positives` are off, or the ranks hold unequal shapes.
     """
-    _check(image_BE, text_BE, labels_B=labels_B, positives=positives, valid_B=valid_B)
-    num_rows, device = image_BE.shape[0], image_BE.device
+    num_rows, dim = _check(features, labels_B=labels_B, positives=positives, valid_B=valid_B)
+    device = next(iter(features.values())).device
     given = {"labels_B given": int(labels_B is not None), "valid_B given": int(valid_B is not None)}
-    shape = {"rows": num_rows, "features": image_BE.shape[1]}
+    shape = {"rows": num_rows, "features": dim}
     remedy = "pad the last batch to the others' rows and mark the padding in valid_B"
     require_equal(shape | given, group=group, device=device, remedy=remedy)
 
-    double = torch.float64 in (image_BE.dtype, text_BE.dtype)
+    double = any(x.dtype == torch.float64 for x in features.values())
     dtype = torch.float64 if double else torch.float32
-    image_BE, text_BE = image_BE.to(dtype), text_BE.to(dtype)
     rank, ranks = rank_and_size(group)
     num_columns = ranks * num_rows
     valid_A, padding_A, num_valid = None, None, float(num_columns)
     if valid_B is not None:
-        image_BE = image_BE.masked_fill(~valid_B[:, None], 0)
-        text_BE = text_BE.masked_fill(~valid_B[:, None], 0)
         valid_A = gather_rows(valid_B, group=group)
-        padding_A = image_BE.new_zeros(num_columns).masked_fill_(~valid_A, EXCLUDED)
+        padding_A = torch.zeros(num_columns, dtype=dtype, device=device)
+        padding_A.masked_fill_(~valid_A, EXCLUDED)
         num_valid = valid_A.sum().clamp_(min=1).to(dtype)
     identity_A = None
     if labels_B is not None:
@@ -179,7 +202,7 @@ def prepare(
         counts_A = label_A >= 0 if valid_A is None else (label_A >= 0) & valid_A
         identity_A = torch.where(counts_A, label_A, unique_A)
     block_rows, block_columns = block_shape(num_rows, num_columns, device)
-    pairing = Pairing(
+    return Pairing(
         num_rows=num_rows,
         num_columns=num_columns,
         offset=rank * num_rows,
@@ -190,29 +213,33 @@ def prepare(
         valid_A=valid_A,
         padding_A=padding_A,
         num_valid=num_valid,
+        dtype=dtype,
+        device=device,
         block_rows=block_rows,
         block_columns=block_columns,
     )
-    return image_BE, text_BE, pairing
 
 
 def _check(
-    image_BE: Tensor,
-    text_BE: Tensor,
+    features: dict[str, Tensor],
     *,
     labels_B: Tensor | None,
     positives: str,
     valid_B: Tensor | None,
-) -> None:
-    """Raises ValueError for whatever this process alone can see to be wrong."""
-    image, text = tuple(image_BE.shape), tuple(text_BE.shape)
-    if len(image) != 2 or image != text or 0 in image:
-        raise ValueError(f"image_BE {image} and text_BE {text} must be equal, 2-D and not empty")
-    if not (image_BE.is_floating_point() and text_BE.is_floating_point()):
-        raise ValueError(f"features are {image_BE.dtype} and {text_BE.dtype}; give floats")
+) -> tuple[int, int]:
+    """B and E. Raises ValueError for whatever this process alone can see to be wrong."""
+    shape = tuple(next(iter(features.values())).shape)
+    if len(shape) != 2 or 0 in shape or any(tuple(x.shape) != shape for x in features.values()):
+        found = " and ".join(f"{name} {tuple(x.shape)}" for name, x in features.items())
+        equal = "equal, " if len(features) > 1 else ""
+        raise ValueError(f"{found} must be {equal}2-D and not empty")
+    if not all(x.is_floating_point() for x in features.values()):
+        found = " and ".join(f"{name} {x.dtype}" for name, x in features.items())
+        raise ValueError(f"features are {found}; give floats")
     if positives not in ("attract", "ignore"):
         raise ValueError(f'positives = {positives!r} is not known; use "attract" or "ignore"')
     for name, x_B, dtype in (("labels_B", labels_B, torch.int64), ("valid_B", valid_B, torch.bool)):
-        if x_B is not None and (x_B.shape != image[:1] or x_B.dtype != dtype):
+        if x_B is not None and (x_B.shape != shape[:1] or x_B.dtype != dtype):
             found = f"{x_B.dtype} {list(x_B.shape)}"
-            raise ValueError(f"{name} is {found}; give {dtype} [{image[0]}], one per row")
+            raise ValueError(f"{name} is {found}; give {dtype} [{shape[0]}], one per row")
+    return shape[0], shape[1]

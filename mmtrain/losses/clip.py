@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
 from mmtrain.collectives import gather_rows, max_, scatter_row_sums, sum_
-from mmtrain.losses._blocks import Pairing, Positives, as_scalar, prepare, product
+from mmtrain.losses._blocks import Pairing, Positives, as_scalar, pair, product
 
 
 def clip_loss(
@@ -53,9 +53,9 @@ def clip_loss(
     Raises:
         ValueError: shapes or dtypes do not fit, or the ranks hold unequal numbers of rows.
     """
-    image_BE, text_BE, pairing = prepare(
-        image_BE, text_BE, group=group, labels_B=labels_B, positives=positives, valid_B=valid_B
-    )
+    features = {"image_BE": image_BE, "text_BE": text_BE}
+    pairing = pair(features, group=group, labels_B=labels_B, positives=positives, valid_B=valid_B)
+    image_BE, text_BE = pairing.real(image_BE), pairing.real(text_BE)
     scale = as_scalar(logit_scale, name="logit_scale", like=image_BE)
     return _ClipLoss.apply(image_BE, text_BE, scale, pairing)
 

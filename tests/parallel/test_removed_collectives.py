@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import RowwiseParallel
 
-from mmtrain.losses import _blocks, clip, siglip
+from mmtrain.losses import _blocks, _sigmoid_sums, clip
 from mmtrain.optim import clip as optim_clip
 from mmtrain.parallel import ParallelConfig
 from mmtrain.parallel.tensor import LocalCompute
@@ -93,7 +93,7 @@ REMOVALS = {
         target=clip, name="gather_rows", replacement=own_twice, layout=FSDP, seen_as="loss"
     ),
     "sigmoid: features gathered": Removal(
-        target=siglip,
+        target=_sigmoid_sums,
         name="gather_rows",
         replacement=own_twice,
         layout=FSDP,
@@ -107,7 +107,7 @@ REMOVALS = {
         target=clip, name="scatter_row_sums", replacement=own_rows, layout=FSDP, seen_as="gradient"
     ),
     "sigmoid: text gradients scattered": Removal(
-        target=siglip,
+        target=_sigmoid_sums,
         name="scatter_row_sums",
         replacement=own_rows,
         layout=FSDP,
@@ -118,7 +118,7 @@ REMOVALS = {
         target=clip, name="sum_", replacement=as_it_is, layout=FSDP, seen_as="loss"
     ),
     "sigmoid: loss summed": Removal(
-        target=siglip,
+        target=_sigmoid_sums,
         name="sum_",
         replacement=as_it_is,
         layout=FSDP,

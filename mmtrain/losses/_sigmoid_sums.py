@@ -1,0 +1,138 @@
+"""Loss and gradients of the pairwise sigmoid, summed up block by block while images come."""
+
+import torch
+from torch import Tensor
+
+from mmtrain.collectives import gather_rows, scatter_row_sums, sum_
+from mmtrain.losses._blocks import Block, Pairing, product
+
+
+class SigmoidSums:
+    """All texts of all ranks, and what the images seen so far make of them.
+
+    A pair's loss and gradient need no other pair, so the images may come in any parts.
+    """
+
+    def __init__(
+        self,
+        text_BE: Tensor,
+        *,
+        scale: Tensor,
+        bias: Tensor,
+        pairing: Pairing,
+        need_text: bool = True,
+        need_scale: bool = True,
+        need_bias: bool = True,
+    ) -> None:
+        self._text_AE = gather_rows(text_BE, group=pairing.group)
+        self._scale = scale
+        self._bias = bias
+        self._pairing = pairing
+        self._text_grad_AE = torch.zeros_like(self._text_AE) if need_text else None
+        self._losses: list[Tensor] = []
+        self._scale_grads: list[Tensor] | None = [] if need_scale else None
+        self._bias_grads: list[Tensor] | None = [] if need_bias else None
+        self._factor = pairing.ranks / pairing.num_valid
+
+    def add(self, image_XE: Tensor, *, pairing: Pairing, need_image: bool = True) -> Tensor | None:
+        """Visits the blocks of these images, and returns their gradient [X, E] if it is wanted.
+
+        Args:
+            image_XE: all of this rank's images or a part of them.
+            pairing: of these alone, see `Pairing.part`.
+            need_image: whether a gradient is wanted.
+        """
+        need_grad = need_image or self._scale_grads is not None
+        image_grad_XE = torch.zeros_like(image_XE) if need_grad else None
+        with torch.autocast(image_XE.device.type, enabled=False):
+            loss, bias_grad = _add_blocks(
+                image_grad_XE,
+                self._text_grad_AE,
+                features=(image_XE, self._text_AE),
+                scale=self._scale,
+                bias=self._bias,
+                pairing=pairing,
+                need_bias=self._bias_grads is not None,
+            )
+        self._losses.append(loss)
+        if self._bias_grads is not None:
+            assert bias_grad is not None
+            self._bias_grads.append(bias_grad)
+        if image_grad_XE is None:
+            return None
+        if self._scale_grads is not None:
+            self._scale_grads.append((image_grad_XE * image_XE).sum())
+        return image_grad_XE.mul_(self._factor * self._scale) if need_image else None
+
+    def finish(self) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """The loss over all ranks, the gradients of this rank's texts, of the scale and of the
+        bias, where they are wanted."""
+        group = self._pairing.group
+        loss = sum_(torch.stack(self._losses).sum(), group=group) / self._pairing.num_valid
+        text_grad_BE = None
+        if self._text_grad_AE is not None:
+            text_grad_BE = scatter_row_sums(self._text_grad_AE, group=group).mul_(self._factor)
+        scale_grad, bias_grad = (
+            None if grads is None else torch.stack(grads).sum() * self._factor
+            for grads in (self._scale_grads, self._bias_grads)
+        )
+        return loss, text_grad_BE, scale_grad, bias_grad
+
+
+def _add_blocks(
+    image_grad_BE: Tensor | None,
+    text_grad_AE: Tensor | None,
+    *,
+    features: tuple[Tensor, Tensor],
+    scale: Tensor,
+    bias: Tensor,
+    pairing: Pairing,
+    need_bias: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Sums the loss over this rank's images and all texts and adds the gradients in place.
+
+    The gradients are those of the plain sum; the image's lacks the factor `scale`.
+
+    Returns:
+        The sum of the losses and, if needed, of the logits' gradients, both 0-dim.
+    """
+    image_BE, text_AE = features
+    need_grad = need_bias or image_grad_BE is not None or text_grad_AE is not None
+    logits_buffer, scratch_buffer = pairing.buffer(image_BE), pairing.buffer(image_BE)
+    losses, bias_grads = [], []
+    for rows in pairing.row_blocks():
+        scaled_XE = image_BE[rows] * scale
+        for block in pairing.blocks(rows):
+            text_YE = text_AE[block.columns]
+            logits_XY = product(logits_buffer, scaled_XE, text_YE).add_(bias)
+            scratch_XY = scratch_buffer[: logits_XY.numel()].view_as(logits_XY)
+            # -logsigmoid(z x) = softplus(-z x)
+            _negate_matches_(logits_XY, block, pairing, scratch_XY=scratch_XY)
+            pairing.exclude_(logits_XY, block)
+            losses.append(_softplus_sum(logits_XY, scratch_XY))
+            if not need_grad:
+                continue
+            weight_XY = logits_XY.sigmoid_()
+            _negate_matches_(weight_XY, block, pairing, scratch_XY=scratch_XY)
+            if need_bias:
+                bias_grads.append(weight_XY.sum())
+            if image_grad_BE is not None:
+                image_grad_BE[rows].addmm_(weight_XY, text_YE)
+            if text_grad_AE is not None:
+                text_grad_AE[block.columns].addmm_(weight_XY.T, scaled_XE)
+    return torch.stack(losses).sum(), torch.stack(bias_grads).sum() if need_bias else None
+
+
+def _softplus_sum(x_XY: Tensor, scratch_XY: Tensor) -> Tensor:
+    """Sum of softplus(x) = max(x, 0) + log1p(exp(-|x|)); overwrites `scratch_XY`."""
+    # Above `threshold` it returns x, which for 40 is exact in fp64; the default is not.
+    return torch.ops.aten.softplus.out(x_XY, beta=1, threshold=40, out=scratch_XY).sum()
+
+
+def _negate_matches_(x_XY: Tensor, block: Block, pairing: Pairing, *, scratch_XY: Tensor) -> None:
+    """Changes, in place, the sign of a block's positives; overwrites `scratch_XY`."""
+    if pairing.identity_A is None or not pairing.attract:
+        block.own(x_XY).neg_()
+        return
+    # One factor of 1 or -1 per entry, built in place: a masked selection would need more blocks.
+    x_XY *= scratch_XY.copy_(pairing.same(block)).mul_(-2).add_(1)
