@@ -7,5 +7,6 @@ the rows and columns of one block of logits.
 from mmtrain.losses._blocks import block_shape
 from mmtrain.losses.clip import clip_loss
 from mmtrain.losses.siglip import siglip_loss
+from mmtrain.losses.siglip_parts import SiglipByParts, SiglipGradients
 
-__all__ = ["block_shape", "clip_loss", "siglip_loss"]
+__all__ = ["SiglipByParts", "SiglipGradients", "block_shape", "clip_loss", "siglip_loss"]

@@ -6,14 +6,23 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from mmtrain.losses import clip_loss, siglip_loss
+from mmtrain.losses import SiglipByParts, SiglipGradients, clip_loss, siglip_loss
 
 LABELS: dict[str, Callable[[int], Tensor | None]] = {
     "none": lambda num: None,
     "unique": lambda num: torch.full((num,), -1),
     "all same": lambda num: torch.full((num,), 7),
     "mixed": lambda num: torch.arange(num) * 5 % 7 % 4 - 1,
+}
+# Of 13 rows.
+PARTS = {
+    "one": [(0, 13)],
+    "two": [(0, 7), (7, 13)],
+    "three uneven": [(0, 1), (1, 9), (9, 13)],
+    "eight, last ones first": [(11, 13), (10, 11), (0, 2), (2, 4), (4, 6), (6, 8), (8, 9), (9, 10)],
 }
 
 
@@ -101,3 +110,49 @@ def assert_same_result(case: Case, leaves: tuple[Tensor, ...], tolerance: float)
     pairs = zip(gradients(got, leaves), gradients(want, exact), strict=True)
     for name, (ours, naive) in zip(("image", "text", "scale", "bias"), pairs, strict=True):
         assert_near(ours, naive, tolerance, f"gradient of {name}")
+
+
+def by_parts(
+    case: Case, image, text, scale, bias, *, parts, group=None
+) -> tuple[Tensor, SiglipGradients]:
+    """Gradients of the images, put together, and all others."""
+    sums = SiglipByParts(
+        text,
+        logit_scale=scale,
+        logit_bias=bias,
+        group=group,
+        labels_B=case.labels,
+        positives=case.positives,
+        valid_B=case.valid,
+    )
+    image_grad = torch.full_like(image, torch.nan)
+    for start, stop in parts:
+        image_grad[start:stop] = sums.add(image[start:stop], slice(start, stop))
+    return image_grad, sums.finish()
+
+
+def assert_same_by_parts(case: Case, leaves, tolerance: float, *, parts, group=None) -> None:
+    """Loss and gradients equal those that autograd finds of the whole."""
+    want = case.ours(*leaves, group=group)
+    image_grad, got = by_parts(case, *(x.detach() for x in leaves), parts=parts, group=group)
+    assert_near(got.loss, want, tolerance, f"loss of {case}")
+    grads = (image_grad, got.text_BE, got.logit_scale, got.logit_bias)
+    wanted = torch.autograd.grad(want, leaves)
+    for name, ours, whole in zip(("image", "text", "scale", "bias"), grads, wanted, strict=True):
+        assert_near(ours, whole, tolerance, f"gradient of {name} of {case}")
+
+
+class Sizes(TorchDispatchMode):
+    """Records the elements of every tensor that an operation returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest = 0
+        self.products = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+        self.largest = max([self.largest, *(x.untyped_storage().nbytes() for x in tensors)])
+        self.products += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm_)
+        return out

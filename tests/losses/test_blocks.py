@@ -2,27 +2,9 @@
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from mmtrain.losses import _blocks
-from tests.losses.reference import Case, gradients, inputs
-
-
-class Sizes(TorchDispatchMode):
-    """Records the elements of every tensor that an operation returns."""
-
-    def __init__(self):
-        super().__init__()
-        self.largest = 0
-        self.products = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        tensors = [x for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
-        self.largest = max([self.largest, *(x.untyped_storage().nbytes() for x in tensors)])
-        self.products += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm_)
-        return out
+from tests.losses.reference import Case, Sizes, gradients, inputs
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])

@@ -1,12 +1,23 @@
 """Ranks that share a batch get the single process's loss and gradients."""
 
+from unittest import mock
+
 import pytest
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from mmtrain.losses import _blocks, clip_loss
-from tests.losses.reference import LABELS, Case, assert_near, gradients, inputs
+from mmtrain.losses import _blocks, _sigmoid_sums, clip_loss
+from tests.losses.reference import (
+    LABELS,
+    PARTS,
+    Case,
+    assert_near,
+    assert_same_by_parts,
+    by_parts,
+    gradients,
+    inputs,
+)
 from tests.ranks import run_ranks
 
 
@@ -23,6 +34,7 @@ def check_all(rank: int, num_ranks: int) -> None:
         check_ddp(rank, num_ranks, world)
     _blocks.block_shape = lambda *args: (2, 7)
     check_group(rank, num_ranks, world)
+    check_parts(rank, num_ranks, world)
     if num_ranks == 4:
         # A group of some ranks only, whose rank numbers are not the global ones.
         groups = [dist.new_group([0, 1]), dist.new_group([2, 3])]
@@ -61,6 +73,32 @@ def check_case(case, leaves, own, num_ranks, group, tolerance) -> None:
     for grad, wanted in zip(scalar_grads, want_scalars, strict=True):
         dist.all_reduce(grad, group=group)
         assert_near(grad / num_ranks, wanted, tolerance, f"scale or bias gradient of {case}")
+
+
+def check_parts(rank: int, num_ranks: int, group) -> None:
+    """Each rank holds 13 rows; they cut them differently, all of the last one's are padding."""
+    num_rows = 13 * num_ranks
+    own = slice(13 * rank, 13 * rank + 13)
+    valid = torch.arange(num_rows) % 4 != 2
+    valid[-13:] = False
+    parts = list(PARTS.values())[rank]
+    for positives, labels in (("attract", "none"), ("attract", "mixed"), ("ignore", "mixed")):
+        for case_valid in (None, valid):
+            values = LABELS[labels](num_rows)
+            whole = Case(kind="siglip", positives=positives, labels=values, valid=case_valid)
+            image, text, *scalars = inputs(num_rows)
+            mine = (*(x[own].detach().requires_grad_() for x in (image, text)), *scalars)
+            assert_same_by_parts(whole.rows(own), mine, 1e-12, parts=parts, group=group)
+    check_collectives(mine, parts, group)
+
+
+def check_collectives(leaves, parts, group) -> None:
+    """One gather of the texts, one scatter of their gradients, one sum of the loss."""
+    names = ("gather_rows", "scatter_row_sums", "sum_")
+    spies = {name: mock.Mock(wraps=getattr(_sigmoid_sums, name)) for name in names}
+    with mock.patch.multiple(_sigmoid_sums, **spies):
+        by_parts(Case(kind="siglip"), *(x.detach() for x in leaves), parts=parts, group=group)
+    assert {name: spy.call_count for name, spy in spies.items()} == dict.fromkeys(names, 1)
 
 
 def check_ddp(rank: int, num_ranks: int, group) -> None:
