@@ -32,7 +32,7 @@ from mmtrain.optim import OptimConfig, build_optimizers, clip_gradients
 from mmtrain.parallel import Layout, ParallelConfig, build_layout, leave_ranks, parallelize
 from mmtrain.plan.layout import plan_layout
 from mmtrain.recipe import ModelConfig, TrainRecipe, load_recipe
-from mmtrain.tasks.contrastive import ContrastiveObjective
+from mmtrain.tasks.contrastive import contrastive_objective
 from mmtrain.train.step import build_schedule
 
 CPU = torch.device("cpu")
@@ -182,7 +182,7 @@ class Side:
         no_decay, hidden = no_decay_names(model), hidden_matrix_names(model)
         self.layout = layout
         self.stages: list[nn.Module] = parallelize(model, layout)
-        self.objective = ContrastiveObjective(model, LossConfig(), layout=layout, seed=0)
+        self.objective = contrastive_objective(model, LossConfig(), layout=layout, seed=0)
         self.schedule = build_schedule(
             self.stages, layout, num_microbatches=microbatches, batch_size=batch_size
         )

@@ -40,7 +40,7 @@ from mmtrain.models.clip import hidden_matrix_names, no_decay_names
 from mmtrain.models.flops import clip_flops
 from mmtrain.optim import OptimConfig, build_optimizers
 from mmtrain.parallel import Layout, ParallelConfig, parallelize
-from mmtrain.tasks.contrastive import ContrastiveObjective
+from mmtrain.tasks.contrastive import contrastive_objective
 from mmtrain.train.step import build_schedule
 
 Step = Callable[[], float]
@@ -97,8 +97,7 @@ def build_ours(name: str, batch: ImageTextBatch, precision: str, device: torch.d
     layout = Layout(device=device, config=ParallelConfig())
     no_decay, hidden = no_decay_names(model), hidden_matrix_names(model)
     stages = parallelize(model, layout, precision=precision)
-    objective = ContrastiveObjective(model, LossConfig(), layout=layout, seed=0)
-    objective.to(device)
+    objective = contrastive_objective(model, LossConfig(), layout=layout, seed=0)
     named = {**dict(stages[0].named_parameters()), **objective.parameters()}
     optimizers = build_optimizers(
         named.items(), OptimConfig(), no_decay=no_decay, hidden_matrices=hidden

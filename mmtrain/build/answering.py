@@ -41,7 +41,7 @@ from mmtrain.eval.trial import try_samples
 from mmtrain.loading.start import read_start
 from mmtrain.loading.vqa import VqaModel, load_vqa, save_vqa
 from mmtrain.models.parameters import lock_tower, parameter_names
-from mmtrain.models.vqa import Vqa, VqaStage
+from mmtrain.models.vqa import Vqa
 from mmtrain.parallel import Layout, parallelize
 from mmtrain.peft import LoraDropout, baked, count_parameters
 from mmtrain.ranks import is_alone
@@ -54,7 +54,7 @@ from mmtrain.recipe import (
     run_tokenizer,
 )
 from mmtrain.report import write_report
-from mmtrain.tasks.answering import AnswerObjective
+from mmtrain.tasks.answering import answer_objective
 from mmtrain.tasks.dictionaries import fill_dictionaries
 from mmtrain.train.config import total_steps
 from mmtrain.train.evaluations import Failed
@@ -356,13 +356,15 @@ def _build_state(
     stages = parallelize(
         model, layout, precision=recipe.train.precision, compile=recipe.train.compile
     )
-    objective = AnswerObjective(model, section.loss, layout=layout, seed=recipe.run.seed)
     if dropout is not None:
         dropout.watch(stages[0])
-        objective.draws_lora_dropout = True
-    for stage in stages:
-        assert isinstance(stage, VqaStage)
-        stage.set_criterion(objective.criterion)
+    objective = answer_objective(
+        model,
+        section.loss,
+        layout=layout,
+        seed=recipe.run.seed,
+        lora_dropout=dropout is not None,
+    )
     return build_state(
         recipe, stages=stages, objective=objective, names=names, layout=layout, data=data
     )

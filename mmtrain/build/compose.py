@@ -35,7 +35,7 @@ from mmtrain.peft import LoraDropout, count_parameters
 from mmtrain.ranks import gather, gather_rarely, is_alone
 from mmtrain.recipe import TrainRecipe, resolve, run_tokenizer
 from mmtrain.settings.decode import encode
-from mmtrain.tasks.contrastive import ContrastiveObjective
+from mmtrain.tasks.contrastive import contrastive_objective
 from mmtrain.train.adapting import adapt, plain_tensors, save_adapter
 from mmtrain.train.config import total_steps
 from mmtrain.train.evaluations import Evaluation, Failed, attempt
@@ -295,11 +295,15 @@ def _build_state(
     names = vars(parameter_names(model))
     precision = recipe.train.precision
     stages = parallelize(model, layout, precision=precision, compile=recipe.train.compile)
-    objective = ContrastiveObjective(model, recipe.loss, layout=layout, seed=recipe.run.seed)
-    objective.to(layout.device)
     if dropout is not None:
         dropout.watch(stages[0])
-        objective.draws_lora_dropout = True
+    objective = contrastive_objective(
+        model,
+        recipe.loss,
+        layout=layout,
+        seed=recipe.run.seed,
+        lora_dropout=dropout is not None,
+    )
     return build_state(
         recipe, stages=stages, objective=objective, names=names, layout=layout, data=data
     )
@@ -324,6 +328,8 @@ def build_state(
         layout: the mesh.
         data: the batches.
     """
+    for stage in stages:
+        stage.set_criterion(objective.criterion)  # pyright: ignore[reportCallIssue]
     named = {n: p for stage in stages for n, p in stage.named_parameters()}
     named |= objective.parameters()
     decay = recipe.optim.ema_decay

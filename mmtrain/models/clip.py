@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from mmtrain.limits import check_counts
+from mmtrain.models.criterion import Criterion
 from mmtrain.models.model import Model, Tower
 from mmtrain.models.text import TextConfig, TextTower
 from mmtrain.models.vision import VisionConfig, VisionTower
@@ -41,15 +43,28 @@ class ClipConfig:
 class ClipStage(nn.Module):
     """The towers, or the same slice of both, as one module of a schedule.
 
-    The first stage takes uint8 images [B, 3, H, W]; the last returns unit-norm features [B, 2, E]
-    (image, text); between them travel the tokens of both towers. All that is small per row (ids,
-    lengths, random choices) goes to every stage as keyword arguments.
+    The first stage takes uint8 images [B, 3, H, W]; between stages travel the tokens of both
+    towers. All that is small per row (ids, lengths, random choices) goes to every stage as keyword
+    arguments. The last one has the outputs `image` and `text`, unit-norm features [B, E], of which
+    the criterion makes what the schedule hands back: without one, both side by side [B, 2 E].
     """
 
     def __init__(self, vision: VisionTower, text: TextTower) -> None:
         super().__init__()
         self.vision = vision
         self.text = text
+        self._criterion: Criterion | None = None
+
+    def set_criterion(self, criterion: Criterion) -> None:
+        """What `forward` makes of the outputs; the training objective's."""
+        self._criterion = criterion
+
+    def frozen_outputs(self) -> tuple[str, ...]:
+        """Outputs of towers of which nothing trains."""
+        towers = {"image": self.vision, "text": self.text}
+        return tuple(
+            n for n, t in towers.items() if not any(p.requires_grad for p in t.parameters())
+        )
 
     def forward(
         self,
@@ -61,14 +76,33 @@ class ClipStage(nn.Module):
         kept_BP: Tensor | None = None,
         vision_keep_BL2: Tensor | None = None,
         text_keep_BL2: Tensor | None = None,
+        image_BE: Tensor | None = None,
+        text_BE: Tensor | None = None,
+        only: Literal["text"] | None = None,
+        **rows: Tensor,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Images, or both towers' tokens -> both towers' tokens, or features [B, 2, E]."""
-        image = self.vision(vision_x, kept_BP=kept_BP, keep_BL2=vision_keep_BL2)
-        source = tokens_BT if text_x is None else text_x
-        text = self.text(source, length_B=length_B, keep_BL2=text_keep_BL2)
+        """Images, or both towers' tokens -> both towers' tokens, or the criterion's [B, C].
+
+        Args:
+            image_BE, text_BE: an output that is known; its tower does not run.
+            only: return this output alone.
+        """
+        if image_BE is None and only is None:
+            image = self.vision(vision_x, kept_BP=kept_BP, keep_BL2=vision_keep_BL2)
+            image_BE = image if self.vision.head is None else unit_norm(image)
+        if text_BE is None:
+            source = tokens_BT if text_x is None else text_x
+            text = self.text(source, length_B=length_B, keep_BL2=text_keep_BL2)
+            text_BE = text if self.text.head is None else unit_norm(text)
+        assert text_BE is not None
+        if image_BE is None:
+            return text_BE
         if self.vision.head is None:
-            return image, text
-        return torch.stack([unit_norm(image), unit_norm(text)], dim=1)
+            return image_BE, text_BE
+        if self._criterion is None:
+            return torch.cat([image_BE, text_BE], dim=1)
+        outputs = {"image": image_BE, "text": text_BE}
+        return self._criterion(outputs, rows | {"tokens_BT": tokens_BT, "length_B": length_B})
 
 
 class Clip(Model):

@@ -7,7 +7,6 @@ their checkpoints). A picture's features join a text as vectors:
     logits_BTV = decoder(torch.cat([image_BTD, text_BTD], 1), prefix_length_B=image_length_B)
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmtrain.limits import check_counts
+from mmtrain.models.criterion import Criterion
 from mmtrain.models.model import Model, Tower
 from mmtrain.models.tower import reset_norms
 from mmtrain.nn import DecoderCache, Mask, Transformer, TransformerConfig
@@ -343,10 +343,10 @@ class DecoderStage(nn.Module):
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
         self.decoder = decoder
-        self._criterion: Callable[[Tensor, dict[str, Tensor]], Tensor] | None = None
+        self._criterion: Criterion | None = None
 
-    def set_criterion(self, criterion: Callable[[Tensor, dict[str, Tensor]], Tensor]) -> None:
-        """(logits [B, T, V], all per-row tensors) -> [B, C]; the training objective's."""
+    def set_criterion(self, criterion: Criterion) -> None:
+        """What `forward` makes of the output `written` [B, T, V]; the training objective's."""
         self._criterion = criterion
 
     def forward(
@@ -367,7 +367,7 @@ class DecoderStage(nn.Module):
             tied_VD = tied_VD if handed_on is None else handed_on
             return (out,) if tied_VD is None else (out, tied_VD)
         assert self._criterion is not None, "a stage trains; Decoder is for the rest"
-        return self._criterion(out, rows | {"length_B": length_B})
+        return self._criterion({"written": out}, rows | {"length_B": length_B})
 
 
 def _positions(x: Tensor, real_BT: Tensor | None) -> Tensor:

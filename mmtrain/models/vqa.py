@@ -5,7 +5,6 @@ beginning of the decoder's text. Questions of an image come together: Q = B * N 
 is encoded once for its N.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from mmtrain.models.classify_answers import AnswerClassifier, ClassifyConfig
 from mmtrain.models.clip import ClipConfig
 from mmtrain.models.connector import ConnectorConfig
+from mmtrain.models.criterion import Criterion
 from mmtrain.models.generate_answers import AnswerGenerator, GenerateConfig
 from mmtrain.models.model import Model, Tower
 from mmtrain.models.text import TextTower
@@ -70,10 +70,6 @@ class VqaLogits:
     """At t, of the token at t + 1."""
 
 
-Criterion = Callable[[VqaLogits, dict[str, Tensor]], Tensor]
-"""(logits, all per-row tensors) -> [Q, C]: what a training step wants of each question."""
-
-
 class VqaStage(nn.Module):
     """The model, or a slice of it, as one module of a schedule.
 
@@ -106,7 +102,8 @@ class VqaStage(nn.Module):
         self._criterion: Criterion | None = None
 
     def set_criterion(self, criterion: Criterion) -> None:
-        """What `forward` makes of the logits; the training objective's."""
+        """What `forward` makes of the outputs, `choice` [Q, A] and `written` [Q, T, V]; the
+        training objective's."""
         self._criterion = criterion
 
     def forward(
@@ -131,8 +128,7 @@ class VqaStage(nn.Module):
         if self.gives:
             return tuple(x[name] for name in self.gives)
         assert self._criterion is not None, "a stage trains; Vqa.logits is for the rest"
-        logits = VqaLogits(choice_QA=x.get("choice"), next_QTV=x.get("written"))
-        return self._criterion(logits, rows | vars(asked))
+        return self._criterion(x, rows | vars(asked))
 
     def _read(self, asked: Asked, x_QTD: Tensor | None, keep_QL2: Tensor | None) -> Tensor:
         """The question encoder, over tokens or what the stage before made of them, [Q, T, D]."""

@@ -67,9 +67,9 @@ def check_microbatches(layout: Layout, num_microbatches: int) -> None:
         )
 
 
-def surrogate(features_B2E: Tensor, gradient_B2E: Tensor) -> Tensor:
+def surrogate(outputs_RC: Tensor, gradient_RC: Tensor) -> Tensor:
     """<z, dL/dz>: its gradient with respect to the weights is the loss's own."""
-    return (features_B2E * gradient_B2E).sum()
+    return (outputs_RC * gradient_RC).sum()
 
 
 class _DenseGradient(torch.autograd.Function):
@@ -154,6 +154,7 @@ class PipelineSchedule:
         self.layout = layout
         self.num_microbatches = num_microbatches
         self.single_pass = False
+        self.frozen_outputs: tuple[str, ...] = ()
         self.shapes: dict[str, torch.Size] = {}
         check_microbatches(layout, num_microbatches)
         for stage in stages:
@@ -186,7 +187,7 @@ class PipelineSchedule:
 
     @torch.no_grad()
     def eval(self, images_BCHW: Tensor, rows: dict[str, Tensor]) -> Tensor | None:
-        """Features [B, 2, E] on the last stage, None elsewhere.
+        """Outputs [R, C] on the last stage, None elsewhere.
 
         Raises:
             ValueError: the shapes are not those of the first step.
@@ -197,13 +198,13 @@ class PipelineSchedule:
         return out if self.layout.is_last_stage else None
 
     def step(
-        self, images_BCHW: Tensor, rows: dict[str, Tensor], gradient_B2E: Tensor | None
+        self, images_BCHW: Tensor, rows: dict[str, Tensor], gradient_RC: Tensor | None
     ) -> Tensor | None:
-        """Accumulate the weights' gradients, given that of the features (on the last stage), which
+        """Accumulate the weights' gradients, given that of the outputs (on the last stage), which
         come back detached. Without `eval` before it this is the whole step: the last stage's
         criterion has made a sum over rows of them, whose gradient is known beforehand."""
         inputs = (images_BCHW,) if self.layout.is_first_stage else ()
-        out = self._with_backward.step(*inputs, target=gradient_B2E, **rows)
+        out = self._with_backward.step(*inputs, target=gradient_RC, **rows)
         return out.detach() if self.layout.is_last_stage else None
 
     def _keep_shapes(self, rows: dict[str, Tensor]) -> None:

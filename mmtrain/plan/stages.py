@@ -29,7 +29,7 @@ from mmtrain.parallel.slices import check_slices, slice_stage
 from mmtrain.plan.kept import StageMemory, stage_memory
 from mmtrain.plan.shares import take_share
 from mmtrain.recipe import TrainRecipe
-from mmtrain.tasks.answering import AnswerObjective
+from mmtrain.tasks.answering import answer_objective
 
 _CPU = torch.device("cpu")
 _RIGHT_ANSWERS = 10
@@ -99,7 +99,7 @@ def run_stages(recipe: TrainRecipe, layout: Layout, *, rows: int) -> list[StageR
         stages = cut_stages(model, layout)
         if isinstance(model, Vqa):
             assert recipe.vqa is not None
-            objective = AnswerObjective(model, recipe.vqa.loss, layout=layout, seed=0)
+            objective = answer_objective(model, recipe.vqa.loss, layout=layout, seed=0)
             for stage in stages:
                 assert isinstance(stage, VqaStage)
                 stage.set_criterion(objective.criterion)

@@ -6,9 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmtrain.data.batch import ImageTextBatch
-from mmtrain.data.order.randomness import draws, sample_keys
-from mmtrain.data.questions.batches import VqaBatch
+from mmtrain.data.order.randomness import draws
 from mmtrain.errors import UsageError
 from mmtrain.interop.hf_clip import clip_links
 from mmtrain.interop.hf_peft import Adapter, read_adapter, write_adapter
@@ -56,13 +54,6 @@ def adapt(
     if config.init is not None:
         _start_from(model, config, Path(config.init))
     return dropout
-
-
-def lora_keys(batch: ImageTextBatch | VqaBatch, *, seed: int) -> Tensor:
-    """The key [B] of each sample that LoRA's dropout is drawn from."""
-    return sample_keys(
-        seed=seed, epoch=batch.epoch, position_B=batch.position_B, purpose="lora dropout"
-    )
 
 
 def _check_dropout(layout: Layout) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Objective(Protocol):
-    """From a batch to gradients, over any schedule. Contrastive training and VQA are two."""
+    """From a batch to gradients, over any schedule."""
 
     def step(self, schedule: Any, batch: Any, *, loss_scale: float = 1.0) -> Tensor:
         """Loss and gradients of one global batch; the gradients, times `loss_scale`, are added to
@@ -15,6 +15,10 @@ class Objective(Protocol):
         Returns:
             The loss, detached and without the scale, the same on every rank.
         """
+        ...
+
+    def criterion(self, outputs: dict[str, Tensor], rows: dict[str, Tensor]) -> Tensor:
+        """What the last stage hands to the schedule of each row, [R, C]."""
         ...
 
     def parameters(self) -> dict[str, nn.Parameter]:

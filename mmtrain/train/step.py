@@ -1,12 +1,12 @@
 """A training step is a schedule: one interface whatever the layout.
 
 With one stage it is gradient accumulation; with many it is a pipeline (parallel/pipeline.py).
-Either way a step may consist of two passes: `eval` gives the features of the whole batch without
-gradients, the loss gives their gradient, `step` carries it into the weights. So the loss always
-sees every negative, exactly. Gao et al. 2021 (GradCache), arXiv:2101.06983, section 3.
+Either way a step may consist of two passes: `eval` gives the outputs of the whole batch without
+gradients, the objective their gradient, `step` carries it into the weights. Where the gradient is
+known beforehand, `step` is all; where the loss is a sum over the images, `step_in_parts`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -25,17 +25,31 @@ class Schedule(Protocol):
     num_microbatches: int
     single_pass: bool
     """Whether `forward` serves: one stage, one microbatch."""
+    frozen_outputs: tuple[str, ...]
+    """Outputs of towers of which nothing trains; a second pass may be given them."""
 
     def eval(self, images_BCHW: Tensor, rows: dict[str, Tensor]) -> Tensor | None:
-        """Features [B, 2, E] without gradients, on the last stage."""
+        """Outputs [R, C] without gradients, on the last stage."""
         ...
 
     def step(
-        self, images_BCHW: Tensor, rows: dict[str, Tensor], gradient_B2E: Tensor | None
+        self, images_BCHW: Tensor, rows: dict[str, Tensor], gradient_RC: Tensor | None
     ) -> Tensor | None:
-        """Accumulate the weights' gradients, given that of the features. Returns the features,
+        """Accumulate the weights' gradients, given that of the outputs. Returns the outputs,
         detached, on the last stage: a loss that is a sum over rows, whose gradient is known
         beforehand, needs no other pass."""
+        ...
+
+
+class Parts(Protocol):
+    """A loss that has all texts and takes the images in parts."""
+
+    def add(self, image_XE: Tensor, rows: slice) -> Tensor:
+        """Take the images of `rows` -> the gradient [X, E] of their features."""
+        ...
+
+    def finish(self) -> tuple[Tensor, Tensor]:
+        """-> the loss and the gradient [B, E] of the texts; parameters have theirs in `.grad`."""
         ...
 
 
@@ -45,10 +59,15 @@ class LocalSchedule:
     Over several ranks gradients are reduced once, with the last microbatch.
     """
 
-    def __init__(self, stage: nn.Module, *, num_microbatches: int) -> None:
+    def __init__(
+        self, stage: nn.Module, *, num_microbatches: int, whole: nn.Module | None = None
+    ) -> None:
         self.stage = stage
+        self.whole = stage if whole is None else whole
+        """The stage without what averages its gradients."""
         self.num_microbatches = num_microbatches
         self.single_pass = num_microbatches == 1
+        self.frozen_outputs: tuple[str, ...] = getattr(self.whole, "frozen_outputs", tuple)()
 
     def _chunks(
         self, images_BCHW: Tensor, rows: dict[str, Tensor]
@@ -61,29 +80,60 @@ class LocalSchedule:
         ]
 
     def forward(self, images_BCHW: Tensor, rows: dict[str, Tensor]) -> Tensor:
-        """Features [B, 2, E] with their graph, in one pass."""
+        """Outputs [R, C] with their graph, in one pass."""
         return self.stage(images_BCHW, **rows)
 
     @torch.no_grad()
     def eval(self, images_BCHW: Tensor, rows: dict[str, Tensor]) -> Tensor:
-        """Features [B, 2, E] without gradients."""
+        """Outputs [R, C] without gradients."""
         return torch.cat([self.stage(x, **part) for x, part in self._chunks(images_BCHW, rows)])
 
     def step(
-        self, images_BCHW: Tensor, rows: dict[str, Tensor], gradient_B2E: Tensor | None
+        self, images_BCHW: Tensor, rows: dict[str, Tensor], gradient_RC: Tensor | None
     ) -> Tensor:
-        """Backward of every microbatch with its share of the features' gradient."""
-        assert gradient_B2E is not None
+        """Backward of every microbatch with its share of the outputs' gradient."""
+        assert gradient_RC is not None
         chunks = self._chunks(images_BCHW, rows)
-        gradients = gradient_B2E.chunk(self.num_microbatches)
+        gradients = gradient_RC.chunk(self.num_microbatches)
         done: list[Tensor] = []
         for i, ((images, part), gradient) in enumerate(zip(chunks, gradients, strict=True)):
             with self._reducing(i == len(chunks) - 1):
-                features = self.stage(images, **part)
-                if features.requires_grad:  # not where both towers are locked
-                    torch.autograd.backward(features, gradient)
-            done.append(features.detach())
+                outputs = self.stage(images, **part)
+                if outputs.requires_grad:  # not where both towers are locked
+                    torch.autograd.backward(outputs, gradient)
+            done.append(outputs.detach())
         return torch.cat(done)
+
+    def step_in_parts(
+        self, images_BCHW: Tensor, rows: dict[str, Tensor], begin: Callable[[Tensor], Parts]
+    ) -> tuple[Tensor, Tensor]:
+        """One pass: all texts with their graph, then the images by microbatch, each backward at
+        once, the texts' with the last.
+
+        Returns:
+            The loss, and the outputs [R, C], detached.
+        """
+        chunks = self._chunks(images_BCHW, rows)
+        with self._reducing(False):
+            texts = [self.whole(x, **part, only="text") for x, part in chunks]
+        sizes = [text.size(0) for text in texts]
+        text_BE = torch.cat(texts)
+        parts, done, start = begin(text_BE.detach()), [], 0
+        loss = text_BE.new_zeros(())
+        for i, ((images, part), size) in enumerate(zip(chunks, sizes, strict=True)):
+            last, rows_X = i == len(chunks) - 1, slice(start, start + size)
+            start += size
+            with self._reducing(last):
+                # The texts' graph is in the one forward that reduces.
+                known = text_BE[rows_X] if last else text_BE[rows_X].detach()
+                outputs = self.stage(images, **part, text_BE=known)
+                image_XE = outputs[:, : -known.size(1)]
+                backward = {image_XE: parts.add(image_XE.detach(), rows_X)}
+                if last:
+                    loss, backward[text_BE] = parts.finish()
+                _backward(backward)
+            done.append(outputs.detach())
+        return loss, torch.cat(done)
 
     def _reducing(self, reduces: bool) -> AbstractContextManager[None]:
         """In the context a backward reduces gradients over the ranks, or only adds them up."""
@@ -92,6 +142,13 @@ class LocalSchedule:
         if isinstance(self.stage, DistributedDataParallel) and not reduces:
             return self.stage.no_sync()
         return nullcontext()
+
+
+def _backward(gradients: dict[Tensor, Tensor]) -> None:
+    """Of all tensors that have a graph at once, with their gradients."""
+    trained = {x: gradient for x, gradient in gradients.items() if x.requires_grad}
+    if trained:
+        torch.autograd.backward([*trained], [*trained.values()])
 
 
 def build_schedule(
@@ -120,4 +177,4 @@ def build_schedule(
     if layout.size("pp") > 1:
         return PipelineSchedule(stages, layout, num_microbatches=num_microbatches)
     stage = replicate(stages[0], layout) if layout.has_replicas else stages[0]
-    return LocalSchedule(stage, num_microbatches=num_microbatches)
+    return LocalSchedule(stage, num_microbatches=num_microbatches, whole=stages[0])

@@ -12,7 +12,7 @@ from mmtrain.checkpoint.checkpoint import find_latest, load_checkpoint
 from mmtrain.checkpoint.tensors import TensorWriter
 from mmtrain.cli import main
 from mmtrain.errors import UsageError
-from mmtrain.tasks.contrastive import ContrastiveObjective
+from mmtrain.tasks.objective import Objective
 
 RECIPE = "configs/debug_clip.toml"
 EVERY_TWO = ("--train.steps", "8", "--train.checkpoint_every", "2", "--train.keep_checkpoints", "9")
@@ -90,7 +90,7 @@ def test_run_gives_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     though each was written after further steps."""
     assert main(["train", RECIPE, "--run-dir", str(tmp_path / "pause"), *EVERY_TWO]) == 0
     steps, lag = [], []
-    write, step = TensorWriter._write, ContrastiveObjective.step
+    write, step = TensorWriter._write, Objective.step
 
     def count(*args, **kwargs):
         steps.append(1)
@@ -103,7 +103,7 @@ def test_run_gives_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         lag.append(len(steps) - begun)
         return write(writer, *args)
 
-    monkeypatch.setattr(ContrastiveObjective, "step", count)
+    monkeypatch.setattr(Objective, "step", count)
     monkeypatch.setattr(TensorWriter, "_write", late)
     words = (*EVERY_TWO, "--train.async_checkpoint", "true")
     assert main(["train", RECIPE, "--run-dir", str(tmp_path / "go on"), *words]) == 0

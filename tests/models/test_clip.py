@@ -48,7 +48,7 @@ def test_features_have_unit_norm_and_the_stage_gives_the_same():
     for features in (image, text):
         torch.testing.assert_close(features.norm(dim=-1), torch.ones(3))
     both = model.stage()(IMAGES, tokens_BT=TOKENS, length_B=torch.tensor([3, 5, 2]))
-    torch.testing.assert_close(both, torch.stack([image, text], 1))
+    torch.testing.assert_close(both, torch.cat([image, text], dim=1))
 
 
 def test_the_stage_shares_the_models_weights_but_not_the_scale():

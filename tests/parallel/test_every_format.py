@@ -16,7 +16,7 @@ from mmtrain.models.vision import FP16_SCALE, PatchEmbed
 from mmtrain.models.vqa import Vqa
 from mmtrain.nn import TransformerConfig, unit_norm
 from mmtrain.parallel import Layout, ParallelConfig, parallelize
-from mmtrain.tasks.answering import AnswerObjective
+from mmtrain.tasks.answering import answer_objective
 from mmtrain.train.step import build_schedule
 from tests.parallel.tiny_answers import BCE, both_heads, choosing, make_questions, writing
 from tests.parallel.tiny_clip import (
@@ -128,7 +128,7 @@ def test_every_answering_model_trains_in_every_format(precision: Any, positions:
         towers = Clip(clip).init_weights(0)
         model.load_state_dict(towers.state_dict(), strict=False)
         stages = parallelize(model, layout, precision=precision)
-        objective = AnswerObjective(model, BCE, layout=layout, seed=3)
+        objective = answer_objective(model, BCE, layout=layout, seed=3)
         for stage in stages:
             stage.set_criterion(objective.criterion)  # pyright: ignore[reportCallIssue]
         schedule = build_schedule(stages, layout, num_microbatches=1, batch_size=8)
@@ -156,7 +156,7 @@ def test_features_are_of_unit_norm_in_every_format(
         both = stage(batch.images_BCHW, tokens_BT=batch.tokens_BT, length_B=batch.text_length_B)
         image, text = model.encode_image(batch.images_BCHW), model.encode_text(batch.tokens_BT)
     assert isinstance(both, Tensor)
-    for features in (*both.unbind(1), image, text):
+    for features in (*both.chunk(2, dim=1), image, text):
         assert features.dtype == torch.float32
         assert (features.norm(dim=-1) - 1).abs().max() < 1e-6
     assert unit_norm(torch.rand(2, 8, dtype=torch.float64)).dtype == torch.float64

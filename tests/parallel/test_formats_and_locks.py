@@ -11,6 +11,7 @@ from mmtrain.losses.config import LossConfig
 from mmtrain.models import Clip
 from mmtrain.parallel import ParallelConfig
 from mmtrain.parallel.blocks import numbered_blocks
+from mmtrain.tasks.contrastive import contrastive_objective
 from tests.parallel.tiny_clip import (
     SIGMOID,
     SOFTMAX,
@@ -71,7 +72,7 @@ def check_formats(name: str, parallel: ParallelConfig, microbatches: int) -> Non
         )
         stored = torch.bfloat16 if precision == "bf16-pure" else torch.float32
         assert {p.dtype for p in got.stage_parameters().values()} == {stored}
-        assert got.objective.logit_scale.dtype == torch.float32
+        assert got.objective.logits.scale.dtype == torch.float32
         found = {n: g.float() for n, g in gradients(got).items()}
         assert set(found) == set(got.parameters()), f"{name}, {precision}"
         found = {n: g for n, g in found.items() if n in COMPARED}
@@ -160,20 +161,20 @@ def test_locked_towers_in_one_process(lock, microbatches: int) -> None:
 def test_scale_stays_in_its_limits(loss: LossConfig) -> None:
     """The multiplier, not its logarithm, is limited; the bias is free."""
     objective = Trained(tiny_config(), loss).objective
-    assert objective.logit_bias is not None
+    assert objective.logits.bias is not None
     for start, end in ((9.0, math.log(100)), (-3.0, 0.0), (2.0, 2.0)):
-        objective.logit_scale.data.fill_(start)
-        objective.logit_bias.data.fill_(-start)
+        objective.logits.scale.data.fill_(start)
+        objective.logits.bias.data.fill_(-start)
         objective.clamp()
-        assert objective.logit_scale.item() == pytest.approx(end, rel=1e-15)
-        assert objective.logit_bias.item() == -start
+        assert objective.logits.scale.item() == pytest.approx(end, rel=1e-15)
+        assert objective.logits.bias.item() == -start
 
 
 def test_limit_of_the_scale_is_a_setting() -> None:
     objective = Trained(tiny_config(), LossConfig(max_logit_scale=30.0)).objective
-    objective.logit_scale.data.fill_(9.0)
+    objective.logits.scale.data.fill_(9.0)
     objective.clamp()
-    assert objective.logit_scale.exp().item() == pytest.approx(30.0)
+    assert objective.logits.scale.exp().item() == pytest.approx(30.0)
     with pytest.raises(ValueError, match=r"max_logit_scale = 0.5 must be at least 1"):
         LossConfig(max_logit_scale=0.5)
 
@@ -191,4 +192,4 @@ def test_sigmoid_without_a_bias_is_refused() -> None:
     trained = Trained(tiny_config(), SOFTMAX)
     trained.model.logit_bias = None
     with pytest.raises(ValueError, match=r"needs a learned bias; set model.init_logit_bias"):
-        type(trained.objective)(trained.model, SIGMOID, layout=trained.layout, seed=0)
+        contrastive_objective(trained.model, SIGMOID, layout=trained.layout, seed=0)

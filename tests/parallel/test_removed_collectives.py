@@ -22,7 +22,7 @@ from mmtrain.losses import _blocks, _sigmoid_sums, clip
 from mmtrain.optim import clip as optim_clip
 from mmtrain.parallel import ParallelConfig
 from mmtrain.parallel.tensor import LocalCompute
-from mmtrain.tasks import contrastive
+from mmtrain.tasks import logits
 from tests.parallel.tiny_clip import SIGMOID, SOFTMAX, Trained, tiny_config
 from tests.ranks import run_ranks
 
@@ -126,7 +126,7 @@ REMOVALS = {
         seen_as="loss",
     ),
     "scale's gradient averaged over dp": Removal(
-        target=contrastive,
+        target=logits,
         name="dist",
         replacement=without("all_reduce"),
         layout=FSDP,
@@ -162,7 +162,7 @@ REMOVALS = {
         seen_as="loss",
     ),
     "pp: loss and scale's gradient broadcast": Removal(
-        target=contrastive,
+        target=logits,
         name="dist",
         replacement=without("broadcast"),
         layout=PIPELINE,

@@ -25,7 +25,8 @@ from mmtrain.nn import TransformerConfig
 from mmtrain.nn.front_door import FrontDoor, FrontDoorConfig
 from mmtrain.optim import OptimConfig, build_optimizers
 from mmtrain.parallel import Layout, ParallelConfig, build_layout, parallelize
-from mmtrain.tasks.answering import AnswerObjective
+from mmtrain.tasks.answering import answer_objective
+from mmtrain.tasks.objective import Objective
 from mmtrain.train.step import build_schedule
 from tests.parallel.tiny_clip import CPU, Trained, make_batch, modern_config, tiny_config
 
@@ -212,8 +213,8 @@ class TrainedVqa(_Laid):
             lock_tower(model.vision, unlocked_layers=lock_vision)
         self._lay_out(parallel, num_microbatches, **options)
 
-    def _objective(self) -> AnswerObjective:
-        return AnswerObjective(self.model, self.loss, layout=self.layout, seed=3)
+    def _objective(self) -> Objective:
+        return answer_objective(self.model, self.loss, layout=self.layout, seed=3)
 
     def batch(self, step: int) -> VqaBatch:
         return make_questions(with_answers=self.model.config.generate is not None, step=step)
@@ -229,7 +230,7 @@ def _let_front_doors_speak(model: nn.Module) -> None:
 
 
 class TextObjective:
-    """The mean cross-entropy of next tokens over the global batch, as AnswerObjective has it."""
+    """The mean cross-entropy of next tokens over the global batch, as `answer_objective` has it."""
 
     def __init__(self, vocab_size: int, layout: Layout) -> None:
         self.layout, group = layout, layout.group("tp")
@@ -241,10 +242,10 @@ class TextObjective:
     def clamp(self) -> None:
         pass
 
-    def criterion(self, logits_BTV: Tensor, rows: dict[str, Tensor]) -> Tensor:
+    def criterion(self, outputs: dict[str, Tensor], rows: dict[str, Tensor]) -> Tensor:
         tokens, length = rows["tokens_BT"], rows["length_B"]
         mask = label_mask(tokens, torch.ones_like(length), length)
-        return writing_loss(logits_BTV, tokens, mask, shares=self.shares)[:, None]
+        return writing_loss(outputs["written"], tokens, mask, shares=self.shares)[:, None]
 
     def step(self, schedule: Any, batch: ImageTextBatch) -> Tensor:
         rows = {"tokens_BT": batch.tokens_BT, "length_B": batch.text_length_B}

@@ -17,7 +17,7 @@ from mmtrain.models.parameters import hidden_matrix_names, lock_tower, no_decay_
 from mmtrain.nn import TransformerConfig
 from mmtrain.optim import OptimConfig, build_optimizers, clip_gradients
 from mmtrain.parallel import Layout, ParallelConfig, build_layout, parallelize
-from mmtrain.tasks.contrastive import ContrastiveObjective
+from mmtrain.tasks.contrastive import contrastive_objective
 from mmtrain.train.step import build_schedule
 
 END = 60
@@ -179,7 +179,9 @@ class Trained:
                 lock_tower(tower, unlocked_layers=unlocked)
         no_decay, hidden = no_decay_names(self.model), hidden_matrix_names(self.model)
         self.stages = parallelize(self.model, self.layout, precision=precision, compile=compile)
-        self.objective: Any = ContrastiveObjective(self.model, loss, layout=self.layout, seed=3)
+        self.objective: Any = contrastive_objective(self.model, loss, layout=self.layout, seed=3)
+        for stage in self.stages:
+            stage.set_criterion(self.objective.criterion)  # pyright: ignore[reportCallIssue]
         self.schedule = build_schedule(
             self.stages, self.layout, num_microbatches=num_microbatches, batch_size=batch_size
         )

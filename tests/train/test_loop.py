@@ -13,7 +13,8 @@ import mmtrain
 from mmtrain.cli import main
 from mmtrain.data.bad_samples import BadSampleLog
 from mmtrain.optim import Optimizers
-from mmtrain.tasks.contrastive import ContrastiveObjective
+from mmtrain.tasks.objective import Objective
+from mmtrain.tasks.terms.contrastive import ContrastiveTerm
 
 RECIPE = "configs/debug_clip.toml"
 METRICS = {
@@ -189,15 +190,15 @@ def test_nan_is_refused_before_the_update(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch that gives NaN changes no weight, is named, and three in a row end the run."""
-    compute, updates = ContrastiveObjective.loss, []
+    compute, updates = ContrastiveTerm.loss, []
     step = Optimizers.step
     monkeypatch.setattr(Optimizers, "step", lambda self: (updates.append(1), step(self)))
 
-    def poisoned(self: ContrastiveObjective, features: torch.Tensor, batch) -> torch.Tensor:
-        loss = compute(self, features, batch)
+    def poisoned(self: ContrastiveTerm, *args) -> torch.Tensor:
+        loss = compute(self, *args)
         return loss * torch.nan if len(updates) >= 2 else loss
 
-    monkeypatch.setattr(ContrastiveObjective, "loss", poisoned)
+    monkeypatch.setattr(ContrastiveTerm, "loss", poisoned)
     run = tmp_path / "run"
     assert main(["train", RECIPE, "--run-dir", str(run)]) == 2
     errors = capsys.readouterr().err
@@ -210,13 +211,13 @@ def test_nan_is_refused_before_the_update(
 
 def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> list[int]:
     """The loss of these steps (counted over the process) is NaN -> the count, by reference."""
-    step, count = ContrastiveObjective.step, [0]
+    step, count = Objective.step, [0]
 
-    def poisoned(self: ContrastiveObjective, *args, **options) -> torch.Tensor:
+    def poisoned(self: Objective, *args, **options) -> torch.Tensor:
         count[0] += 1
         return step(self, *args, **options) * (torch.nan if count[0] in steps else 1)
 
-    monkeypatch.setattr(ContrastiveObjective, "step", poisoned)
+    monkeypatch.setattr(Objective, "step", poisoned)
     return count
 
 

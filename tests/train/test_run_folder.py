@@ -169,7 +169,7 @@ def no_memory(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("mmtrain.tasks.contrastive.ContrastiveObjective.step", fail)
+    monkeypatch.setattr("mmtrain.tasks.objective.Objective.step", fail)
     return []
 
 

@@ -1,0 +1,66 @@
+"""The logits' scale and bias: parameters of the objective, not of a tower."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from mmtrain.losses.config import LossConfig
+from mmtrain.models import Clip
+from mmtrain.parallel import Layout
+
+
+class Logits:
+    """What turns cosines into logits. Every pipeline stage holds it whole.
+
+    Args:
+        model: its scale and bias are taken over.
+        config: the scale's range.
+        device: where they are to be.
+    """
+
+    def __init__(self, model: Clip, config: LossConfig, *, device: torch.device) -> None:
+        self.scale, self.bias = model.logit_scale, model.logit_bias
+        self._range = config.scale_range(model.logit_scale.item())
+        for parameter in self.parameters().values():
+            parameter.data = parameter.data.to(device)
+
+    def multiplier(self) -> Tensor:
+        """What multiplies the cosines; 0-dim."""
+        return self.scale.exp()
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """By their names in the model."""
+        named = {"logit_scale": self.scale, "logit_bias": self.bias}
+        return {name: value for name, value in named.items() if value is not None}
+
+    @torch.no_grad()
+    def add_gradients(self, *, scale: Tensor, bias: Tensor) -> None:
+        """Add gradients that were computed by hand; what is frozen gets none."""
+        for parameter, gradient in ((self.scale, scale), (self.bias, bias)):
+            if parameter is not None and parameter.requires_grad:
+                gradient = gradient.to(parameter.dtype).view_as(parameter)
+                before = parameter.grad
+                parameter.grad = gradient if before is None else before + gradient
+
+    @torch.no_grad()
+    def agree(self, layout: Layout) -> None:
+        """Average the gradients over dp and give them to all pipeline stages."""
+        trained = [p for p in self.parameters().values() if p.requires_grad]
+        for parameter in trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            if (group := layout.group("dp")) is not None:
+                dist.all_reduce(parameter.grad, group=group)
+                parameter.grad /= layout.size("dp")
+            if (group := layout.group("pp")) is not None:
+                source = dist.get_global_rank(group, layout.last_stage_rank)
+                dist.broadcast(parameter.grad, source, group=group)
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """Keep the multiplier within its limits, as after every published CLIP update. A frozen one
+        is left alone."""
+        assert not isinstance(self.scale, DTensor)
+        if self.scale.requires_grad:
+            self.scale.clamp_(*self._range)

@@ -1,0 +1,229 @@
+"""An objective: from a batch to gradients, over any schedule, for any list of terms.
+
+The last stage makes of every row what the terms want: outputs that batch terms read, side by side,
+then the columns of the row terms, [R, C]. What is known of their gradient before the forward, and
+what only after all rows were seen, decides on the passes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mmtrain.errors import UsageError
+from mmtrain.parallel import Layout, PipelineSchedule
+from mmtrain.tasks.logits import Logits
+from mmtrain.tasks.terms.term import BatchTerm, Outputs, Rows, RowTerm, Term, packed
+from mmtrain.train.step import LocalSchedule
+
+Schedule = LocalSchedule | PipelineSchedule
+
+
+class Objective:
+    """The weighted sum of terms; draws a step's random choices, computes loss and gradients.
+
+    Args:
+        terms: at least one.
+        layout: the mesh.
+        rows: per-row tensors of a batch for every stage: ids, lengths, random choices.
+        handed: outputs that batch terms read and their widths, in order.
+        logits: the objective's own parameters.
+    """
+
+    def __init__(
+        self,
+        terms: Sequence[Term],
+        *,
+        layout: Layout,
+        rows: Callable[[Any], Rows],
+        handed: Mapping[str, int] | None = None,
+        logits: Logits | None = None,
+    ) -> None:
+        self.layout, self.logits = layout, logits
+        self._task_rows = rows
+        self.terms = tuple(terms)
+        self.row_terms = [term for term in terms if isinstance(term, RowTerm)]
+        self.batch_terms = [term for term in terms if isinstance(term, BatchTerm)]
+        self._handed = dict(handed or {}) if self.batch_terms else {}
+        self._names = _names(self.terms)
+        self._counts: list[float] = []
+        self._value_N, self._sum_C = torch.zeros(len(self.batch_terms)), torch.zeros(0)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The objective's own parameters by name."""
+        return {} if self.logits is None else self.logits.parameters()
+
+    def clamp(self) -> None:
+        """Bring its parameters back into their range after an update."""
+        if self.logits is not None:
+            self.logits.clamp()
+
+    def rows(self, batch: Any) -> Rows:
+        """Per-row tensors of a batch for every stage, those that the terms add among them."""
+        rows = self._task_rows(batch)
+        for term in self.terms:
+            rows |= term.rows(batch)
+        return rows
+
+    def criterion(self, outputs: Outputs, rows: Rows) -> Tensor:
+        """What the last stage hands to the schedule of each row, [R, C]."""
+        handed = [outputs[name] for name in self._handed]
+        return packed(handed + [term.columns(outputs, rows) for term in self.row_terms])
+
+    def step(self, schedule: Schedule, batch: Any, *, loss_scale: float = 1.0) -> Tensor:
+        """Loss and gradients of one global batch; the gradients, times `loss_scale`, are added to
+        `.grad`.
+
+        Returns:
+            The loss, detached and without the scale, the same on every rank.
+
+        Raises:
+            UsageError: on every rank, nothing in the batch is to be learnt from.
+        """
+        known_C = self._known_gradient(batch)
+        images, rows = batch.images_BCHW, self.rows(batch)
+        if not self.batch_terms:
+            gradient_RC = (known_C * loss_scale).expand(_num_rows(rows), -1)
+            out_RC, losses = schedule.step(images, rows, gradient_RC), None
+        elif schedule.single_pass:
+            assert isinstance(schedule, LocalSchedule)
+            out_RC = schedule.forward(images, rows)
+            total, losses = self._losses(out_RC, batch, rows)
+            if self.row_terms:
+                total = total + (out_RC * known_C.to(out_RC.dtype)).sum()
+            (total * loss_scale).backward()
+        elif isinstance(schedule, LocalSchedule) and self._sums_over_images:
+            (term,) = self.batch_terms
+            factor = loss_scale * term.weight
+            loss, out_RC = schedule.step_in_parts(
+                images, rows, lambda text_BE: term.begin(text_BE, batch, factor=factor)
+            )
+            losses = [loss]
+        else:
+            out_RC, losses = self._two_passes(schedule, batch, rows, known_C, loss_scale)
+        if self.logits is not None:
+            self.logits.agree(self.layout)
+        return self._agree(out_RC, losses, known_C)
+
+    @property
+    def _sums_over_images(self) -> bool:
+        """Whether one pass does that has all texts and takes the images in parts."""
+        return len(self.terms) == 1 and self.batch_terms[0].sums_over_images
+
+    def _losses(self, out_RC: Tensor, batch: Any, rows: Rows) -> tuple[Tensor, list[Tensor]]:
+        """The weighted sum of the batch terms, and each without its weight."""
+        parts = out_RC[:, : sum(self._handed.values())].split([*self._handed.values()], dim=1)
+        outputs = dict(zip(self._handed, parts, strict=True))
+        losses = [term.loss(outputs, batch, rows) for term in self.batch_terms]
+        weighted = (term.weight * x for term, x in zip(self.batch_terms, losses, strict=True))
+        return sum(weighted, start=losses[0].new_zeros(())), losses
+
+    def _two_passes(
+        self, schedule: Schedule, batch: Any, rows: Rows, known_C: Tensor, loss_scale: float
+    ) -> tuple[Tensor | None, list[Tensor] | None]:
+        """All outputs without gradients, their gradient, and that into the weights. Gao et al. 2021
+        (GradCache), arXiv:2101.06983, section 3."""
+        losses, gradient_RC = None, None
+        out_RC = schedule.eval(batch.images_BCHW, rows)
+        if out_RC is not None:
+            out_RC = out_RC.detach().requires_grad_()
+            total, losses = self._losses(out_RC, batch, rows)
+            (total * loss_scale).backward()
+            gradient_RC = out_RC.grad
+            if self.row_terms and gradient_RC is not None:
+                gradient_RC = gradient_RC + (known_C * loss_scale).to(out_RC.dtype)
+            rows = rows | self._of_frozen_towers(schedule, out_RC.detach())
+        schedule.step(batch.images_BCHW, rows, gradient_RC)
+        return out_RC, losses
+
+    def _of_frozen_towers(self, schedule: Schedule, out_RC: Tensor) -> Rows:
+        """What the second pass need not compute again: outputs of which nothing trains."""
+        parts = out_RC[:, : sum(self._handed.values())].split([*self._handed.values()], dim=1)
+        known = dict(zip(self._handed, parts, strict=True))
+        return {f"{name}_BE": known[name] for name in schedule.frozen_outputs}
+
+    def _known_gradient(self, batch: Any) -> Tensor:
+        """What is known before the forward: the gradient [C] of each row's columns, in fp64."""
+        columns = [0.0] * sum(self._handed.values())
+        self._counts = self._count(batch)
+        # DDP and FSDP average over the data-parallel ranks; each has its share of the sum.
+        share = self.layout.size("dp")
+        for term, count in zip(self.row_terms, self._counts, strict=True):
+            columns.append(term.weight * share / count if count else 0.0)
+            columns += [0.0] * (term.num_columns - 1)
+        return torch.tensor(columns, dtype=torch.float64).to(self.layout.device)
+
+    def _count(self, batch: Any) -> list[float]:
+        """What the row terms' sums are divided by, over the global batch."""
+        if not self.row_terms:
+            return []
+        counts = [term.count(batch) for term in self.row_terms]
+        found = torch.stack([*counts, batch.valid_B.sum()])
+        if (group := self.layout.group("dp")) is not None:
+            dist.all_reduce(found, group=group)
+        *counted, images = found.tolist()
+        if not self.batch_terms and not counted[0]:
+            raise UsageError(
+                f"no question about the {int(images)} images of this batch ({batch.keys[0]} is "
+                "the first) has an answer to learn from; lower vqa.min_count or mend the answers"
+            )
+        return counted
+
+    @torch.no_grad()
+    def _agree(self, out_RC: Tensor | None, losses: list[Tensor] | None, known_C: Tensor) -> Tensor:
+        """The objective's value on every rank; what the terms say of the step is kept."""
+        handed, share = sum(self._handed.values()), self.layout.size("dp")
+        like = {"dtype": torch.float64, "device": self.layout.device}  # one dtype on every stage
+        sum_C = torch.zeros(known_C.numel() - handed, **like)
+        value_N = torch.zeros(len(self.batch_terms), **like)
+        if out_RC is not None and self.row_terms:
+            sum_C = out_RC[:, handed:].double().sum(0)
+        if losses is not None:
+            value_N = torch.stack([loss.double() for loss in losses])
+        if self.row_terms and (group := self.layout.group("dp")) is not None:
+            dist.all_reduce(sum_C, group=group)
+        if (group := self.layout.group("pp")) is not None:
+            told = torch.cat([value_N, sum_C])
+            source = dist.get_global_rank(group, self.layout.last_stage_rank)
+            dist.broadcast(told, source, group=group)
+            value_N, sum_C = told[: value_N.numel()], told[value_N.numel() :]
+        self._value_N, self._sum_C = value_N, sum_C
+        weight_N = [term.weight for term in self.batch_terms]
+        total = (sum_C * known_C[handed:]).sum() / share
+        for value, weight in zip(value_N, weight_N, strict=True):
+            total = total + weight * value
+        return total
+
+    def figures(self) -> dict[str, float]:
+        """What a log line says of the last step beside the loss: what each of several terms came
+        to, what the terms have to tell, the logits' multiplier. Waits for the device."""
+        found: dict[str, float] = {}
+        values: dict[Term, float] = dict(zip(self.batch_terms, self._value_N.tolist(), strict=True))
+        places = torch.tensor([0, *(term.num_columns for term in self.row_terms)]).cumsum(0)
+        sums = self._sum_C.tolist()
+        for term, start, count in reversed(
+            [*zip(self.row_terms, places.tolist(), self._counts, strict=False)]
+        ):
+            mine = sums[start : start + term.num_columns]
+            values[term] = mine[0] / max(count, 1)
+            found |= term.figures(mine, count)
+        if len(self.terms) > 1:
+            found |= {f"loss/{self._names[term]}": values[term] for term in self.terms}
+        if self.logits is not None:
+            found["logit_scale"] = self.logits.multiplier().item()
+        return found
+
+
+def _num_rows(rows: Rows) -> int:
+    return rows["length_Q" if "length_Q" in rows else "length_B"].size(0)
+
+
+def _names(terms: Sequence[Term]) -> dict[Term, str]:
+    """Each term's kind; with a number where several are of one kind."""
+    names: dict[Term, str] = {}
+    for term in terms:
+        before = sum(other.kind == term.kind for other in names)
+        names[term] = f"{term.kind}_{before + 1}" if before else term.kind
+    return names

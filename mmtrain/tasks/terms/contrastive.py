@@ -1,0 +1,85 @@
+"""The contrastive term: an image and its text match, all others of the global batch do not."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmtrain.data.batch import ImageTextBatch
+from mmtrain.losses import clip_loss, siglip_loss
+from mmtrain.losses.config import LossConfig
+from mmtrain.losses.siglip_parts import SiglipByParts
+from mmtrain.parallel import Layout
+from mmtrain.tasks.logits import Logits
+from mmtrain.tasks.terms.term import BatchTerm, Outputs, Parts, Rows
+
+
+class ContrastiveTerm(BatchTerm):
+    """Softmax over the batch (Radford et al. 2021, arXiv:2103.00020) or pairwise sigmoid (Zhai et
+    al. 2023, arXiv:2303.15343), as `config.kind` says.
+
+    Args:
+        config: the section [loss].
+        logits: scale and bias.
+        layout: the mesh; the batch is that of its data-parallel group.
+
+    Raises:
+        ValueError: sigmoid without a bias.
+    """
+
+    kind = "contrastive"
+
+    def __init__(self, config: LossConfig, logits: Logits, *, layout: Layout) -> None:
+        self.config, self.logits, self.layout = config, logits, layout
+        if config.kind == "siglip" and logits.bias is None:
+            raise ValueError(
+                'loss.kind = "siglip" needs a learned bias; set model.init_logit_bias = -10.0 '
+                f"and model.init_logit_scale = {torch.tensor(10.0).log():.4f}"
+            )
+
+    def loss(self, outputs: Outputs, batch: ImageTextBatch, rows: Rows) -> Tensor:
+        return self.of(outputs["image"], outputs["text"], batch)
+
+    def of(self, image_BE: Tensor, text_BE: Tensor, batch: ImageTextBatch) -> Tensor:
+        """The mean loss of unit-norm features over the global batch."""
+        arguments = self._arguments(batch)
+        if self.config.kind == "siglip":
+            assert self.logits.bias is not None
+            return siglip_loss(image_BE, text_BE, logit_bias=self.logits.bias, **arguments)
+        return clip_loss(image_BE, text_BE, **arguments)
+
+    @property
+    def sums_over_images(self) -> bool:
+        """The sigmoid of a pair needs no other pair."""
+        return self.config.kind == "siglip"
+
+    def begin(self, text_BE: Tensor, batch: ImageTextBatch, *, factor: float) -> Parts:
+        return _SigmoidParts(text_BE, self.logits, self._arguments(batch), factor=factor)
+
+    def _arguments(self, batch: ImageTextBatch) -> dict[str, Any]:
+        return {
+            "logit_scale": self.logits.multiplier(),
+            "group": self.layout.group("dp"),
+            "labels_B": None if self.config.positives is None else batch.label_B,
+            "positives": self.config.positives or "attract",
+            "valid_B": batch.valid_B,
+        }
+
+
+class _SigmoidParts(Parts):
+    def __init__(
+        self, text_BE: Tensor, logits: Logits, arguments: dict[str, Any], *, factor: float
+    ) -> None:
+        self.logits, self.factor = logits, factor
+        assert logits.bias is not None
+        self.parts = SiglipByParts(text_BE, logit_bias=logits.bias, **arguments)
+
+    def add(self, image_XE: Tensor, rows: slice) -> Tensor:
+        return self.parts.add(image_XE, rows) * self.factor
+
+    def finish(self) -> tuple[Tensor, Tensor]:
+        made = self.parts.finish()
+        # The loss takes the multiplier; its logarithm is what trains.
+        scale = made.logit_scale * self.logits.multiplier().detach()
+        self.logits.add_gradients(scale=scale * self.factor, bias=made.logit_bias * self.factor)
+        return made.loss, made.text_BE * self.factor

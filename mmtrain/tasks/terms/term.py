@@ -1,0 +1,94 @@
+"""What an objective is a weighted sum of: terms that look at single rows, or at all of them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Outputs = dict[str, Tensor]
+"""What the towers give, by name; first dim: rows."""
+Rows = dict[str, Tensor]
+"""Per-row tensors that every stage may read, by name."""
+
+
+class Term:
+    """One part of an objective.
+
+    Attributes:
+        kind: its name in recipes and logs.
+        weight: what it counts.
+    """
+
+    kind: str
+    weight: float = 1.0
+
+    def rows(self, batch: Any) -> Rows:
+        """Per-row tensors that it adds to a batch's, such as a teacher's outputs. Collective."""
+        return {}
+
+
+class RowTerm(Term):
+    """A sum over rows of a function of each row's own outputs, divided by a count of the batch.
+
+    Its gradient is known in the pass that makes the outputs, which may be forgotten there.
+    """
+
+    num_columns: int = 1
+    """What it makes of a row: its loss, then figures for the log."""
+
+    def columns(self, outputs: Outputs, rows: Rows) -> Tensor:
+        """[R, num_columns]; 0 on rows that count nowhere."""
+        raise NotImplementedError
+
+    def count(self, batch: Any) -> Tensor:
+        """What the sum of losses is divided by, of this rank's rows; 0-dim."""
+        raise NotImplementedError
+
+    def figures(self, sums: list[float], count: float) -> dict[str, float]:
+        """What a log line says beside the loss, from the sums of the columns over the global batch
+        and what they are divided by."""
+        return {}
+
+
+class BatchTerm(Term):
+    """A function of the outputs of all rows of the global batch."""
+
+    def loss(self, outputs: Outputs, batch: Any, rows: Rows) -> Tensor:
+        """The global mean on every data-parallel rank, 0-dim, without the weight; its gradients are
+        scaled for averaging over the data-parallel group."""
+        raise NotImplementedError
+
+    @property
+    def sums_over_images(self) -> bool:
+        """Whether it is a sum over images of what each has to do with all texts: `begin` serves."""
+        return False
+
+    def begin(self, text_BE: Tensor, batch: Any, *, factor: float) -> "Parts":
+        """Begin a pass that has all texts and takes the images in parts.
+
+        Args:
+            text_BE: detached.
+            batch: this rank's rows.
+            factor: of every gradient.
+        """
+        raise NotImplementedError
+
+
+class Parts:
+    """A batch term in the course of a pass over parts of the images."""
+
+    def add(self, image_XE: Tensor, rows: slice) -> Tensor:
+        """Take the images of `rows` -> the gradient [X, E] of their features."""
+        raise NotImplementedError
+
+    def finish(self) -> tuple[Tensor, Tensor]:
+        """-> the loss and the gradient [B, E] of the texts; parameters have theirs in `.grad`."""
+        raise NotImplementedError
+
+
+def packed(outputs: list[Tensor]) -> Tensor:
+    """Outputs side by side, in a number format that holds each: [R, ...] -> [R, C]."""
+    dtype = outputs[0].dtype
+    for one in outputs[1:]:
+        dtype = torch.promote_types(dtype, one.dtype)
+    return torch.cat([one.to(dtype) for one in outputs], dim=1)

@@ -1,0 +1,115 @@
+"""How often a step computes what: rows per tower are counted, gradients are those of one pass."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+
+from mmtrain.parallel import ParallelConfig
+from tests.parallel.tiny_clip import (
+    SIGMOID,
+    SOFTMAX,
+    TOLERANCE,
+    Trained,
+    siglip_config,
+    tiny_config,
+)
+from tests.ranks import run_ranks
+
+CONFIG = tiny_config(patch_dropout=0.25)
+LOCKED = {
+    "nothing": (None, None),
+    "vision": (0, None),
+    "text": (None, 0),
+    "both": (0, 0),
+    "vision but its head": (1, None),
+}
+
+
+def rows_per_sample(trained: Trained) -> Counter[str]:
+    """Rows that each tower's blocks see in a step, per sample of this rank."""
+    seen: Counter[str] = Counter()
+
+    def count(name: str) -> Any:
+        return lambda _, args, kwargs: seen.update({name: args[0].size(0)})
+
+    hooks = [
+        getattr(trained.model, name).transformer.register_forward_pre_hook(
+            count(name), with_kwargs=True
+        )
+        for name in ("vision", "text")
+    ]
+    trained.backward(trained.batch(0))
+    for hook in hooks:
+        hook.remove()
+    samples = 8 // trained.layout.size("dp")
+    return Counter({name: num // samples for name, num in seen.items() if num % samples == 0})
+
+
+@pytest.mark.parametrize("locked", LOCKED)
+@pytest.mark.parametrize(("loss", "trains", "frozen"), [(SOFTMAX, 2, 1), (SIGMOID, 1, 1)])
+def test_rows_per_tower(locked: str, loss: Any, trains: int, frozen: int) -> None:
+    """Microbatches cost the softmax a second pass of what trains; the sigmoid none."""
+    rows = rows_per_sample(Trained(CONFIG, loss, num_microbatches=4, lock=LOCKED[locked]))
+    want = {
+        name: frozen if unlocked == 0 else trains
+        for name, unlocked in zip(("vision", "text"), LOCKED[locked], strict=True)
+    }
+    assert rows == want
+
+
+@pytest.mark.parametrize("loss", [SOFTMAX, SIGMOID])
+def test_one_microbatch_is_one_pass(loss: Any) -> None:
+    assert rows_per_sample(Trained(CONFIG, loss)) == {"vision": 1, "text": 1}
+
+
+@pytest.mark.parametrize("locked", LOCKED)
+@pytest.mark.parametrize("loss", [SOFTMAX, SIGMOID])
+def test_gradients_are_those_of_one_pass(locked: str, loss: Any) -> None:
+    one, four = (
+        Trained(siglip_config(), loss, num_microbatches=num, lock=LOCKED[locked]) for num in (1, 4)
+    )
+    losses = [trained.backward(trained.batch(0)).item() for trained in (one, four)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-12)
+    want, got = one.gradients(), four.gradients()
+    assert want.keys() == got.keys() and "logit_scale" in want
+    for name in want:
+        error = (got[name] - want[name]).norm() / want[name].norm().clamp(min=1e-30)
+        assert error < TOLERANCE or want[name].norm() < 1e-14, name
+
+
+KINDS = {
+    "fsdp": ParallelConfig(dp_shard=2),
+    "ddp": ParallelConfig(dp_replicate=2, dp_kind="ddp"),
+    "zero1": ParallelConfig(dp_replicate=2, dp_kind="zero1"),
+}
+
+
+def check_ranks(rank: int) -> None:
+    for kind, parallel in KINDS.items():
+        for loss, trains in ((SOFTMAX, 2), (SIGMOID, 1)):
+            for lock in LOCKED.values():
+                trained = Trained(CONFIG, loss, parallel=parallel, num_microbatches=2, lock=lock)
+                rows = rows_per_sample(trained)
+                want = [1 if unlocked == 0 else trains for unlocked in lock]
+                assert [rows["vision"], rows["text"]] == want, (kind, loss.kind, lock)
+                alone = Trained(CONFIG, loss, num_microbatches=4, lock=lock)
+                alone.backward(alone.batch(0))
+                ours = alone.gradients()
+                for name, gradient in trained.gradients().items():
+                    error = (gradient - ours[name]).norm() / ours[name].norm().clamp(min=1e-30)
+                    assert error < TOLERANCE or ours[name].norm() < 1e-14, (kind, loss.kind, name)
+
+
+def test_two_ranks_pass_as_often() -> None:
+    run_ranks(check_ranks, 2)
+
+
+def test_a_loss_scale_scales_every_gradient() -> None:
+    plain, scaled = (Trained(CONFIG, SIGMOID, num_microbatches=2) for _ in range(2))
+    for trained, factor in ((plain, 1.0), (scaled, 64.0)):
+        trained.objective.step(trained.schedule, trained.batch(0), loss_scale=factor)
+    want = plain.gradients()
+    for name, gradient in scaled.gradients().items():
+        torch.testing.assert_close(gradient, 64 * want[name], rtol=1e-12, atol=1e-15)
