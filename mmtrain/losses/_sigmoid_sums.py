@@ -1,10 +1,13 @@
 """Loss and gradients of the pairwise sigmoid, summed up block by block while images come."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from mmtrain.collectives import gather_rows, scatter_row_sums, sum_
+from mmtrain.collectives import gather_rows, sum_
 from mmtrain.losses._blocks import Block, Pairing, product
+from mmtrain.losses._gradients import FeatureGradients
 
 
 class SigmoidSums:
@@ -28,7 +31,7 @@ class SigmoidSums:
         self._scale = scale
         self._bias = bias
         self._pairing = pairing
-        self._text_grad_AE = torch.zeros_like(self._text_AE) if need_text else None
+        self._gradients = FeatureGradients.zeros(None, self._text_AE if need_text else None)
         self._losses: list[Tensor] = []
         self._scale_grads: list[Tensor] | None = [] if need_scale else None
         self._bias_grads: list[Tensor] | None = [] if need_bias else None
@@ -44,10 +47,10 @@ class SigmoidSums:
         """
         need_grad = need_image or self._scale_grads is not None
         image_grad_XE = torch.zeros_like(image_XE) if need_grad else None
+        gradients = replace(self._gradients, image_BE=image_grad_XE)
         with torch.autocast(image_XE.device.type, enabled=False):
             loss, bias_grad = _add_blocks(
-                image_grad_XE,
-                self._text_grad_AE,
+                gradients,
                 features=(image_XE, self._text_AE),
                 scale=self._scale,
                 bias=self._bias,
@@ -57,31 +60,26 @@ class SigmoidSums:
         self._losses.append(loss)
         if self._bias_grads is not None:
             assert bias_grad is not None
-            self._bias_grads.append(bias_grad)
-        if image_grad_XE is None:
-            return None
+            self._bias_grads.append(bias_grad * self._factor)
         if self._scale_grads is not None:
-            self._scale_grads.append((image_grad_XE * image_XE).sum())
-        return image_grad_XE.mul_(self._factor * self._scale) if need_image else None
+            self._scale_grads.append(gradients.of_scale(image_XE, factor=self._factor))
+        return gradients.of_images(self._factor * self._scale) if need_image else None
 
     def finish(self) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """The loss over all ranks, the gradients of this rank's texts, of the scale and of the
         bias, where they are wanted."""
         group = self._pairing.group
         loss = sum_(torch.stack(self._losses).sum(), group=group) / self._pairing.num_valid
-        text_grad_BE = None
-        if self._text_grad_AE is not None:
-            text_grad_BE = scatter_row_sums(self._text_grad_AE, group=group).mul_(self._factor)
+        text_grad_BE = self._gradients.of_texts(self._factor, group=group)
         scale_grad, bias_grad = (
-            None if grads is None else torch.stack(grads).sum() * self._factor
+            None if grads is None else torch.stack(grads).sum()
             for grads in (self._scale_grads, self._bias_grads)
         )
         return loss, text_grad_BE, scale_grad, bias_grad
 
 
 def _add_blocks(
-    image_grad_BE: Tensor | None,
-    text_grad_AE: Tensor | None,
+    gradients: FeatureGradients,
     *,
     features: tuple[Tensor, Tensor],
     scale: Tensor,
@@ -89,19 +87,16 @@ def _add_blocks(
     pairing: Pairing,
     need_bias: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Sums the loss over this rank's images and all texts and adds the gradients in place.
-
-    The gradients are those of the plain sum; the image's lacks the factor `scale`.
+    """Sums the loss over these images and all texts and adds the gradients of that plain sum.
 
     Returns:
         The sum of the losses and, if needed, of the logits' gradients, both 0-dim.
     """
-    image_BE, text_AE = features
-    need_grad = need_bias or image_grad_BE is not None or text_grad_AE is not None
-    logits_buffer, scratch_buffer = pairing.buffer(image_BE), pairing.buffer(image_BE)
+    image_XE, text_AE = features
+    logits_buffer, scratch_buffer = pairing.buffer(image_XE), pairing.buffer(image_XE)
     losses, bias_grads = [], []
     for rows in pairing.row_blocks():
-        scaled_XE = image_BE[rows] * scale
+        scaled_XE = image_XE[rows] * scale
         for block in pairing.blocks(rows):
             text_YE = text_AE[block.columns]
             logits_XY = product(logits_buffer, scaled_XE, text_YE).add_(bias)
@@ -110,16 +105,13 @@ def _add_blocks(
             _negate_matches_(logits_XY, block, pairing, scratch_XY=scratch_XY)
             pairing.exclude_(logits_XY, block)
             losses.append(_softplus_sum(logits_XY, scratch_XY))
-            if not need_grad:
+            if not need_bias and not gradients.wanted:
                 continue
             weight_XY = logits_XY.sigmoid_()
             _negate_matches_(weight_XY, block, pairing, scratch_XY=scratch_XY)
             if need_bias:
                 bias_grads.append(weight_XY.sum())
-            if image_grad_BE is not None:
-                image_grad_BE[rows].addmm_(weight_XY, text_YE)
-            if text_grad_AE is not None:
-                text_grad_AE[block.columns].addmm_(weight_XY.T, scaled_XE)
+            gradients.add_(weight_XY, block, scaled_XE=scaled_XE, text_YE=text_YE)
     return torch.stack(losses).sum(), torch.stack(bias_grads).sum() if need_bias else None
 
 

@@ -7,8 +7,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
-from mmtrain.collectives import gather_rows, max_, scatter_row_sums, sum_
+from mmtrain.collectives import gather_rows, sum_
 from mmtrain.losses._blocks import Pairing, Positives, as_scalar, pair, product
+from mmtrain.losses._gradients import FeatureGradients
+from mmtrain.losses._softmax import log_sum_exps
 
 
 def clip_loss(
@@ -69,7 +71,7 @@ class _ClipLoss(torch.autograd.Function):
     ) -> Tensor:
         with torch.autocast(image_BE.device.type, enabled=False):
             text_AE = gather_rows(text_BE, group=pairing.group)
-            row_lse_B, column_lse_A, positive_B = _log_sum_exps(image_BE, text_AE, scale, pairing)
+            row_lse_B, column_lse_A, positive_B = log_sum_exps(image_BE, text_AE, scale, pairing)
             class_A = _classes(pairing)
             if class_A is not None:
                 mean_BE = _match_means(text_AE, class_A, class_A, pairing.local(class_A))
@@ -96,14 +98,12 @@ class _ClipLoss(torch.autograd.Function):
         image_BE, text_AE, scale, row_lse_B, column_lse_A, class_A = ctx.saved_tensors
         pairing: Pairing = ctx.pairing
         need_image, need_text, need_scale = ctx.needs_input_grad[:3]
-        image_grad_BE = text_grad_BE = scale_grad = None
+        gradients = FeatureGradients.zeros(
+            image_BE if need_image or need_scale else None, text_AE if need_text else None
+        )
         with torch.autocast(image_BE.device.type, enabled=False):
-            if need_image or need_scale:
-                image_grad_BE = torch.zeros_like(image_BE)
-            text_grad_AE = torch.zeros_like(text_AE) if need_text else None
             _add_block_gradients(
-                image_grad_BE,
-                text_grad_AE,
+                gradients,
                 features=(image_BE, text_AE),
                 scale=scale,
                 log_sum_exps=(row_lse_B, column_lse_A),
@@ -111,71 +111,20 @@ class _ClipLoss(torch.autograd.Function):
             )
             if class_A is not None:
                 class_B = pairing.local(class_A)
-                if image_grad_BE is not None:
-                    image_grad_BE -= 2 * _match_means(text_AE, class_A, class_A, class_B)
-                if text_grad_AE is not None:
-                    text_grad_AE -= 2 * scale * _match_means(image_BE, class_A, class_B, class_A)
-            factor = grad_loss * pairing.ranks / (2 * pairing.num_valid)
-            if need_scale:
-                assert image_grad_BE is not None
-                scale_grad = (image_grad_BE * image_BE).sum() * factor
-            if need_image:
-                assert image_grad_BE is not None
-                image_grad_BE.mul_(factor * scale)
-            if text_grad_AE is not None:
-                text_grad_BE = scatter_row_sums(text_grad_AE, group=pairing.group).mul_(factor)
-        return image_grad_BE if need_image else None, text_grad_BE, scale_grad, None
-
-
-def _log_sum_exps(
-    image_BE: Tensor, text_AE: Tensor, scale: Tensor, pairing: Pairing
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-sum-exp of each row (B) and column (A, over all ranks), and each row's own logit (B)."""
-    logits_buffer, scratch_buffer = pairing.buffer(image_BE), pairing.buffer(image_BE)
-    row_B, own_B = image_BE.new_empty(pairing.num_rows), image_BE.new_empty(pairing.num_rows)
-    column_top_A = image_BE.new_full((pairing.num_columns,), -torch.inf)
-    column_sum_A = image_BE.new_zeros(pairing.num_columns)
-    for rows in pairing.row_blocks():
-        scaled_XE = image_BE[rows] * scale
-        row_top_X = scaled_XE.new_full((scaled_XE.shape[0],), -torch.inf)
-        row_sum_X = torch.zeros_like(row_top_X)
-        for block in pairing.blocks(rows):
-            logits_XY = product(logits_buffer, scaled_XE, text_AE[block.columns])
-            own_B[block.own_rows] = block.own(logits_XY)
-            pairing.exclude_(logits_XY, block)
-            scratch_XY = scratch_buffer[: logits_XY.numel()].view_as(logits_XY)
-            _accumulate_(row_top_X, row_sum_X, logits_XY, dim=1, scratch_XY=scratch_XY)
-            _accumulate_(
-                column_top_A[block.columns],
-                column_sum_A[block.columns],
-                logits_XY,
-                dim=0,
-                scratch_XY=logits_XY,
-            )
-        row_B[rows] = row_top_X + row_sum_X.log()
-    # Each rank has summed the columns over its own images only.
-    top_A = max_(column_top_A.clone(), group=pairing.group)
-    column_sum_A.mul_((column_top_A - top_A).exp_())
-    column_A = top_A + sum_(column_sum_A, group=pairing.group).log_()
-    return row_B, column_A, own_B
-
-
-def _accumulate_(
-    top: Tensor, total: Tensor, logits_XY: Tensor, *, dim: int, scratch_XY: Tensor
-) -> None:
-    """Adds a block to a running sum of exponentials along `dim`: sum of exp(x) = exp(top) * total.
-
-    `scratch_XY` is overwritten; it may be the logits themselves when they are needed no more.
-    """
-    new_top = torch.maximum(top, logits_XY.amax(dim))
-    torch.sub(logits_XY, new_top.unsqueeze(dim), out=scratch_XY).exp_()
-    total.mul_((top - new_top).exp_()).add_(scratch_XY.sum(dim))
-    top.copy_(new_top)
+                if gradients.image_BE is not None:
+                    mean_BE = _match_means(text_AE, class_A, class_A, class_B)
+                    gradients.image_BE.sub_(2 * mean_BE)
+                if gradients.text_AE is not None:
+                    mean_AE = _match_means(image_BE, class_A, class_B, class_A)
+                    gradients.text_AE.sub_(2 * scale * mean_AE)
+        factor = grad_loss * pairing.ranks / (2 * pairing.num_valid)
+        scale_grad = gradients.of_scale(image_BE, factor=factor) if need_scale else None
+        image_grad_BE = gradients.of_images(factor * scale) if need_image else None
+        return image_grad_BE, gradients.of_texts(factor, group=pairing.group), scale_grad, None
 
 
 def _add_block_gradients(
-    image_grad_BE: Tensor | None,
-    text_grad_AE: Tensor | None,
+    gradients: FeatureGradients,
     *,
     features: tuple[Tensor, Tensor],
     scale: Tensor,
@@ -203,10 +152,7 @@ def _add_block_gradients(
             weight_XY += logits_XY.sub_(column_lse_A[block.columns]).exp_()
             if subtract_own:
                 block.own(weight_XY).sub_(2)
-            if image_grad_BE is not None:
-                image_grad_BE[rows].addmm_(weight_XY, text_YE)
-            if text_grad_AE is not None:
-                text_grad_AE[block.columns].addmm_(weight_XY.T, scaled_XE)
+            gradients.add_(weight_XY, block, scaled_XE=scaled_XE, text_YE=text_YE)
 
 
 def _classes(pairing: Pairing) -> Tensor | None:

@@ -1,5 +1,6 @@
 """Ranks that share a batch get the single process's loss and gradients."""
 
+from contextlib import ExitStack
 from unittest import mock
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from mmtrain.losses import _blocks, _sigmoid_sums, clip_loss
+from mmtrain.losses import _blocks, _gradients, _sigmoid_sums, clip_loss
 from tests.losses.reference import (
     LABELS,
     PARTS,
@@ -94,11 +95,18 @@ def check_parts(rank: int, num_ranks: int, group) -> None:
 
 def check_collectives(leaves, parts, group) -> None:
     """One gather of the texts, one scatter of their gradients, one sum of the loss."""
-    names = ("gather_rows", "scatter_row_sums", "sum_")
-    spies = {name: mock.Mock(wraps=getattr(_sigmoid_sums, name)) for name in names}
-    with mock.patch.multiple(_sigmoid_sums, **spies):
+    places = (
+        (_sigmoid_sums, "gather_rows"),
+        (_gradients, "scatter_row_sums"),
+        (_sigmoid_sums, "sum_"),
+    )
+    with ExitStack() as patches:
+        spies = [
+            patches.enter_context(mock.patch.object(where, name, wraps=getattr(where, name)))
+            for where, name in places
+        ]
         by_parts(Case(kind="siglip"), *(x.detach() for x in leaves), parts=parts, group=group)
-    assert {name: spy.call_count for name, spy in spies.items()} == dict.fromkeys(names, 1)
+    assert [spy.call_count for spy in spies] == [1, 1, 1]
 
 
 def check_ddp(rank: int, num_ranks: int, group) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmtrain.losses import SiglipByParts, _blocks, _sigmoid_sums
+from mmtrain.losses import SiglipByParts, _blocks, _gradients, _sigmoid_sums
 from tests.losses.reference import (
     LABELS,
     PARTS,
@@ -41,9 +41,9 @@ def test_adding_a_part_communicates_nothing(monkeypatch):
 
     image, text, scale, bias = (x.detach() for x in inputs(6))
     sums = SiglipByParts(text, logit_scale=scale, logit_bias=bias)
-    for name in ("gather_rows", "scatter_row_sums", "sum_"):
-        monkeypatch.setattr(_sigmoid_sums, name, refused)
-        monkeypatch.setattr(_blocks, name, refused, raising=False)
+    for where in (_blocks, _sigmoid_sums, _gradients):
+        for name in ("gather_rows", "scatter_row_sums", "sum_", "require_equal"):
+            monkeypatch.setattr(where, name, refused, raising=False)
     sums.add(image[:2], slice(0, 2))
     sums.add(image[2:], slice(2, 6))
 

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import RowwiseParallel
 
-from mmtrain.losses import _blocks, _sigmoid_sums, clip
+from mmtrain.losses import _blocks, _gradients, _sigmoid_sums, _softmax, clip
 from mmtrain.optim import clip as optim_clip
 from mmtrain.parallel import ParallelConfig
 from mmtrain.parallel.tensor import LocalCompute
@@ -104,17 +104,24 @@ REMOVALS = {
         target=_blocks, name="gather_rows", replacement=own_twice, layout=FSDP, seen_as="loss"
     ),
     "softmax: text gradients scattered": Removal(
-        target=clip, name="scatter_row_sums", replacement=own_rows, layout=FSDP, seen_as="gradient"
+        target=_gradients,
+        name="scatter_row_sums",
+        replacement=own_rows,
+        layout=FSDP,
+        seen_as="gradient",
     ),
     "sigmoid: text gradients scattered": Removal(
-        target=_sigmoid_sums,
+        target=_gradients,
         name="scatter_row_sums",
         replacement=own_rows,
         layout=FSDP,
         loss=SIGMOID,
         seen_as="gradient",
     ),
-    "softmax: log-sum-exps and loss summed": Removal(
+    "softmax: log-sum-exps summed": Removal(
+        target=_softmax, name="sum_", replacement=as_it_is, layout=FSDP, seen_as="loss"
+    ),
+    "softmax: loss summed": Removal(
         target=clip, name="sum_", replacement=as_it_is, layout=FSDP, seen_as="loss"
     ),
     "sigmoid: loss summed": Removal(
