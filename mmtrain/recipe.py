@@ -9,17 +9,11 @@ from mmtrain.data.config import DataConfig
 from mmtrain.data.questions.batches import VqaDataConfig
 from mmtrain.data.text.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
 from mmtrain.errors import UsageError
-from mmtrain.eval.scheduled import (
-    KnnConfig,
-    LinearProbeConfig,
-    RetrievalConfig,
-    Scheduled,
-    ZeroShotConfig,
-)
+from mmtrain.eval.config import EvalConfig
 from mmtrain.loading.start import Start, with_start
 from mmtrain.losses.config import STANDARD_LIMIT, AnswerLossConfig, LossConfig
 from mmtrain.models import ClipConfig, TextConfig
-from mmtrain.models.vqa import Head, VqaConfig
+from mmtrain.models.vqa import VqaConfig
 from mmtrain.optim import OptimConfig
 from mmtrain.parallel import ParallelConfig
 from mmtrain.peft import PeftConfig
@@ -106,49 +100,6 @@ class VqaSection(VqaConfig):
     def model(self) -> VqaConfig:
         """The architecture alone."""
         return VqaConfig(**{f.name: getattr(self, f.name) for f in fields(VqaConfig)})
-
-
-@dataclass(frozen=True, kw_only=True)
-class VqaEvalConfig:
-    """One evaluation by questions."""
-
-    name: str
-    """Names the result: eval/NAME.json."""
-    data: PathText | tuple[PathText, ...]
-    """Images, as data.train takes them."""
-    questions: PathText | None = None
-    """The set's file of questions, as vqa.data.questions."""
-    annotations: PathText | None = None
-    """VQAv2's file of answers."""
-    choices: PathText | None = None
-    """GQA's choices file, for validity and plausibility."""
-    head: Head | None = None
-    """classify or generate, of a model that has both. None: classify where it is there."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalConfig:
-    """What is evaluated during and after training, over all ranks."""
-
-    every: int | None = None
-    """Steps between evaluations. None: only at the end."""
-    batch_size: int = 256
-    """Samples per rank and forward."""
-    zero_shot: tuple[ZeroShotConfig, ...] = ()
-    """Zero-shot evaluations."""
-    retrieval: tuple[RetrievalConfig, ...] = ()
-    """Retrieval evaluations."""
-    linear_probe: tuple[LinearProbeConfig, ...] = ()
-    """Linear probes of the image features."""
-    knn: tuple[KnnConfig, ...] = ()
-    """Classifications by nearest training images."""
-    vqa: tuple[VqaEvalConfig, ...] = ()
-    """Evaluations by questions, where there is a [vqa] section."""
-
-    @property
-    def image_text(self) -> tuple[Scheduled, ...]:
-        """All of the two towers."""
-        return (*self.zero_shot, *self.retrieval, *self.linear_probe, *self.knn)
 
 
 @dataclass(frozen=True, kw_only=True)

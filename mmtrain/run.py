@@ -168,7 +168,7 @@ def check_evaluations(run: Run) -> None:
         UsageError: it cannot be done.
     """
     recipe = run.recipe
-    names = [one.name for one in (*recipe.eval.image_text, *recipe.eval.vqa)]
+    names = [one.name for one in recipe.eval.all]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"eval: the name {name!r} is there twice; each writes eval/NAME.json")
@@ -177,7 +177,7 @@ def check_evaluations(run: Run) -> None:
                 f"eval: the name {name!r} cannot be a file's, eval/NAME.json; use letters, digits, "
                 "_ and -"
             )
-    for one in recipe.eval.image_text:
+    for one in recipe.eval.of("towers"):
         check_evaluation(one, run.preprocess)
     for one in recipe.eval.vqa:
         check_vqa_evaluation(one, recipe.vqa, run.preprocess)

@@ -27,17 +27,13 @@ from mmtrain.data.questions.answers import (
 )
 from mmtrain.data.questions.batches import VqaData
 from mmtrain.data.questions.question import Question
-from mmtrain.data.questions.source import known_questions, open_questions, refuse_unanswered
-from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.questions.source import open_questions, refuse_unanswered
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
-from mmtrain.eval.questions.answering import Answerer, read_asked
-from mmtrain.eval.questions.figures import check_judged
-from mmtrain.eval.questions.gqa import read_choices
-from mmtrain.eval.questions.result import evaluate_vqa
-from mmtrain.eval.result import EvalResult
-from mmtrain.eval.together import on_all_ranks
-from mmtrain.eval.trial import try_samples
+from mmtrain.eval.config import EVALUATORS
+from mmtrain.eval.evaluators.vqa import VqaEvalConfig
+from mmtrain.eval.questions.answering import Answerer
+from mmtrain.eval.scheduled import check_evaluation, command_words, run_evaluation
 from mmtrain.loading.start import read_start
 from mmtrain.loading.vqa import VqaModel, load_vqa, save_vqa
 from mmtrain.models.parameters import lock_tower, parameter_names
@@ -48,7 +44,6 @@ from mmtrain.ranks import is_alone
 from mmtrain.recipe import (
     LossConfig,
     TrainRecipe,
-    VqaEvalConfig,
     VqaSection,
     resolve,
     run_tokenizer,
@@ -99,8 +94,8 @@ class VqaRun(Run):
         those that failed."""
         answerer = self.answerer()
         attempts = (
-            self.attempt(one.name, partial(_judge, answerer, one), _command_words(one), log)
-            for one in self.recipe.eval.vqa
+            self.attempt(one.name, partial(run_evaluation, answerer, one), command_words(one), log)
+            for one in self.recipe.eval.of("answers")
         )
         return answerer, [failed for failed in attempts if failed is not None]
 
@@ -194,24 +189,6 @@ def build_vqa_run(recipe: TrainRecipe, layout: Layout) -> VqaRun:
     )
 
 
-def _judge(answerer: Answerer, one: VqaEvalConfig) -> tuple[EvalResult, tuple[str, ...]]:
-    with on_all_ranks(answerer.group, answerer.device):
-        source = _open(one)
-        choices = None if one.choices is None else read_choices(Path(one.choices))
-    result = evaluate_vqa(replace(answerer, head=one.head), source, choices=choices)
-    return result, ("accuracy",)
-
-
-def _command_words(one: VqaEvalConfig) -> list[str]:
-    """What `mmtrain` takes to do the same evaluation."""
-    data = [one.data] if isinstance(one.data, str) else [*one.data]
-    words = ["eval", "vqa", "--data", *data]
-    for name in ("questions", "annotations", "choices", "head"):
-        if (value := getattr(one, name)) is not None:
-            words += [f"--{name}", value]
-    return words
-
-
 def check_vqa_evaluation(
     one: VqaEvalConfig, section: VqaSection | None, preprocess: PreprocessConfig
 ) -> None:
@@ -226,37 +203,16 @@ def check_vqa_evaluation(
         raise UsageError(
             f'eval.vqa {one.name!r}: head = "{one.head}" has no [vqa.{one.head}]; leave it out'
         )
-    try:
-        source = _open(one)
-        refuse_unanswered(source)
-        for asked in try_samples(source, read_asked, preprocess, key="data"):
-            if bare := [question for question in asked if not question.answers]:
-                raise UsageError(
-                    f"data: question {bare[0].question_id} has no answers; name a set that has them"
-                )
-        choices = None if one.choices is None else read_choices(Path(one.choices))
-        if known := known_questions(source):
-            check_judged(known, "official", choices=choices)
-    except UsageError as error:
-        raise UsageError(f"eval {one.name}: {error}") from error
-
-
-def _open(one: VqaEvalConfig) -> SampleSource:
-    return open_questions(
-        one.data, questions=one.questions, annotations=one.annotations, key="eval.vqa.data"
-    )
+    check_evaluation(one, preprocess)
 
 
 def _refuse_other_tasks(recipe: TrainRecipe) -> None:
     """What only contrastive training reads must not stand there unread."""
-    for key, given in (
-        ("loss", recipe.loss != LossConfig()),
-        ("eval.zero_shot", recipe.eval.zero_shot),
-        ("eval.retrieval", recipe.eval.retrieval),
-        ("eval.linear_probe", recipe.eval.linear_probe),
-        ("eval.knn", recipe.eval.knn),
-    ):
-        if given:
+    others = [kind for kind, one in EVALUATORS.items() if one.judges != "answers"]
+    given = [("loss", recipe.loss != LossConfig())]
+    given += [(f"eval.{kind}", bool(getattr(recipe.eval, kind))) for kind in others]
+    for key, is_given in given:
+        if is_given:
             raise UsageError(f"[{key}] has no effect beside [vqa]; leave it out")
     text = recipe.model.text
     if recipe.vqa is not None and recipe.vqa.classify is not None and not text.cuts_padding:

@@ -109,7 +109,7 @@ class Run:
         encoder = self.encoder()
         attempts = (
             self.attempt(one.name, partial(run_evaluation, encoder, one), command_words(one), log)
-            for one in self.recipe.eval.image_text
+            for one in self.recipe.eval.of("towers")
         )
         return encoder, [failed for failed in attempts if failed is not None]
 

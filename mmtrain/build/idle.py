@@ -117,7 +117,7 @@ def idle_notes(recipe: TrainRecipe, *, total_steps: int) -> list[str]:
     """
     data, optim, evaluation = recipe.data, recipe.optim, recipe.eval
     parallel, log = recipe.parallel, recipe.log
-    judged = (*evaluation.image_text, *evaluation.vqa)
+    judged = evaluation.all
     standard = ParallelConfig()
     every = f"eval.every = {evaluation.every}"
     lines = (

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmtrain.cli.parser import Parser, add_command, add_group, at_least
+from mmtrain.cli.parser import Parser, add_command, add_group
+from mmtrain.settings.numbers import at_least
 
 
 def add_checkpoint(commands: Any) -> None:

@@ -4,8 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmtrain.cli.parser import Parser, add_command, add_group, at_least
+from mmtrain.cli.parser import Parser, add_command, add_group
 from mmtrain.cli.vqa import add_data_vqa
+from mmtrain.data.sources.source import IMAGE_KEY
+from mmtrain.settings.numbers import at_least
 
 
 def add_data(commands: Any) -> None:
@@ -43,7 +45,7 @@ def _add_check(actions: Any) -> None:
     where.add_argument("--no-captions", action="store_true", help="images alone are enough")
     check.add_argument(
         "--image-key",
-        default="filepath",
+        default=IMAGE_KEY,
         metavar="NAME",
         help="column or extension of the image, as data.image_key (%(default)s)",
     )

@@ -4,8 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmtrain.cli.model_options import add_data, add_model, add_running, model_options
-from mmtrain.cli.parser import add_command, at_least, fraction
+from mmtrain.cli.model_options import add_model, add_running, model_options
+from mmtrain.cli.parser import add_command
+from mmtrain.eval.evaluators.options import add_data
+from mmtrain.settings.numbers import at_least, fraction
 
 
 def add_embed(commands: Any) -> None:

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmtrain.cli.parser import add_command, add_device, at_least, fraction, positive
+from mmtrain.cli.parser import add_command, add_device
+from mmtrain.settings.numbers import at_least, fraction, positive
 
 
 def add_generate(commands: Any) -> None:

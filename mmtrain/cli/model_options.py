@@ -4,10 +4,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmtrain.cli.parser import Parser, add_device, at_least
+from mmtrain.cli.parser import Parser, add_device
+from mmtrain.data.sources.source import IMAGE_KEY
+from mmtrain.settings.numbers import at_least
 
 _RUNNING = ("architecture", "batch_size", "workers", "device", "precision")
-_DATA = "shards, or another source of docs/data.md"
 
 
 def add_architecture(parser: Parser) -> None:
@@ -32,17 +33,6 @@ def add_model(parser: Parser, *, has_name: bool = True) -> None:
     )
 
 
-def add_data(parser: Parser, option: str, *, required: bool = True) -> None:
-    """An option that names data."""
-    told = {
-        "--data": _DATA,
-        "--train": f"what it learns from: {_DATA}",
-        "--test": "what the figures are about",
-        "--validation": "what C is chosen on (one of ten training samples)",
-    }
-    parser.add_argument(option, nargs="+", required=required, metavar="DATA", help=told[option])
-
-
 def add_running(parser: Parser, *, image_key: bool = True, batches: bool = True) -> None:
     """How images are read and the model is run.
 
@@ -54,7 +44,7 @@ def add_running(parser: Parser, *, image_key: bool = True, batches: bool = True)
     if image_key:
         parser.add_argument(
             "--image-key",
-            default="filepath",
+            default=IMAGE_KEY,
             metavar="NAME",
             help="column of the images in a manifest or a saved data set (%(default)s)",
         )

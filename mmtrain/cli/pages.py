@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.cli.model_options import add_architecture
-from mmtrain.cli.parser import add_command, add_device, at_least
+from mmtrain.cli.parser import add_command, add_device
+from mmtrain.settings.numbers import at_least
 
 
 def add_report(commands: Any) -> None:

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmtrain.cli.parser import add_command, at_least
+from mmtrain.cli.parser import add_command
+from mmtrain.settings.numbers import at_least
 
 
 def add_plan(commands: Any) -> None:

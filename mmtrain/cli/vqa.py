@@ -5,9 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.cli.model_options import add_model, add_running, model_options
-from mmtrain.cli.parser import Parser, add_command, at_least
-
-_IMAGES = "the folder of images; without --questions, easy_vqa:test or shards of `data vqa`"
+from mmtrain.cli.parser import Parser, add_command
+from mmtrain.eval.config import command_of
+from mmtrain.eval.evaluators.options import read_options
+from mmtrain.eval.evaluators.vqa import (
+    IMAGES,
+    VqaEvalConfig,
+    add_choices,
+    add_head,
+    add_question_files,
+)
+from mmtrain.settings.numbers import at_least
 
 
 def add_ask(commands: Any) -> None:
@@ -22,7 +30,7 @@ def add_ask(commands: Any) -> None:
         metavar="TEXT",
         help="what is asked; may be given several times",
     )
-    _add_head(ask)
+    add_head(ask)
     ask.add_argument(
         "--out", type=Path, metavar="FILE", help="a .png of the picture, dark where nobody looked"
     )
@@ -31,12 +39,10 @@ def add_ask(commands: Any) -> None:
 
 def add_eval_vqa(kinds: Any) -> None:
     """The kind of evaluation that asks every question of a set."""
-    vqa = add_command(kinds, "vqa", "ask every question of a set", _eval_vqa)
+    vqa = add_command(kinds, command_of(VqaEvalConfig), VqaEvalConfig.summary, _eval_vqa)
     add_model(vqa, has_name=False)
-    vqa.add_argument("--data", nargs="+", required=True, metavar="DATA", help=_IMAGES)
-    _add_files(vqa)
-    _add_head(vqa)
-    _add_comparing(vqa)
+    VqaEvalConfig.add_options(vqa)
+    _add_mode(vqa)
     vqa.add_argument(
         "--probes", action="store_true", help="also ask without the image, and without the question"
     )
@@ -65,8 +71,9 @@ def add_eval_answers(kinds: Any) -> None:
         help="the answers, as the official servers want them: [{question_id, answer}] of VQAv2 and "
         "easy-VQA, [{image, answer}] of VizWiz, [{questionId, prediction}] of GQA",
     )
-    _add_files(answers, needed=True)
-    _add_comparing(answers)
+    add_question_files(answers, needed=True)
+    add_choices(answers)
+    _add_mode(answers)
     answers.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="the result, as JSON"
     )
@@ -75,45 +82,20 @@ def add_eval_answers(kinds: Any) -> None:
 def add_data_vqa(actions: Any) -> None:
     """The action that packs questions and images."""
     pack = add_command(actions, "vqa", "pack a set's images and questions into shards", _data_vqa)
-    pack.add_argument("--images", required=True, metavar="DIR", help=_IMAGES)
-    _add_files(pack)
+    pack.add_argument("--images", required=True, metavar="DIR", help=IMAGES)
+    add_question_files(pack)
     pack.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     pack.add_argument(
         "--per-shard", type=at_least(1), default=1000, metavar="N", help="images (%(default)s)"
     )
 
 
-def _add_comparing(parser: Parser) -> None:
-    parser.add_argument(
-        "--choices",
-        type=Path,
-        metavar="FILE",
-        help="GQA's choices, for validity and plausibility",
-    )
+def _add_mode(parser: Parser) -> None:
     parser.add_argument(
         "--mode",
         choices=("official", "evalai", "exact"),
         default="official",
         help="how answers are compared where there are several annotators (%(default)s)",
-    )
-
-
-def _add_files(parser: Parser, *, needed: bool = False) -> None:
-    of_package = ", or easy_vqa:test" if needed else ""
-    parser.add_argument(
-        "--questions",
-        required=needed,
-        metavar="FILE",
-        help=f"questions of VQAv2, VizWiz, GQA or easy-VQA{of_package}",
-    )
-    parser.add_argument("--annotations", metavar="FILE", help="VQAv2's file of answers")
-
-
-def _add_head(parser: Parser) -> None:
-    parser.add_argument(
-        "--head",
-        choices=("classify", "generate"),
-        help="choose among known answers or write one (what the model has)",
     )
 
 
@@ -134,13 +116,9 @@ def _eval_vqa(arguments: argparse.Namespace) -> None:
 
     eval_vqa_command(
         model=model_options(arguments),
-        data=tuple(arguments.data),
-        questions=arguments.questions,
-        annotations=arguments.annotations,
-        head=arguments.head,
+        evaluation=read_options(VqaEvalConfig, arguments, name=command_of(VqaEvalConfig)),
         mode=arguments.mode,
         probes=arguments.probes,
-        choices=arguments.choices,
         predictions=arguments.predictions,
         out=arguments.out,
     )

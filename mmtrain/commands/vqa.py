@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from mmtrain.commands.answers import refuse_overwriting, show_figures
-from mmtrain.commands.evaluate import ModelOptions
+from mmtrain.commands.evaluate import ModelOptions, refuse_out
 from mmtrain.data.images.decode import open_image
 from mmtrain.data.images.transforms import eval_transform
 from mmtrain.data.questions.batches import TextForm
@@ -17,6 +17,7 @@ from mmtrain.data.questions.predictions import write_predictions
 from mmtrain.data.questions.source import known_questions, open_questions, refuse_unanswered
 from mmtrain.data.sample_error import SampleError
 from mmtrain.errors import UsageError
+from mmtrain.eval.evaluators.vqa import VqaEvalConfig
 from mmtrain.eval.look.answers import look, overlay
 from mmtrain.eval.questions.accuracy import Mode
 from mmtrain.eval.questions.answering import (
@@ -26,7 +27,6 @@ from mmtrain.eval.questions.answering import (
     choice_probabilities,
 )
 from mmtrain.eval.questions.figures import check_judged
-from mmtrain.eval.questions.gqa import read_choices
 from mmtrain.eval.questions.result import PROBES, evaluate_vqa
 from mmtrain.eval.result import write_result
 from mmtrain.files import writing
@@ -56,13 +56,9 @@ def _answerer(model: ModelOptions, head: Head | None) -> Answerer:
 def eval_vqa_command(
     *,
     model: ModelOptions,
-    data: tuple[str, ...],
-    questions: str | None,
-    annotations: str | None,
-    head: Head | None,
+    evaluation: VqaEvalConfig,
     mode: Mode,
     probes: bool,
-    choices: Path | None,
     predictions: Path | None,
     out: Path | None,
 ) -> None:
@@ -71,16 +67,16 @@ def eval_vqa_command(
     Every question is asked once, whatever is written of it. A set without answers, as official
     servers keep theirs, gives predictions and no figures.
     """
-    _refuse_outputs(predictions, out, probes=probes, choices=choices)
-    refuse_overwriting((questions, annotations, choices), {"predictions": predictions, "out": out})
-    listed = None if choices is None else read_choices(choices)
-    source = open_questions(data, questions=questions, annotations=annotations, key="data")
+    read = (evaluation.questions, evaluation.annotations, evaluation.choices)
+    _refuse_outputs(predictions, out, probes=probes, choices=evaluation.choices)
+    refuse_overwriting(read, {"predictions": predictions, "out": out})
+    source, choices = evaluation.open()
     known = known_questions(source)
     if predictions is None:
         refuse_unanswered(source)
     if any(question.answers for question in known) and out is not None:
-        check_judged(known, mode, choices=listed)
-    answerer = _answerer(model, head)
+        check_judged(known, mode, choices=choices)
+    answerer = _answerer(model, evaluation.head)
     answered = answer_all(answerer, source)
     if predictions is not None and answerer.is_main:
         write_predictions(predictions, answered)
@@ -95,7 +91,7 @@ def eval_vqa_command(
             source,
             mode=mode,
             probes=PROBES if probes else (),
-            choices=listed,
+            choices=choices,
             answered=answered,
         )
         if answerer.is_main:
@@ -106,13 +102,13 @@ def eval_vqa_command(
 
 
 def _refuse_outputs(
-    predictions: Path | None, out: Path | None, *, probes: bool, choices: Path | None
+    predictions: Path | None, out: Path | None, *, probes: bool, choices: str | None
 ) -> None:
     """Before anything is computed for them."""
     if out is None and predictions is None:
         raise UsageError("name --out, for the figures, or --predictions, for the answers")
-    if out is not None and out.suffix != ".json":
-        raise UsageError(f"out = {out} must end in .json")
+    if out is not None:
+        refuse_out(out)
     for option, given in (("--probes", probes), ("--choices", choices is not None)):
         if given and out is None:
             raise UsageError(

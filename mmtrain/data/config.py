@@ -9,6 +9,7 @@ from mmtrain.data.images.decode import HIGHEST_MAX_IMAGE_PIXELS, MAX_IMAGE_PIXEL
 from mmtrain.data.images.transforms import AugmentConfig, Interpolation, ResizeMode
 from mmtrain.data.order.plan import Last
 from mmtrain.data.shards.source import OnDamage
+from mmtrain.data.sources.source import IMAGE_KEY
 from mmtrain.data.storage.patience import PATIENCE
 from mmtrain.limits import MOST_PROCESSES, check_counts
 from mmtrain.settings.paths import PathText
@@ -23,7 +24,7 @@ class DataConfig:
     `data/{00000..00099}.tar`, or a list of these. Or one path of another kind: a .csv, .tsv or
     .jsonl manifest, a folder of class folders of images, a saved Hugging Face data set; or
     `synthetic:N`."""
-    image_key: str = "filepath"
+    image_key: str = IMAGE_KEY
     """Column that holds the image: its path in a manifest, itself in a saved data set. In shards
     the extension of the images, where they have several or one that images do not have."""
     workers: int = 0

@@ -56,6 +56,17 @@ class ReadCaptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FirstCaption:
+    """Sample -> the first of its captions."""
+
+    read_captions: ReadCaptions
+
+    def __call__(self, members: Members) -> str:
+        """Raises SampleError when the sample has no caption."""
+        return self.read_captions(members)[0]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReadImageCaptions:
     """Sample -> all its captions, and a digest of its image's file."""
 

@@ -2,52 +2,25 @@
 
 import json
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
-from mmtrain.eval.captions import ReadCaptions
-from mmtrain.eval.classify.classification import ReadClass
-from mmtrain.eval.classify.layouts import open_labelled
+from mmtrain.eval.config import EVALUATORS
 from mmtrain.eval.encode import Encoder
+from mmtrain.eval.evaluators.evaluator import Texts
 from mmtrain.eval.look.files import LOOK_FILE, write_look
 from mmtrain.eval.look.look import look_at
-from mmtrain.eval.samples import Members, open_source
-from mmtrain.eval.scheduled import RetrievalConfig, ZeroShotConfig
 from mmtrain.loading import CONFIG_FILE, WEIGHTS_FILE, load
 from mmtrain.report.look_page import read_look
 from mmtrain.report.run_folder import LOOK_DIR
+from mmtrain.settings.decode import decode
 from mmtrain.settings.paths import expand_paths
 
 _FORMAT = 1
 """Raised when a page needs what an older look has not."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadName:
-    """Sample -> the name of its class."""
-
-    read_class: ReadClass
-    names: tuple[str, ...]
-
-    def __call__(self, members: Members) -> str:
-        """Raises SampleError when the sample has no class."""
-        return self.names[self.read_class(members)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FirstCaption:
-    """Sample -> the first of its captions."""
-
-    read_captions: ReadCaptions
-
-    def __call__(self, members: Members) -> str:
-        """Raises SampleError when the sample has no caption."""
-        return self.read_captions(members)[0]
 
 
 def update_look(run: Path, *, encoder: Encoder | None = None) -> str | None:
@@ -71,9 +44,9 @@ def update_look(run: Path, *, encoder: Encoder | None = None) -> str | None:
     if _is_current(run / LOOK_DIR / LOOK_FILE, told) and read_look(run / LOOK_DIR, []):
         return None
     try:
-        source, read_text, names = _open(evaluation)
+        texts = _open(evaluation)
         encoder = _load_encoder(run) if encoder is None else encoder
-        look = look_at(encoder, source=source, read_text=read_text, names=names)
+        look = look_at(encoder, **texts._asdict())
         write_look(run / LOOK_DIR, look, told=told)
     except (OSError, UsageError) as error:
         return f"{error}."
@@ -81,10 +54,16 @@ def update_look(run: Path, *, encoder: Encoder | None = None) -> str | None:
 
 
 def _first_evaluation(recipe: Path) -> dict[str, Any] | None:
-    """The recipe's first retrieval, which has captions, or else its first zero-shot evaluation."""
+    """The recipe's first evaluation with captions, or else the first with class names."""
+    kinds = [
+        (kind, config)
+        for texts in ("captions", "class names")
+        for kind, config in EVALUATORS.items()
+        if config.texts == texts
+    ]
     try:
         sections = tomllib.loads(recipe.read_text(encoding="utf-8"))["eval"]
-        for kind, config in (("retrieval", RetrievalConfig), ("zero_shot", ZeroShotConfig)):
+        for kind, config in kinds:
             for one in sections.get(kind, []):
                 one = expand_paths(config, one)
                 return {**one, "kind": kind, "name": str(one["name"]), "data": one["data"]}
@@ -117,29 +96,11 @@ def _is_current(path: Path, told: dict[str, Any]) -> bool:
         return False
 
 
-def _open(
-    evaluation: dict[str, Any],
-) -> tuple[SampleSource, ReadName | FirstCaption, tuple[str, ...]]:
-    """An evaluation's data, what reads the text of a sample, and the fields that it looks at."""
-    data = evaluation["data"]
-    data = data if isinstance(data, str) else tuple(data)
-    image_key = {name: evaluation[name] for name in ("image_key",) if name in evaluation}
-    if evaluation["kind"] == "retrieval":
-        fields = tuple(evaluation.get("captions", ("txt",)))
-        captions = ReadCaptions(fields=fields, lines=evaluation.get("caption_lines"))
-        source = open_source(data, **image_key)
-        return source, FirstCaption(read_captions=captions), fields
-    inputs = open_labelled(
-        {"data": data},
-        classes=evaluation.get("classes"),
-        label_key=evaluation.get("label_key"),
-        **image_key,
-    )
-    known = inputs.classes
-    number = {id: place for place, id in enumerate(known.ids)}
-    read_class = ReadClass(label_key=inputs.label_key, number=number)
-    read_name = ReadName(read_class=read_class, names=known.names)
-    return inputs.sources["data"], read_name, (inputs.label_key,)
+def _open(evaluation: dict[str, Any]) -> Texts:
+    """An evaluation's images and their texts."""
+    given = {key: value for key, value in evaluation.items() if key != "kind"}
+    config = decode(EVALUATORS[evaluation["kind"]], given, path=f"eval.{evaluation['kind']}")
+    return config.read_texts(config.open())
 
 
 def _load_encoder(run: Path) -> Encoder:

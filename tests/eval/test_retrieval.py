@@ -7,7 +7,8 @@ import torch
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.errors import UsageError
 from mmtrain.eval import evaluate_retrieval, scores
-from mmtrain.eval.scheduled import RetrievalConfig, check_evaluation
+from mmtrain.eval.evaluators.retrieval import RetrievalConfig
+from mmtrain.eval.scheduled import check_evaluation
 from tests.data.shard_files import encoded, picture, write_shard
 from tests.eval.tiny import (
     LinearTowers,

@@ -8,14 +8,11 @@ import pytest
 
 from mmtrain.errors import UsageError
 from mmtrain.eval import evaluate_knn, evaluate_linear_probe, evaluate_retrieval, evaluate_zero_shot
-from mmtrain.eval.scheduled import (
-    KnnConfig,
-    LinearProbeConfig,
-    RetrievalConfig,
-    ZeroShotConfig,
-    check_evaluation,
-    run_evaluation,
-)
+from mmtrain.eval.evaluators.knn import KnnConfig
+from mmtrain.eval.evaluators.linear_probe import LinearProbeConfig
+from mmtrain.eval.evaluators.retrieval import RetrievalConfig
+from mmtrain.eval.evaluators.zero_shot import ZeroShotConfig
+from mmtrain.eval.scheduled import check_evaluation, run_evaluation
 from tests.eval.classify.test_layouts import write_clip_benchmark, write_folders
 from tests.eval.classify.test_linear_probe import write_colours
 from tests.eval.tiny import make_encoder

@@ -14,8 +14,11 @@ from PIL import Image
 from mmtrain import run as run_module
 from mmtrain.cli import main
 from mmtrain.eval import samples as samples_module
-from mmtrain.eval import scheduled as scheduled_module
+from mmtrain.eval.config import EVALUATORS
 from mmtrain.eval.encode import encode_image_batch
+from mmtrain.eval.evaluators.retrieval import RetrievalConfig
+from mmtrain.eval.scheduled import command_words
+from mmtrain.settings.decode import decode
 from mmtrain.train.loop import Loop
 from tests.data.questions.vqa_files import change
 from tests.ranks import run_ranks
@@ -146,10 +149,7 @@ def test_a_right_one_of_each_kind_runs_and_can_be_repeated(tmp_path: Path) -> No
     assert train(tmp_path / "run", *scheduled(*KINDS.items())) == 0
     for kind, table in KINDS.items():
         result = json.loads((tmp_path / f"run/eval/{table['name']}.json").read_text())
-        config = scheduled_module._KINDS  # every kind has its command
-        (cls,) = (one for one, word in config.items() if word == kind.replace("_", "-"))
-        given = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
-        words = scheduled_module.command_words(cls(**given))
+        words = command_words(decode(EVALUATORS[kind], table))
         out = tmp_path / f"{kind}.json"
         assert main([*words, "--model", str(tmp_path / "run"), "--out", str(out)]) == 0
         again = json.loads(out.read_text())
@@ -252,7 +252,7 @@ def test_whatever_an_evaluation_raises(
 def check_ranks(rank: int, folder: str, where: str) -> None:
     """One rank of two has lost the data, or runs out of memory."""
     steps = {"done": 0}
-    real_open, real_encode = scheduled_module._open, encode_image_batch
+    real_open, real_encode = RetrievalConfig.open, encode_image_batch
 
     def count(self: Loop, *args: Any, **options: Any) -> Any:
         verdict = real_step(self, *args, **options)
@@ -275,7 +275,7 @@ def check_ranks(rank: int, folder: str, where: str) -> None:
 
     real_step = Loop._step
     Loop._step = count  # pyright: ignore[reportAttributeAccessIssue]
-    scheduled_module._open = open_or_fail
+    RetrievalConfig.open = open_or_fail
     samples_module.encode_image_batch = encode_or_fail
     words = [*scheduled(("retrieval", KINDS["retrieval"])), "--eval.every", "2"]
     words += ["--eval.batch_size", "16"]

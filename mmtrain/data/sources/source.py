@@ -3,6 +3,9 @@
 from collections.abc import Collection
 from typing import Protocol
 
+IMAGE_KEY = "filepath"
+"""The column of the images in a manifest or a saved data set where no setting names one."""
+
 
 class SampleSource(Protocol):
     """Samples by number. Safe to pickle and to fork."""

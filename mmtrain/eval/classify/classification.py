@@ -53,6 +53,18 @@ class ReadClass:
         raise SampleError(f"its {self.label_key} {str(label)!r} is not among the classes")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReadName:
+    """Sample -> the name of its class."""
+
+    read_class: ReadClass
+    names: tuple[str, ...]
+
+    def __call__(self, members: Members) -> str:
+        """Raises SampleError when the sample has no class."""
+        return self.names[self.read_class(members)]
+
+
 def _several(label: Any) -> list[str]:
     """The labels of a JSON list, or of a text that spaces or commas divide."""
     if isinstance(label, str):

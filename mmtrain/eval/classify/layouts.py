@@ -21,6 +21,7 @@ from mmtrain.data.sources.torchvision_sets import TorchvisionSource
 from mmtrain.data.storage.hidden_names import is_hidden, tars_in
 from mmtrain.errors import UsageError
 from mmtrain.eval.classify.classes import ClassList, class_list, read_classes
+from mmtrain.eval.classify.classification import ReadClass
 from mmtrain.eval.classify.prompts import load_templates
 from mmtrain.eval.samples import Data, open_source
 
@@ -50,6 +51,12 @@ class LabelledInputs:
     def arguments(self) -> dict[str, Any]:
         """By their names in `evaluate_zero_shot`, `evaluate_linear_probe` and `evaluate_knn`."""
         return {**self.sources, "classes": self.classes, "label_key": self.label_key}
+
+    @property
+    def read_class(self) -> ReadClass:
+        """Finds a sample's class."""
+        number = {id: place for place, id in enumerate(self.classes.ids)}
+        return ReadClass(label_key=self.label_key, number=number)
 
 
 @dataclass(frozen=True, kw_only=True)
