@@ -6,6 +6,7 @@ from typing import Literal
 from mmtrain.eval.evaluators.evaluator import Evaluator
 from mmtrain.eval.evaluators.knn import KnnConfig
 from mmtrain.eval.evaluators.linear_probe import LinearProbeConfig
+from mmtrain.eval.evaluators.pairs import PairsConfig
 from mmtrain.eval.evaluators.retrieval import RetrievalConfig
 from mmtrain.eval.evaluators.vqa import VqaEvalConfig
 from mmtrain.eval.evaluators.zero_shot import ZeroShotConfig
@@ -28,6 +29,8 @@ class EvalConfig:
     """Linear probes of the image features."""
     knn: tuple[KnnConfig, ...] = ()
     """Classifications by nearest training images."""
+    pairs: tuple[PairsConfig, ...] = ()
+    """Choices between captions and hard negatives of them."""
     vqa: tuple[VqaEvalConfig, ...] = ()
     """Evaluations by questions, where there is a [vqa] section."""
 

@@ -12,6 +12,7 @@ from mmtrain.eval.evaluators.evaluator import Evaluator
 from mmtrain.eval.evaluators.knn import KnnConfig
 from mmtrain.eval.evaluators.linear_probe import LinearProbeConfig
 from mmtrain.eval.evaluators.options import read_options
+from mmtrain.eval.evaluators.pairs import PairsConfig
 from mmtrain.eval.evaluators.retrieval import RetrievalConfig
 from mmtrain.eval.evaluators.vqa import VqaEvalConfig
 from mmtrain.eval.evaluators.zero_shot import ZeroShotConfig
@@ -30,6 +31,7 @@ CASES: tuple[Evaluator, ...] = (
     replace(RETRIEVAL, captions=("title", "txt"), caption_lines=True),
     replace(RETRIEVAL, caption_lines=False, image_key="png"),
     ZeroShotConfig(name="x", data=("a",), classes="c.json", templates="imagenet", image_key="p"),
+    PairsConfig(name="x", data=("a.jsonl",), caption="txt", negatives=("b", "c")),
     VqaEvalConfig(name="x", data=("a",), questions="q.json", choices="c.json", head="generate"),
 )
 
