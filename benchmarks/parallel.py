@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmtrain.data.batch import ImageTextBatch
+from mmtrain.loading.config import ModelConfig
 from mmtrain.losses.config import LossConfig
 from mmtrain.models import Clip, ClipConfig, TextConfig, VisionConfig
 from mmtrain.models.clip import hidden_matrix_names, no_decay_names
@@ -31,7 +32,7 @@ from mmtrain.nn import TransformerConfig
 from mmtrain.optim import OptimConfig, build_optimizers, clip_gradients
 from mmtrain.parallel import Layout, ParallelConfig, build_layout, leave_ranks, parallelize
 from mmtrain.plan.layout import plan_layout
-from mmtrain.recipe import ModelConfig, TrainRecipe, load_recipe
+from mmtrain.recipe import TrainRecipe, load_recipe
 from mmtrain.tasks.contrastive import contrastive_objective
 from mmtrain.train.step import build_schedule
 

@@ -6,100 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.data.config import DataConfig
-from mmtrain.data.questions.batches import VqaDataConfig
 from mmtrain.data.text.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.eval.config import EvalConfig
+from mmtrain.loading.config import ModelConfig
 from mmtrain.loading.start import Start, with_start
-from mmtrain.losses.config import STANDARD_LIMIT, AnswerLossConfig, LossConfig
+from mmtrain.losses.config import STANDARD_LIMIT, LossConfig
 from mmtrain.models import ClipConfig, TextConfig
-from mmtrain.models.vqa import VqaConfig
+from mmtrain.models.parameters import LockConfig
 from mmtrain.optim import OptimConfig
 from mmtrain.parallel import ParallelConfig
 from mmtrain.peft import PeftConfig
 from mmtrain.settings.decode import apply_overrides, decode
-from mmtrain.settings.paths import PathText, expand_paths
+from mmtrain.settings.paths import expand_paths
 from mmtrain.settings.read_toml import read_toml
-from mmtrain.train.config import TrainConfig
+from mmtrain.tasks.config import VqaSection
+from mmtrain.train.config import RunConfig, TrainConfig
 from mmtrain.train.metrics import LogConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """Where a run lives and what makes it repeatable."""
-
-    dir: PathText
-    """The run folder; everything a run writes is in it."""
-    seed: int = 0
-    """Of the initial weights, the data order and every random choice."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig(ClipConfig):
-    """Both towers. With `name` or `init` only what differs need be given."""
-
-    name: str | None = None
-    """An architecture by name, such as ViT-B-32 (`mmtrain models` lists them); every other key of
-    the section overrides one of its fields."""
-    init: PathText | None = None
-    """Start from these weights: a run, an export, a folder in another tool's form, or a weights'
-    file of the architecture `name`. It brings its architecture and, where the recipe says nothing
-    else, its tokenizer, data.resize_mode, data.interpolation and loss.kind; another image_size
-    interpolates the learned positions."""
-    init_training: bool = False
-    """`init` is a checkpoint of open_clip's training that this run goes on with: AdamW's moments
-    and the epoch are taken up too, as far as they fit, and it is said what was not."""
-    vision_init: PathText | None = None
-    """Start the image tower from a folder that timm wrote (config.json, model.safetensors). It
-    brings [model.vision] with a projection to embed_dim; [lock] may freeze it (LiT)."""
-
-    @property
-    def clip(self) -> ClipConfig:
-        """The architecture alone."""
-        return ClipConfig(**{f.name: getattr(self, f.name) for f in fields(ClipConfig)})
-
-
-@dataclass(frozen=True, kw_only=True)
-class LockConfig:
-    """Frozen towers (LiT, arXiv:2111.07991). None: the tower trains."""
-
-    vision: int | None = None
-    """0 freezes the vision tower; n leaves the head and its last n - 1 blocks trainable."""
-    text: int | None = None
-    """The same for the text tower."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class VqaSection(VqaConfig):
-    """Answer questions about images instead of matching captions. [model] says the towers: the
-    image's, and the question's encoder."""
-
-    data: VqaDataConfig = field(default_factory=VqaDataConfig)
-    """Questions beside the images of data.train."""
-    loss: AnswerLossConfig = field(default_factory=AnswerLossConfig)
-    """What it costs to answer wrongly."""
-    min_count: int = 9
-    """classify: an answer is in the vocabulary where it is that of so many questions."""
-    init: PathText | None = None
-    """Start from all weights of a VQA model: a run or its export; for training in stages."""
-    vision_lr: float | None = None
-    """Peak learning rate of the vision tower. None: optim.lr."""
-    text_lr: float | None = None
-    """Peak learning rate of the question encoder. None: optim.lr."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.min_count < 1:
-            raise ValueError(f"min_count = {self.min_count} must be at least 1")
-        for name in ("vision_lr", "text_lr"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} = {value} must be positive; [lock] freezes a tower")
-
-    @property
-    def model(self) -> VqaConfig:
-        """The architecture alone."""
-        return VqaConfig(**{f.name: getattr(self, f.name) for f in fields(VqaConfig)})
 
 
 @dataclass(frozen=True, kw_only=True)

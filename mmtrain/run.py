@@ -22,10 +22,11 @@ from mmtrain.loading import save_model
 from mmtrain.models import Clip
 from mmtrain.parallel import Layout, build_layout, leave_ranks, pick_device
 from mmtrain.ranks import is_alone, on_every_rank, on_rank_0, own_rank
-from mmtrain.recipe import TrainRecipe, load_recipe, read_toml
+from mmtrain.recipe import TrainRecipe, load_recipe
 from mmtrain.report import write_report
 from mmtrain.settings.decode import encode
 from mmtrain.settings.paths import escape_path, escape_paths, expand_paths
+from mmtrain.settings.read_toml import read_toml
 from mmtrain.train.evaluations import refuse_failed
 from mmtrain.train.guard import Guard, StopSignals
 from mmtrain.train.loop import Loop

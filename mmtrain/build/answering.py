@@ -36,20 +36,16 @@ from mmtrain.eval.questions.answering import Answerer
 from mmtrain.eval.scheduled import check_evaluation, command_words, run_evaluation
 from mmtrain.loading.start import read_start
 from mmtrain.loading.vqa import VqaModel, load_vqa, save_vqa
+from mmtrain.losses.config import LossConfig
 from mmtrain.models.parameters import lock_tower, parameter_names
 from mmtrain.models.vqa import Vqa
 from mmtrain.parallel import Layout, parallelize
 from mmtrain.peft import LoraDropout, baked, count_parameters
 from mmtrain.ranks import is_alone
-from mmtrain.recipe import (
-    LossConfig,
-    TrainRecipe,
-    VqaSection,
-    resolve,
-    run_tokenizer,
-)
+from mmtrain.recipe import TrainRecipe, resolve, run_tokenizer
 from mmtrain.report import write_report
 from mmtrain.tasks.answering import answer_objective
+from mmtrain.tasks.config import VqaSection
 from mmtrain.tasks.dictionaries import fill_dictionaries
 from mmtrain.train.config import total_steps
 from mmtrain.train.evaluations import Failed

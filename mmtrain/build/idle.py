@@ -9,7 +9,8 @@ from mmtrain.models.text import TextConfig
 from mmtrain.models.vision import VisionConfig
 from mmtrain.nn import TransformerConfig
 from mmtrain.parallel import ParallelConfig
-from mmtrain.recipe import TrainRecipe, VqaSection
+from mmtrain.recipe import TrainRecipe
+from mmtrain.tasks.config import VqaSection
 from mmtrain.train.metrics import LogConfig
 
 _ROTARY = ("rope", "rope_2d")

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from mmtrain.errors import UsageError
+from mmtrain.models.parameters import LockConfig
 from mmtrain.nn import Transformer, TransformerConfig
 from mmtrain.parallel import Layout
-from mmtrain.recipe import LockConfig, TrainRecipe
+from mmtrain.recipe import TrainRecipe
 
 _CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),

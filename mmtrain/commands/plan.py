@@ -13,7 +13,8 @@ from mmtrain.data.text.tokenizer import Tokenizer, build_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.plan.layout import Plan, plan_layout
 from mmtrain.plan.memory import RankMemory
-from mmtrain.recipe import TrainRecipe, VqaSection, load_recipe, resolve
+from mmtrain.recipe import TrainRecipe, load_recipe, resolve
+from mmtrain.tasks.config import VqaSection
 
 _GIB = 1 << 30
 

@@ -79,6 +79,16 @@ def layer_ids(towers: Mapping[str, Tower]) -> dict[str, tuple[int, int]]:
     return ids
 
 
+@dataclass(frozen=True, kw_only=True)
+class LockConfig:
+    """Frozen towers (LiT, arXiv:2111.07991). None: the tower trains."""
+
+    vision: int | None = None
+    """0 freezes the vision tower; n leaves the head and its last n - 1 blocks trainable."""
+    text: int | None = None
+    """The same for the text tower."""
+
+
 def lock_tower(tower: Tower, *, unlocked_layers: int = 0) -> None:
     """Freeze a tower but for its head-side layers (LiT, arXiv:2111.07991).
 

@@ -1,10 +1,21 @@
-"""The section [train] of a recipe."""
+"""The sections [run] and [train] of a recipe."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from mmtrain.optim import LossScaleConfig
 from mmtrain.parallel.precision import Precision
+from mmtrain.settings.paths import PathText
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where a run lives and what makes it repeatable."""
+
+    dir: PathText
+    """The run folder; everything a run writes is in it."""
+    seed: int = 0
+    """Of the initial weights, the data order and every random choice."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,13 +18,15 @@ from mmtrain.cli import main
 from mmtrain.commands import plan
 from mmtrain.data.questions.batches import VqaBatch, VqaDataConfig
 from mmtrain.errors import UsageError
+from mmtrain.loading.config import ModelConfig
 from mmtrain.parallel import Layout, ParallelConfig
 from mmtrain.parallel.precision import Precision
 from mmtrain.parallel.recompute import RecomputeConfig
 from mmtrain.peft import PeftConfig
 from mmtrain.plan.layout import Plan, plan_layout
 from mmtrain.plan.order import idle_fraction, peak_held, pipeline_order
-from mmtrain.recipe import ModelConfig, TrainRecipe, VqaSection, load_recipe
+from mmtrain.recipe import TrainRecipe, load_recipe
+from mmtrain.tasks.config import VqaSection
 from tests.parallel.tiny_answers import BCE, QUESTION, SLOTS, TrainedVqa, both_heads
 from tests.parallel.tiny_clip import (
     CPU,

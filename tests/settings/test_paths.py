@@ -11,9 +11,10 @@ from mmtrain.cli import main
 from mmtrain.cli.parser import names_place
 from mmtrain.cli.program import build_parser
 from mmtrain.errors import UsageError
-from mmtrain.recipe import TrainRecipe, load_recipe, read_toml
+from mmtrain.recipe import TrainRecipe, load_recipe
 from mmtrain.settings.describe import describe
 from mmtrain.settings.paths import escape_path, escape_paths, expand_path, expand_paths
+from mmtrain.settings.read_toml import read_toml
 
 RECIPE = "configs/debug_clip.toml"
 NO_PATHS = {"name", "image_key", "label_key", "captions", "targets", "also_train", "device"}

@@ -11,9 +11,10 @@ import pytest
 
 from mmtrain.cli import main
 from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer, load_tokenizer
-from mmtrain.recipe import TrainRecipe, load_recipe, read_toml
+from mmtrain.recipe import TrainRecipe, load_recipe
 from mmtrain.settings.decode import decode, dump_toml, encode
 from mmtrain.settings.describe import describe
+from mmtrain.settings.read_toml import read_toml
 from mmtrain.train.resume import FIXED, FREE, TOLD, find_changes, kinds_of
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,41 @@
+"""The section [vqa] of a recipe."""
+
+from dataclasses import dataclass, field, fields
+
+from mmtrain.data.questions.batches import VqaDataConfig
+from mmtrain.losses.config import AnswerLossConfig
+from mmtrain.models.vqa import VqaConfig
+from mmtrain.settings.paths import PathText
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqaSection(VqaConfig):
+    """Answer questions about images instead of matching captions. [model] says the towers: the
+    image's, and the question's encoder."""
+
+    data: VqaDataConfig = field(default_factory=VqaDataConfig)
+    """Questions beside the images of data.train."""
+    loss: AnswerLossConfig = field(default_factory=AnswerLossConfig)
+    """What it costs to answer wrongly."""
+    min_count: int = 9
+    """classify: an answer is in the vocabulary where it is that of so many questions."""
+    init: PathText | None = None
+    """Start from all weights of a VQA model: a run or its export; for training in stages."""
+    vision_lr: float | None = None
+    """Peak learning rate of the vision tower. None: optim.lr."""
+    text_lr: float | None = None
+    """Peak learning rate of the question encoder. None: optim.lr."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_count < 1:
+            raise ValueError(f"min_count = {self.min_count} must be at least 1")
+        for name in ("vision_lr", "text_lr"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} = {value} must be positive; [lock] freezes a tower")
+
+    @property
+    def model(self) -> VqaConfig:
+        """The architecture alone."""
+        return VqaConfig(**{f.name: getattr(self, f.name) for f in fields(VqaConfig)})
