@@ -5,21 +5,17 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 
-from mmtrain.build.answering import VqaRun, build_vqa_run, check_vqa_evaluation
-from mmtrain.build.compose import ADAPTER, Run, build_run, take_up_open_clip
+from mmtrain.build.open_clip_training import take_up_open_clip
+from mmtrain.build.run import ADAPTER, Run, build_run
 from mmtrain.data.fingerprint import split_fingerprint
 from mmtrain.errors import ExitStatus, UsageError
-from mmtrain.eval.scheduled import check_evaluation
 from mmtrain.files import writing
-from mmtrain.loading import save_model
-from mmtrain.models import Clip
 from mmtrain.parallel import Layout, build_layout, leave_ranks, pick_device
 from mmtrain.ranks import is_alone, on_every_rank, on_rank_0, own_rank
 from mmtrain.recipe import TrainRecipe, load_recipe
@@ -85,7 +81,7 @@ def _own_folder(recipe: TrainRecipe, *, resume: Resume) -> Iterator[None]:
 
 
 def _train(recipe: TrainRecipe, layout: Layout, *, resume: Resume, signals: StopSignals) -> Path:
-    run = (build_run if recipe.vqa is None else build_vqa_run)(recipe, layout)
+    run = build_run(recipe, layout)
     on_every_rank(lambda: check_evaluations(run))
     if resume is None:
         drop_leftovers(run.folder)
@@ -105,10 +101,10 @@ def _train(recipe: TrainRecipe, layout: Layout, *, resume: Resume, signals: Stop
         if not loop.run():
             _leave(run, log, signals)
         with watchdog.busy("evaluating"):
-            encoder, failed = run.evaluate(log.log)
+            evaluator, failed = run.evaluate(log.log)
             weights = None if run.recipe.peft is None else run.state.whole_weights()
             with writing(run.folder):
-                on_rank_0(lambda: _export(run, encoder, weights))
+                on_rank_0(lambda: _export(run, evaluator, weights))
         log.say(f"done: {run.folder} ({', '.join(_written(run.folder))})")
     refuse_failed(failed)
     return run.folder
@@ -168,8 +164,7 @@ def check_evaluations(run: Run) -> None:
     Raises:
         UsageError: it cannot be done.
     """
-    recipe = run.recipe
-    names = [one.name for one in recipe.eval.all]
+    names = [one.name for one in run.recipe.eval.all]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"eval: the name {name!r} is there twice; each writes eval/NAME.json")
@@ -178,10 +173,7 @@ def check_evaluations(run: Run) -> None:
                 f"eval: the name {name!r} cannot be a file's, eval/NAME.json; use letters, digits, "
                 "_ and -"
             )
-    for one in recipe.eval.of("towers"):
-        check_evaluation(one, run.preprocess)
-    for one in recipe.eval.vqa:
-        check_vqa_evaluation(one, recipe.vqa, run.preprocess)
+    run.check_evaluations()
 
 
 def _resume(run: Run, *, with_changes: bool) -> None:
@@ -267,18 +259,10 @@ class _Log:
             self.log.close()
 
 
-def _export(run: Run, encoder: Any, weights: dict[str, torch.Tensor] | None) -> None:
+def _export(run: Run, evaluator: Any, weights: dict[str, torch.Tensor] | None) -> None:
     """Write export/, adapter/ and the report; `weights` are those of a run with an adapter."""
-    if weights is not None:
-        run.export_adapter(encoder.model, weights)
-    if isinstance(run, VqaRun):
-        run.export(encoder)
-        return
-    assert isinstance(encoder.model, Clip)
-    folder = run.folder / "export"
-    save_model(folder, model=encoder.model, tokenizer=run.tokenizer, preprocess=run.preprocess)
-    # The other ranks are not here.
-    write_report((run.folder,), encoder=replace(encoder, group=None))
+    run.export(evaluator, weights)
+    write_report((run.folder,), encoder=run.task.looks(evaluator))
 
 
 def _leave(run: Run, log: _Log, signals: StopSignals) -> None:

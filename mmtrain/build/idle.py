@@ -28,6 +28,11 @@ def refuse_idle(recipe: TrainRecipe) -> None:
 
 def _idle(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
     """Key with its value, and why it has no effect and what to do."""
+    if recipe.vqa is not None and recipe.train.text_groups > 1:
+        yield (
+            f"train.text_groups = {recipe.train.text_groups}",
+            "beside [vqa], which pads questions as they come; leave it out",
+        )
     if recipe.vqa is None and recipe.loss.positives is not None and recipe.data.label_key is None:
         yield (
             f'loss.positives = "{recipe.loss.positives}"',

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from mmtrain.build.compose import build_preprocess
+from mmtrain.build.run import build_preprocess
 from mmtrain.checkpoint.checkpoint import read_state, read_tensors
 from mmtrain.checkpoint.inspection import (
     checkpoints_in,

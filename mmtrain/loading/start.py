@@ -14,7 +14,7 @@ from mmtrain.interop.model_kind import refuse_other_kind
 from mmtrain.interop.timm import read_timm_interpolation, read_timm_tower
 from mmtrain.loading import Preprocess, load
 from mmtrain.losses.config import STANDARD_LIMIT
-from mmtrain.models import Clip, VisionConfig
+from mmtrain.models import Clip, ClipConfig, VisionConfig
 from mmtrain.settings.decode import encode
 from mmtrain.settings.describe import NONE
 
@@ -151,6 +151,17 @@ def contradictions(ours: Any, theirs: Any, *, section: str, key: str) -> list[st
                 "weights compute something else here"
             )
     return lines
+
+
+def start_lines(
+    clip: ClipConfig, start: Start, *, tokenizer: Tokenizer, preprocess: PreprocessConfig
+) -> list[str]:
+    """Where towers, images and texts of a run are not those of the model that it starts from."""
+    return [
+        *contradictions(clip, start.model.config, section="model", key=start.key),
+        *other_images(preprocess, start.preprocess, key=start.key),
+        *other_texts(tokenizer, start.tokenizer, key=start.key),
+    ]
 
 
 def other_images(ours: PreprocessConfig, theirs: PreprocessConfig, *, key: str) -> list[str]:

@@ -1,14 +1,224 @@
 """The task of answering: questions about images, their answers chosen or written."""
 
-from mmtrain.data.questions.batches import VqaBatch
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mmtrain.data.questions.answers import (
+    AnswerVocabulary,
+    build_vocabulary,
+    ceiling,
+    every_question,
+)
+from mmtrain.data.questions.batches import VqaBatch, VqaData
+from mmtrain.data.questions.question import Question
+from mmtrain.data.questions.source import open_questions, refuse_unanswered
+from mmtrain.errors import UsageError
+from mmtrain.eval.questions.answering import Answerer
+from mmtrain.loading.vqa import VqaModel, load_vqa, save_vqa
 from mmtrain.losses.config import AnswerLossConfig
 from mmtrain.losses.vocabulary import VocabularyShares
+from mmtrain.models import ClipConfig
 from mmtrain.models.vqa import Vqa
 from mmtrain.parallel import Layout
+from mmtrain.peft import baked
+from mmtrain.tasks.answering_start import build_started_model, refuse_other_answers, start_notes
+from mmtrain.tasks.config import VqaSection
+from mmtrain.tasks.dictionaries import fill_dictionaries
 from mmtrain.tasks.draws import Draws, question_positions
 from mmtrain.tasks.objective import Objective
+from mmtrain.tasks.task import Shared
 from mmtrain.tasks.terms.answers import ChoiceTerm, WritingTerm
 from mmtrain.tasks.terms.term import Rows, Term
+
+
+class AnsweringTask:
+    """A vision tower, a question encoder, and heads that choose or write answers.
+
+    Args:
+        shared: what all tasks find.
+        clip: the towers, resolved.
+        section: [vqa].
+        init: model.init.
+
+    Raises:
+        UsageError: the data, or the models that it starts from, do not fit.
+    """
+
+    judges: Literal["answers"] = "answers"
+
+    def __init__(
+        self, shared: Shared, *, clip: ClipConfig, section: VqaSection, init: str | None
+    ) -> None:
+        _refuse_padding(clip, section)
+        self._shared, self._clip = shared, clip
+        self.base = section.init or init or ""
+        source = open_questions(
+            shared.data.train,
+            questions=section.data.questions,
+            annotations=section.data.annotations,
+            config=shared.data,
+        )
+        refuse_unanswered(source)
+        self.vocabulary: AnswerVocabulary | None = None
+        """What the classifier chooses among."""
+        self.ceiling: float | None = None
+        """What whoever always chooses the vocabulary's best answer would score in training."""
+        if section.classify is not None:
+            questions = list(every_question(source))
+            self.vocabulary = _vocabulary(section, questions)
+            self.ceiling = ceiling(questions, self.vocabulary)
+        build_data = partial(
+            VqaData,
+            shared.data,
+            vqa=section.data,
+            vocabulary=self.vocabulary,
+            with_answers=section.generate is not None,
+            source=source,
+        )
+        pipelined = shared.layout.size("pp") > 1
+        self.data = build_data(
+            fixed_length=shared.tokenizer.context_length if pipelined else None, **shared.batches()
+        )
+        self.section = self._filled_in(section)
+        """[vqa] with what the data fixed in it."""
+        self._whole = None
+        if section.init is not None:
+            self._whole = load_vqa(Path(section.init), key="vqa.init")
+        found = {} if self._whole is None else self._whole.model.state_dict()
+        self.model = build_started_model(clip, self.section, shared, found)
+        # As one process has them, so that every rank finds the same centres.
+        alone = {"rank": 0, "world_size": 1, "images": True, "pin_memory": False}
+        all_data = build_data(**shared.batches() | alone)
+        fill_dictionaries(self.model, all_data, seed=shared.seed, given=found.keys())
+
+    def sections(self) -> Mapping[str, Any]:
+        """[vqa], with answers and lengths."""
+        return {"vqa": self.section}
+
+    def objective(self, *, lora_dropout: bool) -> Objective:
+        """A term for each head."""
+        return answer_objective(
+            self.model,
+            self.section.loss,
+            layout=self._shared.layout,
+            seed=self._shared.seed,
+            lora_dropout=lora_dropout,
+        )
+
+    def learning_rates(self) -> Mapping[str, float]:
+        """Of either tower, where the section gives it its own."""
+        rates = {"vision.": self.section.vision_lr, "text.": self.section.text_lr}
+        return {start: lr for start, lr in rates.items() if lr is not None}
+
+    def check_adapted(self) -> None:
+        """Refuse an adapter beside which a head stays as it was drawn, or a rate without use."""
+        trains = {name for name, p in self.model.named_parameters() if p.requires_grad}
+        for head in ("classify", "generate"):
+            names = self.model.state_dict()
+            frozen = any(name.startswith(f"{head}.") and name not in trains for name in names)
+            if self.section.init is None and frozen:
+                raise UsageError(
+                    f"[peft] leaves parts of vqa.{head} as they were drawn; name a trained model "
+                    f'in vqa.init, or set peft.also_train = ["{head}.*"]'
+                )
+        for start in self.learning_rates():
+            if not any(name.startswith(start) for name in trains):
+                raise UsageError(
+                    f"vqa.{start[:-1]}_lr has no effect: nothing of that tower trains beside "
+                    "[peft]; leave it out"
+                )
+
+    def notes(self) -> tuple[str, ...]:
+        """Where the recipe contradicts the models that it starts from."""
+        if self._whole is not None:
+            refuse_other_answers(
+                self._whole, self.vocabulary, key=f"vqa.init = {self.section.init}"
+            )
+        return start_notes(self._clip, self.section, self._whole, shared=self._shared)
+
+    def check_evaluation(self, config: Any) -> None:
+        """A head that it names must be there."""
+        if config.head is not None and getattr(self.section, config.head) is None:
+            raise UsageError(
+                f'eval.vqa {config.name!r}: head = "{config.head}" has no [vqa.{config.head}]; '
+                "leave it out"
+            )
+
+    def evaluator(self, weights: Mapping[str, Tensor]) -> Answerer:
+        """The model with these weights."""
+        with torch.device("meta"):
+            model = Vqa(self._clip, self.section.model)
+        model.load_state_dict(weights, assign=True)
+        return Answerer(
+            model=model.eval(),
+            vocabulary=self.vocabulary,
+            answer_length=self.section.data.answer_length,
+            **self._shared.evaluator(),
+        )
+
+    def export(self, folder: Path, evaluator: Answerer) -> None:
+        """Write the model in our form, learned tokens as what their network made of them."""
+        saved = VqaModel(
+            model=_without_network(evaluator.model),
+            tokenizer=self._shared.tokenizer,
+            preprocess=self._shared.preprocess,
+            vocabulary=self.vocabulary,
+            answer_length=self.section.data.answer_length,
+        )
+        save_vqa(folder, saved)
+
+    def looks(self, evaluator: Answerer) -> None:
+        """A report has the evaluations' own pictures."""
+
+    def _filled_in(self, section: VqaSection) -> VqaSection:
+        classify, generate = section.classify, section.generate
+        if classify is not None and self.vocabulary is not None:
+            classify = replace(classify, num_answers=len(self.vocabulary.answers))
+        if generate is not None:
+            size, longest = self._shared.tokenizer.vocab_size, self.data.text.longest
+            generate = replace(generate, vocab_size=size, text_length=longest)
+        return replace(section, classify=classify, generate=generate)
+
+
+def _refuse_padding(clip: ClipConfig, section: VqaSection) -> None:
+    text = clip.text
+    if section.classify is not None and not text.cuts_padding:
+        pool = (
+            'model.text.pool = "end"' if text.pool == "last" else "model.text.mask_padding = true"
+        )
+        raise UsageError(
+            "model.text sees its padding, and [vqa.classify] gives it questions without any; set "
+            f"{pool}"
+        )
+
+
+def _vocabulary(section: VqaSection, questions: list[Question]) -> AnswerVocabulary:
+    try:
+        return build_vocabulary(questions, min_count=section.min_count)
+    except ValueError as error:
+        raise UsageError(f"vqa.{error}") from error
+
+
+@torch.no_grad()
+def _without_network(model: Vqa) -> Vqa:
+    """The model whose learned tokens are what their network made of them."""
+    generate = model.config.generate
+    if model.generate is None or model.generate.prompt is None or generate is None:
+        return model
+    assert generate.prompt is not None
+    prompt = replace(generate, prompt=baked(generate.prompt))
+    with torch.device("meta"):
+        plain = Vqa(model.clip, replace(model.config, generate=prompt))
+    start = "generate.prompt."
+    state = {name: x for name, x in model.state_dict().items() if not name.startswith(start)}
+    plain.load_state_dict(state | {f"{start}rows": model.generate.prompt()}, assign=True)
+    return plain.eval()
 
 
 def answer_objective(

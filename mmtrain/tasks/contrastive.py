@@ -1,14 +1,140 @@
 """The contrastive task: images and their captions brought together."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
 from mmtrain.data.batch import ImageTextBatch
+from mmtrain.data.image_text import ImageTextData
+from mmtrain.eval import Encoder
+from mmtrain.interop.timm import read_timm_tower
+from mmtrain.loading import save_model
+from mmtrain.loading.start import contradictions, loss_lines, start_lines
 from mmtrain.losses.config import LossConfig
-from mmtrain.models import Clip
+from mmtrain.models import Clip, ClipConfig
+from mmtrain.models.transfer import copy_image_tower, copy_weights
 from mmtrain.parallel import Layout
 from mmtrain.tasks.draws import Draws
 from mmtrain.tasks.logits import Logits
 from mmtrain.tasks.objective import Objective
+from mmtrain.tasks.task import Shared, copy_start
 from mmtrain.tasks.terms.contrastive import ContrastiveTerm
 from mmtrain.tasks.terms.term import Rows
+
+
+class ContrastiveTask:
+    """Two towers that give an image and its text like features.
+
+    Args:
+        shared: what all tasks find.
+        clip: the towers, resolved.
+        loss: the section [loss].
+        init: model.init.
+        vision_init: model.vision_init.
+
+    Raises:
+        UsageError: weights that it starts from do not fit the towers, or the data cannot be had.
+    """
+
+    judges: Literal["towers"] = "towers"
+
+    def __init__(
+        self,
+        shared: Shared,
+        *,
+        clip: ClipConfig,
+        loss: LossConfig,
+        init: str | None,
+        vision_init: str | None,
+    ) -> None:
+        self._shared, self._clip, self._loss = shared, clip, loss
+        self._vision_init, self.base = vision_init, init or ""
+        self.model = Clip(clip).init_weights(shared.seed)
+        if (start := shared.start) is not None:
+            copy_start(start.key, lambda: copy_weights(start.model, self.model))
+        if vision_init is not None:
+            copy = partial(copy_image_tower, *read_timm_tower(Path(vision_init)), self.model)
+            copy_start(f"model.vision_init = {vision_init}", copy)
+        # torch's pipeline stages fix their shapes at the first step; some towers see their padding.
+        fixed = shared.layout.size("pp") > 1 or not clip.text.cuts_padding
+        self.data = ImageTextData(
+            shared.data,
+            fixed_length=shared.tokenizer.context_length if fixed else None,
+            **shared.batches(),
+        )
+
+    def sections(self) -> Mapping[str, Any]:
+        """The data fix nothing in them."""
+        return {}
+
+    def objective(self, *, lora_dropout: bool) -> Objective:
+        """The contrastive loss and the terms beside it."""
+        return contrastive_objective(
+            self.model,
+            self._loss,
+            layout=self._shared.layout,
+            seed=self._shared.seed,
+            lora_dropout=lora_dropout,
+        )
+
+    def learning_rates(self) -> Mapping[str, float]:
+        """All have optim.lr."""
+        return {}
+
+    def check_adapted(self) -> None:
+        """A whole model is adapted; nothing of it is as it was drawn."""
+
+    def notes(self) -> tuple[str, ...]:
+        """Where the recipe contradicts what it starts from."""
+        if (folder := self._vision_init) is not None:
+            key, (theirs, _) = f"model.vision_init = {folder}", read_timm_tower(Path(folder))
+            ours = replace(self._clip.vision, projection=False, projection_bias=False)
+            return tuple(contradictions(ours, theirs, section="model.vision", key=key))
+        if (start := self._shared.start) is None:
+            return ()
+        return (
+            *start_lines(
+                self._clip,
+                start,
+                tokenizer=self._shared.tokenizer,
+                preprocess=self._shared.preprocess,
+            ),
+            *loss_lines(
+                start,
+                kind=self._loss.kind,
+                limit=self._loss.max_logit_scale,
+                trains=self.model.logit_scale.requires_grad,
+            ),
+        )
+
+    def check_evaluation(self, config: Any) -> None:
+        """Two towers have whatever an evaluation of towers asks for."""
+
+    def evaluator(self, weights: Mapping[str, Tensor]) -> Encoder:
+        """The towers with these weights."""
+        with torch.device("meta"):
+            model = Clip(self._clip)
+        model.load_state_dict(weights, assign=True)
+        return Encoder(model=model.eval(), **self._shared.evaluator())
+
+    def export(self, folder: Path, evaluator: Encoder) -> None:
+        """Write the towers in our form."""
+        assert isinstance(evaluator.model, Clip)
+        save_model(
+            folder,
+            model=evaluator.model,
+            tokenizer=self._shared.tokenizer,
+            preprocess=self._shared.preprocess,
+        )
+
+    def looks(self, evaluator: Encoder) -> Encoder:
+        """Both towers' maps; the other ranks are not there."""
+        return replace(evaluator, group=None)
 
 
 def contrastive_objective(

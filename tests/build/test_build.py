@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmtrain.build.compose import build_run
+from mmtrain.build.run import build_run
 from mmtrain.cli import main
 from mmtrain.errors import UsageError
 from mmtrain.models import TextTower

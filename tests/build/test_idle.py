@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mmtrain.build.compose import build_run
 from mmtrain.build.idle import idle_notes, refuse_idle
+from mmtrain.build.run import build_run
 from mmtrain.cli import main
 from mmtrain.errors import UsageError
 from mmtrain.parallel import build_layout, pick_device

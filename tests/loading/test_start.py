@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import mmtrain
-from mmtrain.build.compose import Run, build_run
+from mmtrain.build.run import Run, build_run
 from mmtrain.cli import main
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
@@ -94,7 +94,7 @@ def test_a_start_brings_its_loss_its_resize_and_its_tokenizer(
     assert run.preprocess.resize_mode == "squash"
     # SigLIP's own tokenizer in transformers cleans by itself.
     cleaning = {"hf": ("siglip", "none")}.get(name, ("sentencepiece", "canonicalize"))
-    assert (run.tokenizer.config.kind, run.tokenizer.config.clean) == cleaning
+    assert (run.data.tokenizer.config.kind, run.data.tokenizer.config.clean) == cleaning
     assert run.notes == ()
     # What is recorded means the same without the rules.
     (tmp_path / "recorded.toml").write_text(dump_toml(encode(read)))

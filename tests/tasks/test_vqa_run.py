@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch.distributed.tensor import DTensor
 
-from mmtrain.build.answering import VqaRun, build_vqa_run
+from mmtrain.build.run import Run, build_run
 from mmtrain.cli import main
 from mmtrain.data.images.transforms import eval_transform
 from mmtrain.data.questions.batches import TextForm
@@ -84,9 +84,9 @@ def write_recipe(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def build(path: Path, *overrides: str) -> VqaRun:
+def build(path: Path, *overrides: str) -> Run:
     recipe = load_recipe(path, list(overrides))
-    return build_vqa_run(recipe, build_layout(recipe.parallel, pick_device("cpu")))
+    return build_run(recipe, build_layout(recipe.parallel, pick_device("cpu")))
 
 
 def losses(run: Path) -> list[float]:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmtrain.build.compose import Run, build_run
+from mmtrain.build.run import Run, build_run
 from mmtrain.checkpoint.checkpoint import flatten
 from mmtrain.data.batch import ImageTextBatch
 from mmtrain.parallel import ParallelConfig, build_layout, gather_tensors

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 import mmtrain
-from mmtrain.build.compose import Run, build_run
+from mmtrain.build.run import Run, build_run
 from mmtrain.cli import main
 from mmtrain.loading import save_model
 from mmtrain.optim import clip_gradients

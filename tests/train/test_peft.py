@@ -8,8 +8,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 import mmtrain
-from mmtrain.build.answering import build_vqa_run
-from mmtrain.build.compose import build_run
+from mmtrain.build.run import build_run
 from mmtrain.cli import main
 from mmtrain.interop.hf_clip import clip_links
 from mmtrain.interop.hf_peft import read_adapter
@@ -136,7 +135,7 @@ def three_steps(
     """Gradients of the third step and the weights after it, whole, of what trains."""
     recipe = load_recipe(path, words)
     layout = build_layout(recipe.parallel, pick_device("cpu"))
-    run = (build_run if recipe.vqa is None else build_vqa_run)(recipe, layout)
+    run = build_run(recipe, layout)
     state, grads = run.state, {}
     for step in range(3):
         state.optimizers.set_lr(1.0)

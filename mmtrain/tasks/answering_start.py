@@ -4,40 +4,41 @@ from dataclasses import replace
 
 import torch
 
-from mmtrain.build.compose import build_preprocess
-from mmtrain.build.notes import start_notes
 from mmtrain.data.questions.answers import AnswerVocabulary
-from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
-from mmtrain.loading.start import Start, contradictions, other_images, other_texts
+from mmtrain.loading.start import contradictions, other_images, other_texts, start_lines
 from mmtrain.loading.vqa import VqaModel
-from mmtrain.models import Clip
+from mmtrain.models import Clip, ClipConfig
 from mmtrain.models.transfer import copy_weights
 from mmtrain.models.vqa import Vqa
-from mmtrain.recipe import TrainRecipe
+from mmtrain.tasks.config import VqaSection
+from mmtrain.tasks.task import Shared, copy_start
 
 
 def build_started_model(
-    recipe: TrainRecipe, start: Clip | None, found: dict[str, torch.Tensor]
+    clip: ClipConfig, section: VqaSection, shared: Shared, found: dict[str, torch.Tensor]
 ) -> Vqa:
-    """The model with its initial weights: towers drawn, or from a CLIP, or all from a VQA model."""
-    assert recipe.vqa is not None
-    model = Vqa(recipe.model.clip, recipe.vqa.model).init_weights(recipe.run.seed)
-    towers = Clip(recipe.model.clip).init_weights(recipe.run.seed)
-    if start is not None:
+    """The model with its initial weights: towers drawn, or from a CLIP, or all from a VQA model.
+
+    Args:
+        clip: the towers.
+        section: [vqa], filled in.
+        shared: the CLIP that it starts from, and the seed.
+        found: all weights of the model of vqa.init.
+    """
+    model = Vqa(clip, section.model).init_weights(shared.seed)
+    towers = Clip(clip).init_weights(shared.seed)
+    if (start := shared.start) is not None:
         if model.text is None:
             # Its tokenizer may be another one; nobody reads its text tower.
-            kept = replace(towers.config, text=start.config.text)
-            towers = Clip(kept).init_weights(recipe.run.seed)
-        try:
-            copy_weights(start, towers)
-        except ValueError as error:
-            raise UsageError(f"model.init = {recipe.model.init}: {error}") from error
+            kept = replace(clip, text=start.model.config.text)
+            towers = Clip(kept).init_weights(shared.seed)
+        copy_start(start.key, lambda: copy_weights(start.model, towers))
     model.vision.load_state_dict(_without_head(towers.vision.state_dict()))
     if model.text is not None:
         model.text.load_state_dict(_without_head(towers.text.state_dict()))
-    if recipe.vqa.init is not None:
-        _copy_all(found, model, recipe.vqa.init)
+    if section.init is not None:
+        _copy_all(found, model, section.init)
     return model
 
 
@@ -64,29 +65,12 @@ def _copy_all(found: dict[str, torch.Tensor], model: Vqa, init: str) -> None:
     model.load_state_dict(wanted | found)
 
 
-def vqa_notes(
-    recipe: TrainRecipe,
-    start: Start | None,
-    whole: VqaModel | None,
-    *,
-    tokenizer: Tokenizer,
-    vocabulary: AnswerVocabulary | None,
-) -> tuple[str, ...]:
-    """Where the recipe contradicts the models that it starts from.
+def refuse_other_answers(whole: VqaModel, vocabulary: AnswerVocabulary | None, *, key: str) -> None:
+    """Refuse a start whose classifier chooses among other answers.
 
     Raises:
-        UsageError: the classifier of vqa.init chooses among other answers.
+        UsageError: naming the first that differs.
     """
-    section, preprocess = recipe.vqa, build_preprocess(recipe)
-    assert section is not None
-    if whole is None:
-        if start is None:
-            return ()
-        if section.classify is None:  # nobody reads the text tower
-            text = start.model.config.text
-            recipe = replace(recipe, model=replace(recipe.model, text=text))
-        return tuple(start_notes(recipe, start, tokenizer=tokenizer, preprocess=preprocess))
-    key = f"vqa.init = {section.init}"
     ours = () if vocabulary is None else vocabulary.answers
     theirs = () if whole.vocabulary is None else whole.vocabulary.answers
     if ours != theirs:
@@ -99,9 +83,23 @@ def vqa_notes(
             f"{pair[0]!r} of these data, so its weights would stand for others; train on data with "
             "the same answers, or start from model.init"
         )
+
+
+def start_notes(
+    clip: ClipConfig, section: VqaSection, whole: VqaModel | None, *, shared: Shared
+) -> tuple[str, ...]:
+    """Where the recipe contradicts the models that it starts from."""
+    if whole is None:
+        if (start := shared.start) is None:
+            return ()
+        if section.classify is None:  # nobody reads the text tower
+            clip = replace(clip, text=start.model.config.text)
+        lines = start_lines(clip, start, tokenizer=shared.tokenizer, preprocess=shared.preprocess)
+        return tuple(lines)
+    key = f"vqa.init = {section.init}"
     return (
-        *contradictions(recipe.model.clip, whole.model.clip, section="model", key=key),
+        *contradictions(clip, whole.model.clip, section="model", key=key),
         *contradictions(section.model, whole.model.config, section="vqa", key=key),
-        *other_images(preprocess, whole.preprocess, key=key),
-        *other_texts(tokenizer, whole.tokenizer, key=key),
+        *other_images(shared.preprocess, whole.preprocess, key=key),
+        *other_texts(shared.tokenizer, whole.tokenizer, key=key),
     )
