@@ -18,7 +18,8 @@ from mmtrain.data.questions.source import known_questions, open_questions, refus
 from mmtrain.data.sample_error import SampleError
 from mmtrain.errors import UsageError
 from mmtrain.eval.evaluators.vqa import VqaEvalConfig
-from mmtrain.eval.look.answers import look, overlay
+from mmtrain.eval.look.answers import look
+from mmtrain.eval.look.pictures import under_heat
 from mmtrain.eval.questions.accuracy import Mode
 from mmtrain.eval.questions.answering import (
     Answerer,
@@ -171,7 +172,7 @@ def _draw(
         print(f"  dictionary of the {place}: entries {fired}")
     box = eval_transform(answerer.preprocess).seen_region(*picture.size)
     try:
-        overlay(picture, looked.grid, box).save(path)
+        under_heat(picture.convert("RGB"), looked.grid.cpu(), low=0.0, region=box).save(path)
     except OSError as error:
         raise UsageError(f"out = {path} cannot be written: {error}") from error
     print(f"  wrote {path}")

@@ -124,11 +124,6 @@ class NumberedData(Generic[BatchT]):
         """Global batches, and so steps, of an epoch."""
         return self.plan.batches_per_epoch
 
-    @property
-    def dropped_per_epoch(self) -> int:
-        """Samples that an epoch leaves out because they fill no batch."""
-        return max(0, self.num_samples - self.batches_per_epoch * self.plan.batch_size)
-
     def samples_in(self, number: int) -> int:
         """Real samples of a global batch; the last one of an epoch may be padded."""
         first = number % self.batches_per_epoch * self.plan.batch_size

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mmtrain.data.batch import SampleMeta
 from mmtrain.data.images.decode import IMAGE_EXTENSIONS, MAX_IMAGE_PIXELS, decode_image, is_image
-from mmtrain.data.images.transforms import EvalTransform, TrainTransform
+from mmtrain.data.images.transforms import TrainTransform
 from mmtrain.data.sample_error import IncompleteError, SampleError
 from mmtrain.data.sources.open import explained
 from mmtrain.data.sources.source import SampleSource
@@ -71,7 +70,7 @@ class SampleReader:
         self,
         source: SampleSource,
         *,
-        transform: TrainTransform | EvalTransform | None,
+        transform: TrainTransform | None,
         captions: Mapping[str, float],
         caption_lines: bool | None = None,
         label_key: str | None = None,
@@ -91,11 +90,6 @@ class SampleReader:
             self._wanted.add("txt")
         if label_key is not None or keep_fields or captions.keys() - {"txt"}:
             self._wanted.add("json")
-
-    @property
-    def num_transform_draws(self) -> int:
-        """Uniform draws that one image takes."""
-        return self._transform.num_draws if isinstance(self._transform, TrainTransform) else 0
 
     def read(
         self, sample: int, *, caption_draws: Sequence[float], transform_draws: Tensor
@@ -134,12 +128,7 @@ class SampleReader:
     def _to_square(self, pixels_HWC: np.ndarray, draws: Tensor) -> Tensor:
         if self._transform is None:
             return torch.empty(0, dtype=torch.uint8)
-        if isinstance(self._transform, TrainTransform):
-            return self._transform(pixels_HWC, draws)
-        try:
-            return self._transform(Image.fromarray(pixels_HWC))
-        except ValueError as error:
-            raise SampleError("image too elongated") from error
+        return self._transform(pixels_HWC, draws)
 
     def _draw_caption(self, found: dict[str, list[str]], draws: Sequence[float]) -> str:
         """A place by weight among those that have a caption, then one of its captions."""

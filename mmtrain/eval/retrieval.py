@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmtrain.collectives import sum_
+from mmtrain.data.sources.open import open_source
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.captions import (
     Captions,
@@ -18,7 +19,6 @@ from mmtrain.eval.encode import Encoder, encode_texts
 from mmtrain.eval.examples import pick_examples
 from mmtrain.eval.features.gathered import encode_set
 from mmtrain.eval.result import EvalResult, provenance
-from mmtrain.eval.samples import open_source
 from mmtrain.eval.scores import own_blocks, rank_of_any, rank_of_target
 
 RECALL_AT = (1, 5, 10)
@@ -55,7 +55,7 @@ def evaluate_retrieval(
         UsageError: on every rank: an unreadable sample, one without a caption, or one that may have
             one caption or several.
     """
-    source = open_source(data, index_dir)
+    source = open_source(data, index_dir=index_dir, key="data")
     read = ReadCaptions(fields=tuple(captions), lines=caption_lines)
     images_NE, each = encode_set(
         encoder, source, ReadImageCaptions(read_captions=read), names=read.fields

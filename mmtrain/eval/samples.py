@@ -13,12 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from mmtrain.collectives import sum_
-from mmtrain.data.config import DataConfig
 from mmtrain.data.images.decode import open_image
 from mmtrain.data.images.transforms import PreprocessConfig, eval_transform
 from mmtrain.data.sample_error import IncompleteError, SampleError
 from mmtrain.data.samples import image_file, read_members
-from mmtrain.data.sources import open as sources
+from mmtrain.data.sources.open import explained
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.storage.patience import PATIENCE
 from mmtrain.data.workers import iterate_batches
@@ -28,9 +27,6 @@ from mmtrain.eval.together import on_all_ranks
 
 Members = dict[str, bytes]
 """A sample's files by extension, without the dot."""
-
-Data = str | Sequence[str] | SampleSource
-"""What data.train takes, or an opened source."""
 
 ValueT = TypeVar("ValueT")
 
@@ -132,7 +128,7 @@ class EvalBatches(Generic[ValueT]):
             except (SampleError, OSError, UsageError) as caught:
                 bad, error = isinstance(caught, SampleError), caught
                 if isinstance(caught, IncompleteError):
-                    error = sources.explained(caught, self.source, index)
+                    error = explained(caught, self.source, index)
                 reason = error.told if isinstance(error, SampleError) else str(error)
                 faults.append(
                     Fault(row=row, name=self._name(index), reason=reason, is_bad_sample=bad)
@@ -166,30 +162,6 @@ def decode_sample(members: Members) -> Image.Image:
         SampleError: it has none, or one that is damaged or too large.
     """
     return open_image(image_file(members))
-
-
-def open_source(
-    data: Data,
-    index_dir: str | None = None,
-    *,
-    image_key: str = DataConfig.image_key,
-    key: str = "data",
-) -> SampleSource:
-    """What `data.train` may name, and a source as it is.
-
-    Args:
-        data: shards, a folder of folders of images, a manifest or a saved data set.
-        index_dir: where the indexes of shards are kept; None: beside them, or in the user's cache.
-        image_key: the column of the images in a manifest or a saved data set.
-        key: the setting that the data came from, for messages.
-
-    Raises:
-        UsageError: nothing is there, or it is damaged.
-    """
-    if not isinstance(data, str | Sequence):
-        return data
-    patterns = data if isinstance(data, str) else tuple(data)
-    return sources.open_source(patterns, image_key=image_key, index_dir=index_dir, key=key)
 
 
 def read_text_field(members: Members, key: str, *, setting: str) -> Any:

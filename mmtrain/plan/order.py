@@ -115,20 +115,3 @@ def _ready(action: Action, done: Mapping[tuple[str, int, int], int], last: int) 
     if action.work == "W" or stage == last:
         return done.get(("B" if action.work == "W" else "F", stage, microbatch))
     return done.get(("B", stage + 1, microbatch))
-
-
-def peak_held(order: Sequence[Action], kept: Mapping[int, int]) -> int:
-    """The most bytes that one rank holds at a time.
-
-    Args:
-        order: of the rank.
-        kept: what a forward of each of its stages keeps until the backward is done, bytes.
-    """
-    held, peak = 0, 0
-    for action in order:
-        if action.work == "F":
-            held += kept[action.stage]
-            peak = max(peak, held)
-        elif action.work in ("B", "W"):
-            held -= kept[action.stage]
-    return peak

@@ -12,8 +12,9 @@ import pytest
 
 from mmtrain.cli import main
 from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.sources.open import open_source
 from mmtrain.errors import UsageError
-from mmtrain.eval.samples import EvalBatches, open_source, read_text_field, spans
+from mmtrain.eval.samples import EvalBatches, read_text_field, spans
 from tests.data.shard_files import build_data, encoded, pairs, picture, write_set, write_shard
 
 JPEG = encoded(picture(), "JPEG")

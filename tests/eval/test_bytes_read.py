@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmtrain.data.samples import read_members
+from mmtrain.data.sources.open import open_source
 from mmtrain.eval.captions import ReadCaptions
 from mmtrain.eval.classify.classes import ClassList
 from mmtrain.eval.classify.knn import evaluate_knn
@@ -16,7 +17,6 @@ from mmtrain.eval.classify.zero_shot import evaluate_zero_shot
 from mmtrain.eval.features.embed import embed
 from mmtrain.eval.look.look import look_at
 from mmtrain.eval.retrieval import evaluate_retrieval
-from mmtrain.eval.samples import open_source
 from mmtrain.serve.index import embed_now
 from tests.data.shard_files import encoded, picture, write_shard
 from tests.eval.tiny import make_encoder

@@ -12,7 +12,8 @@ from PIL import Image
 
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.sample_error import SampleError
-from mmtrain.eval.samples import EvalBatches, decode_sample, encoded_batches, open_source, spans
+from mmtrain.data.sources.open import open_source
+from mmtrain.eval.samples import EvalBatches, decode_sample, encoded_batches, spans
 from tests.data.shard_files import encoded, picture, write_shard
 from tests.eval.tiny import SIDE, LinearTowers, make_encoder, write_classified
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from mmtrain.data.images.transforms import PreprocessConfig, eval_transform
+from mmtrain.data.sources.open import open_source
 from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
 from mmtrain.eval import Encoder
-from mmtrain.eval.samples import decode_sample, open_source
+from mmtrain.eval.samples import decode_sample
 from tests.data.shard_files import encoded, picture, write_shard
 
 SIDE = 16

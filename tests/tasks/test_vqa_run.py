@@ -22,7 +22,8 @@ from mmtrain.cli import main
 from mmtrain.data.images.transforms import eval_transform
 from mmtrain.data.questions.batches import TextForm
 from mmtrain.errors import UsageError
-from mmtrain.eval.look.answers import look, overlay
+from mmtrain.eval.look.answers import look
+from mmtrain.eval.look.pictures import under_heat
 from mmtrain.loading.vqa import load_vqa
 from mmtrain.models.vqa import Asked, Vqa
 from mmtrain.parallel import build_layout, pick_device
@@ -175,7 +176,7 @@ def test_ask_draws_the_head_that_answers(tmp_path: Path, capsys: pytest.CaptureF
             asked = Asked(tokens_QT=tokens, question_length_Q=length, length_Q=length)
             want = look(saved.model, pixels, asked, head=head)
             drawn = Image.open(tmp_path / f"{head}-{number}.png")
-            seen = overlay(Image.open(picture), want.grid, (0, 0, 1, 1))
+            seen = under_heat(Image.open(picture).convert("RGB"), want.grid, low=0.0)
             assert drawn.tobytes() == seen.tobytes()
             for place, entries in want.entries.items():
                 assert f"dictionary of the {place}: entries {entries[0][0]} (" in shown

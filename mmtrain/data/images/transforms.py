@@ -199,8 +199,3 @@ def _center(image: Image.Image, size: int) -> Image.Image:
 def eval_transform(config: PreprocessConfig) -> EvalTransform:
     """The preprocess of evaluation, and of whoever uses an exported model."""
     return EvalTransform(config)
-
-
-def train_transform(preprocess: PreprocessConfig, augment: AugmentConfig) -> TrainTransform:
-    """The preprocess of training."""
-    return TrainTransform(preprocess, augment)

@@ -175,10 +175,6 @@ class BatchPlan:
         full, rest = divmod(plan.num_samples, batch_size)
         self.batches_per_epoch = full + (last == "mask" and rest > 0)
 
-    def epoch_of(self, batch_number: int) -> int:
-        """The epoch of a batch, counted over the whole run."""
-        return batch_number // self.batches_per_epoch
-
     def rows(self, batch_number: int) -> Rows:
         """This rank's rows of a batch, counted over the whole run."""
         epoch, batch = divmod(batch_number, self.batches_per_epoch)

@@ -72,12 +72,6 @@ class VqaBatch(SampleBatch):
     """bool, False in empty slots and on padding rows; such questions count nowhere."""
 
     @property
-    def image_index_Q(self) -> Tensor:
-        """int64, the row of each question's image."""
-        num_slots = self.valid_Q.size(0) // max(1, self.num_rows)
-        return torch.arange(self.valid_Q.size(0), device=self.valid_Q.device) // num_slots
-
-    @property
     def label_mask_QT(self) -> Tensor:
         """bool, True on the answers' tokens."""
         return label_mask(self.tokens_QT, self.question_length_Q, self.length_Q)

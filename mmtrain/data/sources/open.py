@@ -12,6 +12,7 @@ samples and exact resume are the same for all. What a path is, is told from its 
     anything else                     tar shards
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmtrain.data.sample_error import IncompleteError, SampleError
@@ -21,7 +22,7 @@ from mmtrain.data.sources.arrow import ArrowSource, is_saved, parquet_of_one_spl
 from mmtrain.data.sources.folder_listing import list_folder
 from mmtrain.data.sources.folder_reading import CAPTIONS, CLASSES, open_as, open_images
 from mmtrain.data.sources.manifest import ManifestSource
-from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.sources.source import IMAGE_KEY, Data, SampleSource
 from mmtrain.data.sources.synthetic import SYNTHETIC, SyntheticSource
 from mmtrain.data.sources.table import TABLE_SUFFIXES
 from mmtrain.data.sources.torchvision_sets import TORCHVISION, TorchvisionSource
@@ -31,9 +32,9 @@ from mmtrain.errors import UsageError
 
 
 def open_source(
-    patterns: str | tuple[str, ...],
+    data: Data,
     *,
-    image_key: str,
+    image_key: str = IMAGE_KEY,
     index_dir: str | None = None,
     verify: bool = False,
     on_damage: OnDamage = "stop",
@@ -43,17 +44,20 @@ def open_source(
     """The source that a path stands for; see the table above.
 
     Args:
-        patterns: one path of any kind, or any number of patterns of shards.
+        data: one path of any kind, or any number of patterns of shards; a source is given back.
         image_key: column of a manifest or of a saved data set that holds the image; in shards the
             extension of the images.
         index_dir, verify, on_damage: of `ShardSource`; the other kinds have neither indexes nor
             checksums, and refuse `verify`.
-        key: the setting that `patterns` came from, for messages.
+        key: the setting that `data` came from, for messages.
         retry_seconds: how long a disk's fault is given to pass.
 
     Raises:
         UsageError: nothing is there, or it is damaged.
     """
+    if not isinstance(data, str | Sequence):
+        return data
+    patterns = data if isinstance(data, str) else tuple(data)
     source = open_unsharded(patterns, image_key=image_key, key=key)
     if source is None:
         return ShardSource(

@@ -1,6 +1,6 @@
 """What all data are read through: samples by number."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 IMAGE_KEY = "filepath"
@@ -36,3 +36,7 @@ class SampleSource(Protocol):
             OSError: it cannot be read just now.
         """
         ...
+
+
+Data = str | Sequence[str] | SampleSource
+"""What data.train takes, or an opened source."""

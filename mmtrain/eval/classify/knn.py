@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmtrain.data.sources.source import Data
 from mmtrain.errors import UsageError
 from mmtrain.eval.classify.classes import ClassList, class_list
 from mmtrain.eval.classify.labelled import LabelledSet, encode_labelled, judge, origin
 from mmtrain.eval.encode import Encoder
 from mmtrain.eval.result import EvalResult
-from mmtrain.eval.samples import Data
 
 
 def evaluate_knn(

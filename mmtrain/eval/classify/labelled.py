@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.sources.open import open_source
+from mmtrain.data.sources.source import Data, SampleSource
 from mmtrain.eval.classify.classes import ClassList
 from mmtrain.eval.classify.classification import ClassTable, ReadClass, classification_result
 from mmtrain.eval.encode import Encoder
 from mmtrain.eval.features.gathered import encode_set
 from mmtrain.eval.result import EvalResult, provenance
-from mmtrain.eval.samples import Data, open_source
 from mmtrain.eval.scores import own_blocks
 
 
@@ -50,7 +50,7 @@ def encode_labelled(
     Raises:
         UsageError: on every rank: an unreadable sample, a label that is no class.
     """
-    source = open_source(data, index_dir)
+    source = open_source(data, index_dir=index_dir, key="data")
     number = {id: place for place, id in enumerate(known.ids)}
     features_NE, classes = encode_set(
         encoder, source, ReadClass(label_key=label_key, number=number), names=(label_key,)

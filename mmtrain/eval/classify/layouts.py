@@ -16,14 +16,14 @@ from typing import Any
 from mmtrain.data.config import DataConfig
 from mmtrain.data.sources.folder_reading import CLASSES
 from mmtrain.data.sources.image_folder import CaptionFolderSource, ImageFolderSource
-from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.sources.open import open_source
+from mmtrain.data.sources.source import Data, SampleSource
 from mmtrain.data.sources.torchvision_sets import TorchvisionSource
 from mmtrain.data.storage.hidden_names import is_hidden, tars_in
 from mmtrain.errors import UsageError
 from mmtrain.eval.classify.classes import ClassList, class_list, read_classes
 from mmtrain.eval.classify.classification import ReadClass
 from mmtrain.eval.classify.prompts import load_templates
-from mmtrain.eval.samples import Data, open_source
 
 CLASS_NAMES_FILE = "classnames.txt"
 TEMPLATES_FILE = "zeroshot_classification_templates.txt"
@@ -122,12 +122,12 @@ def _open(data: Data, *, key: str, image_key: str, index_dir: str | None) -> _Fo
     if single is not None and (split := _clip_benchmark_split(Path(single).expanduser(), key)):
         prompts = split.parent / TEMPLATES_FILE
         return _Found(
-            source=open_source(str(split), index_dir, key=key),
+            source=open_source(str(split), index_dir=index_dir, key=key),
             own_label_key="cls",
             classes=read_classes(split.parent / CLASS_NAMES_FILE),
             templates=load_templates(str(prompts)) if prompts.is_file() else None,
         )
-    source = open_source(data, index_dir, image_key=image_key, key=key)
+    source = open_source(data, index_dir=index_dir, image_key=image_key, key=key)
     if isinstance(source, TorchvisionSource):
         return _Found(source=source, own_label_key="cls", classes=class_list(source.classes))
     if isinstance(source, ImageFolderSource):

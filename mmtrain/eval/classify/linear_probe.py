@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
+from mmtrain.data.sources.source import Data
 from mmtrain.errors import UsageError
 from mmtrain.eval.classify.classes import ClassList, class_list
 from mmtrain.eval.classify.labelled import LabelledSet, encode_labelled, judge, origin
 from mmtrain.eval.classify.logistic import fit_logistic, search_strength, try_strengths
 from mmtrain.eval.encode import Encoder
 from mmtrain.eval.result import EvalResult
-from mmtrain.eval.samples import Data
 
 HELD_OUT = 10
 """One of so many training samples is held out to choose on, where no validation set is named."""

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import torch
 
+from mmtrain.data.sources.open import open_source
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.classify.classes import ClassList, class_list
 from mmtrain.eval.classify.classification import ClassTable, ReadClass, classification_result
 from mmtrain.eval.classify.prompts import DEFAULT_TEMPLATES, class_embeddings, load_templates
 from mmtrain.eval.encode import Encoder
 from mmtrain.eval.result import EvalResult, provenance
-from mmtrain.eval.samples import encoded_batches, open_source
+from mmtrain.eval.samples import encoded_batches
 
 
 @torch.no_grad()
@@ -46,7 +47,7 @@ def evaluate_zero_shot(
     """
     known = class_list(classes)
     prompts = load_templates(templates)
-    source = open_source(data, index_dir)
+    source = open_source(data, index_dir=index_dir, key="data")
     text_ME = class_embeddings(encoder, known.names, prompts)
     number = {id: place for place, id in enumerate(known.ids)}
     table = ClassTable(source.num_samples, encoder.device)

@@ -68,9 +68,9 @@ class RetrievalConfig(Evaluator):
 
     def open(self) -> "SampleSource":
         """The data."""
-        from mmtrain.eval.samples import open_source
+        from mmtrain.data.sources.open import open_source
 
-        return open_source(self.data, image_key=self.image_key)
+        return open_source(self.data, image_key=self.image_key, key="data")
 
     def check(self, inputs: "SampleSource", preprocess: "PreprocessConfig") -> None:
         """Read some images and their captions."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmtrain.collectives import rank_and_size, sum_
 from mmtrain.data.config import DataConfig
+from mmtrain.data.sources.open import open_source
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder, encode_image_batch
@@ -27,7 +28,6 @@ from mmtrain.eval.samples import (
     EvalBatches,
     Members,
     made_ahead,
-    open_source,
     refuse_on_all_ranks,
     spans,
 )
@@ -89,7 +89,7 @@ def embed(
         raise UsageError(f"piece = {piece} must be at least 1")
     if form == "parquet":
         require_parquet("format = parquet")
-    source = open_source(data, index_dir, image_key=image_key)
+    source = open_source(data, index_dir=index_dir, image_key=image_key, key="data")
     pieces = spans(source.num_samples, piece)
     folder = EmbedFolder(
         path=out,

@@ -62,15 +62,6 @@ def neighbour_plane(features_NE: Tensor, *, perplexity: float = PERPLEXITY) -> T
     return (point_N2 - point_N2.mean(0)).double()
 
 
-def divergence(point_N2: Tensor, features_NE: Tensor, *, perplexity: float = PERPLEXITY) -> float:
-    """What t-SNE makes small: KL(P || Q) in nats, by its Eq. 2."""
-    num = features_NE.size(0)
-    joint_NN = _joint_probabilities(features_NE.double(), min(perplexity, (num - 1) / 3))
-    near_NN = _nearness(point_N2.double())
-    share_NN = (near_NN / near_NN.sum()).clamp(min=1e-300)
-    return float(torch.where(joint_NN > 0, joint_NN * (joint_NN / share_NN).log(), 0.0).sum())
-
-
 def _joint_probabilities(features_NE: Tensor, perplexity: float) -> Tensor:
     """P of Eq. 1: each point's bandwidth is halved towards the perplexity, all points at once."""
     num = features_NE.size(0)

@@ -8,15 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
+from mmtrain.eval.look.attention_shares import attention_shares
 from mmtrain.models.vqa import Asked, Head, Vqa
-from mmtrain.nn import Attention, Mask
+from mmtrain.nn import Attention
 from mmtrain.nn.front_door import FrontDoor
-from mmtrain.nn.rope import apply_rope
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +76,15 @@ def look(
             hook.remove()
     module, args, kwargs = kept["last"]
     assert isinstance(module, Attention)
-    weights_TS = attention_weights(module, *args, **kwargs)[0]
+    mask, rope = kwargs["mask"], kwargs.get("rope")
+    share_TS = attention_shares(module, *args, mask=mask, rope=rope)[0]
     end = int(asked.question_length_Q[0]) - 1
     vision = model.clip.vision
     cut = model.config.connector.factor if model.config.connector.kind == "pixel_shuffle" else 1
     side = vision.grid_size // cut
     if head == "generate":  # its tokens follow the image's
         end += side**2
-    map_P = weights_TS[end, : side**2]
+    map_P = share_TS[end, : side**2]
     entries = {}
     for name, door in doors.items():
         fired_M = door.cross_sample_weights(kept[name][1][0])[0].mean(0)
@@ -106,52 +105,3 @@ def _answering_attention(model: Vqa, head: Head) -> Attention:
         attention = block.attention
     assert isinstance(attention, Attention)
     return attention
-
-
-def attention_weights(
-    attention: Attention,
-    x_BTD: Tensor,
-    context_BSD: Tensor | None = None,
-    *,
-    mask: Mask,
-    rope: tuple[Tensor, Tensor] | None = None,
-    **_: object,
-) -> Tensor:
-    """The softmax that an attention layer computes, mean over its heads: fp32 [B, T, S]."""
-    source = x_BTD if context_BSD is None else context_BSD
-    q = attention.q(x_BTD).unflatten(-1, (-1, attention.head_dim))
-    k = attention.k(source).unflatten(-1, (-1, attention.head_dim))
-    if attention.q_norm is not None and attention.k_norm is not None:
-        q, k = attention.q_norm(q), attention.k_norm(k)
-    if rope is not None:
-        q, k = apply_rope(q, rope), apply_rope(k, rope)
-    k = k.repeat_interleave(q.size(2) // k.size(2), dim=2)
-    scores = torch.einsum("btnh,bsnh->bnts", q.float(), k.float()) * attention.head_dim**-0.5
-    allowed = mask.allowed
-    if mask.causal:
-        allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()[None]
-    if allowed is not None:
-        scores = scores.masked_fill(~allowed[:, None], float("-inf"))
-    return scores.softmax(-1).mean(1)
-
-
-def overlay(
-    image: Image.Image, grid: Tensor, box: tuple[float, float, float, float]
-) -> Image.Image:
-    """The image, darkened where the model did not look.
-
-    Args:
-        image: as it was.
-        grid: weights, rows by columns.
-        box: left, top, width and height of what the model saw, as parts of the image's sides.
-    """
-    image = image.convert("RGB")
-    width, height = image.size
-    left, top, wide, high = box
-    values = (grid / grid.max() * 255).byte().cpu().numpy()
-    size = max(1, round(wide * width)), max(1, round(high * height))
-    heat = Image.fromarray(values).resize(size, Image.Resampling.BICUBIC)
-    light = Image.new("L", image.size, 0)
-    light.paste(heat, (round(left * width), round(top * height)))
-    share = 0.25 + 0.75 * np.asarray(light, dtype=np.float32)[:, :, None] / 255
-    return Image.fromarray((np.asarray(image) * share).astype(np.uint8))

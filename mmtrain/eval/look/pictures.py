@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmtrain.eval.look.attention_maps import enlarge_maps
 
@@ -46,12 +47,36 @@ def seen_part(image: Image.Image, region: tuple[float, float, float, float]) -> 
 
 def draw_heat(picture: Image.Image, map_RC: Tensor, *, low: float) -> bytes:
     """A picture under a map, as WebP: dark from `low` down, bright where it is highest."""
-    share_HW = enlarge_maps(map_RC[None], picture.height, picture.width)[0] - low
-    share_HW = (share_HW / (map_RC.max() - low).clamp(min=1e-12)).clamp(0, 1)
+    return to_webp(under_heat(picture, map_RC, low=low))
+
+
+def under_heat(
+    picture: Image.Image,
+    map_RC: Tensor,
+    *,
+    low: float,
+    region: tuple[float, float, float, float] = (0, 0, 1, 1),
+) -> Image.Image:
+    """A picture under a map: dark from `low` down, bright where it is highest.
+
+    Args:
+        picture: RGB.
+        map_RC: on the CPU.
+        low: what is darkest.
+        region: left, top, width and height of what the map is of, as parts of the picture's own;
+            the rest of the picture is darkest, what lies beyond it is left out.
+    """
+    width, height = picture.size
+    left, top = round(region[0] * width), round(region[1] * height)
+    wide, high = max(1, round(region[2] * width)), max(1, round(region[3] * height))
+    seen_HW = enlarge_maps(map_RC[None].float(), high, wide)[0] - low
+    seen_HW = (seen_HW / (map_RC.max() - low).clamp(min=1e-12)).clamp(0, 1)
+    # Negative padding cuts off.
+    share_HW = F.pad(seen_HW, (left, width - left - wide, top, height - top - high))
     cover_HW1 = _COVER[0] + (_COVER[1] - _COVER[0]) * share_HW[:, :, None]
     image_HWC = torch.from_numpy(np.array(picture)).float()
     mixed_HWC = (1 - cover_HW1) * image_HWC + cover_HW1 * ramp_colours(share_HW)
-    return to_webp(Image.fromarray(mixed_HWC.round().clamp(0, 255).byte().numpy()))
+    return Image.fromarray(mixed_HWC.round().clamp(0, 255).byte().numpy())
 
 
 def ramp_colours(share_HW: Tensor) -> Tensor:

@@ -1,20 +1,15 @@
-"""What a vision tower looks at, whatever the text: its attention, followed through all its layers.
-
-The core's kernels keep no probabilities, and need not: here they are computed again from what each
-attention layer reads, which a hook sees, so that training and serving pay nothing for this map.
-"""
+"""What a vision tower looks at, whatever the text: its attention through all its layers."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from mmtrain.eval.look.attention_shares import attention_shares, softmax_shares
 from mmtrain.models import Clip
 from mmtrain.nn.attention import Attention
 from mmtrain.nn.masks import Mask
 from mmtrain.nn.pooling import AttentionPool
-from mmtrain.nn.rope import RopeTable, apply_rope
 
 
 @torch.no_grad()
@@ -64,40 +59,9 @@ def attention_rollout(model: Clip, images_BCHW: Tensor) -> Tensor:
     return row_BT[:, first:].unflatten(1, grid)
 
 
-def attention_shares(
-    layer: Attention, x_BTD: Tensor, *, mask: Mask, rope: RopeTable | None = None
-) -> Tensor:
-    """How much of each token every token takes in, the mean over the heads: fp32 [B, T, T].
-
-    Args:
-        layer: self-attention.
-        x_BTD, mask, rope: as its forward takes them.
-    """
-    q_BTNH = layer.q(x_BTD).unflatten(-1, (-1, layer.head_dim))
-    k_BTKH = layer.k(x_BTD).unflatten(-1, (-1, layer.head_dim))
-    if layer.q_norm is not None and layer.k_norm is not None:
-        q_BTNH, k_BTKH = layer.q_norm(q_BTNH), layer.k_norm(k_BTKH)
-    if rope is not None:
-        q_BTNH, k_BTKH = apply_rope(q_BTNH, rope), apply_rope(k_BTKH, rope)
-    return _softmax_shares(q_BTNH, k_BTKH, mask).mean(1)
-
-
 def _pool_shares(pool: AttentionPool, x_BTD: Tensor) -> Tensor:
     """How attention pooling weighs the tokens that it reads: fp32 [B, T]."""
     query_B1D = pool.query.expand(x_BTD.size(0), 1, -1)
     q_B1NH = pool.q(query_B1D).unflatten(-1, (-1, pool.head_dim))
     k_BTNH = pool.k(x_BTD).unflatten(-1, (-1, pool.head_dim))
-    return _softmax_shares(q_B1NH, k_BTNH, Mask()).mean(1)[:, 0]
-
-
-def _softmax_shares(q_BTNH: Tensor, k_BSKH: Tensor, mask: Mask) -> Tensor:
-    """softmax(q k^T / sqrt(H)), fp32 [B, N, T, S]."""
-    k_BSNH = k_BSKH.repeat_interleave(q_BTNH.size(2) // k_BSKH.size(2), dim=2)
-    logit_BNTS = torch.einsum("btnh,bsnh->bnts", q_BTNH.float(), k_BSNH.float())
-    logit_BNTS = logit_BNTS * q_BTNH.size(-1) ** -0.5
-    allowed_BTS = mask.allowed
-    if mask.causal:
-        allowed_BTS = torch.ones_like(logit_BNTS[0, 0], dtype=torch.bool).tril()[None]
-    if allowed_BTS is not None:
-        logit_BNTS = logit_BNTS.masked_fill(~allowed_BTS[:, None], -torch.inf)
-    return F.softmax(logit_BNTS, dim=-1)
+    return softmax_shares(q_B1NH, k_BTNH, Mask()).mean(1)[:, 0]

@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
+from mmtrain.data.sources.open import open_source
 from mmtrain.errors import UsageError
 from mmtrain.eval import scores
 from mmtrain.eval.classify import logistic
@@ -20,7 +21,6 @@ from mmtrain.eval.classify.labelled import LabelledSet
 from mmtrain.eval.classify.linear_probe import evaluate_linear_probe, hold_out
 from mmtrain.eval.classify.logistic import fit_logistic, search_strength
 from mmtrain.eval.features.gathered import encode_set
-from mmtrain.eval.samples import open_source
 from tests.data.shard_files import encoded, picture, write_shard
 from tests.eval.tiny import make_encoder
 

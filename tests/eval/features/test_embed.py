@@ -11,10 +11,11 @@ import torch.distributed as dist
 from pyarrow import parquet
 from torch import nn
 
+from mmtrain.data.sources.open import open_source
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import encode_image_batch
 from mmtrain.eval.features.embed import embed
-from mmtrain.eval.samples import EvalBatches, open_source, spans
+from mmtrain.eval.samples import EvalBatches, spans
 from mmtrain.serve.index import read_embeddings
 from tests.data.shard_files import encoded, picture, write_shard
 from tests.eval.tiny import LinearTowers, image_features, make_encoder, write_classified

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from mmtrain.eval.features.embedding_map import (
+    PERPLEXITY,
     _joint_probabilities,
-    divergence,
+    _nearness,
     neighbour_plane,
     principal_plane,
 )
@@ -20,6 +21,14 @@ def groups(num: int = 90, *, spread: float = 0.4) -> tuple[Tensor, Tensor]:
     group_N = torch.arange(num) % 5
     point_NE = centre_KE[group_N] + spread * torch.randn(num, 16, generator=generator)
     return torch.nn.functional.normalize(point_NE, dim=-1), group_N
+
+
+def divergence(point_N2: Tensor, features_NE: Tensor) -> float:
+    """What t-SNE makes small: KL(P || Q) in nats, by its Eq. 2."""
+    joint_NN = _joint_probabilities(features_NE.double(), PERPLEXITY)
+    near_NN = _nearness(point_N2.double())
+    share_NN = (near_NN / near_NN.sum()).clamp(min=1e-300)
+    return float(torch.where(joint_NN > 0, joint_NN * (joint_NN / share_NN).log(), 0.0).sum())
 
 
 def test_the_principal_plane_is_scikit_learns():

@@ -10,14 +10,23 @@ import torch
 from PIL import Image
 
 from mmtrain.data.images.transforms import eval_transform
+from mmtrain.data.sources.open import open_source
 from mmtrain.errors import UsageError
 from mmtrain.eval.look.attention_maps import read_images, text_maps
 from mmtrain.eval.look.files import write_look
 from mmtrain.eval.look.look import MAX_MAPS, evenly_spaced, look_at
-from mmtrain.eval.look.pictures import MAP_SIDE, RAMP, TILE, draw_heat, ramp_colours, seen_part
+from mmtrain.eval.look.pictures import (
+    MAP_SIDE,
+    RAMP,
+    TILE,
+    draw_heat,
+    ramp_colours,
+    seen_part,
+    under_heat,
+)
 from mmtrain.eval.look.rollout import attention_rollout
 from mmtrain.eval.retrieval import ReadCaptions
-from mmtrain.eval.samples import decode_sample, open_source
+from mmtrain.eval.samples import decode_sample
 from tests.data.shard_files import picture
 from tests.serve.tiny import COUNT, TOKENIZER, tiny_clip, tiny_encoder, write_pictures
 
@@ -136,3 +145,21 @@ def test_on_disk(tmp_path: Path) -> None:
     assert held["planes"]["tsne"]["images"][3] == pytest.approx(
         look.planes["tsne"][0][3].tolist(), rel=1e-4
     )
+
+
+@pytest.mark.parametrize(
+    "region", [(0.25, 0.0, 0.5, 1.0), (-0.5, 0.25, 2.0, 0.5), (0.0, -0.25, 1.0, 1.5)]
+)
+def test_a_map_lies_over_what_was_seen_alone(region: tuple[float, float, float, float]) -> None:
+    """A cropped picture is darkest at its edges, a map over black borders loses them."""
+    grey, map_RC = Image.new("RGB", (40, 24), (128, 128, 128)), torch.full((2, 2), 0.25)
+    shown = np.asarray(under_heat(grey, map_RC, low=0.0, region=region), float)
+    assert shown.shape == (24, 40, 3)
+    left, top, wide, high = region
+    row_H1, column_1W = (np.arange(24)[:, None] + 0.5) / 24, (np.arange(40)[None] + 0.5) / 40
+    inside = (row_H1 > top) & (row_H1 < top + high)
+    inside = inside & (column_1W > left) & (column_1W < left + wide)
+    bright, dark = (np.asarray(RAMP[at], float) for at in (-1, 0))
+    np.testing.assert_allclose(shown[inside], 0.28 * 128 + 0.72 * bright[None], atol=1)
+    if not inside.all():
+        np.testing.assert_allclose(shown[~inside], 0.58 * 128 + 0.42 * dark[None], atol=1)

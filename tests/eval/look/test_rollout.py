@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmtrain.eval.look.rollout import attention_rollout, attention_shares
+from mmtrain.eval.look.attention_shares import attention_shares
+from mmtrain.eval.look.rollout import attention_rollout
 from mmtrain.models import Clip, ClipConfig
 from mmtrain.models.text import TextConfig
 from mmtrain.models.vision import VisionConfig
