@@ -1,4 +1,4 @@
-"""What the contrastive losses share: checks, who matches whom, and the walk over blocks.
+"""What the losses of a batch share: who matches whom, and the walk over blocks.
 
 The B x A logits of this rank's images against the texts of all ranks are visited block by block;
 `Pairing` answers, for one block, which entries are positives and which do not exist.
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from mmtrain.collectives import gather_rows, rank_and_size, require_equal
+from mmtrain.losses._arguments import check_rows, check_shapes
 
 Positives = Literal["attract", "ignore"]
 
@@ -152,40 +153,34 @@ def block_shape(num_rows: int, num_columns: int, device: torch.device) -> tuple[
     return rows, min(num_columns, max(1, elements // rows))
 
 
-def as_scalar(value: Tensor | float, *, name: str, like: Tensor) -> Tensor:
-    """A 0-dim tensor beside the features, through which the gradient flows."""
-    if not isinstance(value, Tensor):
-        return torch.full((), value, dtype=like.dtype, device=like.device)
-    if value.numel() != 1:
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; give one number")
-    return value.reshape(()).to(device=like.device, dtype=like.dtype)
-
-
 def pair(
     features: dict[str, Tensor],
     *,
+    teacher: dict[str, Tensor] | None = None,
     group: ProcessGroup | None,
-    labels_B: Tensor | None,
-    positives: str,
+    labels_B: Tensor | None = None,
+    positives: str = "attract",
     valid_B: Tensor | None,
 ) -> Pairing:
     """Checks a loss's arguments and says who matches whom.
 
     Args:
         features: [B, E] of this rank's pairs by the name of the argument, all of one shape.
+        teacher: another model's of the same pairs, of a width of their own.
         group, labels_B, positives, valid_B: as the losses have them.
 
     Raises:
         ValueError: shapes, dtypes or `positives` are off, or the ranks hold unequal shapes.
     """
-    num_rows, dim = _check(features, labels_B=labels_B, positives=positives, valid_B=valid_B)
-    device = next(iter(features.values())).device
+    teacher = teacher or {}
+    shape = check_shapes(features, teacher)
+    num_rows, device = shape["rows"], next(iter(features.values())).device
+    check_rows(num_rows, labels_B=labels_B, positives=positives, valid_B=valid_B)
     given = {"labels_B given": int(labels_B is not None), "valid_B given": int(valid_B is not None)}
-    shape = {"rows": num_rows, "features": dim}
     remedy = "pad the last batch to the others' rows and mark the padding in valid_B"
     require_equal(shape | given, group=group, device=device, remedy=remedy)
 
-    double = any(x.dtype == torch.float64 for x in features.values())
+    double = any(x.dtype == torch.float64 for x in (*features.values(), *teacher.values()))
     dtype = torch.float64 if double else torch.float32
     rank, ranks = rank_and_size(group)
     num_columns = ranks * num_rows
@@ -197,10 +192,7 @@ def pair(
         num_valid = valid_A.sum().clamp_(min=1).to(dtype)
     identity_A = None
     if labels_B is not None:
-        label_A = gather_rows(labels_B, group=group)
-        unique_A = torch.arange(-1, -1 - num_columns, -1, device=device)
-        counts_A = label_A >= 0 if valid_A is None else (label_A >= 0) & valid_A
-        identity_A = torch.where(counts_A, label_A, unique_A)
+        identity_A = _identities(gather_rows(labels_B, group=group), valid_A)
     block_rows, block_columns = block_shape(num_rows, num_columns, device)
     return Pairing(
         num_rows=num_rows,
@@ -220,26 +212,8 @@ def pair(
     )
 
 
-def _check(
-    features: dict[str, Tensor],
-    *,
-    labels_B: Tensor | None,
-    positives: str,
-    valid_B: Tensor | None,
-) -> tuple[int, int]:
-    """B and E. Raises ValueError for whatever this process alone can see to be wrong."""
-    shape = tuple(next(iter(features.values())).shape)
-    if len(shape) != 2 or 0 in shape or any(tuple(x.shape) != shape for x in features.values()):
-        found = " and ".join(f"{name} {tuple(x.shape)}" for name, x in features.items())
-        equal = "equal, " if len(features) > 1 else ""
-        raise ValueError(f"{found} must be {equal}2-D and not empty")
-    if not all(x.is_floating_point() for x in features.values()):
-        found = " and ".join(f"{name} {x.dtype}" for name, x in features.items())
-        raise ValueError(f"features are {found}; give floats")
-    if positives not in ("attract", "ignore"):
-        raise ValueError(f'positives = {positives!r} is not known; use "attract" or "ignore"')
-    for name, x_B, dtype in (("labels_B", labels_B, torch.int64), ("valid_B", valid_B, torch.bool)):
-        if x_B is not None and (x_B.shape != shape[:1] or x_B.dtype != dtype):
-            found = f"{x_B.dtype} {list(x_B.shape)}"
-            raise ValueError(f"{name} is {found}; give {dtype} [{shape[0]}], one per row")
-    return shape[0], shape[1]
+def _identities(label_A: Tensor, valid_A: Tensor | None) -> Tensor:
+    """The labels, with a number of its own below 0 for each row that matches nothing else."""
+    unique_A = torch.arange(-1, -1 - label_A.shape[0], -1, device=label_A.device)
+    counts_A = label_A >= 0 if valid_A is None else (label_A >= 0) & valid_A
+    return torch.where(counts_A, label_A, unique_A)

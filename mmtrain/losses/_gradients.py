@@ -1,9 +1,11 @@
 """Gradients of features, added up from the gradients of the logits block by block."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
 from mmtrain.collectives import scatter_row_sums
@@ -61,3 +63,16 @@ class FeatureGradients:
         if self.text_AE is None:
             return None
         return scatter_row_sums(self.text_AE, group=group).mul_(factor)
+
+
+class FinishedInForward(torch.autograd.Function):
+    """A loss whose forward saves the gradients of its first inputs; backward only scales them."""
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        (grad_loss,) = grad_outputs
+        grads = [None if g is None else g * grad_loss for g in ctx.saved_tensors]
+        return *grads, *[None] * (len(ctx.needs_input_grad) - len(grads))

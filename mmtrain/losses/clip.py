@@ -8,7 +8,8 @@ from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
 from mmtrain.collectives import gather_rows, sum_
-from mmtrain.losses._blocks import Pairing, Positives, as_scalar, pair, product
+from mmtrain.losses._arguments import as_scalar
+from mmtrain.losses._blocks import Pairing, Positives, pair, product
 from mmtrain.losses._gradients import FeatureGradients
 from mmtrain.losses._softmax import log_sum_exps
 

@@ -4,10 +4,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
-from mmtrain.losses._blocks import Pairing, Positives, as_scalar, pair
+from mmtrain.losses._arguments import as_scalar
+from mmtrain.losses._blocks import Pairing, Positives, pair
+from mmtrain.losses._gradients import FinishedInForward
 from mmtrain.losses._sigmoid_sums import SigmoidSums
 
 
@@ -57,8 +58,8 @@ def siglip_loss(
     return _SiglipLoss.apply(image_BE, text_BE, scale, bias, pairing, torch.is_grad_enabled())
 
 
-class _SiglipLoss(torch.autograd.Function):
-    """The streamed loss. Forward leaves finished gradients, backward only scales them."""
+class _SiglipLoss(FinishedInForward):
+    """The streamed loss."""
 
     @staticmethod
     def forward(
@@ -86,12 +87,3 @@ class _SiglipLoss(torch.autograd.Function):
         loss, text_grad_BE, scale_grad, bias_grad = sums.finish()
         ctx.save_for_backward(image_grad_BE, text_grad_BE, scale_grad, bias_grad)
         return loss
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grad_outputs: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        (grad_loss,) = grad_outputs
-        grads = (None if g is None else g * grad_loss for g in ctx.saved_tensors)
-        return *grads, None, None

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from mmtrain.losses._blocks import Positives, as_scalar, pair
+from mmtrain.losses._arguments import as_scalar
+from mmtrain.losses._blocks import Positives, pair
 from mmtrain.losses._sigmoid_sums import SigmoidSums
 
 
