@@ -1,7 +1,8 @@
 """The losses as their formulas say, with all logits at once, and the inputs they are tried on."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mmtrain.losses import SiglipByParts, SiglipGradients, clip_loss, siglip_loss
+from mmtrain.losses import (
+    SiglipByParts,
+    SiglipGradients,
+    affinity_loss,
+    clip_loss,
+    siglip_loss,
+)
 
 LABELS: dict[str, Callable[[int], Tensor | None]] = {
     "none": lambda num: None,
@@ -17,6 +24,8 @@ LABELS: dict[str, Callable[[int], Tensor | None]] = {
     "all same": lambda num: torch.full((num,), 7),
     "mixed": lambda num: torch.arange(num) * 5 % 7 % 4 - 1,
 }
+TEACHER_DIM = 7
+TEACHER_SCALE = 9.5
 # Of 13 rows.
 PARTS = {
     "one": [(0, 13)],
@@ -34,15 +43,23 @@ class Case:
     positives: str = "attract"
     labels: Tensor | None = None
     valid: Tensor | None = None
+    first: int = 0
+    """The first row's place in the global batch, by which its teacher knows it."""
 
     def rows(self, rows: slice) -> "Case":
         """The same call as the rank sees it that holds these rows."""
         labels = None if self.labels is None else self.labels[rows]
         valid = None if self.valid is None else self.valid[rows]
-        return Case(kind=self.kind, positives=self.positives, labels=labels, valid=valid)
+        return replace(self, labels=labels, valid=valid, first=self.first + rows.start)
+
+    def teacher(self, num_rows: int) -> tuple[Tensor, Tensor]:
+        """Image and text features of a teacher, in fp32."""
+        return teacher_features(self.first, num_rows)
 
     def naive(self, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
         """The formula over the real rows alone."""
+        if self.kind == "affinity":
+            return self._naive_affinity(image, text, scale)
         labels = torch.full((len(image),), -1) if self.labels is None else self.labels
         if self.valid is not None:
             image, text, labels = image[self.valid], text[self.valid], labels[self.valid]
@@ -52,14 +69,47 @@ class Case:
         match = same if self.positives == "attract" else own
         return formula(scale * image @ text.T, bias, match=match, counts=match | ~same)
 
+    def _naive_affinity(self, image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+        """Divergence of rows and of columns from the teacher's."""
+        teacher_image, teacher_text = (x.double() for x in self.teacher(len(image)))
+        valid = slice(None) if self.valid is None else self.valid
+        logits = scale * image[valid] @ text[valid].T
+        wanted = TEACHER_SCALE * teacher_image[valid] @ teacher_text[valid].T
+        losses = [
+            F.kl_div(q.log_softmax(1), p.log_softmax(1), log_target=True, reduction="batchmean")
+            for q, p in ((logits, wanted), (logits.T, wanted.T))
+        ]
+        return torch.stack(losses).mean()
+
     def ours(self, image: Tensor, text: Tensor, scale, bias, group=None) -> Tensor:
-        """The loss under test; clip takes no bias."""
+        """The loss under test; only siglip takes a bias, and affinity takes no labels."""
+        if self.kind == "affinity":
+            teacher_image, teacher_text = self.teacher(len(image))
+            return affinity_loss(
+                image,
+                text,
+                teacher_image_BE=teacher_image,
+                teacher_text_BE=teacher_text,
+                logit_scale=scale,
+                teacher_logit_scale=TEACHER_SCALE,
+                group=group,
+                valid_B=self.valid,
+            )
         shared = {"group": group, "labels_B": self.labels, "valid_B": self.valid}
         if self.kind == "clip":
             return clip_loss(image, text, logit_scale=scale, positives=self.positives, **shared)
         return siglip_loss(
             image, text, logit_scale=scale, logit_bias=bias, positives=self.positives, **shared
         )
+
+
+@cache
+def teacher_features(first: int, num_rows: int) -> tuple[Tensor, Tensor]:
+    """Unit-norm and in fp32; a row's are the same whatever rows are beside it."""
+    rows = torch.arange(first, first + num_rows, dtype=torch.float64)
+    angle = (rows[:, None] + 1) * torch.arange(1, 2 * TEACHER_DIM + 1).sqrt()
+    image, text = F.normalize(angle.sin().unflatten(1, (2, TEACHER_DIM)), dim=-1).unbind(1)
+    return image.float(), text.float()
 
 
 def naive_clip(logits: Tensor, bias: Tensor, *, match: Tensor, counts: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What holds for both contrastive losses: values and gradients equal the formulas."""
+"""What holds for all losses of a batch: values and gradients equal the formulas."""
 
 import pytest
 import torch
@@ -13,7 +13,8 @@ from tests.losses.reference import (
     inputs,
 )
 
-KINDS = pytest.mark.parametrize("kind", ["clip", "siglip"])
+KINDS = pytest.mark.parametrize("kind", ["clip", "siglip", "affinity"])
+WITH_LABELS = pytest.mark.parametrize("kind", ["clip", "siglip"])
 POSITIVES = pytest.mark.parametrize("positives", ["attract", "ignore"])
 
 
@@ -23,7 +24,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(_blocks, "block_shape", lambda rows, columns, device: (4, 5))
 
 
-@KINDS
+@WITH_LABELS
 @POSITIVES
 @pytest.mark.parametrize("labels", LABELS)
 @pytest.mark.parametrize("num_rows", [1, 3, 13, 16])
@@ -35,7 +36,7 @@ def test_equals_the_formula(kind, positives, labels, num_rows, padded, small_blo
     assert_same_result(case, inputs(num_rows, dtype=torch.float32), 1e-5)
 
 
-@KINDS
+@WITH_LABELS
 @POSITIVES
 def test_equals_the_formula_with_the_real_blocks(kind, positives):
     num_rows = 1100
@@ -111,7 +112,11 @@ def test_narrow_features_are_widened(kind):
 
 @pytest.mark.parametrize(
     ("kind", "wanted"),
-    [(kind, wanted) for kind, num in (("clip", 3), ("siglip", 4)) for wanted in range(num)],
+    [
+        (kind, wanted)
+        for kind, num in (("clip", 3), ("siglip", 4), ("affinity", 3))
+        for wanted in range(num)
+    ],
 )
 @POSITIVES
 def test_one_input_alone_can_want_a_gradient(kind, positives, wanted, small_blocks):

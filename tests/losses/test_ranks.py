@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from mmtrain.losses import _blocks, _gradients, _sigmoid_sums, clip_loss
+from mmtrain.losses import _blocks, _gradients, _sigmoid_sums, affinity_loss, clip_loss
 from tests.losses.reference import (
     LABELS,
     PARTS,
@@ -49,8 +49,9 @@ def check_group(rank: int, num_ranks: int, group) -> None:
     valid = torch.arange(num_rows) % 4 != 2
     # All of the last rank's rows are padding.
     valid[-5:] = False
-    for kind in ("clip", "siglip"):
-        for positives, labels in (("attract", "none"), ("attract", "mixed"), ("ignore", "mixed")):
+    forms = (("attract", "none"), ("attract", "mixed"), ("ignore", "mixed"))
+    for kind in ("clip", "siglip", "affinity"):
+        for positives, labels in forms[:1] if kind == "affinity" else forms:
             for case_valid in (None, valid):
                 values = LABELS[labels](num_rows)
                 case = Case(kind=kind, positives=positives, labels=values, valid=case_valid)
@@ -129,6 +130,17 @@ def check_refusals(rank: int, group) -> None:
     with pytest.raises(ValueError, match=r"rows must be equal on all ranks, but they hold \[4, 3"):
         clip_loss(x, x, logit_scale=1.0, group=group)
     x = torch.ones(3, 5)
+    with pytest.raises(ValueError, match=r"teacher's features must be equal .* hold \[4, 2"):
+        teacher = torch.ones(3, 2 if rank else 4)
+        affinity_loss(
+            x,
+            x,
+            teacher_image_BE=teacher,
+            teacher_text_BE=teacher,
+            logit_scale=1.0,
+            teacher_logit_scale=1.0,
+            group=group,
+        )
     labels = torch.zeros(3, dtype=torch.int64) if rank else None
     with pytest.raises(ValueError, match="labels_B given must be equal on all ranks"):
         clip_loss(x, x, logit_scale=1.0, labels_B=labels, group=group)
