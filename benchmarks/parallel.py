@@ -23,6 +23,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmtrain.build.workload import build_workload
 from mmtrain.data.batch import ImageTextBatch
 from mmtrain.loading.config import ModelConfig
 from mmtrain.losses.config import LossConfig
@@ -284,7 +285,9 @@ def _print(
     ]
     for name, found in ratios.items():
         parallel, microbatches = LAYOUTS[name]
-        plan = plan_layout(recipe_of(parallel, microbatches, batch_size), world_size=2)
+        plan = plan_layout(
+            build_workload(recipe_of(parallel, microbatches, batch_size)), world_size=2
+        )
         want = sum(one.sent for one in plan.traffic)
         middle, low, high = statistics.median(found), min(found), max(found)
         shares = [one for one in overlaps[name] if one is not None]

@@ -1,20 +1,15 @@
 """`mmtrain plan`: a recipe's layout over so many ranks, before one of them is rented."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from mmtrain.data.questions.answers import build_vocabulary, every_question
-from mmtrain.data.questions.source import open_questions
-from mmtrain.data.text.tokenizer import Tokenizer, build_tokenizer
-from mmtrain.errors import UsageError
+from mmtrain.build.workload import read_workload
 from mmtrain.plan.layout import Plan, plan_layout
 from mmtrain.plan.memory import RankMemory
-from mmtrain.recipe import TrainRecipe, load_recipe, resolve
-from mmtrain.tasks.config import VqaSection
+from mmtrain.recipe import load_recipe
 
 _GIB = 1 << 30
 
@@ -26,18 +21,9 @@ def plan_command(*, recipe: Path, overrides: list[str], world_size: int) -> None
         UsageError: the layout does not fit, an adapter trains, or the questions of a recipe with
             [vqa.classify], which fix its answers, are not there.
     """
-    loaded = load_recipe(recipe, overrides)
-    if loaded.peft is not None:
-        raise UsageError(
-            f"plan counts no adapter, and {recipe} has a section [peft]; without it the plan is of "
-            "training all weights"
-        )
-    tokenizer = build_tokenizer(loaded.tokenizer)
-    resolved = resolve(loaded, tokenizer)
-    if resolved.vqa is not None:
-        resolved = replace(resolved, vqa=_with_sizes(resolved, resolved.vqa, tokenizer))
-    plan = plan_layout(resolved, world_size=world_size)
-    train, parallel = resolved.train, resolved.parallel
+    workload = read_workload(load_recipe(recipe, overrides))
+    plan = plan_layout(workload, world_size=world_size)
+    train, parallel = workload.train, workload.parallel
     sizes = plan.layout.config
     print(
         f"{world_size} ranks = pp {sizes.pp} x dp_replicate {sizes.dp_replicate} x dp_shard "
@@ -71,27 +57,6 @@ def plan_command(*, recipe: Path, overrides: list[str], world_size: int) -> None
             "the total, which is the GPU's: gathered, activations, the gradients that a block has "
             "just made, and whole ones where there are microbatches"
         )
-
-
-def _with_sizes(recipe: TrainRecipe, section: VqaSection, tokenizer: Tokenizer) -> VqaSection:
-    """The section with what tokenizer and questions fix; `num_answers` spares the questions."""
-    generate, classify = section.generate, section.classify
-    if generate is not None:
-        length = tokenizer.context_length + section.data.answer_length
-        generate = replace(generate, vocab_size=tokenizer.vocab_size, text_length=length)
-    if classify is not None and classify.num_answers is None:
-        source = open_questions(
-            recipe.data.train,
-            questions=section.data.questions,
-            annotations=section.data.annotations,
-            config=recipe.data,
-        )
-        try:
-            found = build_vocabulary(list(every_question(source)), min_count=section.min_count)
-        except ValueError as error:
-            raise UsageError(f"vqa.{error}") from error
-        classify = replace(classify, num_answers=len(found.answers))
-    return replace(section, classify=classify, generate=generate)
 
 
 def _traffic_table(plan: Plan) -> Table:

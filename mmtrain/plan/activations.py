@@ -11,7 +11,7 @@ from mmtrain.plan.kept import StageMemory
 from mmtrain.plan.order import Action
 from mmtrain.plan.ranks import held_stages
 from mmtrain.plan.stages import StageRun
-from mmtrain.recipe import TrainRecipe
+from mmtrain.plan.workload import Workload
 
 _FLOAT = 4
 
@@ -21,7 +21,7 @@ Held = Callable[[int], int]
 
 
 def step_memory(
-    recipe: TrainRecipe,
+    workload: Workload,
     layout: Layout,
     runs: Sequence[StageRun],
     order: Sequence[Action],
@@ -34,7 +34,7 @@ def step_memory(
     buffers, the batch, the loss and the gradients so far.
 
     Args:
-        recipe: resolved.
+        workload: what trains.
         layout: whose rank it is.
         runs: of all stages, in order.
         order: what the rank does in a step.
@@ -44,8 +44,8 @@ def step_memory(
     """
     held = held_stages(layout)
     last = (num_stages(layout) if layout.size("pp") > 1 else 1) - 1
-    microbatches = recipe.train.microbatches
-    always = _batch(recipe, rows * microbatches, images=0 in held)
+    microbatches = workload.train.microbatches
+    always = _batch(workload, rows * microbatches, images=0 in held)
     for index in held:
         # Tokens that come in have a buffer for every microbatch of each pass, gradients one.
         always += passes * microbatches * runs[index].received
@@ -58,8 +58,8 @@ def step_memory(
             sent[index] += runs[index].handed_on if index < last and index + 1 not in held else 0
             sent[index] += runs[index].received if index - 1 not in held else 0
     during_loss = 0
-    if recipe.vqa is None and last in held:
-        loss, features = _contrastive_loss(recipe, layout, rows * microbatches)
+    if (width := workload.batch_width) is not None and last in held:
+        loss, features = _batch_loss(workload, layout, rows=rows * microbatches, width=width)
         if passes == 2:
             always += 2 * features
             during_loss = features + loss
@@ -111,22 +111,20 @@ def fullest(
     return peak
 
 
-def _batch(recipe: TrainRecipe, rows: int, *, images: bool) -> int:
+def _batch(workload: Workload, rows: int, *, images: bool) -> int:
     """The rank's share of a batch: bytes of images where they are decoded, ids of texts."""
-    texts = 1 if recipe.vqa is None else recipe.vqa.data.per_image
-    ids = 8 * rows * texts * recipe.model.text.context_length
-    return ids + images * rows * 3 * recipe.model.vision.image_size**2
+    return 8 * rows * workload.num_ids + images * rows * 3 * workload.clip.vision.image_size**2
 
 
-def _contrastive_loss(recipe: TrainRecipe, layout: Layout, rows: int) -> tuple[int, int]:
+def _batch_loss(workload: Workload, layout: Layout, *, rows: int, width: int) -> tuple[int, int]:
     """What the loss needs beside the features of this rank's rows, and those.
 
     Its own copy of them, all ranks' texts, two blocks of logits; backward a gradient of each.
     """
-    item = _FLOAT * (2 if recipe.train.precision == "fp64" else 1)
-    row = item * recipe.model.embed_dim
+    item = _FLOAT * (2 if workload.train.precision == "fp64" else 1)
+    row = item * width
     columns = rows * layout.size("dp")
-    device = torch.device("cpu" if recipe.train.device == "cpu" else "cuda")
+    device = torch.device("cpu" if workload.train.device == "cpu" else "cuda")
     block_rows, block_columns = block_shape(rows, columns, device)
     gathered = row * columns if layout.size("dp") > 1 else 0
     forward = 2 * row * rows + gathered + 2 * item * block_rows * block_columns

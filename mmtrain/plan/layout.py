@@ -19,9 +19,9 @@ from mmtrain.parallel.vocabulary import check_vocabulary
 from mmtrain.plan.memory import RankMemory, rank_memory
 from mmtrain.plan.order import idle_fraction, pipeline_order
 from mmtrain.plan.ranks import PlannedLayout
-from mmtrain.plan.stages import build_model, cut_stages, run_stages
+from mmtrain.plan.stages import cut_stages, run_stages
 from mmtrain.plan.traffic import Traffic, rank_traffic
-from mmtrain.recipe import TrainRecipe
+from mmtrain.plan.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,33 +43,33 @@ class Plan:
     traffic: tuple[Traffic, ...]
 
 
-def plan_layout(recipe: TrainRecipe, *, world_size: int) -> Plan:
-    """The plan of a resolved recipe.
+def plan_layout(workload: Workload, *, world_size: int) -> Plan:
+    """The plan of a workload.
 
     Raises:
         UsageError: the layout fits neither the ranks, the model nor the batch.
     """
-    replicas, shard = recipe.parallel.dp_sizes(world_size, ranks=f"--world-size {world_size}")
+    replicas, shard = workload.parallel.dp_sizes(world_size, ranks=f"--world-size {world_size}")
     with torch.device("meta"):
-        model = build_model(recipe)
+        model = workload.build_model()
     whole = model.stage()
     blocks = {n: m.config for n, m in whole.named_modules() if isinstance(m, Transformer)}
     layout = PlannedLayout(
         device=torch.device("meta"),
-        config=replace(recipe.parallel, dp_replicate=replicas, dp_shard=shard),
+        config=replace(workload.parallel, dp_replicate=replicas, dp_shard=shard),
         world_size=world_size,
         blocks=blocks,
     )
-    check_precision(layout, recipe.train.precision)
+    check_precision(layout, workload.train.precision)
     pp, dp = layout.size("pp"), layout.size("dp")
-    microbatches = recipe.train.microbatches
-    if recipe.train.batch_size % (dp * microbatches):
+    microbatches = workload.train.microbatches
+    if workload.train.batch_size % (dp * microbatches):
         raise UsageError(
-            f"train.batch_size = {recipe.train.batch_size} must be a multiple of the {dp} "
+            f"train.batch_size = {workload.train.batch_size} must be a multiple of the {dp} "
             f"data-parallel ranks x train.microbatches = {microbatches}; use "
-            f"{-(-recipe.train.batch_size // (dp * microbatches)) * dp * microbatches}"
+            f"{-(-workload.train.batch_size // (dp * microbatches)) * dp * microbatches}"
         )
-    rows = recipe.train.batch_size // (dp * microbatches)
+    rows = workload.train.batch_size // (dp * microbatches)
     _check_tensor_parallel(whole, layout)
     if pp > 1:
         check_microbatches(layout, microbatches)
@@ -77,10 +77,12 @@ def plan_layout(recipe: TrainRecipe, *, world_size: int) -> Plan:
     else:
         order = pipeline_order("1F1B", size=1, num_microbatches=microbatches)
     stages = cut_stages(model, layout)
-    runs = run_stages(recipe, layout, rows=rows)
-    passes = 1 if recipe.vqa is not None or (pp == 1 and microbatches == 1) else 2
+    runs = run_stages(workload, layout, rows=rows)
+    passes = 1 if workload.batch_width is None or (pp == 1 and microbatches == 1) else 2
     memory = tuple(
-        rank_memory(recipe, replace(layout, pp_rank=rank), stages, runs, order[rank], rows, passes)
+        rank_memory(
+            workload, replace(layout, pp_rank=rank), stages, runs, order[rank], rows, passes
+        )
         for rank in range(pp)
     )
     return Plan(
@@ -91,7 +93,7 @@ def plan_layout(recipe: TrainRecipe, *, world_size: int) -> Plan:
         num_parameters=sum(p.numel() for p in model.parameters()),
         idle=idle_fraction(order) if pp > 1 else 0.0,
         memory=memory,
-        traffic=rank_traffic(recipe, layout, stages, runs, passes),
+        traffic=rank_traffic(workload, layout, stages, runs, passes),
     )
 
 

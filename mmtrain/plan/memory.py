@@ -18,7 +18,7 @@ from mmtrain.plan.ranks import (
     sizes_of,
 )
 from mmtrain.plan.stages import StageRun
-from mmtrain.recipe import TrainRecipe
+from mmtrain.plan.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class RankMemory:
 
 
 def rank_memory(
-    recipe: TrainRecipe,
+    workload: Workload,
     layout: PlannedLayout,
     all_stages: Sequence[nn.Module],
     runs: Sequence[StageRun],
@@ -64,7 +64,7 @@ def rank_memory(
     """What the fullest rank of a pipeline coordinate holds.
 
     Args:
-        recipe: resolved.
+        workload: what trains.
         layout: whose pipeline coordinate it is.
         all_stages: of the pipeline.
         runs: of all stages, in order.
@@ -72,7 +72,7 @@ def rank_memory(
         rows: of a microbatch.
         passes: 2 where the features are computed without gradients first.
     """
-    item = ITEM_BYTES.get(recipe.train.precision, 4)
+    item = ITEM_BYTES.get(workload.train.precision, 4)
     stages = [all_stages[index] for index in held_stages(layout)]
     everything, trained = named_parameters(stages), named_parameters(stages, trains=True)
     sizes, grads = sizes_of(everything, layout), sizes_of(trained, layout)
@@ -82,14 +82,14 @@ def rank_memory(
         for start in _starts(stages)
     )
     parallel = layout.is_sharded or layout.has_replicas
-    accumulates = recipe.train.microbatches > 1
+    accumulates = workload.train.microbatches > 1
     gathered = 0
     if layout.is_sharded:
         # The next block is gathered while one computes.
         copies = root + 2 * block if is_resharded(layout) else sizes.whole
-        gathered = copies * GATHERED_BYTES.get(recipe.train.precision, 4)
+        gathered = copies * GATHERED_BYTES.get(workload.train.precision, 4)
     # FSDP's bf16 gradients are added up in fp32.
-    wider = item // GATHERED_BYTES.get(recipe.train.precision, 4)
+    wider = item // GATHERED_BYTES.get(workload.train.precision, 4)
 
     def held(whole: int) -> int:
         """FSDP sums and scatters a block's gradients when it is done; those of several microbatches
@@ -103,7 +103,7 @@ def rank_memory(
 
     def most(gradients: Callable[[int], int]) -> int:
         return step_memory(
-            recipe, layout, runs, order, rows=rows, passes=passes, gradients=gradients
+            workload, layout, runs, order, rows=rows, passes=passes, gradients=gradients
         )
 
     return RankMemory(
@@ -112,7 +112,7 @@ def rank_memory(
         num_parameters=sizes.shard,
         weights=item * sizes.shard,
         gradients=item * (grads.shard + (grads.whole if parallel and accumulates else 0)),
-        optimizer=_optimizer(recipe, layout, trained, item),
+        optimizer=_optimizer(workload, layout, trained, item),
         gathered=gathered,
         activations=most(lambda _: 0),
         step=most(held),
@@ -132,18 +132,18 @@ def _starts(stages: Sequence[nn.Module]) -> list[str]:
 
 
 def _optimizer(
-    recipe: TrainRecipe,
+    workload: Workload,
     layout: PlannedLayout,
     trained: list[tuple[str, nn.Parameter]],
     item: int,
 ) -> int:
     """Two moments of AdamW, one of Muon, shared out by ZeRO-1; an average is in fp32 at least."""
-    muon = recipe.optim.kind == "muon"
+    muon = workload.optim.kind == "muon"
     one = [pair for pair in trained if muon and ".blocks." in pair[0] and pair[1].ndim == 2]
     moments = 2 * sizes_of(trained, layout).shard - sizes_of(one, layout).shard
     if layout.config.dp_kind == "zero1":
         # By whole tensors, the largest first: even, unless one is larger than a share.
         largest = max((p.numel() for _, p in trained), default=0)
         moments = max(-(-moments // layout.size("dp")), 2 * largest)
-    average = 0 if recipe.optim.ema_decay is None else sizes_of(trained, layout).shard
+    average = 0 if workload.optim.ema_decay is None else sizes_of(trained, layout).shard
     return item * moments + max(item, 4) * average

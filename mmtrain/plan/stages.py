@@ -10,11 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from mmtrain.errors import UsageError
 from mmtrain.models import Clip, Decoder
-from mmtrain.models.parameters import lock_tower
-from mmtrain.models.vqa import Vqa, VqaStage
-from mmtrain.nn import Transformer, TransformerConfig
+from mmtrain.models.vqa import Vqa
+from mmtrain.nn import Transformer
 from mmtrain.nn import attention as attention_module
 from mmtrain.parallel import Layout
 from mmtrain.parallel.pipeline import (
@@ -28,12 +26,9 @@ from mmtrain.parallel.recompute import apply_recompute
 from mmtrain.parallel.slices import check_slices, slice_stage
 from mmtrain.plan.kept import StageMemory, stage_memory
 from mmtrain.plan.shares import take_share
-from mmtrain.recipe import TrainRecipe
-from mmtrain.tasks.answering import answer_objective
+from mmtrain.plan.workload import Workload
 
 _CPU = torch.device("cpu")
-_RIGHT_ANSWERS = 10
-"""Of a question at most, as VQAv2 has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,24 +55,6 @@ class StageRun:
     streams: tuple[Stream, ...]
 
 
-def build_model(recipe: TrainRecipe) -> Clip | Vqa:
-    """The recipe's model on torch's present device, with what it locks.
-
-    Raises:
-        UsageError: what is locked is not there.
-    """
-    clip, section = recipe.model.clip, recipe.vqa
-    model = Clip(clip) if section is None else Vqa(clip, section.model)
-    for name in ("vision", "text"):
-        tower, unlocked = getattr(model, name), getattr(recipe.lock, name)
-        if unlocked is None:
-            continue
-        if tower is None:
-            raise UsageError(f"lock.{name} = {unlocked} has no effect: generate has no such tower")
-        lock_tower(tower, unlocked_layers=unlocked)
-    return model
-
-
 def cut_stages(model: Clip | Vqa, layout: Layout) -> list[nn.Module]:
     """All stages of the layout's pipeline, or the one of none.
 
@@ -92,24 +69,18 @@ def cut_stages(model: Clip | Vqa, layout: Layout) -> list[nn.Module]:
     return [slice_stage(whole, index, total) for index in range(total)]
 
 
-def run_stages(recipe: TrainRecipe, layout: Layout, *, rows: int) -> list[StageRun]:
+def run_stages(workload: Workload, layout: Layout, *, rows: int) -> list[StageRun]:
     """Run a microbatch of `rows` images through all stages, texts at full length."""
-    with _attention_of(recipe.train.device), FakeTensorMode():
-        model = build_model(recipe)
+    with _attention_of(workload.train.device), FakeTensorMode():
+        model = workload.build_model()
         stages = cut_stages(model, layout)
-        if isinstance(model, Vqa):
-            assert recipe.vqa is not None
-            objective = answer_objective(model, recipe.vqa.loss, layout=layout, seed=0)
-            for stage in stages:
-                assert isinstance(stage, VqaStage)
-                stage.set_criterion(objective.criterion)
-                stage.question_length = recipe.model.text.context_length
-        size = recipe.model.vision.image_size
+        workload.prepare(model, stages, layout)
+        size = workload.clip.vision.image_size
         inputs: tuple[Tensor, ...] = (torch.zeros(rows, 3, size, size, dtype=torch.uint8),)
-        small = _rows(recipe, rows)
+        small = workload.rows(rows)
         runs: list[StageRun] = []
         for stage in stages:
-            run, inputs = _run_stage(recipe, layout, stage, inputs, small)
+            run, inputs = _run_stage(workload, layout, stage, inputs, small)
             runs.append(run)
     return runs
 
@@ -126,44 +97,8 @@ def _attention_of(device: str) -> Iterator[None]:
         attention_module.PLAIN_UP_TO.update(table)
 
 
-def _rows(recipe: TrainRecipe, rows: int) -> dict[str, Tensor]:
-    """What is small per row, as the objectives make it."""
-    vision, text = recipe.model.vision, recipe.model.text
-    found: dict[str, Tensor] = {}
-    if vision.patch_dropout:
-        found["kept_BP"] = torch.zeros(rows, vision.num_kept, dtype=torch.int64)
-    if layers := _dropped_layers(vision.transformer):
-        found["vision_keep_BL2"] = torch.ones(rows, layers, 2)
-    if recipe.vqa is None:
-        found["tokens_BT"] = torch.zeros(rows, text.context_length, dtype=torch.int64)
-        found["length_B"] = torch.full((rows,), text.context_length)
-        if layers := _dropped_layers(text.transformer):
-            found["text_keep_BL2"] = torch.ones(rows, layers, 2)
-        return found
-    generate = recipe.vqa.generate
-    length = text.context_length
-    if generate is not None:
-        assert generate.text_length is not None
-        length = generate.text_length
-    questions = rows * recipe.vqa.data.per_image
-    if layers := _dropped_layers(text.transformer):
-        found["text_keep_QL2"] = torch.ones(questions, layers, 2)
-    return found | {
-        "tokens_QT": torch.zeros(questions, length, dtype=torch.int64),
-        "question_length_Q": torch.full((questions,), text.context_length),
-        "length_Q": torch.full((questions,), length),
-        "answer_id_QK": torch.zeros(questions, _RIGHT_ANSWERS, dtype=torch.int64),
-        "answer_score_QK": torch.ones(questions, _RIGHT_ANSWERS),
-        "valid_Q": torch.ones(questions, dtype=torch.bool),
-    }
-
-
-def _dropped_layers(blocks: TransformerConfig) -> int:
-    return blocks.num_layers if blocks.stochastic_depth else 0
-
-
 def _run_stage(
-    recipe: TrainRecipe,
+    workload: Workload,
     layout: Layout,
     stage: nn.Module,
     inputs: tuple[Tensor, ...],
@@ -172,7 +107,7 @@ def _run_stage(
     """Lay a stage out as parallelize does, and run it -> what the next stage is given."""
     tp, sequence = layout.size("tp"), layout.config.sequence
     streams = _watch(stage, layout)
-    _apply_precision(stage, recipe.train.precision)
+    _apply_precision(stage, workload.train.precision)
     if tp > 1:
         take_share(stage, tp, sequence=sequence)
     apply_recompute(stage, layout.config.recompute, early_stop=tp == 1)

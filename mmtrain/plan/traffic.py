@@ -15,7 +15,7 @@ from mmtrain.plan.ranks import (
     sizes_of,
 )
 from mmtrain.plan.stages import StageRun
-from mmtrain.recipe import TrainRecipe
+from mmtrain.plan.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Traffic:
 
 
 def rank_traffic(
-    recipe: TrainRecipe,
+    workload: Workload,
     layout: PlannedLayout,
     all_stages: Sequence[nn.Module],
     runs: Sequence[StageRun],
@@ -41,16 +41,16 @@ def rank_traffic(
     """What rank 0 sends in a step, by axis.
 
     Args:
-        recipe: resolved.
+        workload: what trains.
         layout: seen from pipeline coordinate 0.
         all_stages: of the pipeline.
         runs: of all stages, in order.
         passes: 2 where the features are computed without gradients first.
     """
     pp, tp, shard = layout.size("pp"), layout.size("tp"), layout.dp_shard
-    replicate, microbatches = layout.config.dp_replicate, recipe.train.microbatches
+    replicate, microbatches = layout.config.dp_replicate, workload.train.microbatches
     stages = [all_stages[index] for index in held_stages(layout)]
-    item = ITEM_BYTES.get(recipe.train.precision, 4)
+    item = ITEM_BYTES.get(workload.train.precision, 4)
     forwards = microbatches * passes
     stride = {"tp": 1, "dp_shard": tp, "dp_replicate": tp * shard, "pp": tp * shard * replicate}
     found: list[Traffic] = []
@@ -71,7 +71,7 @@ def rank_traffic(
         sizes_of(named_parameters(stages, trains=True), layout),
     )
     if shard > 1:
-        padded = shard * whole.shard * GATHERED_BYTES.get(recipe.train.precision, 4)
+        padded = shard * whole.shard * GATHERED_BYTES.get(workload.train.precision, 4)
         reduced = shard * grads.shard * item
         gathers = forwards + microbatches if is_resharded(layout) else microbatches
         gathers = 1 if pp > 1 else gathers

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from mmtrain.build.workload import build_workload
 from mmtrain.cli import main
 from mmtrain.commands import plan
 from mmtrain.data.questions.batches import VqaBatch, VqaDataConfig
@@ -197,7 +198,7 @@ def _measure(rank: int, cases: list[Case], plans: list[Plan]) -> None:
 
 def check_on_two_ranks(cases: list[Case]) -> None:
     """Plan here, train there, compare."""
-    plans = [plan_layout(recipe_of(*case), world_size=2) for case in cases]
+    plans = [plan_layout(build_workload(recipe_of(*case)), world_size=2) for case in cases]
     run_ranks(_measure, 2, cases, plans)
 
 
@@ -230,7 +231,7 @@ def test_memory_of_real_ranks_in_more_layouts(first: int) -> None:
 def test_recompute_is_counted(recompute: RecomputeConfig) -> None:
     """On one process, within a hundredth."""
     case = tiny_config(), ParallelConfig(recompute=recompute), 1
-    want = plan_layout(recipe_of(*case), world_size=1).memory[0]
+    want = plan_layout(build_workload(recipe_of(*case)), world_size=1).memory[0]
     assert peak_of_a_step(train(*case, ranks=1)) == pytest.approx(want.step, rel=0.01)
 
 
@@ -312,14 +313,14 @@ def test_refuses_an_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_refuses_what_does_not_fit(parallel: ParallelConfig, microbatches: int, said: str) -> None:
     """In a line, before anything is counted."""
     with pytest.raises(UsageError, match=said):
-        plan_layout(recipe_of(tiny_config(), parallel, microbatches), world_size=8)
+        plan_layout(build_workload(recipe_of(tiny_config(), parallel, microbatches)), world_size=8)
 
 
 def at_precision(precision: Precision, parallel: ParallelConfig) -> Plan:
     """Of a small model, over two ranks."""
     recipe = recipe_of(tiny_config(), parallel, 1)
     train = dataclasses.replace(recipe.train, precision=precision)
-    return plan_layout(dataclasses.replace(recipe, train=train), world_size=2)
+    return plan_layout(build_workload(dataclasses.replace(recipe, train=train)), world_size=2)
 
 
 def test_refuses_a_number_format_that_the_layout_has_not() -> None:
@@ -334,7 +335,9 @@ def test_the_total_of_an_offloading_layout_is_the_gpus() -> None:
     """Weights, moments and a shard's gradients are in main memory."""
     recipe = recipe_of(tiny_config(), ParallelConfig(), 1)
     offloads = dataclasses.replace(recipe, parallel=ParallelConfig(cpu_offload=True))
-    kept, spared = (plan_layout(one, world_size=2).memory[0] for one in (recipe, offloads))
+    kept, spared = (
+        plan_layout(build_workload(one), world_size=2).memory[0] for one in (recipe, offloads)
+    )
     moved = kept.weights + kept.optimizer
     assert kept.total - spared.total >= moved > 0
     assert kept.total - spared.total <= moved + kept.gradients

@@ -1,0 +1,74 @@
+"""What a layout is judged by: a model, what comes with its images, and how it trains."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from mmtrain.errors import UsageError
+from mmtrain.models import Clip, ClipConfig
+from mmtrain.models.parameters import LockConfig, lock_tower
+from mmtrain.models.vqa import Vqa
+from mmtrain.optim import OptimConfig
+from mmtrain.parallel import Layout, ParallelConfig
+from mmtrain.train.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload(ABC):
+    """What a run asks of its ranks; a task makes one of its sections."""
+
+    clip: ClipConfig
+    """The towers' shapes."""
+    train: TrainConfig
+    """Batch, microbatches, number format and device."""
+    optim: OptimConfig
+    """What an update keeps of every weight."""
+    lock: LockConfig
+    """What does not train."""
+    parallel: ParallelConfig
+    """The layout asked for."""
+
+    @property
+    @abstractmethod
+    def num_ids(self) -> int:
+        """Token ids that come with an image."""
+
+    @property
+    @abstractmethod
+    def batch_width(self) -> int | None:
+        """Numbers of an image, and as many of its text, that the loss compares over the whole
+        batch. None: each row has a loss of its own."""
+
+    @abstractmethod
+    def rows(self, num_images: int) -> dict[str, Tensor]:
+        """What every stage is given beside so many images, as the task's objective makes it: ids
+        and lengths of texts at full length, random choices."""
+
+    @abstractmethod
+    def prepare(self, model: Any, stages: Sequence[Any], layout: Layout) -> None:
+        """Give the stages what the task gives them before a step, in place."""
+
+    @abstractmethod
+    def whole_model(self) -> Clip | Vqa:
+        """The model on torch's present device; all of it trains."""
+
+    def build_model(self) -> Clip | Vqa:
+        """The model on torch's present device, locked parts frozen.
+
+        Raises:
+            UsageError: what is locked is not there.
+        """
+        model = self.whole_model()
+        towers = model.towers()
+        for name, unlocked in vars(self.lock).items():
+            if unlocked is None:
+                continue
+            if name not in towers:
+                raise UsageError(
+                    f"lock.{name} = {unlocked} has no effect: generate has no such tower"
+                )
+            lock_tower(towers[name], unlocked_layers=unlocked)
+        return model
