@@ -21,7 +21,7 @@ from mmtrain.errors import UsageError
 from mmtrain.eval.scheduled import check_evaluation, command_words, run_evaluation
 from mmtrain.loading.start import read_start
 from mmtrain.models import Clip
-from mmtrain.models.parameters import lock_tower, parameter_names
+from mmtrain.models.parameters import parameter_names
 from mmtrain.models.vqa import Vqa
 from mmtrain.optim import Ema, LossScale, build_optimizers
 from mmtrain.parallel import Layout, parallelize
@@ -30,7 +30,7 @@ from mmtrain.ranks import gather_rarely
 from mmtrain.recipe import TrainRecipe, resolve, run_tokenizer
 from mmtrain.settings.decode import encode
 from mmtrain.tasks.task import Shared, Task
-from mmtrain.train.adapting import adapt, plain_tensors, save_adapter
+from mmtrain.train.adapting import adapt, lock_towers, plain_tensors, save_adapter
 from mmtrain.train.config import total_steps
 from mmtrain.train.evaluations import Failed, attempt
 from mmtrain.train.metrics import MetricsLog
@@ -189,13 +189,7 @@ def use_deterministic_kernels() -> None:
 
 def _freeze(task: Task, recipe: TrainRecipe, layout: Layout) -> LoraDropout | None:
     """Apply [lock] or [peft] -> what draws the adapter's dropout, if it has any."""
-    towers = task.model.towers()
-    for name, unlocked in (("vision", recipe.lock.vision), ("text", recipe.lock.text)):
-        if unlocked is None:
-            continue
-        if name not in towers:
-            raise UsageError(f"lock.{name} = {unlocked} has no effect: generate has no such tower")
-        lock_tower(towers[name], unlocked_layers=unlocked)
+    lock_towers(task.model.towers(), recipe.lock)
     if recipe.peft is None:
         return None
     dropout = adapt(task.model, recipe.peft, layout=layout, seed=recipe.run.seed)

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from mmtrain.errors import UsageError
 from mmtrain.models import Clip, ClipConfig
-from mmtrain.models.parameters import LockConfig, lock_tower
+from mmtrain.models.parameters import LockConfig
 from mmtrain.models.vqa import Vqa
 from mmtrain.optim import OptimConfig
 from mmtrain.parallel import Layout, ParallelConfig
+from mmtrain.train.adapting import lock_towers
 from mmtrain.train.config import TrainConfig
 
 
@@ -62,13 +62,5 @@ class Workload(ABC):
             UsageError: what is locked is not there.
         """
         model = self.whole_model()
-        towers = model.towers()
-        for name, unlocked in vars(self.lock).items():
-            if unlocked is None:
-                continue
-            if name not in towers:
-                raise UsageError(
-                    f"lock.{name} = {unlocked} has no effect: generate has no such tower"
-                )
-            lock_tower(towers[name], unlocked_layers=unlocked)
+        lock_towers(model.towers(), self.lock)
         return model

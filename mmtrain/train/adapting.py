@@ -1,4 +1,4 @@
-"""A model under an adapter: what trains, where it starts from, and the adapter as a file."""
+"""What of a model trains: all but locked towers, or an adapter, which starts and ends as a file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +12,8 @@ from mmtrain.interop.hf_clip import clip_links
 from mmtrain.interop.hf_peft import Adapter, read_adapter, write_adapter
 from mmtrain.interop.tensor_links import Link
 from mmtrain.models import Clip
+from mmtrain.models.model import Tower
+from mmtrain.models.parameters import LockConfig, lock_tower
 from mmtrain.models.vqa import Vqa
 from mmtrain.nn import TransformerConfig
 from mmtrain.parallel import Layout
@@ -26,6 +28,24 @@ from mmtrain.peft import (
 
 CONTEXT, PROMPT = "text.embed.context", "generate.prompt."
 """Where learned tokens are among a model's parameters."""
+
+
+def lock_towers(towers: Mapping[str, Tower], config: LockConfig) -> None:
+    """Freeze what a recipe locks, in place.
+
+    Args:
+        towers: of the model, by name.
+        config: the section [lock].
+
+    Raises:
+        UsageError: what is locked is not there.
+    """
+    for name, unlocked in vars(config).items():
+        if unlocked is None:
+            continue
+        if name not in towers:
+            raise UsageError(f"lock.{name} = {unlocked} has no effect: generate has no such tower")
+        lock_tower(towers[name], unlocked_layers=unlocked)
 
 
 def adapt(
