@@ -3,14 +3,13 @@
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from mmtrain.build.run import build_preprocess
+from mmtrain.build.package import checkpoint_package
 from mmtrain.checkpoint.checkpoint import read_state, read_tensors
 from mmtrain.checkpoint.inspection import (
     checkpoints_in,
@@ -19,15 +18,9 @@ from mmtrain.checkpoint.inspection import (
     run_of,
 )
 from mmtrain.checkpoint.sealed_folder import STATE_FILE, verify
-from mmtrain.data.text.tokenizer import TokenizerConfig
 from mmtrain.errors import UsageError
 from mmtrain.files import save_tensors, writing
-from mmtrain.interop.package import ModelPackage
 from mmtrain.loading import FORMS
-from mmtrain.loading.start import read_start
-from mmtrain.recipe import TrainRecipe, run_tokenizer
-from mmtrain.settings.decode import decode
-from mmtrain.train.adapting import plain_tensors
 from mmtrain.train.run_lock import RunLock
 from mmtrain.train.state import as_fp32
 
@@ -91,7 +84,7 @@ def checkpoint_convert_command(*, path: Path, out: Path, form: str) -> None:
             shutil.copy(source / STATE_FILE, out)
     else:
         weights = as_fp32({**groups["model"], **groups.get("ema", {})})
-        package = _package(read_state(source), source, weights)
+        package = checkpoint_package(read_state(source)["recipe"], weights, source=source)
         with writing(out):
             FORMS[form.replace("-", "_")](package, out)
     print(f"wrote {out} ({form}) from {source}")
@@ -104,26 +97,3 @@ def _newest(path: Path) -> Path:
         else:
             return each
     raise UsageError(f"{path}: no whole checkpoint is here; `mmtrain checkpoint verify` says why")
-
-
-def _package(state: dict[str, Any], source: Path, weights: dict[str, Tensor]) -> ModelPackage:
-    """The model of a checkpoint as the forms of export/ take it."""
-    recipe = decode(TrainRecipe, state["recipe"])
-    if recipe.vqa is not None:
-        raise UsageError(
-            f"{source} is of a run that answers questions, and this --format writes a CLIP; use "
-            "--format safetensors, or the run's export/"
-        )
-    if missing := {"vision", "text"} - {name.partition(".")[0] for name in weights}:
-        raise UsageError(
-            f"{source} has no {' and no '.join(sorted(missing))} tower, so it is no CLIP; "
-            "use --format safetensors"
-        )
-    needs_start = recipe.tokenizer == TokenizerConfig() and recipe.model.init is not None
-    start = read_start(recipe.model.init, name=recipe.model.name) if needs_start else None
-    return ModelPackage(
-        config=recipe.model.clip,
-        tensors=plain_tensors(weights, recipe.peft),
-        preprocess=build_preprocess(recipe),
-        tokenizer=run_tokenizer(recipe, start),
-    )

@@ -1,0 +1,50 @@
+"""The model of a checkpoint as the forms of export/ take it."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mmtrain.build.run import build_preprocess
+from mmtrain.data.text.tokenizer import TokenizerConfig
+from mmtrain.errors import UsageError
+from mmtrain.interop.package import ModelPackage
+from mmtrain.loading.start import read_start
+from mmtrain.recipe import TrainRecipe, run_tokenizer
+from mmtrain.settings.decode import decode
+from mmtrain.train.adapting import plain_tensors
+
+
+def checkpoint_package(
+    recorded: dict[str, Any], weights: dict[str, Tensor], *, source: Path
+) -> ModelPackage:
+    """The towers that a run trains, with what its images and texts go through.
+
+    Args:
+        recorded: the recipe in the checkpoint's state.
+        weights: of the checkpoint, fp32.
+        source: the checkpoint, for messages.
+
+    Raises:
+        UsageError: the run answers questions, or a tower is not there.
+    """
+    recipe = decode(TrainRecipe, recorded)
+    if recipe.vqa is not None:
+        raise UsageError(
+            f"{source} is of a run that answers questions, and this --format writes a CLIP; use "
+            "--format safetensors, or the run's export/"
+        )
+    if missing := {"vision", "text"} - {name.partition(".")[0] for name in weights}:
+        raise UsageError(
+            f"{source} has no {' and no '.join(sorted(missing))} tower, so it is no CLIP; "
+            "use --format safetensors"
+        )
+    # Another tokenizer does not need the folder of model.init, which may be gone.
+    needs_start = recipe.tokenizer == TokenizerConfig() and recipe.model.init is not None
+    start = read_start(recipe.model.init, name=recipe.model.name) if needs_start else None
+    return ModelPackage(
+        config=recipe.model.clip,
+        tensors=plain_tensors(weights, recipe.peft),
+        preprocess=build_preprocess(recipe),
+        tokenizer=run_tokenizer(recipe, start),
+    )
