@@ -9,18 +9,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from mmtrain.commands.summary_table import measured_table
-from mmtrain.data.text.tokenizer import build_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
 from mmtrain.interop.foreign_config import read_json
 from mmtrain.interop.hf_decoder_config import decoder_config_from_hf
 from mmtrain.interop.hf_decoder_files import is_decoder_folder
 from mmtrain.loading import export_model, load
+from mmtrain.loading.start import read_start
 from mmtrain.loading.vqa import is_vqa_folder, load_vqa
 from mmtrain.models import ClipConfig
 from mmtrain.models.flops import decoder_flops
 from mmtrain.models.named import MODEL_NAMES, named_model
-from mmtrain.recipe import load_recipe, resolve
+from mmtrain.recipe import load_recipe, resolve, run_tokenizer
 from mmtrain.report.autograd_graph import draw_autograd_graph
 from mmtrain.report.graph import draw_graph
 from mmtrain.report.summary import Part, count, decoder_parts, summarize, vqa_parts
@@ -145,7 +145,8 @@ def _architecture(model: str, architecture: str | None) -> tuple[ClipConfig, str
     path = Path(model)
     if path.suffix == ".toml":
         recipe = load_recipe(path)
-        return resolve(recipe, build_tokenizer(recipe.tokenizer)).model.clip, path.name
+        start = read_start(recipe.model.init, name=recipe.model.name)
+        return resolve(recipe, run_tokenizer(recipe, start)).model.clip, path.name
     if path.exists():
         return load(path, architecture=architecture)[0].config, path.name
     raise UsageError(

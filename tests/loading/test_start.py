@@ -104,6 +104,30 @@ def test_a_start_brings_its_loss_its_resize_and_its_tokenizer(
     assert build(tmp_path / "recorded.toml").notes == ()
 
 
+@pytest.mark.parametrize("tokenizer", ["", f'kind = "sentencepiece"\npath = "{SENTENCES.path}"'])
+@pytest.mark.parametrize("name", ["clip", "siglip", "hf"])
+def test_plan_and_summary_count_with_the_tokenizer_of_the_run(
+    name: str,
+    tokenizer: str,
+    starts: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As many parameters and tokens as the run has: its start's, or those of its own section."""
+    section = f"[tokenizer]\n{tokenizer}\ncontext_length = 24" if tokenizer else ""
+    path = recipe(tmp_path, section, model=f'init = "{starts[name]}"')
+    run = build(path)
+    capsys.readouterr()
+    assert main(["plan", str(path), "--world-size", "1", "--train.device", "cpu"]) == 0
+    memory = capsys.readouterr().out.splitlines()[3].split()
+    in_stages = run.num_parameters - (1 if name == "clip" else 2)
+    assert memory[1] == f"{in_stages / 1e6:,.2f}"
+    assert main(["summary", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert f"{run.num_parameters:,} parameters" in said
+    assert f"at most {run.recipe.model.text.context_length} a text" in said
+
+
 @pytest.mark.parametrize("name", ["ViT-B-16-SigLIP", "ViT-B-32"])
 def test_an_architecture_by_name_brings_its_loss(name: str, tmp_path: Path) -> None:
     path = recipe(tmp_path, model=f'name = "{name}"')
