@@ -8,7 +8,9 @@ them and how to say which.
     FOLDER/metadata.csv      the table's rows
 """
 
-from mmtrain.data.sources.folder_listing import METADATA, FolderListing
+from pathlib import Path
+
+from mmtrain.data.sources.folder_listing import METADATA, FolderListing, list_folder
 from mmtrain.data.sources.image_folder import CaptionFolderSource, ImageFolderSource
 from mmtrain.data.sources.manifest import ManifestSource
 from mmtrain.errors import UsageError
@@ -88,8 +90,16 @@ def _refuse_splits(listing: FolderListing, *, key: str) -> None:
         )
 
 
-def open_as(spec: str, listing: FolderListing, *, key: str) -> Source:
-    """The reading that a spec asks for."""
+def open_as(spec: str, *, key: str) -> Source:
+    """The reading that a spec asks for.
+
+    Raises:
+        UsageError: there is no such folder, or no image in it.
+    """
+    folder = Path(spec.partition(":")[2]).expanduser()
+    if not folder.is_dir():
+        raise UsageError(f"{key} = {spec}: {folder} is no folder; name one of images")
+    listing = list_folder(folder)
     if not listing.images:
         raise UsageError(f"{key} = {spec}: the folder holds no images; name another one")
     if spec.startswith(CLASSES):

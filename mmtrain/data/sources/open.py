@@ -12,8 +12,9 @@ samples and exact resume are the same for all. What a path is, is told from its 
     anything else                     tar shards
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from mmtrain.data.sample_error import IncompleteError, SampleError
 from mmtrain.data.shards.patterns import expand_patterns
@@ -29,6 +30,91 @@ from mmtrain.data.sources.torchvision_sets import TORCHVISION, TorchvisionSource
 from mmtrain.data.storage.hidden_names import tars_in
 from mmtrain.data.storage.patience import PATIENCE
 from mmtrain.errors import UsageError
+
+
+class Kind(NamedTuple):
+    """One kind of data that is none of shards."""
+
+    knows: Callable[[str], bool]
+    """Whether a path is of it."""
+    open: Callable[[str, str, str], SampleSource | None]
+    """Path, column of the images, setting -> the source; None: shards after all."""
+
+
+def _starts(*starts: str) -> Callable[[str], bool]:
+    return lambda spec: spec.startswith(starts)
+
+
+def _ends(*suffixes: str) -> Callable[[str], bool]:
+    return lambda spec: spec.lower().endswith(suffixes) and not _path(spec).is_dir()
+
+
+def _path(spec: str) -> Path:
+    return Path(spec).expanduser()
+
+
+def _open_table(spec: str, image_key: str, key: str) -> SampleSource:
+    if any(each in spec for each in "*?[{") and not _path(spec).exists():
+        raise UsageError(f"{key} = {spec} names several tables; one is read: join them")
+    return ManifestSource(_path(spec), image_key=image_key, key=key)
+
+
+def _open_parquet(patterns: tuple[str, ...], image_key: str, key: str) -> SampleSource:
+    files = [Path(path) for path in expand_patterns(patterns, key=key)]
+    return ArrowSource(files, image_key=image_key, key=key)
+
+
+def _open_folder(spec: str, image_key: str, key: str) -> SampleSource | None:
+    """What a folder holds; None: shards."""
+    folder = _path(spec)
+    try:
+        if tars_in(folder):
+            return None
+        if is_saved(folder):
+            return ArrowSource(folder, image_key=image_key, key=key)
+        listing = list_folder(folder)
+    except OSError as error:
+        raise UsageError(f"{key} = {folder} cannot be read: {error}") from error
+    if listing.parquet and listing.images:
+        raise UsageError(
+            f"{key} = {folder} holds Parquet files ({listing.parquet[0]}) and "
+            f"{len(listing.images)} images; write which to read: {folder}/"
+            f"{listing.parquet[0]}, {CAPTIONS}{folder} or {CLASSES}{folder}"
+        )
+    if listing.parquet:
+        files = parquet_of_one_split(folder, listing.parquet, key=key)
+        return ArrowSource(files, image_key=image_key, key=key)
+    return open_images(listing, key=key) if listing.images else None
+
+
+KINDS = (
+    Kind(_starts(SYNTHETIC), lambda spec, _, key: SyntheticSource(spec, key=key)),
+    Kind(_starts(TORCHVISION), lambda spec, _, key: TorchvisionSource(spec, key=key)),
+    Kind(_starts(CLASSES, CAPTIONS), lambda spec, _, key: open_as(spec, key=key)),
+    Kind(_ends(*TABLE_SUFFIXES), _open_table),
+    Kind(_ends(".parquet"), lambda spec, column, key: _open_parquet((spec,), column, key)),
+    Kind(lambda spec: _path(spec).is_dir(), _open_folder),
+)
+"""In this order: the first that knows a path opens it; shards are what none knows."""
+
+
+def open_unsharded(
+    patterns: str | tuple[str, ...], *, image_key: str, key: str = "data.train"
+) -> SampleSource | None:
+    """The source that a path stands for, if it is none of shards; arguments as `open_source`."""
+    listed = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    if len(listed) == 1:
+        kind = next((kind for kind in KINDS if kind.knows(listed[0])), None)
+        return None if kind is None else kind.open(listed[0], image_key, key)
+    if listed and all(each.lower().endswith(".parquet") for each in listed):
+        return _open_parquet(listed, image_key, key)
+    for each in listed:
+        if any(kind.knows(each) for kind in KINDS if kind.open is not _open_folder):
+            raise UsageError(
+                f"{key}: {each} is one of several paths, which may be shards alone, or Parquet "
+                "files alone; name it by itself"
+            )
+    return None
 
 
 def open_source(
@@ -75,71 +161,6 @@ def open_source(
             "(tools/make_shards.py) or set it to false"
         )
     return source
-
-
-def open_unsharded(
-    patterns: str | tuple[str, ...], *, image_key: str, key: str = "data.train"
-) -> SampleSource | None:
-    """The source that a path stands for, if it is none of shards; arguments as `open_source`."""
-    listed = (patterns,) if isinstance(patterns, str) else tuple(patterns)
-    if listed and all(each.lower().endswith(".parquet") for each in listed):
-        files = [Path(path) for path in expand_patterns(listed, key=key)]
-        return ArrowSource(files, image_key=image_key, key=key)
-    if len(listed) != 1:
-        _refuse_tables(listed, key=key)
-        return None
-    single = listed[0]
-    if single.startswith(SYNTHETIC):
-        return SyntheticSource(single, key=key)
-    if single.startswith(TORCHVISION):
-        return TorchvisionSource(single, key=key)
-    if single.startswith((CLASSES, CAPTIONS)):
-        folder = Path(single.partition(":")[2]).expanduser()
-        if not folder.is_dir():
-            raise UsageError(f"{key} = {single}: {folder} is no folder; name one of images")
-        return open_as(single, list_folder(folder), key=key)
-    path = Path(single).expanduser()
-    if path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir():
-        _refuse_patterns(single, key=key)
-        return ManifestSource(path, image_key=image_key, key=key)
-    return _open_folder(path, image_key=image_key, key=key) if path.is_dir() else None
-
-
-def _open_folder(folder: Path, *, image_key: str, key: str) -> SampleSource | None:
-    """What a folder holds, if not shards."""
-    try:
-        if tars_in(folder):
-            return None
-        if is_saved(folder):
-            return ArrowSource(folder, image_key=image_key, key=key)
-        listing = list_folder(folder)
-    except OSError as error:
-        raise UsageError(f"{key} = {folder} cannot be read: {error}") from error
-    if listing.parquet and listing.images:
-        raise UsageError(
-            f"{key} = {folder} holds Parquet files ({listing.parquet[0]}) and "
-            f"{len(listing.images)} images; write which to read: {folder}/"
-            f"{listing.parquet[0]}, {CAPTIONS}{folder} or {CLASSES}{folder}"
-        )
-    if listing.parquet:
-        files = parquet_of_one_split(folder, listing.parquet, key=key)
-        return ArrowSource(files, image_key=image_key, key=key)
-    return open_images(listing, key=key) if listing.images else None
-
-
-def _refuse_patterns(single: str, *, key: str) -> None:
-    if any(each in single for each in "*?[{") and not Path(single).expanduser().exists():
-        raise UsageError(f"{key} = {single} names several tables; one is read: join them")
-
-
-def _refuse_tables(listed: tuple[str, ...], *, key: str) -> None:
-    """Only shards and Parquet files may be several."""
-    for each in listed:
-        if Path(each).suffix.lower() in (*TABLE_SUFFIXES, ".parquet"):
-            raise UsageError(
-                f"{key}: {each} is one of several paths, which may be shards alone, or Parquet "
-                "files alone; name it by itself"
-            )
 
 
 def explained(error: IncompleteError, source: SampleSource, sample: int) -> SampleError:
