@@ -6,6 +6,7 @@ samples and exact resume are the same for all. What a path is, is told from its 
     a folder with tars                tar shards, whatever else lies there
     a .csv, .tsv, .jsonl, .json file  a manifest: one row a sample, an image's path in it
     .parquet files, or a folder       a Hugging Face data set, saved to disk or in Parquet files
+    a .zip                            images with the captions beside them, as in a folder
     a folder of images                see folder_reading.py: classes, or captions beside the images
     torchvision:NAME/SPLIT:ROOT       a data set of torchvision's on disk
     synthetic:N                       N made-up samples, for tests of speed
@@ -27,6 +28,7 @@ from mmtrain.data.sources.source import IMAGE_KEY, Data, SampleSource
 from mmtrain.data.sources.synthetic import SYNTHETIC, SyntheticSource
 from mmtrain.data.sources.table import TABLE_SUFFIXES
 from mmtrain.data.sources.torchvision_sets import TORCHVISION, TorchvisionSource
+from mmtrain.data.sources.zip_archive import ZIP, ZipSource
 from mmtrain.data.storage.hidden_names import tars_in
 from mmtrain.data.storage.patience import PATIENCE
 from mmtrain.errors import UsageError
@@ -93,6 +95,7 @@ KINDS = (
     Kind(_starts(CLASSES, CAPTIONS), lambda spec, _, key: open_as(spec, key=key)),
     Kind(_ends(*TABLE_SUFFIXES), _open_table),
     Kind(_ends(".parquet"), lambda spec, column, key: _open_parquet((spec,), column, key)),
+    Kind(_ends(ZIP), lambda spec, _, key: ZipSource(_path(spec), key=key)),
     Kind(lambda spec: _path(spec).is_dir(), _open_folder),
 )
 """In this order: the first that knows a path opens it; shards are what none knows."""
