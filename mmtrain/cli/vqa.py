@@ -55,7 +55,7 @@ def add_eval_vqa(kinds: Any) -> None:
         metavar="FILE",
         help="the result, as JSON; with --predictions it may be left out",
     )
-    add_running(vqa, image_key=False)
+    add_running(vqa)
 
 
 def add_eval_answers(kinds: Any) -> None:

@@ -115,7 +115,11 @@ def test_every_command_uses_what_it_gets() -> None:
         ("ask --model m --image i --question q --image-key k", "--image-key"),
         ("ask --model m --image i --question q --workers 2", "--workers"),
         ("ask --model m --image i --question q --batch-size 2", "--batch-size"),
-        ("eval vqa --model m --data d --out o.json --image-key k", "--image-key"),
+        ("eval answers --predictions p --questions q --out o.json --image-key k", "--image-key"),
+        (
+            "eval vqa --model m --data d --questions q --out o.json --image-key k",
+            "image_key = k has no effect: the set's files say",
+        ),
         ("generate --model m --prompt p --seed 3", "--seed has no effect without --temperature"),
         ("generate --model m --prompt p --answers a --seed 3", "--seed has no effect with"),
         ("generate --model m --prompt p --answers a --top-k 3", "--top-k has no effect with"),

@@ -15,8 +15,9 @@ from mmtrain.data.questions.files import EASY_VQA, QuestionedImage, read_questio
 from mmtrain.data.questions.question import Question, questions_from_json
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import json_fields
+from mmtrain.data.sources.image_paths import image_key_option
 from mmtrain.data.sources.open import open_source
-from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.sources.source import IMAGE_KEY, SampleSource
 from mmtrain.data.storage.hidden_names import tars_in
 from mmtrain.errors import UsageError
 
@@ -71,6 +72,7 @@ def open_questions(
     annotations: str | None = None,
     key: str = "data.train",
     config: DataConfig | None = None,
+    image_key: str = IMAGE_KEY,
 ) -> SampleSource:
     """The source that a VQA set's names stand for.
 
@@ -81,16 +83,23 @@ def open_questions(
         annotations: VQAv2's file of answers.
         key: the setting that `data` came from, for messages.
         config: for shards: where their indexes are, and what a damaged one means.
+        image_key: for shards where there is no `config`: the extension of their images.
 
     Raises:
         UsageError: a file is missing, of no known form, or does not fit the others.
     """
+    image_key = image_key if config is None else config.image_key
     single = data if isinstance(data, str) else data[0] if len(data) == 1 else ""
     if single.startswith(EASY_VQA) or questions is not None:
         if single.startswith(EASY_VQA) and (questions or annotations):
             raise UsageError(f"{key} = {single} brings its questions; leave the files of them out")
         if not single:
             raise UsageError(f"{key}: with questions = {questions} it must be one folder of images")
+        if image_key != IMAGE_KEY:
+            raise UsageError(
+                f"{image_key_option(key)} = {image_key} has no effect: the set's files say which "
+                "image a question is of; leave it out"
+            )
         return QuestionSource(read_questions(single, questions, annotations, key=key))
     if annotations is not None:
         raise UsageError(f"annotations = {annotations} needs questions, the file they belong to")
@@ -100,7 +109,7 @@ def open_questions(
             "(vqa.data.questions, --questions)"
         )
     if config is None:
-        return open_source(data, image_key=DataConfig.image_key, key=key)
+        return open_source(data, image_key=image_key, key=key)
     return open_source(
         data,
         image_key=config.image_key,

@@ -58,13 +58,15 @@ def evaluate_linear_probe(
     fitted, tested = (
         encode_labelled(encoder, data, known, label_key, index_dir) for data in (train, test)
     )
-    if validation is None:
+    kept, chosen_on = fitted, None
+    if validation is None and holds_out(strengths):
         kept, chosen_on = hold_out(fitted)
-    else:
-        kept, chosen_on = fitted, encode_labelled(encoder, validation, known, label_key, index_dir)
+    elif validation is not None:
+        chosen_on = encode_labelled(encoder, validation, known, label_key, index_dir)
         fitted = fitted + chosen_on
 
     def score(strength: float) -> float:
+        assert chosen_on is not None, "there is something to choose"
         return _accuracy(kept, chosen_on, len(known.ids), strength)
 
     tried: dict[float, float] = {}
@@ -83,7 +85,7 @@ def evaluate_linear_probe(
         "strength": best,
         "tried": [{"strength": each, "top1": value} for each, value in tried.items()],
         "num_train": len(fitted.class_N),
-        "num_validation": len(chosen_on.class_N) if tried else 0,
+        "num_validation": len(chosen_on.class_N) if tried and chosen_on is not None else 0,
     }
     return judge(
         encoder,
@@ -95,6 +97,11 @@ def evaluate_linear_probe(
         per_class=per_class,
         more=more | origin(encoder, train=fitted, test=tested, label_key=label_key),
     )
+
+
+def holds_out(strengths: Sequence[float] | None) -> bool:
+    """Whether there is a strength to choose, for which samples are kept back."""
+    return strengths is None or len(strengths) > 1
 
 
 def hold_out(fitted: LabelledSet) -> tuple[LabelledSet, LabelledSet]:

@@ -53,10 +53,10 @@ class LinearProbeConfig(LabelledEvaluator):
 
     def check(self, inputs: "LabelledInputs", preprocess: "PreprocessConfig") -> None:
         """Also whether there is enough to choose on."""
-        from mmtrain.eval.classify.linear_probe import check_enough_to_hold_out
+        from mmtrain.eval.classify.linear_probe import check_enough_to_hold_out, holds_out
 
         super().check(inputs, preprocess)
-        if self.validation is None:
+        if self.validation is None and holds_out(self.strengths):
             check_enough_to_hold_out(inputs.sources["train"].num_samples)
 
     def run(self, model: "Encoder", inputs: "LabelledInputs") -> "EvalResult":

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from mmtrain.data.sources.source import IMAGE_KEY
 from mmtrain.errors import UsageError
 from mmtrain.eval.evaluators.evaluator import Evaluator
 from mmtrain.settings.paths import PathText
@@ -43,6 +44,9 @@ class VqaEvalConfig(Evaluator):
     head: Literal["classify", "generate"] | None = None
     """classify or generate, of a model that has both. None: classify where it is there."""
 
+    image_key: str = IMAGE_KEY
+    """As data.image_key, of shards."""
+
     summary = "ask every question of a set"
     judges = "answers"
     shortest = ("accuracy",)
@@ -62,7 +66,11 @@ class VqaEvalConfig(Evaluator):
 
         choices = None if self.choices is None else read_choices(Path(self.choices))
         source = open_questions(
-            self.data, questions=self.questions, annotations=self.annotations, key="data"
+            self.data,
+            questions=self.questions,
+            annotations=self.annotations,
+            key="data",
+            image_key=self.image_key,
         )
         return VqaInputs(source, choices)
 

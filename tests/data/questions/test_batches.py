@@ -175,3 +175,22 @@ def test_mistakes_are_one_line(tmp_path: Path):
         open_questions("easy_vqa:dev")
     with pytest.raises(UsageError, match="leave the files of them out"):
         open_questions("easy_vqa:test", questions="x.json")
+
+
+def test_the_column_of_the_images_is_used_or_refused(tmp_path: Path):
+    """A manifest of rows with questions has one; the files of a set say themselves."""
+    files = write_set(tmp_path)
+    for key, option in (("data.train", "data.image_key"), ("data", "image_key")):
+        with pytest.raises(UsageError, match=f"^{option} = picture has no effect"):
+            open_questions(**files, image_key="picture", key=key)
+        with pytest.raises(UsageError, match=f"^{option} = picture has no effect"):
+            config = DataConfig(train=files["data"], image_key="picture")
+            open_questions(**files, config=config, key=key)
+    source = open_questions(**files)
+    rows = [json.loads(source.read(n)["json"]) for n in range(source.num_samples)]
+    for number, row in enumerate(rows):
+        row["picture"] = f"{tmp_path}/images/{source.images[number].path.name}"
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    again = open_questions(str(tmp_path / "rows.jsonl"), image_key="picture")
+    assert again.num_samples == source.num_samples
+    assert json.loads(again.read(0)["json"])["questions"] == rows[0]["questions"]

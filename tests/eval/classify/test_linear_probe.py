@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from mmtrain.eval.classify.knn import count_votes, evaluate_knn
 from mmtrain.eval.classify.labelled import LabelledSet
 from mmtrain.eval.classify.linear_probe import evaluate_linear_probe, hold_out
 from mmtrain.eval.classify.logistic import fit_logistic, search_strength
+from mmtrain.eval.evaluators.linear_probe import LinearProbeConfig
 from mmtrain.eval.features.gathered import encode_set
+from mmtrain.eval.scheduled import check_evaluation, run_evaluation
 from tests.data.shard_files import encoded, picture, write_shard
 from tests.eval.tiny import make_encoder
 
@@ -220,3 +223,24 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"its cls '2' is not among the classes"):
         probe["classes"] = ["a", "b"]
         evaluate_knn(make_encoder(), **probe, neighbours=3)
+
+
+@pytest.mark.parametrize("num", [2, 9])
+def test_one_strength_needs_nothing_held_out(tmp_path: Path, num: int) -> None:
+    """As the refusal of so few training samples says; two strengths are a choice."""
+    train, test = (write_colours(tmp_path / f"{n}.tar", n) for n in (num, 12))
+    names = tmp_path / "names.txt"
+    names.write_text("dark\nmiddle\nbright\n")
+    sets: dict[str, Any] = {"train": train, "test": test, "label_key": "cls", "classes": str(names)}
+    one = LinearProbeConfig(name="x", strengths=(1.0,), **sets)
+    check_evaluation(one, make_encoder().preprocess)
+    result, _ = run_evaluation(make_encoder(), one)
+    assert result.figures["num_train"] == num and result.figures["num_validation"] == 0
+    for strengths in (None, (1.0, 2.0)):
+        several = replace(one, strengths=strengths)
+        for attempt in (
+            lambda config=several: check_evaluation(config, make_encoder().preprocess),
+            lambda config=several: run_evaluation(make_encoder(), config),
+        ):
+            with pytest.raises(UsageError, match=f"train has {num} samples, too few"):
+                attempt()

@@ -32,6 +32,7 @@ CASES: tuple[Evaluator, ...] = (
     replace(RETRIEVAL, caption_lines=False, image_key="png"),
     ZeroShotConfig(name="x", data=("a",), classes="c.json", templates="imagenet", image_key="p"),
     PairsConfig(name="x", data=("a.jsonl",), caption="txt", negatives=("b", "c")),
+    VqaEvalConfig(name="x", data=("a.jsonl",), image_key="picture"),
     VqaEvalConfig(name="x", data=("a",), questions="q.json", choices="c.json", head="generate"),
 )
 
