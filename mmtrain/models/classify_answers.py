@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mmtrain.limits import check_counts
 from mmtrain.models.connector import Connector, ConnectorConfig
+from mmtrain.models.slices import shallow_copy, slice_blocks
 from mmtrain.models.text import TextConfig
 from mmtrain.models.tower import init_linears, reset_norms
 from mmtrain.models.vision import VisionConfig
@@ -109,6 +110,17 @@ class AnswerClassifier(nn.Module):
         if "question" in self.front_doors:
             question_QTD = self.front_doors["question"](question_QTD, Mask(allowed=own_Q1T))
         return image_BPD, question_QTD
+
+    def slice(self, index: int, num_stages: int) -> "AnswerClassifier":
+        """Stage `index` of it, over the same parts."""
+        part = shallow_copy(self)
+        part.fusion = slice_blocks(self.fusion, index, num_stages)
+        if index > 0:
+            part.connector = part.question_norm = part.question = None
+            part.front_doors = nn.ModuleDict()
+        if index < num_stages - 1:
+            part.norm = part.choose = None
+        return part
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:

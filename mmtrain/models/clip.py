@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from mmtrain.limits import check_counts
 from mmtrain.models.criterion import Criterion
-from mmtrain.models.model import Model, Tower
+from mmtrain.models.model import Cuts, Model, Stack, Stage, Tower, tower_stacks
+from mmtrain.models.slices import slice_tower
 from mmtrain.models.text import TextConfig, TextTower
 from mmtrain.models.vision import VisionConfig, VisionTower
 from mmtrain.nn import unit_norm
@@ -40,7 +41,7 @@ class ClipConfig:
                 )
 
 
-class ClipStage(nn.Module):
+class ClipStage(Stage):
     """The towers, or the same slice of both, as one module of a schedule.
 
     The first stage takes uint8 images [B, 3, H, W]; between stages travel the tokens of both
@@ -103,6 +104,22 @@ class ClipStage(nn.Module):
             return torch.cat([image_BE, text_BE], dim=1)
         outputs = {"image": image_BE, "text": text_BE}
         return self._criterion(outputs, rows | {"tokens_BT": tokens_BT, "length_B": length_B})
+
+    def stacks(self) -> dict[str, Stack]:
+        """Both towers'."""
+        return tower_stacks(vision=self.vision, text=self.text)
+
+    def cuts(self) -> Cuts:
+        """As often as the shorter tower has layers: both are cut, side by side."""
+        shorter = min(self.stacks().values(), key=lambda stack: stack.blocks.config.num_layers)
+        most = shorter.blocks.config.num_layers
+        return Cuts(most=most, what=f"{shorter.key}.num_layers = {most}")
+
+    def _cut(self, index: int, num_stages: int) -> "ClipStage":
+        """The same slice of both towers."""
+        return ClipStage(
+            slice_tower(self.vision, index, num_stages), slice_tower(self.text, index, num_stages)
+        )
 
 
 class Clip(Model):

@@ -34,6 +34,7 @@ class Connector(nn.Module):
     """Norm, then the map of `kind`, over the patches; class token and registers are left out."""
 
     no_decay: ClassVar = ("queries",)
+    weights_meet: ClassVar = True
 
     def __init__(self, config: ConnectorConfig, vision: VisionConfig, *, dim: int) -> None:
         super().__init__()

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from mmtrain.limits import check_counts
 from mmtrain.models.criterion import Criterion
-from mmtrain.models.model import Model, Tower
+from mmtrain.models.model import Cuts, Model, Stack, Stage, Tower
+from mmtrain.models.slices import slice_tower
 from mmtrain.models.tower import reset_norms
 from mmtrain.nn import DecoderCache, Mask, Transformer, TransformerConfig
 from mmtrain.nn.masks import causal_allowed, segment_positions, window_allowed
@@ -62,6 +63,8 @@ class DecoderConfig:
 
 class TokenEmbedding(nn.Module):
     """Ids to vectors; its matrix gives the logits too where the head is tied."""
+
+    weights_meet: ClassVar = True
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -149,6 +152,8 @@ class _Place:
 class Decoder(Model):
     """embed -> transformer -> head. A pipeline stage holds None for what another stage has."""
 
+    tensor_plan: ClassVar = "vocabulary"
+
     embed: DecoderEmbed | None
     head: DecoderHead | None
 
@@ -162,6 +167,10 @@ class Decoder(Model):
     def towers(self) -> dict[str, Tower]:
         """None: it encodes nothing."""
         return {}
+
+    def stage(self) -> "DecoderStage":
+        """The decoder as the one stage of a schedule."""
+        return DecoderStage(self)
 
     def build_cache(self, batch_size: int, max_length: int) -> DecoderCache:
         """An empty cache of `max_length` slots in the weights' dtype and place."""
@@ -333,7 +342,7 @@ class Decoder(Model):
         return self
 
 
-class DecoderStage(nn.Module):
+class DecoderStage(Stage):
     """A decoder, or a slice of it, as one module of a schedule over texts.
 
     The first stage takes ids [B, T]; between stages travel the tokens [B, T, D] and, for a tied
@@ -368,6 +377,21 @@ class DecoderStage(nn.Module):
             return (out,) if tied_VD is None else (out, tied_VD)
         assert self._criterion is not None, "a stage trains; Decoder is for the rest"
         return self._criterion({"written": out}, rows | {"length_B": length_B})
+
+    def stacks(self) -> dict[str, Stack]:
+        """The decoder's."""
+        config, path = self.decoder.config, "decoder.transformer"
+        stack = Stack(blocks=self.decoder.transformer, key=path, tokens=config.context_length)
+        return {path: stack}
+
+    def cuts(self) -> Cuts:
+        """As often as there are layers."""
+        most = self.decoder.config.transformer.num_layers
+        return Cuts(most=most, what=f"decoder.transformer.num_layers = {most}")
+
+    def _cut(self, index: int, num_stages: int) -> "DecoderStage":
+        """A slice of the layers."""
+        return DecoderStage(slice_tower(self.decoder, index, num_stages))
 
 
 def _positions(x: Tensor, real_BT: Tensor | None) -> Tensor:

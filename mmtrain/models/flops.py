@@ -7,7 +7,6 @@ from mmtrain.models.decoder import DecoderConfig
 from mmtrain.models.text import TextConfig
 from mmtrain.models.vision import VisionConfig
 from mmtrain.nn import TransformerConfig
-from mmtrain.nn.feed_forward import GATED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,21 +48,14 @@ def decoder_flops(config: DecoderConfig, *, num_tokens: int) -> int:
     return _stack_flops(config.transformer, num_tokens) + vocabulary
 
 
-def block_parameters(core: TransformerConfig) -> int:
-    """Parameters of one block's matrices."""
-    heads = (2 * core.num_heads + 2 * core.kv_heads) * core.head_size
-    matrices = 3 if core.activation in GATED else 2
-    return core.dim * heads + matrices * core.dim * core.hidden_dim
-
-
 def _stack_flops(core: TransformerConfig, num_tokens: int) -> int:
-    products = 2 * core.num_layers * block_parameters(core) * num_tokens
+    products = 2 * core.num_layers * core.matrix_weights * num_tokens
     scores = 4 * core.num_layers * num_tokens**2 * core.num_heads * core.head_size
     return products + scores
 
 
 def _vision_flops(config: VisionConfig, embed_dim: int) -> int:
-    core, tokens = config.transformer, config.num_patches + config.num_prefix
+    core, tokens = config.transformer, config.num_tokens
     flops = _stack_flops(core, tokens)
     flops += 2 * 3 * config.patch_size**2 * core.dim * config.num_patches
     if config.pool == "attention":

@@ -10,6 +10,7 @@ from mmtrain.limits import check_counts
 from mmtrain.models.connector import Connector, ConnectorConfig
 from mmtrain.models.decoder import Decoder, DecoderConfig
 from mmtrain.models.prefill import Prefilled, prefill
+from mmtrain.models.slices import shallow_copy, slice_tower
 from mmtrain.models.vision import VisionConfig
 from mmtrain.nn import DecoderCache, Mask, TransformerConfig
 from mmtrain.nn.front_door import FrontDoor, FrontDoorConfig
@@ -95,6 +96,14 @@ class AnswerGenerator(nn.Module):
                 tied_head=config.tied_head,
             )
         )
+
+    def slice(self, index: int, num_stages: int) -> "AnswerGenerator":
+        """Stage `index` of it, over the same parts."""
+        part = shallow_copy(self)
+        part.decoder = slice_tower(self.decoder, index, num_stages)
+        if index > 0:
+            part.connector = part.front_door = None
+        return part
 
     def image_tokens(self, image_BTD: Tensor) -> Tensor:
         """The vision tower's tokens -> those that begin the decoder's text, [B, P, D], learned

@@ -113,6 +113,11 @@ class VisionConfig:
         return int(self.class_token) + self.num_registers
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens of an image of image_size."""
+        return self.num_prefix + self.num_patches
+
+    @property
     def num_positioned_prefix(self) -> int:
         """Tokens before the patches that have a learned position."""
         return {

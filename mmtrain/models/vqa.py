@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmtrain.models.classify_answers import AnswerClassifier, ClassifyConfig
 from mmtrain.models.clip import ClipConfig
 from mmtrain.models.connector import ConnectorConfig
 from mmtrain.models.criterion import Criterion
 from mmtrain.models.generate_answers import AnswerGenerator, GenerateConfig
-from mmtrain.models.model import Model, Tower
+from mmtrain.models.model import Cuts, Model, Stack, Stage, Tower, tower_stacks
+from mmtrain.models.slices import balance, longest, slice_tower
 from mmtrain.models.text import TextTower
 from mmtrain.models.vision import VisionTower
 from mmtrain.nn.front_door import FrontDoorConfig
@@ -70,7 +71,7 @@ class VqaLogits:
     """At t, of the token at t + 1."""
 
 
-class VqaStage(nn.Module):
+class VqaStage(Stage):
     """The model, or a slice of it, as one module of a schedule.
 
     The first stage takes uint8 images [B, 3, H, W]; all that is small per row comes as keyword
@@ -171,6 +172,70 @@ class VqaStage(nn.Module):
             x["question"] = self._read(asked, None, text_keep_QL2)
         made = self._answer(x, asked)
         return VqaLogits(choice_QA=made.get("choice"), next_QTV=made.get("written"))
+
+    def stacks(self) -> dict[str, Stack]:
+        """The towers', then the heads'."""
+        return self._tower_stacks() | self._head_stacks()
+
+    def cuts(self) -> Cuts:
+        """Towers first, then heads: as often as the longest of either have layers."""
+        first, then = self._tower_stacks(), self._head_stacks()
+        most = longest([*first.values()]) + longest([*then.values()])
+        return Cuts(most=most, what=f"the {most} layers of the longest tower and the longest head")
+
+    def _tower_stacks(self) -> dict[str, Stack]:
+        return tower_stacks(vision=self.vision, text=self.text)
+
+    def _head_stacks(self) -> dict[str, Stack]:
+        found: dict[str, Stack] = {}
+        if self.classify is not None:
+            text = self.text
+            tokens = self.question_length if text is None else text.config.context_length
+            assert tokens is not None, "a slice knows how long questions are"
+            found["classify.fusion"] = Stack(
+                blocks=self.classify.fusion, key="vqa.classify.fusion", tokens=tokens
+            )
+        if self.generate is not None:
+            decoder = self.generate.decoder
+            found["generate.decoder.transformer"] = Stack(
+                blocks=decoder.transformer,
+                key="vqa.generate.transformer",
+                tokens=decoder.config.context_length,
+            )
+        return found
+
+    def _cut(self, index: int, num_stages: int) -> "VqaStage":
+        """Of the towers, or of the heads that follow them."""
+        if num_stages == 1:
+            return self
+        first, then = self._tower_stacks(), self._head_stacks()
+        num_towers = balance([*first.values()], [*then.values()], num_stages)
+        assert self.vision is not None, "a slice is not cut again"
+        if index < num_towers:
+            text = self.text and slice_tower(self.text, index, num_towers)
+            part = VqaStage(slice_tower(self.vision, index, num_towers), text, None, None)
+        else:
+            place, num = index - num_towers, num_stages - num_towers
+            classify = self.classify and self.classify.slice(place, num)
+            generate = self.generate and self.generate.slice(place, num)
+            part = VqaStage(None, None, classify, generate)
+        if self.text is not None:
+            part.question_length = self.text.config.context_length
+        if index > 0:
+            part.takes = self._handed_on(index - 1, num_towers)
+        if index < num_stages - 1:
+            part.gives = self._handed_on(index, num_towers)
+        return part
+
+    def _handed_on(self, index: int, num_towers: int) -> tuple[str, ...]:
+        """Names of what stage `index` of the whole hands on, in order."""
+        choosing = ("image", "question") if self.classify is not None else ()
+        if index < num_towers:
+            return choosing or ("image",)
+        if self.generate is None:
+            return choosing
+        tied = ("tied",) if self.generate.decoder.config.tied_head else ()
+        return (*choosing, "written", *tied)
 
 
 class Vqa(Model):

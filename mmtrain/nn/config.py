@@ -100,6 +100,13 @@ class TransformerConfig:
             return self.ff_dim
         return -(-self.dim // 3) * 8 if self.activation in GATED else 4 * self.dim
 
+    @property
+    def matrix_weights(self) -> int:
+        """Weights of the matrices of one block, cross-attention left out."""
+        heads = (2 * self.num_heads + 2 * self.kv_heads) * self.head_size
+        matrices = 3 if self.activation in GATED else 2
+        return self.dim * heads + matrices * self.dim * self.hidden_dim
+
     def build_norm(self, dim: int, *, kind: NormKind | None = None) -> nn.Module:
         """A norm over `dim` features: of `kind`, or the configured one; the rest as configured."""
         return build_norm(

@@ -129,6 +129,7 @@ class FrontDoor(nn.Module):
     """A stack of such layers over one modality's features, with its dictionary, fused by (4)."""
 
     no_decay: ClassVar = ("dictionary",)
+    weights_meet: ClassVar = True
 
     def __init__(self, config: FrontDoorConfig, *, dim: int, num_heads: int) -> None:
         super().__init__()

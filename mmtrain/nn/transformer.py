@@ -1,6 +1,7 @@
 """The transformer that every tower is made of."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ class Transformer(nn.Module):
     Blocks are keyed by their number in the whole stack, so that a pipeline stage, which holds a
     slice, keeps the parameters' names.
     """
+
+    tensor_plan: ClassVar = "blocks"
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -4,28 +4,27 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from mmtrain.errors import UsageError
-from mmtrain.models import Clip, Decoder, DecoderStage
-from mmtrain.models.vqa import Vqa
+from mmtrain.models.model import Model, Stage
 from mmtrain.parallel.compile import apply_compile
 from mmtrain.parallel.mesh import Layout
 from mmtrain.parallel.precision import Precision, apply_precision, check_precision
 from mmtrain.parallel.recompute import apply_recompute
 from mmtrain.parallel.shard import apply_fsdp
 from mmtrain.parallel.slices import slice_stages
-from mmtrain.parallel.tensor import apply_tensor_parallel
+from mmtrain.parallel.tensor_plans import apply_tensor_parallel
 
 
 def parallelize(
-    model: Clip | Vqa | Decoder,
+    model: Model,
     layout: Layout,
     *,
     precision: Precision = "fp32",
     compile: bool = False,
-) -> list[nn.Module]:
+) -> list[Stage]:
     """The stages of `model` that this rank holds, laid out over the mesh.
 
     The order is fixed: slice -> format -> tensor and sequence parallel -> compile and recompute
@@ -40,10 +39,8 @@ def parallelize(
             "parallel.sequence = true: torch's compiler does not get through the other form"
         )
     check_precision(layout, precision)
-    whole = DecoderStage(model) if isinstance(model, Decoder) else model.stage()
-    stages: list[nn.Module] = [whole]
-    if layout.size("pp") > 1:
-        stages = slice_stages(whole, layout)
+    whole = model.stage()
+    stages = slice_stages(whole, layout) if layout.size("pp") > 1 else [whole]
     for stage in stages:
         apply_precision(stage, precision, layout.device)
         if not layout.config.cpu_offload:  # FSDP fetches its blocks one by one: all may not fit

@@ -1,11 +1,11 @@
 """Pipeline parallelism: one chain of stages, driven by torch.distributed.pipelining.
 
-parallel/slices.py cuts the models. GPipe: arXiv:1811.06965; 1F1B: arXiv:1806.03377;
+Models cut themselves (models/model.py). GPipe: arXiv:1811.06965; 1F1B: arXiv:1806.03377;
 interleaved: arXiv:2104.04473; zero bubble: arXiv:2401.10241.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -14,9 +14,6 @@ from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, get_schedule_class
 
 from mmtrain.errors import UsageError
-from mmtrain.models.connector import Connector
-from mmtrain.models.decoder import TokenEmbedding
-from mmtrain.nn.front_door import FrontDoor
 from mmtrain.parallel.mesh import Layout
 
 
@@ -124,14 +121,20 @@ class _Stage(PipelineStage):
         return [op for op in ops if op.group_peer != self.group_rank]
 
 
+@runtime_checkable
+class _WeightsMeet(Protocol):
+    weights_meet: ClassVar[bool]
+
+
 def weights_meet(stage: nn.Module) -> bool:
     """Whether weights of a stage lead to each other before they meet what the stage was given: a
-    dictionary to its keys' matrix, a connector's queries, an embedding to its tied logits.
+    dictionary to its keys' matrix, a connector's queries, an embedding to its tied logits. Modules
+    of which this is true say so.
 
     Zero-bubble schedules compute the gradients of inputs first and of weights later. torch sorts
     such weights into groups that overlap, and counts them twice or walks a graph that is gone.
     """
-    return any(isinstance(part, FrontDoor | Connector | TokenEmbedding) for part in stage.modules())
+    return any(isinstance(part, _WeightsMeet) and part.weights_meet for part in stage.modules())
 
 
 def _nothing_left() -> Callable[[], None]:

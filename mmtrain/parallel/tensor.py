@@ -2,9 +2,7 @@
 
 Megatron-LM's split (Shoeybi et al., arXiv:1909.08053; sequence parallel: Korthikanti et al.,
 arXiv:2205.05198): q, k, v and the feed-forward's first matrices by columns, o and down by rows;
-norms and residuals over a share of the tokens. A decoder's vocabulary is shared out
-(parallel/vocabulary.py). All that is left is replicated on the same mesh, because clipping and the
-fused optimizers refuse a mix of plain and distributed parameters.
+norms and residuals over a share of the tokens. parallel/tensor_plans.py applies it.
 """
 
 from typing import Any
@@ -18,13 +16,11 @@ from torch.distributed.tensor.parallel import (
     ParallelStyle,
     PrepareModuleInput,
     RowwiseParallel,
-    parallelize_module,
 )
 from torch.nn import functional as F
 
 from mmtrain.errors import UsageError
-from mmtrain.models import Decoder
-from mmtrain.nn import Mask, Transformer, TransformerConfig
+from mmtrain.nn import Mask, TransformerConfig
 from mmtrain.nn.masks import key_length_allowed
 from mmtrain.nn.rope import RopeTable
 from mmtrain.parallel.local_compute import (
@@ -32,7 +28,6 @@ from mmtrain.parallel.local_compute import (
     distribute_parameters,
     with_local_parameters,
 )
-from mmtrain.parallel.vocabulary import shard_vocabulary
 from mmtrain.peft import LoraLinear
 
 
@@ -191,15 +186,6 @@ def block_plan(config: TransformerConfig, *, tp: int, sequence: bool) -> dict[st
     }
 
 
-RECIPE_KEYS: dict[str, str] = {
-    "vision.transformer": "model.vision.transformer",
-    "text.transformer": "model.text.transformer",
-    "classify.fusion": "vqa.classify.fusion",
-    "generate.decoder.transformer": "vqa.generate.transformer",
-}
-"""Where a recipe holds the shape of a stage's stack of blocks."""
-
-
 def check_tensor_parallel(key: str, config: TransformerConfig, tp: int) -> None:
     """Refuse a degree that does not divide what it shards.
 
@@ -228,33 +214,3 @@ def check_tensor_parallel(key: str, config: TransformerConfig, tp: int) -> None:
             f"parallel.tp = {tp} must divide {key}.num_kv_heads = {heads} or be a multiple of it; "
             f"use one of {works}"
         )
-
-
-def apply_tensor_parallel(stage: nn.Module, mesh: DeviceMesh, *, sequence: bool) -> None:
-    """Shard every stack of blocks and every decoder's vocabulary of a stage over the tp mesh, in
-    place; whatever else has parameters computes on all ranks alike.
-
-    Raises:
-        UsageError: the degree does not fit the shapes.
-    """
-    done: set[nn.Module] = set()
-    for path, module in list(stage.named_modules()):
-        if isinstance(module, Transformer):
-            check_tensor_parallel(RECIPE_KEYS.get(path, path), module.config, mesh.size())
-            _shard_transformer(module, mesh, sequence=sequence)
-            done |= set(module.modules())
-        elif isinstance(module, Decoder):
-            done |= shard_vocabulary(module, mesh)
-    for module in stage.modules():
-        if module not in done:
-            LocalCompute(gradient="same").apply_to_one(module, mesh)
-
-
-def _shard_transformer(transformer: Transformer, mesh: DeviceMesh, *, sequence: bool) -> None:
-    """Its blocks by the plan; its residual stream over the tokens where `sequence` is on."""
-    for block in transformer.blocks.values():
-        held = {path for path, _ in block.named_modules()}
-        plan = block_plan(transformer.config, tp=mesh.size(), sequence=sequence)
-        parallelize_module(block, mesh, {k: v for k, v in plan.items() if k in held})
-    if sequence:
-        parallelize_module(transformer, mesh, SequenceSharded())

@@ -20,12 +20,8 @@ from mmtrain.parallel.local_compute import distribute_parameters, with_local_par
 
 
 def shard_vocabulary(decoder: Decoder, mesh: DeviceMesh) -> set[nn.Module]:
-    """Shard the vocabulary of a decoder, or of a slice of one, in place -> the modules that it did.
-
-    Raises:
-        UsageError: there are hardly more ranks than entries.
-    """
-    check_vocabulary(decoder, mesh.size())
+    """Shard the vocabulary of a decoder, or of a slice of one, in place -> the modules that it did;
+    check_vocabulary says whether it can be."""
     done: set[nn.Module] = set()
     if decoder.embed is not None:
         _shard_embedding(decoder.embed.token, mesh)

@@ -7,15 +7,11 @@ parallelism's own plan, so nothing is told that would not run.
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
 
 from mmtrain.errors import UsageError
-from mmtrain.models import Decoder
-from mmtrain.nn import Transformer
 from mmtrain.parallel.pipeline import check_microbatches
 from mmtrain.parallel.precision import check_precision
-from mmtrain.parallel.tensor import RECIPE_KEYS, check_tensor_parallel
-from mmtrain.parallel.vocabulary import check_vocabulary
+from mmtrain.parallel.tensor_plans import check_tensor_parallel_stage
 from mmtrain.plan.memory import RankMemory, rank_memory
 from mmtrain.plan.order import idle_fraction, pipeline_order
 from mmtrain.plan.ranks import PlannedLayout
@@ -53,7 +49,7 @@ def plan_layout(workload: Workload, *, world_size: int) -> Plan:
     with torch.device("meta"):
         model = workload.build_model()
     whole = model.stage()
-    blocks = {n: m.config for n, m in whole.named_modules() if isinstance(m, Transformer)}
+    blocks = {path: stack.blocks.config for path, stack in whole.stacks().items()}
     layout = PlannedLayout(
         device=torch.device("meta"),
         config=replace(workload.parallel, dp_replicate=replicas, dp_shard=shard),
@@ -70,7 +66,7 @@ def plan_layout(workload: Workload, *, world_size: int) -> Plan:
             f"{-(-workload.train.batch_size // (dp * microbatches)) * dp * microbatches}"
         )
     rows = workload.train.batch_size // (dp * microbatches)
-    _check_tensor_parallel(whole, layout)
+    check_tensor_parallel_stage(whole, layout.size("tp"))
     if pp > 1:
         check_microbatches(layout, microbatches)
         order = pipeline_order(layout.config.schedule, size=pp, num_microbatches=microbatches)
@@ -95,12 +91,3 @@ def plan_layout(workload: Workload, *, world_size: int) -> Plan:
         memory=memory,
         traffic=rank_traffic(workload, layout, stages, runs, passes),
     )
-
-
-def _check_tensor_parallel(whole: nn.Module, layout: PlannedLayout) -> None:
-    tp = layout.size("tp")
-    for name, config in layout.blocks.items():
-        check_tensor_parallel(RECIPE_KEYS[name], config, tp)
-    for module in whole.modules():
-        if isinstance(module, Decoder) and tp > 1:
-            check_vocabulary(module, tp)

@@ -23,7 +23,7 @@ from mmtrain.parallel.pipeline import (
 )
 from mmtrain.parallel.precision import Precision, apply_precision
 from mmtrain.parallel.recompute import apply_recompute
-from mmtrain.parallel.slices import check_slices, slice_stage
+from mmtrain.parallel.slices import check_slices
 from mmtrain.plan.kept import StageMemory, stage_memory
 from mmtrain.plan.shares import take_share
 from mmtrain.plan.workload import Workload
@@ -66,7 +66,7 @@ def cut_stages(model: Clip | Vqa, layout: Layout) -> list[nn.Module]:
         return [whole]
     check_slices(whole, layout)
     total = num_stages(layout)
-    return [slice_stage(whole, index, total) for index in range(total)]
+    return [whole.slice(index, total) for index in range(total)]
 
 
 def run_stages(workload: Workload, layout: Layout, *, rows: int) -> list[StageRun]:

@@ -67,7 +67,7 @@ def summarize(config: ClipConfig) -> Summary:
         num_parameters=sum(p.numel() for p in model.parameters()),
         image_flops=flops.image,
         text_flops=flops.text,
-        image_tokens=config.vision.num_patches + config.vision.num_prefix,
+        image_tokens=config.vision.num_tokens,
         text_tokens=config.text.context_length,
     )
 
@@ -95,8 +95,9 @@ def _head(name: str, head: nn.Module) -> list[Part]:
         label = f"{name}.{child}"
         if isinstance(module, Transformer):
             parts += _blocks(label, module.config, module)
-        elif isinstance(module, Decoder):
-            inside = _tower(label, module.config.transformer, module)
+        elif (blocks := dict(module.named_children()).get("transformer")) is not None:
+            assert isinstance(blocks, Transformer)
+            inside = _tower(label, blocks.config, module)
             parts += [replace(part, depth=part.depth + 1) for part in inside]
         elif count(module):
             parts.append(_part(label, 1, _detail(module), module))

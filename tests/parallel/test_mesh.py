@@ -1,17 +1,20 @@
 """Layouts that do not fit are refused in one line that names key, value and remedy."""
 
 import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from mmtrain.errors import UsageError
 from mmtrain.models import Clip
+from mmtrain.models.model import Stage
 from mmtrain.nn import TransformerConfig
 from mmtrain.parallel import ParallelConfig, build_layout, pick_device
 from mmtrain.parallel.mesh import Axis, Layout
 from mmtrain.parallel.pipeline import check_microbatches, stage_indices
-from mmtrain.parallel.slices import check_stages
+from mmtrain.parallel.slices import check_slices
 from mmtrain.parallel.tensor import check_tensor_parallel
 from mmtrain.train.step import build_schedule
 from tests.parallel.tiny_clip import CPU, tiny_config
@@ -144,9 +147,20 @@ def test_devices(name, remedy):
 def test_more_stages_than_layers(schedule, pp, layers, found):
     layout = imagine(pp=pp, schedule=schedule)
     with pytest.raises(UsageError, match=found) as error:
-        check_stages(layout, {"vision": 12, "text": layers})
+        check_slices(towers(vision=12, text=layers), layout)
     assert f"model.text.transformer.num_layers = {layers}" in str(error.value)
-    check_stages(layout, {"vision": 12, "text": 12})
+    check_slices(towers(vision=12, text=12), layout)
+
+
+def towers(*, vision: int, text: int) -> Stage:
+    config = tiny_config()
+    parts = {"vision": (config.vision, vision), "text": (config.text, text)}
+    with torch.device("meta"):
+        changed: dict[str, Any] = {
+            name: replace(tower, transformer=replace(tower.transformer, num_layers=layers))
+            for name, (tower, layers) in parts.items()
+        }
+        return Clip(replace(config, **changed)).stage()
 
 
 @pytest.mark.parametrize(

@@ -1,52 +1,14 @@
-"""How a model is cut into stages."""
+"""How stages hand on what they made, and how often a schedule runs them."""
 
 from functools import partial
 from typing import Any
 
-import pytest
 import torch
 
-from mmtrain.models import Clip
 from mmtrain.parallel import ParallelConfig
 from mmtrain.parallel.pipeline import make_edges_dense
-from mmtrain.parallel.slices import layer_range, slice_stage
-from tests.parallel.tiny_clip import SOFTMAX, Trained, make_batch, modern_config, tiny_config
+from tests.parallel.tiny_clip import SOFTMAX, Trained, tiny_config
 from tests.ranks import run_ranks
-
-
-@pytest.mark.parametrize("num_layers", [1, 4, 7, 12, 24])
-def test_layers_are_cut_evenly_and_completely(num_layers):
-    for num_stages in range(1, num_layers + 1):
-        ranges = [layer_range(num_layers, i, num_stages) for i in range(num_stages)]
-        assert [layer for part in ranges for layer in part] == list(range(num_layers))
-        sizes = [len(part) for part in ranges]
-        assert min(sizes) >= 1
-        assert max(sizes) - min(sizes) <= 1
-
-
-@pytest.mark.parametrize("num_stages", [1, 2, 3, 4])
-def test_stages_share_the_models_parameters_under_their_names(num_stages):
-    model = Clip(tiny_config(4))
-    whole = dict(model.stage().named_parameters())
-    found: dict[str, torch.Tensor] = {}
-    for index in range(num_stages):
-        stage = dict(slice_stage(model.stage(), index, num_stages).named_parameters())
-        assert not stage.keys() & found.keys()
-        found |= stage
-    assert found.keys() == whole.keys()
-    assert all(found[name] is whole[name] for name in whole)
-    # The model that was cut is still whole.
-    assert dict(model.stage().named_parameters()).keys() == whole.keys()
-
-
-def test_stages_one_after_another_are_the_model():
-    model = Clip(modern_config(4)).init_weights(0).double()
-    batch, x = make_batch(), None
-    rows = {"tokens_BT": batch.tokens_BT, "length_B": batch.text_length_B}
-    for index in range(4):
-        stage = slice_stage(model.stage(), index, 4)
-        x = stage(batch.images_BCHW, **rows) if x is None else stage(*x, **rows)
-    assert torch.equal(x, model.stage()(batch.images_BCHW, **rows))
 
 
 def test_what_a_stage_hands_on_is_contiguous():
