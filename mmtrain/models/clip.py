@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from mmtrain.limits import check_counts
-from mmtrain.models.criterion import Criterion
 from mmtrain.models.model import Cuts, Model, Stack, Stage, Tower, tower_stacks
 from mmtrain.models.slices import slice_tower
 from mmtrain.models.text import TextConfig, TextTower
@@ -54,11 +53,6 @@ class ClipStage(Stage):
         super().__init__()
         self.vision = vision
         self.text = text
-        self._criterion: Criterion | None = None
-
-    def set_criterion(self, criterion: Criterion) -> None:
-        """What `forward` makes of the outputs; the training objective's."""
-        self._criterion = criterion
 
     def frozen_outputs(self) -> tuple[str, ...]:
         """Outputs of towers of which nothing trains."""

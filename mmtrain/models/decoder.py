@@ -8,136 +8,19 @@ their checkpoints). A picture's features join a text as vectors:
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from mmtrain.limits import check_counts
-from mmtrain.models.criterion import Criterion
+from mmtrain.models.decoder_config import DecoderConfig
 from mmtrain.models.model import Cuts, Model, Stack, Stage, Tower
 from mmtrain.models.slices import slice_tower
 from mmtrain.models.tower import reset_norms
-from mmtrain.nn import DecoderCache, Mask, Transformer, TransformerConfig
+from mmtrain.models.vocabulary import DecoderEmbed, DecoderHead
+from mmtrain.nn import DecoderCache, Mask, Transformer
 from mmtrain.nn.masks import causal_allowed, segment_positions, window_allowed
-from mmtrain.nn.rope import RopeScaling, RopeTable, rope_1d
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
-    """A decoder: blocks, vocabulary, positions, head."""
-
-    transformer: TransformerConfig
-    """The blocks; transformer.mask is causal, prefix or block."""
-    vocab_size: int
-    """Entries of the token embedding and of the logits."""
-    context_length: int
-    """Tokens of a text at most."""
-    positions: Literal["learned", "rope", "none"] = "rope"
-    """How tokens know their place."""
-    rope_theta: float = 10000.0
-    """Base of the rotary frequencies."""
-    rope_scaling: RopeScaling | None = None
-    """How they are slowed down for long texts. None: they are not."""
-    embed_scale: bool = False
-    """Multiply token vectors by sqrt(dim), rounded to the weights' dtype (Gemma)."""
-    final_norm: bool = True
-    """A norm before the head; GPT-1 has none."""
-    tied_head: bool = False
-    """The logits' matrix is the token embedding."""
-
-    def __post_init__(self) -> None:
-        check_counts(self, "vocab_size", "context_length", most=1 << 30)
-        blocks = self.transformer
-        if blocks.mask == "full":
-            raise ValueError(
-                'transformer.mask = "full" lets a decoder see what it must predict; use causal, '
-                "prefix or block"
-            )
-        if self.positions == "rope" and blocks.head_size % 2:
-            raise ValueError(
-                f"transformer.head_dim = {blocks.head_size} must be even for rotary positions"
-            )
-
-
-class TokenEmbedding(nn.Module):
-    """Ids to vectors; its matrix gives the logits too where the head is tied."""
-
-    weights_meet: ClassVar = True
-
-    def __init__(self, config: DecoderConfig) -> None:
-        super().__init__()
-        dim = config.transformer.dim
-        self.weight = nn.Parameter(torch.empty(config.vocab_size, dim))
-        self.scale = dim**0.5 if config.embed_scale else None
-
-    def matrix(self) -> Tensor:
-        """What a tied head multiplies with, [V, D]."""
-        return self.weight
-
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        """Ids [B, T] -> vectors [B, T, D], scaled."""
-        x_BTD = F.embedding(tokens_BT, self.weight)
-        if self.scale is None:
-            return x_BTD
-        return x_BTD * torch.tensor(self.scale, dtype=x_BTD.dtype, device=x_BTD.device)
-
-
-class DecoderEmbed(nn.Module):
-    """What enters the blocks: token vectors with learned positions."""
-
-    no_decay: ClassVar = ("positional_embedding",)
-
-    def __init__(self, config: DecoderConfig) -> None:
-        super().__init__()
-        self.token = TokenEmbedding(config)
-        shape = (config.context_length, config.transformer.dim)
-        self.positional_embedding = (
-            nn.Parameter(torch.empty(shape)) if config.positions == "learned" else None
-        )
-
-    def forward(self, x: Tensor, position_BT: Tensor) -> Tensor:
-        """Ids [B, T] or vectors [B, T, D] that stand for tokens, positions [B, T] or [T] ->
-        [B, T, D]."""
-        x_BTD = x if x.is_floating_point() else self.token(x)
-        if self.positional_embedding is None:
-            return x_BTD
-        return x_BTD + F.embedding(position_BT, self.positional_embedding)
-
-
-class TiedLogits(nn.Module):
-    """Logits from the token embedding's matrix; a module, so that a vocabulary can be sharded."""
-
-    def forward(self, x_BTD: Tensor, weight_VD: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, V]."""
-        return F.linear(x_BTD, weight_VD)
-
-
-class DecoderHead(nn.Module):
-    """Norm, then logits: by a matrix of its own, or by the token embedding's."""
-
-    def __init__(self, config: DecoderConfig) -> None:
-        super().__init__()
-        blocks = config.transformer
-        self.norm = blocks.build_norm(blocks.dim) if config.final_norm else None
-        self.projection = (
-            None if config.tied_head else nn.Linear(blocks.dim, config.vocab_size, bias=False)
-        )
-        self.tied = TiedLogits() if config.tied_head else None
-
-    def forward(self, x_BTD: Tensor, tied_VD: Tensor | None) -> Tensor:
-        """[B, T, D] -> [B, T, V]; `tied_VD` is the token embedding's matrix where it is tied.
-
-        Raises:
-            ValueError: it is tied and there is none.
-        """
-        x_BTD = x_BTD if self.norm is None else self.norm(x_BTD)
-        if self.projection is not None:
-            return self.projection(x_BTD)
-        if self.tied is None or tied_VD is None:
-            raise ValueError("the head is tied to an embedding that another stage holds")
-        return self.tied(x_BTD, tied_VD)
+from mmtrain.nn.rope import RopeTable, rope_1d
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,11 +235,6 @@ class DecoderStage(Stage):
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
         self.decoder = decoder
-        self._criterion: Criterion | None = None
-
-    def set_criterion(self, criterion: Criterion) -> None:
-        """What `forward` makes of the output `written` [B, T, V]; the training objective's."""
-        self._criterion = criterion
 
     def forward(
         self,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mmtrain.models.clip import ClipConfig
-from mmtrain.models.decoder import DecoderConfig
+from mmtrain.models.decoder_config import DecoderConfig
 from mmtrain.models.text import TextConfig
 from mmtrain.models.vision import VisionConfig
 from mmtrain.nn import TransformerConfig

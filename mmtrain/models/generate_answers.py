@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from mmtrain.limits import check_counts
 from mmtrain.models.connector import Connector, ConnectorConfig
-from mmtrain.models.decoder import Decoder, DecoderConfig
+from mmtrain.models.decoder import Decoder
+from mmtrain.models.decoder_config import DecoderConfig
 from mmtrain.models.prefill import Prefilled, prefill
 from mmtrain.models.slices import shallow_copy, slice_tower
 from mmtrain.models.vision import VisionConfig

@@ -6,6 +6,7 @@ from typing import Self
 
 from torch import nn
 
+from mmtrain.models.criterion import Criterion
 from mmtrain.models.text import TextTower
 from mmtrain.models.vision import VisionTower
 from mmtrain.nn import Transformer
@@ -40,6 +41,14 @@ class Stage(nn.Module, ABC):
 
     The first takes a model's inputs, the last gives its outputs; what is between them is theirs.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._criterion: Criterion | None = None
+
+    def set_criterion(self, criterion: Criterion) -> None:
+        """What the last stage's `forward` makes of the outputs; the training objective's."""
+        self._criterion = criterion
 
     @abstractmethod
     def stacks(self) -> dict[str, Stack]:

@@ -14,7 +14,6 @@ from torch import Tensor
 from mmtrain.models.classify_answers import AnswerClassifier, ClassifyConfig
 from mmtrain.models.clip import ClipConfig
 from mmtrain.models.connector import ConnectorConfig
-from mmtrain.models.criterion import Criterion
 from mmtrain.models.generate_answers import AnswerGenerator, GenerateConfig
 from mmtrain.models.model import Cuts, Model, Stack, Stage, Tower, tower_stacks
 from mmtrain.models.slices import balance, longest, slice_tower
@@ -100,12 +99,6 @@ class VqaStage(Stage):
         """What goes to the next stage; nothing: the criterion follows."""
         self.question_length: int | None = None
         """Tokens that questions are cut to. None: the longest of the microbatch."""
-        self._criterion: Criterion | None = None
-
-    def set_criterion(self, criterion: Criterion) -> None:
-        """What `forward` makes of the outputs, `choice` [Q, A] and `written` [Q, T, V]; the
-        training objective's."""
-        self._criterion = criterion
 
     def forward(
         self,

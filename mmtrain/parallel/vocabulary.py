@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from mmtrain.errors import UsageError
 from mmtrain.models import Decoder
-from mmtrain.models.decoder import TiedLogits, TokenEmbedding
+from mmtrain.models.vocabulary import TiedLogits, TokenEmbedding
 from mmtrain.parallel.local_compute import distribute_parameters, with_local_parameters
 
 
