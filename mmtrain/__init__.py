@@ -2,8 +2,8 @@
 
 `model, preprocess, tokenizer = mmtrain.load(PATH)` is all that using a model takes. The name is
 bound on first use, so that `import mmtrain` (and the command line's help) does not wait for torch.
-Its code is in `mmtrain/loading.py`: a module of the function's own name would replace the function
-as soon as anybody imported it.
+Its code is in `mmtrain/loading/models.py`: a module of the function's own name would replace the
+function as soon as anybody imported it.
 """
 
 import importlib

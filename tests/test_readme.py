@@ -19,6 +19,7 @@ from mmtrain.settings.decode import decode
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DATA_DOC = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 # Too much for a test; their words are parsed and their recipe is read.
 HEAVY = ("configs/clip_vit_b32.toml", "mmtrain demo")
 
@@ -159,6 +160,34 @@ def test_links_inside_the_house_lead_somewhere():
     for file in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", file.read_text(encoding="utf-8")):
             assert (file.parent / target).exists(), f"{file.name}: {target}"
+
+
+def test_the_architecture_page_names_what_is_there():
+    """Every path, and every name of the code, between its backticks."""
+    sources = (ROOT / "mmtrain").rglob("*.py")
+    words = {word for file in sources for word in re.findall(r"\w+", file.read_text("utf-8"))}
+    named = set(re.findall(r"`([^`\n]+)`", ARCHITECTURE))
+    paths = {one for one in named if re.search(r"/|\.(?:py|md)$", one) and one != "RUN/"}
+    assert len(paths) > 50
+    for path in paths:
+        there = path.rpartition("/")[0] if path.endswith("/NAME.py") else path
+        assert any((room / there).exists() for room in (ROOT, ROOT / "mmtrain")), path
+    for name in named - paths - {"RUN/"}:
+        assert set(re.findall(r"\w+", name)) <= words, name
+
+
+def test_a_file_that_the_prose_names_is_there():
+    """Of ours, with its room before it; NAME stands for a new one."""
+    rooms = "|".join(path.name for path in (ROOT / "mmtrain").iterdir() if path.is_dir())
+    pattern = rf"(?<![\w/.-])(?:mmtrain/\w+|(?:mmtrain/)?(?:{rooms})/[\w/]+)\.py\b"
+    files = [*(ROOT / "mmtrain").rglob("*.py"), *(ROOT / "docs").glob("*.md")]
+    files += [*(ROOT / "configs").glob("*.toml"), ROOT / "CONTRIBUTING.md", ROOT / "README.md"]
+    found = {(one, name) for one in files for name in re.findall(pattern, one.read_text("utf-8"))}
+    assert len({name for _, name in found}) > 50
+    for file, name in found:
+        path = ROOT / "mmtrain" / name.removeprefix("mmtrain/")
+        theirs = name == "models/vision_transformer.py"  # timm's
+        assert theirs or path.name == "NAME.py" or path.exists(), f"{file.name}: {name}"
 
 
 def test_the_data_page_shows_a_section_that_is_read():

@@ -1,4 +1,4 @@
-"""VQA models on disk: our directory form, as mmtrain/loading.py has it for a CLIP.
+"""VQA models on disk: our directory form, as loading/models.py has it for a CLIP.
 
 A folder holds config.json (the towers, the heads, the answers, the preprocess, a SHA-256 of the
 weights), model.safetensors and the tokenizer.
