@@ -1,10 +1,11 @@
 """Typed configs from TOML: decode, encode and overrides.
 
 A config is a frozen dataclass whose fields are plain: int, float, str, bool, Literal, `X | None`,
-tuples, dict[str, X] and further configs. Decoding is strict: a key that nobody reads and a value
-of another type are both the user's mistake, named in one line. Libraries that build a command
-line from dataclasses want a complete instance before the overrides; here the overrides are laid
-over the TOML's dict and the whole is decoded once, so that one may change what the rest must be.
+tuples, dict[str, X], further configs and tagged unions of them. Decoding is strict: a key that
+nobody reads and a value of another type are both the user's mistake, named in one line. Libraries
+that build a command line from dataclasses want a complete instance before the overrides; here the
+overrides are laid over the TOML's dict and the whole is decoded once, so that one may change what
+the rest must be.
 """
 
 import copy
@@ -28,6 +29,7 @@ from mmtrain.settings.describe import (
     type_name,
 )
 from mmtrain.settings.nearest import nearest
+from mmtrain.settings.tagged import TAG, member_for, members
 
 ConfigT = TypeVar("ConfigT")
 
@@ -146,11 +148,31 @@ def _decode_section(cls: Any, data: Any, path: str, root: type) -> Any:
         raise UsageError(_with_path(str(error), path, list(types_of))) from error
 
 
+def _decode_member(annotation: Any, table: Any, path: str, root: type) -> Any:
+    """A table of a tagged union, as the member that its kind names: no other has a say in it."""
+    if not isinstance(table, dict):
+        raise _WrongTypeError(annotation, table, path)
+    section, _ = section_in(annotation)
+    kinds, name = annotations(section)[TAG], join(path, TAG)
+    if TAG not in table:
+        raise UsageError(f"{name} is missing; it must be {phrase(kinds)}")
+    if (member := member_for(annotation, table)) is None:
+        return _decode_literal(kinds, table[TAG], name)
+    for key in table:
+        owners = [kind for kind, each in members(annotation).items() if key in annotations(each)]
+        if owners and key not in annotations(member):
+            raise UsageError(
+                f"unknown key {join(path, key)}; {key} is a key of {TAG} = "
+                f"{' or '.join(map(show, owners))}, and here {TAG} = {show(table[TAG])}"
+            )
+    return _decode_section(member, table, path, root)
+
+
 def _decode_value(annotation: Any, value: Any, path: str, root: type) -> Any:
-    if dataclasses.is_dataclass(annotation):
+    if dataclasses.is_dataclass(annotation) and not members(annotation):
         return _decode_section(annotation, value, path, root)
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (Union, types.UnionType):
+    if origin in (Union, types.UnionType) or members(annotation):
         return _decode_union(annotation, value, path, root)
     if origin is Literal:
         return _decode_literal(annotation, value, path)
@@ -192,6 +214,8 @@ def _decode_union(annotation: Any, value: Any, path: str, root: type) -> Any:
         return _decode_literal(annotation, value, path)
     if is_optional and isinstance(value, str) and nearest(value, [NONE], cutoff=1) == NONE:
         raise UsageError(f'{path} = {show(value)} is how others write it; write "{NONE}" for none')
+    if members(annotation):
+        return _decode_member(annotation, value, path, root)
     for arm in arms:
         try:
             return _decode_value(arm, value, path, root)

@@ -6,15 +6,19 @@ import functools
 import inspect
 import itertools
 import json
+import operator
 import textwrap
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple, Union
+
+from mmtrain.settings.tagged import TAG, members
 
 NONE = "none"
 """How None is written where leaving the key out would mean a default: TOML has no null."""
 
+_REQUIRED = "required"
 _PHRASES = {int: "an int", float: "a number", str: "a string", bool: "true or false"}
 
 
@@ -31,14 +35,18 @@ class Key(NamedTuple):
     """The field's docstring, on one line."""
 
 
-def describe(cls: type, *, path: str = "") -> list[Key]:
-    """Every section and key below a config class, in the order of the source."""
+def describe(cls: Any, *, path: str = "") -> list[Key]:
+    """Every section and key below a config class or a tagged union, in the order of the source."""
+    if not dataclasses.is_dataclass(cls):
+        return _describe_members(members(cls), path)
     keys: list[Key] = []
     docs = _field_docs(cls)
     for field in dataclasses.fields(cls):
         name, annotation = join(path, field.name), annotations(cls)[field.name]
         section, is_list = section_in(annotation)
         default = "" if annotation is section else _default_text(field)
+        if field.name == TAG and members(cls):
+            default = _REQUIRED
         keys.append(Key(name, type_name(annotation), default, docs.get(field.name, "")))
         if section is not None:
             keys += describe(section, path=name + "[]" * is_list)
@@ -57,7 +65,7 @@ def type_name(annotation: Any) -> str:
         case (origin, choices) if origin is Literal:
             return " | ".join(str(choice) for choice in choices)
         case (origin, arms) if origin in (Union, types.UnionType):
-            return " | ".join(type_name(arm) for arm in arms)
+            return " | ".join(dict.fromkeys(type_name(arm) for arm in arms))
         case (origin, (member, end)) if origin is tuple and end is Ellipsis:
             return f"list of {type_name(member)}"
         case (origin, members) if origin is tuple:
@@ -72,21 +80,29 @@ def type_name(annotation: Any) -> str:
 def phrase(annotation: Any) -> str:
     """The same, to follow "must be"."""
     if typing.get_origin(annotation) in (Union, types.UnionType):
-        return " or ".join(phrase(arm) for arm in typing.get_args(annotation))
+        return " or ".join(dict.fromkeys(phrase(arm) for arm in typing.get_args(annotation)))
     name = _PHRASES.get(annotation, type_name(annotation))
     return f"a {name}" if name.startswith(("list", "table")) else name
 
 
-def annotations(cls: type) -> dict[str, Any]:
-    """The types of a config's fields, in order."""
+def annotations(cls: Any) -> dict[str, Any]:
+    """The types of a config's fields, in order; of a tagged union those of all its members."""
     return dict(_annotations(cls))
 
 
 def section_in(annotation: Any) -> tuple[Any, bool]:
-    """The config class in `C`, `C | None` or `tuple[C, ...]` and whether it is a list of them."""
-    candidates = (annotation, *typing.get_args(annotation))
-    section = next((each for each in candidates if dataclasses.is_dataclass(each)), None)
-    return section, section is not None and typing.get_origin(annotation) is tuple
+    """The config class in `C`, `C | None` or `tuple[C, ...]` and whether it is a list of them.
+
+    `C` may be a tagged union, which is the section itself then.
+    """
+    is_list = typing.get_origin(annotation) is tuple
+    for each in (annotation, *typing.get_args(annotation)):
+        if dataclasses.is_dataclass(each):
+            return each, is_list
+        if found := members(each):
+            is_optional = types.NoneType in typing.get_args(each)
+            return _union(found.values()) if is_optional else each, is_list
+    return None, False
 
 
 def join(path: str, key: str) -> str:
@@ -106,9 +122,40 @@ def show(value: Any) -> str:
 
 
 @functools.cache
-def _annotations(cls: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+def _annotations(cls: Any) -> dict[str, Any]:
+    if dataclasses.is_dataclass(cls):
+        hints = typing.get_type_hints(cls)
+        return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    found: dict[str, list[Any]] = {}
+    for member in members(cls).values():
+        for name, annotation in annotations(member).items():
+            found.setdefault(name, []).append(annotation)
+    kinds: Any = Literal[tuple(members(cls))]  # pyright: ignore
+    return {name: _union(arms) for name, arms in found.items()} | {TAG: kinds}
+
+
+def _union(arms: Iterable[Any]) -> Any:
+    return functools.reduce(operator.or_, arms)
+
+
+def _describe_members(found: dict[str, type], path: str) -> list[Key]:
+    """Every key of a tagged union once, with the kinds that have it where not all are alike."""
+    by_name: dict[str, dict[str, Key]] = {}
+    for kind, member in found.items():
+        for key in describe(member, path=path):
+            by_name.setdefault(key.name, {})[kind] = key
+    keys: list[Key] = []
+    for name, of_kind in by_name.items():
+        kinds_of: dict[str, list[str]] = {}
+        for kind, key in of_kind.items():
+            kinds_of.setdefault(key.doc, []).append(kind)
+        doc = " ".join(f"{TAG} = {' | '.join(kinds)}: {doc}" for doc, kinds in kinds_of.items())
+        if len(kinds_of) == 1 and len(of_kind) == len(found):
+            (doc,) = kinds_of
+        written = dict.fromkeys(arm for key in of_kind.values() for arm in key.type.split(" | "))
+        defaults = dict.fromkeys(key.default for key in of_kind.values())
+        keys.append(Key(name, " | ".join(written), " | ".join(defaults), doc))
+    return keys
 
 
 @functools.cache
@@ -138,4 +185,4 @@ def _default_text(field: "dataclasses.Field[Any]") -> str:
         return NONE if field.default is None else show(field.default)
     if field.default_factory is not dataclasses.MISSING:
         return show(field.default_factory())
-    return "required"
+    return _REQUIRED

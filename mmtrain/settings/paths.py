@@ -10,6 +10,7 @@ from typing import Annotated, Any, Union
 
 from mmtrain.errors import UsageError
 from mmtrain.settings.describe import join
+from mmtrain.settings.tagged import member_for, members
 
 _MARK = "path"
 PathText = Annotated[str, _MARK]
@@ -79,6 +80,8 @@ def _convert(annotation: Any, value: Any, key: str, change: Callable[[str, str],
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         return change(value, key) if _MARK in args and isinstance(value, str) else value
+    if isinstance(value, dict) and members(annotation):
+        annotation = member_for(annotation, value)  # a wrong kind is for `decode` to refuse
     if dataclasses.is_dataclass(annotation) and isinstance(value, dict):
         types_of = typing.get_type_hints(annotation, include_extras=True)
         return {
