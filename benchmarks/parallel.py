@@ -26,7 +26,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmtrain.build.workload import build_workload
 from mmtrain.data.batch import ImageTextBatch
 from mmtrain.loading.config import ModelConfig
-from mmtrain.losses.config import LossConfig
 from mmtrain.models import Clip, ClipConfig, TextConfig, VisionConfig
 from mmtrain.models.clip import hidden_matrix_names, no_decay_names
 from mmtrain.nn import TransformerConfig
@@ -34,6 +33,7 @@ from mmtrain.optim import OptimConfig, build_optimizers, clip_gradients
 from mmtrain.parallel import Layout, ParallelConfig, build_layout, leave_ranks, parallelize
 from mmtrain.plan.layout import plan_layout
 from mmtrain.recipe import TrainRecipe, load_recipe
+from mmtrain.tasks.config import LossSection
 from mmtrain.tasks.contrastive import contrastive_objective
 from mmtrain.train.step import build_schedule
 
@@ -184,7 +184,7 @@ class Side:
         no_decay, hidden = no_decay_names(model), hidden_matrix_names(model)
         self.layout = layout
         self.stages: list[nn.Module] = parallelize(model, layout)
-        self.objective = contrastive_objective(model, LossConfig(), layout=layout, seed=0)
+        self.objective = contrastive_objective(model, LossSection(), layout=layout, seed=0)
         self.schedule = build_schedule(
             self.stages, layout, num_microbatches=microbatches, batch_size=batch_size
         )

@@ -34,12 +34,12 @@ from mmtrain.data.text.tokenizer import Tokenizer, TokenizerConfig, build_tokeni
 from mmtrain.demo import debug_pairs
 from mmtrain.interop.open_clip import from_open_clip
 from mmtrain.interop.open_clip_config import config_from_open_clip
-from mmtrain.losses.config import LossConfig
 from mmtrain.models import Clip, ClipConfig
 from mmtrain.models.clip import hidden_matrix_names, no_decay_names
 from mmtrain.models.flops import clip_flops
 from mmtrain.optim import OptimConfig, build_optimizers
 from mmtrain.parallel import Layout, ParallelConfig, parallelize
+from mmtrain.tasks.config import LossSection
 from mmtrain.tasks.contrastive import contrastive_objective
 from mmtrain.train.step import build_schedule
 
@@ -97,7 +97,7 @@ def build_ours(name: str, batch: ImageTextBatch, precision: str, device: torch.d
     layout = Layout(device=device, config=ParallelConfig())
     no_decay, hidden = no_decay_names(model), hidden_matrix_names(model)
     stages = parallelize(model, layout, precision=precision)
-    objective = contrastive_objective(model, LossConfig(), layout=layout, seed=0)
+    objective = contrastive_objective(model, LossSection(), layout=layout, seed=0)
     named = {**dict(stages[0].named_parameters()), **objective.parameters()}
     optimizers = build_optimizers(
         named.items(), OptimConfig(), no_decay=no_decay, hidden_matrices=hidden

@@ -11,7 +11,7 @@ from mmtrain.errors import UsageError
 from mmtrain.eval.config import EvalConfig
 from mmtrain.loading.config import ModelConfig
 from mmtrain.loading.start import Start, with_start
-from mmtrain.losses.config import STANDARD_LIMIT, LossConfig
+from mmtrain.losses.config import STANDARD_LIMIT
 from mmtrain.models import ClipConfig, TextConfig
 from mmtrain.models.parameters import LockConfig
 from mmtrain.optim import OptimConfig
@@ -20,7 +20,7 @@ from mmtrain.peft import PeftConfig
 from mmtrain.settings.decode import apply_overrides, decode
 from mmtrain.settings.paths import expand_paths
 from mmtrain.settings.read_toml import read_toml
-from mmtrain.tasks.config import VqaSection
+from mmtrain.tasks.config import LossSection, VqaSection
 from mmtrain.train.config import RunConfig, TrainConfig
 from mmtrain.train.metrics import LogConfig
 
@@ -39,8 +39,8 @@ class TrainRecipe:
     """Both towers."""
     vqa: VqaSection | None = None
     """Answer questions about images, on the towers of [model]. None: train the towers to match."""
-    loss: LossConfig = field(default_factory=LossConfig)
-    """The contrastive loss."""
+    loss: LossSection = field(default_factory=LossSection)
+    """The contrastive loss, and terms beside it."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer, schedule, EMA."""
     train: TrainConfig
@@ -196,7 +196,7 @@ def resolve(recipe: TrainRecipe, tokenizer: Tokenizer) -> TrainRecipe:
     return replace(recipe, model=model)
 
 
-def _check_logits(model: ModelConfig, loss: LossConfig) -> None:
+def _check_logits(model: ModelConfig, loss: LossSection) -> None:
     """Refuse a start of the logits' scale and bias that the loss would not keep, or not see."""
     low, high = loss.scale_range(math.log(STANDARD_LIMIT))
     if not low <= model.init_logit_scale <= high:

@@ -2,9 +2,9 @@
 
 from mmtrain.errors import UsageError
 from mmtrain.eval.config import EVALUATORS
-from mmtrain.losses.config import LossConfig
 from mmtrain.recipe import TrainRecipe
 from mmtrain.tasks.answering import AnsweringTask
+from mmtrain.tasks.config import LossSection
 from mmtrain.tasks.contrastive import ContrastiveTask
 from mmtrain.tasks.task import Shared, Task
 
@@ -25,7 +25,7 @@ def build_task(recipe: TrainRecipe, shared: Shared) -> Task:
             init=model.init,
             vision_init=model.vision_init,
         )
-    if recipe.loss != LossConfig():
+    if recipe.loss != LossSection():
         raise UsageError("[loss] has no effect beside [vqa]; leave it out")
     _refuse_evaluations(recipe, "towers", "has no effect beside [vqa]; leave it out")
     return AnsweringTask(shared, clip=model.clip, section=recipe.vqa, init=model.init)

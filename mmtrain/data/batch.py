@@ -95,5 +95,7 @@ class ImageTextBatch(SampleBatch):
     """int64, tokens of each text from its first to its end token, both counted."""
     label_B: Tensor
     """int64 identity of the concept or caption, for multi-positive losses; -1 is unique."""
+    texts: tuple[str, ...] = ()
+    """The captions, where somebody beside the text tower reads them; "" on padding rows."""
     meta: tuple[SampleMeta, ...] = ()
     """One for each row in an evaluation; empty in training."""

@@ -251,6 +251,9 @@ class ImageTextData(NumberedData[ImageTextBatch]):
         UsageError: as the class above; or no sample has the label key asked for.
     """
 
+    keeps_texts = False
+    """Whether batches have their captions as texts too."""
+
     def _build_reader(self, transform: TrainTransform | None) -> SampleReader:
         reader = super()._build_reader(transform)
         self._refuse_unknown_label_key(reader)
@@ -271,6 +274,7 @@ class ImageTextData(NumberedData[ImageTextBatch]):
             epoch=rows.epoch,
             keys=tuple("" if each is None else each.key for each in samples),
             bad=bad,
+            texts=tuple(map(_caption, samples)) if self.keeps_texts else (),
         )
 
     def _refuse_unknown_label_key(self, reader: SampleReader) -> None:
@@ -302,11 +306,14 @@ class ImageTextData(NumberedData[ImageTextBatch]):
 
     def _texts(self, samples: list[Sample | None]) -> tuple[Tensor, Tensor]:
         """Ids [B, T] and lengths [B]; a text without any token counts one of padding."""
-        texts = ["" if sample is None else sample.caption for sample in samples]
-        tokens_BT, length_B = self.tokenizer.encode(texts)
+        tokens_BT, length_B = self.tokenizer.encode([*map(_caption, samples)])
         width = self._fixed_length or max(1, tokens_BT.size(1))
         tokens_BT = F.pad(tokens_BT, (0, width - tokens_BT.size(1)), value=self.tokenizer.pad_id)
         return tokens_BT, length_B.clamp(min=1)
+
+
+def _caption(sample: Sample | None) -> str:
+    return "" if sample is None else sample.caption
 
 
 @contextlib.contextmanager

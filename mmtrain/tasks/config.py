@@ -1,11 +1,33 @@
-"""The section [vqa] of a recipe."""
+"""The sections [loss] and [vqa] of a recipe."""
 
 from dataclasses import dataclass, field, fields
 
 from mmtrain.data.questions.batches import VqaDataConfig
-from mmtrain.losses.config import AnswerLossConfig
+from mmtrain.losses.config import AnswerLossConfig, LossConfig
 from mmtrain.models.vqa import VqaConfig
 from mmtrain.settings.paths import PathText
+from mmtrain.tasks.terms import TermConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSection(LossConfig):
+    """The contrastive loss and what is added to it."""
+
+    weight: float = 1.0
+    """What the contrastive loss counts beside [[loss.terms]]."""
+    terms: tuple[TermConfig, ...] = ()
+    """Further terms, each with its kind, its weight and its own keys; metrics.jsonl has what each
+    comes to as loss/KIND."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weight < 0:
+            raise ValueError(f"weight = {self.weight} must be at least 0")
+        if self.weight != 1 and not self.terms:
+            raise ValueError(
+                f"weight = {self.weight} has no effect without [[loss.terms]], beside which it "
+                "counts; leave it out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,16 +15,16 @@ from mmtrain.eval import Encoder
 from mmtrain.interop.timm import read_timm_tower
 from mmtrain.loading import save_model
 from mmtrain.loading.start import contradictions, loss_lines, start_lines
-from mmtrain.losses.config import LossConfig
 from mmtrain.models import Clip, ClipConfig
 from mmtrain.models.transfer import copy_image_tower, copy_weights
 from mmtrain.parallel import Layout
+from mmtrain.tasks.config import LossSection
 from mmtrain.tasks.draws import Draws
 from mmtrain.tasks.logits import Logits
 from mmtrain.tasks.objective import Objective
 from mmtrain.tasks.task import Shared, copy_start
 from mmtrain.tasks.terms.contrastive import ContrastiveTerm
-from mmtrain.tasks.terms.term import Rows
+from mmtrain.tasks.terms.term import Found, Rows, Term
 
 
 class ContrastiveTask:
@@ -48,7 +48,7 @@ class ContrastiveTask:
         shared: Shared,
         *,
         clip: ClipConfig,
-        loss: LossConfig,
+        loss: LossSection,
         init: str | None,
         vision_init: str | None,
     ) -> None:
@@ -67,6 +67,7 @@ class ContrastiveTask:
             fixed_length=shared.tokenizer.context_length if fixed else None,
             **shared.batches(),
         )
+        self.data.keeps_texts = any(term.wants_texts for term in loss.terms)
 
     def sections(self) -> Mapping[str, Any]:
         """The data fix nothing in them."""
@@ -138,9 +139,9 @@ class ContrastiveTask:
 
 
 def contrastive_objective(
-    model: Clip, config: LossConfig, *, layout: Layout, seed: int, lora_dropout: bool = False
+    model: Clip, config: LossSection, *, layout: Layout, seed: int, lora_dropout: bool = False
 ) -> Objective:
-    """The contrastive loss.
+    """The contrastive loss and the terms beside it.
 
     Args:
         model: its logits' scale and bias are taken over.
@@ -151,6 +152,7 @@ def contrastive_objective(
 
     Raises:
         ValueError: the loss needs a bias that the model has not.
+        UsageError: a term does not fit the model, or its teacher cannot be had.
     """
     towers = model.config
     draws = Draws(
@@ -162,8 +164,17 @@ def contrastive_objective(
         return found | draws.rows(batch, batch.position_B)
 
     logits = Logits(model, config, device=layout.device)
+    contrastive = ContrastiveTerm(config, logits, layout=layout, weight=config.weight)
+    terms: list[Term] = [contrastive]
+    for number, term in enumerate(config.terms):
+        name = f"term{number}"
+        terms.append(
+            term.build(
+                Found(name=name, contrastive=contrastive, embed_dim=towers.embed_dim, layout=layout)
+            )
+        )
     return Objective(
-        [ContrastiveTerm(config, logits, layout=layout)],
+        terms,
         layout=layout,
         rows=rows,
         handed={"image": towers.embed_dim, "text": towers.embed_dim},

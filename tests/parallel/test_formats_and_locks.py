@@ -7,10 +7,10 @@ import torch
 import torch.distributed as dist
 
 from mmtrain.errors import UsageError
-from mmtrain.losses.config import LossConfig
 from mmtrain.models import Clip
 from mmtrain.parallel import ParallelConfig
 from mmtrain.parallel.blocks import numbered_blocks
+from mmtrain.tasks.config import LossSection
 from mmtrain.tasks.contrastive import contrastive_objective
 from tests.parallel.tiny_clip import (
     SIGMOID,
@@ -158,7 +158,7 @@ def test_locked_towers_in_one_process(lock, microbatches: int) -> None:
 
 
 @pytest.mark.parametrize("loss", [SOFTMAX, SIGMOID])
-def test_scale_stays_in_its_limits(loss: LossConfig) -> None:
+def test_scale_stays_in_its_limits(loss: LossSection) -> None:
     """The multiplier, not its logarithm, is limited; the bias is free."""
     objective = Trained(tiny_config(), loss).objective
     assert objective.logits.bias is not None
@@ -171,12 +171,12 @@ def test_scale_stays_in_its_limits(loss: LossConfig) -> None:
 
 
 def test_limit_of_the_scale_is_a_setting() -> None:
-    objective = Trained(tiny_config(), LossConfig(max_logit_scale=30.0)).objective
+    objective = Trained(tiny_config(), LossSection(max_logit_scale=30.0)).objective
     objective.logits.scale.data.fill_(9.0)
     objective.clamp()
     assert objective.logits.scale.exp().item() == pytest.approx(30.0)
     with pytest.raises(ValueError, match=r"max_logit_scale = 0.5 must be at least 1"):
-        LossConfig(max_logit_scale=0.5)
+        LossSection(max_logit_scale=0.5)
 
 
 def test_a_batch_without_a_valid_row_moves_nothing() -> None:

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from mmtrain.data.batch import ImageTextBatch
-from mmtrain.losses.config import LossConfig
 from mmtrain.models import Clip, ClipConfig, TextConfig, VisionConfig
 from mmtrain.models.parameters import hidden_matrix_names, lock_tower, no_decay_names
 from mmtrain.nn import TransformerConfig
 from mmtrain.optim import OptimConfig, build_optimizers, clip_gradients
 from mmtrain.parallel import Layout, ParallelConfig, build_layout, parallelize
+from mmtrain.tasks.config import LossSection
 from mmtrain.tasks.contrastive import contrastive_objective
 from mmtrain.train.step import build_schedule
 
@@ -26,8 +26,8 @@ CPU = torch.device("cpu")
 TOLERANCE = 1e-9
 MAX_NORM = 0.05
 """Far below the first gradients' norm, so that clipping acts."""
-SOFTMAX = LossConfig(kind="clip", positives="attract")
-SIGMOID = LossConfig(kind="siglip", positives="ignore")
+SOFTMAX = LossSection(kind="clip", positives="attract")
+SIGMOID = LossSection(kind="siglip", positives="ignore")
 
 
 def tiny_config(num_layers: int = 2, **vision: Any) -> ClipConfig:
@@ -133,6 +133,9 @@ def take_rows(batch: Any, rank: int, size: int) -> Any:
         for field in dataclasses.fields(batch)
         if isinstance(value := getattr(batch, field.name), Tensor)
     }
+    if texts := getattr(batch, "texts", ()):
+        num = len(texts) // size
+        fields["texts"] = texts[rank * num : (rank + 1) * num]
     return dataclasses.replace(batch, **fields)
 
 
@@ -159,7 +162,7 @@ class Trained:
     def __init__(
         self,
         config: ClipConfig,
-        loss: LossConfig,
+        loss: LossSection,
         *,
         parallel: ParallelConfig | None = None,
         layout: Layout | None = None,

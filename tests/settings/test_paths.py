@@ -18,7 +18,7 @@ from mmtrain.settings.read_toml import read_toml
 
 RECIPE = "configs/debug_clip.toml"
 NO_PATHS = {"name", "image_key", "label_key", "captions", "targets", "also_train", "device"}
-NO_PATHS |= {"wandb_project"}
+NO_PATHS |= {"wandb_project", "caption", "negatives"}
 """Last names of a recipe's keys that take a text and no path."""
 
 
@@ -41,7 +41,9 @@ def text_keys() -> list[str]:
 
 
 def table(key: str, value: Any) -> dict[str, Any]:
-    """The TOML dict of one key."""
+    """The TOML dict of one key; a table of several kinds is of the one that has it."""
+    if key.startswith("loss.terms[]"):
+        return {"loss": {"terms": [{"kind": "distill", key.rpartition(".")[2]: value}]}}
     for name in reversed(key.split(".")):
         value = {name.removesuffix("[]"): [value] if name.endswith("[]") else value}
     return value

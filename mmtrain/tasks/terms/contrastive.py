@@ -22,6 +22,7 @@ class ContrastiveTerm(BatchTerm):
         config: the section [loss].
         logits: scale and bias.
         layout: the mesh; the batch is that of its data-parallel group.
+        weight: what it counts.
 
     Raises:
         ValueError: sigmoid without a bias.
@@ -29,7 +30,10 @@ class ContrastiveTerm(BatchTerm):
 
     kind = "contrastive"
 
-    def __init__(self, config: LossConfig, logits: Logits, *, layout: Layout) -> None:
+    def __init__(
+        self, config: LossConfig, logits: Logits, *, layout: Layout, weight: float = 1.0
+    ) -> None:
+        self.weight = weight
         self.config, self.logits, self.layout = config, logits, layout
         if config.kind == "siglip" and logits.bias is None:
             raise ValueError(

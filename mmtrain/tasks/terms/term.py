@@ -1,14 +1,34 @@
 """What an objective is a weighted sum of: terms that look at single rows, or at all of them."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from mmtrain.parallel import Layout
+
+if TYPE_CHECKING:
+    from mmtrain.tasks.terms.contrastive import ContrastiveTerm
 
 Outputs = dict[str, Tensor]
 """What the towers give, by name; first dim: rows."""
 Rows = dict[str, Tensor]
 """Per-row tensors that every stage may read, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a term of [[loss.terms]] is built beside."""
+
+    name: str
+    """Unlike that of every other term."""
+    contrastive: "ContrastiveTerm"
+    """The loss that it stands beside."""
+    embed_dim: int
+    """Width of the features."""
+    layout: Layout
+    """The mesh."""
 
 
 class Term:

@@ -1,0 +1,187 @@
+"""Distillation: what a trained model makes of the same images and texts is to be learnt."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmtrain.data.batch import ImageTextBatch
+from mmtrain.data.text.tokenizer import Tokenizer
+from mmtrain.errors import UsageError
+from mmtrain.loading import load
+from mmtrain.losses import affinity_loss, feature_loss_B
+from mmtrain.models import Clip
+from mmtrain.parallel import Layout
+from mmtrain.settings.paths import PathText
+from mmtrain.tasks.logits import Logits
+from mmtrain.tasks.terms.term import BatchTerm, Found, Outputs, Rows, RowTerm
+
+_ROWS_AT_ONCE = 64
+"""Of a teacher's forward."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """Learn from a teacher: any model that mmtrain loads, of any size, tokenizer and width. It sees
+    the batch's own crops, resized to its size, and the same captions."""
+
+    kind: Literal["distill"] = "distill"
+    """Names the term."""
+    weight: float = 1.0
+    """What it counts; loss.weight is the contrastive loss's (MobileCLIP: lambda and 1 - lambda)."""
+    teacher: PathText
+    """A run, an export or a folder in another tool's form."""
+    target: Literal["affinity", "features"] = "affinity"
+    """affinity: the teacher's similarities of every image with every text of the batch (Vasu et al.
+    2024, MobileCLIP, arXiv:2311.17049, Eq. 2 to 4); features: the teacher's own features, which
+    must be as wide as model.embed_dim."""
+
+    wants_texts: ClassVar[bool] = True
+    """The teacher has a tokenizer of its own."""
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0:
+            raise ValueError(f"weight = {self.weight} must be positive; or leave the term out")
+
+    def build(self, found: Found) -> "AffinityTerm | FeatureTerm":
+        """The term, with its teacher.
+
+        Raises:
+            UsageError: there is no such model, or its features do not fit.
+        """
+        teacher = Teacher(self.teacher, layout=found.layout, name=found.name)
+        if self.target == "affinity":
+            logits = found.contrastive.logits
+            return AffinityTerm(teacher, logits, layout=found.layout, weight=self.weight)
+        if teacher.embed_dim != found.embed_dim:
+            raise UsageError(
+                f'loss.terms: distill: target = "features" needs as many as the teacher has, '
+                f"{teacher.embed_dim}, and model.embed_dim is {found.embed_dim}; use target = "
+                '"affinity"'
+            )
+        return FeatureTerm(teacher, weight=self.weight)
+
+
+class Teacher:
+    """A frozen model, and its features of a batch as further rows of it.
+
+    It never gets a gradient and is in no optimizer, average or checkpoint. Its weights are whole on
+    every rank that has images; what it sees of a sample is what the student's first pass sees.
+
+    Args:
+        path: loss.terms' teacher.
+        layout: the mesh.
+        name: begins the names of its rows.
+    """
+
+    def __init__(self, path: str, *, layout: Layout, name: str) -> None:
+        model, preprocess, tokenizer = load(path, key="loss.terms: teacher")
+        self.embed_dim, self.layout = model.config.embed_dim, layout
+        self.multiplier = model.logit_scale.detach().exp().item()
+        self.image_size = preprocess.config.image_size
+        self.image, self.text, self.valid = (
+            f"{name}_{part}" for part in ("image", "text", "valid")
+        )
+        self._tokenizer: Tokenizer = tokenizer
+        self._model: Clip | None = None
+        if layout.is_first_stage:  # the others have no images
+            self._model = model.to(layout.device).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def rows(self, batch: ImageTextBatch) -> Rows:
+        """Its unit-norm features of the batch, on every pipeline stage."""
+        shape = (batch.num_rows, self.embed_dim)
+        features = [torch.zeros(shape, device=self.layout.device) for _ in range(2)]
+        if self._model is not None:
+            features = [x.contiguous() for x in self._encode(self._model, batch)]
+        if (group := self.layout.group("pp")) is not None:
+            for tensor in features:
+                dist.broadcast(tensor, dist.get_global_rank(group, 0), group=group)
+        image_BE, text_BE = features
+        return {self.image: image_BE, self.text: text_BE, self.valid: batch.valid_B}
+
+    def _encode(self, model: Clip, batch: ImageTextBatch) -> tuple[Tensor, Tensor]:
+        tokens_BT, length_B = (
+            x.to(self.layout.device) for x in self._tokenizer.encode(batch.texts)
+        )
+        if not model.text.config.cuts_padding:
+            places = self._tokenizer.context_length - tokens_BT.size(1)
+            tokens_BT = F.pad(tokens_BT, (0, places), value=self._tokenizer.pad_id)
+        images = [
+            model.encode_image(self._resized(part))
+            for part in batch.images_BCHW.split(_ROWS_AT_ONCE)
+        ]
+        length_B = length_B.clamp(min=1)
+        texts = [
+            model.encode_text(part, lengths)
+            for part, lengths in zip(
+                tokens_BT.split(_ROWS_AT_ONCE), length_B.split(_ROWS_AT_ONCE), strict=True
+            )
+        ]
+        return torch.cat(images).float(), torch.cat(texts).float()
+
+    def _resized(self, images_BCHW: Tensor) -> Tensor:
+        if images_BCHW.size(-1) == self.image_size:
+            return images_BCHW
+        size = (self.image_size, self.image_size)
+        resized = F.interpolate(images_BCHW.float(), size, mode="bicubic", antialias=True)
+        return resized.round().clamp(0, 255).to(torch.uint8)
+
+
+class AffinityTerm(BatchTerm):
+    """The teacher's softmax over the batch, by images and by texts.
+
+    Args:
+        teacher: gives its features and its own multiplier.
+        logits: the student's multiplier.
+        layout: the mesh; the batch is that of its data-parallel group.
+        weight: what it counts.
+    """
+
+    kind = "distill"
+
+    def __init__(self, teacher: Teacher, logits: Logits, *, layout: Layout, weight: float) -> None:
+        self.teacher, self.logits, self.layout, self.weight = teacher, logits, layout, weight
+
+    def rows(self, batch: ImageTextBatch) -> Rows:
+        return self.teacher.rows(batch)
+
+    def loss(self, outputs: Outputs, batch: ImageTextBatch, rows: Rows) -> Tensor:
+        return affinity_loss(
+            outputs["image"],
+            outputs["text"],
+            teacher_image_BE=rows[self.teacher.image],
+            teacher_text_BE=rows[self.teacher.text],
+            logit_scale=self.logits.multiplier(),
+            teacher_logit_scale=self.teacher.multiplier,
+            group=self.layout.group("dp"),
+            valid_B=batch.valid_B,
+        )
+
+
+class FeatureTerm(RowTerm):
+    """The squared distance of both features from the teacher's, mean over rows.
+
+    Args:
+        teacher: gives them.
+        weight: what it counts.
+    """
+
+    kind = "distill"
+
+    def __init__(self, teacher: Teacher, *, weight: float) -> None:
+        self.teacher, self.weight = teacher, weight
+
+    def rows(self, batch: ImageTextBatch) -> Rows:
+        return self.teacher.rows(batch)
+
+    def columns(self, outputs: Outputs, rows: Rows) -> Tensor:
+        image_B = feature_loss_B(outputs["image"], rows[self.teacher.image])
+        text_B = feature_loss_B(outputs["text"], rows[self.teacher.text])
+        return ((image_B + text_B) * rows[self.teacher.valid])[:, None]
+
+    def count(self, batch: ImageTextBatch) -> Tensor:
+        return batch.valid_B.sum()
