@@ -41,7 +41,7 @@ def complaint(words: Sequence[str], *, cwd: Path, disk: int | None = None) -> st
     """
     out, err = io.StringIO(), io.StringIO()
     try:
-        with _limits(disk), _inside(cwd), warnings.catch_warnings():
+        with _limits(disk, stop=_stop_of(words)), _inside(cwd), warnings.catch_warnings():
             warnings.simplefilter("error")
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 status: object = main(list(words))
@@ -109,8 +109,14 @@ def _inside(folder: Path) -> Iterator[None]:
         os.environ["HOME"] = home or ""
 
 
+def _stop_of(words: Sequence[str]) -> signal.Signals:
+    """What ends a command that would go on for ever: a server passes a SIGTERM on to the process
+    that it is in, here that of the tests."""
+    return signal.SIGINT if list(words[:1]) == ["serve"] else signal.SIGTERM
+
+
 @contextlib.contextmanager
-def _limits(disk: int | None) -> Iterator[None]:
+def _limits(disk: int | None, *, stop: signal.Signals) -> Iterator[None]:
     """Less memory and time than would trouble the machine, and no file of more than `disk`."""
 
     started = time.monotonic()
@@ -119,7 +125,7 @@ def _limits(disk: int | None) -> Iterator[None]:
         if time.monotonic() - started > SECONDS:
             raise Hang
         if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(stop)
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])

@@ -22,7 +22,7 @@ from mmtrain.losses import _blocks, _gradients, _sigmoid_sums, _softmax, clip
 from mmtrain.optim import clip as optim_clip
 from mmtrain.parallel import ParallelConfig
 from mmtrain.parallel.tensor import LocalCompute
-from mmtrain.tasks import logits
+from mmtrain.tasks import logits, objective
 from tests.parallel.tiny_clip import SIGMOID, SOFTMAX, Trained, tiny_config
 from tests.ranks import run_ranks
 
@@ -168,13 +168,21 @@ REMOVALS = {
         layout=TENSOR,
         seen_as="loss",
     ),
-    "pp: loss and scale's gradient broadcast": Removal(
-        target=logits,
+    "pp: loss broadcast": Removal(
+        target=objective,
         name="dist",
         replacement=without("broadcast"),
         layout=PIPELINE,
         microbatches=2,
         seen_as="loss",
+    ),
+    "pp: scale's gradient broadcast": Removal(
+        target=logits,
+        name="dist",
+        replacement=without("broadcast"),
+        layout=PIPELINE,
+        microbatches=2,
+        seen_as="gradient",
     ),
     "pp: norm summed over stages": Removal(
         target=optim_clip,
