@@ -41,6 +41,13 @@ def test_refused(
     assert told in line and not (tmp_path / "run/metrics.jsonl").exists()
 
 
+def test_groups_of_texts_are_refused_beside_questions() -> None:
+    """Their encoder pads questions as they come; the setting was once ignored."""
+    recipe = load_recipe(Path(RECIPE).with_name("vqa_shapes.toml"), ["--train.text_groups", "2"])
+    with pytest.raises(UsageError, match=r"train.text_groups = 2 has no effect beside \[vqa\]"):
+        refuse_idle(recipe)
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -107,9 +107,11 @@ class Teacher:
         tokens_BT, length_B = (
             x.to(self.layout.device) for x in self._tokenizer.encode(batch.texts)
         )
-        if not model.text.config.cuts_padding:
-            places = self._tokenizer.context_length - tokens_BT.size(1)
-            tokens_BT = F.pad(tokens_BT, (0, places), value=self._tokenizer.pad_id)
+        # As the student's: a text without any token counts one of padding.
+        cut = model.text.config.cuts_padding
+        width = max(1, tokens_BT.size(1)) if cut else self._tokenizer.context_length
+        missing = width - tokens_BT.size(1)
+        tokens_BT = F.pad(tokens_BT, (0, missing), value=self._tokenizer.pad_id)
         images = [
             model.encode_image(self._resized(part))
             for part in batch.images_BCHW.split(_ROWS_AT_ONCE)
