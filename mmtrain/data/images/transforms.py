@@ -85,9 +85,10 @@ class TrainTransform:
         draws = draws_N.tolist()
         height, width = image_HWC.shape[:2]
         top, left, h, w = crop_box(height, width, augment=self._augment, draws=draws[:-1])
-        # The strides stay those of [H, W, C]: torch's uint8 resize is twice as fast from these as
-        # from [C, H, W].
-        x_1CHW = torch.from_numpy(image_HWC[top : top + h, left : left + w]).permute(2, 0, 1)[None]
+        # Torch's uint8 resize is fastest where both the strides of the pixels and the one of the
+        # batch of one say channels_last: the latter do if the batch comes first.
+        crop_1HWC = torch.from_numpy(image_HWC[top : top + h, left : left + w])[None]
+        x_1CHW = crop_1HWC.permute(0, 3, 1, 2)
         if (h, w) != (self._size, self._size):
             x_1CHW = F.interpolate(
                 x_1CHW, size=(self._size, self._size), mode=self._mode, antialias=True
