@@ -7,7 +7,7 @@ from typing import Any
 
 from mmtrain.report.chart import NUM_COLORS, short_number
 from mmtrain.report.curves import draw_curves, draw_scores, percent
-from mmtrain.report.facts import flatten, last_loss, run_length, speed
+from mmtrain.report.facts import facts_of, flatten, last_loss, run_length, speed
 from mmtrain.report.run_folder import RECALLS, Evaluation, Kind, RunFolder, column
 
 _NOTHING = "–"
@@ -32,7 +32,7 @@ def comparison(runs: Sequence[RunFolder]) -> dict[str, Any]:
     """What compare.html shows of two or more runs."""
     names = distinct_names(runs)
     settings, num_equal = _differences([_settings(run) for run in runs])
-    facts, _ = _differences([dict(flatten(run.facts)) for run in runs])
+    facts, _ = _differences([dict(facts_of(run)) for run in runs])
     return {
         "title": f"{len(runs)} runs compared",
         "legend": [

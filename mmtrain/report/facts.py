@@ -9,14 +9,14 @@ from mmtrain.report.run_folder import RunFolder, column
 
 def run_length(run: RunFolder) -> str:
     """How far a run went, in words."""
-    counts = {key: _last(run, key) for key in ("step", "samples_seen", "epoch")}
+    counts = {key: _last(run, key) for key in ("step", "samples_seen")}
     if counts["step"] is None:
         return "No step logged yet"
     parts = [f"{counts['step']:,.0f} steps"]
     if counts["samples_seen"] is not None:
         parts.append(f"{counts['samples_seen']:,.0f} samples seen")
-    if counts["epoch"] is not None:
-        parts.append(f"epoch {counts['epoch']:,.10g}")
+    if per_epoch := dict(flatten(run.facts)).get("data batches per epoch"):
+        parts.append(f"{counts['step'] / int(per_epoch):,.4g} epochs")
     return " · ".join(parts)
 
 
@@ -37,6 +37,14 @@ def speed(run: RunFolder) -> float | None:
     return statistics.median(speeds) if speeds else None
 
 
+def facts_of(run: RunFolder) -> list[tuple[str, str]]:
+    """run.json as rows of a table; of what a resume changed, the value before and since."""
+    return [
+        (name, value.replace(", ", " → ", 1) if name.startswith("changed at ") else value)
+        for name, value in flatten(run.facts)
+    ]
+
+
 def _last(run: RunFolder, key: str) -> float | None:
     points = column(run.metrics, key)
     return points[-1][1] if points else None
@@ -52,5 +60,11 @@ def flatten(
         if isinstance(value, dict):
             rows += flatten(value, f"{name}{between}", between=between)
         else:
-            rows.append((name.replace("_", " ") if between == " " else name, str(value)))
+            rows.append((name.replace("_", " ") if between == " " else name, _shown(value)))
     return rows
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value)) or "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)

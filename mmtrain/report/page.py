@@ -14,7 +14,7 @@ from mmtrain.files import replace_file
 from mmtrain.report.chart import short_number
 from mmtrain.report.compare import comparison
 from mmtrain.report.curves import draw_curves, draw_reliability, draw_scores, percent
-from mmtrain.report.facts import flatten, last_loss, run_length, speed
+from mmtrain.report.facts import facts_of, last_loss, run_length, speed
 from mmtrain.report.look import update_look
 from mmtrain.report.run_folder import Evaluation, RunFolder, column, is_run, read_run
 
@@ -95,7 +95,7 @@ def _one_run(run: RunFolder, *, lacking: str | None) -> dict[str, Any]:
         "bad_reasons": Counter(str(row.get("reason", "?")) for row in run.bad_samples),
         "bad_batches": run.bad_batches[:NUM_BAD_SHOWN],
         "num_bad_batches": len(run.bad_batches),
-        "facts": flatten(run.facts) + _fingerprints(run.evaluations),
+        "facts": facts_of(run) + _fingerprints(run.evaluations),
         "recipe": run.recipe,
     }
 

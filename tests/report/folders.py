@@ -119,7 +119,13 @@ def make_run(
     path.mkdir(parents=True)
     write_metrics(path, num_steps)
     (path / "recipe.toml").write_text(f'[run]\ndir = "x"\nseed = 1\n[optim]\nlr = {lr}\n')
-    facts = {"versions": {"torch": "2.14.1"}, "commit": "abc", "data": {"fingerprint": "f00d"}}
+    facts: dict[str, Any] = {
+        "versions": {"torch": "2.14.1"},
+        "commit": "abc",
+        "data": {"fingerprint": "f00d"},
+    }
+    facts["data"]["batches_per_epoch"] = 8
+    facts["changed"] = {"at step 20": {"optim.lr": [1e-3, 5e-4]}}
     (path / "run.json").write_text(json.dumps(facts))
     best = [make_example(number, text=text) for number in range(10)]
     worst = [make_example(10 + number, text=text, right=False) for number in range(10)]

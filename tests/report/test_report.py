@@ -53,7 +53,8 @@ def test_one_run_becomes_its_page(tmp_path: Path) -> None:
     told = " ".join(page.texts)
     for part in (
         "run-7",
-        "40 steps · 1,280 samples seen · epoch 4",
+        "40 steps · 1,280 samples seen · 5 epochs",
+        "changed at step 20 optim.lr 0.001 → 0.0005",
         "held-out",
         "zero-shot top-1, 2 × chance",
         "25.0 %",
