@@ -93,9 +93,8 @@ def _train(recipe: TrainRecipe, layout: Layout, *, resume: Resume, signals: Stop
         for line in take_up_open_clip(run):
             _say(line)
     _write_facts(run)
-    if run.num_trainable < run.num_parameters:
-        share = f"{run.num_trainable:,} of {run.num_parameters:,} parameters"
-        _say(f"training {share} ({run.num_trainable / run.num_parameters:.2%})")
+    for line in _headline(run):
+        _say(line)
     with _open_log(run) as log, _build_watchdog(run) as watchdog:
         loop = _build_loop(run, log, watchdog, signals)
         if not loop.run():
@@ -108,6 +107,19 @@ def _train(recipe: TrainRecipe, layout: Layout, *, resume: Resume, signals: Stop
         log.say(f"done: {run.folder} ({', '.join(_written(run.folder))})")
     refuse_failed(failed)
     return run.folder
+
+
+def _headline(run: Run) -> Iterator[str]:
+    """What is about to run, before its first step."""
+    config, data = run.recipe.train, run.data
+    epochs = run.total_steps / data.batches_per_epoch
+    yield (
+        f"{data.num_samples:,} samples; {run.total_steps:,} steps of {config.batch_size:,} "
+        f"({epochs:,.4g} epochs)"
+    )
+    part = run.num_trainable / run.num_parameters
+    share = "" if part == 1 else f" of {run.num_parameters:,} ({part:.2%})"
+    yield f"training {run.num_trainable:,}{share} parameters in {config.precision} on {run.layout}"
 
 
 def _written(folder: Path) -> Iterator[str]:

@@ -112,10 +112,15 @@ def test_samples_without_captions(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert {json.loads(row)["key"] for row in bad} == {"012", "013", "014", "015"}
 
 
-def test_fewer_shards_than_workers(tmp_path: Path) -> None:
-    """One shard for two workers simply works."""
+def test_fewer_shards_than_workers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One shard for two workers simply works; what runs is told before its first step."""
     options = ("--run-dir", str(tmp_path / "run"), "--train.steps", "3", "--data.workers", "2")
     assert main(["train", RECIPE, *options]) == 0
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    told = capsys.readouterr().err.splitlines()
+    assert "mmtrain: 64 samples; 3 steps of 16 (0.75 epochs)" in told
+    trainable = facts["parameters"]["trainable"]
+    assert f"mmtrain: training {trainable:,} parameters in fp32 on cpu" in told
 
 
 def test_evaluation_that_cannot_work_is_found_before_training(

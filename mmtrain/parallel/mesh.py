@@ -130,6 +130,15 @@ class Layout:
     dp_mesh: DeviceMesh | None = None
     """Both data-parallel axes as one."""
 
+    def __str__(self) -> str:
+        """Where a run computes, for people: `cuda`, or `8 cuda ranks (dp_shard 4, tp 2)`."""
+        if self.mesh is None:
+            return self.device.type
+        sizes = zip(self.mesh.mesh_dim_names or (), self.mesh.shape, strict=True)
+        axes = ", ".join(f"{name} {size}" for name, size in sizes if size > 1)
+        ranks = f"{self.mesh.size()} {self.device.type} rank" + "s" * (self.mesh.size() > 1)
+        return f"{ranks} ({axes})" if axes else ranks
+
     def axis(self, name: Axis) -> DeviceMesh | None:
         """The mesh along `pp`, `dp` (both data-parallel axes) or `tp`."""
         if self.mesh is None or name == "dp":

@@ -2,7 +2,8 @@
 
 import re
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -242,3 +243,11 @@ def test_stages_of_each_rank(schedule, want):
         object.__setattr__(layout, "rank", lambda axis, rank=rank: rank)
         assert stage_indices(layout) == indices
         assert layout.is_last_stage == (max(map(max, want)) in indices)
+
+
+def test_a_layout_names_its_ranks() -> None:
+    """The mesh's axes of more than one rank; a single process is its device alone."""
+    fake = SimpleNamespace(mesh_dim_names=("pp", "dp_shard", "tp"), shape=(1, 4, 2), size=lambda: 8)
+    alone = Layout(device=torch.device("cpu"), config=ParallelConfig())
+    assert str(alone) == "cpu"
+    assert str(replace(alone, mesh=cast(Any, fake))) == "8 cpu ranks (dp_shard 4, tp 2)"
