@@ -2,8 +2,8 @@
 
 import re
 import shlex
-import shutil
 import subprocess
+import tarfile
 import tomllib
 from pathlib import Path
 
@@ -47,13 +47,11 @@ def mmtrain_words(words: list[str]) -> list[str] | None:
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory like a clone's, with the reader's own shards in it."""
+    """A working directory like a clone's, with the reader's own photos in it."""
     for name in ("configs", "mmtrain"):
         (tmp_path / name).symlink_to(ROOT / name)
-    shards = tmp_path / "data" / "my_shards"
-    shards.mkdir(parents=True)
-    for number in range(2):
-        shutil.copy(debug_pairs().train, shards / f"{number:05d}.tar")
+    with tarfile.open(debug_pairs().train) as shard:
+        shard.extractall(tmp_path / "photos", filter="data")
     Image.new("RGB", (90, 60), "red").save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mmtrain.cli.data_making import add_data_make, add_data_split
 from mmtrain.cli.parser import Parser, add_command, add_group
 from mmtrain.cli.vqa import add_data_vqa
 from mmtrain.data.sources.source import IMAGE_KEY
@@ -12,13 +13,15 @@ from mmtrain.settings.numbers import at_least
 
 def add_data(commands: Any) -> None:
     """The commands that look after data."""
-    actions = add_group(commands, "data", "index or check data", metavar="ACTION")
+    actions = add_group(commands, "data", "make, index, check or split data", metavar="ACTION")
     index = add_command(
         actions, "index", "write the index of every shard, with a checksum of every file", _index
     )
     index.add_argument("data", nargs="+", metavar="SHARDS", help="tars, globs, brace ranges")
     _add_index_dir(index)
     _add_check(actions)
+    add_data_make(actions)
+    add_data_split(actions)
     add_data_vqa(actions)
 
 

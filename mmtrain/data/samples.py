@@ -109,7 +109,7 @@ class SampleReader:
         members = read_members(self.source, sample, self._wanted, retry_seconds=self.retry_seconds)
         fields = json_fields(members.get("json"))
         found = {
-            name: _captions(name, members, fields, self.caption_lines) for name in self.captions
+            name: captions_in(name, members, fields, self.caption_lines) for name in self.captions
         }
         caption = self._draw_caption(found, caption_draws) if self.captions else ""
         pixels = decode_image(
@@ -151,7 +151,7 @@ class SampleReader:
         try:
             members = self.source.read(sample, self._wanted)
             fields = json_fields(members.get("json"))
-            texts = [t for name in self.captions for t in _captions(name, members, fields, None)]
+            texts = [t for name in self.captions for t in captions_in(name, members, fields, None)]
         except SampleError:
             return None
         return all(len(caption_lines(text)) > 1 for text in texts) if texts else None
@@ -275,10 +275,20 @@ def json_fields(data: bytes | None) -> dict[str, Any]:
     return fields
 
 
-def _captions(
+def captions_in(
     name: str, members: Mapping[str, bytes], fields: dict[str, Any], lines: bool | None
 ) -> list[str]:
-    """The captions in one place; blank ones and what is no text do not count."""
+    """The captions in one place; blank ones and what is no text do not count.
+
+    Args:
+        name: `txt`, or a field of the .json.
+        members: the sample's files by extension.
+        fields: its .json.
+        lines: as `split_captions`.
+
+    Raises:
+        SampleError: the .txt is no UTF-8.
+    """
     if name == "txt":
         try:
             texts = [members["txt"].decode("utf-8")] if "txt" in members else []

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 from collections.abc import Callable
 
 
@@ -16,6 +17,40 @@ def at_least(smallest: int, *, at_most: float = math.inf) -> Callable[[str], int
         return int(text)
 
     return convert
+
+
+def part(text: str) -> tuple[int, int]:
+    """The type of an option that is one of n equal parts: `0/4` to `3/4`."""
+    number, slash, count = text.partition("/")
+    words = (number, count)
+    right = slash and all(each.isdecimal() and len(each) < 10 for each in words)
+    if not right or not int(number) < int(count):
+        raise argparse.ArgumentTypeError(f"{text} must be i/n with i from 0 to n - 1, such as 0/4")
+    return int(number), int(count)
+
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+
+
+def num_bytes(text: str) -> int:
+    """The type of an option that is a number of bytes: `500MB`, `1.5GiB`, `1000000`."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([a-z]*)", text.strip().lower(), re.ASCII)
+    if (
+        found is None
+        or found[2] not in _UNITS
+        or not 1 <= float(found[1]) * _UNITS[found[2]] < 1e18
+    ):
+        raise argparse.ArgumentTypeError(f"{text} must be bytes, such as 500MB or 1.5GiB")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def named_share(text: str) -> tuple[str, float]:
+    """The type of an option that is a folder's name and a share within 0 and 1: `val=0.1`."""
+    name, _, share = text.partition("=")
+    if not name or name in (".", "..") or "/" in name:
+        raise argparse.ArgumentTypeError(f"{text} must be NAME=X with a folder's name")
+    return name, _number(share, lambda value: 0 < value < 1, "NAME=X with X within 0 and 1")
 
 
 def positive(text: str) -> float:

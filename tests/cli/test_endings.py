@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from mmtrain.cli import main
 from mmtrain.cli.endings import end_well
@@ -53,6 +52,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("checkpoint", "convert", "{run}", "--out", "{out}"),
         ("checkpoint", "convert", "{run}", "--out", "{out}", "--format", "mmtrain"),
         ("embed", "--model", "{run}", "--data", SHARD, "--out", "{out}"),
+        ("data", "make", SHARD, "--out", "{out}"),
         ("report", "{run}", "--out", "{out}.html"),
         ("summary", RECIPE, "--graph", "{out}.svg"),
     ],
@@ -95,7 +95,6 @@ def load_tool(name: str):
 @pytest.mark.parametrize(
     ("tool", "words"),
     [
-        ("make_shards", ("{images}", "--out", "{out}")),
         ("make_shapes_vqa", ("--out", "{out}", "--train", "4")),
         ("train_tokenizer", (SHARD, "--out", "{out}", "--vocab-size", "300")),
     ],
@@ -103,18 +102,14 @@ def load_tool(name: str):
 def test_a_full_disk_under_a_tool(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], tool: str, words: tuple[str, ...]
 ) -> None:
-    images = tmp_path / "images"
-    images.mkdir()
-    Image.new("RGB", (40, 40)).save(images / "0.png")
-    (images / "0.txt").write_text("a picture")
-    given = [word.format(images=images, out=tmp_path / "out") for word in words]
+    given = [word.format(out=tmp_path / "out") for word in words]
     with full_disk(0):
         assert load_tool(tool).main(given) == 2
     told = capsys.readouterr().err.splitlines()
     assert told[-1].startswith(f"{tool}: error: ") and str(tmp_path) in told[-1]
 
 
-@pytest.mark.parametrize("tool", ["make_shards", "make_shapes_vqa", "train_tokenizer"])
+@pytest.mark.parametrize("tool", ["make_shapes_vqa", "train_tokenizer"])
 def test_ctrl_c_in_a_tool(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tool: str
 ) -> None:

@@ -33,13 +33,22 @@ class ManifestSource:
         path: the manifest.
         image_key: the column of the image's path.
         key: the setting that the path came from, for messages.
+        folder: where relative paths start, if that is not the manifest's folder.
 
     Raises:
         UsageError: it cannot be read, has no rows, lacks the column, or that holds no paths.
     """
 
-    def __init__(self, path: Path, *, image_key: str, key: str = "data.train") -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        image_key: str,
+        key: str = "data.train",
+        folder: Path | None = None,
+    ) -> None:
         self.path, self.image_key = path, image_key
+        self._folder = path.parent if folder is None else folder
         self._table = Table(path, column=image_key, option=image_key_option(key), key=key)
         self._caption_column = caption_column(self._table.columns)
         self.num_samples = self._table.num_rows
@@ -77,7 +86,7 @@ class ManifestSource:
             members["txt"] = caption.encode("utf-8", "surrogatepass")
         extension = image_extension(name) if isinstance(name, str) else "image"
         if wanted is None or extension in wanted:
-            members[extension] = read_image(self.path.parent, name)
+            members[extension] = read_image(self._folder, name)
         return {k: v for k, v in members.items() if wanted is None or k in wanted}
 
     def _refuse_no_paths(self, key: str) -> None:

@@ -161,7 +161,7 @@ def open_source(
     if verify:
         raise UsageError(
             f"data.verify = true needs checksums, which {patterns} has not; pack it into shards "
-            "(tools/make_shards.py) or set it to false"
+            "(mmtrain data make) or set it to false"
         )
     return source
 
