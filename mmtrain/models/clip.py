@@ -63,9 +63,7 @@ class ClipStage(Stage):
 
     def forward(
         self,
-        vision_x: Tensor,
-        text_x: Tensor | None = None,
-        *,
+        *inputs: Tensor,
         tokens_BT: Tensor,
         length_B: Tensor,
         kept_BP: Tensor | None = None,
@@ -75,28 +73,33 @@ class ClipStage(Stage):
         text_BE: Tensor | None = None,
         only: Literal["text"] | None = None,
         **rows: Tensor,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Images, or both towers' tokens -> both towers' tokens, or the criterion's [B, C].
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Images, or the towers' tokens -> the towers' tokens, or the criterion's [B, C].
 
         Args:
-            image_BE, text_BE: an output that is known; its tower does not run.
+            inputs: images, or tokens of each tower that runs.
+            image_BE, text_BE: an output that is known; its tower does not run, and its tokens do
+                not travel. Only the last stage looks at it.
             only: return this output alone.
         """
+        given = iter(inputs)
+        x: dict[str, Tensor] = {}
+        images = next(given) if self.vision.embed is not None else None
         if image_BE is None and only is None:
-            image = self.vision(vision_x, kept_BP=kept_BP, keep_BL2=vision_keep_BL2)
-            image_BE = image if self.vision.head is None else unit_norm(image)
+            tokens = next(given) if images is None else images
+            x["image"] = self.vision(tokens, kept_BP=kept_BP, keep_BL2=vision_keep_BL2)
         if text_BE is None:
-            source = tokens_BT if text_x is None else text_x
-            text = self.text(source, length_B=length_B, keep_BL2=text_keep_BL2)
-            text_BE = text if self.text.head is None else unit_norm(text)
-        assert text_BE is not None
-        if image_BE is None:
-            return text_BE
+            tokens = next(given) if self.text.embed is None else tokens_BT
+            x["text"] = self.text(tokens, length_B=length_B, keep_BL2=text_keep_BL2)
         if self.vision.head is None:
-            return image_BE, text_BE
+            return tuple(x.values())
+        x = {name: unit_norm(output) for name, output in x.items()}
+        if only is not None:
+            return x[only]
+        known = {"image": image_BE, "text": text_BE}
+        outputs = {n: x[n] if output is None else output for n, output in known.items()}
         if self._criterion is None:
-            return torch.cat([image_BE, text_BE], dim=1)
-        outputs = {"image": image_BE, "text": text_BE}
+            return torch.cat([outputs["image"], outputs["text"]], dim=1)
         return self._criterion(outputs, rows | {"tokens_BT": tokens_BT, "length_B": length_B})
 
     def stacks(self) -> dict[str, Stack]:

@@ -5,6 +5,7 @@ interleaved: arXiv:2104.04473; zero bubble: arXiv:2401.10241.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -142,13 +143,23 @@ def _nothing_left() -> Callable[[], None]:
     return lambda: None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What trains of a stage."""
+
+    trains: bool
+    frozen_outputs: frozenset[str]
+    """Outputs of towers of which nothing trains there."""
+
+
 class PipelineSchedule:
     """A schedule of torch.distributed.pipelining behind the interface of the training step.
 
     `eval` is the first pass (no gradients), `step` the second one, with the gradient of the
     features as target. Scaling by microbatches is off: the surrogate is a sum. Each pass has a
     schedule and stages of its own over the same modules: torch's set up their transfers with a
-    trial microbatch, again and again where one schedule takes turns at both.
+    trial microbatch, again and again where one schedule takes turns at both. So what travels in the
+    second may be less: tokens of frozen towers, whose outputs are known, do not.
     """
 
     def __init__(
@@ -157,13 +168,29 @@ class PipelineSchedule:
         self.layout = layout
         self.num_microbatches = num_microbatches
         self.single_pass = False
-        self.frozen_outputs: tuple[str, ...] = ()
+        self._parts = self._gather_parts(stages)
+        frozen = frozenset.intersection(*(part.frozen_outputs for part in self._parts))
+        self.frozen_outputs = tuple(sorted(frozen))
         self.shapes: dict[str, torch.Size] = {}
         check_microbatches(layout, num_microbatches)
         for stage in stages:
             make_edges_dense(stage)
         self._without_backward = self._schedule(stages, None)
         self._with_backward = self._schedule(stages, surrogate)
+
+    def _gather_parts(self, stages: Sequence[nn.Module]) -> list[_Part]:
+        """What all stages say of what trains, in order. Collective."""
+        mine = {
+            index: _Part(
+                trains=any(p.requires_grad for p in stage.parameters()),
+                frozen_outputs=frozenset(getattr(stage, "frozen_outputs", tuple)()),
+            )
+            for index, stage in zip(stage_indices(self.layout), stages, strict=True)
+        }
+        found: list[dict[int, _Part]] = [{} for _ in range(self.layout.size("pp"))]
+        dist.all_gather_object(found, mine, group=self.layout.group("pp"))
+        parts = {index: part for held in found for index, part in held.items()}
+        return [parts[index] for index in sorted(parts)]
 
     def _schedule(
         self, stages: Sequence[nn.Module], criterion: Callable[[Tensor, Tensor], Tensor] | None
@@ -177,7 +204,7 @@ class PipelineSchedule:
                 num_stages(layout),
                 layout.device,
                 group=layout.group("pp"),
-                dw_builder=_nothing_left if weights_meet(stage) else None,
+                dw_builder=None if self._splits(stage, index) else _nothing_left,
             )
             for stage, index in zip(stages, stage_indices(layout), strict=True)
         ]
@@ -187,6 +214,14 @@ class PipelineSchedule:
             loss_fn=criterion,
             scale_grads=False,
         )
+
+    def _splits(self, stage: nn.Module, index: int) -> bool:
+        """Whether a zero-bubble schedule may compute the gradients of this stage in two halves.
+
+        torch leaves the weights without any where no input wants one, but on the first stage.
+        """
+        fed_by_trained = any(part.trains for part in self._parts[:index])
+        return not weights_meet(stage) and (index == 0 or fed_by_trained)
 
     @torch.no_grad()
     def eval(self, images_BCHW: Tensor, rows: dict[str, Tensor]) -> Tensor | None:

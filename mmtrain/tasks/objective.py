@@ -134,13 +134,21 @@ class Objective:
             gradient_RC = out_RC.grad
             if self.row_terms and gradient_RC is not None:
                 gradient_RC = gradient_RC + (known_C * loss_scale).to(out_RC.dtype)
-            rows = rows | self._of_frozen_towers(schedule, out_RC.detach())
-        schedule.step(batch.images_BCHW, rows, gradient_RC)
+        if self._handed.keys() - schedule.frozen_outputs:
+            known = self._of_frozen_towers(schedule, out_RC, num_rows=_num_rows(rows))
+            rows = rows | known
+            schedule.step(batch.images_BCHW, rows, gradient_RC)
         return out_RC, losses
 
-    def _of_frozen_towers(self, schedule: Schedule, out_RC: Tensor) -> Rows:
-        """What the second pass need not compute again: outputs of which nothing trains."""
-        parts = out_RC[:, : sum(self._handed.values())].split([*self._handed.values()], dim=1)
+    def _of_frozen_towers(
+        self, schedule: Schedule, out_RC: Tensor | None, *, num_rows: int
+    ) -> Rows:
+        """What the second pass need not compute again: outputs of which nothing trains. A stage
+        that makes no outputs is only told which, by one without any numbers."""
+        if out_RC is None:
+            nothing = torch.empty(num_rows, 0, device=self.layout.device)
+            return {f"{name}_BE": nothing for name in schedule.frozen_outputs}
+        parts = out_RC.detach()[:, : sum(self._handed.values())].split([*self._handed.values()], 1)
         known = dict(zip(self._handed, parts, strict=True))
         return {f"{name}_BE": known[name] for name in schedule.frozen_outputs}
 

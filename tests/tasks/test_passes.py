@@ -18,6 +18,7 @@ from tests.parallel.tiny_clip import (
 from tests.ranks import run_ranks
 
 CONFIG = tiny_config(patch_dropout=0.25)
+TOWERS = ("vision", "text")
 LOCKED = {
     "nothing": (None, None),
     "vision": (0, None),
@@ -28,17 +29,19 @@ LOCKED = {
 
 
 def rows_per_sample(trained: Trained) -> Counter[str]:
-    """Rows that each tower's blocks see in a step, per sample of this rank."""
+    """Rows that each tower's blocks see in a step, per sample of this rank; those of all stages
+    that are here, together."""
     seen: Counter[str] = Counter()
 
     def count(name: str) -> Any:
         return lambda _, args, kwargs: seen.update({name: args[0].size(0)})
 
+    towers = [(name, getattr(stage, name)) for stage in trained.stages for name in TOWERS]
     hooks = [
-        getattr(trained.model, name).transformer.register_forward_pre_hook(
+        next(iter(tower.transformer.blocks.values())).register_forward_pre_hook(
             count(name), with_kwargs=True
         )
-        for name in ("vision", "text")
+        for name, tower in towers
     ]
     trained.backward(trained.batch(0))
     for hook in hooks:
@@ -54,7 +57,7 @@ def test_rows_per_tower(locked: str, loss: Any, trains: int, frozen: int) -> Non
     rows = rows_per_sample(Trained(CONFIG, loss, num_microbatches=4, lock=LOCKED[locked]))
     want = {
         name: frozen if unlocked == 0 else trains
-        for name, unlocked in zip(("vision", "text"), LOCKED[locked], strict=True)
+        for name, unlocked in zip(TOWERS, LOCKED[locked], strict=True)
     }
     assert rows == want
 
@@ -104,6 +107,46 @@ def check_ranks(rank: int) -> None:
 
 def test_two_ranks_pass_as_often() -> None:
     run_ranks(check_ranks, 2)
+
+
+# With a trained last layer alone, what comes before it hands on tokens that want no gradient.
+PIPELINES = [
+    *(("1F1B", loss, lock) for lock in LOCKED.values() for loss in (SOFTMAX, SIGMOID)),
+    *(
+        (schedule, SOFTMAX, lock)
+        for schedule in ("Interleaved1F1B", "ZBVZeroBubble", "InterleavedZeroBubble")
+        for lock in ((0, None), (0, 1), (1, 1))
+    ),
+]
+
+
+def check_stages(rank: int) -> None:
+    config = tiny_config(4, patch_dropout=0.25)
+    for schedule, loss, lock in PIPELINES:
+        name = f"{schedule}, {loss.kind}, {lock}"
+        parallel = ParallelConfig(pp=2, schedule=schedule)
+        trained = Trained(config, loss, parallel=parallel, num_microbatches=4, lock=lock)
+        trained.backward(trained.batch(1))  # torch's stages try themselves out
+        for parameter in trained.parameters().values():
+            parameter.grad = None
+        rows = rows_per_sample(trained)
+        once = len(trained.stages)
+        want = [once if unlocked == 0 else 2 * once for unlocked in lock]
+        assert [rows["vision"], rows["text"]] == want, name
+        alone = Trained(config, loss, num_microbatches=4, lock=lock)
+        alone.backward(alone.batch(0))
+        ours, found = alone.gradients(), trained.gradients()
+        held = {n for n, p in trained.parameters().items() if p.requires_grad}
+        assert set(found) == held & set(ours), name
+        for tensor, gradient in found.items():
+            size = ours[tensor].norm()
+            error = (gradient - ours[tensor]).norm() / size.clamp(min=1e-30)
+            assert error < TOLERANCE or size < 1e-14, f"{name}: {tensor}"
+
+
+def test_stages_run_a_frozen_tower_once() -> None:
+    """Its tokens do not travel again either; what has but a trained head runs twice."""
+    run_ranks(check_stages, 2)
 
 
 def test_a_loss_scale_scales_every_gradient() -> None:
