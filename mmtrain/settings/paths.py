@@ -20,6 +20,32 @@ _VARIABLE = re.compile(r"\$(?:(?P<dollar>\$)|(?P<bare>[A-Za-z_]\w*)|\{(?P<braced
 # Also behind a set's name, as in torchvision:CIFAR10/train:~/data.
 _HOME = re.compile(r"(?P<before>^|:)(?P<user>~[^/:]*)(?=/|$)")
 
+_LOGIN = re.compile(r"(?<=://)[^/?#\s]*@")
+_SIGNED = re.compile(
+    r"(?<=[?&])((?:x-amz-|x-goog-)?(?:signature|credential|security-token|sig|awsaccesskeyid|"
+    r"(?:access_?)?token|api_?key|key|password|secret|policy|key-pair-id)=)[^&#\s:]+",
+    re.IGNORECASE,
+)
+
+
+def mask_secrets(text: str) -> str:
+    """The text with every login and signature in an address as `***`."""
+    return _SIGNED.sub(r"\1***", _LOGIN.sub("***@", text)) if "://" in text else text
+
+
+def refuse_secrets(text: str, key: str) -> None:
+    """Addresses are recorded, in recipes, logs and names: none may hold what opens a door.
+
+    Raises:
+        UsageError: there is a login or a signature in it, which the message does not repeat.
+    """
+    if (masked := mask_secrets(text)) != text:
+        raise UsageError(
+            f"{key} = {masked}: an address with a login or a signature would be recorded; leave it "
+            "out and set the credentials where the store's own tools take them (a web server's in "
+            "~/.netrc)"
+        )
+
 
 def expand_path(text: str, key: str) -> str:
     """The path that a user means: `~`, `~user`, `$NAME`, `${NAME}`, and `$$` for a dollar sign.
@@ -29,7 +55,7 @@ def expand_path(text: str, key: str) -> str:
         key: the setting, for messages.
 
     Raises:
-        UsageError: a variable has no value, or there is no such user.
+        UsageError: a variable has no value, there is no such user, or an address holds a secret.
     """
 
     def variable(match: "re.Match[str]") -> str:
@@ -52,7 +78,9 @@ def expand_path(text: str, key: str) -> str:
             )
         return match["before"] + folder
 
-    return _HOME.sub(home, _VARIABLE.sub(variable, text))
+    expanded = _HOME.sub(home, _VARIABLE.sub(variable, text))
+    refuse_secrets(expanded, key)
+    return expanded
 
 
 def escape_path(text: str, key: str = "") -> str:

@@ -192,3 +192,16 @@ def test_what_is_no_path_is_left_alone() -> None:
     data = {"data": {"train": 3, "nothing": "$UNSET"}, "run": "$UNSET", "wonder": {"a": "~"}}
     assert expand_paths(TrainRecipe, data) == data
     assert escape_paths(TrainRecipe, {"run": {"dir": "~/$x"}}) == {"run": {"dir": "./~/$$x"}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["https://ada:hush@host/x", "https://host/x?a=b&X-Amz-Signature=hush", "s3://k:hush@bucket/x"],
+)
+def test_an_address_that_holds_a_secret_is_refused_without_it(text, monkeypatch, capsys):
+    assert main(["data", "index", text]) == 2
+    told = capsys.readouterr().err
+    assert "***" in told and "hush" not in told and told.count("\n") == 1
+    monkeypatch.setenv("ADDRESS", text)
+    with pytest.raises(UsageError, match="would be recorded"):
+        expand_path("$ADDRESS", "data.train")
