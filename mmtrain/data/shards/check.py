@@ -10,7 +10,8 @@ from mmtrain.data.shards.index import ShardIndex, build_index
 from mmtrain.data.shards.index_file import index_paths, load_index
 from mmtrain.data.shards.opening import Shard, open_shards, refuse_no_tar
 from mmtrain.data.shards.patterns import expand_patterns
-from mmtrain.data.shards.tar_scan import ShardFile
+from mmtrain.data.storage.open import open_file, open_to_scan
+from mmtrain.data.storage.patience import PATIENCE
 from mmtrain.errors import UsageError
 
 _MAX_PROBLEMS = 100
@@ -132,13 +133,13 @@ def _check_shard(path: str, *, index_dir: str | None, key: str) -> ShardCheck:
     old = by_worth[0] if by_worth else None
     has_crc = old is not None and old.summary.has_crc
     try:
-        with ShardFile(path) as file:
+        with open_file(path) as file, open_to_scan(file, seconds=PATIENCE) as whole:
             refuse_no_tar(file, key=key)
-            new = build_index(file, crc=has_crc)
+            new = build_index(whole, crc=has_crc)
     except UsageError as error:
         return _report(path, [str(error)], old, None)
     except OSError as error:
-        return _report(path, [f"cannot be read: {error.strerror}"], old, None)
+        return _report(path, [f"cannot be read: {error.strerror or error}"], old, None)
     problems = [f"at byte {damage.offset}: {damage.reason}" for damage in new.summary.damage]
     if old is not None:
         problems += changed_members(old, new)

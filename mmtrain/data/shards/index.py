@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmtrain.data.shards.tar_scan import Damage, Member, ShardFile, scan
+from mmtrain.data.shards.tar_scan import Damage, Member, scan
+from mmtrain.data.storage.file import File
 from mmtrain.data.storage.hidden_names import is_hidden
 
 _PIECE = 4096
@@ -61,6 +62,8 @@ class IndexSummary:
     """Of all checksums in their order; None without."""
     damage: tuple[Damage, ...]
     """Where members were lost."""
+    version: str | None = None
+    """What an object store said of the shard's content (its etag); None of a local one."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -145,11 +148,12 @@ def split_name(name: str) -> tuple[str, str] | None:
     return folder + slash + stem, extension.lower()
 
 
-def build_index(shard: ShardFile, *, crc: bool) -> ShardIndex:
+def build_index(shard: File, *, crc: bool) -> ShardIndex:
     """Read every header of a shard; with `crc`, every byte."""
     samples: list[tuple[str, dict[str, Member]]] = []
     damage: list[Damage] = []
     num_ignored = 0
+    crcs: list[int] = []
     for found in scan(shard):
         if isinstance(found, Damage):
             damage.append(found)
@@ -161,6 +165,8 @@ def build_index(shard: ShardFile, *, crc: bool) -> ShardIndex:
             if not samples or samples[-1][0] != key or extension in samples[-1][1]:
                 samples.append((key, {}))
             samples[-1][1][extension] = found
+            if crc:  # at once, while a remote shard's bytes are here
+                crcs.append(content_crc(shard, found.offset, found.size))
     extensions = sorted({extension for _, members in samples for extension in members})
     number = {extension: i for i, extension in enumerate(extensions)}
     rows = [(number[name], each) for _, members in samples for name, each in members.items()]
@@ -173,7 +179,6 @@ def build_index(shard: ShardFile, *, crc: bool) -> ShardIndex:
         "offset_M": np.array([row[1].offset for row in rows], dtype=np.int64),
         "size_M": np.array([row[1].size for row in rows], dtype=np.int64),
     }
-    crcs = [content_crc(shard, row[1].offset, row[1].size) for row in rows] if crc else []
     crc_M = np.array(crcs, dtype=np.uint32)
     summary = IndexSummary(
         shard_bytes=shard.size,
@@ -186,6 +191,7 @@ def build_index(shard: ShardFile, *, crc: bool) -> ShardIndex:
         has_crc=crc,
         crc_hash=hash_crcs(crc_M) if crc else None,
         damage=tuple(damage),
+        version=shard.version,
     )
     return ShardIndex(
         summary=summary,
@@ -195,7 +201,7 @@ def build_index(shard: ShardFile, *, crc: bool) -> ShardIndex:
     )
 
 
-def content_crc(shard: ShardFile, offset: int, size: int) -> int:
+def content_crc(shard: File, offset: int, size: int) -> int:
     """CRC-32 of a piece of the shard."""
     crc, end = 0, offset + size
     while offset < end:
@@ -213,7 +219,7 @@ def hash_crcs(crc_M: np.ndarray) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def content_hash(shard: ShardFile) -> str:
+def content_hash(shard: File) -> str:
     """A cheap hash that another content of the same size has not: of three pieces of it."""
     hashed = hashlib.blake2b(str(shard.size).encode(), digest_size=16)
     for start in (0, shard.size // 2, max(0, shard.size - _PIECE)):

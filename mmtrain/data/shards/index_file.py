@@ -20,7 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from mmtrain.data.shards.index import IndexSummary, ShardIndex, content_hash, hash_crcs
-from mmtrain.data.shards.tar_scan import Damage, ShardFile
+from mmtrain.data.shards.tar_scan import Damage
+from mmtrain.data.storage.addresses import base_name, is_remote, is_web
+from mmtrain.data.storage.file import File
 from mmtrain.data.storage.patience import may_pass
 from mmtrain.errors import UsageError
 
@@ -32,21 +34,26 @@ _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 def index_paths(shard_path: str, index_dir: str | None) -> list[Path]:
     """Where the index of a shard may be, the place for a new one first.
 
-    That is `index_dir`, or without one beside the shard and, where that folder cannot be written,
-    the user's cache folder.
+    That is `index_dir`, or without one beside the shard and, where that folder cannot be written
+    or the shard is not on this machine, the user's cache folder.
     """
-    path = Path(shard_path)
-    beside = path.with_name(path.name + SUFFIX)
     if index_dir is not None:
-        return [_path_in(Path(index_dir), path), beside]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return [beside, _path_in(cache / "mmtrain" / "indexes", path)]
+        folder = Path(index_dir)
+    else:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = cache / "mmtrain" / "indexes"
+    if is_remote(shard_path):
+        return [_path_in(folder, base_name(shard_path), shard_path.encode())]
+    path = Path(shard_path)
+    apart = _path_in(folder, path.name, os.fsencode(path.resolve()))
+    beside = path.with_name(path.name + SUFFIX)
+    return [beside, apart] if index_dir is None else [apart, beside]
 
 
-def _path_in(folder: Path, shard: Path) -> Path:
-    # Shards of one name in several folders must not share an index.
-    digest = hashlib.blake2b(os.fsencode(shard.resolve()), digest_size=8).hexdigest()
-    return folder / f"{shard.name}.{digest}{SUFFIX}"
+def _path_in(folder: Path, name: str, whole: bytes) -> Path:
+    # Shards of one name in several folders, buckets or servers must not share an index.
+    digest = hashlib.blake2b(whole, digest_size=8).hexdigest()
+    return folder / f"{name}.{digest}{SUFFIX}"
 
 
 def keep_index(index: ShardIndex, shard_path: str, index_dir: str | None) -> Path:
@@ -55,12 +62,13 @@ def keep_index(index: ShardIndex, shard_path: str, index_dir: str | None) -> Pat
     Raises:
         UsageError: it can be written nowhere.
     """
-    first, second = index_paths(shard_path, index_dir)
+    first, *others = index_paths(shard_path, index_dir)
     try:
         return save_index(index, first)
     except OSError as error:
-        if index_dir is not None or error.errno not in _READ_ONLY:
+        if index_dir is not None or not others or error.errno not in _READ_ONLY:
             raise UsageError(_no_place(first, error)) from error
+    second = others[0]
     try:
         return save_index(index, second)
     except OSError as error:
@@ -74,9 +82,20 @@ def _no_place(path: Path, error: OSError) -> str:
     )
 
 
-def is_fresh(summary: IndexSummary, shard: ShardFile) -> bool:
-    """Whether an index still is that of this shard."""
-    return summary.shard_bytes == shard.size and summary.content_hash == content_hash(shard)
+def is_fresh(summary: IndexSummary, shard: File) -> bool:
+    """Whether an index still is that of this shard.
+
+    An object store's etag tells it without a read; a web server's own may not change with the
+    content, so that it tells only what is stale.
+    """
+    if summary.shard_bytes != shard.size:
+        return False
+    if None not in (summary.version, shard.version):
+        if summary.version != shard.version:
+            return False
+        if not is_web(shard.path):
+            return True
+    return summary.content_hash == content_hash(shard)
 
 
 def save_index(index: ShardIndex, path: Path) -> Path:
@@ -173,6 +192,7 @@ def _decode_summary(file: Mapping[str, np.ndarray]) -> IndexSummary:
     if data["has_crc"] and not data.get("crc_hash"):
         data["crc_hash"] = hash_crcs(file["crc_M"])  # an index from before there was one
     data.setdefault("crc_hash", None)
+    data.setdefault("version", None)
     data["extensions"] = tuple(data["extensions"])
     data["damage"] = tuple(Damage(int(offset), str(reason)) for offset, reason in data["damage"])
     return IndexSummary(**data)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mmtrain.data.shards.changes import changed_members
-from mmtrain.data.shards.index import IndexSummary, ShardIndex, build_index
+from mmtrain.data.shards.index import IndexSummary, ShardIndex, build_index, content_hash
 from mmtrain.data.shards.index_file import (
     index_paths,
     is_fresh,
@@ -18,7 +18,8 @@ from mmtrain.data.shards.index_file import (
 )
 from mmtrain.data.shards.patterns import expand_patterns
 from mmtrain.data.shards.tar_header import BLOCK, MAGIC, parse_header
-from mmtrain.data.shards.tar_scan import ShardFile
+from mmtrain.data.storage.file import File
+from mmtrain.data.storage.open import open_file, open_to_scan
 from mmtrain.data.storage.patience import PATIENCE, may_pass, patiently
 from mmtrain.errors import UsageError
 
@@ -71,13 +72,14 @@ def open_shards(
             or an index cannot be kept.
     """
     paths = expand_patterns(patterns, key=key, retry_seconds=retry_seconds)
-    one = partial(_open_shard, index_dir=index_dir, crc=crc, key=key)
+    one = partial(_open_shard, index_dir=index_dir, crc=crc, key=key, seconds=retry_seconds)
     work = partial(read_patiently, one, seconds=retry_seconds, key=key)
     # Threads: nearly all the time goes to the disk and to checksums, which let others run.
     with ThreadPoolExecutor(max(1, min(threads, len(paths)))) as pool:
         opened = list(pool.map(work, paths))
     if changed := [each for each in opened if isinstance(each, _Changed)]:
-        changes = read_patiently(_read_changes, changed[0], seconds=retry_seconds, key=key)
+        reread = partial(_read_changes, seconds=retry_seconds)
+        changes = read_patiently(reread, changed[0], seconds=retry_seconds, key=key)
         raise UsageError(_told(changed[0], changes, len(changed), len(paths), key))
     return tuple(each for each in opened if isinstance(each, Shard))
 
@@ -110,8 +112,10 @@ def read_patiently(
         ) from error
 
 
-def _open_shard(path: str, *, index_dir: str | None, crc: bool, key: str) -> Shard | _Changed:
-    with ShardFile(path) as file:
+def _open_shard(
+    path: str, *, index_dir: str | None, crc: bool, key: str, seconds: float
+) -> Shard | _Changed:
+    with open_file(path) as file:
         bare, protecting = None, None
         for place in index_paths(path, index_dir):
             summary = load_summary(place)
@@ -122,28 +126,37 @@ def _open_shard(path: str, *, index_dir: str | None, crc: bool, key: str) -> Sha
             if fresh and summary.has_crc:
                 return found
             if summary.has_crc:
-                protecting = protecting or place
+                protecting = protecting or found
             elif fresh:
                 bare = bare or found
-        if protecting is not None and not crc:
-            return _Changed(path=path, index_path=protecting)
-        if bare is not None and not crc:
+        if protecting is not None and not crc and _is_other(protecting, file):
+            return _Changed(path=path, index_path=protecting.index_path)
+        if protecting is None and bare is not None and not crc:
             return bare
         refuse_no_tar(file, key=key)
-        index = build_index(file, crc=crc)
-    changes = _changes(protecting, index)
+        with open_to_scan(file, seconds=seconds) as whole:
+            index = build_index(whole, crc=crc or protecting is not None)
+    changes = () if protecting is None else _changes(protecting.index_path, index)
+    if protecting is not None and changes and not crc:
+        return _Changed(path=path, index_path=protecting.index_path)
     place = keep_index(index, path, index_dir)
     return Shard(path=path, index_path=place, summary=index.summary, is_new=True, changes=changes)
 
 
-def _changes(old_place: Path | None, new: ShardIndex) -> tuple[str, ...]:
-    old = None if old_place is None else load_index(old_place)
+def _is_other(indexed: Shard, file: File) -> bool:
+    """Whether a stale index is surely of other bytes; the same ones may have a new etag."""
+    old = indexed.summary
+    return old.shard_bytes != file.size or old.content_hash != content_hash(file)
+
+
+def _changes(old_place: Path, new: ShardIndex) -> tuple[str, ...]:
+    old = load_index(old_place)
     return () if old is None else tuple(changed_members(old, new))
 
 
-def _read_changes(changed: _Changed) -> tuple[str, ...]:
-    with ShardFile(changed.path) as file:
-        return _changes(changed.index_path, build_index(file, crc=True))
+def _read_changes(changed: _Changed, *, seconds: float) -> tuple[str, ...]:
+    with open_file(changed.path) as file, open_to_scan(file, seconds=seconds) as whole:
+        return _changes(changed.index_path, build_index(whole, crc=True))
 
 
 def _told(first: _Changed, changes: tuple[str, ...], num: int, num_shards: int, key: str) -> str:
@@ -166,7 +179,7 @@ _NOT_TARS = {
 }
 
 
-def refuse_no_tar(file: ShardFile, *, key: str) -> None:
+def refuse_no_tar(file: File, *, key: str) -> None:
     """Tell apart what never was a tar from a damaged one.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which shards the user means: paths, folders, globs and brace ranges."""
+"""Which shards the user means: paths, folders, globs and brace ranges, here or in a store."""
 
 import fnmatch
 import glob
@@ -10,14 +10,18 @@ from collections.abc import Iterator
 from functools import partial
 
 from mmtrain.data.shards.index_file import SUFFIX
+from mmtrain.data.storage.addresses import SCHEMES, is_remote, local_path, scheme_of
 from mmtrain.data.storage.hidden_names import is_hidden, tars_in
+from mmtrain.data.storage.listing import list_remote
 from mmtrain.data.storage.patience import PATIENCE, may_pass, patiently
 from mmtrain.errors import UsageError
+from mmtrain.settings.paths import refuse_secrets
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _MAGIC = re.compile(r"[*?[]")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_SCHEME = re.compile(r"(pipe|[a-z][a-z0-9+.-]+(?=://)):")
+# webdataset's list; not the colons of an IPv6 address.
+_AND = re.compile(r"::(?![^\[]*\])")
 
 
 def expand_patterns(
@@ -29,7 +33,8 @@ def expand_patterns(
     """The shards' paths, sorted, each once.
 
     A pattern is a path, a folder (its *.tar), a glob, or has ranges `{00000..00099}` or lists
-    `{train,val}` in braces.
+    `{train,val}` in braces; several stand in one text with `::` between them. Each may be on this
+    machine or of one of `SCHEMES`.
 
     Args:
         patterns: one pattern or several.
@@ -44,7 +49,7 @@ def expand_patterns(
     if not listed or not all(listed):
         raise UsageError(f'{key} = {patterns!r} names no shards; give a path such as "data/*.tar"')
     found: dict[str, str] = {}
-    for pattern in listed:
+    for pattern in itertools.chain.from_iterable(map(_split, listed)):
         try:
             paths = patiently(partial(_expand, pattern, key), seconds=retry_seconds)
         except OSError as error:
@@ -56,16 +61,28 @@ def expand_patterns(
                 f"{error.strerror or error}{tried}"
             ) from error
         for path in paths:
-            found.setdefault(os.path.abspath(path), path)
+            found.setdefault(path if is_remote(path) else os.path.abspath(path), path)
     return sorted(found.values())
 
 
+def _split(pattern: str) -> list[str]:
+    """`a::b` as two, unless a file has that name."""
+    if "::" not in pattern or os.path.lexists(pattern):
+        return [pattern]
+    parts = _AND.split(pattern)
+    return [part for part in parts if part] or [pattern]
+
+
 def _expand(pattern: str, key: str) -> list[str]:
-    if scheme := _SCHEME.match(pattern):
+    refuse_secrets(pattern, key)
+    scheme = scheme_of(pattern)
+    if scheme and scheme not in SCHEMES:
+        known = ", ".join(f"{each}://" for each in SCHEMES)
         raise UsageError(
-            f"{key} = {pattern}: {scheme.group(1)}: is not read, only local files are; "
-            "copy the shards to a disk of this machine"
+            f"{key} = {pattern}: {scheme}: is not read, only local files and {known} are; "
+            "copy the shards to one of these"
         )
+    pattern = local_path(pattern)
     paths: list[str] = []
     missing: list[str] = []
     for name in _expand_braces(os.path.expanduser(pattern)):
@@ -92,6 +109,8 @@ def _match(name: str, key: str) -> list[str]:
         OSError: it cannot be looked up.
         UsageError: a link that leads nowhere is among it.
     """
+    if is_remote(name):
+        return [each for each in list_remote(name, key=key) if not each.endswith(SUFFIX)]
     mode = _mode(name)
     if mode is not None and not stat.S_ISDIR(mode):
         return [name]
@@ -133,6 +152,9 @@ def _list(folder: str, pattern: str) -> list[str]:
 
 
 def _why_nothing(name: str) -> str:
+    if is_remote(name):
+        what = "glob matches nothing" if glob.has_magic(name) else "folder has no *.tar"
+        return f"the {what} there; correct it or upload the shards"
     if os.path.isdir(name):
         return "the folder has no *.tar; name the folder that holds the shards"
     if glob.has_magic(name):

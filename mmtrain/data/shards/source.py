@@ -16,7 +16,8 @@ from mmtrain.data.shards.index import Entry, ShardIndex, build_index
 from mmtrain.data.shards.index_file import load_index
 from mmtrain.data.shards.opening import Shard, open_shards
 from mmtrain.data.shards.tar_header import BLOCK
-from mmtrain.data.shards.tar_scan import ShardFile
+from mmtrain.data.storage.file import File, Range
+from mmtrain.data.storage.open import open_file, open_to_scan
 from mmtrain.data.storage.patience import PATIENCE, patiently
 from mmtrain.errors import UsageError
 
@@ -66,7 +67,7 @@ class ShardSource:
         self.shard_sizes = [shard.summary.num_samples for shard in self.shards]
         self._end_S = np.cumsum(self.shard_sizes, dtype=np.int64)
         self.num_samples = int(self._end_S[-1])
-        self._open: OrderedDict[int, tuple[ShardFile, ShardIndex]] = OrderedDict()
+        self._open: OrderedDict[int, tuple[File, ShardIndex]] = OrderedDict()
         if on_damage == "stop":
             self._refuse_damage(key)
         if self.num_samples == 0:
@@ -136,10 +137,15 @@ class ShardSource:
             image = entries.pop(self.image_key)
             entries = {k: v for k, v in entries.items() if k not in IMAGE_EXTENSIONS}
             entries["image"] = image
+        if wanted is not None:
+            entries = {name: entry for name, entry in entries.items() if name in wanted}
+        if not entries:
+            return {}
+        ranges = [(entry.offset - BLOCK, BLOCK + entry.size) for entry in entries.values()]
+        pieces = self._read(number, ranges)
         return {
-            extension: self._read_member(number, entry)
-            for extension, entry in entries.items()
-            if wanted is None or extension in wanted
+            name: self._content(entry, piece)
+            for (name, entry), piece in zip(entries.items(), pieces, strict=True)
         }
 
     def _locate(self, sample: int) -> tuple[int, int]:
@@ -148,30 +154,29 @@ class ShardSource:
         number = int(np.searchsorted(self._end_S, sample, side="right"))
         return number, sample - int(self._end_S[number]) + self.shard_sizes[number]
 
-    def _read_member(self, number: int, entry: Entry) -> bytes:
-        data = self._read(number, entry.offset - BLOCK, BLOCK + entry.size)
-        if len(data) < BLOCK + entry.size:
+    def _content(self, entry: Entry, piece: memoryview) -> bytes:
+        if len(piece) < BLOCK + entry.size:
             raise SampleError("shard cut since it was indexed")
-        if zlib.crc32(data[:BLOCK]) != entry.header_crc:
+        if zlib.crc32(piece[:BLOCK]) != entry.header_crc:
             raise SampleError("shard changed since it was indexed")
-        content = data[BLOCK:]
+        content = bytes(piece[BLOCK:])
         if self.verify and zlib.crc32(content) != entry.crc:
             raise SampleError("checksum wrong")
         return content
 
-    def _read(self, number: int, offset: int, count: int) -> bytes:
-        def attempt() -> bytes:
+    def _read(self, number: int, ranges: list[Range]) -> list[memoryview]:
+        def attempt() -> list[memoryview]:
             try:
-                return self._open_now(number)[0].read(offset, count)
+                return self._open_now(number)[0].read_ranges(ranges)
             except OSError:
                 self._close(number)
                 raise
 
-        data = self._patiently(number, attempt, f"read at byte {offset}")
+        pieces = self._patiently(number, attempt, f"read at byte {ranges[0][0]}")
         self._is_lost = False
-        return data
+        return pieces
 
-    def _opened(self, number: int) -> tuple[ShardFile, ShardIndex]:
+    def _opened(self, number: int) -> tuple[File, ShardIndex]:
         if number in self._open:
             return self._open_now(number)
         return self._patiently(number, partial(self._open_now, number), "opened")
@@ -186,10 +191,10 @@ class ShardSource:
             self._is_lost = True
             raise OSError(
                 f"{self.shards[number].path} cannot be {what}, tried for {self.retry_seconds:g} s "
-                f"(data.retry_seconds): {error}"
+                f"(data.retry_seconds): {error.strerror or error}"
             ) from error
 
-    def _open_now(self, number: int) -> tuple[ShardFile, ShardIndex]:
+    def _open_now(self, number: int) -> tuple[File, ShardIndex]:
         found = self._open.get(number)
         if found is not None:
             self._open.move_to_end(number)
@@ -197,13 +202,15 @@ class ShardSource:
         while len(self._open) >= _MAX_OPEN:
             self._close(next(iter(self._open)))
         shard = self.shards[number]
-        file = ShardFile(shard.path)
+        file = open_file(shard.path)
         index = load_index(shard.index_path)
         if index is None or index.summary.index_hash != shard.summary.index_hash:
             # Removed or made anew since the run began; what counts is the shard itself.
-            index = build_index(file, crc=False)
-        if (file.size, index.summary.index_hash) != (
+            with open_to_scan(file, seconds=self.retry_seconds) as whole:
+                index = build_index(whole, crc=False)
+        if (file.size, file.version, index.summary.index_hash) != (
             shard.summary.shard_bytes,
+            shard.summary.version,
             shard.summary.index_hash,
         ):
             raise UsageError(f"{shard.path} was changed while it was in use; start again")

@@ -5,8 +5,6 @@ rest is lost without a word. Here each header's checksum counts, and after damag
 at the next sound header.
 """
 
-import os
-import weakref
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -23,6 +21,7 @@ from mmtrain.data.shards.tar_header import (
     parse_extended,
     parse_header,
 )
+from mmtrain.data.storage.file import File
 
 _RECORD = 20 * BLOCK
 _CHUNK = 1 << 20
@@ -51,44 +50,7 @@ class Damage(NamedTuple):
     """What is wrong."""
 
 
-class ShardFile:
-    """A tar opened for reading at any offset.
-
-    By `pread`, not by a memory map: a map turns an I/O error, or a file that gets shorter under the
-    run, into SIGBUS, which kills the process; here both are errors that can be told and retried.
-    The copy costs a few us an image, beside more than a millisecond of decoding.
-    """
-
-    def __init__(self, path: str):
-        self.path = path
-        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        # Not __del__: as the interpreter ends, `os` may be gone before it runs.
-        self._close = weakref.finalize(self, os.close, self._descriptor)
-        self.size = os.fstat(self._descriptor).st_size
-
-    def read(self, offset: int, count: int) -> bytes:
-        """`count` bytes from `offset`, fewer only where the file ends."""
-        data = os.pread(self._descriptor, count, offset)
-        while len(data) < count:  # a signal, or more than the 2 GiB that one call reads
-            more = os.pread(self._descriptor, count - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
-        return data
-
-    def close(self) -> None:
-        """Give the descriptor back; closing twice does no harm."""
-        self._close()
-        self._descriptor = -1
-
-    def __enter__(self) -> "ShardFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def scan(tar: ShardFile) -> Iterator[Member | Damage]:
+def scan(tar: File) -> Iterator[Member | Damage]:
     """Every member of a tar in order, and every damage where it was met.
 
     Raises:
@@ -100,7 +62,7 @@ def scan(tar: ShardFile) -> Iterator[Member | Damage]:
 class _Scan:
     """One walk along a tar's chain of headers."""
 
-    def __init__(self, tar: ShardFile):
+    def __init__(self, tar: File):
         self._tar = tar
         self._offset = 0
         # A member waits until the header behind it proves sound: see _resume.
@@ -216,7 +178,7 @@ def _behind(content: int, length: int) -> int:
     return content + -(-length // BLOCK) * BLOCK
 
 
-def _next_header(tar: ShardFile, begin: int) -> int:
+def _next_header(tar: File, begin: int) -> int:
     """Where the next sound header starts, aligned or not; the tar's size if there is none."""
     position = begin
     while position < tar.size:

@@ -29,9 +29,11 @@ from mmtrain.data.sources.synthetic import SYNTHETIC, SyntheticSource
 from mmtrain.data.sources.table import TABLE_SUFFIXES
 from mmtrain.data.sources.torchvision_sets import TORCHVISION, TorchvisionSource
 from mmtrain.data.sources.zip_archive import ZIP, ZipSource
+from mmtrain.data.storage.addresses import base_name, is_remote, local_path, scheme_of
 from mmtrain.data.storage.hidden_names import tars_in
 from mmtrain.data.storage.patience import PATIENCE
 from mmtrain.errors import UsageError
+from mmtrain.settings.paths import mask_secrets
 
 
 class Kind(NamedTuple):
@@ -52,7 +54,7 @@ def _ends(*suffixes: str) -> Callable[[str], bool]:
 
 
 def _path(spec: str) -> Path:
-    return Path(spec).expanduser()
+    return Path(local_path(spec)).expanduser()
 
 
 def _open_table(spec: str, image_key: str, key: str) -> SampleSource:
@@ -106,6 +108,8 @@ def open_unsharded(
 ) -> SampleSource | None:
     """The source that a path stands for, if it is none of shards; arguments as `open_source`."""
     listed = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    for each in filter(is_remote, listed):
+        _refuse_remote(each, key)
     if len(listed) == 1:
         kind = next((kind for kind in KINDS if kind.knows(listed[0])), None)
         return None if kind is None else kind.open(listed[0], image_key, key)
@@ -118,6 +122,16 @@ def open_unsharded(
                 "files alone; name it by itself"
             )
     return None
+
+
+def _refuse_remote(spec: str, key: str) -> None:
+    """Of what is not on this machine, shards alone are read."""
+    suffix = Path(base_name(spec)).suffix.lower()
+    if suffix in (*TABLE_SUFFIXES, ".parquet", ZIP):
+        raise UsageError(
+            f"{key} = {mask_secrets(spec)}: of {scheme_of(spec)}:// tar shards are read, {suffix} "
+            "files are not; copy it to a disk of this machine"
+        )
 
 
 def open_source(

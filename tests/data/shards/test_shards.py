@@ -86,7 +86,7 @@ def test_a_pattern_of_the_indexes_too_finds_shards_only(folder):
         ("{}/empty", "the folder has no *.tar"),
         ("{}/{{00..05}}.tar", "3 of 6 do not exist, the first is {}/03.tar"),
         ("{}/{{05..00}}.tar", "the range is empty"),
-        ("s3://bucket/{{00..05}}.tar", "s3: is not read, only local files"),
+        ("hdfs://host/{{00..05}}.tar", "hdfs: is not read, only local files"),
         ("pipe:cat {}/00.tar", "pipe: is not read, only local files"),
     ],
 )

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mmtrain.data.shards.tar_header import BLOCK
-from mmtrain.data.shards.tar_scan import Damage, Member, ShardFile, scan
+from mmtrain.data.shards.tar_scan import Damage, Member, scan
+from mmtrain.data.storage.file import LocalFile
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
@@ -26,7 +27,7 @@ def walk(path: Path) -> tuple[dict[str, bytes], list[Damage]]:
     """Members' contents by name, and the damage told."""
     members: dict[str, bytes] = {}
     damage = []
-    with ShardFile(str(path)) as tar:
+    with LocalFile(str(path)) as tar:
         for found in scan(tar):
             if isinstance(found, Member):
                 members[found.name] = tar.read(found.offset, found.size)
@@ -52,7 +53,7 @@ def test_members_are_tarfiles(tmp_path, name):
     members, damage = walk(path)
     assert damage == []
     assert members == files
-    with tarfile.open(path) as tar, ShardFile(str(path)) as own:
+    with tarfile.open(path) as tar, LocalFile(str(path)) as own:
         offsets = [member.offset_data for member in tar.getmembers()]
         assert [found.offset for found in scan(own) if isinstance(found, Member)] == offsets
 

@@ -1,0 +1,136 @@
+"""One file in an object store or on a web server, read by ranges."""
+
+import errno
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Self, TypeVar
+
+from mmtrain.data.storage.addresses import is_web, scheme_of, split_store
+from mmtrain.data.storage.file import Range, read_joined
+from mmtrain.data.storage.stores import store_of
+from mmtrain.errors import UsageError
+
+_GAP = 1 << 18
+_CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS, or GOOGLE_SKIP_SIGNATURE=true",
+    "az": "AZURE_STORAGE_ACCOUNT_KEY or another of Azure's, or AZURE_SKIP_SIGNATURE=true",
+}
+_STATUS = re.compile(r"status code: (\d{3})")
+ReturnT = TypeVar("ReturnT")
+
+
+class RemoteFile:
+    """A file by ranges; each answer is checked against the size and the etag that it began with."""
+
+    def __init__(self, path: str):
+        self.path = path
+        self._store, self._name = store_of(path)
+        self.size, self.version = told(path, self._look)
+
+    def __reduce__(self) -> tuple[type["RemoteFile"], tuple[str]]:
+        return RemoteFile, (self.path,)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """See `File.read`."""
+        size = min(size, self.size - offset)
+        if size <= 0:
+            return b""
+        return told(self.path, lambda: self._get(offset, size))
+
+    def read_ranges(self, ranges: Sequence[Range]) -> list[memoryview]:
+        """See `File.read_ranges`."""
+        return read_joined(self, ranges, gap=_GAP)
+
+    def close(self) -> None:
+        """Nothing is held open: connections are the client's, which all files share."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _look(self) -> tuple[int, str | None]:
+        """Size and etag."""
+        import obstore
+
+        try:
+            meta = obstore.head(self._store, self._name)
+        except Exception:
+            # Some servers refuse HEAD, and its answer to a missing bucket has no reason.
+            meta = obstore.get(self._store, self._name, options={"range": (0, 1)}).meta
+        return meta["size"], meta["e_tag"]
+
+    def _get(self, offset: int, size: int) -> bytes:
+        import obstore
+
+        try:
+            answer = obstore.get(
+                self._store, self._name, options={"range": (offset, offset + size)}
+            )
+        except Exception as error:
+            if _status(error) == 416:  # it has become shorter
+                self._refuse_change(*self._look())
+            raise
+        self._refuse_change(answer.meta["size"], answer.meta["e_tag"])
+        data = bytes(answer.bytes())
+        if len(data) != size:
+            raise OSError(errno.EIO, f"{len(data)} bytes came where {size} were asked for")
+        return data
+
+    def _refuse_change(self, size: int, version: str | None) -> None:
+        if (size, version) != (self.size, self.version):
+            raise UsageError(f"{self.path} was changed while it was in use; start again")
+
+
+def told(path: str, attempt: Callable[[], ReturnT]) -> ReturnT:
+    """What `attempt` returns; what the client raises as the OSError that a local file would raise.
+
+    Raises:
+        OSError: with an errno, which tells what may pass, and one line that says why.
+    """
+    from obstore.exceptions import BaseError
+
+    try:
+        return attempt()
+    except (BaseError, FileNotFoundError, NotImplementedError) as error:
+        number, reason = _reason(path, error)
+        raise OSError(number, reason, path) from error
+
+
+def _status(error: Exception) -> int | None:
+    found = _STATUS.search(str(error))
+    return int(found.group(1)) if found else None
+
+
+def _reason(path: str, error: Exception) -> tuple[int, str]:
+    """An errno and why, in words; never the client's own, which hold addresses and headers."""
+    text, status = str(error), _status(error)
+    root = split_store(path)[0]
+    if "NoSuchBucket" in text or "ContainerNotFound" in text:
+        return errno.ENOENT, f"there is no bucket {root}"
+    if "169.254.169.254" in text or "metadata.google.internal" in text:
+        wanted = _CREDENTIALS[scheme_of(path)]
+        return errno.EACCES, f"no credentials are set; set {wanted} where it is public"
+    if status in (401, 403):
+        return errno.EACCES, f"the server denies it ({status}); check the credentials and rights"
+    if status == 404 or isinstance(error, FileNotFoundError):
+        return errno.ENOENT, "there is no such file" if is_web(path) else "there is no such object"
+    if status in (429, 503):
+        return errno.EBUSY, f"the server is busy ({status})"
+    if isinstance(error, NotImplementedError) or "Range request not supported" in text:
+        return errno.EOPNOTSUPP, "the server sends whole files only, not parts of them; copy it"
+    if "dns error" in text:
+        return errno.EHOSTUNREACH, "its name is not known to the network"
+    if "Connection refused" in text:
+        return errno.ECONNREFUSED, "the connection is refused"
+    if "operation timed out" in text or "TimedOut" in text or "kind: Timeout" in text:
+        return errno.ETIMEDOUT, "the server does not answer in time"
+    if status is not None:
+        number = errno.EINVAL if 400 <= status < 500 and status not in (408, 416) else errno.EIO
+        return number, f"the server answers {status}"
+    if "Body" in text or "Interrupted" in text:
+        return errno.EIO, "the answer was cut"
+    return errno.EIO, os.strerror(errno.ECONNRESET).lower()
