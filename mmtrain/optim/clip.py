@@ -7,6 +7,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
+from mmtrain.optim.local import local, sum_pending
+
 
 @torch.no_grad()
 def global_norm(
@@ -34,8 +36,8 @@ def global_norm(
     parameters, shared_grads = list(parameters), _gradients(shared)
     by_axes: dict[tuple[dist.ProcessGroup, ...], list[Tensor]] = {}
     for gradient in _gradients(parameters):
-        local, axes = _reduced_shard(gradient)
-        by_axes.setdefault(axes, []).append(local)
+        part, axes = _reduced_shard(gradient)
+        by_axes.setdefault(axes, []).append(part)
     device = parameters[0].device if parameters else torch.device("cpu")
     total = torch.zeros((), device=device, dtype=torch.float64)
     for axes, locals_ in by_axes.items():
@@ -59,7 +61,8 @@ def clip_gradients(
     shared: Iterable[Tensor] = (),
     loss_scale: float = 1.0,
 ) -> Tensor:
-    """Scale all gradients so that their global norm is at most `max_norm`; None only measures.
+    """Scale all gradients so that their global norm is at most `max_norm`; None only measures. Sums
+    over ranks that gradients wait for are done first, in one collective.
 
     Args:
         parameters: as in `global_norm`.
@@ -73,6 +76,7 @@ def clip_gradients(
         spoilt: ask `Guard.check` before the update.
     """
     parameters, shared = list(parameters), list(shared)
+    sum_pending(parameters)
     norm = global_norm(parameters, pp_group=pp_group, shared=shared) / loss_scale
     if max_norm is None and loss_scale == 1:
         return norm
@@ -80,11 +84,10 @@ def clip_gradients(
     factor = most.clamp(max=1.0) / loss_scale
     alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for gradient in _gradients([*parameters, *shared]):
-        # Scaling commutes with a pending sum, so local values serve for every placement.
-        local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
-        alike.setdefault((local.device, local.dtype), []).append(local)
-    for (device, dtype), locals_ in alike.items():
-        torch._foreach_mul_(locals_, factor.to(device, dtype))  # pyright: ignore[reportPrivateImportUsage]
+        part = local(gradient)
+        alike.setdefault((part.device, part.dtype), []).append(part)
+    for (device, dtype), parts in alike.items():
+        torch._foreach_mul_(parts, factor.to(device, dtype))  # pyright: ignore[reportPrivateImportUsage]
     return norm
 
 

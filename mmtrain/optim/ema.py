@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
+
+from mmtrain.optim.local import local
 
 
 class Ema:
@@ -35,10 +36,10 @@ class Ema:
         # Elementwise, so the local shards suffice; foreach over DTensors costs a dispatch for each.
         by_dtype: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
         for name, parameter in self._parameters.items():
-            average = _local(self._averages[name])
+            average = local(self._averages[name])
             averages, weights = by_dtype.setdefault(average.dtype, ([], []))
             averages.append(average)
-            weights.append(_local(parameter).to(average.dtype))
+            weights.append(local(parameter).to(average.dtype))
         for averages, weights in by_dtype.values():
             torch._foreach_lerp_(averages, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
@@ -51,8 +52,8 @@ class Ema:
                 pass without backward; they are dropped on both sides, or they would outlive the
                 exchange.
         """
-        weights = {name: _local(p).detach().clone() for name, p in self._parameters.items()}
-        self._copy_in({name: _local(average) for name, average in self._averages.items()}, modules)
+        weights = {name: local(p).detach().clone() for name, p in self._parameters.items()}
+        self._copy_in({name: local(average) for name, average in self._averages.items()}, modules)
         try:
             yield
         finally:
@@ -65,15 +66,11 @@ class Ema:
                 if isinstance(part, FSDPModule):
                     part.reshard()
         for name, parameter in self._parameters.items():
-            _local(parameter).copy_(values[name])
+            local(parameter).copy_(values[name])
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averages by parameter name; live tensors, so loading is copying into them."""
         return dict(self._averages)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _average_of(parameter: nn.Parameter) -> Tensor:

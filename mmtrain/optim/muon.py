@@ -6,12 +6,16 @@ always iterates in bf16, one matrix at a time: without bf16 hardware 54 matrices
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
+from torch.distributed.tensor.placement_types import _StridedShard
+
+from mmtrain.optim.local import local, local_gradient
+from mmtrain.optim.owners import work_at_owners
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients of the iteration X <- aX + b(XX')X + c(XX')^2 X, steepest at 0."""
@@ -69,8 +73,9 @@ def _iterate_gram(x_MRC: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Muon with Nesterov momentum and decoupled weight decay; parameters are matrices [out, in].
 
-    A sharded parameter's update is gathered, made orthogonal on every rank and cut again, so the
-    result does not depend on the layout. The products run in bf16 on CUDA, in fp32 elsewhere, and
+    Whole matrices are made orthogonal, whatever holds their parts, so the result does not depend on
+    the layout: each of those cut along one axis of the mesh visits one owner, those cut along two
+    are gathered on every rank. The products run in bf16 on CUDA, in fp32 elsewhere, and
     in fp64 for fp64 parameters.
     """
 
@@ -101,40 +106,106 @@ class Muon(torch.optim.Optimizer):
         """Update every parameter that has a gradient."""
         assert closure is None
         for group in self.param_groups:
-            stacks: dict[Any, list[tuple[Tensor, Tensor]]] = {}
+            alike: dict[Any, list[Tensor]] = {}
             for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                buffer = self.state[parameter]["momentum_buffer"]
-                buffer.lerp_(parameter.grad, 1 - group["momentum"])
-                update = parameter.grad.lerp(buffer, group["momentum"])
-                if isinstance(update, DTensor):
-                    update = update.full_tensor()
-                key = (update.shape, update.dtype, update.device)
-                stacks.setdefault(key, []).append((parameter, update))
-            for pairs in stacks.values():
-                size = max(1, _STACK_ELEMENTS // max(1, pairs[0][1].numel()))
-                for start in range(0, len(pairs), size):
-                    self._update(pairs[start : start + size], group)
+                if parameter.grad is not None:
+                    alike.setdefault(_place(parameter), []).append(parameter)
+            for parameters in alike.values():
+                self._update(parameters, group)
 
-    def _update(self, pairs: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> None:
-        """Apply the orthogonal updates of equal-shaped matrices."""
-        stack_MRC = torch.stack([update for _, update in pairs])
-        num_out, num_in = stack_MRC.shape[1:]
-        scale = math.sqrt(max(1, num_out / num_in))
-        if group["adjust"] == "match_rms_adamw":
-            scale = 0.2 * math.sqrt(max(num_out, num_in))
-        dtype = _product_dtype(stack_MRC)
-        for (parameter, _), update in zip(
-            pairs, orthogonalize(stack_MRC, dtype=dtype), strict=True
-        ):
-            update = update.to(parameter.dtype)
-            if isinstance(parameter, DTensor):
-                mesh = parameter.device_mesh
-                whole = DTensor.from_local(update, mesh, [Replicate()] * mesh.ndim, run_check=False)
-                update = whole.redistribute(placements=parameter.placements)
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update, alpha=-group["lr"] * scale)
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Update matrices that lie in the same way over the same ranks."""
+        gradients = [local_gradient(p) for p in parameters]
+        buffers = [local(self.state[p]["momentum_buffer"]) for p in parameters]
+        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])  # pyright: ignore[reportPrivateImportUsage]
+        updates = torch._foreach_lerp(gradients, buffers, group["momentum"])  # pyright: ignore[reportPrivateImportUsage]
+        by_shape: dict[torch.Size, list[int]] = {}
+        for i, parameter in enumerate(parameters):
+            by_shape.setdefault(parameter.shape, []).append(i)
+        stacks = [torch.stack([updates[i] for i in chosen]) for chosen in by_shape.values()]
+        made = _orthogonal(stacks, list(by_shape), parameters[0])
+        for shape, chosen, done_MRC in zip(by_shape, by_shape.values(), made, strict=True):
+            scale = math.sqrt(max(1, shape[0] / shape[1]))
+            if group["adjust"] == "match_rms_adamw":
+                scale = 0.2 * math.sqrt(max(shape))
+            weights = [local(parameters[i]) for i in chosen]
+            steps = done_MRC.to(weights[0].dtype).unbind()
+            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_add_(weights, steps, alpha=-group["lr"] * scale)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _place(parameter: Tensor) -> Hashable:
+    """What is the same of matrices that are worked on together."""
+    spread = (None, None)
+    if isinstance(parameter, DTensor):
+        spread = (parameter.device_mesh, parameter.placements)
+    return *spread, parameter.dtype, parameter.device
+
+
+def _orthogonal(stacks: list[Tensor], shapes: list[torch.Size], like: Tensor) -> list[Tensor]:
+    """This rank's parts of the orthogonal matrices, from its parts of stacks of matrices.
+
+    Args:
+        stacks: of local parts, one for each shape.
+        shapes: of the whole matrices.
+        like: a parameter that lies as all of them do.
+    """
+    axes = _cut_axes(like)
+    if not axes:
+        return [_in_pieces(stack) for stack in stacks]
+    assert isinstance(like, DTensor)
+    mesh, placements = like.device_mesh, like.placements
+    placement = placements[axes[0]]
+    if len(axes) == 1 and type(placement) is Shard:
+        turned = placement.dim == 1
+        found = work_at_owners(
+            [stack.mT if turned else stack for stack in stacks],
+            [shape[placement.dim] for shape in shapes],
+            lambda x_MRC: _in_pieces(x_MRC.mT).mT if turned else _in_pieces(x_MRC),
+            group=mesh.get_group(axes[0]),
+        )
+        return [done.mT if turned else done for done in found]
+    return [_gathered(stack, shape, like) for stack, shape in zip(stacks, shapes, strict=True)]
+
+
+def _cut_axes(parameter: Tensor) -> list[int]:
+    """The mesh's axes that no rank holds the whole along."""
+    if not isinstance(parameter, DTensor):
+        return []
+    mesh = parameter.device_mesh
+    return [
+        axis
+        for axis, placement in enumerate(parameter.placements)
+        if mesh.size(axis) > 1 and not isinstance(placement, Replicate)
+    ]
+
+
+def _gathered(stack: Tensor, shape: torch.Size, like: DTensor) -> Tensor:
+    """Matrices that are cut along several axes: every rank gathers and works on all of them."""
+    mesh, whole = like.device_mesh, torch.Size((stack.size(0), *shape))
+    placements = [_behind_stack(placement) for placement in like.placements]
+    stride = (shape.numel(), shape[1], 1)
+    given = DTensor.from_local(
+        stack.contiguous(), mesh, placements, run_check=False, shape=whole, stride=stride
+    )
+    done = _in_pieces(given.full_tensor()).contiguous()
+    everywhere = DTensor.from_local(done, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return everywhere.redistribute(placements=placements).to_local()
+
+
+def _behind_stack(placement: Placement) -> Placement:
+    """The same cut of the matrices in a stack of them."""
+    if isinstance(placement, _StridedShard):
+        return _StridedShard(placement.dim + 1, split_factor=placement.split_factor)
+    return Shard(placement.dim + 1) if isinstance(placement, Shard) else placement
+
+
+def _in_pieces(stack_MRC: Tensor) -> Tensor:
+    """Orthogonal matrices, in products of a limited size."""
+    size = max(1, _STACK_ELEMENTS // max(1, stack_MRC[0].numel() if stack_MRC.size(0) else 1))
+    dtype = _product_dtype(stack_MRC)
+    parts = [orthogonalize(part, dtype=dtype) for part in stack_MRC.split(size)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _product_dtype(x_MRC: Tensor) -> torch.dtype:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from mmtrain.optim.adamw import AdamW
 from mmtrain.optim.config import OptimConfig
 from mmtrain.optim.muon import Muon
 from mmtrain.optim.zero import own_part, share_out
@@ -128,12 +129,10 @@ def build_optimizers(
         layers_above = layer_ids[name][1] if layer_ids and name in layer_ids else 0
         factor = config.layer_decay**layers_above * (lr_factors or {}).get(name, 1.0)
         decays = muon or name not in no_decay
-        # Fused and foreach kernels refuse a list that mixes plain tensors, DTensors or meshes.
-        mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
         lr = factor * (config.muon_lr if muon else config.lr)
         weight_decay = config.muon_weight_decay if muon else config.weight_decay
         group = groups.setdefault(
-            (muon, decays, factor, mesh),
+            (muon, decays, factor),
             {
                 "params": [],
                 "lr": lr,
@@ -144,11 +143,8 @@ def build_optimizers(
         group["params"].append(parameter)
     optimizers: list[torch.optim.Optimizer] = []
     if adamw_groups := [group for key, group in groups.items() if not key[0]]:
-        options = {"lr": config.lr, "betas": config.betas, "eps": config.eps, "fused": True}
-        adamw = _build(torch.optim.AdamW, adamw_groups, zero_group, options)
-        for optimizer in adamw:
-            _begin_adamw(own_part(optimizer))
-        optimizers += adamw
+        options = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
+        optimizers += _build(AdamW, adamw_groups, zero_group, options)
     if muon_groups := [group for key, group in groups.items() if key[0]]:
         momentum, adjust = config.muon_momentum, config.muon_adjust
         options = {"lr": config.muon_lr, "momentum": momentum, "adjust": adjust}
@@ -165,15 +161,3 @@ def _build(
     if zero_group is None:
         return [kind(groups, **options)]
     return list(share_out(kind, groups, zero_group, **options))
-
-
-def _begin_adamw(optimizer: torch.optim.Optimizer) -> None:
-    """Give AdamW its state at the start, as a checkpoint before any step needs it."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            optimizer.state[parameter] = {
-                # fp32 and on the device: what the fused kernel would make itself.
-                "step": torch.zeros((), device=parameter.device),
-                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-            }
