@@ -1,6 +1,8 @@
 """The pairwise sigmoid loss of a batch whose images come in parts."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +12,9 @@ from mmtrain.losses._arguments import as_scalar
 from mmtrain.losses._blocks import Positives, pair
 from mmtrain.losses._sigmoid_sums import SigmoidSums
 
+Differentiable = Literal["image", "text", "logit_scale", "logit_bias"]
+"""What the loss has a gradient of."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SiglipGradients:
@@ -17,11 +22,11 @@ class SiglipGradients:
 
     loss: Tensor
     """0-dim; mean over the global batch, the same on every rank."""
-    text_BE: Tensor
-    """Gradient of this rank's texts."""
-    logit_scale: Tensor
+    text_BE: Tensor | None
+    """Gradient of this rank's texts; of anything frozen: None."""
+    logit_scale: Tensor | None
     """Gradient, 0-dim, of the multiplier."""
-    logit_bias: Tensor
+    logit_bias: Tensor | None
     """Gradient, 0-dim."""
 
 
@@ -41,6 +46,7 @@ class SiglipByParts:
     Args:
         text_BE: features of all of this rank's texts.
         logit_scale, logit_bias, group, labels_B, positives, valid_B: as `siglip_loss` has them.
+        frozen: what wants no gradient, which is then not computed; alike on all ranks.
 
     Raises:
         ValueError: as `siglip_loss`.
@@ -57,6 +63,7 @@ class SiglipByParts:
         labels_B: Tensor | None = None,
         positives: Positives = "attract",
         valid_B: Tensor | None = None,
+        frozen: Collection[Differentiable] = (),
     ) -> None:
         self._pairing = pair(
             {"text_BE": text_BE},
@@ -74,11 +81,15 @@ class SiglipByParts:
             scale=as_scalar(logit_scale, name="logit_scale", like=text_BE),
             bias=as_scalar(logit_bias, name="logit_bias", like=text_BE),
             pairing=self._pairing,
+            need_text="text" not in frozen,
+            need_scale="logit_scale" not in frozen,
+            need_bias="logit_bias" not in frozen,
         )
+        self._need_image = "image" not in frozen
 
     @torch.no_grad()
-    def add(self, image_XE: Tensor, rows: slice) -> Tensor:
-        """Gradient [X, E] of the loss with respect to these images.
+    def add(self, image_XE: Tensor, rows: slice) -> Tensor | None:
+        """Gradient [X, E] of the loss with respect to these images; frozen ones have none.
 
         Args:
             image_XE: features of a part of this rank's images.
@@ -90,9 +101,7 @@ class SiglipByParts:
         """
         rows = self._claim(image_XE, rows)
         part = self._pairing.part(rows)
-        gradient_XE = self._sums.add(part.real(image_XE), pairing=part)
-        assert gradient_XE is not None
-        return gradient_XE
+        return self._sums.add(part.real(image_XE), pairing=part, need_image=self._need_image)
 
     @torch.no_grad()
     def finish(self) -> SiglipGradients:
@@ -107,7 +116,6 @@ class SiglipByParts:
             raise ValueError("finish has been called before")
         self._finished = True
         loss, text_grad_BE, scale_grad, bias_grad = self._sums.finish()
-        assert text_grad_BE is not None and scale_grad is not None and bias_grad is not None
         return SiglipGradients(
             loss=loss, text_BE=text_grad_BE, logit_scale=scale_grad, logit_bias=bias_grad
         )

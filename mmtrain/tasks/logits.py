@@ -34,11 +34,15 @@ class Logits:
         named = {"logit_scale": self.scale, "logit_bias": self.bias}
         return {name: value for name, value in named.items() if value is not None}
 
+    def frozen(self) -> list[str]:
+        """Names of those that do not train."""
+        return [name for name, value in self.parameters().items() if not value.requires_grad]
+
     @torch.no_grad()
-    def add_gradients(self, *, scale: Tensor, bias: Tensor) -> None:
-        """Add gradients that were computed by hand; what is frozen gets none."""
+    def add_gradients(self, *, scale: Tensor | None, bias: Tensor | None) -> None:
+        """Add gradients that were computed by hand; what is frozen has none."""
         for parameter, gradient in ((self.scale, scale), (self.bias, bias)):
-            if parameter is not None and parameter.requires_grad:
+            if parameter is not None and gradient is not None:
                 gradient = gradient.to(parameter.dtype).view_as(parameter)
                 before = parameter.grad
                 parameter.grad = gradient if before is None else before + gradient

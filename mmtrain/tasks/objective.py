@@ -90,15 +90,20 @@ class Objective:
         elif schedule.single_pass:
             assert isinstance(schedule, LocalSchedule)
             out_RC = schedule.forward(images, rows)
-            total, losses = self._losses(out_RC, batch, rows)
+            total, losses = self._losses(schedule, out_RC, batch, rows)
             if self.row_terms:
                 total = total + (out_RC * known_C.to(out_RC.dtype)).sum()
-            (total * loss_scale).backward()
+            if total.requires_grad:
+                (total * loss_scale).backward()
         elif isinstance(schedule, LocalSchedule) and self._sums_over_images:
             (term,) = self.batch_terms
             factor = loss_scale * term.weight
             loss, out_RC = schedule.step_in_parts(
-                images, rows, lambda text_BE: term.begin(text_BE, batch, factor=factor)
+                images,
+                rows,
+                lambda text_BE: term.begin(
+                    text_BE, batch, factor=factor, frozen=schedule.frozen_outputs
+                ),
             )
             losses = [loss]
         else:
@@ -112,10 +117,20 @@ class Objective:
         """Whether one pass does that has all texts and takes the images in parts."""
         return len(self.terms) == 1 and self.batch_terms[0].sums_over_images
 
-    def _losses(self, out_RC: Tensor, batch: Any, rows: Rows) -> tuple[Tensor, list[Tensor]]:
-        """The weighted sum of the batch terms, and each without its weight."""
+    def _outputs(self, out_RC: Tensor) -> Outputs:
+        """What batch terms read, out of what the last stage handed to the schedule."""
         parts = out_RC[:, : sum(self._handed.values())].split([*self._handed.values()], dim=1)
-        outputs = dict(zip(self._handed, parts, strict=True))
+        return dict(zip(self._handed, parts, strict=True))
+
+    def _losses(
+        self, schedule: Schedule, out_RC: Tensor, batch: Any, rows: Rows
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The weighted sum of the batch terms, and each without its weight."""
+        # Packed beside others, a frozen output would seem to want a gradient.
+        outputs = {
+            name: output.detach() if name in schedule.frozen_outputs else output
+            for name, output in self._outputs(out_RC).items()
+        }
         losses = [term.loss(outputs, batch, rows) for term in self.batch_terms]
         weighted = (term.weight * x for term, x in zip(self.batch_terms, losses, strict=True))
         return sum(weighted, start=losses[0].new_zeros(())), losses
@@ -129,8 +144,9 @@ class Objective:
         out_RC = schedule.eval(batch.images_BCHW, rows)
         if out_RC is not None:
             out_RC = out_RC.detach().requires_grad_()
-            total, losses = self._losses(out_RC, batch, rows)
-            (total * loss_scale).backward()
+            total, losses = self._losses(schedule, out_RC, batch, rows)
+            if total.requires_grad:
+                (total * loss_scale).backward()
             gradient_RC = out_RC.grad
             if self.row_terms and gradient_RC is not None:
                 gradient_RC = gradient_RC + (known_C * loss_scale).to(out_RC.dtype)
@@ -148,8 +164,7 @@ class Objective:
         if out_RC is None:
             nothing = torch.empty(num_rows, 0, device=self.layout.device)
             return {f"{name}_BE": nothing for name in schedule.frozen_outputs}
-        parts = out_RC.detach()[:, : sum(self._handed.values())].split([*self._handed.values()], 1)
-        known = dict(zip(self._handed, parts, strict=True))
+        known = self._outputs(out_RC.detach())
         return {f"{name}_BE": known[name] for name in schedule.frozen_outputs}
 
     def _known_gradient(self, batch: Any) -> Tensor:

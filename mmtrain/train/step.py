@@ -44,12 +44,13 @@ class Schedule(Protocol):
 class Parts(Protocol):
     """A loss that has all texts and takes the images in parts."""
 
-    def add(self, image_XE: Tensor, rows: slice) -> Tensor:
-        """Take the images of `rows` -> the gradient [X, E] of their features."""
+    def add(self, image_XE: Tensor, rows: slice) -> Tensor | None:
+        """Take the images of `rows` -> the gradient [X, E] of their features, if it is wanted."""
         ...
 
-    def finish(self) -> tuple[Tensor, Tensor]:
-        """-> the loss and the gradient [B, E] of the texts; parameters have theirs in `.grad`."""
+    def finish(self) -> tuple[Tensor, Tensor | None]:
+        """-> the loss and the gradient [B, E] of the texts, if it is wanted; parameters have theirs
+        in `.grad`."""
         ...
 
 
@@ -144,9 +145,9 @@ class LocalSchedule:
         return nullcontext()
 
 
-def _backward(gradients: dict[Tensor, Tensor]) -> None:
-    """Of all tensors that have a graph at once, with their gradients."""
-    trained = {x: gradient for x, gradient in gradients.items() if x.requires_grad}
+def _backward(gradients: dict[Tensor, Tensor | None]) -> None:
+    """Of all tensors that have a graph at once, with the gradients that they have."""
+    trained = {x: g for x, g in gradients.items() if x.requires_grad and g is not None}
     if trained:
         torch.autograd.backward([*trained], [*trained.values()])
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmtrain.parallel import ParallelConfig
 from tests.parallel.tiny_clip import (
@@ -65,6 +66,52 @@ def test_rows_per_tower(locked: str, loss: Any, trains: int, frozen: int) -> Non
 @pytest.mark.parametrize("loss", [SOFTMAX, SIGMOID])
 def test_one_microbatch_is_one_pass(loss: Any) -> None:
     assert rows_per_sample(Trained(CONFIG, loss)) == {"vision": 1, "text": 1}
+
+
+class Products(TorchDispatchMode):
+    """Counts the products that a loss adds to the gradients of features, a tower's a block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten.addmm_.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("trained_logits", [True, False])
+@pytest.mark.parametrize("locked", LOCKED)
+@pytest.mark.parametrize(("loss", "microbatches"), [(SOFTMAX, 1), (SIGMOID, 1), (SOFTMAX, 4)])
+def test_a_loss_computes_what_is_wanted(
+    loss: Any, microbatches: int, locked: str, trained_logits: bool
+) -> None:
+    """No gradient of a frozen tower's features; the multiplier's own comes by the images'."""
+    check_products(loss, microbatches, locked, trained_logits, blocks=1)
+
+
+@pytest.mark.parametrize("trained_logits", [True, False])
+@pytest.mark.parametrize("locked", LOCKED)
+def test_a_sigmoid_by_parts_computes_what_is_wanted(locked: str, trained_logits: bool) -> None:
+    check_products(SIGMOID, 4, locked, trained_logits, blocks=4)
+
+
+def check_products(
+    loss: Any, microbatches: int, locked: str, trained_logits: bool, *, blocks: int
+) -> None:
+    vision, text = (unlocked == 0 for unlocked in LOCKED[locked])
+    trained = Trained(CONFIG, loss, num_microbatches=microbatches, lock=LOCKED[locked])
+    for parameter in trained.objective.parameters().values():
+        parameter.requires_grad_(trained_logits)
+    with Products() as products:
+        trained.backward(trained.batch(0))
+    assert products.count == blocks * ((not vision or trained_logits) + (not text))
+    found = {
+        name for name in ("vision", "text") if any(n.startswith(name) for n in trained.gradients())
+    }
+    assert found == {name for name, frozen in (("vision", vision), ("text", text)) if not frozen}
+    logits = trained.objective.parameters().values()
+    assert all((p.grad is not None) == trained_logits for p in logits)
 
 
 @pytest.mark.parametrize("locked", LOCKED)

@@ -1,5 +1,6 @@
 """The contrastive term: an image and its text match, all others of the global batch do not."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -57,8 +58,11 @@ class ContrastiveTerm(BatchTerm):
         """The sigmoid of a pair needs no other pair."""
         return self.config.kind == "siglip"
 
-    def begin(self, text_BE: Tensor, batch: ImageTextBatch, *, factor: float) -> Parts:
-        return _SigmoidParts(text_BE, self.logits, self._arguments(batch), factor=factor)
+    def begin(
+        self, text_BE: Tensor, batch: ImageTextBatch, *, factor: float, frozen: Sequence[str]
+    ) -> Parts:
+        arguments = self._arguments(batch) | {"frozen": {*frozen, *self.logits.frozen()}}
+        return _SigmoidParts(text_BE, self.logits, arguments, factor=factor)
 
     def _arguments(self, batch: ImageTextBatch) -> dict[str, Any]:
         return {
@@ -78,12 +82,16 @@ class _SigmoidParts(Parts):
         assert logits.bias is not None
         self.parts = SiglipByParts(text_BE, logit_bias=logits.bias, **arguments)
 
-    def add(self, image_XE: Tensor, rows: slice) -> Tensor:
-        return self.parts.add(image_XE, rows) * self.factor
+    def add(self, image_XE: Tensor, rows: slice) -> Tensor | None:
+        return self._scaled(self.parts.add(image_XE, rows))
 
-    def finish(self) -> tuple[Tensor, Tensor]:
+    def finish(self) -> tuple[Tensor, Tensor | None]:
         made = self.parts.finish()
-        # The loss takes the multiplier; its logarithm is what trains.
-        scale = made.logit_scale * self.logits.multiplier().detach()
-        self.logits.add_gradients(scale=scale * self.factor, bias=made.logit_bias * self.factor)
-        return made.loss, made.text_BE * self.factor
+        scale = made.logit_scale
+        if scale is not None:  # the loss takes the multiplier; its logarithm is what trains
+            scale = scale * self.logits.multiplier().detach()
+        self.logits.add_gradients(scale=self._scaled(scale), bias=self._scaled(made.logit_bias))
+        return made.loss, self._scaled(made.text_BE)
+
+    def _scaled(self, gradient: Tensor | None) -> Tensor | None:
+        return None if gradient is None else gradient * self.factor

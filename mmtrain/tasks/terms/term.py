@@ -1,5 +1,6 @@
 """What an objective is a weighted sum of: terms that look at single rows, or at all of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,13 +84,16 @@ class BatchTerm(Term):
         """Whether it is a sum over images of what each has to do with all texts: `begin` serves."""
         return False
 
-    def begin(self, text_BE: Tensor, batch: Any, *, factor: float) -> "Parts":
+    def begin(
+        self, text_BE: Tensor, batch: Any, *, factor: float, frozen: Sequence[str]
+    ) -> "Parts":
         """Begin a pass that has all texts and takes the images in parts.
 
         Args:
             text_BE: detached.
             batch: this rank's rows.
             factor: of every gradient.
+            frozen: outputs that want none.
         """
         raise NotImplementedError
 
@@ -97,12 +101,13 @@ class BatchTerm(Term):
 class Parts:
     """A batch term in the course of a pass over parts of the images."""
 
-    def add(self, image_XE: Tensor, rows: slice) -> Tensor:
-        """Take the images of `rows` -> the gradient [X, E] of their features."""
+    def add(self, image_XE: Tensor, rows: slice) -> Tensor | None:
+        """Take the images of `rows` -> the gradient [X, E] of their features, if it is wanted."""
         raise NotImplementedError
 
-    def finish(self) -> tuple[Tensor, Tensor]:
-        """-> the loss and the gradient [B, E] of the texts; parameters have theirs in `.grad`."""
+    def finish(self) -> tuple[Tensor, Tensor | None]:
+        """-> the loss and the gradient [B, E] of the texts, if it is wanted; parameters have theirs
+        in `.grad`."""
         raise NotImplementedError
 
 
