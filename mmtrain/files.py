@@ -35,8 +35,12 @@ def replace_file(path: Path, content: str | bytes) -> None:
     """Write `content` to `path` so that a reader, or a kill, meets the old file or the new one."""
     partial = path.with_name(f".{path.name}.partial")
     with writing(path):
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(partial, path)
+        try:
+            partial.write_bytes(content.encode() if isinstance(content, str) else content)
+            os.replace(partial, path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Any]) -> None:

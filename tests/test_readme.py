@@ -116,13 +116,13 @@ def test_options_in_the_text_exist():
     assert options <= known
 
 
-@pytest.mark.parametrize("start", ["unknown key", "data.train =", "run.dir ="])
+@pytest.mark.parametrize("start", ["unknown key", "data.train =", "--run-dir ="])
 def test_mistakes_are_told_as_readme_shows(start: str, clone: Path, capsys):
     (shown,) = re.findall(rf"^mmtrain: error: {start}.*$", README, re.MULTILINE)
     words = {
         "unknown key": ["configs/debug_clip.toml", "--train.step", "5"],
         "data.train =": ["configs/debug_clip.toml", "--data.train", "data/*.tar"],
-        "run.dir =": ["configs/debug_clip.toml", "--run-dir", "runs/first"],
+        "--run-dir =": ["configs/debug_clip.toml", "--run-dir", "runs/first"],
     }[start]
     (clone / "runs" / "first").mkdir(parents=True)
     (clone / "runs" / "first" / "metrics.jsonl").write_text('{"step": 20}\n')

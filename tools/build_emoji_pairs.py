@@ -12,7 +12,6 @@ same pins give the same pixels and the same splits:
     OUT/debug/                         a few small pairs, not packed
 """
 
-import argparse
 import functools
 import hashlib
 import io
@@ -31,6 +30,7 @@ from emoji_sources import DESIGNS, Concept, Design, index_names, load_concepts
 from PIL import Image
 
 from mmtrain.cli.endings import end_well
+from mmtrain.cli.parser import Parser
 from mmtrain.demo.emoji_pairs import tar_bytes
 from mmtrain.errors import UsageError
 
@@ -250,14 +250,13 @@ def main() -> int:
 
 def run() -> None:
     """Build, and print what was built."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("out", type=Path, help="the folder to write")
+    parser = Parser(prog="build_emoji_pairs", description=__doc__)
+    parser.add_argument("out", type=Path, metavar="DIR", help="the folder to write")
     parser.add_argument(
         "--packages",
         type=Path,
         default=Path("npm"),
+        metavar="DIR",
         help="where the npm packages are (default: npm)",
     )
     args = parser.parse_args()

@@ -8,7 +8,6 @@ With --out each row is appended when it ends, and rows that the file has already
 what was cut off goes on. Everything happens in a temporary folder, on this machine's CPU.
 """
 
-import argparse
 import os
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from chaos_jobs import kill_jobs, kill_ranks, stop_jobs
 
 from benchmarks.machine import describe_machine
 from mmtrain.cli.endings import end_well
+from mmtrain.cli.parser import Parser
 
 _HEAD = "| fault | times | must be seen | was seen | seconds |\n|---|---|---|---|---|\n"
 Row = Callable[[Path, int], tuple[bool, str]]
@@ -87,9 +87,7 @@ def main() -> int:
 
 def run() -> int:
     """Run the rows that were asked for."""
-    parser = argparse.ArgumentParser(
-        prog="chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="chaos", description=__doc__)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
     parser.add_argument("--scale", type=float, default=1.0, help="of every count (1)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="keep the table there (.md)")

@@ -24,11 +24,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from PIL import Image, ImageDraw
 
 from mmtrain.cli.endings import end_well
+from mmtrain.cli.parser import Parser
 from mmtrain.data.questions.question import Question
 from mmtrain.errors import UsageError
 from mmtrain.files import writing
@@ -245,17 +245,8 @@ def write_part(
     return counted
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; --help shows the options\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="make_shapes_vqa",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="make_shapes_vqa", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     for part, num in (("train", 20_000), ("val", 1_000), ("test", 2_000)):
         parser.add_argument(

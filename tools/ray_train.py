@@ -6,7 +6,6 @@ A process of its own, since mmtrain answers signals, which only a main thread ma
 workers when one fails, and the run goes on from its last checkpoint.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.torch import TorchTrainer
 
 from mmtrain.cli.endings import end_well
+from mmtrain.cli.parser import Parser
 
 _RENDEZVOUS_OFFSET = 1
 """Ray's own process group holds the port that it has chosen; ours takes the next."""
@@ -40,7 +40,7 @@ def main() -> int:
 
 def run() -> None:
     """Hand the words on to every worker."""
-    parser = argparse.ArgumentParser(prog="ray_train", description=__doc__)
+    parser = Parser(prog="ray_train", description=__doc__)
     parser.add_argument("--workers", type=int, required=True, help="ranks, one for each GPU")
     parser.add_argument("--cpu", action="store_true", help="without GPUs")
     arguments, words = parser.parse_known_args()

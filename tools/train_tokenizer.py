@@ -17,11 +17,12 @@ import sys
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, NoReturn, get_args
+from typing import IO, get_args
 
 import sentencepiece
 
 from mmtrain.cli.endings import end_well
+from mmtrain.cli.parser import Parser
 from mmtrain.data.text.cleaning import CLEANINGS, Cleaning
 from mmtrain.data.text.sentence_piece import SentencePieceModel
 from mmtrain.data.text.tokenizer import CONFIG_FILE, Tokenizer, TokenizerConfig
@@ -34,22 +35,15 @@ _MAX_CHARACTERS = 4096
 _SPECIAL_IDS = {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; --help shows the options\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="train_tokenizer",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="train_tokenizer", description=__doc__)
     parser.add_argument(
         "sources", nargs="+", type=Path, metavar="SOURCE",
         help="a tar shard (.tar), or a text file with one caption a line",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the folder to write"
+    )
     parser.add_argument(
         "--vocab-size", type=int, required=True, help="number of ids, the 4 special ones (pad 0,"
         " start 1, end 2, unknown 3) and the 256 bytes of --byte-fallback counted",

@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.cli.parser import add_command
+from mmtrain.errors import UsageError
+
+_RUN_DIR = Path("runs/demo")
 
 
 def add_demo(commands: Any) -> None:
@@ -20,9 +23,8 @@ def add_demo(commands: Any) -> None:
     demo.add_argument(
         "--out",
         type=Path,
-        default=Path("runs/demo"),
         metavar="DIR",
-        help="the run folder; an unfinished demo in it goes on (%(default)s)",
+        help=f"the run folder; an unfinished demo in it goes on ({_RUN_DIR})",
     )
     demo.add_argument("--fresh", action="store_true", help="remove the demo in it and start over")
     demo.add_argument(
@@ -33,8 +35,13 @@ def add_demo(commands: Any) -> None:
 def _demo(arguments: argparse.Namespace) -> None:
     from mmtrain.demo.demo import run_demo
 
+    given = {"--out": arguments.out, "--fresh": arguments.fresh}
+    given |= dict.fromkeys(arguments.overrides[:1], True)
+    for name, value in given.items():
+        if arguments.data_only and value:
+            raise UsageError(f"{name} has no effect with --data-only; leave one of them out")
     run_demo(
-        out=arguments.out,
+        out=arguments.out or _RUN_DIR,
         overrides=arguments.overrides,
         fresh=arguments.fresh,
         data_only=arguments.data_only,

@@ -21,6 +21,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *, takes_overrides: bool = False, lists_keys: bool = False, **kwargs: Any):
         super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
+        self.register("type", Path, _path)
         self.takes_overrides = takes_overrides
         """Whether `--section.key value` may be among the words."""
         self.lists_keys = lists_keys
@@ -29,13 +30,16 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, args: Any = None, namespace: Any = None
     ) -> Any:
-        """argparse's, with `~` and `$VAR` in every option whose metavar is a place."""
+        """argparse's, with `~` and `$VAR` in every option whose metavar is a place; what is empty,
+        as of a shell's variable that is not set, is refused but for texts."""
         found, rest = super().parse_known_args(args, namespace)
-        for action in filter(names_place, self._actions):
+        for action in self._actions:
             value = getattr(found, action.dest, None)
-            if value is not None:
-                name = action.option_strings[-1] if action.option_strings else action.dest
-                setattr(found, action.dest, _expanded(value, name))
+            words = value if isinstance(value, list) else [value]
+            if "" in words and action.metavar != "TEXT":
+                self.error(f"argument {typed_name(action)}: {_EMPTY}")
+            if value is not None and names_place(action):
+                setattr(found, action.dest, _expanded(value, typed_name(action)))
         return found, rest
 
     def error(self, message: str) -> NoReturn:
@@ -53,8 +57,22 @@ class Parser(argparse.ArgumentParser):
         return f"{text}\n{_recipe_keys()}" if self.lists_keys else text
 
 
+_EMPTY = "it is empty; is a variable not set?"
 _PLACES = {"DATA", "DIR", "DST", "EMBEDDINGS", "FILE", "FOLDER", "PATH", "RECIPE", "RUN"}
-_PLACES |= {"SHARDS", "SRC"}
+_PLACES |= {"SHARDS", "SOURCE", "SRC"}
+
+
+def typed_name(action: argparse.Action) -> str:
+    """What a user calls an option, or a place among the words: `--run-dir`, `RECIPE`."""
+    if action.option_strings:
+        return action.option_strings[-1]
+    return action.metavar if isinstance(action.metavar, str) else action.dest
+
+
+def _path(text: str) -> Path:
+    if not text:  # pathlib takes it for the current folder
+        raise argparse.ArgumentTypeError(_EMPTY)
+    return Path(text)
 
 
 def names_place(action: argparse.Action) -> bool:

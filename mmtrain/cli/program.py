@@ -88,6 +88,4 @@ def _run(argv: list[str]) -> None:
     try:
         arguments.run(arguments)
     except UsageError as error:
-        if parser.takes_overrides:
-            raise
-        raise UsageError(in_words_of(parser, str(error))) from error
+        raise UsageError(in_words_of(arguments, str(error))) from error

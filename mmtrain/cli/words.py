@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePath
 
+from mmtrain.cli.parser import typed_name
 from mmtrain.errors import UsageError
 from mmtrain.settings.decode import key_that_takes
 from mmtrain.settings.describe import annotations, describe, section_in
@@ -79,12 +80,24 @@ def explain(word: str, *, argv: Sequence[str], parser: argparse.ArgumentParser) 
     return f"{parser.prog} does not take {word}{remedy} (see {parser.prog} --help)"
 
 
-def in_words_of(parser: argparse.ArgumentParser, message: str) -> str:
-    """A message with the options of a command for the recipe's keys of the same name, which its
-    user has never typed."""
-    for option in parser._option_string_actions:
-        name = option.removeprefix("--").replace("-", "_")
-        message = re.sub(rf"\b(?:data|train|run)\.{name}\b", option, message)
+def in_words_of(arguments: argparse.Namespace, message: str) -> str:
+    """A message in the words of a command: `--model = x` for `model = x`, and an option for the
+    recipe's key of the same name, which its user has never typed.
+
+    Args:
+        arguments: what the command's parser, `arguments.parser`, made of the words.
+        message: names settings as functions and recipes do.
+    """
+    parser = arguments.parser
+    for action in parser._actions:
+        name, place = action.dest, typed_name(action)
+        if parser.takes_overrides:  # its user types the keys, but for those that have an option
+            if getattr(arguments, name, None) is not None:
+                message = re.sub(rf"\b{name.replace('_', '[.]')}(?= = )", place, message)
+            continue
+        if action.option_strings:
+            message = re.sub(rf"\b(?:data|train|run)\.{name}\b", place, message)
+        message = re.sub(rf"(?<![\w.-]){name}(?= = )|^{name}(?=: )", place, message)
     return message
 
 

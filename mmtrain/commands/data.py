@@ -39,6 +39,11 @@ def data_check_command(
         FaultsFound: a sample would not be used.
         UsageError: a shard is damaged or no longer what was indexed.
     """
+    if index_dir is not None and not index_dir.is_dir():
+        raise UsageError(
+            f"index_dir = {index_dir} is no folder, so no index can be compared with; name the one "
+            "that `mmtrain data index` was given"
+        )
     places = dict.fromkeys(captions, 1.0)
     source = open_unsharded(data, image_key=image_key, key="data")
     if source is not None:

@@ -172,7 +172,7 @@ MISTAKES = {
     ),
     "a label key where the layout has one": (
         ("zero-shot", "--data", "{data}/imagenet", "--label-key", "cls"),
-        "label_key = cls: the layout of data says",
+        "--label-key = cls: the layout of data says",
     ),
     "a wrong label key": (
         ("zero-shot", "--data", SHARD, "--classes", "imagenet", "--label-key", "klass"),

@@ -118,7 +118,7 @@ def test_every_command_uses_what_it_gets() -> None:
         ("eval answers --predictions p --questions q --out o.json --image-key k", "--image-key"),
         (
             "eval vqa --model m --data d --questions q --out o.json --image-key k",
-            "image_key = k has no effect: the set's files say",
+            "--image-key = k has no effect: the set's files say",
         ),
         ("generate --model m --prompt p --seed 3", "--seed has no effect without --temperature"),
         ("generate --model m --prompt p --answers a --seed 3", "--seed has no effect with"),

@@ -93,9 +93,9 @@ def test_a_place_that_no_sample_has_is_told_what_they_have(
 
 
 def test_keys_of_a_recipe_are_options_where_the_user_typed_those() -> None:
-    parser = build_parser().parse_args(["models"]).parser
-    assert in_words_of(parser, "data.workers = 3") == "data.workers = 3"  # it has no such option
+    arguments = build_parser().parse_args(["models"])
+    assert in_words_of(arguments, "data.workers = 3") == "data.workers = 3"  # it has no such option
     words = ["embed", "--model", "a", "--data", "b", "--out", "c"]
-    parser = build_parser().parse_args(words).parser
-    told = in_words_of(parser, "data.workers = 3 and train.device = x; see data.train")
+    arguments = build_parser().parse_args(words)
+    told = in_words_of(arguments, "data.workers = 3 and train.device = x; see data.train")
     assert told == "--workers = 3 and --device = x; see data.train"

@@ -4,28 +4,17 @@ import re
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 import mmtrain
 from mmtrain.cli import main
 from mmtrain.errors import UsageError
-from tests.interop.decoder_folders import edit_config, write_peer
-
-WORDS = ["<s>", "</s>", "a", "red", "circle", "blue", "square", "two"]
+from tests.interop.decoder_folders import edit_config, write_peer, write_worded
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A decoder of 50 ids with a tokenizer of whole words."""
     path = tmp_path_factory.mktemp("decoder")
-    write_peer("smollm2", path)
-    words = WORDS + [f"w{i}" for i in range(50 - len(WORDS))]
-    rust = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<s>"))
-    rust.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    rust.save(str(path / "tokenizer.json"))
-    (path / "chat_template.jinja").write_text(
-        "{% for m in messages %}<s> {{ m.content }} </s>{% endfor %}"
-    )
+    write_worded(path)
     return path
 
 

@@ -151,7 +151,7 @@ def test_captions_are_where_they_are_said_to_be(tmp_path: Path, capsys: pytest.C
     assert check(capsys, path, "--captions", "title")[0] == 0
     assert check(capsys, path, "--no-captions")[0] == 0
     status, _, err = check(capsys, path, "--captions", "title", "--label-key", "concept")
-    assert status == 2 and "label_key = concept: 0 of 4 samples have it" in err
+    assert status == 2 and "--label-key = concept: 0 of 4 samples have it" in err
 
 
 def write_manifest(folder: Path, form: str) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 ROPE = {"rope_type": "default", "rope_theta": 5000.0}
 GATED = {
@@ -93,3 +94,16 @@ def edit_config(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
     data = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({k: v for k, v in data.items() if v is not None}))
+
+
+def write_worded(folder: Path) -> None:
+    """A decoder of 50 ids with a tokenizer of whole words, some of them real, and a chat's form."""
+    write_peer("smollm2", folder)
+    real = ["<s>", "</s>", "a", "red", "circle", "blue", "square", "two"]
+    words = [*real, *(f"w{i}" for i in range(50 - len(real)))]
+    rust = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<s>"))
+    rust.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    rust.save(str(folder / "tokenizer.json"))
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}<s> {{ m.content }} </s>{% endfor %}"
+    )

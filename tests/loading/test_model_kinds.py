@@ -88,7 +88,8 @@ def test_a_model_of_another_kind_is_told_by_who_takes_it(
             continue
         assert main(words) == 2, command
         (line,) = capsys.readouterr().err.splitlines()
-        key = command.split()[0] if "init" in command else "model"
+        key = command.split()[0] if "init" in command else "--model"
+        key = {"export": "RUN", "convert": "SRC", "summary": "RECIPE|PATH|NAME"}.get(command, key)
         assert f"{key} = {folder / name} is" in line or f"{key} = {folder / name} answers" in line
         assert TOLD[held] in line, (command, line)
         assert not any(tmp_path.iterdir()), command

@@ -116,8 +116,8 @@ def test_what_stands_for_nothing_is_refused(
     for words, name in (
         (["train", RECIPE, "--data.train", text], "data.train"),
         (["train", RECIPE, "--run-dir", text], "--run-dir"),
-        (["report", text], "runs"),
-        (["data", "check", text], "data"),
+        (["report", text], "RUN"),
+        (["data", "check", text], "DATA"),
     ):
         assert main(words) == 2
         (line,) = capsys.readouterr().err.splitlines()

@@ -138,7 +138,7 @@ def test_a_second_training_is_refused(
         before = sorted(tmp_path.iterdir())
         assert main(["train", RECIPE, "--run-dir", str(tmp_path), *words]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert f"run.dir = {tmp_path}" in line and f"process {process}" in line
+        assert f"--run-dir = {tmp_path}" in line and f"process {process}" in line
         assert sorted(tmp_path.iterdir()) == before
 
 

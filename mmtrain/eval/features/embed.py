@@ -240,7 +240,8 @@ def _on_main_rank(encoder: Encoder, make: Callable[[], ResultT]) -> ResultT:
         try:
             held[0] = make()
         except (OSError, UsageError) as error:
-            held[1] = str(error)
+            told = isinstance(error, OSError) and error.filename is not None
+            held[1] = f"{error.filename}: {error.strerror}" if told else str(error)
     if encoder.group is not None:
         # Not before every rank has written what it had to.
         sum_(torch.zeros(1, device=encoder.device), group=encoder.group)

@@ -1,0 +1,53 @@
+"""What every program in tools/ does with the places among its words, as every command does."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+TOOLS = Path(__file__).parent.parent / "tools"
+WORDS = {
+    "train_tokenizer": "~/captions.txt --vocab-size 300 --kind bpe --out OUT",
+    "make_shapes_vqa": "--train 1 --val 1 --test 1 --out OUT",
+}
+"""Right words for small inputs."""
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    (folder / "captions.txt").write_text("a dark square\na red circle\n" * 20)
+    monkeypatch.setenv("DISK", str(folder))
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+@pytest.mark.parametrize("name", WORDS)
+@pytest.mark.parametrize("out", ["$DISK/out", "${DISK}/out", "~/out"])
+def test_places_are_those_of_a_shell(name: str, out: str, tmp_path: Path, disk: Path) -> None:
+    assert load(name).main(WORDS[name].replace("OUT", out).split()) == 0
+    assert any((disk / "out").iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["disk"]
+
+
+@pytest.mark.parametrize("name", WORDS)
+@pytest.mark.parametrize("out", ["$NOT_SET/out", "~nobody-here/out", ""])
+def test_a_place_that_is_none_is_one_line(
+    name: str, out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [out if word == "OUT" else word for word in WORDS[name].split()]
+    assert load(name).main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{name}: error: ") and "--out" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["disk"]
