@@ -101,7 +101,7 @@ def with_value(action: argparse.Action, value: str, words: list[str]) -> list[st
 def mistakes(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.Action, str]]:
     """Every option, and place among the words, that takes a value; with each bad one."""
     for action in parser._actions:
-        if action.nargs != 0 and action.dest != "image_key":
+        if action.nargs != 0:
             yield from ((action, value) for value in bad_values(action))
 
 

@@ -119,6 +119,11 @@ class ShardSource:
         number, inside = self._locate(sample)
         return self._opened(number)[1].key(inside)
 
+    def extensions(self, sample: int) -> list[str]:
+        """Of the sample's files, as the index has them."""
+        number, inside = self._locate(sample)
+        return list(self._opened(number)[1].members(inside))
+
     def name_fault(self, sample: int, wanted: Collection[str]) -> str:
         """See `ShardIndex.name_fault`."""
         number, inside = self._locate(sample)

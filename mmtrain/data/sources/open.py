@@ -23,6 +23,7 @@ from mmtrain.data.shards.source import OnDamage, ShardSource
 from mmtrain.data.sources.arrow import ArrowSource, is_saved, parquet_of_one_split
 from mmtrain.data.sources.folder_listing import list_folder
 from mmtrain.data.sources.folder_reading import CAPTIONS, CLASSES, open_as, open_images
+from mmtrain.data.sources.image_paths import image_key_option
 from mmtrain.data.sources.manifest import ManifestSource
 from mmtrain.data.sources.source import IMAGE_KEY, Data, SampleSource
 from mmtrain.data.sources.synthetic import SYNTHETIC, SyntheticSource
@@ -34,6 +35,9 @@ from mmtrain.data.storage.hidden_names import tars_in
 from mmtrain.data.storage.patience import PATIENCE
 from mmtrain.errors import UsageError
 from mmtrain.settings.paths import mask_secrets
+
+_NUM_PROBES = 64
+"""Samples that are looked at, evenly spread, before none is found to have `image_key`."""
 
 
 class Kind(NamedTuple):
@@ -104,9 +108,32 @@ KINDS = (
 
 
 def open_unsharded(
-    patterns: str | tuple[str, ...], *, image_key: str, key: str = "data.train"
+    patterns: str | tuple[str, ...],
+    *,
+    image_key: str,
+    key: str = "data.train",
+    is_shared: bool = False,
 ) -> SampleSource | None:
     """The source that a path stands for, if it is none of shards; arguments as `open_source`."""
+    source = _open_unsharded(patterns, image_key, key)
+    if source is not None and not is_shared and not takes_image_key(source, image_key):
+        raise UsageError(
+            f"{image_key_option(key)} = {image_key} has no effect: {key} = {patterns} has no "
+            "column to choose; leave it out"
+        )
+    return source
+
+
+def takes_image_key(source: SampleSource, image_key: str) -> bool:
+    """Whether images are where `image_key` says, or it says nothing."""
+    if isinstance(source, ManifestSource | ArrowSource):
+        return image_key in (IMAGE_KEY, source.image_key)
+    return image_key == IMAGE_KEY or isinstance(source, ShardSource)
+
+
+def _open_unsharded(
+    patterns: str | tuple[str, ...], image_key: str, key: str
+) -> SampleSource | None:
     listed = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     for each in filter(is_remote, listed):
         _refuse_remote(each, key)
@@ -143,6 +170,7 @@ def open_source(
     on_damage: OnDamage = "stop",
     key: str = "data.train",
     retry_seconds: float = PATIENCE,
+    is_shared: bool = False,
 ) -> SampleSource:
     """The source that a path stands for; see the table above.
 
@@ -154,16 +182,17 @@ def open_source(
             checksums, and refuse `verify`.
         key: the setting that `data` came from, for messages.
         retry_seconds: how long a disk's fault is given to pass.
+        is_shared: whether other data have the same `image_key`, so that it need not matter here.
 
     Raises:
-        UsageError: nothing is there, or it is damaged.
+        UsageError: nothing is there, it is damaged, or `image_key` is nowhere in it.
     """
     if not isinstance(data, str | Sequence):
         return data
     patterns = data if isinstance(data, str) else tuple(data)
-    source = open_unsharded(patterns, image_key=image_key, key=key)
+    source = open_unsharded(patterns, image_key=image_key, key=key, is_shared=is_shared)
     if source is None:
-        return ShardSource(
+        source = ShardSource(
             patterns,
             index_dir=index_dir,
             verify=verify,
@@ -172,12 +201,32 @@ def open_source(
             key=key,
             retry_seconds=retry_seconds,
         )
+        _refuse_unknown_image_key(source, image_key, key)
+        return source
     if verify:
         raise UsageError(
             f"data.verify = true needs checksums, which {patterns} has not; pack it into shards "
             "(mmtrain data make) or set it to false"
         )
     return source
+
+
+def _refuse_unknown_image_key(source: ShardSource, image_key: str, key: str) -> None:
+    """An extension that no sample has would be passed over for the images that are there."""
+    if image_key == IMAGE_KEY:
+        return
+    last = source.num_samples - 1
+    probes = {last * i // (_NUM_PROBES - 1) for i in range(_NUM_PROBES)}
+    try:
+        found = [source.extensions(number) for number in sorted(probes)]
+    except OSError as error:
+        raise UsageError(f"{key}: {error}") from error
+    if not any(image_key in extensions for extensions in found):
+        raise UsageError(
+            f"{image_key_option(key)} = {image_key}: none of {len(found)} samples has it; the "
+            f"first, {source.key(0)}, has {', '.join(f'.{each}' for each in found[0])}; name one "
+            "that holds images, or leave it out"
+        )
 
 
 def explained(error: IncompleteError, source: SampleSource, sample: int) -> SampleError:

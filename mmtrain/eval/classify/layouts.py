@@ -16,7 +16,7 @@ from typing import Any
 from mmtrain.data.config import DataConfig
 from mmtrain.data.sources.folder_reading import CLASSES
 from mmtrain.data.sources.image_folder import CaptionFolderSource, ImageFolderSource
-from mmtrain.data.sources.open import open_source
+from mmtrain.data.sources.open import open_source, takes_image_key
 from mmtrain.data.sources.source import Data, SampleSource
 from mmtrain.data.sources.torchvision_sets import TorchvisionSource
 from mmtrain.data.storage.hidden_names import is_hidden, tars_in
@@ -93,10 +93,15 @@ def open_labelled(
     Raises:
         UsageError: nothing is there, the classes are not named, or the sets do not agree.
     """
+    is_shared = len(sets) > 1
     found = {
-        name: _open(data, key=name, image_key=image_key, index_dir=index_dir)
+        name: _open(data, key=name, image_key=image_key, index_dir=index_dir, is_shared=is_shared)
         for name, data in sets.items()
     }
+    if not any(takes_image_key(each.source, image_key) for each in found.values()):
+        raise UsageError(
+            f"image_key = {image_key} has no effect on {', '.join(sets)}; leave it out"
+        )
     keys = {name: _label_key(each, label_key, name) for name, each in found.items()}
     first_name, first = next(iter(found.items()))
     for name, each in found.items():
@@ -115,19 +120,23 @@ def open_labelled(
     )
 
 
-def _open(data: Data, *, key: str, image_key: str, index_dir: str | None) -> _Found:
+def _open(
+    data: Data, *, key: str, image_key: str, index_dir: str | None, is_shared: bool
+) -> _Found:
     single = data if isinstance(data, str) else None
     if isinstance(data, Sequence) and len(data) == 1:
         single = data[0]
     if single is not None and (split := _clip_benchmark_split(Path(single).expanduser(), key)):
         prompts = split.parent / TEMPLATES_FILE
         return _Found(
-            source=open_source(str(split), index_dir=index_dir, key=key),
+            source=open_source(str(split), index_dir=index_dir, image_key=image_key, key=key),
             own_label_key="cls",
             classes=read_classes(split.parent / CLASS_NAMES_FILE),
             templates=load_templates(str(prompts)) if prompts.is_file() else None,
         )
-    source = open_source(data, index_dir=index_dir, image_key=image_key, key=key)
+    source = open_source(
+        data, index_dir=index_dir, image_key=image_key, key=key, is_shared=is_shared
+    )
     if isinstance(source, TorchvisionSource):
         return _Found(source=source, own_label_key="cls", classes=class_list(source.classes))
     if isinstance(source, ImageFolderSource):

@@ -199,7 +199,7 @@ def test_mistakes(tmp_path: Path, content: str, config: dict, told: str) -> None
 
 def test_folders_of_tars_stay_shards_and_sources_pickle(images: Path) -> None:
     """What was shards before is shards still; workers get a source by pickle or fork."""
-    assert isinstance(open_source("mmtrain/demo/debug", image_key="x"), ShardSource)
+    assert isinstance(open_source("mmtrain/demo/debug", image_key="webp"), ShardSource)
     for path in (str(images), str(write_manifest(images, ".csv")), "synthetic:3"):
         source = open_source(path, image_key="filepath")
         twin = pickle.loads(pickle.dumps(source))
