@@ -138,7 +138,11 @@ def test_every_path_of_a_command_is_expanded() -> None:
     """By its metavar; a new metavar must say what it is."""
     found = list(options(build_parser()))
     metavars = {a.metavar for _, a in found if a.metavar is not None and not names_place(a)}
-    assert metavars == {"N", "NAME", "KEY", "D", "C", "K", "T", "X", "P", "TEXT"}
+    assert metavars == {"N", "NAME", "KEY", "D", "C", "K", "T", "X", "P", "TEXT"} | {
+        "BYTES",
+        "I/N",
+        "NAME=X",
+    }
     assert [a.dest for _, a in found if a.type is Path and not names_place(a)] == []
     assert sum(names_place(a) for _, a in found) > 50
 

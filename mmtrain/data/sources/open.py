@@ -203,6 +203,12 @@ def open_source(
         )
         _refuse_unknown_image_key(source, image_key, key)
         return source
+    if index_dir is not None:
+        option = "data.index_dir" if key == "data.train" else "index_dir"
+        raise UsageError(
+            f"{option} = {index_dir} has no effect: {key} = {patterns} has no index, which only "
+            "shards have; leave it out"
+        )
     if verify:
         raise UsageError(
             f"data.verify = true needs checksums, which {patterns} has not; pack it into shards "

@@ -204,3 +204,11 @@ def test_folders_of_tars_stay_shards_and_sources_pickle(images: Path) -> None:
         source = open_source(path, image_key="filepath")
         twin = pickle.loads(pickle.dumps(source))
         assert twin.key(1) == source.key(1) and twin.fingerprint == source.fingerprint
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_folder_of_indexes_is_for_shards(images: Path, tmp_path: Path, suffix: str) -> None:
+    manifest = str(write_manifest(images, suffix))
+    for key, option in (("data.train", r"data\.index_dir"), ("test", "index_dir")):
+        with pytest.raises(UsageError, match=f"^{option} = x has no effect: {key} = "):
+            open_source(manifest, index_dir="x", key=key)
