@@ -239,9 +239,10 @@ def _on_main_rank(encoder: Encoder, make: Callable[[], ResultT]) -> ResultT:
     if encoder.is_main:
         try:
             held[0] = make()
-        except (OSError, UsageError) as error:
-            told = isinstance(error, OSError) and error.filename is not None
-            held[1] = f"{error.filename}: {error.strerror}" if told else str(error)
+        except UsageError as error:
+            held[1] = str(error)
+        except OSError as error:
+            held[1] = f"{error.filename or 'the data'}: {error.strerror or error}"
     if encoder.group is not None:
         # Not before every rank has written what it had to.
         sum_(torch.zeros(1, device=encoder.device), group=encoder.group)
