@@ -24,6 +24,7 @@ from mmtrain.errors import UsageError, WorkerKilledError
 SHARED_MEMORY = "/dev/shm"
 """Where batches are handed over."""
 _MB = 1 << 20
+_NO_ROOM = "unable to allocate shared memory"
 _WORKERS_IGNORE = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _MEANS = {
     "SIGKILL": ", as happens where memory is short",
@@ -179,7 +180,8 @@ def _share(batch: object) -> bool:
             if isinstance(value, torch.Tensor):
                 value.share_memory_()
     except RuntimeError as error:
-        if os.strerror(errno.ENOSPC) not in str(error):
+        # torch 2.11 tells another errno, which a call after the failed one left.
+        if not any(told in str(error) for told in (os.strerror(errno.ENOSPC), _NO_ROOM)):
             raise
         return False
     return True
