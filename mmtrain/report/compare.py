@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmtrain.report.chart import NUM_COLORS, short_number
-from mmtrain.report.curves import draw_curves, draw_scores, percent
+from mmtrain.report.curves import draw_curves, draw_scores
 from mmtrain.report.facts import facts_of, flatten, last_loss, run_length, speed
+from mmtrain.report.render import percent
 from mmtrain.report.run_folder import RECALLS, Evaluation, Kind, RunFolder, column
 
 _NOTHING = "–"

@@ -8,12 +8,8 @@ from markupsafe import Markup
 from mmtrain.report.chart import Point, Series, line_chart, short_number
 from mmtrain.report.facts import recent
 from mmtrain.report.reliability import reliability_chart
+from mmtrain.report.render import percent
 from mmtrain.report.run_folder import Evaluation, RunFolder, column
-
-
-def percent(value: float) -> str:
-    """A fraction as a percentage with one digit."""
-    return f"{100 * value:.1f} %"
 
 
 def percent_brief(value: float) -> str:

@@ -5,17 +5,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from mmtrain import __version__
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder
-from mmtrain.files import replace_file
 from mmtrain.report.chart import short_number
 from mmtrain.report.compare import comparison
-from mmtrain.report.curves import draw_curves, draw_reliability, draw_scores, percent
+from mmtrain.report.curves import draw_curves, draw_reliability, draw_scores
 from mmtrain.report.facts import facts_of, last_loss, run_length, speed
 from mmtrain.report.look import update_look
+from mmtrain.report.render import percent, render, write_page
 from mmtrain.report.run_folder import Evaluation, RunFolder, column, is_run, read_run
 
 NUM_BAD_SHOWN = 10
@@ -48,28 +45,12 @@ def write_report(
         if run.path.resolve() in [other.path.resolve() for other in runs[:number]]:
             raise UsageError(f"run = {run.path} is named twice; name every run once")
     if len(runs) == 1:
-        html = _render("page.html", _one_run(runs[0], lacking=lacking))
+        html = render("page.html", _one_run(runs[0], lacking=lacking))
     else:
-        html = _render("compare.html", comparison(runs))
+        html = render("compare.html", comparison(runs))
     path = out or run_dirs[0] / ("report.html" if len(runs) == 1 else "comparison.html")
-    try:
-        # A caption from a .json may hold half a character, which UTF-8 cannot write.
-        replace_file(path, html.encode("utf-8", "replace"))
-    except OSError as error:
-        raise UsageError(f"out = {path} cannot be written: {error.strerror}") from error
+    write_page(path, html)
     return path
-
-
-def _render(template: str, content: dict[str, Any]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "short": short_number}
-    return environment.get_template(template).render(version=__version__, **content)
 
 
 def _one_run(run: RunFolder, *, lacking: str | None) -> dict[str, Any]:
