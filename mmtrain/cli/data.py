@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.cli.data_making import add_data_make, add_data_split
+from mmtrain.cli.data_pages import add_data_stats, add_data_view
 from mmtrain.cli.parser import Parser, add_command, add_group
 from mmtrain.cli.vqa import add_data_vqa
 from mmtrain.data.sources.source import IMAGE_KEY
@@ -13,7 +14,9 @@ from mmtrain.settings.numbers import at_least
 
 def add_data(commands: Any) -> None:
     """The commands that look after data."""
-    actions = add_group(commands, "data", "make, index, check or split data", metavar="ACTION")
+    actions = add_group(
+        commands, "data", "make, index, check, look at or split data", metavar="ACTION"
+    )
     index = add_command(
         actions, "index", "write the index of every shard, with a checksum of every file", _index
     )
@@ -22,6 +25,8 @@ def add_data(commands: Any) -> None:
     _add_check(actions)
     add_data_make(actions)
     add_data_split(actions)
+    add_data_view(actions)
+    add_data_stats(actions)
     add_data_vqa(actions)
 
 

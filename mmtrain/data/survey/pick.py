@@ -1,0 +1,55 @@
+"""Some samples of many: by their keys, by what they hold, drawn by chance yet the same again."""
+
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from mmtrain.data.order.plan import EpochPlan
+from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.survey.seen import Seen
+from mmtrain.data.survey.where import Where
+
+
+def drawn(num_samples: int, *, seed: int, num: int | None = None) -> np.ndarray:
+    """`num` of the numbers up to `num_samples` in a drawn order; None: all of them."""
+    order = EpochPlan([num_samples], seed=seed, shuffle_group=1)
+    return order.samples(0, np.arange(num_samples if num is None else min(num, num_samples)))
+
+
+def pick(
+    source: SampleSource,
+    *,
+    num: int,
+    seed: int,
+    keys: Sequence[str],
+    where: Sequence[Where],
+    only_bad: bool,
+    look: Callable[[int], Seen],
+) -> tuple[list[Seen], int]:
+    """Samples that are meant, in the order of the data, and how many were looked at for them.
+
+    Args:
+        source: the samples.
+        num: at most so many; the search ends with them.
+        seed: of the draw.
+        keys: globs, of which a key must match one; empty: any key.
+        where: conditions that must all hold.
+        only_bad: those that cannot be used.
+        look: reads a sample.
+    """
+    found: list[Seen] = []
+    num_looked = 0
+    for seen in map(look, _named(source, drawn(source.num_samples, seed=seed), keys)):
+        num_looked += 1
+        if (seen.reason or not only_bad) and all(each.holds(seen) for each in where):
+            found.append(seen)
+        if len(found) == num:
+            break
+    return sorted(found, key=lambda seen: seen.number), num_looked
+
+
+def _named(source: SampleSource, numbers: np.ndarray, keys: Sequence[str]) -> Iterator[int]:
+    for number in numbers.tolist():
+        if not keys or any(fnmatchcase(source.key(number), key) for key in keys):
+            yield number
