@@ -27,7 +27,7 @@ from mmtrain.build.workload import build_workload
 from mmtrain.data.batch import ImageTextBatch
 from mmtrain.loading.config import ModelConfig
 from mmtrain.models import Clip, ClipConfig, TextConfig, VisionConfig
-from mmtrain.models.clip import hidden_matrix_names, no_decay_names
+from mmtrain.models.parameters import hidden_matrix_names, no_decay_names
 from mmtrain.nn import TransformerConfig
 from mmtrain.optim import OptimConfig, build_optimizers, clip_gradients
 from mmtrain.parallel import Layout, ParallelConfig, build_layout, leave_ranks, parallelize

@@ -35,8 +35,8 @@ from mmtrain.demo import debug_pairs
 from mmtrain.interop.open_clip import from_open_clip
 from mmtrain.interop.open_clip_config import config_from_open_clip
 from mmtrain.models import Clip, ClipConfig
-from mmtrain.models.clip import hidden_matrix_names, no_decay_names
 from mmtrain.models.flops import clip_flops
+from mmtrain.models.parameters import hidden_matrix_names, no_decay_names
 from mmtrain.optim import OptimConfig, build_optimizers
 from mmtrain.parallel import Layout, ParallelConfig, parallelize
 from mmtrain.tasks.config import LossSection

@@ -1,6 +1,7 @@
 """The house: floors, sizes, docstrings, what may not be in a file, what starts without torch."""
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -145,3 +146,26 @@ def test_the_third_party_notice_names_every_design():
         row = next(line for line in notice.splitlines() if line.startswith(f"| `{design}` |"))
         name = spelled.get(license, license.replace("CC-", "CC ").replace("-4.0", " 4.0"))
         assert f"[{name}]" in row, f"{design} is under {license}"
+
+
+IMPORT = re.compile(r"^\s*from (mmtrain[\w.]*) import ([^(\n]+|\([^)]*\))", re.M)
+"""Of Python files, and of the code in documents."""
+
+
+def test_what_stands_beside_the_package_imports_what_is_there():
+    """Benchmarks, tools and documents: no test runs them, and rooms move."""
+    files = [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("tools/*.py")]
+    files += [*ROOT.glob("docs/*.md"), *ROOT.glob("*.md")]
+    found = [
+        (file, module, name.split(" as ")[0].strip())
+        for file in files
+        for module, names in IMPORT.findall(file.read_text(encoding="utf-8"))
+        for name in names.strip("()").split(",")
+        if name.strip()
+    ]
+    assert len(found) > 50
+    for file, module, name in found:
+        room = importlib.import_module(module)
+        assert hasattr(room, name) or importlib.util.find_spec(f"{module}.{name}"), (
+            f"{file.relative_to(ROOT)}: {module} has no {name}"
+        )
