@@ -22,6 +22,11 @@ def add_data(commands: Any) -> None:
     )
     index.add_argument("data", nargs="+", metavar="SHARDS", help="tars, globs, brace ranges")
     _add_index_dir(index)
+    index.add_argument(
+        "--trust",
+        action="store_true",
+        help="do not read shards again whose size and some pieces are those of their checksums",
+    )
     _add_check(actions)
     add_data_make(actions)
     add_data_split(actions)
@@ -72,7 +77,9 @@ def _add_index_dir(action: Parser) -> None:
 def _index(arguments: argparse.Namespace) -> None:
     from mmtrain.commands.data import data_index_command
 
-    data_index_command(data=tuple(arguments.data), index_dir=arguments.index_dir)
+    data_index_command(
+        data=tuple(arguments.data), index_dir=arguments.index_dir, trust=arguments.trust
+    )
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -10,10 +10,10 @@ from mmtrain.data.sources.open import open_source, open_unsharded
 from mmtrain.errors import FaultsFound, UsageError
 
 
-def data_index_command(*, data: tuple[str, ...], index_dir: Path | None) -> None:
+def data_index_command(*, data: tuple[str, ...], index_dir: Path | None, trust: bool) -> None:
     """`mmtrain data index`: write what indexes are missing or stale, with checksums; tell of what
     changed since there were others, and of damage."""
-    report = index_shards(data, index_dir=_text(index_dir))
+    report = index_shards(data, index_dir=_text(index_dir), trust=trust)
     for line in report.changes:
         print(f"changed since the checksums that are replaced: {line}")
     print(

@@ -152,7 +152,7 @@ def _make(
             f"--shard-range {options.part[0]}/{options.part[1]}: there are only "
             f"{maker.num_shards} shards; choose fewer parts"
         )
-    return index_shards(tuple(shards), key="--out").num_samples
+    return index_shards(tuple(shards), trust=True, key="--out").num_samples
 
 
 class _Progress:

@@ -1,5 +1,6 @@
 """What `mmtrain data index` and `mmtrain data check` do, as functions with plain reports."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from mmtrain.data.storage.patience import PATIENCE
 from mmtrain.errors import UsageError
 
 _MAX_PROBLEMS = 100
+_LOST = (
+    "damaged, so that nothing can be compared with its checksums; mmtrain data index makes it anew"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,24 +91,30 @@ def index_shards(
     *,
     index_dir: str | None = None,
     crc: bool = True,
+    trust: bool = False,
     workers: int = 4,
     key: str = "data",
 ) -> IndexReport:
     """Index every shard that has no index yet, a stale one, or one without checksums.
 
-    Checksums that are no longer the shard's are replaced with `crc`, and told.
+    Checksums that are no longer the shard's are replaced with `crc`, and told; not by those of a
+    shard that is damaged.
 
     Args:
         patterns: what `expand_patterns` takes.
         index_dir: where indexes are kept; None: beside the shards.
         crc: keep a checksum of every member, which takes reading all of it.
+        trust: do not read shards whose size and three pieces are those of their checksums.
         workers: shards at once.
         key: the setting that `patterns` came from, for messages.
 
     Raises:
         UsageError: a shard is missing or no tar, or an index cannot be kept.
     """
-    shards = open_shards(patterns, index_dir=index_dir, crc=crc, threads=workers, key=key)
+    look = crc and not trust
+    shards = open_shards(
+        patterns, index_dir=index_dir, crc=crc, look=look, threads=workers, key=key
+    )
     return IndexReport(shards=shards)
 
 
@@ -127,7 +137,8 @@ def check_shards(
 
 
 def _check_shard(path: str, *, index_dir: str | None, key: str) -> ShardCheck:
-    loaded = [load_index(place) for place in index_paths(path, index_dir)]
+    places = index_paths(path, index_dir)
+    loaded = [load_index(place) for place in places]
     # One with checksums tells more, wherever it is.
     by_worth = sorted(filter(None, loaded), key=lambda index: not index.summary.has_crc)
     old = by_worth[0] if by_worth else None
@@ -143,6 +154,13 @@ def _check_shard(path: str, *, index_dir: str | None, key: str) -> ShardCheck:
     problems = [f"at byte {damage.offset}: {damage.reason}" for damage in new.summary.damage]
     if old is not None:
         problems += changed_members(old, new)
+    lost = [
+        place
+        for place, index in zip(places, loaded, strict=True)
+        if index is None and os.path.lexists(place)
+    ]
+    if lost and not has_crc:
+        problems.append(f"its index {lost[0]} is {_LOST}")
     return _report(path, problems, old, new)
 
 

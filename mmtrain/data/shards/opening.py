@@ -1,8 +1,9 @@
 """Finds shards and their indexes, making those that are missing, and tells what is no tar."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -27,6 +28,7 @@ _THREADS = 8
 _MAGIC_WITHIN = 1 << 20
 _NUM_NAMED = 5
 """Changes of a shard that a message names."""
+_NOTHING_TO_COMPARE = "its index was damaged, so that nothing could be compared"
 PathT = TypeVar("PathT")
 ReturnT = TypeVar("ReturnT")
 
@@ -52,6 +54,7 @@ def open_shards(
     *,
     index_dir: str | None = None,
     crc: bool = False,
+    look: bool = False,
     threads: int = _THREADS,
     key: str = "data.train",
     retry_seconds: float = PATIENCE,
@@ -63,16 +66,21 @@ def open_shards(
         index_dir: where indexes are kept.
         crc: make those without checksums anew, and also those whose checksums are no longer the
             shard's: only who asks for checksums may replace them.
+        look: with `crc`, read also the shards whose indexes seem to be theirs, and compare: three
+            pieces, by which that is told, are not all of a shard.
         threads: shards at once.
         key: the setting that `patterns` came from, for messages.
         retry_seconds: how long a disk's fault is given to pass.
 
     Raises:
-        UsageError: a shard is missing, no tar, or (without `crc`) no longer what its checksums say;
-            or an index cannot be kept.
+        UsageError: a shard is missing, no tar, or (without `crc`) no longer what its checksums say,
+            or those are in an index that is damaged; or an index cannot be kept.
     """
     paths = expand_patterns(patterns, key=key, retry_seconds=retry_seconds)
-    one = partial(_open_shard, index_dir=index_dir, crc=crc, key=key, seconds=retry_seconds)
+    find = partial(_find_indexes, index_dir=index_dir, look=look)
+    one = partial(
+        _open_shard, find=find, index_dir=index_dir, crc=crc, key=key, seconds=retry_seconds
+    )
     work = partial(read_patiently, one, seconds=retry_seconds, key=key)
     # Threads: nearly all the time goes to the disk and to checksums, which let others run.
     with ThreadPoolExecutor(max(1, min(threads, len(paths)))) as pool:
@@ -112,33 +120,67 @@ def read_patiently(
         ) from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Indexes:
+    """What indexes a shard has."""
+
+    usable: Shard | None = None
+    """One that needs no look at the shard: with checksums, else the first without."""
+    protecting: Shard | None = None
+    """One with checksums that must be compared with the shard."""
+    damaged: Path | None = None
+    """A file that may have held checksums."""
+
+
+def _find_indexes(path: str, file: File, *, index_dir: str | None, look: bool) -> _Indexes:
+    bare, protecting, damaged = None, None, None
+    for place in index_paths(path, index_dir):
+        summary = load_summary(place)
+        if summary is None:
+            damaged = damaged or (place if os.path.lexists(place) else None)
+            continue
+        found = Shard(path=path, index_path=place, summary=summary, is_new=False)
+        fresh = is_fresh(summary, file)
+        if fresh and summary.has_crc and not look:
+            return _Indexes(usable=found)
+        if summary.has_crc:
+            protecting = protecting or found
+        elif fresh:
+            bare = bare or found
+    return _Indexes(usable=bare, protecting=protecting, damaged=damaged)
+
+
 def _open_shard(
-    path: str, *, index_dir: str | None, crc: bool, key: str, seconds: float
+    path: str,
+    *,
+    find: Callable[[str, File], _Indexes],
+    index_dir: str | None,
+    crc: bool,
+    key: str,
+    seconds: float,
 ) -> Shard | _Changed:
     with open_file(path) as file:
-        bare, protecting = None, None
-        for place in index_paths(path, index_dir):
-            summary = load_summary(place)
-            if summary is None:
-                continue
-            found = Shard(path=path, index_path=place, summary=summary, is_new=False)
-            fresh = is_fresh(summary, file)
-            if fresh and summary.has_crc:
-                return found
-            if summary.has_crc:
-                protecting = protecting or found
-            elif fresh:
-                bare = bare or found
+        found = find(path, file)
+        usable, protecting = found.usable, found.protecting
         if protecting is not None and not crc and _is_other(protecting, file):
             return _Changed(path=path, index_path=protecting.index_path)
-        if protecting is None and bare is not None and not crc:
-            return bare
+        if usable is not None and (usable.summary.has_crc or (protecting is None and not crc)):
+            return usable
+        if found.damaged is not None and protecting is None and not crc:
+            raise UsageError(_told_damaged(found.damaged, path, key))
         refuse_no_tar(file, key=key)
         with open_to_scan(file, seconds=seconds) as whole:
             index = build_index(whole, crc=crc or protecting is not None)
+        is_same = protecting is not None and is_fresh(protecting.summary, file)
     changes = () if protecting is None else _changes(protecting.index_path, index)
     if protecting is not None and changes and not crc:
         return _Changed(path=path, index_path=protecting.index_path)
+    if protecting is not None and is_same and not changes:
+        return protecting
+    if protecting is not None and index.summary.damage:  # the checksums of what was whole stay
+        return replace(protecting, summary=index.summary)
+    if found.damaged is not None and protecting is None:
+        changes = (_NOTHING_TO_COMPARE,)
     place = keep_index(index, path, index_dir)
     return Shard(path=path, index_path=place, summary=index.summary, is_new=True, changes=changes)
 
@@ -151,7 +193,7 @@ def _is_other(indexed: Shard, file: File) -> bool:
 
 def _changes(old_place: Path, new: ShardIndex) -> tuple[str, ...]:
     old = load_index(old_place)
-    return () if old is None else tuple(changed_members(old, new))
+    return (_NOTHING_TO_COMPARE,) if old is None else tuple(changed_members(old, new))
 
 
 def _read_changes(changed: _Changed, *, seconds: float) -> tuple[str, ...]:
@@ -166,6 +208,13 @@ def _told(first: _Changed, changes: tuple[str, ...], num: int, num_shards: int, 
         f"{key}: {num} of {num_shards} shards changed since their checksums were made, the first "
         f"is {first.path} ({named}{more}); fetch it again or, if the change is meant, run: "
         f"mmtrain data index {first.path}"
+    )
+
+
+def _told_damaged(index: Path, path: str, key: str) -> str:
+    return (
+        f"{key}: {index}, the index of {path}, is damaged or of another version, and checksums "
+        f"that it may hold are not given up by reading; run: mmtrain data index {path}"
     )
 
 

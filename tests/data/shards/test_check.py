@@ -3,9 +3,12 @@
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from mmtrain.cli import main
 from mmtrain.data.shards.check import check_shards, index_shards
 from mmtrain.errors import UsageError
 from tests.data.shard_files import write_set, write_shard
@@ -115,6 +118,39 @@ def test_damage_is_named(train, damage, problems):
         assert any(problem in line for line in told), told
     assert all(line.startswith(str(shard(train))) for line in report.problems)
     assert not any("\n" in line for line in report.problems)
+
+
+@pytest.mark.parametrize("place", [0.2, 0.4, 0.6, 0.8])
+def test_indexing_again_reads_all_of_a_shard(tmp_path: Path, place: float, capsys: Any) -> None:
+    """A change outside of the pieces that tell a stale index; trusted where that is asked for."""
+    content = np.random.default_rng(0).bytes(200_000)
+    samples = [(f"{i:04}", {"bin": content, "txt": f"text {i}"}) for i in range(10)]
+    path = write_shard(tmp_path / "a.tar", samples)
+    words = ["data", "index", str(path)]
+    assert main(words) == 0
+    before = path.with_name("a.tar.index").read_bytes()
+    assert main(words) == 0 and "0 indexes written" in capsys.readouterr().out
+    overwrite(path, int(path.stat().st_size * place), b"other bytes")
+    assert main([*words, "--trust"]) == 0
+    assert "0 indexes written" in capsys.readouterr().out
+    assert path.with_name("a.tar.index").read_bytes() == before
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "changed since the checksums that are replaced: " in told
+    assert ".bin has another content" in told and "1 indexes written" in told
+    assert check_shards(str(path)).problems == ()
+
+
+def test_checksums_are_not_replaced_by_those_of_a_damaged_shard(train: str, capsys: Any) -> None:
+    index_shards(train)
+    path = shard(train)
+    whole, kept = path.read_bytes(), path.with_name(f"{path.name}.index").read_bytes()
+    overwrite(path, member(path, "00007.txt").offset, b"x")
+    assert main(["data", "index", train]) == 2
+    assert "checksum is wrong" in capsys.readouterr().err
+    assert path.with_name(f"{path.name}.index").read_bytes() == kept
+    path.write_bytes(whole)
+    assert check_shards(train).problems == ()
 
 
 def test_a_long_list_is_cut(tmp_path):

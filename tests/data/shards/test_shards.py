@@ -1,5 +1,6 @@
 """Shards as one list of samples: patterns, indexes, reading, and files that are wrong."""
 
+import contextlib
 import dataclasses
 import errno
 import gzip
@@ -238,8 +239,9 @@ def test_an_index_is_made_anew_when_its_shard_changes(folder):
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "pickle", "version"])
-def test_a_damaged_index_is_made_anew(folder, damage):
-    open_shards(str(folder))
+def test_a_damaged_index_is_given_up_by_data_index_alone(folder, damage):
+    """It may have held checksums; one that is gone is made anew."""
+    index_shards(str(folder))
     path = folder / "01.tar.index"
     data = bytearray(path.read_bytes())
     match damage:
@@ -257,6 +259,21 @@ def test_a_damaged_index_is_made_anew(folder, damage):
             assert index is not None
             path.unlink()
     assert load_index(path) is None
+    if path.exists():
+        damaged = path.read_bytes()
+        refused = contextlib.nullcontext()
+        if damage != "flipped":  # there what tells of the shard is whole, and nothing is replaced
+            refused = pytest.raises(
+                UsageError, match=r"01\.tar\.index, the index of .*mmtrain data index "
+            )
+        with refused:
+            ShardSource(str(folder))
+        assert path.read_bytes() == damaged
+        (problem,) = check_shards(str(folder)).problems
+        assert "01.tar.index is damaged" in problem
+        (change,) = index_shards(str(folder)).changes
+        assert "01.tar: its index was damaged, so that nothing could be compared" in change
+        assert check_shards(str(folder)).problems == ()
     assert all_texts(ShardSource(str(folder))) == EXPECTED
 
 
