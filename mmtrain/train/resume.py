@@ -6,6 +6,7 @@ A key that is new must be put into one of them; a test says so.
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,8 +25,8 @@ FREE = frozenset(
         # Where the data lie; what they are is told by their fingerprint.
         *("data.train", "data.index_dir", "data.verify", "data.on_damage"),
         *("vqa.data.questions", "vqa.data.annotations"),
-        # As the ids that it gives are.
-        "tokenizer.path",
+        # As the ids that it gives are, and a teacher's weights.
+        *("tokenizer.path", "loss.terms[].teacher"),
         *("data.workers", "data.prefetch", "data.max_bad_fraction", "data.retry_seconds"),
         *("train.microbatches", "train.text_groups", "train.compile", "train.device"),
         *("train.deterministic", "train.log_every"),
@@ -72,7 +73,9 @@ FIXED = frozenset(
         *("vqa.connector", "vqa.front_door", "vqa.classify", "vqa.generate", "vqa.loss"),
         *("vqa.data.per_image", "vqa.data.answer_length", "vqa.data.image_only"),
         *("vqa.data.question_only", "vqa.min_count"),
-        "loss",
+        *("loss.kind", "loss.positives", "loss.max_logit_scale", "loss.weight", "loss.terms"),
+        *("loss.terms[].kind", "loss.terms[].weight", "loss.terms[].target", "loss.terms[].dims"),
+        "loss.terms[].precision",
         *("optim.kind", "optim.ema_decay"),
         *("train.batch_size", "train.precision"),
         "lock",
@@ -87,7 +90,7 @@ Kind = Literal["free", "told", "fixed"]
 
 def kinds_of(key: str) -> list[Kind]:
     """The tables that a key or a section above it is in; of a recipe's key, one."""
-    parts = key.replace("[]", "").split(".")
+    parts = re.sub(r"\[\d+\]", "[]", key).split(".")
     names = {".".join(parts[:count]) for count in range(1, len(parts) + 1)}
     tables: dict[Kind, frozenset[str]] = {"free": FREE, "told": TOLD, "fixed": FIXED}
     return [kind for kind, table in tables.items() if names & table]
@@ -233,10 +236,23 @@ def _differences(saved: Mapping[str, Any], config: Any, path: str) -> Iterator[C
         before = saved[name] if name in saved else _default(field)
         if dataclasses.is_dataclass(value) and isinstance(before, dict):
             yield from _differences(before, value, key)
+        elif _are_like(before, value):
+            members: Any = zip(before, value, strict=True)  # pyright: ignore[reportArgumentType]
+            for index, (old, new) in enumerate(members):
+                yield from _differences(old, new, f"{key}[{index}]")
         elif (old := _plain(before)) != (new := _plain(value)):
             yield Change(key=key, before=old, now=new)
     for name in saved.keys() - fields.keys():
         yield Change(key=join(path, name), before=_plain(saved[name]), now=None)
+
+
+def _are_like(before: Any, value: Any) -> bool:
+    """Whether two lists are of as many tables, of the same kinds in the same order."""
+    if not isinstance(value, tuple) or not isinstance(before, list | tuple):
+        return False
+    kinds = [getattr(member, "kind", None) for member in value]
+    theirs = [member.get("kind", NONE) if isinstance(member, dict) else None for member in before]
+    return bool(kinds) and None not in kinds and kinds == theirs
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:
