@@ -73,6 +73,11 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> TrainRecipe:
             "model.init_training = true goes on with model.init, a checkpoint of open_clip's "
             "training of two towers; name it, or set it to false"
         )
+    if recipe.data.mixture and recipe.vqa is not None:
+        raise UsageError(
+            "data.mixture does not work beside [vqa], whose questions are of one set of images; "
+            "name that in data.train"
+        )
     _refuse_cut_adapters(recipe)
     return recipe if recipe.peft is None else _with_learned_tokens(recipe, recipe.peft)
 

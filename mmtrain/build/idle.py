@@ -33,7 +33,7 @@ def _idle(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
             f"train.text_groups = {recipe.train.text_groups}",
             "beside [vqa], which pads questions as they come; leave it out",
         )
-    if recipe.vqa is None and recipe.loss.positives is not None and recipe.data.label_key is None:
+    if recipe.vqa is None and recipe.loss.positives is not None and not _label_key(recipe):
         yield (
             f'loss.positives = "{recipe.loss.positives}"',
             "without data.label_key, which says what samples show the same; set it, or leave "
@@ -60,6 +60,12 @@ def _idle(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
                 f"on {num_layers} blocks, a head and an embedding: all of it would train; use at "
                 f"most {num_layers + 1}, or leave it out",
             )
+
+
+def _label_key(recipe: TrainRecipe) -> str:
+    """The first setting that names a label, with its value; empty where none does."""
+    found = ((one.key, one.label_key) for one in recipe.data.sources if one.label_key)
+    return next((f'{key}.label_key = "{value}"' for key, value in found), "")
 
 
 def _idle_model(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
@@ -145,8 +151,8 @@ def idle_notes(recipe: TrainRecipe, *, total_steps: int) -> list[str]:
             f"data.prefetch = {data.prefetch} has no effect without data.workers",
         ),
         (
-            recipe.vqa is None and data.label_key is not None and recipe.loss.positives is None,
-            f'data.label_key = "{data.label_key}" has no effect without loss.positives',
+            recipe.vqa is None and _label_key(recipe) != "" and recipe.loss.positives is None,
+            f"{_label_key(recipe)} has no effect without loss.positives",
         ),
         (
             parallel.pp == 1 and parallel.schedule != standard.schedule,

@@ -156,6 +156,8 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
     dropout = _freeze(task, recipe, layout)
     num_trainable, num_parameters = count_parameters(task.model)
     num_steps = total_steps(recipe.train, batches_per_epoch=task.data.batches_per_epoch)
+    of = "steps" if recipe.train.epochs is None else "epochs"
+    task.data.check_length(num_steps, key=f"train.{of} = {getattr(recipe.train, of)}")
     return Run(
         recipe=recipe,
         folder=Path(recipe.run.dir),
@@ -306,6 +308,5 @@ def _build_state(
             num_samples=data.num_samples,
             data_fingerprint=data.fingerprint,
             tokenizer=data.tokenizer.fingerprint,
-            teachers=objective.teachers(),
         ),
     )

@@ -166,7 +166,7 @@ def _with_sizes(recipe: TrainRecipe, section: VqaSection, tokenizer: Tokenizer) 
         generate = replace(generate, vocab_size=tokenizer.vocab_size, text_length=length)
     if classify is not None and classify.num_answers is None:
         source = open_questions(
-            recipe.data.train,
+            recipe.data.only_train,
             questions=section.data.questions,
             annotations=section.data.annotations,
             config=recipe.data,

@@ -99,8 +99,9 @@ class BadSampleLog:
 
 def _line(sample: BadSample, step: int) -> str:
     row = {"step": step} | asdict(sample)
-    if not sample.detail:
-        del row["detail"]
+    for name in ("detail", "source"):
+        if not row[name]:
+            del row[name]
     return json.dumps(row) + "\n"
 
 

@@ -20,6 +20,8 @@ class BadSample:
     """A short, countable reason, such as `no caption` or `image truncated`."""
     detail: str = ""
     """What is the sample's own in it, such as the path that was looked for."""
+    source: str = ""
+    """The name of its source in a mixture."""
     position: int
     """The position inside its epoch that it was read for; a replacement can be bad too."""
 

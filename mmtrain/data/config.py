@@ -7,7 +7,10 @@ from typing import get_args
 
 from mmtrain.data.images.decode import HIGHEST_MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS
 from mmtrain.data.images.transforms import AugmentConfig, Interpolation, ResizeMode
-from mmtrain.data.order.plan import Last
+from mmtrain.data.mixture import MixtureSource, SourceSettings, check_captions, check_mixture
+from mmtrain.data.order.batches import Last
+from mmtrain.data.order.mixture import MixtureBatches
+from mmtrain.data.order.stream import MixtureEnd
 from mmtrain.data.shards.source import OnDamage
 from mmtrain.data.sources.source import IMAGE_KEY
 from mmtrain.data.storage.patience import PATIENCE
@@ -19,11 +22,20 @@ from mmtrain.settings.paths import PathText
 class DataConfig:
     """What is trained on: shards of images and captions, and what becomes of them."""
 
-    train: PathText | tuple[PathText, ...]
+    train: PathText | tuple[PathText, ...] | None = None
     """Shards: paths, folders, globs such as `data/*.tar`, brace ranges such as
     `data/{00000..00099}.tar`, or a list of these. Or one path of another kind: a .csv, .tsv or
     .jsonl manifest, a folder of class folders of images, a saved Hugging Face data set; or
-    `synthetic:N`."""
+    `synthetic:N`. Either this or [[data.mixture]]."""
+    mixture: tuple[MixtureSource, ...] = ()
+    """Several sets, each with its share of the samples; a section [[data.mixture]] for each."""
+    mixture_end: MixtureEnd = "stop"
+    """When a source has been gone through max_epochs times: `stop` ends the mixture there,
+    `drop_source` goes on with the others, whose weights then count among themselves; with `repeat`
+    every source starts anew, as often as the run's length asks."""
+    mixture_batches: MixtureBatches = "mixed"
+    """`mixed`: every batch is of all sources; `single`: each is of one source, and the weights say
+    how many batches a source gets."""
     image_key: str = IMAGE_KEY
     """Column that holds the image: its path in a manifest, itself in a saved data set. In shards
     the extension of the images, where they have several or one that images do not have."""
@@ -78,13 +90,8 @@ class DataConfig:
         check_counts(self, "workers", least=0, most=MOST_PROCESSES)
         check_counts(self, "prefetch", most=MOST_PROCESSES)
         check_counts(self, "shuffle_group", most=sys.maxsize)
-        if not self.captions:
-            raise ValueError("captions = {} names no place; use { txt = 1.0 } for the .txt member")
-        for name, weight in self.captions.items():
-            if not (name and 0 < weight < math.inf):
-                raise ValueError(
-                    f"captions.{name} = {weight} must be above 0; leave out the others"
-                )
+        check_captions(self.captions)
+        self._check_sources()
         if self.label_key == "":
             raise ValueError('label_key = "" names no field; leave it out for none')
         for name, choices in (
@@ -92,6 +99,8 @@ class DataConfig:
             ("interpolation", get_args(Interpolation)),
             ("last", get_args(Last)),
             ("on_damage", get_args(OnDamage)),
+            ("mixture_end", get_args(MixtureEnd)),
+            ("mixture_batches", get_args(MixtureBatches)),
         ):
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"{name} = {value!r} is unknown; use {' or '.join(choices)}")
@@ -104,3 +113,42 @@ class DataConfig:
             raise ValueError(f"retry_seconds = {self.retry_seconds} must be 0 or more seconds")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ValueError(f"max_bad_fraction = {self.max_bad_fraction} must be within 0 and 1")
+
+    def _check_sources(self) -> None:
+        if self.mixture and self.train is not None:
+            raise ValueError(
+                "train and mixture are both there, and either says what is trained on; leave train "
+                "out, or name it in a [[data.mixture]] of its own"
+            )
+        if self.mixture:
+            check_mixture(self.mixture, repeats=self.mixture_end == "repeat")
+            return
+        if self.train is None:
+            raise ValueError(
+                'train is missing; name shards, such as train = "data/*.tar", or several sets by '
+                "[[data.mixture]]"
+            )
+        for name in ("mixture_end", "mixture_batches"):
+            if (value := getattr(self, name)) != getattr(type(self), name):
+                raise ValueError(
+                    f'{name} = "{value}" has no effect without [[data.mixture]]; leave it out'
+                )
+
+    @property
+    def only_train(self) -> PathText | tuple[PathText, ...]:
+        """The set of a recipe without a mixture."""
+        assert self.train is not None
+        return self.train
+
+    @property
+    def sources(self) -> tuple[SourceSettings, ...]:
+        """What is trained on, each with all its settings; without a mixture one without a name."""
+        own = {
+            "image_key": self.image_key,
+            "captions": self.captions,
+            "caption_lines": self.caption_lines,
+            "label_key": self.label_key,
+        }
+        if not self.mixture:
+            return (SourceSettings(name="", key="data", train=self.only_train, **own),)
+        return tuple(source.with_defaults(own) for source in self.mixture)

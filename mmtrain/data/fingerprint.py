@@ -33,6 +33,17 @@ def split_fingerprint(fingerprint: str) -> tuple[str, str | None]:
     return layout, content or None
 
 
+def join_sources(names: Sequence[str], fingerprints: Sequence[str]) -> tuple[str, str | None]:
+    """Both of a mixture: of its sources in their order, each with its name."""
+    layouts, contents = zip(*map(split_fingerprint, fingerprints), strict=True)
+
+    def hashed(parts: Sequence[str]) -> str:
+        named = repr([*zip(names, parts, strict=True)])
+        return hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
+
+    return hashed(layouts), None if None in contents else hashed(contents)
+
+
 def same_data(before: str, now: str) -> bool:
     """Whether two fingerprints may be of the same data: checksums that only one has say nothing."""
     (layout, content), (own_layout, own_content) = split_fingerprint(before), split_fingerprint(now)

@@ -14,16 +14,19 @@ from torch.nn import functional as F
 
 from mmtrain.data.batch import BadSample, ImageTextBatch
 from mmtrain.data.config import DataConfig
-from mmtrain.data.fingerprint import join_fingerprint, split_fingerprint
+from mmtrain.data.fingerprint import join_fingerprint, join_sources, split_fingerprint
 from mmtrain.data.images.transforms import PreprocessConfig, TrainTransform
-from mmtrain.data.order.plan import PADDING, BatchPlan, EpochPlan, Rows
+from mmtrain.data.mixture import SourceSettings
+from mmtrain.data.order.batches import Rows
+from mmtrain.data.order.mixture import MixturePlan
+from mmtrain.data.order.plan import PADDING
 from mmtrain.data.order.randomness import uniform
+from mmtrain.data.row_plan import build_row_plan
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import NO_CAPTION, NUM_CAPTION_DRAWS, UNIQUE, Sample, SampleReader
 from mmtrain.data.sources.open import open_source
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.text.tokenizer import Tokenizer
-from mmtrain.data.work_sums import WorkSums
 from mmtrain.data.workers import BatchT, iterate_batches
 from mmtrain.errors import UsageError
 
@@ -82,60 +85,98 @@ class NumberedData(Generic[BatchT]):
         self.config, self.tokenizer, self.seed = config, tokenizer, seed
         self._images, self._image_size = images, preprocess.image_size
         self._fixed_length, self._pin_memory = fixed_length, pin_memory
-        self.work = WorkSums()
-        """What the batches took that `iterate` gave."""
-        self.source = self._open_source()
-        order = EpochPlan(self.source.shard_sizes, seed=seed, shuffle_group=config.shuffle_group)
-        self.plan = BatchPlan(
-            order, batch_size=batch_size, last=config.last, rank=rank, world_size=world_size
+        self.sources = [self._open_source(settings) for settings in config.sources]
+        self.plan = build_row_plan(
+            config,
+            [source.shard_sizes for source in self.sources],
+            seed=seed,
+            batch_size=batch_size,
+            rank=rank,
+            world_size=world_size,
         )
-        self._reader = self._build_reader(
-            TrainTransform(preprocess, config.augment) if images else None
-        )
+        transform = TrainTransform(preprocess, config.augment) if images else None
+        self._readers = [
+            self._build_reader(source, settings, transform)
+            for source, settings in zip(self.sources, config.sources, strict=True)
+        ]
 
-    def _open_source(self) -> SampleSource:
+    def _open_source(self, settings: SourceSettings) -> SampleSource:
         config = self.config
         return open_source(
-            config.train,
-            image_key=config.image_key,
+            settings.train,
+            image_key=settings.image_key,
             index_dir=config.index_dir,
             verify=config.verify,
             on_damage=config.on_damage,
+            key=f"{settings.key}.train",
             retry_seconds=config.retry_seconds,
         )
 
-    def _build_reader(self, transform: TrainTransform | None) -> SampleReader:
+    def _build_reader(
+        self, source: SampleSource, settings: SourceSettings, transform: TrainTransform | None
+    ) -> SampleReader:
         config = self.config
         return SampleReader(
-            self.source,
+            source,
             transform=transform,
-            captions=config.captions,
-            caption_lines=config.caption_lines,
-            label_key=config.label_key,
+            captions=settings.captions,
+            caption_lines=settings.caption_lines,
+            label_key=settings.label_key,
             max_pixels=config.max_image_pixels,
             at_least=2 * self._image_size if config.fast_decode else None,
             retry_seconds=config.retry_seconds,
         )
 
     @property
+    def source(self) -> SampleSource:
+        """The only one, of data without a mixture."""
+        (source,) = self.sources
+        return source
+
+    @property
     def num_samples(self) -> int:
         """Samples in all shards."""
-        return self.source.num_samples
+        return sum(source.num_samples for source in self.sources)
 
     @property
     def batches_per_epoch(self) -> int:
-        """Global batches, and so steps, of an epoch."""
+        """Global batches, and so steps, of an epoch; of a mixture see `MixturePlan`."""
         return self.plan.batches_per_epoch
 
     def samples_in(self, number: int) -> int:
         """Real samples of a global batch; the last one of an epoch may be padded."""
-        first = number % self.batches_per_epoch * self.plan.batch_size
-        return min(self.plan.batch_size, self.num_samples - first)
+        return self.plan.samples_in(number)
+
+    def check_length(self, steps: int, *, key: str) -> None:
+        """Refuse a run that is longer than its data, or that never meets some of them.
+
+        Args:
+            steps: of the whole run.
+            key: the setting that says so, with its value.
+
+        Raises:
+            UsageError: naming the source.
+        """
+        if isinstance(self.plan, MixturePlan):
+            self.plan.check_length(steps, key=key)
+
+    def source_figures(self, steps: int) -> dict[str, dict[str, float]]:
+        """Samples of each source, and its epochs, in the first steps; empty without a mixture."""
+        if not isinstance(self.plan, MixturePlan):
+            return {}
+        sources, counts = self.plan.sources, self.plan.counts(steps).tolist()
+        samples = {one.name: num for one, num in zip(sources, counts, strict=True)}
+        epochs = {one.name: samples[one.name] / one.plan.num_samples for one in sources}
+        return {"source_samples": samples, "source_epochs": epochs}
 
     @property
     def fingerprint(self) -> str:
         """Changes when the shards' content does, or how they are mixed; not with their folder."""
-        layout, content = split_fingerprint(self.source.fingerprint)
+        names = [settings.name for settings in self.config.sources]
+        prints = [source.fingerprint for source in self.sources]
+        layout, content = (
+            join_sources(names, prints) if names != [""] else split_fingerprint(*prints)
+        )
         text = f"{layout} {self.config.shuffle_group}"
         mixed = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         return join_fingerprint(mixed, content)
@@ -164,13 +205,12 @@ class NumberedData(Generic[BatchT]):
             workers=self.config.workers,
             prefetch=self.config.prefetch,
             pin_memory=self._pin_memory,
-            told=lambda work, num_ready: self.work.add(work, num_ready=num_ready),
         )
 
     def _samples(self, rows: Rows) -> tuple[list[Sample | None], tuple[BadSample, ...]]:
         """The rows' samples, None on padding, and the bad ones that others replaced."""
         bad: list[BadSample] = []
-        with _one_line_for_disks():
+        with _one_line_for_disks("data.mixture" if self.config.mixture else "data.train"):
             return self._read(rows, bad), tuple(bad)
 
     def _read(self, rows: Rows, bad: list[BadSample]) -> list[Sample | None]:
@@ -184,56 +224,60 @@ class NumberedData(Generic[BatchT]):
             if position == PADDING:
                 samples.append(None)
                 continue
-            planned = int(rows.sample_B[row])
+            source = int(rows.source_B[row])
             refused: list[BadSample] = []
-            for number in self._candidates(planned, rows.epoch, position):
+            for number in self._candidates(rows, row):
                 try:
-                    sample = self._reader.read(
+                    sample = self._readers[source].read(
                         number, caption_draws=caption_B2[row], transform_draws=crop_BN[row]
                     )
                     break
                 except SampleError as error:
-                    refused.append(self._bad_sample(number, error, position))
+                    refused.append(self._bad_sample(source, number, error, position))
             else:
-                raise UsageError(self._all_bad(planned, refused, epoch=rows.epoch))
+                raise UsageError(self._all_bad(rows, row, refused))
             samples.append(sample)
             bad += refused
         return samples
 
-    def _candidates(self, planned: int, epoch: int, position: int) -> Iterator[int]:
-        """The planned sample, then others of all shards that the position alone picks."""
+    def _candidates(self, rows: Rows, row: int) -> Iterator[int]:
+        """The planned sample, then others of its source that the position alone picks."""
+        planned = int(rows.sample_B[row])
         yield planned
         draws = uniform(
             seed=self.seed,
-            epoch=epoch,
-            position_B=[position],
+            epoch=rows.epoch,
+            position_B=rows.position_B[row : row + 1].tolist(),
             purpose="replacement",
             num=_NUM_REPLACEMENTS,
         )
-        others = [int(draw * self.num_samples) for draw in draws[0].tolist()]
+        others = self.plan.others(rows, row, draws[0].tolist())
         yield from dict.fromkeys(number for number in others if number != planned)
 
-    def _bad_sample(self, number: int, error: SampleError, position: int) -> BadSample:
+    def _bad_sample(self, source: int, number: int, error: SampleError, position: int) -> BadSample:
         return BadSample(
-            key=self.source.key(number),
-            shard=self.source.place(number),
+            key=self.sources[source].key(number),
+            shard=self.sources[source].place(number),
+            source=self.config.sources[source].name,
             reason=str(error),
             detail=error.detail,
             position=position,
         )
 
-    def _all_bad(self, first: int, bad: list[BadSample], *, epoch: int) -> str:
+    def _all_bad(self, rows: Rows, row: int, bad: list[BadSample]) -> str:
+        source = int(rows.source_B[row])
+        settings, epoch = self.config.sources[source], int(rows.source_epoch_B[row])
         tried = f"{len(bad)} samples tried for position {bad[0].position} of epoch {epoch}"
         if all(sample.reason == NO_CAPTION for sample in bad):
-            places = ", ".join(self.config.captions)
+            places = ", ".join(settings.captions)
             return (
-                f"data.captions = {{ {places} }}: none of {tried} has a caption there; "
-                f"{self._reader.describe_texts(first)}"
+                f"{settings.key}.captions = {{ {places} }}: none of {tried} has a caption there; "
+                f"{self._readers[source].describe_texts(int(rows.sample_B[row]))}"
             )
         reasons = Counter(sample.reason for sample in bad).most_common()
         counts = ", ".join(f"{reason}: {count}" for reason, count in reasons)
         return (
-            f"data.train: all of {tried} are bad ({counts}), the first is {bad[0]}; "
+            f"{settings.key}.train: all of {tried} are bad ({counts}), the first is {bad[0]}; "
             "mend such samples or leave them out"
         )
 
@@ -258,10 +302,12 @@ class ImageTextData(NumberedData[ImageTextBatch]):
     keeps_texts = False
     """Whether batches have their captions as texts too."""
 
-    def _build_reader(self, transform: TrainTransform | None) -> SampleReader:
-        reader = super()._build_reader(transform)
-        self._refuse_unknown_label_key(reader)
-        self._refuse_untold_lines(reader)
+    def _build_reader(
+        self, source: SampleSource, settings: SourceSettings, transform: TrainTransform | None
+    ) -> SampleReader:
+        reader = super()._build_reader(source, settings, transform)
+        _refuse_unknown_label_key(reader, settings.key)
+        _refuse_untold_lines(reader, settings.key)
         return reader
 
     def batch(self, number: int) -> ImageTextBatch:
@@ -281,33 +327,6 @@ class ImageTextData(NumberedData[ImageTextBatch]):
             texts=tuple(map(_caption, samples)) if self.keeps_texts else (),
         )
 
-    def _refuse_unknown_label_key(self, reader: SampleReader) -> None:
-        """A key that no sample has would turn every label off without a word."""
-        if self.config.label_key is None:
-            return
-        probes = np.linspace(0, self.num_samples - 1, min(_NUM_PROBES, self.num_samples))
-        with _one_line_for_disks():
-            if not any(reader.has_label(int(number)) for number in probes):
-                raise UsageError(
-                    f"data.label_key = {self.config.label_key}: none of {probes.size} samples has "
-                    f"it; {reader.describe(0)}; name a key that it has, or leave it out"
-                )
-
-    def _refuse_untold_lines(self, reader: SampleReader) -> None:
-        """Several captions, a line each, would be trained on as one long text."""
-        if self.config.caption_lines is not None:
-            return
-        probes = np.linspace(0, self.num_samples - 1, min(_NUM_LINE_PROBES, self.num_samples))
-        with _one_line_for_disks():
-            found = [reader.has_lines(int(number)) for number in probes]
-        if any(found) and False not in found:
-            places = ", ".join(self.config.captions)
-            raise UsageError(
-                f"data.caption_lines: {places} has several lines in each of {probes.size} samples "
-                f"looked at, the first is {self.source.key(int(probes[0]))}; set true where every "
-                "line is a caption, of which one is drawn, or false where a text is one caption"
-            )
-
     def _texts(self, samples: list[Sample | None]) -> tuple[Tensor, Tensor]:
         """Ids [B, T] and lengths [B]; a text without any token counts one of padding."""
         tokens_BT, length_B = self.tokenizer.encode([*map(_caption, samples)])
@@ -316,14 +335,49 @@ class ImageTextData(NumberedData[ImageTextBatch]):
         return tokens_BT, length_B.clamp(min=1)
 
 
+def _refuse_unknown_label_key(reader: SampleReader, key: str) -> None:
+    """A label key that no sample has would turn every label off without a word."""
+    if reader.label_key is None:
+        return
+    probes = _probes(reader.source, _NUM_PROBES)
+    with _one_line_for_disks(f"{key}.train"):
+        if not any(reader.has_label(number) for number in probes):
+            raise UsageError(
+                f"{key}.label_key = {reader.label_key}: none of {len(probes)} samples has "
+                f"it; {reader.describe(0)}; name a key that it has, or leave it out"
+            )
+
+
+def _refuse_untold_lines(reader: SampleReader, key: str) -> None:
+    """Several captions, a line each, would be trained on as one long text."""
+    if reader.caption_lines is not None:
+        return
+    probes = _probes(reader.source, _NUM_LINE_PROBES)
+    with _one_line_for_disks(f"{key}.train"):
+        found = [reader.has_lines(number) for number in probes]
+    if any(found) and False not in found:
+        places = ", ".join(reader.captions)
+        raise UsageError(
+            f"{key}.caption_lines: {places} has several lines in each of {len(probes)} samples "
+            f"looked at, the first is {reader.source.key(probes[0])}; set true where every "
+            "line is a caption, of which one is drawn, or false where a text is one caption"
+        )
+
+
+def _probes(source: SampleSource, most: int) -> list[int]:
+    """Some samples, evenly spread."""
+    num = source.num_samples
+    return np.linspace(0, num - 1, min(most, num)).astype(int).tolist()
+
+
 def _caption(sample: Sample | None) -> str:
     return "" if sample is None else sample.caption
 
 
 @contextlib.contextmanager
-def _one_line_for_disks() -> Iterator[None]:
+def _one_line_for_disks(key: str) -> Iterator[None]:
     """A shard that cannot be read, tried several times, stops the run: it replaces no sample."""
     try:
         yield
     except OSError as error:
-        raise UsageError(f"data.train: {error}; mend that and go on with --resume") from error
+        raise UsageError(f"{key}: {error}; mend that and go on with --resume") from error

@@ -59,7 +59,7 @@ class AnsweringTask:
         self._shared, self._clip = shared, clip
         self.base = section.init or init or ""
         source = open_questions(
-            shared.data.train,
+            shared.data.only_train,
             questions=section.data.questions,
             annotations=section.data.annotations,
             config=shared.data,

@@ -81,13 +81,16 @@ class MetricsLog:
         self._console = build_console(stream or sys.stderr, total_steps, start_step)
         self._mirrors = _build_mirrors(run_dir, config, start_step, dict(recipe or {}), self.say)
 
-    def log(self, record: Record) -> None:
+    def log(self, record: Mapping[str, float | Mapping[str, float]]) -> None:
         """Write a record; `step` counts the updates done. What is not finite becomes null.
+
+        A table, as of figures by source, stays one in the file; elsewhere its numbers are
+        TABLE/NAME.
 
         Raises:
             UsageError: it cannot be written.
         """
-        line = {k: v if math.isfinite(v) else None for k, v in record.items()}
+        line = {key: _finite(value) for key, value in record.items()}
         try:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
@@ -95,10 +98,11 @@ class MetricsLog:
             raise UsageError(
                 f"{self._path} cannot be written ({error.strerror}); free space, then --resume"
             ) from error
-        self._console.show(record)
+        numbers = _flat(record)
+        self._console.show(numbers)
         for mirror in list(self._mirrors):
             try:
-                mirror.log(int(record["step"]), record)
+                mirror.log(int(numbers["step"]), numbers)
             except (
                 Exception
             ) as error:  # whatever a service's client raises: it must not end the run
@@ -129,6 +133,22 @@ class MetricsLog:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _finite(value: float | Mapping[str, float]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    return value if math.isfinite(value) else None
+
+
+def _flat(record: Mapping[str, float | Mapping[str, float]]) -> Record:
+    numbers: dict[str, float] = {}
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            numbers |= {f"{key}/{name}": number for name, number in value.items()}
+        else:
+            numbers[key] = value
+    return numbers
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

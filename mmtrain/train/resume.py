@@ -23,10 +23,10 @@ FREE = frozenset(
     {
         "run.dir",
         # Where the data lie; what they are is told by their fingerprint.
-        *("data.train", "data.index_dir", "data.verify", "data.on_damage"),
+        *("data.train", "data.mixture[].train", "data.index_dir", "data.verify", "data.on_damage"),
         *("vqa.data.questions", "vqa.data.annotations"),
-        # As the ids that it gives are, and a teacher's weights.
-        *("tokenizer.path", "loss.terms[].teacher"),
+        # As the ids that it gives are.
+        "tokenizer.path",
         *("data.workers", "data.prefetch", "data.max_bad_fraction", "data.retry_seconds"),
         *("train.microbatches", "train.text_groups", "train.compile", "train.device"),
         *("train.deterministic", "train.log_every"),
@@ -66,6 +66,12 @@ FIXED = frozenset(
         ),
         *("data.interpolation", "data.shuffle_group", "data.last", "data.max_image_pixels"),
         "data.fast_decode",
+        *("data.mixture_end", "data.mixture_batches", "data.mixture"),
+        *("data.mixture[].name", "data.mixture[].weight", "data.mixture[].weight_changes"),
+        "data.mixture[].weight_changes[].from_step",
+        *("data.mixture[].weight_changes[].weight", "data.mixture[].max_epochs"),
+        *("data.mixture[].image_key", "data.mixture[].captions"),
+        *("data.mixture[].caption_lines", "data.mixture[].label_key"),
         *("tokenizer.kind", "tokenizer.context_length", "tokenizer.clean", "tokenizer.add_sot"),
         *("tokenizer.add_eot", "tokenizer.pad_id"),
         *("model.vision", "model.text", "model.embed_dim", "model.init_logit_scale"),
@@ -73,9 +79,7 @@ FIXED = frozenset(
         *("vqa.connector", "vqa.front_door", "vqa.classify", "vqa.generate", "vqa.loss"),
         *("vqa.data.per_image", "vqa.data.answer_length", "vqa.data.image_only"),
         *("vqa.data.question_only", "vqa.min_count"),
-        *("loss.kind", "loss.positives", "loss.max_logit_scale", "loss.weight", "loss.terms"),
-        *("loss.terms[].kind", "loss.terms[].weight", "loss.terms[].target", "loss.terms[].dims"),
-        "loss.terms[].precision",
+        "loss",
         *("optim.kind", "optim.ema_decay"),
         *("train.batch_size", "train.precision"),
         "lock",
@@ -90,7 +94,7 @@ Kind = Literal["free", "told", "fixed"]
 
 def kinds_of(key: str) -> list[Kind]:
     """The tables that a key or a section above it is in; of a recipe's key, one."""
-    parts = re.sub(r"\[\d+\]", "[]", key).split(".")
+    parts = re.sub(r"\[[^]]*\]", "[]", key).split(".")
     names = {".".join(parts[:count]) for count in range(1, len(parts) + 1)}
     tables: dict[Kind, frozenset[str]] = {"free": FREE, "told": TOLD, "fixed": FIXED}
     return [kind for kind, table in tables.items() if names & table]
@@ -236,23 +240,26 @@ def _differences(saved: Mapping[str, Any], config: Any, path: str) -> Iterator[C
         before = saved[name] if name in saved else _default(field)
         if dataclasses.is_dataclass(value) and isinstance(before, dict):
             yield from _differences(before, value, key)
-        elif _are_like(before, value):
-            members: Any = zip(before, value, strict=True)  # pyright: ignore[reportArgumentType]
-            for index, (old, new) in enumerate(members):
-                yield from _differences(old, new, f"{key}[{index}]")
+        elif _has_same_members(before, value) and _is_told_apart(key):
+            members: Any = value
+            for old, new in zip(before, members, strict=True):
+                yield from _differences(old, new, f"{key}[{new.name}]")
         elif (old := _plain(before)) != (new := _plain(value)):
             yield Change(key=key, before=old, now=new)
     for name in saved.keys() - fields.keys():
         yield Change(key=join(path, name), before=_plain(saved[name]), now=None)
 
 
-def _are_like(before: Any, value: Any) -> bool:
-    """Whether two lists are of as many tables, of the same kinds in the same order."""
-    if not isinstance(value, tuple) or not isinstance(before, list | tuple):
+def _is_told_apart(key: str) -> bool:
+    """Whether the keys of a list's sections are in the tables, and not only the list."""
+    return any(name.startswith(f"{key}[].") for name in FREE | TOLD | FIXED)
+
+
+def _has_same_members(before: Any, now: Any) -> bool:
+    """Whether two lists of sections have members of the same names, in the same order."""
+    if not (isinstance(now, tuple) and now and all(hasattr(one, "name") for one in now)):
         return False
-    kinds = [getattr(member, "kind", None) for member in value]
-    theirs = [member.get("kind", NONE) if isinstance(member, dict) else None for member in before]
-    return bool(kinds) and None not in kinds and kinds == theirs
+    return [one.get("name") for one in before or ()] == [one.name for one in now]
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:

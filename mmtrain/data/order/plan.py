@@ -9,14 +9,11 @@ cost no more to seek in than one group.
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from mmtrain.data.order.randomness import uniform
-from mmtrain.errors import UsageError
-
-Last = Literal["drop", "mask"]
 
 PADDING = -1
 """Stands for the position and the sample of a row that only fills up a last batch."""
@@ -34,14 +31,32 @@ def even_pieces(num_samples: int) -> list[int]:
     return [PIECE] * full + [rest] * (rest > 0)
 
 
+@dataclass(frozen=True)
+class _Order:
+    """The shards of an epoch in order, and the groups that they are cut into."""
+
+    shards: np.ndarray
+    shard_starts: np.ndarray
+    """The place of each one's first sample."""
+    members: np.ndarray
+    """[groups, 2], its first shard in this order and the one behind its last."""
+    places: np.ndarray
+    """[groups, 2], likewise. A shard that two lanes share is in a group of each."""
+
+
 class EpochPlan:
     """The order of each epoch's samples; every sample is in it exactly once.
+
+    A *place* counts through an epoch's order. Lane l of L holds the places from
+    `lane_starts[l]` on, a contiguous part of the shards in that order.
 
     Args:
         shard_sizes: samples of each shard; a sample's number counts through them.
         seed: the run's seed.
         shuffle: False keeps the order of the shards in every epoch.
-        shuffle_group: shards whose samples are mixed with each other.
+        shuffle_group: shards whose samples are mixed with each other, inside a lane.
+        lanes: how many parts of like size are read side by side.
+        name: of the data where a run has several: each has an order of its own.
     """
 
     def __init__(
@@ -51,61 +66,94 @@ class EpochPlan:
         seed: int,
         shuffle: bool = True,
         shuffle_group: int = 32,
+        lanes: int = 1,
+        name: str = "",
     ):
-        assert shuffle_group >= 1
+        assert shuffle_group >= 1 and lanes >= 1
         self._sizes = np.asarray(shard_sizes, dtype=np.int64)
         self._starts = np.cumsum(self._sizes) - self._sizes
         self.num_samples = int(self._sizes.sum())
+        self.lanes = lanes
+        bounds = np.arange(lanes + 1, dtype=np.int64) * self.num_samples // lanes
+        self.lane_starts, self.lane_sizes = bounds[:-1], np.diff(bounds)
         self._seed, self._shuffle, self._shuffle_group = seed, shuffle, shuffle_group
-        self._epochs: OrderedDict[Hashable, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self._prefix = f"{name}: " if name else ""
+        self._epochs: OrderedDict[Hashable, _Order] = OrderedDict()
         self._groups: OrderedDict[Hashable, np.ndarray] = OrderedDict()
 
-    def sample(self, epoch: int, position: int) -> int:
-        """The sample at one position of an epoch."""
-        return int(self.samples(epoch, np.array([position]))[0])
+    def sample(self, epoch: int, place: int) -> int:
+        """The sample at one place of an epoch."""
+        return int(self.samples(epoch, np.array([place]))[0])
 
-    def samples(self, epoch: int, position_B: np.ndarray) -> np.ndarray:
-        """The samples at some positions of an epoch, int64 [B]; padding stays padding."""
-        sample_B = np.array(position_B, dtype=np.int64)
+    def samples(self, epoch: int, place_B: np.ndarray) -> np.ndarray:
+        """The samples at some places of an epoch, int64 [B]; padding stays padding."""
+        sample_B = np.array(place_B, dtype=np.int64)
         real_B = sample_B != PADDING
         assert bool(np.all((sample_B[real_B] >= 0) & (sample_B[real_B] < self.num_samples)))
         if not self._shuffle:
             return sample_B
-        shards, group_ends = self._epoch(epoch)
-        group_B = np.searchsorted(group_ends, sample_B, side="right")
+        group_B = self._groups_at(epoch, sample_B)
         for group in np.unique(group_B[real_B]).tolist():
-            order = self._group(epoch, group, shards)
+            order, first = self._group(epoch, group)
             rows = real_B & (group_B == group)
-            sample_B[rows] = order[sample_B[rows] - (int(group_ends[group]) - order.size)]
+            sample_B[rows] = order[sample_B[rows] - first]
         return sample_B
+
+    def others(self, epoch: int, place: int, draws: Sequence[float]) -> list[int]:
+        """Samples to take instead of a bad one, as the draws say: the first half of them from the
+        shards that are open anyway, then, should all of these be bad, from all."""
+        near: list[int] = []
+        if self._shuffle:
+            order, _ = self._group(epoch, int(self._groups_at(epoch, np.array([place]))[0]))
+            near = [int(order[int(draw * order.size)]) for draw in draws[: len(draws) // 2]]
+        return near + [int(draw * self.num_samples) for draw in draws[len(near) :]]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_epochs": OrderedDict(), "_groups": OrderedDict()}
 
-    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The shards in this epoch's order, and where each group of them ends."""
+    def _groups_at(self, epoch: int, place_B: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._epoch(epoch).places[:, 1], place_B, side="right")
+
+    def _epoch(self, epoch: int) -> _Order:
         if epoch not in self._epochs:
             shards = self._permutation(epoch, "shuffle shards", self._sizes.size)
-            ends = np.cumsum(self._sizes[shards])
-            last = np.arange(self._shuffle_group, ends.size + self._shuffle_group)
-            group_ends = ends[np.minimum(last[:: self._shuffle_group], ends.size) - 1]
-            _remember(self._epochs, epoch, (shards, group_ends), _MAX_EPOCHS)
+            _remember(self._epochs, epoch, self._cut(shards), _MAX_EPOCHS)
         return self._epochs[epoch]
 
-    def _group(self, epoch: int, group: int, shards: np.ndarray) -> np.ndarray:
-        """The samples of one group of shards in this epoch's order."""
+    def _cut(self, shards: np.ndarray) -> _Order:
+        """Groups of so many shards from the start of every lane."""
+        ends = np.cumsum(self._sizes[shards])
+        starts = ends - self._sizes[shards]
+        members, places = [], []
+        for low, size in zip(self.lane_starts.tolist(), self.lane_sizes.tolist(), strict=True):
+            first = int(np.searchsorted(ends, low, side="right")) if low else 0
+            last = int(np.searchsorted(starts, low + size, side="left"))
+            firsts = np.arange(first, last, self._shuffle_group)
+            lasts = np.minimum(firsts + self._shuffle_group, last)
+            members.append(np.stack([firsts, lasts], axis=1))
+            bounds = np.maximum(starts[firsts], low), np.minimum(ends[lasts - 1], low + size)
+            places.append(np.stack(bounds, axis=1))
+        return _Order(shards, starts, np.concatenate(members), np.concatenate(places))
+
+    def _group(self, epoch: int, group: int) -> tuple[np.ndarray, int]:
+        """The samples of one group in this epoch's order, and the place of the first."""
+        order = self._epoch(epoch)
+        low, high = order.places[group].tolist()
         name = (epoch, group)
         if name not in self._groups:
-            members = shards[group * self._shuffle_group : (group + 1) * self._shuffle_group]
-            samples = np.concatenate(
-                [np.arange(int(self._sizes[s])) + self._starts[s] for s in members]
-            )
-            order = self._permutation(epoch, f"shuffle group {group}", samples.size)
-            _remember(self._groups, name, samples[order], _MAX_GROUPS)
-        return self._groups[name]
+            samples = []
+            for number in range(*order.members[group].tolist()):
+                shard, start = order.shards[number], int(order.shard_starts[number])
+                inside = np.arange(max(low - start, 0), min(high - start, int(self._sizes[shard])))
+                samples.append(inside + self._starts[shard])
+            mixed = np.concatenate(samples)
+            mixed = mixed[self._permutation(epoch, f"shuffle group {group}", mixed.size)]
+            _remember(self._groups, name, mixed, max(_MAX_GROUPS, 2 * self.lanes))
+        return self._groups[name], low
 
     def _permutation(self, epoch: int, purpose: str, size: int) -> np.ndarray:
         """Counter-based, and so the same with every version of every library."""
+        purpose = f"{self._prefix}{purpose}"
         draws = uniform(
             seed=self._seed, epoch=epoch, position_B=range(size), purpose=purpose, num=1
         )
@@ -116,73 +164,3 @@ def _remember(cache: OrderedDict[Hashable, Any], name: Hashable, value: Any, siz
     while len(cache) >= size:
         cache.popitem(last=False)
     cache[name] = value
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rows:
-    """What one data-parallel rank holds of one global batch."""
-
-    epoch: int
-    """The batch's epoch; a batch never spans two."""
-    position_B: np.ndarray
-    """int64, positions inside the epoch; `PADDING` on rows that fill up a last batch."""
-    sample_B: np.ndarray
-    """int64, the samples there; `PADDING` likewise."""
-
-
-class BatchPlan:
-    """Cuts the epochs into global batches and each of these into contiguous slices, one a rank.
-
-    Batch b of an epoch is its rows [b * batch_size, (b + 1) * batch_size); rank r of R holds the
-    r-th of R equal slices of them. So features gathered in the order of ranks are in global order.
-
-    Args:
-        plan: the order of samples.
-        batch_size: rows of a *global* batch.
-        last: what becomes of rows that fill no whole batch: dropped (another part of the data in
-            every epoch, if it is shuffled), or a last batch padded with masked rows.
-        rank: this data-parallel rank.
-        world_size: data-parallel ranks.
-
-    Raises:
-        UsageError: the batch does not divide by the ranks, or the data fill none.
-    """
-
-    def __init__(
-        self,
-        plan: EpochPlan,
-        *,
-        batch_size: int,
-        last: Last = "drop",
-        rank: int = 0,
-        world_size: int = 1,
-    ):
-        assert 0 <= rank < world_size
-        if batch_size % world_size:
-            raise UsageError(
-                f"train.batch_size = {batch_size} must be a multiple of the {world_size} "
-                f"data-parallel ranks; use {-(-batch_size // world_size) * world_size}"
-            )
-        if last == "drop" and batch_size > plan.num_samples:
-            raise UsageError(
-                f"train.batch_size = {batch_size} is larger than the data "
-                f"({plan.num_samples} samples); use {plan.num_samples} or less, or set "
-                'data.last = "mask"'
-            )
-        self.plan, self.batch_size = plan, batch_size
-        self.rows_per_rank = batch_size // world_size
-        self._first_row = rank * self.rows_per_rank
-        full, rest = divmod(plan.num_samples, batch_size)
-        self.batches_per_epoch = full + (last == "mask" and rest > 0)
-
-    def rows(self, batch_number: int) -> Rows:
-        """This rank's rows of a batch, counted over the whole run."""
-        epoch, batch = divmod(batch_number, self.batches_per_epoch)
-        first = batch * self.batch_size + self._first_row
-        position_B = np.arange(first, first + self.rows_per_rank)
-        position_B[position_B >= self.plan.num_samples] = PADDING
-        return Rows(
-            epoch=epoch,
-            position_B=position_B,
-            sample_B=self.plan.samples(epoch, position_B),
-        )

@@ -11,6 +11,7 @@ from mmtrain.data.batch import SampleBatch
 from mmtrain.data.config import DataConfig
 from mmtrain.data.image_text import NumberedData
 from mmtrain.data.images.transforms import PreprocessConfig, TrainTransform
+from mmtrain.data.mixture import SourceSettings
 from mmtrain.data.order.randomness import uniform
 from mmtrain.data.questions.answers import AnswerVocabulary, answer_scores, compared_form
 from mmtrain.data.questions.question import Question, questions_from_json
@@ -217,20 +218,22 @@ class VqaData(NumberedData[VqaBatch]):
             pin_memory=pin_memory,
         )
 
-    def _open_source(self) -> SampleSource:
+    def _open_source(self, settings: SourceSettings) -> SampleSource:
         if self._source is not None:
             return self._source
         return open_questions(
-            self.config.train,
+            settings.train,
             questions=self.vqa.questions,
             annotations=self.vqa.annotations,
             config=self.config,
         )
 
-    def _build_reader(self, transform: TrainTransform | None) -> SampleReader:
+    def _build_reader(
+        self, source: SampleSource, settings: SourceSettings, transform: TrainTransform | None
+    ) -> SampleReader:
         config = self.config
         return QuestionReader(
-            self.source,
+            source,
             transform=transform,
             captions={},
             max_pixels=config.max_image_pixels,

@@ -5,7 +5,8 @@ import pickle
 import numpy as np
 import pytest
 
-from mmtrain.data.order.plan import PADDING, BatchPlan, EpochPlan
+from mmtrain.data.order.batches import BatchPlan
+from mmtrain.data.order.plan import PADDING, EpochPlan
 from mmtrain.errors import UsageError
 
 SIZES = [5, 0, 7, 1, 12, 3, 3, 9, 0]

@@ -1,0 +1,154 @@
+"""Which rows of the order a batch holds, and which of these a rank."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from mmtrain.data.order.plan import PADDING, EpochPlan
+from mmtrain.errors import UsageError
+
+Last = Literal["drop", "mask"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What one data-parallel rank holds of one global batch."""
+
+    epoch: int
+    """The batch's epoch; a batch never spans two. A mixture is one long epoch."""
+    position_B: np.ndarray
+    """int64, positions inside the epoch, which key what is drawn for a row; `PADDING` on rows that
+    fill up a last batch."""
+    sample_B: np.ndarray
+    """int64, the samples there, by their numbers in their source; `PADDING` likewise."""
+    source_B: np.ndarray
+    """int64, which of a mixture's sources each is of; else 0."""
+    source_epoch_B: np.ndarray
+    """int64, that source's own epoch."""
+    place_B: np.ndarray
+    """int64, the place in the source's order; `PADDING` likewise."""
+
+
+class RowPlan(Protocol):
+    """Which samples a batch holds: of one source, or of a mixture."""
+
+    batch_size: int
+    """Rows of a *global* batch."""
+    rows_per_rank: int
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Global batches of an epoch."""
+        ...
+
+    def rows(self, batch_number: int) -> Rows:
+        """This rank's rows of a batch, counted over the whole run."""
+        ...
+
+    def samples_in(self, batch_number: int) -> int:
+        """Real samples of a global batch; the last one may be padded."""
+        ...
+
+    def others(self, rows: Rows, row: int, draws: Sequence[float]) -> list[int]:
+        """Samples of the row's source to take instead of a bad one, as the draws say."""
+        ...
+
+
+def rows_of_rank(batch_size: int, *, rank: int, world_size: int) -> np.ndarray:
+    """The r-th of R equal slices of a batch's rows, so that features gathered in the order of ranks
+    are in global order.
+
+    Raises:
+        UsageError: the batch does not divide by the ranks.
+    """
+    assert 0 <= rank < world_size
+    if batch_size % world_size:
+        raise UsageError(
+            f"train.batch_size = {batch_size} must be a multiple of the {world_size} "
+            f"data-parallel ranks; use {-(-batch_size // world_size) * world_size}"
+        )
+    size = batch_size // world_size
+    return np.arange(rank * size, (rank + 1) * size)
+
+
+def rows_per_lane(batch_size: int, lanes: int) -> int:
+    """Rows of a batch that each lane gives.
+
+    Raises:
+        UsageError: the batch does not divide by the lanes.
+    """
+    if batch_size % lanes:
+        raise UsageError(
+            f"data.lanes = {lanes} must divide train.batch_size = {batch_size}: each lane gives a "
+            f"batch equally many rows; use {math.gcd(lanes, batch_size)}"
+        )
+    return batch_size // lanes
+
+
+class BatchPlan:
+    """Cuts the epochs into global batches and each of these into contiguous slices, one a rank.
+
+    Batch b of an epoch is its rows [b * batch_size, (b + 1) * batch_size). Of these the l-th of
+    L equal slices are the next ones of lane l. So ranks that divide the lanes own whole ones, and
+    the batches are the same for any number of ranks.
+
+    Args:
+        plan: the order of samples, with its lanes.
+        batch_size: rows of a *global* batch.
+        last: what becomes of rows that fill no whole batch: dropped (another part of the data in
+            every epoch, if it is shuffled), or a last batch padded with masked rows.
+        rank: this data-parallel rank.
+        world_size: data-parallel ranks.
+
+    Raises:
+        UsageError: the batch does not divide by the ranks or lanes, or the data fill none.
+    """
+
+    def __init__(
+        self,
+        plan: EpochPlan,
+        *,
+        batch_size: int,
+        last: Last = "drop",
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self._row_B = rows_of_rank(batch_size, rank=rank, world_size=world_size)
+        if last == "drop" and batch_size > plan.num_samples:
+            raise UsageError(
+                f"train.batch_size = {batch_size} is larger than the data "
+                f"({plan.num_samples} samples); use {plan.num_samples} or less, or set "
+                'data.last = "mask"'
+            )
+        self.plan, self.batch_size, self.rows_per_rank = plan, batch_size, self._row_B.size
+        self._per_lane = rows_per_lane(batch_size, plan.lanes)
+        full, rest = divmod(plan.num_samples, batch_size)
+        self.batches_per_epoch = full + (last == "mask" and rest > 0)
+
+    def rows(self, batch_number: int) -> Rows:
+        """This rank's rows of a batch, counted over the whole run."""
+        epoch, batch = divmod(batch_number, self.batches_per_epoch)
+        lane_B, inside_B = np.divmod(self._row_B, self._per_lane)
+        number_B = batch * self._per_lane + inside_B
+        real_B = number_B < self.plan.lane_sizes[lane_B]
+        place_B = np.where(real_B, self.plan.lane_starts[lane_B] + number_B, PADDING)
+        return Rows(
+            epoch=epoch,
+            position_B=np.where(real_B, batch * self.batch_size + self._row_B, PADDING),
+            sample_B=self.plan.samples(epoch, place_B),
+            source_B=np.zeros_like(place_B),
+            source_epoch_B=np.full_like(place_B, epoch),
+            place_B=place_B,
+        )
+
+    def samples_in(self, batch_number: int) -> int:
+        """Real samples of a global batch; the last one of an epoch may be padded."""
+        first = batch_number % self.batches_per_epoch * self.batch_size
+        return min(self.batch_size, self.plan.num_samples - first)
+
+    def others(self, rows: Rows, row: int, draws: Sequence[float]) -> list[int]:
+        """Samples to take instead of a bad one, as the draws say."""
+        return self.plan.others(rows.epoch, int(rows.place_B[row]), draws)

@@ -1,0 +1,240 @@
+"""Batches of several sources by weight, as the batches of one are: a function of their number."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from mmtrain.data.order.batches import Last, Rows, rows_of_rank, rows_per_lane
+from mmtrain.data.order.plan import PADDING, EpochPlan
+from mmtrain.data.order.stream import MixtureEnd, Stream, Weights
+from mmtrain.errors import UsageError
+
+MixtureBatches = Literal["mixed", "single"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixed:
+    """One source of a mixture."""
+
+    name: str
+    plan: EpochPlan
+    max_epochs: int | None
+    """None: without end."""
+
+
+class MixturePlan:
+    """Deals the batches of a mixture; as `BatchPlan`, with whose lanes and ranks it shares.
+
+    Each source goes through epochs of its own, with every sample once in each. A batch may hold the
+    end of one and the beginning of the next. Each lane is a stream of its own, which begins
+    elsewhere in the cycle of its shares; in a lane any 1,000 rows hold what `Shares` promises.
+
+    Args:
+        sources: all with the same lanes.
+        schedule: the sources' weights from a step on, from 0, rising.
+        end: what becomes of the mixture when a source has done its epochs.
+        batches: whether a batch is of all sources or of a single one.
+        batch_size: rows of a *global* batch.
+        last: of the rows at the end of a mixture that fill no batch.
+        rank: this data-parallel rank.
+        world_size: data-parallel ranks.
+
+    Raises:
+        UsageError: the batch does not divide by the ranks or lanes, or a source is too small.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Mixed],
+        schedule: Sequence[tuple[int, Weights]],
+        *,
+        end: MixtureEnd,
+        batches: MixtureBatches,
+        batch_size: int,
+        last: Last = "drop",
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.sources, self.batch_size = sources, batch_size
+        self.end: MixtureEnd = end
+        self._row_B = rows_of_rank(batch_size, rank=rank, world_size=world_size)
+        self.rows_per_rank, self._last = self._row_B.size, last
+        self._lanes = sources[0].plan.lanes
+        self._per_lane = rows_per_lane(batch_size, self._lanes)
+        self._is_single = batches == "single"
+        self._check_sizes()
+        self._streams = self._build_streams(schedule)
+
+    def _check_sizes(self) -> None:
+        for source in self.sources:
+            num, key = source.plan.num_samples, f"data.mixture: {source.name}"
+            if num < self._lanes:
+                raise UsageError(
+                    f"{key} has {num} samples, too few for data.lanes = {self._lanes}; use {num} "
+                    "lanes or less"
+                )
+            if self._is_single and self._last == "drop" and self._limit_batches(source) == 0:
+                raise UsageError(
+                    f"{key} has {num * (source.max_epochs or 1)} samples in all its epochs, which "
+                    f"fill no batch of its own (train.batch_size = {self.batch_size}); raise its "
+                    'max_epochs, or set data.last = "mask"'
+                )
+
+    def _build_streams(self, schedule: Sequence[tuple[int, Weights]]) -> list[Stream]:
+        """One of batches where these are of one source each; else one of rows for each lane."""
+        if self._is_single:
+            limits = [self._limit_batches(source) for source in self.sources]
+            return [Stream(schedule, limits, end=self.end)]
+        by_rows = [(step * self._per_lane, weights) for step, weights in schedule]
+        return [
+            Stream(
+                by_rows,
+                [self._limit_rows(source, lane) for source in self.sources],
+                end=self.end,
+                turn=Fraction(lane, self._lanes),
+            )
+            for lane in range(self._lanes)
+        ]
+
+    def _limit_rows(self, source: Mixed, lane: int) -> int | None:
+        epochs = source.max_epochs
+        return None if epochs is None else epochs * int(source.plan.lane_sizes[lane])
+
+    def _limit_batches(self, source: Mixed) -> int | None:
+        if source.max_epochs is None:
+            return None
+        rows = source.max_epochs * source.plan.lane_sizes
+        if self._last == "drop":
+            return int(rows.min()) // self._per_lane
+        return -(-int(rows.max()) // self._per_lane)
+
+    @cached_property
+    def num_batches(self) -> int | None:
+        """Batches until the mixture ends; None: it does not."""
+        ends = [stream.end for stream in self._streams if stream.end is not None]
+        if not ends:
+            return None
+        if self._is_single:
+            return ends[0]
+        if self._last == "drop":
+            return min(ends) // self._per_lane
+        return -(-max(ends) // self._per_lane)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of the whole mixture where it ends; else of as many samples as its sources have
+        together."""
+        if self.num_batches is not None:
+            return max(1, self.num_batches)
+        num_samples = sum(source.plan.num_samples for source in self.sources)
+        return max(1, num_samples // self.batch_size)
+
+    def check_length(self, steps: int, *, key: str) -> None:
+        """Refuse a run that is longer than the mixture, or in which a source is never met.
+
+        Args:
+            steps: of the whole run.
+            key: the setting that says so, with its value.
+
+        Raises:
+            UsageError: naming the source.
+        """
+        if self.num_batches is not None and steps > self.num_batches:
+            raise UsageError(
+                f"{key} is beyond the end of data.mixture at step {self.num_batches}, where "
+                f"{self._why_it_ends()}; train for less, raise its max_epochs, or set "
+                'data.mixture_end = "repeat"'
+            )
+        counts = zip(self.sources, self.counts(steps).tolist(), strict=True)
+        if unseen := next((source for source, count in counts if not count), None):
+            what = "batch" if self._is_single else "sample"
+            raise UsageError(
+                f"data.mixture[{unseen.name}] gets no {what} in {key}, for its weight; raise that, "
+                "train for longer, or leave the source out"
+            )
+
+    def _why_it_ends(self) -> str:
+        first = min(self._streams, key=lambda stream: stream.end or 0)
+        if first.ended_by is None:
+            return "no source has a weight"
+        source = self.sources[first.ended_by]
+        epochs = f"{source.max_epochs} epoch" + "s" * (source.max_epochs != 1)
+        one = f"{source.name} ({source.plan.num_samples} samples) has done its {epochs}"
+        return (
+            one if self.end == "stop" else f"all have done their epochs, the last is {source.name}"
+        )
+
+    def samples_in(self, batch_number: int) -> int:
+        """Real samples of a global batch; the last one may be padded."""
+        counts = self.counts(batch_number + 1) - self.counts(batch_number)
+        return int(counts.sum())
+
+    def counts(self, batches: int) -> np.ndarray:
+        """Samples of each source in the first batches, int64 [sources]."""
+        if not self._is_single:
+            rows = batches * self._per_lane
+            return np.sum([stream.counts(rows) for stream in self._streams], axis=0)
+        given = self._streams[0].counts(batches)
+        return np.array(
+            [
+                sum(self._single_rows(source, lane, num) for lane in range(self._lanes))
+                for source, num in zip(self.sources, given.tolist(), strict=True)
+            ]
+        )
+
+    def _single_rows(self, source: Mixed, lane: int, batches: int) -> int:
+        limit = self._limit_rows(source, lane)
+        rows = batches * self._per_lane
+        return rows if limit is None else min(rows, limit)
+
+    def rows(self, batch_number: int) -> Rows:
+        """This rank's rows of a batch, counted over the whole run."""
+        lane_B, inside_B = np.divmod(self._row_B, self._per_lane)
+        source_B, number_B = np.zeros_like(lane_B), np.full_like(lane_B, PADDING)
+        if self._is_single:
+            (source,), (number,) = self._streams[0].locate(batch_number, 1)
+            source_B[:], number_B[:] = source, number * self._per_lane + inside_B
+            for row, lane in enumerate(lane_B.tolist()):
+                limit = self._limit_rows(self.sources[int(source)], lane)
+                if limit is not None and number_B[row] >= limit:
+                    number_B[row] = PADDING
+        else:
+            for lane in np.unique(lane_B).tolist():
+                own = np.flatnonzero(lane_B == lane)
+                first = batch_number * self._per_lane + int(inside_B[own[0]])
+                found, number = self._streams[lane].locate(first, own.size)
+                source_B[own[: found.size]], number_B[own[: found.size]] = found, number
+        return self._rows(batch_number, lane_B, source_B, number_B)
+
+    def _rows(
+        self, batch_number: int, lane_B: np.ndarray, source_B: np.ndarray, number_B: np.ndarray
+    ) -> Rows:
+        """Rows whose samples are known by their numbers in the source's lane."""
+        real_B = number_B != PADDING
+        epoch_B, place_B = np.zeros_like(lane_B), np.full_like(lane_B, PADDING)
+        sample_B = np.full_like(lane_B, PADDING)
+        for number in np.unique(source_B[real_B]).tolist():
+            rows, plan = real_B & (source_B == number), self.sources[number].plan
+            epoch_B[rows], inside = np.divmod(number_B[rows], plan.lane_sizes[lane_B[rows]])
+            place_B[rows] = plan.lane_starts[lane_B[rows]] + inside
+            for epoch in np.unique(epoch_B[rows]).tolist():
+                now = rows & (epoch_B == epoch)
+                sample_B[now] = plan.samples(epoch, place_B[now])
+        first = batch_number * self.batch_size
+        return Rows(
+            epoch=0,
+            position_B=np.where(real_B, first + self._row_B, PADDING),
+            sample_B=sample_B,
+            source_B=source_B,
+            source_epoch_B=epoch_B,
+            place_B=place_B,
+        )
+
+    def others(self, rows: Rows, row: int, draws: Sequence[float]) -> list[int]:
+        """Samples of the row's source to take instead of a bad one, as the draws say."""
+        plan = self.sources[int(rows.source_B[row])].plan
+        return plan.others(int(rows.source_epoch_B[row]), int(rows.place_B[row]), draws)

@@ -1,0 +1,55 @@
+"""The plan of a run's batches, from the section [data]."""
+
+from collections.abc import Sequence
+
+from mmtrain.data.config import DataConfig
+from mmtrain.data.mixture import weight_schedule
+from mmtrain.data.order.batches import BatchPlan, RowPlan
+from mmtrain.data.order.mixture import Mixed, MixturePlan
+from mmtrain.data.order.plan import EpochPlan
+
+
+def build_row_plan(
+    config: DataConfig,
+    shard_sizes: Sequence[Sequence[int]],
+    *,
+    seed: int,
+    batch_size: int,
+    rank: int,
+    world_size: int,
+) -> RowPlan:
+    """Which samples each batch holds.
+
+    Args:
+        config: the section [data].
+        shard_sizes: of each source.
+        seed: the run's.
+        batch_size: rows of a *global* batch.
+        rank: this data-parallel coordinate.
+        world_size: data-parallel coordinates.
+
+    Raises:
+        UsageError: a batch larger than the data or not divisible by the ranks.
+    """
+    orders = [
+        EpochPlan(sizes, seed=seed, shuffle_group=config.shuffle_group, name=settings.name)
+        for sizes, settings in zip(shard_sizes, config.sources, strict=True)
+    ]
+    if not config.mixture:
+        return BatchPlan(
+            orders[0], batch_size=batch_size, last=config.last, rank=rank, world_size=world_size
+        )
+    once = None if config.mixture_end == "repeat" else 1
+    return MixturePlan(
+        [
+            Mixed(name=one.name, plan=order, max_epochs=one.max_epochs or once)
+            for one, order in zip(config.mixture, orders, strict=True)
+        ],
+        weight_schedule(config.mixture),
+        end=config.mixture_end,
+        batches=config.mixture_batches,
+        batch_size=batch_size,
+        last=config.last,
+        rank=rank,
+        world_size=world_size,
+    )
