@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mmtrain.data.order.randomness import uniform
+from mmtrain.data.order.randomness import permutation
 
 PADDING = -1
 """Stands for the position and the sample of a row that only fills up a last batch."""
@@ -22,7 +22,7 @@ PIECE = 4096
 """Samples that are shuffled together, times data.shuffle_group, where there are no shards."""
 
 _MAX_EPOCHS = 2
-_MAX_GROUPS = 4
+_MAX_GROUPS = 2
 
 
 def even_pieces(num_samples: int) -> list[int]:
@@ -148,16 +148,15 @@ class EpochPlan:
                 samples.append(inside + self._starts[shard])
             mixed = np.concatenate(samples)
             mixed = mixed[self._permutation(epoch, f"shuffle group {group}", mixed.size)]
+            if self.num_samples <= np.iinfo(np.int32).max:
+                mixed = mixed.astype(np.int32)  # half the memory, of each worker
             _remember(self._groups, name, mixed, max(_MAX_GROUPS, 2 * self.lanes))
         return self._groups[name], low
 
     def _permutation(self, epoch: int, purpose: str, size: int) -> np.ndarray:
         """Counter-based, and so the same with every version of every library."""
         purpose = f"{self._prefix}{purpose}"
-        draws = uniform(
-            seed=self._seed, epoch=epoch, position_B=range(size), purpose=purpose, num=1
-        )
-        return np.argsort(draws[:, 0].numpy(), kind="stable")
+        return permutation(size, seed=self._seed, epoch=epoch, purpose=purpose)
 
 
 def _remember(cache: OrderedDict[Hashable, Any], name: Hashable, value: Any, size: int) -> None:
