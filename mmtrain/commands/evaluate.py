@@ -10,6 +10,7 @@ from mmtrain.eval import Encoder, write_result
 from mmtrain.eval.evaluators.evaluator import Evaluator
 from mmtrain.eval.features.embed import embed
 from mmtrain.eval.features.embed_files import PieceFormat
+from mmtrain.eval.together import on_all_ranks
 from mmtrain.loading import load
 from mmtrain.parallel import ParallelConfig, build_layout, leave_ranks, pick_device
 from mmtrain.parallel.precision import Precision
@@ -38,7 +39,8 @@ def eval_command(*, model: ModelOptions, evaluation: Evaluator, out: Path) -> No
     refuse_out(out)
     inputs = evaluation.open()
     encoder = _build_encoder(model)
-    result = evaluation.run(encoder, inputs)
+    with on_all_ranks(encoder.group, encoder.device):
+        result = evaluation.run(encoder, inputs)
     if encoder.is_main:
         write_result(out, result)
         for key, form in evaluation.shown.items():

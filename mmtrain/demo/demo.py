@@ -14,6 +14,7 @@ from rich.table import Table
 from mmtrain.demo.emoji_pairs import unpack_emoji_pairs
 from mmtrain.errors import UsageError
 from mmtrain.run import train_command
+from mmtrain.train.metrics import METRICS_FILE, read_metrics
 
 DATA_DIR = Path("data/emoji_pairs")
 """Where clip_emoji.toml looks for its shards, from the working directory."""
@@ -127,8 +128,7 @@ def _show(run: Path) -> None:
 
 
 def _samples_seen(run: Path) -> int:
-    last = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
-    return json.loads(last)["samples_seen"]
+    return read_metrics(run / METRICS_FILE)[-1]["samples_seen"]
 
 
 def _pair(figures: tuple[float, float], *, digits: int = 1) -> str:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from mmtrain.collectives import rank_and_size, sum_
+from mmtrain.collectives import rank_and_size
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
-from mmtrain.eval.together import on_all_ranks
+from mmtrain.eval.together import on_all_ranks, sum_of_all
 from mmtrain.nn import unit_norm
 from mmtrain.parallel.precision import Precision, autocast
 
@@ -90,7 +90,7 @@ def encode_texts(encoder: Encoder, texts: Sequence[str]) -> Tensor:
                 features_ME = rows_BE.new_zeros(len(texts), rows_BE.size(1))
             features_ME[first : first + len(some)] = rows_BE
     assert features_ME is not None, "there are texts, so every rank has a round"
-    features_ME = sum_(features_ME, group=encoder.group)
+    features_ME = sum_of_all(features_ME, group=encoder.group)
     # A score that is no number is above none and below none: every rank would be the first.
     if not bool(features_ME.isfinite().all()):
         raise UsageError("the text features are not finite: the weights or the precision overflow")

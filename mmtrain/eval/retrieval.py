@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmtrain.collectives import sum_
 from mmtrain.data.sources.open import open_source
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.captions import (
@@ -20,6 +19,7 @@ from mmtrain.eval.examples import pick_examples
 from mmtrain.eval.features.gathered import encode_set
 from mmtrain.eval.result import EvalResult, provenance
 from mmtrain.eval.scores import own_blocks, rank_of_any, rank_of_target
+from mmtrain.eval.together import sum_of_all
 
 RECALL_AT = (1, 5, 10)
 
@@ -107,8 +107,8 @@ def _image_to_text(
         table_2N[0, rows], lead_N[rows] = rank_of_any(
             scores_BU, known.image_M[own_M] - rows.start, known.text_M[own_M], copies_U
         )
-    rank_N, first_N = sum_(table_2N, group=encoder.group).cpu()
-    return rank_N, first_N, sum_(lead_N, group=encoder.group).cpu()
+    rank_N, first_N = sum_of_all(table_2N, group=encoder.group).cpu()
+    return rank_N, first_N, sum_of_all(lead_N, group=encoder.group).cpu()
 
 
 def _text_to_image(
@@ -119,7 +119,7 @@ def _text_to_image(
     for rows in own_blocks(encoder.group, len(rank_M), images_NE.size(0)):
         scores_BN = texts_UE[known.text_M[rows]] @ images_NE.T
         rank_M[rows] = rank_of_target(scores_BN, known.image_M[rows])
-    return sum_(rank_M, group=encoder.group).cpu()
+    return sum_of_all(rank_M, group=encoder.group).cpu()
 
 
 def _recalls(way: str, rank: Tensor) -> dict[str, float]:

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
-import torch.distributed as dist
 from PIL import Image
 from torch import Tensor
 
-from mmtrain.collectives import sum_
 from mmtrain.data.images.decode import open_image
 from mmtrain.data.images.transforms import PreprocessConfig, eval_transform
 from mmtrain.data.sample_error import IncompleteError, SampleError
@@ -23,7 +21,7 @@ from mmtrain.data.storage.patience import PATIENCE
 from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder, encode_image_batch, own_batches
-from mmtrain.eval.together import on_all_ranks
+from mmtrain.eval.together import gather_all, on_all_ranks, sum_of_all
 
 Members = dict[str, bytes]
 """A sample's files by extension, without the dot."""
@@ -244,14 +242,19 @@ def encoded_batches(
             with on_all_ranks(encoder.group, encoder.device):
                 batch = batches.blank() if number is None else next(own)
                 features = encode_image_batch(encoder, batch.images_BCHW)
-            _refuse_faults(encoder, batch, features)
+                faults = _faults(batch, features)
+            _refuse_faults(encoder, batch, faults)
             yield batch, features[: len(batch.values)]
 
 
-def _refuse_faults(encoder: Encoder, batch: EvalBatch[Any], features: Tensor) -> None:
+def _faults(batch: EvalBatch[Any], features: Tensor) -> list[str]:
     faults = [str(fault) for fault in batch.faults]
     if not faults and not bool(features.isfinite().all()):
         faults = [f"the image features from sample {batch.first} on are not finite"]
+    return faults
+
+
+def _refuse_faults(encoder: Encoder, batch: EvalBatch[Any], faults: list[str]) -> None:
     remedy = next((fault.remedy for fault in batch.faults), "mend or leave out such samples")
     if len(batch.faults) == batch.images_BCHW.size(0) and _NAME_ONE in faults[0]:
         remedy = ""  # no sample has it, so the name is wrong and not the samples
@@ -264,13 +267,10 @@ def refuse_on_all_ranks(encoder: Encoder, faults: list[str], *, key: str, remedy
     Raises:
         UsageError: naming the first fault and how many more there are.
     """
-    count = sum_(torch.tensor(len(faults), device=encoder.device), group=encoder.group)
+    count = sum_of_all(torch.tensor(len(faults), device=encoder.device), group=encoder.group)
     if not int(count):
         return
-    held: list[list[str]] = [faults]
-    if encoder.group is not None:
-        held = [[]] * dist.get_world_size(encoder.group)
-        dist.all_gather_object(held, faults, group=encoder.group)
+    held = gather_all(faults, group=encoder.group, device=encoder.device)
     told = [fault for some in held for fault in some]
     more = f" (and {len(told) - 1} more so far)" if len(told) > 1 else ""
     raise UsageError(f"{key}: {told[0]}{more}" + (f"; {remedy}" if remedy else ""))

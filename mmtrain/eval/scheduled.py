@@ -34,8 +34,10 @@ def run_evaluation(model: Any, config: Evaluator) -> tuple[EvalResult, tuple[str
         UsageError: on every rank, as of the evaluation itself.
     """
     with on_all_ranks(model.group, model.device):
-        inputs = config.open()
-    return config.run(model, inputs), config.shortest
+        with on_all_ranks(model.group, model.device):
+            inputs = config.open()
+        result = config.run(model, inputs)
+    return result, config.shortest
 
 
 def command_words(config: Evaluator) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from mmtrain.errors import UsageError
 from mmtrain.eval.failure import FAILED
 from mmtrain.report.look_page import ShownLook, read_look
 from mmtrain.report.pictures import picture_uri
+from mmtrain.train.metrics import EVAL_FAILED
 
 LOOK_DIR = "look"
 RECALLS = tuple(f"{way}_recall@{k}" for way in ("i2t", "t2i") for k in (1, 5, 10))
@@ -108,7 +110,7 @@ def read_run(path: Path) -> RunFolder:
         recipe=_read_text(path / "recipe.toml", notes),
         facts=_read_object(path / "run.json", notes),
         look=read_look(path / LOOK_DIR, notes),
-        notes=[*_failures(path / "eval", notes), *notes],
+        notes=[*_failures(path / "eval", notes), *_earlier_failures(path), *notes],
     )
 
 
@@ -121,6 +123,19 @@ def _failures(folder: Path, notes: list[str]) -> list[str]:
         for one in found
         if _has(one, {"name": str, "step": int, "error": str, "repeat": str})
     ]
+
+
+def _earlier_failures(path: Path) -> Iterator[str]:
+    """A line for each evaluation that failed, but not when it was last tried."""
+    steps: dict[str, list[int]] = {}
+    for row in _read_lines(path / "metrics.jsonl", []):
+        name, step = row.get(EVAL_FAILED), row.get("step")
+        if isinstance(name, str) and isinstance(step, int) and step not in steps.get(name, []):
+            steps.setdefault(name, []).append(step)
+    for name, failed in steps.items():
+        if not (path / "eval" / f"{name}{FAILED}").is_file():
+            told = ", ".join(map(str, failed))
+            yield f"Evaluation {name} failed at step {told}, and was done later."
 
 
 def is_run(path: Path) -> bool:
@@ -189,7 +204,7 @@ def _read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
 
 def _read_steps(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     rows = [row for row in _read_lines(path, notes) if isinstance(row.get("step"), int)]
-    latest = {row["step"]: row for row in rows}
+    latest = {row["step"]: row for row in rows if EVAL_FAILED not in row}
     return [latest[step] for step in sorted(latest)]
 
 

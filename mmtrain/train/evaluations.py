@@ -93,6 +93,7 @@ def _tell(
     log.say(f"step {step}  evaluation {name} failed, the run goes on: {failure.error}")
     with contextlib.suppress(OSError):  # a full disk: the line is told, and told again at the end
         write_failure(folder, name, failure, step=step, repeat=repeat)
+        log.log_failed_evaluation(step, name, failure.error)
 
 
 def refuse_failed(failed: Sequence[Failed]) -> None:

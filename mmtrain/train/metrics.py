@@ -16,6 +16,8 @@ from mmtrain.errors import UsageError
 from mmtrain.train.console import Record, build_console
 
 METRICS_FILE = "metrics.jsonl"
+EVAL_FAILED = "eval_failed"
+"""Names the evaluation in a line that is of no step but of an evaluation that failed behind it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,8 @@ class Mirror(Protocol):
 
 
 class MetricsLog:
-    """One JSON line for each logged step, shown on the console as it comes.
+    """One JSON line for each logged step, shown on the console as it comes, and one for each
+    evaluation that failed.
 
     Opened by rank 0 only. On a resume, lines after the resumed step are dropped (the run will write
     them again), and so is a line cut short by a kill: one line for each logged step remains.
@@ -109,6 +112,15 @@ class MetricsLog:
                 self._mirrors.remove(mirror)
                 self.say(f"{type(mirror).__name__} is off from here on: {error}")
 
+    def log_failed_evaluation(self, step: int, name: str, error: str) -> None:
+        """A line of the file between the steps': an evaluation that could not be done.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._file.write(json.dumps({"step": step, EVAL_FAILED: name, "error": error}) + "\n")
+        self._file.flush()
+
     def say(self, text: str) -> None:
         """Print a line without tearing the live one."""
         self._console.say(text)
@@ -152,8 +164,12 @@ def _flat(record: Mapping[str, float | Mapping[str, float]]) -> Record:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole records of a metrics.jsonl; a line that a kill cut short, or that a hand wrote, is
-    left out."""
+    """The records of all logged steps; a line that a kill cut short, or that a hand wrote, is left
+    out."""
+    return [record for record in _read_all(path) if EVAL_FAILED not in record]
+
+
+def _read_all(path: Path) -> list[dict[str, Any]]:
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -169,7 +185,7 @@ def _drop_lines_after(path: Path, step: int) -> None:
     """Keep the records up to a step, replacing the file at once so that a kill loses nothing."""
     if not path.exists():
         return
-    kept = [record for record in read_metrics(path) if record["step"] <= step]
+    kept = [record for record in _read_all(path) if record["step"] <= step]
     temporary = path.with_suffix(".jsonl.tmp")
     with temporary.open("w", encoding="utf-8") as stream:
         stream.writelines(json.dumps(record) + "\n" for record in kept)

@@ -13,13 +13,18 @@ from PIL import Image
 
 from mmtrain import run as run_module
 from mmtrain.cli import main
+from mmtrain.eval import encode as encode_module
+from mmtrain.eval import retrieval as retrieval_module
 from mmtrain.eval import samples as samples_module
+from mmtrain.eval.classify import labelled as labelled_module
+from mmtrain.eval.classify import linear_probe as linear_probe_module
+from mmtrain.eval.classify.classification import ClassTable, Verdicts
 from mmtrain.eval.config import EVALUATORS
-from mmtrain.eval.encode import encode_image_batch
 from mmtrain.eval.evaluators.retrieval import RetrievalConfig
 from mmtrain.eval.scheduled import command_words
 from mmtrain.settings.decode import decode
 from mmtrain.train.loop import Loop
+from mmtrain.train.metrics import read_metrics
 from tests.data.questions.vqa_files import change
 from tests.ranks import run_ranks
 from tests.tasks.test_vqa_run import write_recipe as write_vqa_recipe
@@ -157,8 +162,12 @@ def test_a_right_one_of_each_kind_runs_and_can_be_repeated(tmp_path: Path) -> No
             assert again.get(key) == result.get(key)
 
 
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def steps_in(path: Path) -> list[int]:
-    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+    return [row["step"] for row in rows_of(path)]
 
 
 def lose_at(step: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,8 +199,10 @@ def test_data_that_go_away_cost_one_evaluation(
     assert "step 4  evaluation val failed, the run goes on: " in told
     line = told.splitlines()[-1]
     assert line.startswith("mmtrain: error: the run is complete but for its evaluations: ")
-    steps = steps_in(run / "metrics.jsonl")
-    assert steps == [1, 2, 3, 4, 5, 6]
+    rows = rows_of(run / "metrics.jsonl")
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
+    lost = [row for row in rows if "eval_failed" in row]
+    assert [(row["step"], row["eval_failed"]) for row in lost] == [(4, "val"), (6, "val")]
     assert steps_in(run / "eval/ret.history.jsonl") == [2, 4, 6]
     assert json.loads((run / "eval/val.json").read_text())["step"] == 2
     failed = json.loads((run / "eval/val.failed.json").read_text())
@@ -206,7 +217,8 @@ def test_data_that_go_away_cost_one_evaluation(
     assert train(run, *words, "--resume") == 0
     assert not (run / "eval/val.failed.json").exists()
     assert json.loads((run / "eval/val.json").read_text())["step"] == 6
-    assert "failed at step" not in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert "Evaluation val failed at step 4, 6, and was done later." in page
 
 
 @pytest.mark.parametrize("background", ["true", "false"])
@@ -245,14 +257,29 @@ def test_whatever_an_evaluation_raises(
     assert type(error).__name__ in failed["error"]
     assert (failed["trace"] is None) == isinstance(error, OSError)
     assert (tmp_path / "run/export/config.json").is_file()
-    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 6
+    assert len(read_metrics(tmp_path / "run/metrics.jsonl")) == 6
     assert "Traceback" not in capsys.readouterr().err
+
+
+PLACES: dict[str, tuple[str, int, Any, str]] = {
+    "opens": ("retrieval", 1, RetrievalConfig, "open"),
+    "encodes": ("retrieval", 1, samples_module, "encode_image_batch"),
+    "encodes a text": ("retrieval", 0, encode_module, "_encode_text_batch"),
+    "between collectives": ("retrieval", 1, retrieval_module, "own_blocks"),
+    "behind the last one": ("retrieval", 1, retrieval_module, "_recalls"),
+    "uses a batch": ("zero_shot", 1, ClassTable, "fill"),
+    "between two sums": ("zero_shot", 0, Verdicts, "figures"),
+    "judges": ("knn", 1, labelled_module, "own_blocks"),
+    "fits a strength": ("linear_probe", 0, linear_probe_module, "_accuracy"),
+}
+"""What one rank fails at: the evaluation, the rank, what is patched."""
 
 
 def check_ranks(rank: int, folder: str, where: str) -> None:
     """One rank of two has lost the data, or runs out of memory."""
+    kind, failing, holder, name = PLACES[where]
     steps = {"done": 0}
-    real_open, real_encode = RetrievalConfig.open, encode_image_batch
+    real = getattr(holder, name)
 
     def count(self: Loop, *args: Any, **options: Any) -> Any:
         verdict = real_step(self, *args, **options)
@@ -260,24 +287,20 @@ def check_ranks(rank: int, folder: str, where: str) -> None:
         return verdict
 
     def fail() -> None:
-        if rank == 1 and 1 < steps["done"] < 6:
-            raise OSError(5, "gone") if where == "open" else RuntimeError("out of memory")
+        if rank == failing and 1 < steps["done"] < 6:
+            raise OSError(5, "gone") if where == "opens" else RuntimeError("out of memory")
 
-    def open_or_fail(config: Any) -> Any:
-        if where == "open":
-            fail()
-        return real_open(config)
-
-    def encode_or_fail(*args: Any) -> Any:
-        if where == "encode":
-            fail()
-        return real_encode(*args)
+    def do_or_fail(*args: Any, **options: Any) -> Any:
+        fail()
+        return real(*args, **options)
 
     real_step = Loop._step
     Loop._step = count  # pyright: ignore[reportAttributeAccessIssue]
-    RetrievalConfig.open = open_or_fail
-    samples_module.encode_image_batch = encode_or_fail
-    words = [*scheduled(("retrieval", KINDS["retrieval"])), "--eval.every", "2"]
+    setattr(holder, name, do_or_fail)
+    table = KINDS[kind] | {"name": "one"}
+    if kind == "linear_probe":
+        table["strengths"] = [1.0, 0.1]
+    words = [*scheduled((kind, table)), "--eval.every", "2"]
     words += ["--eval.batch_size", "16"]
     run = Path(folder) / where
     # The process group is the test's.
@@ -286,10 +309,16 @@ def check_ranks(rank: int, folder: str, where: str) -> None:
         assert train(run, *words) == 0
     finally:
         dist.destroy_process_group = leave
+        setattr(holder, name, real)
+        Loop._step = real_step
     dist.barrier()
-    assert steps_in(run / "eval/ret.history.jsonl") == [6]
-    assert not (run / "eval/ret.failed.json").exists()
-    assert steps_in(run / "metrics.jsonl") == [1, 2, 3, 4, 5, 6]
+    assert steps_in(run / "eval/one.history.jsonl") == [6], where
+    assert not (run / "eval/one.failed.json").exists()
+    assert [row["step"] for row in read_metrics(run / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+    failed = [row for row in rows_of(run / "metrics.jsonl") if "eval_failed" in row]
+    assert [(row["step"], row["eval_failed"]) for row in failed] == [(2, "one"), (4, "one")]
+    told = "OSError: [Errno 5] gone" if where == "opens" else "RuntimeError: out of memory"
+    assert all(row["error"] == f"rank {failing}: {told}" for row in failed), failed
 
 
 def check_refused(rank: int, folder: str) -> None:
@@ -304,7 +333,7 @@ def check_refused(rank: int, folder: str) -> None:
 
 def check_all(rank: int, folder: str) -> None:
     check_refused(rank, folder)
-    for where in ("open", "encode"):
+    for where in PLACES:
         check_ranks(rank, folder, where)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmtrain.collectives import sum_
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.classify.classes import ClassList
@@ -19,6 +18,7 @@ from mmtrain.eval.examples import pick_examples
 from mmtrain.eval.result import EvalResult
 from mmtrain.eval.samples import Members, read_text_field
 from mmtrain.eval.scores import rank_of_target
+from mmtrain.eval.together import sum_of_all
 
 NUM_CONFUSIONS = 20
 NUM_BINS = 15
@@ -113,16 +113,16 @@ class ClassTable:
 
     def gather(self, encoder: Encoder) -> "Verdicts":
         """Everybody's samples, on every rank."""
-        class_N, predicted_N, rank_N = sum_(self._table_3N, group=encoder.group).cpu()
-        log_right_CN = sum_(self._log_right_CN, group=encoder.group).cpu().double()
-        log_first_CN = sum_(self._log_first_CN, group=encoder.group).cpu().double()
+        class_N, predicted_N, rank_N = sum_of_all(self._table_3N, group=encoder.group).cpu()
+        log_right_CN = sum_of_all(self._log_right_CN, group=encoder.group).cpu().double()
+        log_first_CN = sum_of_all(self._log_first_CN, group=encoder.group).cpu().double()
         loss_C = -log_right_CN.mean(1)
         best = int(loss_C.argmin())
         return Verdicts(
             class_N=class_N,
             predicted_N=predicted_N,
             rank_N=rank_N,
-            lead_N=sum_(self._lead_N, group=encoder.group).cpu(),
+            lead_N=sum_of_all(self._lead_N, group=encoder.group).cpu(),
             scale=SCALES[best],
             loss=float(loss_C[best]),
             confidence_N=log_first_CN[best].exp(),

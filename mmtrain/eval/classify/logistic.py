@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.nn import functional as F
 
-from mmtrain.collectives import rank_and_size, sum_
+from mmtrain.collectives import rank_and_size
 from mmtrain.eval.scores import blocks
+from mmtrain.eval.together import sum_of_all
 
 MAX_ITERATIONS = 1000
 """As in the paper that the linear probe is from (arXiv:2103.00020, App. A.3)."""
@@ -121,5 +122,5 @@ def try_strengths(
     scores = torch.zeros(len(strengths), dtype=torch.float64, device=device)
     for number in range(rank, len(strengths), ranks):
         scores[number] = score(strengths[number])
-    scores = sum_(scores, group=group)
+    scores = sum_of_all(scores, group=group)
     return dict(zip(strengths, scores.tolist(), strict=True))

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Collection
 
-import torch.distributed as dist
 from torch import Tensor
 
-from mmtrain.collectives import sum_
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.encode import Encoder
 from mmtrain.eval.samples import Members, ValueT, encoded_batches
+from mmtrain.eval.together import gather_all, sum_of_all
 
 
 def encode_set(
@@ -33,10 +32,7 @@ def encode_set(
         features_NE[batch.first : batch.first + len(batch.values)] = features_BE
         mine |= dict(enumerate(batch.values, start=batch.first))
     assert features_NE is not None, "a source has samples, so every rank has a round"
-    held = [mine]
-    if encoder.group is not None:
-        held = [{} for _ in range(dist.get_world_size(encoder.group))]
-        dist.all_gather_object(held, mine, group=encoder.group)
+    held = gather_all(mine, group=encoder.group, device=encoder.device)
     everyone = {number: value for some in held for number, value in some.items()}
     values = [everyone[number] for number in range(source.num_samples)]
-    return sum_(features_NE, group=encoder.group), values
+    return sum_of_all(features_NE, group=encoder.group), values

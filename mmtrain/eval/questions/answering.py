@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
@@ -23,7 +22,7 @@ from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import own_batches
 from mmtrain.eval.samples import EvalBatch, EvalBatches, Members, spans
-from mmtrain.eval.together import on_all_ranks
+from mmtrain.eval.together import gather_all, on_all_ranks
 from mmtrain.models.vqa import Asked, Head, Vqa
 from mmtrain.parallel.precision import Precision, autocast
 
@@ -127,10 +126,7 @@ def answer_all(
             faults += [str(fault) for fault in batch.faults]
             if not faults:
                 own.append((number, _answer_batch(answerer, source, batch, probe)))
-    held = [(own, faults)]
-    if answerer.group is not None:
-        held = [(own, faults)] * dist.get_world_size(answerer.group)
-        dist.all_gather_object(held, (own, faults), group=answerer.group)
+    held = gather_all((own, faults), group=answerer.group, device=answerer.device)
     told = [fault for _, some in held for fault in some]
     if told:
         more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
