@@ -27,6 +27,7 @@ from mmtrain.data.samples import NO_CAPTION, NUM_CAPTION_DRAWS, UNIQUE, Sample, 
 from mmtrain.data.sources.open import open_source
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.text.tokenizer import Tokenizer
+from mmtrain.data.work_sums import WorkSums
 from mmtrain.data.workers import BatchT, iterate_batches
 from mmtrain.errors import UsageError
 
@@ -85,6 +86,8 @@ class NumberedData(Generic[BatchT]):
         self.config, self.tokenizer, self.seed = config, tokenizer, seed
         self._images, self._image_size = images, preprocess.image_size
         self._fixed_length, self._pin_memory = fixed_length, pin_memory
+        self.work = WorkSums()
+        """What the batches took that `iterate` gave."""
         self.sources = [self._open_source(settings) for settings in config.sources]
         self.plan = build_row_plan(
             config,
@@ -205,6 +208,7 @@ class NumberedData(Generic[BatchT]):
             workers=self.config.workers,
             prefetch=self.config.prefetch,
             pin_memory=self._pin_memory,
+            told=lambda work, num_ready: self.work.add(work, num_ready=num_ready),
         )
 
     def _samples(self, rows: Rows) -> tuple[list[Sample | None], tuple[BadSample, ...]]:

@@ -18,6 +18,7 @@ from mmtrain.data.sources.open import explained
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.storage.patience import PATIENCE, patiently
 from mmtrain.data.text.caption_text import caption_lines, split_captions
+from mmtrain.data.work import COUNTER
 
 _IMAGES = frozenset(IMAGE_EXTENSIONS)
 _TEXTS = {"txt", "json", "cls"}
@@ -106,15 +107,20 @@ class SampleReader:
             raise explained(error, self.source, sample) from error
 
     def _read(self, sample: int, caption_draws: Sequence[float], transform_draws: Tensor) -> Sample:
-        members = read_members(self.source, sample, self._wanted, retry_seconds=self.retry_seconds)
+        with COUNTER.stage("read"):
+            members = read_members(
+                self.source, sample, self._wanted, retry_seconds=self.retry_seconds
+            )
+        COUNTER.read(sum(map(len, members.values())))
         fields = json_fields(members.get("json"))
         found = {
             name: captions_in(name, members, fields, self.caption_lines) for name in self.captions
         }
         caption = self._draw_caption(found, caption_draws) if self.captions else ""
-        pixels = decode_image(
-            image_file(members), max_pixels=self._max_pixels, at_least=self._at_least
-        )
+        with COUNTER.stage("decode"):
+            pixels = decode_image(
+                image_file(members), max_pixels=self._max_pixels, at_least=self._at_least
+            )
         return Sample(
             key=self.source.key(sample),
             pixels_CHW=self._to_square(pixels, transform_draws),
@@ -128,7 +134,8 @@ class SampleReader:
     def _to_square(self, pixels_HWC: np.ndarray, draws: Tensor) -> Tensor:
         if self._transform is None:
             return torch.empty(0, dtype=torch.uint8)
-        return self._transform(pixels_HWC, draws)
+        with COUNTER.stage("resize"):
+            return self._transform(pixels_HWC, draws)
 
     def _draw_caption(self, found: dict[str, list[str]], draws: Sequence[float]) -> str:
         """A place by weight among those that have a caption, then one of its captions."""

@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mmtrain.data.storage import stores
+from mmtrain.data.work import COUNTER, Work
 from mmtrain.errors import UsageError, WorkerKilledError
 
 SHARED_MEMORY = "/dev/shm"
@@ -62,6 +63,7 @@ def iterate_batches(
     workers: int,
     prefetch: int,
     pin_memory: bool,
+    told: Callable[[Work, int], None] | None = None,
 ) -> Generator[BatchT, None, None]:
     """The batches from `start` up to `stop`, in order.
 
@@ -74,6 +76,7 @@ def iterate_batches(
         workers: processes; 0: none, each batch is made when it is asked for.
         prefetch: batches that each worker makes ahead.
         pin_memory: put them into page-locked memory.
+        told: of each batch what it took, and how many were ready when it was asked for.
 
     Raises:
         UsageError: what `batch` raised, wherever that was.
@@ -82,7 +85,9 @@ def iterate_batches(
     workers = min(workers, stop - start)
     if workers < 1:
         for number in range(start, stop):
-            batch = batches.batch(number)
+            batch, work = _counted(batches, number)
+            if told is not None:
+                told(work, 0)
             yield batch.pin_memory() if pin_memory else batch
         return
     loader = partial(
@@ -104,16 +109,21 @@ def iterate_batches(
         made: Any = _started(loader, workers)
     is_told = False
     try:
-        for batch in made:
-            if isinstance(batch, _Failure):
-                raise UsageError(batch.message)
-            if not isinstance(batch, _Packed):
-                yield batch
+        while True:
+            num_ready = _num_ready(made)
+            if (one := next(made, None)) is None:
+                break
+            if isinstance(one, _Failure):
+                raise UsageError(one.message)
+            if told is not None:
+                told(one.work, num_ready)
+            if not isinstance(one, _Packed):
+                yield one.batch
                 continue
             if not is_told:
-                print(f"mmtrain: {_short_of_shared_memory(batch)}", file=sys.stderr)
+                print(f"mmtrain: {_short_of_shared_memory(one)}", file=sys.stderr)
                 is_told = True
-            unpacked = pickle.loads(batch.content)
+            unpacked = pickle.loads(one.content)
             yield unpacked.pin_memory() if pin_memory else unpacked
     except RuntimeError as error:
         # A worker's own exception is of its own kind, or begins "Caught RuntimeError".
@@ -149,24 +159,53 @@ class _Failure:
 
 
 @dataclass(frozen=True)
+class _Made(Generic[BatchT]):
+    """A batch, with what it took."""
+
+    batch: BatchT
+    work: Work
+
+    def pin_memory(self) -> "_Made[BatchT]":
+        """The same with the batch page-locked; DataLoader calls this."""
+        return _Made(self.batch.pin_memory(), self.work)
+
+
+@dataclass(frozen=True)
 class _Packed:
     """A batch that goes through a pipe, since shared memory has no room for it."""
 
     content: bytes
+    work: Work
 
 
-class _Batches(Dataset[BatchT | _Failure | _Packed], Generic[BatchT]):
+class _Batches(Dataset[_Made[BatchT] | _Failure | _Packed], Generic[BatchT]):
     """Batch number -> the batch, as a DataLoader wants it."""
 
     def __init__(self, batches: BatchesByNumber[BatchT]) -> None:
         self._batches = batches
 
-    def __getitem__(self, number: int) -> BatchT | _Failure | _Packed:
+    def __getitem__(self, number: int) -> _Made[BatchT] | _Failure | _Packed:
         try:
-            batch = self._batches.batch(number)
+            batch, work = _counted(self._batches, number)
         except UsageError as error:
             return _Failure(str(error))
-        return batch if _share(batch) else _Packed(pickle.dumps(batch))
+        return _Made(batch, work) if _share(batch) else _Packed(pickle.dumps(batch), work)
+
+
+def _counted(batches: BatchesByNumber[BatchT], number: int) -> tuple[BatchT, Work]:
+    """A batch, and what it took."""
+    COUNTER.begin()
+    batch = batches.batch(number)
+    return batch, COUNTER.end()
+
+
+def _num_ready(made: Any) -> int:
+    """Batches that workers have made and nobody took."""
+    here = sum(len(each) > 1 for each in made._task_info.values())
+    try:
+        return here + made._data_queue.qsize()
+    except NotImplementedError:  # macOS does not tell
+        return here
 
 
 def _share(batch: object) -> bool:

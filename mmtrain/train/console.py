@@ -80,5 +80,6 @@ def _numbers(record: Record) -> str:
         "loss": "loss {:.4f}",
         "samples_per_second": "{:,.0f} samples/s",
         "data_wait_fraction": "data wait {:.0%}",
+        "data_batch_ms_p99": "batch in {:,.0f} ms",
     }
     return "  ".join(form.format(record[key]) for key, form in forms.items() if key in record)

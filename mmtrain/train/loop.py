@@ -23,6 +23,9 @@ class Clock:
     def __init__(self) -> None:
         self.last_wait = 0.0
         """Seconds until the newest batch was there."""
+        self.waited = 0.0
+        """Seconds until batches were there, of all of them."""
+        self._began = time.perf_counter()
         self.restart()
 
     def restart(self) -> None:
@@ -35,7 +38,13 @@ class Clock:
         batch = next(batches, None)
         self.last_wait = time.perf_counter() - start
         self._waited += self.last_wait
+        self.waited += self.last_wait
         return batch
+
+    @property
+    def passed(self) -> float:
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self._began
 
     def count(self, samples: int) -> None:
         """Note samples of a finished step."""
@@ -105,6 +114,7 @@ class Loop:
                     saved_step, saved_time = self.state.step, time.monotonic()
                     clock.restart()
                 if verdict.stop and not done:
+                    self._tell_data(clock)
                     return False
                 if judged:
                     with self.watchdog.busy("evaluating"):
@@ -116,6 +126,7 @@ class Loop:
         finally:
             batches.close()
         assert saved_step == self.state.step == self.total_steps
+        self._tell_data(clock)
         return True
 
     def _step(self, batch: SampleBatch, clock: Clock, *, save_due: bool) -> Verdict:
@@ -173,6 +184,7 @@ class Loop:
                     **({} if scale is None else {"loss_scale": factor}),
                     **clock.figures(),
                     **self.data.source_figures(state.step),
+                    **self.data.work.figures(),
                 }
             )
             clock.restart()
@@ -189,6 +201,11 @@ class Loop:
         if self.stragglers is not None:
             for line in self.stragglers.step(clock.last_wait):
                 self._say(line)
+
+    def _tell_data(self, clock: Clock) -> None:
+        """One table at the end: what the data cost."""
+        for line in self.data.work.table(waited=clock.waited, passed=clock.passed):
+            self._say(line)
 
     def _roll_back(self) -> None:
         self._wait_for_save()

@@ -27,6 +27,13 @@ METRICS = {
     "logit_scale",
     "samples_per_second",
     "data_wait_fraction",
+    "data_bytes_read",
+    "data_batch_ms_p50",
+    "data_batch_ms_p99",
+    *(f"data_ms/{stage}" for stage in ("read", "decode", "resize", "text", "rest")),
+    "data_ready",
+    "memory_mb",
+    "data_memory_mb",
 }
 
 

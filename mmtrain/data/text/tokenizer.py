@@ -20,6 +20,7 @@ from mmtrain.data.text.clip_bpe import ClipBpe
 from mmtrain.data.text.json_tokenizer import JsonTokenizer
 from mmtrain.data.text.sentence_piece import SentencePieceModel
 from mmtrain.data.text.siglip_pieces import SiglipPieces
+from mmtrain.data.work import COUNTER
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
 from mmtrain.limits import MOST
@@ -152,8 +153,9 @@ class Tokenizer:
 
         A length counts all tokens of a text, start and end token too, padding not.
         """
-        rows = self._rows(texts)
-        return _padded(rows, max(map(len, rows), default=0), self.pad_id)
+        with COUNTER.stage("text"):
+            rows = self._rows(texts)
+            return _padded(rows, max(map(len, rows), default=0), self.pad_id)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, start, end and padding token left out."""

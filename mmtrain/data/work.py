@@ -1,0 +1,85 @@
+"""What making batches costs: time by stage, bytes, memory; counted where it is done, told with the
+batch."""
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Stage = Literal["read", "decode", "resize", "text"]
+STAGES: tuple[Stage, ...] = ("read", "decode", "resize", "text")
+"""What a batch takes time for; stacking and all else is the rest."""
+_MEMORY = Path("/proc/self/statm")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(kw_only=True)
+class Work:
+    """What one batch took."""
+
+    seconds: float = 0.0
+    """From its beginning to its end, in the process that made it."""
+    stages: dict[Stage, float] = field(default_factory=dict)
+    """Seconds by stage; of several threads the sum."""
+    bytes_read: int = 0
+    """Of samples' files."""
+    memory: int = 0
+    """Resident bytes of that process, those that it shares with others too."""
+
+
+class Counter:
+    """Counts the work of this process until somebody takes it."""
+
+    def __init__(self) -> None:
+        self._work, self._start = Work(), time.perf_counter()
+
+    def stage(self, name: Stage) -> "_Timed":
+        """Time that is spent within counts for a stage."""
+        return _Timed(self, name)
+
+    def spent(self, name: Stage, seconds: float) -> None:
+        """Time that a stage took."""
+        self._work.stages[name] = self._work.stages.get(name, 0.0) + seconds
+
+    def read(self, num_bytes: int) -> None:
+        """Bytes that were read."""
+        self._work.bytes_read += num_bytes
+
+    def begin(self) -> None:
+        """A batch begins; what was counted before is forgotten."""
+        self._work, self._start = Work(), time.perf_counter()
+
+    def end(self) -> Work:
+        """The batch is made -> what it took."""
+        self._work.seconds = time.perf_counter() - self._start
+        self._work.memory = resident_bytes()
+        return self._work
+
+
+class _Timed:
+    """A context; a generator would take twice the time, several times a sample."""
+
+    __slots__ = ("_counter", "_name", "_start")
+
+    def __init__(self, counter: Counter, name: Stage) -> None:
+        self._counter = counter
+        self._name: Stage = name
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._counter.spent(self._name, time.perf_counter() - self._start)
+
+
+COUNTER = Counter()
+"""This process's."""
+
+
+def resident_bytes() -> int:
+    """Memory that this process has; 0 where the system does not tell."""
+    try:
+        return int(_MEMORY.read_text().split()[1]) * _PAGE
+    except OSError:
+        return 0
