@@ -308,5 +308,6 @@ def _build_state(
             num_samples=data.num_samples,
             data_fingerprint=data.fingerprint,
             tokenizer=data.tokenizer.fingerprint,
+            teachers=objective.teachers(),
         ),
     )

@@ -1,6 +1,5 @@
 """What an evaluation found, and its form on disk."""
 
-import hashlib
 import io
 import json
 import re
@@ -11,13 +10,13 @@ from typing import Any
 import PIL
 import torch
 from PIL import Image
-from torch import nn
 
 import mmtrain
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder
 from mmtrain.files import replace_file
+from mmtrain.models.fingerprint import weights_fingerprint
 from mmtrain.settings.decode import encode
 
 PICTURE_SIDE = 192
@@ -71,18 +70,6 @@ def provenance(encoder: Encoder, source: SampleSource) -> dict[str, Any]:
             "pillow": PIL.__version__,
         },
     }
-
-
-def weights_fingerprint(model: object) -> str | None:
-    """Of all parameters and buffers; None for a model that has no such. Collective if sharded."""
-    if not isinstance(model, nn.Module):
-        return None
-    hashed = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-        hashed.update(f"{name} {whole.dtype} {list(whole.shape)}\n".encode())
-        hashed.update(whole.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return hashed.hexdigest()
 
 
 def thumbnail(image: Image.Image) -> bytes:

@@ -167,12 +167,14 @@ def contrastive_objective(
     contrastive = ContrastiveTerm(config, logits, layout=layout, weight=config.weight)
     terms: list[Term] = [contrastive]
     for number, term in enumerate(config.terms):
-        name = f"term{number}"
-        terms.append(
-            term.build(
-                Found(name=name, contrastive=contrastive, embed_dim=towers.embed_dim, layout=layout)
-            )
+        found = Found(
+            name=f"term{number}",
+            key=f"loss.terms[{number}]",
+            contrastive=contrastive,
+            embed_dim=towers.embed_dim,
+            layout=layout,
         )
+        terms.append(term.build(found))
     return Objective(
         terms,
         layout=layout,

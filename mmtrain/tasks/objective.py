@@ -60,6 +60,10 @@ class Objective:
         if self.logits is not None:
             self.logits.clamp()
 
+    def teachers(self) -> dict[str, tuple[str, str]]:
+        """Models that terms learn from, by their key in the recipe: path and fingerprint."""
+        return {key: told for term in self.terms for key, told in term.teachers().items()}
+
     def rows(self, batch: Any) -> Rows:
         """Per-row tensors of a batch for every stage, those that the terms add among them."""
         rows = self._task_rows(batch)

@@ -29,6 +29,11 @@ class Objective(Protocol):
         """Bring its parameters back into their range after an update."""
         ...
 
+    def teachers(self) -> dict[str, tuple[str, str]]:
+        """Models that are learnt from and that no checkpoint holds, by their key in the recipe:
+        path and fingerprint."""
+        ...
+
     def figures(self) -> dict[str, float]:
         """What a log line says of the last step beside the loss. Waits for the device."""
         ...

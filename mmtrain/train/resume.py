@@ -25,8 +25,8 @@ FREE = frozenset(
         # Where the data lie; what they are is told by their fingerprint.
         *("data.train", "data.mixture[].train", "data.index_dir", "data.verify", "data.on_damage"),
         *("vqa.data.questions", "vqa.data.annotations"),
-        # As the ids that it gives are.
-        "tokenizer.path",
+        # As the ids that it gives are, and a teacher's weights.
+        *("tokenizer.path", "loss.terms[].teacher"),
         *("data.workers", "data.prefetch", "data.max_bad_fraction", "data.retry_seconds"),
         *("train.microbatches", "train.text_groups", "train.compile", "train.device"),
         *("train.deterministic", "train.log_every"),
@@ -79,7 +79,9 @@ FIXED = frozenset(
         *("vqa.connector", "vqa.front_door", "vqa.classify", "vqa.generate", "vqa.loss"),
         *("vqa.data.per_image", "vqa.data.answer_length", "vqa.data.image_only"),
         *("vqa.data.question_only", "vqa.min_count"),
-        "loss",
+        *("loss.kind", "loss.positives", "loss.max_logit_scale", "loss.weight", "loss.terms"),
+        *("loss.terms[].kind", "loss.terms[].weight", "loss.terms[].target", "loss.terms[].dims"),
+        "loss.terms[].precision",
         *("optim.kind", "optim.ema_decay"),
         *("train.batch_size", "train.precision"),
         "lock",
@@ -244,6 +246,10 @@ def _differences(saved: Mapping[str, Any], config: Any, path: str) -> Iterator[C
             members: Any = value
             for old, new in zip(before, members, strict=True):
                 yield from _differences(old, new, f"{key}[{new.name}]")
+        elif _are_like(before, value):
+            pairs: Any = zip(before, value, strict=True)  # pyright: ignore[reportArgumentType]
+            for index, (old, new) in enumerate(pairs):
+                yield from _differences(old, new, f"{key}[{index}]")
         elif (old := _plain(before)) != (new := _plain(value)):
             yield Change(key=key, before=old, now=new)
     for name in saved.keys() - fields.keys():
@@ -260,6 +266,15 @@ def _has_same_members(before: Any, now: Any) -> bool:
     if not (isinstance(now, tuple) and now and all(hasattr(one, "name") for one in now)):
         return False
     return [one.get("name") for one in before or ()] == [one.name for one in now]
+
+
+def _are_like(before: Any, value: Any) -> bool:
+    """Whether two lists are of as many tables, of the same kinds in the same order."""
+    if not isinstance(value, tuple) or not isinstance(before, list | tuple):
+        return False
+    kinds = [getattr(member, "kind", None) for member in value]
+    theirs = [member.get("kind", NONE) if isinstance(member, dict) else None for member in before]
+    return bool(kinds) and None not in kinds and kinds == theirs
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:

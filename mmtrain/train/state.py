@@ -1,8 +1,8 @@
 """What a run consists of between two steps, and how it goes into a checkpoint and comes back."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class Identity:
     """Of the shards' sizes, keys and order, and of their contents where all have checksums."""
     tokenizer: str | None = None
     """Of the ids that texts become. None: nobody knows, as in older checkpoints."""
+    teachers: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Models that are learnt from, by their key in the recipe: path and fingerprint."""
 
     def check(self, saved: dict[str, Any], path: Path) -> None:
         """Refuse a checkpoint of another run.
@@ -67,6 +69,15 @@ class Identity:
                     f"{key} = {getattr(self, name)}, but {path} was saved with "
                     f"{saved.get(name)}: the same steps would see other samples; resume with the "
                     "same value and data, or start a new run in another --run-dir"
+                )
+        for key, (where, fingerprint) in self.teachers.items():
+            where_before, before = saved.get("teachers", {}).get(key, (where, fingerprint))
+            if before != fingerprint:
+                raise UsageError(
+                    f"{key} = {where} is not the model that {path} learnt from, then at "
+                    f"{where_before}: its weights, architecture, image size or tokenizer are "
+                    "others; name the one that it was, wherever it is now, or start a new run in "
+                    "another --run-dir"
                 )
 
 
@@ -136,7 +147,7 @@ class RunState:
             "loss": loss if loss is not None and math.isfinite(loss) else None,
             "step": self.step,
             "samples_seen": self.samples_seen,
-            "identity": {name: getattr(self.identity, name) for name in _IDENTITY_KEYS},
+            "identity": vars(self.identity),
             "environment": environment(self.layout),
             "bad_samples": self.bad_samples.state_dict(),
             "loss_scale": None if self.loss_scale is None else self.loss_scale.state_dict(),
@@ -171,6 +182,8 @@ class RunState:
         if check is not None:
             check(path, state)
         self.identity.check(state["identity"], path)
+        if self.identity.teachers and "teachers" not in state["identity"]:
+            warn(f"{path} does not say what its teachers were: those of the recipe are taken")
         load_checkpoint(path, self.tensors(), verified=True)
         self.step, self.samples_seen = state["step"], state["samples_seen"]
         self.bad_samples.load_state_dict(state["bad_samples"])

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from mmtrain.cli import main
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
-from mmtrain.loading import save_model
+from mmtrain.loading import load, save_model
 from mmtrain.losses import clip_loss
 from mmtrain.models import Clip
 from mmtrain.nn import unit_norm
@@ -226,6 +226,107 @@ def test_features_of_another_width_are_refused(tmp_path: Path, capsys: Any) -> N
     terms = f'[{{kind = "distill", target = "features", teacher = "{teacher}"}}]'
     words = ("train", RECIPE, "--run-dir", str(tmp_path / "run"), "--loss.terms", terms)
     assert 'use target = "affinity"' in mistake(capsys, *words)
+
+
+def two_terms(teacher: Path) -> str:
+    return f'[{{kind = "matryoshka", dims = [8]}}, {{kind = "distill", teacher = "{teacher}"}}]'
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a teacher and of a run of 4 steps with checkpoints of 2 and 4."""
+    folder = tmp_path_factory.mktemp("taught")
+    write_teacher(folder / "teacher")
+    terms = (
+        f'[{{kind = "matryoshka", dims = [8]}}, {{kind = "distill", teacher = "{folder}/teacher"}}]'
+    )
+    run_recipe(folder / "run", terms, "--train.steps", "4", "--train.checkpoint_every", "2")
+    return folder
+
+
+@pytest.fixture
+def cut(taught: Path, tmp_path: Path) -> Path:
+    """A copy of both, the run cut short behind step 2; the teacher has moved."""
+    shutil.copytree(taught, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "run/checkpoints/step-00000004")
+    return tmp_path
+
+
+def resume(folder: Path, teacher: Path) -> int:
+    words = ["--resume", "--loss.terms", two_terms(teacher)]
+    return main(["train", str(folder / "run"), *words])
+
+
+def test_a_teacher_may_move(cut: Path, taught: Path, capsys: Any) -> None:
+    """Told, and to the bit the same run."""
+    assert resume(cut, cut / "teacher") == 0
+    told = f'loss.terms[1].teacher: "{taught}/teacher" -> "{cut}/teacher" (from step 2 on)'
+    assert told in capsys.readouterr().err
+    lines = [(folder / "run/metrics.jsonl").read_text().splitlines() for folder in (taught, cut)]
+    losses = [[json.loads(line)["loss"] for line in one] for one in lines]
+    assert losses[0] == losses[1]
+
+
+def other_weights(folder: Path) -> None:
+    model, preprocess, tokenizer = load(folder)
+    with torch.no_grad():
+        model.text.head.norm.bias[0] += 1e-3  # pyright: ignore[reportOptionalMemberAccess]
+    save_model(folder, model=model, tokenizer=tokenizer, preprocess=preprocess.config)
+
+
+def other_pixels(folder: Path) -> None:
+    model, _, tokenizer = load(folder)
+    preprocess = PreprocessConfig(image_size=32)
+    save_model(folder, model=model, tokenizer=tokenizer, preprocess=preprocess)
+
+
+def other_ids(folder: Path) -> None:
+    model, preprocess, tokenizer = load(folder)
+    config = dataclasses.replace(
+        tokenizer.config,
+        path=str(ROOT / "mmtrain/demo/debug/sentencepiece.model"),
+        clean="whitespace",
+    )
+    tokenizer = build_tokenizer(config)
+    save_model(folder, model=model, tokenizer=tokenizer, preprocess=preprocess.config)
+
+
+@pytest.mark.parametrize("change", [other_weights, other_pixels, other_ids])
+def test_another_teacher_is_refused(cut: Path, taught: Path, capsys: Any, change: Any) -> None:
+    """In a line that names it, under another path or the same; the run stays as it was."""
+    before = {p: p.read_bytes() for p in (cut / "run").rglob("*") if p.is_file()}
+    change(cut / "teacher")
+    kept = shutil.move(taught / "teacher", taught / "kept")
+    shutil.copytree(cut / "teacher", taught / "teacher")
+    try:
+        for teacher in (cut / "teacher", taught / "teacher"):
+            capsys.readouterr()
+            assert resume(cut, teacher) == 2
+            line = capsys.readouterr().err.splitlines()[-1]
+            assert f"error: loss.terms[1].teacher = {teacher} is not the model" in line
+            assert f"then at {taught}/teacher" in line
+    finally:
+        shutil.rmtree(taught / "teacher")
+        shutil.move(kept, taught / "teacher")
+    assert {p: p.read_bytes() for p in (cut / "run").rglob("*") if p.is_file()} == before
+
+
+def test_a_teacher_has_a_number_format_of_its_own(tmp_path: Path) -> None:
+    """fp32 however the student trains; bf16 where it is asked for."""
+    config = DistillConfig(teacher=str(write_teacher(tmp_path / "teacher")))
+    seen: list[torch.dtype] = []
+    rows = {}
+    for precision in ("fp32", "bf16"):
+        term = dataclasses.replace(config, precision=precision)
+        trained = WithTexts(tiny_config(), LossSection(terms=(term,)), precision="bf16")
+        teacher = trained.objective.terms[1].teacher
+        linear = next(m for m in teacher._model.vision.modules() if isinstance(m, torch.nn.Linear))
+        linear.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+        rows[precision] = trained.objective.rows(trained.batch(0))[teacher.image]
+        assert rows[precision].dtype == torch.float32
+    assert seen == [torch.float32, torch.bfloat16]
+    error = (rows["fp32"] - rows["bf16"]).norm() / rows["fp32"].norm()
+    assert 1e-4 < error < 0.1
 
 
 def test_a_weight_without_terms_is_refused(tmp_path: Path, capsys: Any) -> None:

@@ -1,5 +1,7 @@
 """Distillation: what a trained model makes of the same images and texts is to be learnt."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -14,7 +16,9 @@ from mmtrain.errors import UsageError
 from mmtrain.loading import load
 from mmtrain.losses import affinity_loss, feature_loss_B
 from mmtrain.models import Clip
+from mmtrain.models.fingerprint import weights_fingerprint
 from mmtrain.parallel import Layout
+from mmtrain.settings.decode import encode
 from mmtrain.settings.paths import PathText
 from mmtrain.tasks.logits import Logits
 from mmtrain.tasks.terms.term import BatchTerm, Found, Outputs, Rows, RowTerm
@@ -38,6 +42,9 @@ class DistillConfig:
     """affinity: the teacher's similarities of every image with every text of the batch (Vasu et al.
     2024, MobileCLIP, arXiv:2311.17049, Eq. 2 to 4); features: the teacher's own features, which
     must be as wide as model.embed_dim."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the teacher's products, whatever train.precision is; bf16 is torch's autocast (a ViT-B-32
+    on a CPU that has such products: a third of the time, its cosines off by 1e-5)."""
 
     wants_texts: ClassVar[bool] = True
     """The teacher has a tokenizer of its own."""
@@ -52,7 +59,7 @@ class DistillConfig:
         Raises:
             UsageError: there is no such model, or its features do not fit.
         """
-        teacher = Teacher(self.teacher, layout=found.layout, name=found.name)
+        teacher = Teacher(self, found)
         if self.target == "affinity":
             logits = found.contrastive.logits
             return AffinityTerm(teacher, logits, layout=found.layout, weight=self.weight)
@@ -72,18 +79,24 @@ class Teacher:
     every rank that has images; what it sees of a sample is what the student's first pass sees.
 
     Args:
-        path: loss.terms' teacher.
-        layout: the mesh.
-        name: begins the names of its rows.
+        config: the term's.
+        found: what the term is built beside.
+
+    Attributes:
+        told: its key in the recipe; its path, and a fingerprint of its weights, architecture, image
+            size and tokenizer.
     """
 
-    def __init__(self, path: str, *, layout: Layout, name: str) -> None:
-        model, preprocess, tokenizer = load(path, key="loss.terms: teacher")
+    def __init__(self, config: DistillConfig, found: Found) -> None:
+        layout, self._precision = found.layout, config.precision
+        model, preprocess, tokenizer = load(config.teacher, key="loss.terms: teacher")
+        fingerprint = _fingerprint(model, preprocess.config.image_size, tokenizer)
+        self.told = {f"{found.key}.teacher": (config.teacher, fingerprint)}
         self.embed_dim, self.layout = model.config.embed_dim, layout
         self.multiplier = model.logit_scale.detach().exp().item()
         self.image_size = preprocess.config.image_size
         self.image, self.text, self.valid = (
-            f"{name}_{part}" for part in ("image", "text", "valid")
+            f"{found.name}_{part}" for part in ("image", "text", "valid")
         )
         self._tokenizer: Tokenizer = tokenizer
         self._model: Clip | None = None
@@ -94,9 +107,11 @@ class Teacher:
     def rows(self, batch: ImageTextBatch) -> Rows:
         """Its unit-norm features of the batch, on every pipeline stage."""
         shape = (batch.num_rows, self.embed_dim)
-        features = [torch.zeros(shape, device=self.layout.device) for _ in range(2)]
+        device = self.layout.device
+        features = [torch.zeros(shape, device=device) for _ in range(2)]
         if self._model is not None:
-            features = [x.contiguous() for x in self._encode(self._model, batch)]
+            with torch.autocast(device.type, torch.bfloat16, enabled=self._precision == "bf16"):
+                features = [x.contiguous() for x in self._encode(self._model, batch)]
         if (group := self.layout.group("pp")) is not None:
             for tensor in features:
                 dist.broadcast(tensor, dist.get_global_rank(group, 0), group=group)
@@ -133,6 +148,11 @@ class Teacher:
         return resized.round().clamp(0, 255).to(torch.uint8)
 
 
+def _fingerprint(model: Clip, image_size: int, tokenizer: Tokenizer) -> str:
+    said = [weights_fingerprint(model), encode(model.config), image_size, tokenizer.fingerprint]
+    return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
+
+
 class AffinityTerm(BatchTerm):
     """The teacher's softmax over the batch, by images and by texts.
 
@@ -147,6 +167,9 @@ class AffinityTerm(BatchTerm):
 
     def __init__(self, teacher: Teacher, logits: Logits, *, layout: Layout, weight: float) -> None:
         self.teacher, self.logits, self.layout, self.weight = teacher, logits, layout, weight
+
+    def teachers(self) -> dict[str, tuple[str, str]]:
+        return self.teacher.told
 
     def rows(self, batch: ImageTextBatch) -> Rows:
         return self.teacher.rows(batch)
@@ -176,6 +199,9 @@ class FeatureTerm(RowTerm):
 
     def __init__(self, teacher: Teacher, *, weight: float) -> None:
         self.teacher, self.weight = teacher, weight
+
+    def teachers(self) -> dict[str, tuple[str, str]]:
+        return self.teacher.told
 
     def rows(self, batch: ImageTextBatch) -> Rows:
         return self.teacher.rows(batch)

@@ -24,6 +24,8 @@ class Found:
 
     name: str
     """Unlike that of every other term."""
+    key: str
+    """Its table in the recipe."""
     contrastive: "ContrastiveTerm"
     """The loss that it stands beside."""
     embed_dim: int
@@ -45,6 +47,11 @@ class Term:
 
     def rows(self, batch: Any) -> Rows:
         """Per-row tensors that it adds to a batch's, such as a teacher's outputs. Collective."""
+        return {}
+
+    def teachers(self) -> dict[str, tuple[str, str]]:
+        """Models that it learns from and that no checkpoint holds, by their key in the recipe:
+        path and fingerprint."""
         return {}
 
 
