@@ -1,7 +1,5 @@
 """How a model is laid out over the mesh: one ordered list."""
 
-from functools import partial
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -27,8 +25,9 @@ def parallelize(
 ) -> list[Stage]:
     """The stages of `model` that this rank holds, laid out over the mesh.
 
-    The order is fixed: slice -> format -> tensor and sequence parallel -> compile and recompute
-    -> FSDP, each step working on what the one before left. The logits' scale and bias stay outside.
+    The order is fixed: slice -> format -> tensor and sequence parallel -> compile, recompute ->
+    FSDP. What goes around forwards has an order of its own (nn/seams.py). The logits' scale and
+    bias stay outside.
 
     Raises:
         UsageError: a degree of parallelism does not fit the model.
@@ -47,12 +46,9 @@ def parallelize(
             stage.to(layout.device)
         if layout.mesh is not None and layout.size("tp") > 1:
             apply_tensor_parallel(stage, layout.mesh["tp"], sequence=layout.config.sequence)
-        recompute = layout.config.recompute
-        steps = [partial(apply_compile, stage)] if compile else []
-        again = partial(apply_recompute, stage, recompute, early_stop=layout.size("tp") == 1)
-        steps.insert(0 if recompute.inside_compile else len(steps), again)
-        for step in steps:
-            step()
+        if compile:
+            apply_compile(stage)
+        apply_recompute(stage, layout.config.recompute, early_stop=layout.size("tp") == 1)
         if layout.is_sharded:
             apply_fsdp(stage, layout, precision)
     return stages

@@ -1,6 +1,6 @@
 """Modules that compute on plain tensors while their parameters live on the tp mesh."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -15,6 +15,8 @@ from torch.distributed.tensor import (
     distribute_tensor,
 )
 from torch.distributed.tensor.parallel import ParallelStyle
+
+from mmtrain.nn.seams import Forward, wrap_forward
 
 
 class LocalCompute(ParallelStyle):
@@ -41,7 +43,7 @@ class LocalCompute(ParallelStyle):
         """Apply to a module's own parameters alone."""
         if list(module.parameters(recurse=False)):
             distribute_parameters(module, mesh, Replicate())
-            module.forward = with_local_parameters(module, module.forward, self.placement)
+            compute_locally(module, self.placement)
 
 
 def distribute_parameters(
@@ -59,9 +61,16 @@ def distribute_parameters(
         module.register_parameter(name, replica)
 
 
-def with_local_parameters(
-    module: nn.Module, forward: Callable[..., Any], placement: Placement
-) -> Callable[..., Any]:
+def compute_locally(module: nn.Module, placement: Placement) -> None:
+    """Run the module's forward while its parameters are their local tensors, in place."""
+    wrap_forward(
+        module,
+        "local parameters",
+        lambda forward: with_local_parameters(module, forward, placement),
+    )
+
+
+def with_local_parameters(module: nn.Module, forward: Forward, placement: Placement) -> Forward:
     """`forward`, run while the module's parameters are their local tensors."""
 
     @contextmanager

@@ -15,6 +15,7 @@ from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, get_schedule_class
 
 from mmtrain.errors import UsageError
+from mmtrain.nn.seams import Forward, wrap_forward
 from mmtrain.parallel.mesh import Layout
 
 
@@ -94,15 +95,17 @@ def make_edges_dense(stage: nn.Module) -> None:
     Point-to-point transfers refuse anything else, and a pooling that expands its gradient or a
     `cat` at a stage's edge gives something else.
     """
-    forward: Any = stage.forward
 
-    def run(*inputs: Tensor, **rows: Tensor) -> Tensor | tuple[Tensor, ...]:
-        # The first stage's uint8 images have no gradient.
-        dense = (_DenseGradient.apply(x) if x.is_floating_point() else x for x in inputs)
-        out = forward(*dense, **rows)
-        return tuple(map(_dense, out)) if isinstance(out, tuple) else _dense(out)
+    def between_dense(forward: Forward) -> Forward:
+        def run(*inputs: Tensor, **rows: Tensor) -> Tensor | tuple[Tensor, ...]:
+            # The first stage's uint8 images have no gradient.
+            dense = (_DenseGradient.apply(x) if x.is_floating_point() else x for x in inputs)
+            out = forward(*dense, **rows)
+            return tuple(map(_dense, out)) if isinstance(out, tuple) else _dense(out)
 
-    stage.forward = run  # pyright: ignore[reportAttributeAccessIssue]
+        return run
+
+    wrap_forward(stage, "edges", between_dense)
 
 
 class _Stage(PipelineStage):

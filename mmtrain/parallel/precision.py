@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mmtrain.errors import UsageError
+from mmtrain.nn.seams import Forward, wrap_forward
 from mmtrain.parallel.blocks import numbered_blocks
 from mmtrain.parallel.mesh import Layout
 
@@ -120,10 +121,12 @@ def _autocast_forward(stage: nn.Module, precision: Precision, device: torch.devi
     Autocast keeps cast weights until its outermost context ends. One context around several
     microbatches gave FSDP's gathered weights gradients that were off by more than their norm.
     """
-    forward: Any = stage.forward
 
-    def run(*inputs: Any, **rows: Any) -> Any:
-        with autocast(precision, device):
-            return forward(*inputs, **rows)
+    def in_format(forward: Forward) -> Forward:
+        def run(*inputs: Any, **rows: Any) -> Any:
+            with autocast(precision, device):
+                return forward(*inputs, **rows)
 
-    stage.forward = run
+        return run
+
+    wrap_forward(stage, "autocast", in_format)

@@ -3,7 +3,6 @@
 Chen et al., arXiv:1604.06174; selective: Korthikanti et al., arXiv:2205.05198, section 5.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
+from mmtrain.nn.seams import Forward, wrap_forward
 from mmtrain.parallel.blocks import numbered_blocks
 
 Kept = Literal["attention", "matmul"]
@@ -62,13 +62,6 @@ class RecomputeConfig:
                 "it"
             )
 
-    @property
-    def inside_compile(self) -> bool:
-        """Whether recompute goes inside of compiled code: a selection is of operations, which
-        compiled code hides. Else it goes outside: compiled around full recompute, torch 2.13 lost
-        the order of tensor parallelism's collectives."""
-        return self.kind == "selective"
-
 
 def apply_recompute(stage: nn.Module, config: RecomputeConfig, *, early_stop: bool = True) -> None:
     """Recompute a stage's blocks in their backward, in place; parameters keep their names.
@@ -88,12 +81,14 @@ def apply_recompute(stage: nn.Module, config: RecomputeConfig, *, early_stop: bo
     if config.kind == "selective":
         policy = partial(_policy, _kept_operations(config.keep))
         context["context_fn"] = partial(create_selective_checkpoint_contexts, policy)
-    for layer, block in numbered_blocks(stage):
-        if layer % config.every == 0:
-            block.forward = _recomputed(block.forward, context)
+    # Compiled around full recompute, torch 2.13 lost the order of tensor parallelism's collectives.
+    layer = "recompute within" if config.kind == "selective" else "recompute"
+    for number, block in numbered_blocks(stage):
+        if number % config.every == 0:
+            wrap_forward(block, layer, partial(_recomputed, context=context))
 
 
-def _recomputed(forward: Callable[..., Any], context: dict[str, Any]) -> Callable[..., Any]:
+def _recomputed(forward: Forward, *, context: dict[str, Any]) -> Forward:
     def run(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():  # the first of two passes keeps nothing anyway
             return forward(*args, **kwargs)

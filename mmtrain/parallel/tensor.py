@@ -5,6 +5,7 @@ arXiv:2205.05198): q, k, v and the feed-forward's first matrices by columns, o a
 norms and residuals over a share of the tokens. parallel/tensor_plans.py applies it.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from mmtrain.errors import UsageError
 from mmtrain.nn import Mask, TransformerConfig
 from mmtrain.nn.masks import key_length_allowed
 from mmtrain.nn.rope import RopeTable
+from mmtrain.nn.seams import Forward, wrap_forward
 from mmtrain.parallel.local_compute import (
     LocalCompute,
     distribute_parameters,
@@ -39,33 +41,35 @@ class SequenceSharded(ParallelStyle):
     """
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        forward = module.forward
-
-        def run(
-            x_BTD: Tensor,
-            *,
-            mask: Mask,
-            local_mask: Mask | None = None,
-            rope: RopeTable | None = None,
-            **kwargs: Any,
-        ) -> Tensor:
-            num_tokens = x_BTD.size(1)
-            padding = -num_tokens % device_mesh.size()
-            if padding:
-                x_BTD = F.pad(x_BTD, (0, 0, 0, padding))
-                mask = pad_mask(mask, num_tokens, padding, x_BTD.device)
-                local_mask = local_mask and pad_mask(local_mask, num_tokens, padding, x_BTD.device)
-                rope = rope and (pad_rope(rope[0], padding), pad_rope(rope[1], padding))
-            whole = DTensor.from_local(x_BTD, device_mesh, [Replicate()], run_check=False)
-            share = whole.redistribute(placements=[Shard(1)]).to_local()
-            share = forward(share, mask=mask, local_mask=local_mask, rope=rope, **kwargs)
-            sharded = DTensor.from_local(share, device_mesh, [Shard(1)], run_check=False)
-            out = sharded.redistribute(placements=[Replicate()])
-            # Contiguous, because a pipeline may send it on.
-            return out.to_local(grad_placements=[Replicate()])[:, :num_tokens].contiguous()
-
-        module.forward = run
+        wrap_forward(module, "ranks", partial(_over_shares, mesh=device_mesh))
         return module
+
+
+def _over_shares(forward: Forward, *, mesh: DeviceMesh) -> Forward:
+    def run(
+        x_BTD: Tensor,
+        *,
+        mask: Mask,
+        local_mask: Mask | None = None,
+        rope: RopeTable | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        num_tokens = x_BTD.size(1)
+        padding = -num_tokens % mesh.size()
+        if padding:
+            x_BTD = F.pad(x_BTD, (0, 0, 0, padding))
+            mask = pad_mask(mask, num_tokens, padding, x_BTD.device)
+            local_mask = local_mask and pad_mask(local_mask, num_tokens, padding, x_BTD.device)
+            rope = rope and (pad_rope(rope[0], padding), pad_rope(rope[1], padding))
+        whole = DTensor.from_local(x_BTD, mesh, [Replicate()], run_check=False)
+        share = whole.redistribute(placements=[Shard(1)]).to_local()
+        share = forward(share, mask=mask, local_mask=local_mask, rope=rope, **kwargs)
+        sharded = DTensor.from_local(share, mesh, [Shard(1)], run_check=False)
+        out = sharded.redistribute(placements=[Replicate()])
+        # Contiguous, because a pipeline may send it on.
+        return out.to_local(grad_placements=[Replicate()])[:, :num_tokens].contiguous()
+
+    return run
 
 
 def pad_rope(table: Tensor, padding: int) -> Tensor:
@@ -139,7 +143,7 @@ class SharedHeads(ParallelStyle):
         def run(x: DTensor) -> Tensor:
             return F.linear(x.to_local(grad_placements=[Partial()]), *local_rows())
 
-        linear.forward = run  # pyright: ignore[reportAttributeAccessIssue]
+        wrap_forward(linear, "local parameters", lambda forward: run)
         return linear
 
 

@@ -5,7 +5,7 @@ that are its own, and computes the logits of its entries; losses/vocabulary.py t
 there. Shoeybi et al., arXiv:1909.08053, section 3.
 """
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -16,7 +16,8 @@ from torch.distributed.tensor import DTensor, Shard
 from mmtrain.errors import UsageError
 from mmtrain.models import Decoder
 from mmtrain.models.vocabulary import TiedLogits, TokenEmbedding
-from mmtrain.parallel.local_compute import distribute_parameters, with_local_parameters
+from mmtrain.nn.seams import Forward, wrap_forward
+from mmtrain.parallel.local_compute import compute_locally, distribute_parameters
 
 
 def shard_vocabulary(decoder: Decoder, mesh: DeviceMesh) -> set[nn.Module]:
@@ -34,10 +35,15 @@ def shard_vocabulary(decoder: Decoder, mesh: DeviceMesh) -> set[nn.Module]:
     if decoder.head.projection is not None:
         projection = decoder.head.projection
         distribute_parameters(projection, mesh, Shard(0))
-        projection.forward = with_local_parameters(projection, projection.forward, Shard(0))
+        compute_locally(projection, Shard(0))
         _give_whole_gradient(projection, mesh)
         done.add(projection)
     return done
+
+
+def has_vocabulary(module: nn.Module) -> TypeGuard[Decoder]:
+    """Whether a module names this plan as its own, whatever it is."""
+    return getattr(module, "tensor_plan", None) == "vocabulary"
 
 
 def check_vocabulary(decoder: Decoder, size: int) -> None:
@@ -60,13 +66,16 @@ def _shard_embedding(token: TokenEmbedding, mesh: DeviceMesh) -> None:
     first = each * mesh.get_local_rank()
     num = min(each, token.weight.size(0) - first)
     distribute_parameters(token, mesh, Shard(0))
-    look_up = with_local_parameters(token, token.forward, Shard(0))
+    compute_locally(token, Shard(0))
 
-    def run(tokens_BT: Tensor) -> Tensor:
-        own_BT = (tokens_BT >= first) & (tokens_BT < first + num)
-        x_BTD = look_up((tokens_BT - first).clamp(0, num - 1))
-        x_BTD = torch.where(own_BT[..., None], x_BTD, 0)
-        return _SumOverRanks.apply(x_BTD, mesh.get_group())
+    def of_all_ranks(look_up: Forward) -> Forward:
+        def run(tokens_BT: Tensor) -> Tensor:
+            own_BT = (tokens_BT >= first) & (tokens_BT < first + num)
+            x_BTD = look_up((tokens_BT - first).clamp(0, num - 1))
+            x_BTD = torch.where(own_BT[..., None], x_BTD, 0)
+            return _SumOverRanks.apply(x_BTD, mesh.get_group())
+
+        return run
 
     def matrix() -> Tensor:
         weight = token.weight
@@ -74,18 +83,17 @@ def _shard_embedding(token: TokenEmbedding, mesh: DeviceMesh) -> None:
             weight.to_local(grad_placements=[Shard(0)]) if isinstance(weight, DTensor) else weight
         )
 
-    token.forward = run
+    wrap_forward(token, "ranks", of_all_ranks)
     token.matrix = matrix
 
 
 def _give_whole_gradient(module: TiedLogits | nn.Linear, mesh: DeviceMesh) -> None:
     """Each rank's logits give a part of their features' gradient: add the parts up."""
-    forward: Any = module.forward
 
-    def run(x: Tensor, *weight: Tensor) -> Tensor:
-        return forward(_SumOfGradients.apply(x, mesh.get_group()), *weight)
+    def summed(forward: Forward) -> Forward:
+        return lambda x, *weight: forward(_SumOfGradients.apply(x, mesh.get_group()), *weight)
 
-    module.forward = run  # pyright: ignore[reportAttributeAccessIssue]
+    wrap_forward(module, "ranks", summed)
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from mmtrain.models import Decoder
 from mmtrain.nn import Mask, Transformer, TransformerConfig
+from mmtrain.nn.seams import Forward, wrap_forward
 from mmtrain.parallel.tensor import SharedHeads, block_plan, pad_mask, pad_rope
+from mmtrain.parallel.vocabulary import has_vocabulary
 
 _GROUP = "nobody"
 """Fake tensors go through a collective's shapes, which ask for no group."""
@@ -47,8 +49,8 @@ def take_share(stage: nn.Module, tp: int, *, sequence: bool) -> None:
             for block in module.blocks.values():
                 _cut_block(block, module.config, tp, sequence=sequence)
             if sequence:
-                module.forward = _over_tokens(module.forward, tp)
-        elif isinstance(module, Decoder):
+                wrap_forward(module, "ranks", partial(_over_tokens, tp=tp))
+        elif has_vocabulary(module):
             _cut_vocabulary(module, tp)
 
 
@@ -65,10 +67,10 @@ def _cut_block(block: nn.Module, config: TransformerConfig, tp: int, *, sequence
             cut = nn.Parameter(weight.new_empty(shape), requires_grad=weight.requires_grad)
             setattr(part, leaf, cut)
         if path in ("attention", "cross_attention", "feed_forward"):
-            part.forward = _between_ranks(part.forward, tp, sequence=sequence)
+            wrap_forward(part, "ranks", partial(_between_ranks, tp=tp, sequence=sequence))
 
 
-def _between_ranks(forward: Callable[..., Tensor], tp: int, *, sequence: bool) -> Any:
+def _between_ranks(forward: Forward, *, tp: int, sequence: bool) -> Forward:
     """All tokens in, a sum over the ranks out: of a share of the tokens, or of all."""
     gather, scatter = partial(_gather, tp=tp), partial(_scatter, tp=tp)
     enter, leave, back = (gather, scatter, gather) if sequence else (_same, _sum, _same)
@@ -80,7 +82,7 @@ def _between_ranks(forward: Callable[..., Tensor], tp: int, *, sequence: bool) -
     return run
 
 
-def _over_tokens(forward: Callable[..., Tensor], tp: int) -> Any:
+def _over_tokens(forward: Forward, *, tp: int) -> Forward:
     """A stack of blocks whose residual stream holds a share of the tokens, see SequenceSharded."""
     gather, share = partial(_gather, tp=tp), partial(_share, tp=tp)
 
@@ -110,15 +112,11 @@ def _cut_vocabulary(decoder: Decoder, tp: int) -> None:
     tables: list[nn.Module] = []
     if decoder.embed is not None:
         tables.append(decoder.embed.token)
-        look_up = decoder.embed.token.forward
-        # Ids of other ranks' entries give zeros.
-        decoder.embed.token.forward = lambda tokens_BT: _Exchange.apply(
-            torch.where(tokens_BT[..., None] >= 0, look_up(tokens_BT), 0), _sum, _same
-        )
+        wrap_forward(decoder.embed.token, "ranks", _over_entries)
     if decoder.head is not None:
         for logits in (decoder.head.projection, decoder.head.tied):
             if logits is not None:
-                _sum_gradient(logits)
+                wrap_forward(logits, "ranks", _sum_gradient)
         if decoder.head.projection is not None:
             tables.append(decoder.head.projection)
     for module in tables:
@@ -128,10 +126,16 @@ def _cut_vocabulary(decoder: Decoder, tp: int) -> None:
         module.weight = cut
 
 
-def _sum_gradient(logits: Any) -> None:
+def _over_entries(look_up: Forward) -> Forward:
+    """Ids of other ranks' entries give zeros, and the ranks' vectors are summed."""
+    return lambda tokens_BT: _Exchange.apply(
+        torch.where(tokens_BT[..., None] >= 0, look_up(tokens_BT), 0), _sum, _same
+    )
+
+
+def _sum_gradient(multiply: Forward) -> Forward:
     """Each rank's logits give a part of their features' gradient."""
-    multiply = logits.forward
-    logits.forward = lambda x_BTD, *weight: multiply(_Exchange.apply(x_BTD, _same, _sum), *weight)
+    return lambda x_BTD, *weight: multiply(_Exchange.apply(x_BTD, _same, _sum), *weight)
 
 
 def _same(x: Tensor) -> Tensor:

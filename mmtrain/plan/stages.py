@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from mmtrain.models import Clip, Decoder
+from mmtrain.models import Clip
 from mmtrain.models.vqa import Vqa
 from mmtrain.nn import Transformer
 from mmtrain.nn import attention as attention_module
@@ -24,6 +24,7 @@ from mmtrain.parallel.pipeline import (
 from mmtrain.parallel.precision import Precision, apply_precision
 from mmtrain.parallel.recompute import apply_recompute
 from mmtrain.parallel.slices import check_slices
+from mmtrain.parallel.vocabulary import has_vocabulary
 from mmtrain.plan.kept import StageMemory, stage_memory
 from mmtrain.plan.shares import take_share
 from mmtrain.plan.workload import Workload
@@ -176,9 +177,11 @@ def _watch(stage: nn.Module, layout: Layout) -> dict[tuple[nn.Module, str], Stre
     for module in stage.modules():
         if isinstance(module, Transformer):
             module.register_forward_pre_hook(stack, with_kwargs=True)
-        if isinstance(module, Decoder) and module.embed is not None:
+        if not has_vocabulary(module):
+            continue
+        if module.embed is not None:
             module.embed.token.register_forward_hook(look_up)
-        if isinstance(module, Decoder) and module.head is not None:
+        if module.head is not None:
             for part in (module.head.projection, module.head.tied):
                 if part is not None:
                     part.register_forward_pre_hook(logits)
