@@ -65,6 +65,10 @@ class DataConfig:
     brings its own."""
     shuffle_group: int = 32
     """Shards whose samples are mixed with each other; their order is shuffled too."""
+    lanes: int = 1
+    """Parts of like size that an epoch's shards are cut into and that are read side by side: each
+    gives every batch equally many rows. Ranks own whole lanes where their number divides it, and
+    read only these shards. The batches depend on the lanes, not on the ranks."""
     last: Last = "drop"
     """The rest of an epoch that fills no batch: `drop` leaves it out (another rest in every epoch),
     `mask` pads the last batch with rows that do not count."""
@@ -89,7 +93,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         check_counts(self, "workers", least=0, most=MOST_PROCESSES)
         check_counts(self, "prefetch", most=MOST_PROCESSES)
-        check_counts(self, "shuffle_group", most=sys.maxsize)
+        check_counts(self, "shuffle_group", "lanes", most=sys.maxsize)
         check_captions(self.captions)
         self._check_sources()
         if self.label_key == "":

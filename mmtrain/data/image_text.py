@@ -181,6 +181,8 @@ class NumberedData(Generic[BatchT]):
             join_sources(names, prints) if names != [""] else split_fingerprint(*prints)
         )
         text = f"{layout} {self.config.shuffle_group}"
+        if (lanes := self.config.lanes) > 1:
+            text += f" {lanes} lanes"
         mixed = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         return join_fingerprint(mixed, content)
 

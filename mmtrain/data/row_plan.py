@@ -29,10 +29,16 @@ def build_row_plan(
         world_size: data-parallel coordinates.
 
     Raises:
-        UsageError: a batch larger than the data or not divisible by the ranks.
+        UsageError: a batch larger than the data or one not divisible by the ranks or the lanes.
     """
     orders = [
-        EpochPlan(sizes, seed=seed, shuffle_group=config.shuffle_group, name=settings.name)
+        EpochPlan(
+            sizes,
+            seed=seed,
+            shuffle_group=config.shuffle_group,
+            lanes=config.lanes,
+            name=settings.name,
+        )
         for sizes, settings in zip(shard_sizes, config.sources, strict=True)
     ]
     if not config.mixture:

@@ -463,3 +463,57 @@ def test_a_text_of_no_token_counts_one(tmp_path):
     batch = build_data(str(tmp_path / "a.tar"), tokenizer=Empty()).batch(0)
     assert batch.tokens_BT.tolist() == [[7]] * 4
     assert batch.text_length_B.tolist() == [1] * 4
+
+
+def test_with_lanes_a_rank_reads_its_part_of_the_bytes(tmp_path, monkeypatch):
+    """Batches are those of one process; each of 4 ranks reads a quarter of the set, and a shard's
+    worth; without lanes each opens nearly all shards."""
+    train = write_set(tmp_path / "set", [6] * 24)
+    reads: Counter[str] = Counter()
+    read = LocalFile.read
+
+    def counted(self: LocalFile, offset: int, count: int) -> bytes:
+        reads[self.path] += count
+        return read(self, offset, count)
+
+    def batches(rank: int = 0, world_size: int = 1, lanes: int = 8) -> list[ImageTextBatch]:
+        data = build_data(
+            train, batch_size=8, lanes=lanes, shuffle_group=2, rank=rank, world_size=world_size
+        )
+        monkeypatch.setattr(LocalFile, "read", counted)
+        reads.clear()
+        made = [data.batch(number) for number in range(data.batches_per_epoch)]
+        monkeypatch.undo()
+        return made
+
+    whole = batches()
+    num_bytes = reads.total()
+    for rank in range(4):
+        for ours, all_rows in zip(batches(rank, 4), whole, strict=True):
+            assert ours.images_BCHW.equal(all_rows.images_BCHW[2 * rank : 2 * rank + 2])
+            assert ours.keys == all_rows.keys[2 * rank : 2 * rank + 2]
+        assert len(reads) <= 24 / 4 + 2 and reads.total() < 1.3 * num_bytes / 4
+        batches(rank, 4, lanes=1)
+        assert len(reads) > 16
+
+
+def test_replacing_opens_no_other_shards(tmp_path, monkeypatch):
+    """A bad sample in each of 20 shards of 6: a group of 4 is left with its own files alone."""
+    samples = pairs(0, 120)
+    for number in range(0, 120, 6):
+        del samples[number][1]["txt"]
+    (tmp_path / "set").mkdir()
+    for shard in range(20):
+        write_shard(tmp_path / f"set/{shard:02}.tar", samples[6 * shard : 6 * shard + 6])
+    data = build_data(str(tmp_path / "set/*.tar"), shuffle_group=4)
+    opened: set[str] = set()
+    monkeypatch.setattr(
+        LocalFile,
+        "read",
+        lambda self, *_, old=LocalFile.read: opened.add(self.path) or old(self, *_),
+    )
+    for group in range(5):
+        opened.clear()
+        batches = [data.batch(number) for number in range(6 * group, 6 * group + 6)]
+        assert sum(len(batch.bad) for batch in batches) >= 4
+        assert len(opened) == 4

@@ -73,6 +73,7 @@ FIXED_WORDS = [
     ("data.last", "mask", '"drop"'),
     ("data.augment.horizontal_flip", "0.5", "0.0"),
     ("data.shuffle_group", "1", "32"),
+    ("data.lanes", "2", "1"),
     ("data.captions", '{ "txt" = 2.0 }', '{"txt": 1.0}'),
     ("model.vision.patch_dropout", "0.5", "0.25"),
     ("model.vision.transformer.num_layers", "1", "2"),
