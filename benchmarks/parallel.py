@@ -23,7 +23,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmtrain.build.workload import build_workload
+from mmtrain.build.tasks import build_workload
 from mmtrain.data.batch import ImageTextBatch
 from mmtrain.loading.config import ModelConfig
 from mmtrain.models import Clip, ClipConfig, TextConfig, VisionConfig

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 import mmtrain
+from mmtrain.build.resolve import resolve
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.text.tokenizer import build_tokenizer
 from mmtrain.demo import debug_pairs, unpack_emoji_pairs
 from mmtrain.loading import save_model
 from mmtrain.models import Clip
-from mmtrain.recipe import TrainRecipe, load_recipe, resolve
+from mmtrain.recipe import TrainRecipe, load_recipe
 from mmtrain.settings.decode import decode, dump_toml, encode
 from mmtrain.settings.describe import describe
 from mmtrain.settings.read_toml import read_toml

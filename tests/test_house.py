@@ -112,6 +112,19 @@ def test_whatever_is_public_says_what_it_does():
     assert not missing, "\n".join(missing)
 
 
+def test_one_place_picks_the_task():
+    may = {"mmtrain/build/tasks.py", "mmtrain/recipe.py"}
+    asks = {
+        path.relative_to(ROOT).as_posix()
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and node.attr == "vqa"
+        and ast.unparse(node.value).endswith("recipe")
+    }
+    assert asks == may, f"{sorted(asks - may)}: a task says it by Sections or Task"
+
+
 def test_no_module_grows_beyond_one_sitting():
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
     long = {str(p.relative_to(ROOT)): n for p, n in lengths.items() if n > LONGEST_MODULE}

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from mmtrain.build.resolve import resolve
 from mmtrain.data.text.tokenizer import build_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.models.named import named_model
-from mmtrain.recipe import TrainRecipe, load_recipe, resolve
+from mmtrain.recipe import TrainRecipe, load_recipe
 from mmtrain.settings.decode import dump_toml, encode
 
 BARE = """

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 
+from mmtrain.build.tasks import task_sections
 from mmtrain.errors import UsageError
-from mmtrain.losses.config import AnswerLossConfig
-from mmtrain.models.connector import ConnectorConfig
+from mmtrain.loading.config import ModelConfig
+from mmtrain.models.parameters import LockConfig
 from mmtrain.models.text import TextConfig
 from mmtrain.models.vision import VisionConfig
 from mmtrain.nn import TransformerConfig
 from mmtrain.parallel import ParallelConfig
 from mmtrain.recipe import TrainRecipe
-from mmtrain.tasks.config import VqaSection
+from mmtrain.tasks.sections import Sections
 from mmtrain.train.metrics import LogConfig
 
 _ROTARY = ("rope", "rope_2d")
@@ -22,23 +23,13 @@ def refuse_idle(recipe: TrainRecipe) -> None:
     Raises:
         UsageError: naming it and what it would need.
     """
-    for key, why in (*_idle(recipe), *_idle_model(recipe), *_idle_questions(recipe.vqa)):
+    of_task = task_sections(recipe).idle(recipe.data, recipe.train)
+    for key, why in (*of_task, *_idle(recipe), *_idle_model(recipe.model)):
         raise UsageError(f"{key} has no effect {why}")
 
 
 def _idle(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
     """Key with its value, and why it has no effect and what to do."""
-    if recipe.vqa is not None and recipe.train.text_groups > 1:
-        yield (
-            f"train.text_groups = {recipe.train.text_groups}",
-            "beside [vqa], which pads questions as they come; leave it out",
-        )
-    if recipe.vqa is None and recipe.loss.positives is not None and not _label_key(recipe):
-        yield (
-            f'loss.positives = "{recipe.loss.positives}"',
-            "without data.label_key, which says what samples show the same; set it, or leave "
-            "loss.positives out",
-        )
     train = recipe.train
     saves = (train.checkpoint_every, train.checkpoint_minutes, recipe.eval.every)
     if train.on_bad_steps == "roll_back" and not any(saves):
@@ -62,15 +53,8 @@ def _idle(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
             )
 
 
-def _label_key(recipe: TrainRecipe) -> str:
-    """The first setting that names a label, with its value; empty where none does."""
-    found = ((one.key, one.label_key) for one in recipe.data.sources if one.label_key)
-    return next((f'{key}.label_key = "{value}"' for key, value in found), "")
-
-
-def _idle_model(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
+def _idle_model(model: ModelConfig) -> Iterator[tuple[str, str]]:
     """Of a model that starts from nothing; others bring what they bring."""
-    model = recipe.model
     if model.init is not None or model.vision_init is not None:
         return
     for name, tower, standard in (
@@ -91,35 +75,6 @@ def _idle_model(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
             )
 
 
-def _idle_questions(vqa: VqaSection | None) -> Iterator[tuple[str, str]]:
-    if vqa is None:
-        return
-    connector, standard = vqa.connector, ConnectorConfig()
-    for name, kind in (("factor", "pixel_shuffle"), ("num_queries", "queries")):
-        value = getattr(connector, name)
-        if connector.kind != kind and value != getattr(standard, name):
-            yield (
-                f"vqa.connector.{name} = {value}",
-                f'with kind = "{connector.kind}"; set kind = "{kind}", or leave it out',
-            )
-    one_head = vqa.classify is None or vqa.generate is None
-    if one_head and vqa.loss.generate_weight != AnswerLossConfig.generate_weight:
-        yield (
-            f"vqa.loss.generate_weight = {vqa.loss.generate_weight}",
-            "with one head: it weighs writing against choosing; leave it out",
-        )
-    if vqa.classify is not None:
-        return
-    chosen = {
-        "min_count": (vqa.min_count, VqaSection.min_count),
-        "loss.classify": (vqa.loss.classify, AnswerLossConfig.classify),
-        "text_lr": (vqa.text_lr, None),
-    }
-    for name, (value, default) in chosen.items():
-        if value != default:
-            yield f"vqa.{name} = {value}", "without [vqa.classify]; leave it out"
-
-
 def idle_notes(recipe: TrainRecipe, *, total_steps: int) -> list[str]:
     """Settings that cannot matter here, though they may in the recipe that this run is a try of.
 
@@ -129,7 +84,7 @@ def idle_notes(recipe: TrainRecipe, *, total_steps: int) -> list[str]:
     """
     data, optim, evaluation = recipe.data, recipe.optim, recipe.eval
     parallel, log = recipe.parallel, recipe.log
-    judged = evaluation.all
+    judged, sections = evaluation.all, task_sections(recipe)
     standard = ParallelConfig()
     every = f"eval.every = {evaluation.every}"
     lines = (
@@ -150,10 +105,7 @@ def idle_notes(recipe: TrainRecipe, *, total_steps: int) -> list[str]:
             not data.workers and data.prefetch != type(data).prefetch,
             f"data.prefetch = {data.prefetch} has no effect without data.workers",
         ),
-        (
-            recipe.vqa is None and _label_key(recipe) != "" and recipe.loss.positives is None,
-            f"{_label_key(recipe)} has no effect without loss.positives",
-        ),
+        *((True, line) for line in sections.idle_notes(data)),
         (
             parallel.pp == 1 and parallel.schedule != standard.schedule,
             f'parallel.schedule = "{parallel.schedule}" has no effect with parallel.pp = 1',
@@ -169,20 +121,21 @@ def idle_notes(recipe: TrainRecipe, *, total_steps: int) -> list[str]:
             )
             for name in ("wandb_mode", "wandb_project")
         ),
-        *(_locked_from_nothing(recipe)),
+        *_locked_from_nothing(recipe.lock, recipe.model, sections),
     )
     return [line for holds, line in lines if holds]
 
 
-def _locked_from_nothing(recipe: TrainRecipe) -> Iterator[tuple[bool, str]]:
+def _locked_from_nothing(
+    lock: LockConfig, model: ModelConfig, sections: Sections
+) -> Iterator[tuple[bool, str]]:
     """A tower that is frozen as it was drawn; its head too, which timm's towers have not."""
-    model, whole = recipe.model, recipe.vqa is not None and recipe.vqa.init is not None
     for name in ("vision", "text"):
-        unlocked = getattr(recipe.lock, name)
-        started = whole or model.init is not None
+        unlocked = getattr(lock, name)
+        started = sections.starts_whole or model.init is not None
         if name == "vision" and model.vision_init is not None:
             yield (
-                unlocked == 0 and recipe.vqa is None,
+                unlocked == 0 and sections.has_projection,
                 "lock.vision = 0: the projection, which no timm tower has, stays as it was drawn; "
                 "lock.vision = 1 lets it train",
             )

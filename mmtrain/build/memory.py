@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mmtrain.build.tasks import task_sections
 from mmtrain.errors import UsageError
 from mmtrain.models.parameters import LockConfig
 from mmtrain.nn import Transformer, TransformerConfig
@@ -80,8 +81,8 @@ def _compare(key: str, told: str, wanted: int, room: int, place: str) -> None:
 
 def _parameters(recipe: TrainRecipe) -> Iterator[tuple[str, int]]:
     """The keys that ask for weights, and how many at least."""
-    # A decoder that answers needs no question encoder.
-    has_text = recipe.vqa is None or recipe.vqa.classify is not None
+    sections = task_sections(recipe)
+    has_text = sections.has_text
     for path, config in _stacks(recipe, ""):
         if path.startswith("model.text.") and not has_text:
             continue
@@ -98,7 +99,7 @@ def _parameters(recipe: TrainRecipe) -> Iterator[tuple[str, int]]:
         yield "tokenizer.kind", text.vocab_size * depth
     if has_text and text.positions == "learned":
         yield "tokenizer.context_length", text.context_length * depth
-    if recipe.vqa is None:
+    if sections.has_projection:
         yield "model.embed_dim", recipe.model.embed_dim * (width + depth)
 
 

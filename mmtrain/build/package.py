@@ -5,12 +5,14 @@ from typing import Any
 
 from torch import Tensor
 
+from mmtrain.build.resolve import run_tokenizer
 from mmtrain.build.run import build_preprocess
+from mmtrain.build.tasks import task_sections
 from mmtrain.data.text.tokenizer import TokenizerConfig
 from mmtrain.errors import UsageError
 from mmtrain.interop.package import ModelPackage
 from mmtrain.loading.start import read_start
-from mmtrain.recipe import TrainRecipe, run_tokenizer
+from mmtrain.recipe import TrainRecipe
 from mmtrain.settings.decode import decode
 from mmtrain.train.adapting import plain_tensors
 
@@ -29,11 +31,7 @@ def checkpoint_package(
         UsageError: the run answers questions, or a tower is not there.
     """
     recipe = decode(TrainRecipe, recorded)
-    if recipe.vqa is not None:
-        raise UsageError(
-            f"{source} is of a run that answers questions, and this --format writes a CLIP; use "
-            "--format safetensors, or the run's export/"
-        )
+    task_sections(recipe).check_clip(source)
     if missing := {"vision", "text"} - {name.partition(".")[0] for name in weights}:
         raise UsageError(
             f"{source} has no {' and no '.join(sorted(missing))} tower, so it is no CLIP; "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmtrain.build.idle import idle_notes, refuse_idle
 from mmtrain.build.memory import check_memory
+from mmtrain.build.resolve import resolve, run_tokenizer
 from mmtrain.build.tasks import build_task
 from mmtrain.checkpoint.background_save import BackgroundSave
 from mmtrain.data.bad_samples import BAD_SAMPLES_FILE, BadSampleLog
@@ -27,7 +28,7 @@ from mmtrain.optim import Ema, LossScale, build_optimizers
 from mmtrain.parallel import Layout, parallelize
 from mmtrain.peft import LoraDropout, count_parameters
 from mmtrain.ranks import gather_rarely
-from mmtrain.recipe import TrainRecipe, resolve, run_tokenizer
+from mmtrain.recipe import TrainRecipe
 from mmtrain.settings.decode import encode
 from mmtrain.tasks.task import Shared, Task
 from mmtrain.train.adapting import adapt, lock_towers, plain_tensors, save_adapter

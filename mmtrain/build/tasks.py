@@ -1,12 +1,26 @@
 """Which task a recipe is of, and what of the recipe that task is given."""
 
+from typing import Any
+
+from mmtrain.build.task_workloads import Answering, Matching
 from mmtrain.errors import UsageError
 from mmtrain.eval.config import EVALUATORS
+from mmtrain.plan.workload import Workload
 from mmtrain.recipe import TrainRecipe
 from mmtrain.tasks.answering import AnsweringTask
+from mmtrain.tasks.answering_sections import AnsweringSections
 from mmtrain.tasks.config import LossSection
 from mmtrain.tasks.contrastive import ContrastiveTask
+from mmtrain.tasks.contrastive_sections import ContrastiveSections
+from mmtrain.tasks.sections import Sections
 from mmtrain.tasks.task import Shared, Task
+
+
+def task_sections(recipe: TrainRecipe) -> Sections:
+    """What the task's own sections say before there is data or a model."""
+    if recipe.vqa is None:
+        return ContrastiveSections(loss=recipe.loss)
+    return AnsweringSections(vqa=recipe.vqa)
 
 
 def build_task(recipe: TrainRecipe, shared: Shared) -> Task:
@@ -29,6 +43,24 @@ def build_task(recipe: TrainRecipe, shared: Shared) -> Task:
         raise UsageError("[loss] has no effect beside [vqa]; leave it out")
     _refuse_evaluations(recipe, "towers", "has no effect beside [vqa]; leave it out")
     return AnsweringTask(shared, clip=model.clip, section=recipe.vqa, init=model.init)
+
+
+def build_workload(recipe: TrainRecipe) -> Workload:
+    """The workload of a recipe.
+
+    Args:
+        recipe: resolved; a classifier knows how many answers it has, a decoder its vocabulary.
+    """
+    given: dict[str, Any] = {
+        "clip": recipe.model.clip,
+        "train": recipe.train,
+        "optim": recipe.optim,
+        "lock": recipe.lock,
+        "parallel": recipe.parallel,
+    }
+    if recipe.vqa is None:
+        return Matching(**given)
+    return Answering(**given, section=recipe.vqa)
 
 
 def _refuse_evaluations(recipe: TrainRecipe, judges: str, why: str) -> None:

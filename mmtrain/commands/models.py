@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mmtrain.build.resolve import resolve, run_tokenizer
 from mmtrain.commands.summary_table import measured_table
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
@@ -20,7 +21,7 @@ from mmtrain.loading.vqa import is_vqa_folder, load_vqa
 from mmtrain.models import ClipConfig
 from mmtrain.models.flops import decoder_flops
 from mmtrain.models.named import MODEL_NAMES, named_model
-from mmtrain.recipe import load_recipe, resolve, run_tokenizer
+from mmtrain.recipe import load_recipe
 from mmtrain.report.autograd_graph import draw_autograd_graph
 from mmtrain.report.graph import draw_graph
 from mmtrain.report.summary import Part, count, decoder_parts, summarize, vqa_parts

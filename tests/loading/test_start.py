@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import mmtrain
+from mmtrain.build.resolve import resolve, run_tokenizer
 from mmtrain.build.run import Run, build_run
 from mmtrain.cli import main
 from mmtrain.data.images.transforms import PreprocessConfig
@@ -18,7 +19,7 @@ from mmtrain.loading import export_model, save_model
 from mmtrain.loading.start import read_start
 from mmtrain.models import Clip
 from mmtrain.parallel import build_layout, pick_device
-from mmtrain.recipe import load_recipe, resolve, run_tokenizer
+from mmtrain.recipe import load_recipe
 from mmtrain.settings.decode import dump_toml, encode
 from tests.parallel.tiny_clip import siglip_config, tiny_config
 

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from mmtrain.build.workload import build_workload
+from mmtrain.build.tasks import build_workload
 from mmtrain.cli import main
 from mmtrain.commands import plan
 from mmtrain.data.questions.batches import VqaBatch, VqaDataConfig

@@ -1,0 +1,59 @@
+"""A recipe as read into one that is complete: what one section fixes for another."""
+
+from dataclasses import fields, replace
+
+from mmtrain.build.tasks import task_sections
+from mmtrain.data.text.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
+from mmtrain.errors import UsageError
+from mmtrain.loading.start import Start
+from mmtrain.models import TextConfig
+from mmtrain.recipe import TrainRecipe
+
+
+def run_tokenizer(recipe: TrainRecipe, start: Start | None) -> Tokenizer:
+    """The tokenizer of a run: the recipe's, or that of the model it starts from.
+
+    Learned vectors of the text tower take places of its context, so texts have so many less.
+
+    Args:
+        recipe: as read.
+        start: the model of model.init; None: nothing.
+    """
+    num_learned = recipe.model.text.num_context
+    if start is not None and recipe.tokenizer == TokenizerConfig():
+        num_learned -= start.model.config.text.num_context
+        return start.tokenizer.shortened(num_learned) if num_learned else start.tokenizer
+    tokenizer = build_tokenizer(recipe.tokenizer)
+    return tokenizer.shortened(num_learned) if num_learned else tokenizer
+
+
+def resolve(recipe: TrainRecipe, tokenizer: Tokenizer) -> TrainRecipe:
+    """Fill in what one section fixes for another; the result is what recipe.toml records.
+
+    The tokenizer fixes the text tower's vocabulary, context and end token; what its task fixes
+    is said there (`Sections.resolve`).
+
+    Raises:
+        UsageError: the text tower asks for another vocabulary or context than the tokenizer has,
+            or [model] contradicts the task.
+    """
+    text, standard = recipe.model.text, {f.name: f.default for f in fields(TextConfig)}
+    from_tokenizer = {
+        "vocab_size": tokenizer.vocab_size,
+        "context_length": tokenizer.context_length + text.num_context,
+        "end_token_id": tokenizer.eot_id if recipe.tokenizer.add_eot else None,
+    }
+    for name, value in from_tokenizer.items():
+        asked = getattr(text, name)
+        if asked not in (value, standard[name]):
+            raise UsageError(
+                f"model.text.{name} = {asked}, but the tokenizer has {value}; leave it out, "
+                "the [tokenizer] section decides"
+            )
+    if text.num_context:
+        from_tokenizer["context_start"] = tokenizer.num_before
+    # The towers are complete here, so the record of the run does not hang on a name's meaning;
+    # beside `init` it tells how those weights are read.
+    name = None if recipe.model.init is None else recipe.model.name
+    model = replace(recipe.model, name=name, text=replace(text, **from_tokenizer))
+    return replace(recipe, model=task_sections(recipe).resolve(model))

@@ -1,0 +1,112 @@
+"""What [vqa] says before there is data or a model."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mmtrain.data.config import DataConfig
+from mmtrain.data.questions.answers import build_vocabulary, every_question
+from mmtrain.data.questions.source import open_questions
+from mmtrain.data.text.tokenizer import Tokenizer
+from mmtrain.errors import UsageError
+from mmtrain.loading.config import ModelConfig
+from mmtrain.losses.config import AnswerLossConfig
+from mmtrain.models.connector import ConnectorConfig
+from mmtrain.tasks.config import VqaSection
+from mmtrain.train.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnsweringSections:
+    """`Sections` of answering questions."""
+
+    vqa: VqaSection
+    """[vqa]."""
+    has_projection = False
+
+    @property
+    def has_text(self) -> bool:
+        """A classifier reads questions by an encoder; a decoder reads them itself."""
+        return self.vqa.classify is not None
+
+    @property
+    def starts_whole(self) -> bool:
+        """From vqa.init."""
+        return self.vqa.init is not None
+
+    def resolve(self, model: ModelConfig) -> ModelConfig:
+        """The heads take the towers as they are."""
+        return model
+
+    def sizes(self, data: DataConfig, tokenizer: Tokenizer) -> Mapping[str, Any]:
+        """[vqa] with its lengths and number of answers; `num_answers` spares the questions.
+
+        Raises:
+            UsageError: the questions are not there, or too few have the same answer.
+        """
+        section, questions = self.vqa, self.vqa.data
+        generate, classify = section.generate, section.classify
+        if generate is not None:
+            length = tokenizer.context_length + questions.answer_length
+            generate = replace(generate, vocab_size=tokenizer.vocab_size, text_length=length)
+        if classify is not None and classify.num_answers is None:
+            source = open_questions(
+                data.only_train,
+                questions=questions.questions,
+                annotations=questions.annotations,
+                config=data,
+            )
+            try:
+                found = build_vocabulary(list(every_question(source)), min_count=section.min_count)
+            except ValueError as error:
+                raise UsageError(f"vqa.{error}") from error
+            classify = replace(classify, num_answers=len(found.answers))
+        return {"vqa": replace(section, classify=classify, generate=generate)}
+
+    def idle(self, data: DataConfig, train: TrainConfig) -> Iterator[tuple[str, str]]:
+        """Settings of what the section has not."""
+        if train.text_groups > 1:
+            yield (
+                f"train.text_groups = {train.text_groups}",
+                "beside [vqa], which pads questions as they come; leave it out",
+            )
+        yield from _idle(self.vqa)
+
+    def idle_notes(self, data: DataConfig) -> Iterator[str]:
+        """None."""
+        return iter(())
+
+    def check_clip(self, source: Path) -> None:
+        """Refuse: it answers questions."""
+        raise UsageError(
+            f"{source} is of a run that answers questions, and this --format writes a CLIP; use "
+            "--format safetensors, or the run's export/"
+        )
+
+
+def _idle(vqa: VqaSection) -> Iterator[tuple[str, str]]:
+    connector, standard = vqa.connector, ConnectorConfig()
+    for name, kind in (("factor", "pixel_shuffle"), ("num_queries", "queries")):
+        value = getattr(connector, name)
+        if connector.kind != kind and value != getattr(standard, name):
+            yield (
+                f"vqa.connector.{name} = {value}",
+                f'with kind = "{connector.kind}"; set kind = "{kind}", or leave it out',
+            )
+    one_head = vqa.classify is None or vqa.generate is None
+    if one_head and vqa.loss.generate_weight != AnswerLossConfig.generate_weight:
+        yield (
+            f"vqa.loss.generate_weight = {vqa.loss.generate_weight}",
+            "with one head: it weighs writing against choosing; leave it out",
+        )
+    if vqa.classify is not None:
+        return
+    chosen = {
+        "min_count": (vqa.min_count, VqaSection.min_count),
+        "loss.classify": (vqa.loss.classify, AnswerLossConfig.classify),
+        "text_lr": (vqa.text_lr, None),
+    }
+    for name, (value, default) in chosen.items():
+        if value != default:
+            yield f"vqa.{name} = {value}", "without [vqa.classify]; leave it out"
