@@ -14,6 +14,7 @@ import torch.distributed as dist
 from mmtrain.build.open_clip_training import take_up_open_clip
 from mmtrain.build.run import ADAPTER, Run, build_run
 from mmtrain.data.fingerprint import split_fingerprint
+from mmtrain.data.storage.patience import waiting
 from mmtrain.errors import ExitStatus, UsageError
 from mmtrain.files import writing
 from mmtrain.parallel import Layout, build_layout, leave_ranks, pick_device
@@ -63,7 +64,8 @@ def train_command(
     loaded = load_recipe(recipe, overrides)
     layout = build_layout(loaded.parallel, pick_device(loaded.train.device))
     try:
-        with StopSignals() as signals, _own_folder(loaded, resume=resume):
+        patient = waiting(loaded.data.retry_seconds)
+        with StopSignals() as signals, patient, _own_folder(loaded, resume=resume):
             return _train(loaded, layout, resume=resume, signals=signals)
     finally:
         leave_ranks()

@@ -6,9 +6,10 @@ from typing import Any
 
 from mmtrain.cli.parser import Parser, add_device
 from mmtrain.data.sources.source import IMAGE_KEY
-from mmtrain.settings.numbers import at_least
+from mmtrain.data.storage.patience import PATIENCE
+from mmtrain.settings.numbers import at_least, seconds
 
-_RUNNING = ("architecture", "batch_size", "workers", "device", "precision")
+_RUNNING = ("architecture", "batch_size", "workers", "retry_seconds", "device", "precision")
 
 
 def add_architecture(parser: Parser) -> None:
@@ -62,6 +63,13 @@ def add_running(parser: Parser, *, image_key: bool = True, batches: bool = True)
             default=0,
             metavar="N",
             help="processes that read and decode; 0: this one (%(default)s)",
+        )
+        parser.add_argument(
+            "--retry-seconds",
+            type=seconds,
+            default=PATIENCE,
+            metavar="N",
+            help="how long a fault of the disk is given to pass (%(default)g)",
         )
     parser.add_argument(
         "--precision",

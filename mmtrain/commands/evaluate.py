@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mmtrain.data.storage.patience import PATIENCE, waiting
 from mmtrain.errors import UsageError
 from mmtrain.eval import Encoder, write_result
 from mmtrain.eval.evaluators.evaluator import Evaluator
@@ -28,6 +29,8 @@ class ModelOptions:
     """Samples per rank and forward."""
     workers: int = 0
     """Processes per rank that read and decode."""
+    retry_seconds: float = PATIENCE
+    """How long a fault of the disk is given to pass."""
     device: str = "auto"
     """cpu, cuda, cuda:1 or auto."""
     precision: Precision = "fp32"
@@ -37,10 +40,11 @@ class ModelOptions:
 def eval_command(*, model: ModelOptions, evaluation: Evaluator, out: Path) -> None:
     """`mmtrain eval` of two towers, alone or under torchrun."""
     refuse_out(out)
-    inputs = evaluation.open()
-    encoder = _build_encoder(model)
-    with on_all_ranks(encoder.group, encoder.device):
-        result = evaluation.run(encoder, inputs)
+    with waiting(model.retry_seconds):
+        inputs = evaluation.open()
+        encoder = _build_encoder(model)
+        with on_all_ranks(encoder.group, encoder.device):
+            result = evaluation.run(encoder, inputs)
     if encoder.is_main:
         write_result(out, result)
         for key, form in evaluation.shown.items():
@@ -68,17 +72,18 @@ def embed_command(
     def say(done: int, of: int) -> None:
         print(f"{done} of {of} pieces", flush=True)
 
-    report = embed(
-        encoder,
-        data=data,
-        out=out,
-        form=form,
-        dtype=dtype,
-        piece=piece,
-        max_bad_fraction=max_bad_fraction,
-        image_key=image_key,
-        progress=say if encoder.is_main else None,
-    )
+    with waiting(model.retry_seconds):
+        report = embed(
+            encoder,
+            data=data,
+            out=out,
+            form=form,
+            dtype=dtype,
+            piece=piece,
+            max_bad_fraction=max_bad_fraction,
+            image_key=image_key,
+            progress=say if encoder.is_main else None,
+        )
     if encoder.is_main:
         skipped = f", {report.num_skipped:,} skipped" if report.num_skipped else ""
         print(

@@ -16,6 +16,7 @@ from mmtrain.data.questions.batches import TextForm
 from mmtrain.data.questions.predictions import write_predictions
 from mmtrain.data.questions.source import known_questions, open_questions, refuse_unanswered
 from mmtrain.data.sample_error import SampleError
+from mmtrain.data.storage.patience import waiting
 from mmtrain.errors import UsageError
 from mmtrain.eval.evaluators.vqa import VqaEvalConfig
 from mmtrain.eval.look.answers import look
@@ -71,34 +72,35 @@ def eval_vqa_command(
     read = (evaluation.questions, evaluation.annotations, evaluation.choices)
     _refuse_outputs(predictions, out, probes=probes, choices=evaluation.choices)
     refuse_overwriting(read, {"predictions": predictions, "out": out})
-    source, choices = evaluation.open()
-    known = known_questions(source)
-    if predictions is None:
-        refuse_unanswered(source)
-    if any(question.answers for question in known) and out is not None:
-        check_judged(known, mode, choices=choices)
-    answerer = _answerer(model, evaluation.head)
-    answered = answer_all(answerer, source)
-    if predictions is not None and answerer.is_main:
-        write_predictions(predictions, answered)
-        print(f"wrote {predictions}")
-    if predictions is not None and not any(one.question.answers for one in answered):
-        if answerer.is_main:
-            unwritten = "" if out is None else f"; {out} is not written"
-            print(f"the set has no answers to compare with, so there are no figures{unwritten}")
-    elif out is not None:
-        result = evaluate_vqa(
-            answerer,
-            source,
-            mode=mode,
-            probes=PROBES if probes else (),
-            choices=choices,
-            answered=answered,
-        )
-        if answerer.is_main:
-            write_result(out, result)
-            show_figures(result.figures)
-            print(f"wrote {out}")
+    with waiting(model.retry_seconds):
+        source, choices = evaluation.open()
+        known = known_questions(source)
+        if predictions is None:
+            refuse_unanswered(source)
+        if any(question.answers for question in known) and out is not None:
+            check_judged(known, mode, choices=choices)
+        answerer = _answerer(model, evaluation.head)
+        answered = answer_all(answerer, source)
+        if predictions is not None and answerer.is_main:
+            write_predictions(predictions, answered)
+            print(f"wrote {predictions}")
+        if predictions is not None and not any(one.question.answers for one in answered):
+            if answerer.is_main:
+                unwritten = "" if out is None else f"; {out} is not written"
+                print(f"the set has no answers to compare with, so there are no figures{unwritten}")
+        elif out is not None:
+            result = evaluate_vqa(
+                answerer,
+                source,
+                mode=mode,
+                probes=PROBES if probes else (),
+                choices=choices,
+                answered=answered,
+            )
+            if answerer.is_main:
+                write_result(out, result)
+                show_figures(result.figures)
+                print(f"wrote {out}")
     leave_ranks()
 
 

@@ -16,7 +16,7 @@ from mmtrain.data.images.transforms import TrainTransform
 from mmtrain.data.sample_error import IncompleteError, SampleError
 from mmtrain.data.sources.open import explained
 from mmtrain.data.sources.source import SampleSource
-from mmtrain.data.storage.patience import PATIENCE, patiently
+from mmtrain.data.storage.patience import patience, patiently
 from mmtrain.data.text.caption_text import caption_lines, split_captions
 from mmtrain.data.work import COUNTER
 
@@ -64,7 +64,7 @@ class SampleReader:
         max_pixels: height times width of an image at most.
         at_least: see `decode_image`.
         keep_fields: read the .json in any case.
-        retry_seconds: how long a disk's fault is given to pass.
+        retry_seconds: how long a disk's fault is given to pass; None: see `waiting`.
     """
 
     def __init__(
@@ -78,14 +78,14 @@ class SampleReader:
         max_pixels: int = MAX_IMAGE_PIXELS,
         at_least: int | None = None,
         keep_fields: bool = False,
-        retry_seconds: float = PATIENCE,
+        retry_seconds: float | None = None,
     ):
         self.source = source
         self.captions, self.caption_lines = dict(captions), caption_lines
         self.label_key = label_key
         self._transform = transform
         self._max_pixels, self._at_least = max_pixels, at_least
-        self.retry_seconds = retry_seconds
+        self.retry_seconds = patience(retry_seconds)
         self._wanted: set[str] = set()
         if "txt" in captions:
             self._wanted.add("txt")
@@ -203,7 +203,7 @@ def read_members(
     names: Collection[str] | None = (),
     *,
     or_json: bool = False,
-    retry_seconds: float = PATIENCE,
+    retry_seconds: float | None = None,
 ) -> dict[str, bytes]:
     """A sample's image and the files that are asked for, by extension; nothing else is read.
 
@@ -212,14 +212,14 @@ def read_members(
         sample: its number.
         names: extensions beside the image's; None: all files.
         or_json: read the .json where a name is no file of the sample: it may be a field.
-        retry_seconds: how long a disk's fault is given to pass.
+        retry_seconds: how long a disk's fault is given to pass; None: see `waiting`.
 
     Raises:
         SampleError, OSError: as of the source.
     """
 
     def read(wanted: Collection[str] | None) -> dict[str, bytes]:
-        return patiently(lambda: source.read(sample, wanted), seconds=retry_seconds)
+        return patiently(lambda: source.read(sample, wanted), seconds=patience(retry_seconds))
 
     if names is None:
         return read(None)

@@ -17,7 +17,7 @@ from mmtrain.data.sample_error import IncompleteError, SampleError
 from mmtrain.data.samples import image_file, read_members
 from mmtrain.data.sources.open import explained
 from mmtrain.data.sources.source import SampleSource
-from mmtrain.data.storage.patience import PATIENCE
+from mmtrain.data.storage.patience import patience
 from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder, encode_image_batch, own_batches
@@ -97,6 +97,7 @@ class EvalBatches(Generic[ValueT]):
         self.names = names
         self.spans = spans
         self.image_size = preprocess.image_size
+        self.retry_seconds = patience()  # here: a worker may be a process without the context
 
     def blank(self) -> EvalBatch[ValueT]:
         """No samples: what a rank runs in a round without a batch of its own."""
@@ -117,7 +118,7 @@ class EvalBatches(Generic[ValueT]):
                     index,
                     self.names,
                     or_json=True,
-                    retry_seconds=0.0 if is_lost else PATIENCE,
+                    retry_seconds=0.0 if is_lost else self.retry_seconds,
                 )
                 value = self.read_value(members)
                 images_BCHW[row] = self._square(members)

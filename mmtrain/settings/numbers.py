@@ -58,6 +58,11 @@ def positive(text: str) -> float:
     return _number(text, lambda value: 0 < value < math.inf, "a number above 0")
 
 
+def seconds(text: str) -> float:
+    """The type of an option that is a time, which may be none."""
+    return _number(text, lambda value: 0 <= value < math.inf, "a number of seconds, 0 or more")
+
+
 def fraction(text: str) -> float:
     """The type of an option that is a number from 0 to 1."""
     return _number(text, lambda value: 0 <= value <= 1, "a number from 0 to 1")

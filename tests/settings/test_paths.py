@@ -140,6 +140,8 @@ def test_every_path_of_a_command_is_expanded() -> None:
     metavars = {a.metavar for _, a in found if a.metavar is not None and not names_place(a)}
     assert metavars == {"N", "NAME", "KEY", "D", "C", "K", "T", "X", "P", "TEXT"} | {
         "BYTES",
+        "COND",
+        "GLOB",
         "I/N",
         "NAME=X",
     }

@@ -331,12 +331,19 @@ def check_refused(rank: int, folder: str) -> None:
     dist.barrier()
 
 
-def check_all(rank: int, folder: str) -> None:
+def check_all(rank: int, folder: str, places: tuple[str, ...]) -> None:
     check_refused(rank, folder)
-    for where in PLACES:
+    for where in places:
         check_ranks(rank, folder, where)
 
 
-def test_a_failure_of_one_rank_is_everybodys(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "places",
+    [
+        ("opens", "between collectives", "uses a batch"),
+        pytest.param(tuple(PLACES), marks=pytest.mark.slow, id="all"),
+    ],
+)
+def test_a_failure_of_one_rank_is_everybodys(tmp_path: Path, places: tuple[str, ...]) -> None:
     """No rank waits for one that is not coming; the training goes on, or does not begin."""
-    run_ranks(check_all, 2, str(tmp_path))
+    run_ranks(check_all, 2, str(tmp_path), places)

@@ -22,7 +22,7 @@ from mmtrain.data.shards.tar_header import BLOCK
 from mmtrain.data.shards.write import remove_partial, write_shard
 from mmtrain.data.sources.open import explained
 from mmtrain.data.sources.source import SampleSource
-from mmtrain.data.storage.patience import PATIENCE, patiently
+from mmtrain.data.storage.patience import patience, patiently
 from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
@@ -152,7 +152,7 @@ class ShardMaker:
 
     def _read(self, sample: int, *, image: bool) -> dict[str, bytes]:
         wanted = None if image else ("txt", "json")
-        return patiently(lambda: self._source.read(sample, wanted), seconds=PATIENCE)
+        return patiently(lambda: self._source.read(sample, wanted), seconds=patience())
 
     def _unusable(self, sample: int, error: SampleError) -> Unusable:
         return Unusable(

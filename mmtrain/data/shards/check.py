@@ -12,7 +12,7 @@ from mmtrain.data.shards.index_file import index_paths, load_index
 from mmtrain.data.shards.opening import Shard, open_shards, refuse_no_tar
 from mmtrain.data.shards.patterns import expand_patterns
 from mmtrain.data.storage.open import open_file, open_to_scan
-from mmtrain.data.storage.patience import PATIENCE
+from mmtrain.data.storage.patience import patience
 from mmtrain.errors import UsageError
 
 _MAX_PROBLEMS = 100
@@ -144,7 +144,7 @@ def _check_shard(path: str, *, index_dir: str | None, key: str) -> ShardCheck:
     old = by_worth[0] if by_worth else None
     has_crc = old is not None and old.summary.has_crc
     try:
-        with open_file(path) as file, open_to_scan(file, seconds=PATIENCE) as whole:
+        with open_file(path) as file, open_to_scan(file, seconds=patience()) as whole:
             refuse_no_tar(file, key=key)
             new = build_index(whole, crc=has_crc)
     except UsageError as error:

@@ -21,7 +21,7 @@ from mmtrain.data.shards.patterns import expand_patterns
 from mmtrain.data.shards.tar_header import BLOCK, MAGIC, parse_header
 from mmtrain.data.storage.file import File
 from mmtrain.data.storage.open import open_file, open_to_scan
-from mmtrain.data.storage.patience import PATIENCE, may_pass, patiently
+from mmtrain.data.storage.patience import may_pass, patience, patiently
 from mmtrain.errors import UsageError
 
 _THREADS = 8
@@ -57,7 +57,7 @@ def open_shards(
     look: bool = False,
     threads: int = _THREADS,
     key: str = "data.train",
-    retry_seconds: float = PATIENCE,
+    retry_seconds: float | None = None,
 ) -> tuple[Shard, ...]:
     """Find the shards and their indexes, making those that are missing or stale.
 
@@ -70,12 +70,13 @@ def open_shards(
             pieces, by which that is told, are not all of a shard.
         threads: shards at once.
         key: the setting that `patterns` came from, for messages.
-        retry_seconds: how long a disk's fault is given to pass.
+        retry_seconds: how long a disk's fault is given to pass; None: see `waiting`.
 
     Raises:
         UsageError: a shard is missing, no tar, or (without `crc`) no longer what its checksums say,
             or those are in an index that is damaged; or an index cannot be kept.
     """
+    retry_seconds = patience(retry_seconds)
     paths = expand_patterns(patterns, key=key, retry_seconds=retry_seconds)
     find = partial(_find_indexes, index_dir=index_dir, look=look)
     one = partial(

@@ -13,7 +13,7 @@ from mmtrain.data.shards.index_file import SUFFIX
 from mmtrain.data.storage.addresses import SCHEMES, is_remote, local_path, scheme_of
 from mmtrain.data.storage.hidden_names import is_hidden, tars_in
 from mmtrain.data.storage.listing import list_remote
-from mmtrain.data.storage.patience import PATIENCE, may_pass, patiently
+from mmtrain.data.storage.patience import may_pass, patience, patiently
 from mmtrain.errors import UsageError
 from mmtrain.settings.paths import refuse_secrets
 
@@ -28,7 +28,7 @@ def expand_patterns(
     patterns: str | tuple[str, ...],
     *,
     key: str = "data.train",
-    retry_seconds: float = PATIENCE,
+    retry_seconds: float | None = None,
 ) -> list[str]:
     """The shards' paths, sorted, each once.
 
@@ -39,8 +39,8 @@ def expand_patterns(
     Args:
         patterns: one pattern or several.
         key: the setting that they come from, for messages.
-        retry_seconds: how long a disk's fault is given to pass: a folder that cannot be listed
-            just now is no empty one.
+        retry_seconds: how long a disk's fault is given to pass, since a folder that cannot be
+            listed just now is no empty one; None: see `waiting`.
 
     Raises:
         UsageError: a pattern matches nothing or cannot be looked up, or a shard does not exist.
@@ -48,14 +48,13 @@ def expand_patterns(
     listed = (patterns,) if isinstance(patterns, str) else patterns
     if not listed or not all(listed):
         raise UsageError(f'{key} = {patterns!r} names no shards; give a path such as "data/*.tar"')
+    seconds = patience(retry_seconds)
     found: dict[str, str] = {}
     for pattern in itertools.chain.from_iterable(map(_split, listed)):
         try:
-            paths = patiently(partial(_expand, pattern, key), seconds=retry_seconds)
+            paths = patiently(partial(_expand, pattern, key), seconds=seconds)
         except OSError as error:
-            tried = (
-                f", tried for {retry_seconds:g} s (data.retry_seconds)" if may_pass(error) else ""
-            )
+            tried = f", tried for {seconds:g} s (data.retry_seconds)" if may_pass(error) else ""
             raise UsageError(
                 f"{key} = {pattern}: {error.filename or 'it'} cannot be listed: "
                 f"{error.strerror or error}{tried}"

@@ -18,7 +18,7 @@ from mmtrain.data.shards.opening import Shard, open_shards
 from mmtrain.data.shards.tar_header import BLOCK
 from mmtrain.data.storage.file import File, Range
 from mmtrain.data.storage.open import open_file, open_to_scan
-from mmtrain.data.storage.patience import PATIENCE, patiently
+from mmtrain.data.storage.patience import patience, patiently
 from mmtrain.errors import UsageError
 
 OnDamage = Literal["stop", "use_rest"]
@@ -41,7 +41,7 @@ class ShardSource:
         image_key: the extension of the images, where it is none that images have, or one of
             several; they are handed on as `image`.
         key: the setting that `patterns` came from, for messages.
-        retry_seconds: how long a disk's fault is given to pass.
+        retry_seconds: how long a disk's fault is given to pass; None: see `waiting`.
 
     Raises:
         UsageError: shards are missing, no tars, damaged, without samples, or without the
@@ -57,8 +57,9 @@ class ShardSource:
         on_damage: OnDamage = "stop",
         image_key: str | None = None,
         key: str = "data.train",
-        retry_seconds: float = PATIENCE,
+        retry_seconds: float | None = None,
     ):
+        retry_seconds = patience(retry_seconds)
         self.shards = open_shards(
             patterns, index_dir=index_dir, key=key, retry_seconds=retry_seconds
         )

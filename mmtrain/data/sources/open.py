@@ -32,7 +32,6 @@ from mmtrain.data.sources.torchvision_sets import TORCHVISION, TorchvisionSource
 from mmtrain.data.sources.zip_archive import ZIP, ZipSource
 from mmtrain.data.storage.addresses import base_name, is_remote, local_path, scheme_of
 from mmtrain.data.storage.hidden_names import tars_in
-from mmtrain.data.storage.patience import PATIENCE
 from mmtrain.errors import UsageError
 from mmtrain.settings.paths import mask_secrets
 
@@ -169,7 +168,7 @@ def open_source(
     verify: bool = False,
     on_damage: OnDamage = "stop",
     key: str = "data.train",
-    retry_seconds: float = PATIENCE,
+    retry_seconds: float | None = None,
     is_shared: bool = False,
 ) -> SampleSource:
     """The source that a path stands for; see the table above.
@@ -181,7 +180,7 @@ def open_source(
         index_dir, verify, on_damage: of `ShardSource`; the other kinds have neither indexes nor
             checksums, and refuse `verify`.
         key: the setting that `data` came from, for messages.
-        retry_seconds: how long a disk's fault is given to pass.
+        retry_seconds: how long a disk's fault is given to pass; None: see `waiting`.
         is_shared: whether other data have the same `image_key`, so that it need not matter here.
 
     Raises:

@@ -2,7 +2,9 @@
 
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeGuard, TypeVar
 
 PATIENCE = 10.0
@@ -15,7 +17,24 @@ _LASTING = frozenset(
         *(errno.ENXIO, errno.ENODEV, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTEMPTY),
     }
 )
+_asked: ContextVar[float] = ContextVar("patience", default=PATIENCE)
 ReturnT = TypeVar("ReturnT")
+
+
+@contextmanager
+def waiting(seconds: float) -> Iterator[None]:
+    """Within the context, and what is opened in it, a fault is given so long to pass: whatever a
+    command or a run reads has the same patience."""
+    token = _asked.set(seconds)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def patience(seconds: float | None = None) -> float:
+    """Seconds as given, else those of `waiting`, else the default."""
+    return _asked.get() if seconds is None else seconds
 
 
 def may_pass(error: BaseException | None) -> TypeGuard[OSError]:

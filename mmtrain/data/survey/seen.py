@@ -14,7 +14,7 @@ from mmtrain.data.sample_error import IncompleteError, SampleError
 from mmtrain.data.samples import NO_CAPTION, captions_in, image_file, json_fields
 from mmtrain.data.sources.open import explained
 from mmtrain.data.sources.source import SampleSource
-from mmtrain.data.storage.patience import PATIENCE, patiently
+from mmtrain.data.storage.patience import patience, patiently
 
 
 @dataclass(kw_only=True)
@@ -75,7 +75,7 @@ def look_at(
 
 
 def _look(seen: Seen, source: SampleSource, captions: Collection[str], lines: bool | None) -> None:
-    members = patiently(lambda: source.read(seen.number), seconds=PATIENCE)
+    members = patiently(lambda: source.read(seen.number), seconds=patience())
     seen.fields = json_fields(members.get("json"))
     texts = [t for place in captions for t in captions_in(place, members, seen.fields, lines)]
     seen.captions = tuple(dict.fromkeys(texts))

@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 
+from mmtrain.cli import main
+from mmtrain.data import samples
 from mmtrain.data.config import DataConfig
 from mmtrain.data.shards import opening as shard_opening
+from mmtrain.data.shards import patterns
 from mmtrain.data.shards import source as shards
 from mmtrain.data.shards.check import index_shards
 from mmtrain.data.shards.source import ShardSource
+from mmtrain.data.storage import patience
 from mmtrain.data.storage.patience import may_pass, patiently
 from mmtrain.errors import UsageError
 from tests.data.shard_files import build_data, encoded, picture, write_set
@@ -225,3 +229,39 @@ def test_a_disk_that_stays_away_is_not_waited_for_at_each_sample(train, monkeypa
     assert source.read(3)  # it is back, and so is the patience
     faults.left, faults.met = 2, 0
     assert source.read(4) and faults.met == 2
+
+
+DEBUG = "mmtrain/demo/debug"
+RUN = "--run-dir {run} --train.steps 1"
+PATIENT = {
+    "eval retrieval": "--model {run} --data {shard} --out {out}.json --retry-seconds 77",
+    "eval zero-shot": "--model {run} --data {shard} --classes {classes} --out {out}.json "
+    "--retry-seconds 77",
+    "embed": "--model {run} --data {shard} --out {out} --workers 1 --retry-seconds 77",
+    "train": "configs/debug_clip.toml --run-dir {out} --train.steps 1 --data.retry_seconds 77 "
+    "--eval.retrieval [{{name='x',data='{shard}'}}]",
+}
+
+
+@pytest.mark.parametrize("command", PATIENT)
+def test_whatever_reads_has_the_patience_that_is_asked_for(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run's evaluations as its training, and every command; tests of workers see the pickle."""
+    run, seen = tmp_path / "run", set()
+    assert main(["train", "configs/debug_clip.toml", *RUN.format(run=run).split()]) == 0
+    real = patience.patiently
+
+    def note(*arguments: Any, seconds: float, **options: Any) -> Any:
+        seen.add(seconds)
+        return real(*arguments, seconds=seconds, **options)
+
+    for module in (samples, shards, shard_opening, patterns):
+        monkeypatch.setattr(module, "patiently", note)
+    places = {"run": run, "shard": f"{DEBUG}/train.tar", "classes": f"{DEBUG}/classes.json"}
+    words = PATIENT[command].format(**places, out=tmp_path / "out").split()
+    assert main([*command.split(), *words]) == 0
+    assert seen == {77.0}
+    seen.clear()
+    ShardSource(f"{DEBUG}/train.tar").read(0)
+    assert seen == {patience.PATIENCE}
