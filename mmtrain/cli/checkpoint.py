@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.cli.parser import Parser, add_command, add_group
+from mmtrain.interop.forms import form_names
 from mmtrain.settings.numbers import at_least
 
 
@@ -34,7 +35,7 @@ def add_checkpoint(commands: Any) -> None:
     convert.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     convert.add_argument(
         "--format",
-        choices=("safetensors", "mmtrain", "open-clip", "hf"),
+        choices=("safetensors", *form_names()),
         default="safetensors",
         help="safetensors: every tensor; else the model alone, as export writes it (%(default)s)",
     )

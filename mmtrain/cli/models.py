@@ -6,25 +6,26 @@ from typing import Any
 
 from mmtrain.cli.model_options import add_architecture
 from mmtrain.cli.parser import add_command
+from mmtrain.interop.forms import OURS, described, form_names
 
 
 def add_export(commands: Any) -> None:
     """The commands that write a model in some form."""
     forms = {
-        "choices": ("mmtrain", "open-clip", "hf"),
-        "default": "mmtrain",
-        "help": "ours, open_clip's or Hugging Face's form (%(default)s)",
+        "choices": form_names(),
+        "default": OURS,
+        "help": f"{described()} (%(default)s)",
     }
     source = "a run, an export, or a folder in another tool's form"
+    folder: dict[str, Any] = {"type": Path, "help": "a new folder"}
     export = add_command(commands, "export", "write a trained model for use elsewhere", _export)
     export.add_argument("model", type=Path, metavar="RUN", help=source)
-    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-    export.add_argument("--format", **forms)
+    export.add_argument("--out", required=True, metavar="DIR", **folder)
     convert = add_command(commands, "convert", "rewrite a model's folder in another form", _export)
     convert.add_argument("model", type=Path, metavar="SRC", help=source)
-    convert.add_argument("out", type=Path, metavar="DST", help="a new folder")
-    convert.add_argument("--format", **forms)
+    convert.add_argument("out", metavar="DST", **folder)
     for command in (export, convert):
+        command.add_argument("--format", **forms)
         add_architecture(command)
 
 

@@ -20,7 +20,8 @@ from mmtrain.checkpoint.inspection import (
 from mmtrain.checkpoint.sealed_folder import STATE_FILE, verify
 from mmtrain.errors import UsageError
 from mmtrain.files import save_tensors, writing
-from mmtrain.loading import FORMS
+from mmtrain.loading import write_package
+from mmtrain.settings.paths import refuse_existing
 from mmtrain.train.run_lock import RunLock
 from mmtrain.train.state import as_fp32
 
@@ -70,8 +71,7 @@ def checkpoint_convert_command(*, path: Path, out: Path, form: str) -> None:
     model alone, with averaged weights where there are any, as a finished run's export/ holds it.
     """
     source = _newest(path)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"out = {out} exists already; name a new folder")
+    refuse_existing(out)
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in read_tensors(source).items():
         group, _, rest = name.partition(".")
@@ -86,7 +86,7 @@ def checkpoint_convert_command(*, path: Path, out: Path, form: str) -> None:
         weights = as_fp32({**groups["model"], **groups.get("ema", {})})
         package = checkpoint_package(read_state(source)["recipe"], weights, source=source)
         with writing(out):
-            FORMS[form.replace("-", "_")](package, out)
+            write_package(package, out, form=form)
     print(f"wrote {out} ({form}) from {source}")
 
 

@@ -25,12 +25,12 @@ from mmtrain.recipe import load_recipe
 from mmtrain.report.autograd_graph import draw_autograd_graph
 from mmtrain.report.graph import draw_graph
 from mmtrain.report.summary import Part, count, decoder_parts, summarize, vqa_parts
+from mmtrain.settings.paths import refuse_existing
 
 
 def export_command(*, model: Path, out: Path, form: str, architecture: str | None) -> None:
     """`mmtrain export`: a run's or a folder's model in a form that other tools load."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"out = {out} exists already; name a new folder")
+    refuse_existing(out)
     differences = export_model(model, out=out, form=form, architecture=architecture)
     for line in differences:
         print(f"tokenizer: {line}")

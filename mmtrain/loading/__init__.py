@@ -2,7 +2,6 @@
 
 from mmtrain.loading.models import (
     CONFIG_FILE,
-    FORMS,
     WEIGHTS_FILE,
     Preprocess,
     export_model,
@@ -10,11 +9,11 @@ from mmtrain.loading.models import (
     load_decoder,
     read_package,
     save_model,
+    write_package,
 )
 
 __all__ = [
     "CONFIG_FILE",
-    "FORMS",
     "WEIGHTS_FILE",
     "Preprocess",
     "export_model",
@@ -22,4 +21,5 @@ __all__ = [
     "load_decoder",
     "read_package",
     "save_model",
+    "write_package",
 ]

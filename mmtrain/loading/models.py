@@ -7,7 +7,6 @@ model.safetensors (every parameter, the logits' scale and bias among them) and t
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,11 +24,12 @@ from mmtrain.errors import UsageError
 from mmtrain.files import replace_file, save_tensors, writing
 from mmtrain.interop.bare_weights import check_architecture, named_config, read_bare
 from mmtrain.interop.foreign_config import read_json
-from mmtrain.interop.hf_clip_files import read_hf, write_hf
+from mmtrain.interop.forms import FORMS, OURS, form_names
+from mmtrain.interop.hf_clip_files import read_hf
 from mmtrain.interop.hf_decoder_files import read_hf_decoder
 from mmtrain.interop.model_kind import refuse_other_kind
 from mmtrain.interop.open_clip_files import CONFIG_FILE as OPEN_CLIP_CONFIG_FILE
-from mmtrain.interop.open_clip_files import read_open_clip, says_itself, write_open_clip
+from mmtrain.interop.open_clip_files import read_open_clip, says_itself
 from mmtrain.interop.package import ModelPackage
 from mmtrain.interop.tensor_links import check_tensors
 from mmtrain.interop.tokenizer_differences import tokenizer_differences
@@ -196,7 +196,7 @@ def export_model(
     Args:
         source: what `load` takes.
         out: a new folder.
-        form: `mmtrain`, our own; `open_clip`, its hub folder; or `hf`, which transformers reads.
+        form: `mmtrain`, our own, or a name of `FORMS`; with - or _.
         architecture: as `load`.
 
     Returns:
@@ -205,30 +205,29 @@ def export_model(
     Raises:
         UsageError: the source cannot be read, or the form cannot say what the model is.
     """
-    form = form.replace("-", "_")
-    if form not in FORMS:
-        raise UsageError(f'format = "{form}" is unknown; use {" or ".join(FORMS)}')
+    form = form.replace("_", "-")
+    if form not in form_names():
+        raise UsageError(f'format = "{form}" is unknown; use {" or ".join(form_names())}')
     package = read_package(source, architecture=architecture)
     with writing(out):
-        theirs = FORMS[form](package, out)
-    library = {"hf": "transformers"}.get(form, form)
+        theirs = write_package(package, out, form=form)
+    library = form if form == OURS else FORMS[form].library
     return tokenizer_differences(package.tokenizer, theirs, library=library)
 
 
-def _write_ours(package: ModelPackage, folder: Path) -> Tokenizer:
+def write_package(package: ModelPackage, folder: Path, *, form: str) -> Tokenizer:
+    """Write a model in a form of `form_names` -> the tokenizer as its reader will have it.
+
+    Raises:
+        UsageError: the form cannot say what the model is.
+    """
+    if form != OURS:
+        return FORMS[form].write(package, folder)
     with torch.device("meta"):
         model = Clip(package.config)
     model.load_state_dict(package.tensors, assign=True)
     save_model(folder, model=model, tokenizer=package.tokenizer, preprocess=package.preprocess)
     return package.tokenizer
-
-
-FORMS: dict[str, Callable[[ModelPackage, Path], Tokenizer]] = {
-    "mmtrain": _write_ours,
-    "open_clip": write_open_clip,
-    "hf": write_hf,
-}
-"""The forms that `export_model` writes, and the tokenizer as their readers will have it."""
 
 
 def _read_ours(folder: Path) -> ModelPackage:

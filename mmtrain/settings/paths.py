@@ -6,6 +6,7 @@ import re
 import types
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Union
 
 from mmtrain.errors import UsageError
@@ -122,3 +123,13 @@ def _convert(annotation: Any, value: Any, key: str, change: Callable[[str, str],
     if origin is tuple and isinstance(value, list):
         return [_convert(args[0], member, f"{key}[{i}]", change) for i, member in enumerate(value)]
     return value
+
+
+def refuse_existing(out: Path) -> None:
+    """Refuse a folder to write that has something in it.
+
+    Raises:
+        UsageError: naming it.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"out = {out} exists already; name a new folder")

@@ -94,7 +94,7 @@ def test_an_export_in_our_form_is_the_same_folder(tmp_path):
     for path in (tmp_path / "a").iterdir():
         assert (tmp_path / "b" / path.name).read_bytes() == path.read_bytes(), path.name
     with pytest.raises(
-        UsageError, match='format = "onnx" is unknown; use mmtrain or open_clip or hf'
+        UsageError, match='format = "onnx" is unknown; use mmtrain or open-clip or hf'
     ):
         export_model(tmp_path / "a", out=tmp_path / "c", form="onnx")
 
