@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmtrain.commands.outputs import refuse_out
 from mmtrain.data.images.decode import decode_image
 from mmtrain.data.samples import image_file
 from mmtrain.data.sources.open import open_source
@@ -69,7 +70,7 @@ def data_view_command(
     Raises:
         UsageError: none is meant, or the page cannot be written.
     """
-    _refuse_out(out, "--out", ".html")
+    refuse_out(out, "--out", ".html")
     conditions = [Where.of(text) for text in where]
     source = options.open()
     look = partial(
@@ -112,9 +113,9 @@ def data_stats_command(
     if out is None and json_out is None:
         raise UsageError("nothing is asked for; name a page by --out, a file by --json, or both")
     if out is not None:
-        _refuse_out(out, "--out", ".html")
+        refuse_out(out, "--out", ".html")
     if json_out is not None:
-        _refuse_out(json_out, "--json", ".json")
+        refuse_out(json_out, "--json", ".json")
     counter = build_tokenizer(_tokenizer(tokenizer))
     source = options.open()
     numbers = np.arange(source.num_samples)
@@ -153,14 +154,6 @@ class _Progress:
         if time.monotonic() - self._told > _SECONDS:
             print(f"{done:,} of {of:,} samples", file=sys.stderr, flush=True)
             self._told = time.monotonic()
-
-
-def _refuse_out(out: Path, option: str, suffix: str) -> None:
-    """Before anything is looked at for it."""
-    if out.suffix != suffix:
-        raise UsageError(f"{option} {out} must end in {suffix}")
-    if not out.parent.is_dir():
-        raise UsageError(f"{option} {out} cannot be written: {out.parent} is no folder; make it")
 
 
 def _tokenizer(path: Path | None) -> TokenizerConfig:
