@@ -4,15 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mmtrain.build.resolve import resolve, run_tokenizer
 from mmtrain.build.run import build_preprocess
-from mmtrain.data.image_text import ImageTextData, NumberedData
-from mmtrain.data.questions.answers import build_vocabulary, every_question
-from mmtrain.data.questions.batches import VqaData
-from mmtrain.data.questions.source import open_questions
+from mmtrain.build.tasks import task_sections
+from mmtrain.data.image_text import NumberedData
 from mmtrain.errors import UsageError
 from mmtrain.loading.start import read_start
-from mmtrain.recipe import TrainRecipe, load_recipe, resolve, run_tokenizer
-from mmtrain.tasks.config import VqaSection
+from mmtrain.recipe import TrainRecipe, load_recipe
 from mmtrain.train.run_folder import RECIPE_FILE
 
 
@@ -48,32 +46,4 @@ def open_data(recipe: TrainRecipe, **changes: Any) -> NumberedData[Any]:
         "batch_size": recipe.train.batch_size,
     }
     config = replace(recipe.data, **changes)
-    if recipe.vqa is not None:
-        return _questions(config, recipe.vqa, common)
-    data = ImageTextData(config, **common)
-    data.keeps_texts = True
-    return data
-
-
-def _questions(config: Any, vqa: VqaSection, common: dict[str, Any]) -> VqaData:
-    source = open_questions(
-        config.train,
-        questions=vqa.data.questions,
-        annotations=vqa.data.annotations,
-        config=config,
-    )
-    vocabulary = None
-    if vqa.classify is not None:
-        questions = list(every_question(source))
-        try:
-            vocabulary = build_vocabulary(questions, min_count=vqa.min_count)
-        except ValueError as error:
-            raise UsageError(f"vqa.{error}") from error
-    return VqaData(
-        config,
-        vqa=vqa.data,
-        vocabulary=vocabulary,
-        with_answers=vqa.generate is not None,
-        source=source,
-        **common,
-    )
+    return task_sections(recipe).open_data(config, **common)

@@ -24,7 +24,8 @@ def add_data_show(actions: Any) -> None:
         type=at_least(1),
         required=True,
         metavar="N",
-        help="as metrics.jsonl counts them, from 1",
+        help="as metrics.jsonl counts them, from 1; bad_samples.jsonl and bad_batches.jsonl say "
+        "how many were done before",
     )
     show.add_argument(
         "--world-size",

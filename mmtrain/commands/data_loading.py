@@ -11,6 +11,7 @@ from mmtrain.build.data import open_data, read_recipe
 from mmtrain.commands.outputs import refuse_out
 from mmtrain.data.bench import Rate, drop_cached, measure, measure_stages
 from mmtrain.data.image_text import NumberedData
+from mmtrain.data.origin import origins
 from mmtrain.data.questions.batches import VqaBatch
 from mmtrain.data.survey.seen import Seen
 from mmtrain.errors import UsageError
@@ -61,7 +62,7 @@ def _rows(
     per_rank = batch.num_rows // world_size
     texts = _texts(data, batch)
     rows = []
-    for row, found in enumerate(data.found(number, batch.keys)):
+    for row, found in enumerate(origins(data, number, batch.keys)):
         if found is None:
             continue
         source, sample = found

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from functools import partial
 from typing import Generic
 
@@ -232,7 +232,7 @@ class NumberedData(Generic[BatchT]):
                 continue
             source = int(rows.source_B[row])
             refused: list[BadSample] = []
-            for number in self._candidates(rows, row):
+            for number in self.candidates(rows, row):
                 try:
                     sample = self._readers[source].read(
                         number, caption_draws=caption_B2[row], transform_draws=crop_BN[row]
@@ -246,7 +246,7 @@ class NumberedData(Generic[BatchT]):
             bad += refused
         return samples
 
-    def _candidates(self, rows: Rows, row: int) -> Iterator[int]:
+    def candidates(self, rows: Rows, row: int) -> Iterator[int]:
         """The planned sample, then others of its source that the position alone picks."""
         planned = int(rows.sample_B[row])
         yield planned
@@ -259,25 +259,6 @@ class NumberedData(Generic[BatchT]):
         )
         others = self.plan.others(rows, row, draws[0].tolist())
         yield from dict.fromkeys(number for number in others if number != planned)
-
-    def found(self, number: int, keys: Sequence[str]) -> list[tuple[int, int] | None]:
-        """Where the rows of a batch come from: number of the source, and of the sample in it; None
-        on padding.
-
-        Args:
-            number: of the batch.
-            keys: that it has.
-        """
-        rows = self.plan.rows(number)
-        return [
-            None
-            if not key
-            else (source, self._of_key(self.sources[source], self._candidates(rows, row), key))
-            for row, (source, key) in enumerate(zip(rows.source_B.tolist(), keys, strict=True))
-        ]
-
-    def _of_key(self, source: SampleSource, candidates: Iterator[int], key: str) -> int:
-        return next(number for number in candidates if source.key(number) == key)
 
     def _bad_sample(self, source: int, number: int, error: SampleError, position: int) -> BadSample:
         return BadSample(

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.data.config import DataConfig
-from mmtrain.data.questions.answers import build_vocabulary, every_question
+from mmtrain.data.questions.answers import AnswerVocabulary, build_vocabulary, every_question
+from mmtrain.data.questions.batches import VqaData
 from mmtrain.data.questions.source import open_questions
+from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.loading.config import ModelConfig
@@ -51,18 +53,37 @@ class AnsweringSections:
             length = tokenizer.context_length + questions.answer_length
             generate = replace(generate, vocab_size=tokenizer.vocab_size, text_length=length)
         if classify is not None and classify.num_answers is None:
-            source = open_questions(
-                data.only_train,
-                questions=questions.questions,
-                annotations=questions.annotations,
-                config=data,
-            )
-            try:
-                found = build_vocabulary(list(every_question(source)), min_count=section.min_count)
-            except ValueError as error:
-                raise UsageError(f"vqa.{error}") from error
+            found = self._vocabulary(self._open(data))
             classify = replace(classify, num_answers=len(found.answers))
         return {"vqa": replace(section, classify=classify, generate=generate)}
+
+    def open_data(self, data: DataConfig, **common: Any) -> VqaData:
+        """Images with their questions."""
+        source = self._open(data)
+        return VqaData(
+            data,
+            vqa=self.vqa.data,
+            vocabulary=None if self.vqa.classify is None else self._vocabulary(source),
+            with_answers=self.vqa.generate is not None,
+            source=source,
+            **common,
+        )
+
+    def _open(self, data: DataConfig) -> SampleSource:
+        questions = self.vqa.data
+        return open_questions(
+            data.only_train,
+            questions=questions.questions,
+            annotations=questions.annotations,
+            config=data,
+        )
+
+    def _vocabulary(self, source: SampleSource) -> AnswerVocabulary:
+        questions = list(every_question(source))
+        try:
+            return build_vocabulary(questions, min_count=self.vqa.min_count)
+        except ValueError as error:
+            raise UsageError(f"vqa.{error}") from error
 
     def idle(self, data: DataConfig, train: TrainConfig) -> Iterator[tuple[str, str]]:
         """Settings of what the section has not."""

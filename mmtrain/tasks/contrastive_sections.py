@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.data.config import DataConfig
+from mmtrain.data.image_text import ImageTextData
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.loading.config import ModelConfig
@@ -44,6 +45,12 @@ class ContrastiveSections:
     def sizes(self, data: DataConfig, tokenizer: Tokenizer) -> Mapping[str, Any]:
         """The data fix nothing in them."""
         return {}
+
+    def open_data(self, data: DataConfig, **common: Any) -> ImageTextData:
+        """Images with their captions."""
+        opened = ImageTextData(data, **common)
+        opened.keeps_texts = True
+        return opened
 
     def idle(self, data: DataConfig, train: TrainConfig) -> Iterator[tuple[str, str]]:
         """Positives without labels."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mmtrain.data.config import DataConfig
+from mmtrain.data.image_text import NumberedData
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.loading.config import ModelConfig
 from mmtrain.train.config import TrainConfig
@@ -41,6 +42,18 @@ class Sections(Protocol):
 
         Raises:
             UsageError: the data that fix it are not there.
+        """
+        ...
+
+    def open_data(self, data: DataConfig, **common: Any) -> NumberedData[Any]:
+        """The batches without a model, with captions as texts too.
+
+        Args:
+            data: the section [data].
+            common: what all `NumberedData` take.
+
+        Raises:
+            UsageError: the data cannot be had.
         """
         ...
 
