@@ -12,6 +12,7 @@ from mmtrain.nn import TransformerConfig
 from mmtrain.parallel import ParallelConfig
 from mmtrain.recipe import TrainRecipe
 from mmtrain.tasks.sections import Sections
+from mmtrain.train.config import TrainConfig
 from mmtrain.train.metrics import LogConfig
 
 _ROTARY = ("rope", "rope_2d")
@@ -57,6 +58,12 @@ def _idle_model(model: ModelConfig) -> Iterator[tuple[str, str]]:
     """Of a model that starts from nothing; others bring what they bring."""
     if model.init is not None or model.vision_init is not None:
         return
+    vision = model.vision
+    if not vision.num_prefix and vision.prefix_positions != VisionConfig.prefix_positions:
+        yield (
+            f'model.vision.prefix_positions = "{vision.prefix_positions}"',
+            "without a token before the patches; set class_token or num_registers, or leave it out",
+        )
     for name, tower, standard in (
         ("vision", model.vision, VisionConfig.rope_theta),
         ("text", model.text, TextConfig.rope_theta),
@@ -75,12 +82,16 @@ def _idle_model(model: ModelConfig) -> Iterator[tuple[str, str]]:
             )
 
 
-def idle_notes(recipe: TrainRecipe, *, total_steps: int) -> list[str]:
+def idle_notes(
+    recipe: TrainRecipe, *, total_steps: int, ranks: int = 1, shards: int = 1
+) -> list[str]:
     """Settings that cannot matter here, though they may in the recipe that this run is a try of.
 
     Args:
         recipe: as resolved.
         total_steps: updates of the run.
+        ranks: processes that train it.
+        shards: ranks that a weight is spread over.
     """
     data, optim, evaluation = recipe.data, recipe.optim, recipe.eval
     parallel, log = recipe.parallel, recipe.log
@@ -122,8 +133,35 @@ def idle_notes(recipe: TrainRecipe, *, total_steps: int) -> list[str]:
             for name in ("wandb_mode", "wandb_project")
         ),
         *_locked_from_nothing(recipe.lock, recipe.model, sections),
+        *_idle_training(recipe.train, total_steps, ranks),
+        (
+            shards == 1 and parallel.dp_kind == "fsdp" and not parallel.reshard_after_forward,
+            "parallel.reshard_after_forward = false has no effect where no weight is spread over "
+            "ranks",
+        ),
     )
     return [line for holds, line in lines if holds]
+
+
+def _idle_training(train: TrainConfig, total_steps: int, ranks: int) -> Iterator[tuple[bool, str]]:
+    """Of a short run, and of a lonely process, which has no others to wait for or to be late to."""
+    yield (
+        (train.checkpoint_every or 0) > total_steps,
+        f"train.checkpoint_every = {train.checkpoint_every} is beyond the run's {total_steps} "
+        "steps: it saves at the end",
+    )
+    for name in ("hang_minutes", "straggler_factor", "straggler_every"):
+        value, standard = getattr(train, name), getattr(TrainConfig, name)
+        yield (
+            ranks == 1 and value not in (None, standard),
+            f"train.{name} = {value} has no effect on one process",
+        )
+    looks = train.straggler_factor is not None
+    yield (
+        ranks > 1 and not looks and train.straggler_every != TrainConfig.straggler_every,
+        f"train.straggler_every = {train.straggler_every} has no effect without "
+        "train.straggler_factor",
+    )
 
 
 def _locked_from_nothing(

@@ -159,6 +159,12 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
     num_steps = total_steps(recipe.train, batches_per_epoch=task.data.batches_per_epoch)
     of = "steps" if recipe.train.epochs is None else "epochs"
     task.data.check_length(num_steps, key=f"train.{of} = {getattr(recipe.train, of)}")
+    notes = idle_notes(
+        recipe,
+        total_steps=num_steps,
+        ranks=layout.size("pp") * layout.size("dp") * layout.size("tp"),
+        shards=1 if layout.mesh is None else layout.mesh["dp_shard"].size(),
+    )
     return Run(
         recipe=recipe,
         folder=Path(recipe.run.dir),
@@ -170,7 +176,7 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
         num_parameters=num_parameters,
         total_steps=num_steps,
         background=BackgroundSave() if recipe.train.async_checkpoint else None,
-        notes=(*idle_notes(recipe, total_steps=num_steps), *task.notes()),
+        notes=(*notes, *task.notes()),
     )
 
 

@@ -13,6 +13,11 @@ from mmtrain.recipe import load_recipe
 from tests.tasks.test_vqa_run import write_recipe
 
 RECIPE = "configs/debug_clip.toml"
+MATTERS = (
+    *("checkpoint_every", "hang_minutes", "straggler_factor", "straggler_every"),
+    "reshard_after_forward",
+)
+"""Settings that are idle in one process or a short run alone."""
 WRITES = ("--vqa.classify", "none", "--vqa.front_door", "none", "--vqa.min_count", "9")
 
 
@@ -31,6 +36,13 @@ WRITES = ("--vqa.classify", "none", "--vqa.front_door", "none", "--vqa.min_count
         (("--model.vision.rope_theta", "50"), 'with positions = "learned"'),
         (("--model.text.rope_theta", "50"), "model.text.rope_theta = 50.0 has no effect"),
         (("--model.text.transformer.norm_fraction", "0.5"), 'with norm = "layer"'),
+        (
+            (
+                *("--model.vision.class_token", "false", "--model.vision.pool", "mean"),
+                *("--model.vision.prefix_positions", "all"),
+            ),
+            'model.vision.prefix_positions = "all" has no effect without a token before',
+        ),
     ],
 )
 def test_refused(
@@ -76,6 +88,11 @@ def test_not_refused(words: tuple[str, ...]) -> None:
         (("--parallel.sequence", "false"), "has no effect with parallel.tp = 1"),
         (("--log.wandb_project", "x"), "has no effect with log.wandb = false"),
         (("--lock.vision", "0"), "freezes weights as they were drawn"),
+        (("--train.checkpoint_every", "99"), "checkpoint_every = 99 is beyond the run's 20 steps"),
+        (("--train.hang_minutes", "3"), "train.hang_minutes = 3.0 has no effect on one process"),
+        (("--train.straggler_factor", "3"), "straggler_factor = 3.0 has no effect on one process"),
+        (("--train.straggler_every", "3"), "straggler_every = 3 has no effect on one process"),
+        (("--parallel.reshard_after_forward", "false"), "where no weight is spread over ranks"),
     ],
 )
 def test_told(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
@@ -85,6 +102,14 @@ def test_told(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
     assert told in line
     plain = load_recipe(Path(RECIPE), ["--optim.warmup_steps", "20"])
     assert idle_notes(plain, total_steps=20) == []
+    many = {"total_steps": 99, "ranks": 2, "shards": 2}
+    assert idle_notes(recipe, **many) == [] or words[0].split(".")[1] not in MATTERS
+
+
+def test_looks_for_stragglers_that_are_off() -> None:
+    words = ["--train.straggler_factor", "none", "--train.straggler_every", "3"]
+    (line,) = idle_notes(load_recipe(Path(RECIPE), words), total_steps=20, ranks=2)
+    assert "train.straggler_every = 3 has no effect without train.straggler_factor" in line
 
 
 def test_an_evaluation_beyond_the_end_is_told(tmp_path: Path) -> None:
