@@ -46,6 +46,11 @@ FORMS = {
         library="transformers",
         writer="mmtrain.interop.hf_clip_files:write_hf",
     ),
+    "timm": Form(
+        whose="(the image tower alone) timm's",
+        library="timm",
+        writer="mmtrain.interop.timm_files:write_timm",
+    ),
 }
 """By the word after --format."""
 OURS = "mmtrain"
