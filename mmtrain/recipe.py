@@ -14,7 +14,8 @@ from mmtrain.models.parameters import LockConfig
 from mmtrain.optim import OptimConfig
 from mmtrain.parallel import ParallelConfig
 from mmtrain.peft import PeftConfig
-from mmtrain.settings.decode import apply_overrides, decode
+from mmtrain.settings.decode import decode
+from mmtrain.settings.overrides import apply_overrides
 from mmtrain.settings.paths import expand_paths
 from mmtrain.settings.read_toml import read_toml
 from mmtrain.tasks.adapter_sections import (

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmtrain.errors import UsageError
-from mmtrain.settings.decode import apply_overrides, decode, dump_toml, encode
+from mmtrain.settings.decode import decode, dump_toml, encode
 from mmtrain.settings.describe import describe
+from mmtrain.settings.overrides import apply_overrides
 
 
 @dataclass(frozen=True, kw_only=True)

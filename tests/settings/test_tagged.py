@@ -7,8 +7,9 @@ from typing import Any, Literal
 import pytest
 
 from mmtrain.errors import UsageError
-from mmtrain.settings.decode import apply_overrides, decode, dump_toml, encode
+from mmtrain.settings.decode import decode, dump_toml, encode
 from mmtrain.settings.describe import describe
+from mmtrain.settings.overrides import apply_overrides
 from mmtrain.settings.paths import PathText, escape_paths, expand_paths
 from mmtrain.settings.tagged import member_for, members
 
