@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import torch.distributed as dist
 
 from mmtrain.build.open_clip_training import take_up_open_clip
 from mmtrain.build.run import ADAPTER, Run, build_run
+from mmtrain.data.config import DataConfig
 from mmtrain.data.fingerprint import split_fingerprint
 from mmtrain.data.storage.patience import waiting
 from mmtrain.errors import ExitStatus, UsageError
@@ -21,9 +23,10 @@ from mmtrain.parallel import Layout, build_layout, leave_ranks, pick_device
 from mmtrain.ranks import is_alone, on_every_rank, on_rank_0, own_rank
 from mmtrain.recipe import TrainRecipe, load_recipe
 from mmtrain.report import write_report
-from mmtrain.settings.decode import encode
+from mmtrain.settings.decode import decode, encode
 from mmtrain.settings.paths import escape_path, escape_paths, expand_paths
 from mmtrain.settings.read_toml import read_toml
+from mmtrain.train.config import total_steps
 from mmtrain.train.evaluations import refuse_failed
 from mmtrain.train.guard import Guard, StopSignals
 from mmtrain.train.loop import Loop
@@ -88,7 +91,9 @@ def _train(recipe: TrainRecipe, layout: Layout, *, resume: Resume, signals: Stop
     if resume is None:
         drop_leftovers(run.folder)
     else:
-        _resume(run, with_changes=resume == "with changes")
+        run = _resume(run, with_changes=resume == "with changes")
+    of = "steps" if recipe.train.epochs is None else "epochs"
+    run.data.check_length(run.total_steps, key=f"train.{of} = {getattr(recipe.train, of)}")
     for line in run.notes:
         _say(line)
     if recipe.model.init_training and run.state.step == 0:
@@ -190,11 +195,13 @@ def check_evaluations(run: Run) -> None:
     run.check_evaluations()
 
 
-def _resume(run: Run, *, with_changes: bool) -> None:
+def _resume(run: Run, *, with_changes: bool) -> Run:
     """Go on from the newest checkpoint, or begin where there is none, if the recipe allows it."""
     history, changes = read_history(run.folder), []
 
     def check(path: Path, state: Mapping[str, Any]) -> None:
+        nonlocal run
+        run = _with_mixture_behind(run, state)
         batches = run.data.batches_per_epoch
         changes.extend(find_changes(state["recipe"], run.recipe, batches_per_epoch=batches))
         accepted = accepted_at(history, state["step"])
@@ -218,6 +225,19 @@ def _resume(run: Run, *, with_changes: bool) -> None:
     for change in changes:
         _say(f"{change} (from step {run.state.step} on)")
     on_rank_0(lambda: write_history(run.folder, changes, step=run.state.step))
+    return run
+
+
+def _with_mixture_behind(run: Run, state: Mapping[str, Any]) -> Run:
+    """The run whose mixture was, in the steps behind, that of a checkpoint."""
+    saved = state["recipe"]["data"]
+    names = [one["name"] for one in saved.get("mixture", ())]
+    if not names or names != [source.name for source in run.recipe.data.mixture]:
+        return run
+    data = run.data.go_on(decode(DataConfig, saved, path="data"), step=state["step"])
+    recipe = replace(run.recipe, data=data)
+    steps = total_steps(recipe.train, batches_per_epoch=run.data.batches_per_epoch)
+    return replace(run, recipe=recipe, total_steps=steps)
 
 
 def _write_facts(run: Run) -> None:

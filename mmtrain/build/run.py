@@ -157,8 +157,6 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
     dropout = _freeze(task, recipe, layout)
     num_trainable, num_parameters = count_parameters(task.model)
     num_steps = total_steps(recipe.train, batches_per_epoch=task.data.batches_per_epoch)
-    of = "steps" if recipe.train.epochs is None else "epochs"
-    task.data.check_length(num_steps, key=f"train.{of} = {getattr(recipe.train, of)}")
     notes = idle_notes(
         recipe,
         total_steps=num_steps,

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Generic
 
@@ -16,7 +17,7 @@ from mmtrain.data.batch import BadSample, ImageTextBatch
 from mmtrain.data.config import DataConfig
 from mmtrain.data.fingerprint import join_fingerprint, join_sources, split_fingerprint
 from mmtrain.data.images.transforms import PreprocessConfig, TrainTransform
-from mmtrain.data.mixture import SourceSettings
+from mmtrain.data.mixture import SourceSettings, changed_at
 from mmtrain.data.order.batches import Rows
 from mmtrain.data.order.mixture import MixturePlan
 from mmtrain.data.order.plan import PADDING
@@ -89,14 +90,15 @@ class NumberedData(Generic[BatchT]):
         self.work = WorkSums()
         """What the batches took that `iterate` gave."""
         self.sources = [self._open_source(settings) for settings in config.sources]
-        self.plan = build_row_plan(
-            config,
-            [source.shard_sizes for source in self.sources],
+        self._build_plan = partial(
+            build_row_plan,
+            shard_sizes=[source.shard_sizes for source in self.sources],
             seed=seed,
             batch_size=batch_size,
             rank=rank,
             world_size=world_size,
         )
+        self.plan = self._build_plan(config)
         transform = TrainTransform(preprocess, config.augment) if images else None
         self._readers = [
             self._build_reader(source, settings, transform)
@@ -162,6 +164,35 @@ class NumberedData(Generic[BatchT]):
         """
         if isinstance(self.plan, MixturePlan):
             self.plan.check_length(steps, key=key)
+
+    def go_on(self, before: DataConfig, *, step: int) -> DataConfig:
+        """Be what another recipe was up to a step, and go on from there by one's own.
+
+        Args:
+            before: the section of the steps behind, with sources of the same names.
+            step: updates done.
+
+        Returns:
+            One's own section, with the weights of the steps behind in it.
+
+        Raises:
+            UsageError: the steps behind would not be those of `before`.
+        """
+        sources = zip(before.mixture, self.config.mixture, strict=True)
+        mixture = tuple(changed_at(old, now, step) for old, now in sources)
+        config = replace(self.config, mixture=mixture)
+        then, plan = self._build_plan(before), self._build_plan(config)
+        assert isinstance(then, MixturePlan) and isinstance(plan, MixturePlan)
+        differ = then.counts(step) != plan.counts(step)
+        if differ.any():
+            name = config.mixture[int(differ.argmax())].name
+            raise UsageError(
+                f"data.mixture[{name}]: its max_epochs and data.mixture_end, as they are now, would "
+                f"have made other steps before step {step}; go on with what was saved (without a "
+                "recipe --resume takes the run's own), or start a new run in another --run-dir"
+            )
+        self.config, self.plan = config, plan
+        return config
 
     def source_figures(self, steps: int) -> dict[str, dict[str, float]]:
         """Samples of each source, and its epochs, in the first steps; empty without a mixture."""

@@ -4,7 +4,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -154,10 +154,27 @@ def weight_schedule(sources: Sequence[MixtureSource]) -> list[tuple[int, Weights
     They are the fractions that were written: 0.1 is a tenth.
     """
     steps = {0, *(change.from_step for source in sources for change in source.weight_changes)}
-    return [
-        (step, tuple(Fraction(str(source.weight_at(step))) for source in sources))
-        for step in sorted(steps)
-    ]
+    schedule: list[tuple[int, Weights]] = []
+    for step in sorted(steps):
+        weights = tuple(Fraction(str(source.weight_at(step))) for source in sources)
+        if not schedule or weights != schedule[-1][1]:
+            schedule.append((step, weights))
+    return schedule
+
+
+def changed_at(before: MixtureSource, now: MixtureSource, step: int) -> MixtureSource:
+    """A source whose weights are the former ones in the steps behind, and from a step on those of
+    the recipe as it is now."""
+    if step == 0:
+        return now
+    steps = {step, *(change.from_step for change in now.weight_changes if change.from_step > step)}
+    kept = [change for change in before.weight_changes if change.from_step < step]
+    weight = before.weight_at(step - 1)
+    for each in sorted(steps):
+        if now.weight_at(each) != weight:
+            weight = now.weight_at(each)
+            kept.append(WeightChange(from_step=each, weight=weight))
+    return replace(now, weight=before.weight, weight_changes=tuple(kept))
 
 
 def _check_weight(name: str, weight: float) -> None:

@@ -11,8 +11,8 @@ from mmtrain.data.order.plan import EpochPlan
 
 def build_row_plan(
     config: DataConfig,
-    shard_sizes: Sequence[Sequence[int]],
     *,
+    shard_sizes: Sequence[Sequence[int]],
     seed: int,
     batch_size: int,
     rank: int,

@@ -47,6 +47,11 @@ TOLD = frozenset(
         *("optim.schedule", "optim.warmup_steps", "optim.warmup_fraction"),
         *("optim.decay_fraction", "optim.min_lr_fraction"),
         *("vqa.vision_lr", "vqa.text_lr"),
+        # Those of the steps behind stay, see `NumberedData.go_on`.
+        *("data.mixture[].weight", "data.mixture[].weight_changes"),
+        "data.mixture[].weight_changes[].from_step",
+        "data.mixture[].weight_changes[].weight",
+        *("data.mixture[].max_epochs", "data.mixture_end"),
         # Where the weights began: those of the checkpoint hold, but the record would say otherwise.
         *("model.init", "model.vision_init", "vqa.init", "peft.init"),
     }
@@ -72,10 +77,7 @@ FIXED = frozenset(
             "data.max_image_pixels",
         ),
         "data.fast_decode",
-        *("data.mixture_end", "data.mixture_batches", "data.mixture"),
-        *("data.mixture[].name", "data.mixture[].weight", "data.mixture[].weight_changes"),
-        "data.mixture[].weight_changes[].from_step",
-        *("data.mixture[].weight_changes[].weight", "data.mixture[].max_epochs"),
+        *("data.mixture_batches", "data.mixture", "data.mixture[].name"),
         *("data.mixture[].image_key", "data.mixture[].captions"),
         *("data.mixture[].caption_lines", "data.mixture[].label_key"),
         *("tokenizer.kind", "tokenizer.context_length", "tokenizer.clean", "tokenizer.add_sot"),
