@@ -1,6 +1,5 @@
 """Batches of images and captions by number: each made on its own, and the same whenever it is."""
 
-import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -8,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Generic
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,6 +14,11 @@ from torch.nn import functional as F
 from mmtrain.data.batch import BadSample, ImageTextBatch
 from mmtrain.data.config import DataConfig
 from mmtrain.data.fingerprint import join_fingerprint, join_sources, split_fingerprint
+from mmtrain.data.first_look import (
+    one_line_for_disks,
+    refuse_unknown_label_key,
+    refuse_untold_lines,
+)
 from mmtrain.data.images.transforms import PreprocessConfig, TrainTransform
 from mmtrain.data.mixture import SourceSettings, changed_at
 from mmtrain.data.order.batches import Rows
@@ -34,10 +37,6 @@ from mmtrain.errors import UsageError
 
 _NUM_REPLACEMENTS = 16
 """Samples tried in place of a bad one: with half of all bad, 1 position in 130,000 fails."""
-_NUM_PROBES = 64
-"""Samples that are looked at, evenly spread, before a label key is found to be in none."""
-_NUM_LINE_PROBES = 4
-"""Samples that are looked at before every text is found to have several lines."""
 
 
 class NumberedData(Generic[BatchT]):
@@ -187,9 +186,10 @@ class NumberedData(Generic[BatchT]):
         if differ.any():
             name = config.mixture[int(differ.argmax())].name
             raise UsageError(
-                f"data.mixture[{name}]: its max_epochs and data.mixture_end, as they are now, would "
-                f"have made other steps before step {step}; go on with what was saved (without a "
-                "recipe --resume takes the run's own), or start a new run in another --run-dir"
+                f"data.mixture[{name}]: its max_epochs and data.mixture_end, as they are now, "
+                f"would have made other steps before step {step}; go on with what was saved "
+                "(without a recipe --resume takes the run's own), or start a new run in another "
+                "--run-dir"
             )
         self.config, self.plan = config, plan
         return config
@@ -247,7 +247,7 @@ class NumberedData(Generic[BatchT]):
     def _samples(self, rows: Rows) -> tuple[list[Sample | None], tuple[BadSample, ...]]:
         """The rows' samples, None on padding, and the bad ones that others replaced."""
         bad: list[BadSample] = []
-        with _one_line_for_disks("data.mixture" if self.config.mixture else "data.train"):
+        with one_line_for_disks("data.mixture" if self.config.mixture else "data.train"):
             return self._read(rows, bad), tuple(bad)
 
     def _read(self, rows: Rows, bad: list[BadSample]) -> list[Sample | None]:
@@ -343,8 +343,8 @@ class ImageTextData(NumberedData[ImageTextBatch]):
         self, source: SampleSource, settings: SourceSettings, transform: TrainTransform | None
     ) -> SampleReader:
         reader = super()._build_reader(source, settings, transform)
-        _refuse_unknown_label_key(reader, settings.key)
-        _refuse_untold_lines(reader, settings.key)
+        refuse_unknown_label_key(reader, settings.key)
+        refuse_untold_lines(reader, settings.key)
         return reader
 
     def batch(self, number: int) -> ImageTextBatch:
@@ -372,49 +372,5 @@ class ImageTextData(NumberedData[ImageTextBatch]):
         return tokens_BT, length_B.clamp(min=1)
 
 
-def _refuse_unknown_label_key(reader: SampleReader, key: str) -> None:
-    """A label key that no sample has would turn every label off without a word."""
-    if reader.label_key is None:
-        return
-    probes = _probes(reader.source, _NUM_PROBES)
-    with _one_line_for_disks(f"{key}.train"):
-        if not any(reader.has_label(number) for number in probes):
-            raise UsageError(
-                f"{key}.label_key = {reader.label_key}: none of {len(probes)} samples has "
-                f"it; {reader.describe(0)}; name a key that it has, or leave it out"
-            )
-
-
-def _refuse_untold_lines(reader: SampleReader, key: str) -> None:
-    """Several captions, a line each, would be trained on as one long text."""
-    if reader.caption_lines is not None:
-        return
-    probes = _probes(reader.source, _NUM_LINE_PROBES)
-    with _one_line_for_disks(f"{key}.train"):
-        found = [reader.has_lines(number) for number in probes]
-    if any(found) and False not in found:
-        places = ", ".join(reader.captions)
-        raise UsageError(
-            f"{key}.caption_lines: {places} has several lines in each of {len(probes)} samples "
-            f"looked at, the first is {reader.source.key(probes[0])}; set true where every "
-            "line is a caption, of which one is drawn, or false where a text is one caption"
-        )
-
-
-def _probes(source: SampleSource, most: int) -> list[int]:
-    """Some samples, evenly spread."""
-    num = source.num_samples
-    return np.linspace(0, num - 1, min(most, num)).astype(int).tolist()
-
-
 def _caption(sample: Sample | None) -> str:
     return "" if sample is None else sample.caption
-
-
-@contextlib.contextmanager
-def _one_line_for_disks(key: str) -> Iterator[None]:
-    """A shard that cannot be read, tried several times, stops the run: it replaces no sample."""
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(f"{key}: {error}; mend that and go on with --resume") from error

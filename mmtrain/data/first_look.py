@@ -1,0 +1,71 @@
+"""A few samples looked at before a run, for what would go wrong without a word."""
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from mmtrain.data.samples import SampleReader
+from mmtrain.data.sources.source import SampleSource
+from mmtrain.errors import UsageError
+
+_NUM_PROBES = 64
+"""Samples that are looked at, evenly spread, before a label key is found to be in none."""
+_NUM_LINE_PROBES = 4
+"""Samples that are looked at before every text is found to have several lines."""
+
+
+def refuse_unknown_label_key(reader: SampleReader, key: str) -> None:
+    """A label key that no sample has would turn every label off without a word.
+
+    Raises:
+        UsageError: no sample that is looked at has it.
+    """
+    if reader.label_key is None:
+        return
+    probes = _probes(reader.source, _NUM_PROBES)
+    with one_line_for_disks(f"{key}.train"):
+        if not any(reader.has_label(number) for number in probes):
+            raise UsageError(
+                f"{key}.label_key = {reader.label_key}: none of {len(probes)} samples has "
+                f"it; {reader.describe(0)}; name a key that it has, or leave it out"
+            )
+
+
+def refuse_untold_lines(reader: SampleReader, key: str) -> None:
+    """Several captions, a line each, would be trained on as one long text.
+
+    Raises:
+        UsageError: texts may be such lists, and no setting says.
+    """
+    if reader.caption_lines is not None:
+        return
+    probes = _probes(reader.source, _NUM_LINE_PROBES)
+    with one_line_for_disks(f"{key}.train"):
+        found = [reader.has_lines(number) for number in probes]
+    if any(found) and False not in found:
+        places = ", ".join(reader.captions)
+        raise UsageError(
+            f"{key}.caption_lines: {places} has several lines in each of {len(probes)} samples "
+            f"looked at, the first is {reader.source.key(probes[0])}; set true where every "
+            "line is a caption, of which one is drawn, or false where a text is one caption"
+        )
+
+
+def _probes(source: SampleSource, most: int) -> list[int]:
+    """Some samples, evenly spread."""
+    num = source.num_samples
+    return np.linspace(0, num - 1, min(most, num)).astype(int).tolist()
+
+
+@contextlib.contextmanager
+def one_line_for_disks(key: str) -> Iterator[None]:
+    """A shard that cannot be read, tried several times, stops the run: it replaces no sample.
+
+    Raises:
+        UsageError: within the context, in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{key}: {error}; mend that and go on with --resume") from error
