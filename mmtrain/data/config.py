@@ -1,6 +1,7 @@
 """The recipe's section [data]."""
 
 import math
+import os
 import sys
 from dataclasses import dataclass, field
 from typing import get_args
@@ -13,9 +14,12 @@ from mmtrain.data.order.mixture import MixtureBatches
 from mmtrain.data.order.stream import MixtureEnd
 from mmtrain.data.shards.source import OnDamage
 from mmtrain.data.sources.source import IMAGE_KEY
+from mmtrain.data.storage.cache import GB, Cache
 from mmtrain.data.storage.patience import PATIENCE
 from mmtrain.limits import MOST_PROCESSES, check_counts
 from mmtrain.settings.paths import PathText
+
+_CACHE_GB = 50.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +79,12 @@ class DataConfig:
     index_dir: PathText | None = None
     """Where the shards' indexes are kept. None: beside the shards or, where that cannot be written,
     in the user's cache folder."""
+    cache_dir: PathText | None = None
+    """A folder of this machine's that keeps what is read of remote shards, shared by all that name
+    it. None: nothing is kept."""
+    cache_gb: float | None = None
+    """What `cache_dir` may hold, in 1e9 bytes; the shards that are wanted last are dropped first.
+    None: 50."""
     verify: bool = False
     """Check every file against its checksum as it is read; `mmtrain data index` makes these."""
     on_damage: OnDamage = "stop"
@@ -89,6 +99,25 @@ class DataConfig:
     large photographs, but not the exact pixels."""
     max_bad_fraction: float = 0.01
     """The run stops when more than this part of the samples read is bad (replaced by others)."""
+
+    def open_cache(self, *, world_size: int = 1) -> Cache | None:
+        """The cache, if there is to be one.
+
+        Args:
+            world_size: ranks that share the samples.
+
+        Raises:
+            UsageError: as `Cache`.
+        """
+        if self.cache_dir is None:
+            return None
+        machines = max(1, world_size // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        return Cache(
+            self.cache_dir,
+            max_bytes=int((self.cache_gb or _CACHE_GB) * GB),
+            # Of a shard that many machines share each reads a small part, unless they own lanes.
+            whole=machines <= 2 or self.lanes % machines == 0,
+        )
 
     def __post_init__(self) -> None:
         check_counts(self, "workers", least=0, most=MOST_PROCESSES)
@@ -115,6 +144,13 @@ class DataConfig:
             )
         if not 0 <= self.retry_seconds < math.inf:
             raise ValueError(f"retry_seconds = {self.retry_seconds} must be 0 or more seconds")
+        if self.cache_gb is not None:
+            if not 0 < self.cache_gb < math.inf:
+                raise ValueError(
+                    f"cache_gb = {self.cache_gb} must be above 0; leave out cache_dir for no cache"
+                )
+            if self.cache_dir is None:
+                raise ValueError(f"cache_gb = {self.cache_gb} does nothing without cache_dir")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ValueError(f"max_bad_fraction = {self.max_bad_fraction} must be within 0 and 1")
 

@@ -25,7 +25,7 @@ from mmtrain.data.order.batches import Rows
 from mmtrain.data.order.mixture import MixturePlan
 from mmtrain.data.order.plan import PADDING
 from mmtrain.data.order.randomness import uniform
-from mmtrain.data.row_plan import build_row_plan
+from mmtrain.data.row_plan import build_row_plan, tell_caches
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import NO_CAPTION, NUM_CAPTION_DRAWS, UNIQUE, Sample, SampleReader
 from mmtrain.data.sources.open import open_source
@@ -88,6 +88,7 @@ class NumberedData(Generic[BatchT]):
         self._fixed_length, self._pin_memory = fixed_length, pin_memory
         self.work = WorkSums()
         """What the batches took that `iterate` gave."""
+        self._cache = config.open_cache(world_size=world_size)
         self.sources = [self._open_source(settings) for settings in config.sources]
         self._build_plan = partial(
             build_row_plan,
@@ -114,6 +115,7 @@ class NumberedData(Generic[BatchT]):
             on_damage=config.on_damage,
             key=f"{settings.key}.train",
             retry_seconds=config.retry_seconds,
+            cache=self._cache,
         )
 
     def _build_reader(
@@ -247,6 +249,7 @@ class NumberedData(Generic[BatchT]):
     def _samples(self, rows: Rows) -> tuple[list[Sample | None], tuple[BadSample, ...]]:
         """The rows' samples, None on padding, and the bad ones that others replaced."""
         bad: list[BadSample] = []
+        tell_caches(self.sources, self.plan, rows)
         with one_line_for_disks("data.mixture" if self.config.mixture else "data.train"):
             return self._read(rows, bad), tuple(bad)
 

@@ -1,12 +1,26 @@
 """The plan of a run's batches, from the section [data]."""
 
 from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
 
 from mmtrain.data.config import DataConfig
 from mmtrain.data.mixture import weight_schedule
-from mmtrain.data.order.batches import BatchPlan, RowPlan
+from mmtrain.data.order.batches import BatchPlan, RowPlan, Rows
 from mmtrain.data.order.mixture import Mixed, MixturePlan
-from mmtrain.data.order.plan import EpochPlan
+from mmtrain.data.order.plan import PADDING, EpochPlan
+from mmtrain.data.shards.source import ShardSource
+from mmtrain.data.sources.source import SampleSource
+
+
+def tell_caches(sources: Sequence[SampleSource], plan: RowPlan, rows: Rows) -> None:
+    """Tell the cache of each source in a batch which of its shards are wanted next."""
+    numbers, first = np.unique(rows.source_B, return_index=True)
+    for number, row in zip(numbers.tolist(), first.tolist(), strict=True):
+        source = sources[number]
+        if isinstance(source, ShardSource) and rows.position_B[row] != PADDING:
+            source.expect(partial(plan.coming, rows, row))
 
 
 def build_row_plan(

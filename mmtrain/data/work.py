@@ -24,6 +24,12 @@ class Work:
     """Seconds by stage; of several threads the sum."""
     bytes_read: int = 0
     """Of samples' files."""
+    bytes_fetched: int = 0
+    """That object stores and web servers sent."""
+    cache_hits: int = 0
+    """Pieces that the cache on disk had."""
+    cache_misses: int = 0
+    """Pieces that it had to fetch."""
     memory: int = 0
     """Resident bytes of that process, those that it shares with others too."""
 
@@ -45,6 +51,15 @@ class Counter:
     def read(self, num_bytes: int) -> None:
         """Bytes that were read."""
         self._work.bytes_read += num_bytes
+
+    def fetched(self, num_bytes: int) -> None:
+        """Bytes that came over the network."""
+        self._work.bytes_fetched += num_bytes
+
+    def looked_up(self, *, is_there: bool) -> None:
+        """The cache was asked for a piece."""
+        self._work.cache_hits += is_there
+        self._work.cache_misses += not is_there
 
     def begin(self) -> None:
         """A batch begins; what was counted before is forgotten."""

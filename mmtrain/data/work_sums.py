@@ -30,7 +30,8 @@ class WorkSums:
     def figures(self) -> dict[str, float]:
         """Of the batches since the last call, as metrics.jsonl has them.
 
-        `data_bytes_read`; milliseconds that a batch took, `data_batch_ms_p50` and `_p99`, of which
+        `data_bytes_read`; of remote data `data_bytes_fetched`, and of a cache `data_cache_hits` and
+        `_misses`; milliseconds that a batch took, `data_batch_ms_p50` and `_p99`, of which
         `data_ms/read` and alike are the stages, on average; `data_ready`, batches that were ready
         when one was asked for; `memory_mb` of this process, `data_memory_mb` of the largest that
         makes batches.
@@ -53,6 +54,7 @@ class WorkSums:
         rows = [
             ("waiting for data", f"{waited:,.1f} s, {waited / passed:.1%} of the time"),
             ("read", f"{of['data_bytes_read'] / _MB:,.1f} MB of {self._all.num:,} batches"),
+            *_fetched(of),
             (
                 "a batch was made in",
                 f"{of['data_batch_ms_p50']:,.1f} ms (median), {of['data_batch_ms_p99']:,.1f} ms "
@@ -69,9 +71,19 @@ class WorkSums:
         return [f"{name:20} {told}" for name, told in rows]
 
 
+def _fetched(of: dict[str, float]) -> list[tuple[str, str]]:
+    if "data_bytes_fetched" not in of:
+        return []
+    line = f"{of['data_bytes_fetched'] / _MB:,.1f} MB"
+    if hits := of.get("data_cache_hits", 0) + of.get("data_cache_misses", 0):
+        line += f"; the cache had {of['data_cache_hits'] / hits:.1%} of {hits:,} pieces"
+    return [("fetched", line)]
+
+
 class _Sums:
     def __init__(self) -> None:
         self.num = self._ready = self._bytes = self._memory = 0
+        self._fetched = self._hits = self._misses = 0
         self._stages: dict[Stage, float] = dict.fromkeys(STAGES, 0.0)
         self._seconds = 0.0
         self._times: Counts[int] = Counts()
@@ -80,6 +92,9 @@ class _Sums:
         self.num += 1
         self._ready += num_ready
         self._bytes += work.bytes_read
+        self._fetched += work.bytes_fetched
+        self._hits += work.cache_hits
+        self._misses += work.cache_misses
         self._seconds += work.seconds
         self._memory = max(self._memory, work.memory)
         self._times[round(math.log(max(work.seconds, 1e-6)) / _FINENESS)] += 1
@@ -93,6 +108,7 @@ class _Sums:
         rest = max(0.0, self._seconds - sum(self._stages.values()))
         return {
             "data_bytes_read": self._bytes,
+            **self._from_afar(),
             "data_batch_ms_p50": self._quantile(0.5),
             "data_batch_ms_p99": self._quantile(0.99),
             **{f"data_ms/{stage}": one * per_batch for stage, one in self._stages.items()},
@@ -101,6 +117,15 @@ class _Sums:
             "memory_mb": resident_bytes() / _MB,
             "data_memory_mb": self._memory / _MB,
         }
+
+    def _from_afar(self) -> dict[str, float]:
+        """Nothing where all data are local."""
+        if not (self._fetched or self._hits):
+            return {}
+        found: dict[str, float] = {"data_bytes_fetched": self._fetched}
+        if self._hits or self._misses:
+            found |= {"data_cache_hits": self._hits, "data_cache_misses": self._misses}
+        return found
 
     def _quantile(self, share: float) -> float:
         left, place = share * self.num, 0

@@ -98,7 +98,7 @@ def iterate_batches(
         num_workers=workers,
         prefetch_factor=prefetch,
         pin_memory=pin_memory,
-        worker_init_fn=_leave_signals_to_main,
+        worker_init_fn=partial(_begin, dict(os.environ)),
         # Its own: else it takes a number from the generator that the run's checkpoint holds.
         generator=torch.Generator(),
         multiprocessing_context=_start_method(),
@@ -255,7 +255,15 @@ def _why_killed(made: Any) -> str:
     return f" (by {name}{_MEANS.get(name, '')})"
 
 
-def _leave_signals_to_main(_: int) -> None:
+def _begin(environment: dict[str, str], _: int) -> None:
+    # The process that starts workers may be older than what was set since, such as credentials.
+    if os.environ != environment:
+        os.environ.clear()
+        os.environ.update(environment)
+    _leave_signals_to_main()
+
+
+def _leave_signals_to_main() -> None:
     """Ctrl-C and a scheduler's signals reach all processes of a run; only the main one acts.
 
     It may want more batches before it stops, and closes the workers when it does. Where it leaves

@@ -24,6 +24,7 @@ FREE = frozenset(
         "run.dir",
         # Where the data lie; what they are is told by their fingerprint.
         *("data.train", "data.mixture[].train", "data.index_dir", "data.verify", "data.on_damage"),
+        *("data.cache_dir", "data.cache_gb"),
         *("vqa.data.questions", "vqa.data.annotations"),
         # As the ids that it gives are, and a teacher's weights.
         *("tokenizer.path", "loss.terms[].teacher"),

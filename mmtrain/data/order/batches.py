@@ -56,6 +56,10 @@ class RowPlan(Protocol):
         """Samples of the row's source to take instead of a bad one, as the draws say."""
         ...
 
+    def coming(self, rows: Rows, row: int) -> list[int]:
+        """The shards of the row's source by when they are wanted next."""
+        ...
+
 
 def rows_of_rank(batch_size: int, *, rank: int, world_size: int) -> np.ndarray:
     """The r-th of R equal slices of a batch's rows, so that features gathered in the order of ranks
@@ -152,3 +156,7 @@ class BatchPlan:
     def others(self, rows: Rows, row: int, draws: Sequence[float]) -> list[int]:
         """Samples to take instead of a bad one, as the draws say."""
         return self.plan.others(rows.epoch, int(rows.place_B[row]), draws)
+
+    def coming(self, rows: Rows, row: int) -> list[int]:
+        """The shards by when they are wanted next."""
+        return self.plan.shards_from(rows.epoch, int(rows.place_B[row]))

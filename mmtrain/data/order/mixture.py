@@ -238,3 +238,8 @@ class MixturePlan:
         """Samples of the row's source to take instead of a bad one, as the draws say."""
         plan = self.sources[int(rows.source_B[row])].plan
         return plan.others(int(rows.source_epoch_B[row]), int(rows.place_B[row]), draws)
+
+    def coming(self, rows: Rows, row: int) -> list[int]:
+        """The shards of the row's source by when they are wanted next."""
+        plan = self.sources[int(rows.source_B[row])].plan
+        return plan.shards_from(int(rows.source_epoch_B[row]), int(rows.place_B[row]))

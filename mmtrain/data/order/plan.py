@@ -108,6 +108,29 @@ class EpochPlan:
             near = [int(order[int(draw * order.size)]) for draw in draws[: len(draws) // 2]]
         return near + [int(draw * self.num_samples) for draw in draws[len(near) :]]
 
+    def shards_from(self, epoch: int, place: int) -> list[int]:
+        """All shards by when they are wanted next, from one place on and of all lanes as far.
+
+        Those that this epoch wants no more are wanted in the one behind.
+        """
+        if not self._shuffle:
+            return [*range(self._sizes.size)]
+        order = self._epoch(epoch)
+        lane = int(np.searchsorted(self.lane_starts, place, side="right")) - 1
+        inside = place - int(self.lane_starts[lane])
+        distance: dict[int, int] = {}
+        for low, size in zip(self.lane_starts.tolist(), self.lane_sizes.tolist(), strict=True):
+            if inside >= size:
+                continue
+            group = int(self._groups_at(epoch, np.array([low + inside]))[0])
+            first = int(order.members[group, 0])
+            last = int(np.searchsorted(order.shard_starts, low + size, side="left"))
+            for far, shard in enumerate(order.shards[first:last].tolist()):
+                distance[shard] = min(far, distance.get(shard, far))
+        behind = self._epoch(epoch + 1).shards.tolist()
+        coming = sorted(distance, key=distance.__getitem__)
+        return [*coming, *(shard for shard in behind if shard not in distance)]
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_epochs": OrderedDict(), "_groups": OrderedDict()}
 

@@ -118,6 +118,7 @@ def open_questions(
         on_damage=config.on_damage,
         key=key,
         retry_seconds=config.retry_seconds,
+        cache=config.open_cache(),
     )
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -16,6 +16,7 @@ from mmtrain.data.shards.index import Entry, ShardIndex, build_index
 from mmtrain.data.shards.index_file import load_index
 from mmtrain.data.shards.opening import Shard, open_shards
 from mmtrain.data.shards.tar_header import BLOCK
+from mmtrain.data.storage.cache import Cache
 from mmtrain.data.storage.file import File, Range
 from mmtrain.data.storage.open import open_file, open_to_scan
 from mmtrain.data.storage.patience import patience, patiently
@@ -42,6 +43,7 @@ class ShardSource:
             several; they are handed on as `image`.
         key: the setting that `patterns` came from, for messages.
         retry_seconds: how long a disk's fault is given to pass; None: see `waiting`.
+        cache: keeps what is read of remote shards.
 
     Raises:
         UsageError: shards are missing, no tars, damaged, without samples, or without the
@@ -58,6 +60,7 @@ class ShardSource:
         image_key: str | None = None,
         key: str = "data.train",
         retry_seconds: float | None = None,
+        cache: Cache | None = None,
     ):
         retry_seconds = patience(retry_seconds)
         self.shards = open_shards(
@@ -68,6 +71,7 @@ class ShardSource:
         self.shard_sizes = [shard.summary.num_samples for shard in self.shards]
         self._end_S = np.cumsum(self.shard_sizes, dtype=np.int64)
         self.num_samples = int(self._end_S[-1])
+        self._cache = cache
         self._open: OrderedDict[int, tuple[File, ShardIndex]] = OrderedDict()
         if on_damage == "stop":
             self._refuse_damage(key)
@@ -154,6 +158,26 @@ class ShardSource:
             for (name, entry), piece in zip(entries.items(), pieces, strict=True)
         }
 
+    def expect(self, coming: Callable[[], Sequence[int]]) -> None:
+        """Tell the cache which shards are wanted next, for when it has to drop some.
+
+        Args:
+            coming: the shards' numbers, those that are wanted soonest first.
+        """
+        cache = self._cache
+        if cache is None:
+            return
+
+        def next_use() -> dict[str, int]:
+            shards = [self.shards[number] for number in coming()]
+            return {
+                cache.folder_of(s.path, s.summary.shard_bytes, s.summary.version).name: distance
+                for distance, s in enumerate(shards)
+                if s.summary.version is not None
+            }
+
+        cache.budget.next_uses[id(self)] = next_use
+
     def _locate(self, sample: int) -> tuple[int, int]:
         if not 0 <= sample < self.num_samples:
             raise IndexError(f"sample {sample} of {self.num_samples}")
@@ -208,7 +232,8 @@ class ShardSource:
         while len(self._open) >= _MAX_OPEN:
             self._close(next(iter(self._open)))
         shard = self.shards[number]
-        file = open_file(shard.path)
+        known = shard.summary.shard_bytes, shard.summary.version
+        file = open_file(shard.path, known=known, cache=self._cache)
         index = load_index(shard.index_path)
         if index is None or index.summary.index_hash != shard.summary.index_hash:
             # Removed or made anew since the run began; what counts is the shard itself.

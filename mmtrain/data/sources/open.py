@@ -31,6 +31,7 @@ from mmtrain.data.sources.table import TABLE_SUFFIXES
 from mmtrain.data.sources.torchvision_sets import TORCHVISION, TorchvisionSource
 from mmtrain.data.sources.zip_archive import ZIP, ZipSource
 from mmtrain.data.storage.addresses import base_name, is_remote, local_path, scheme_of
+from mmtrain.data.storage.cache import Cache
 from mmtrain.data.storage.hidden_names import tars_in
 from mmtrain.errors import UsageError
 from mmtrain.settings.paths import mask_secrets
@@ -169,6 +170,7 @@ def open_source(
     on_damage: OnDamage = "stop",
     key: str = "data.train",
     retry_seconds: float | None = None,
+    cache: Cache | None = None,
     is_shared: bool = False,
 ) -> SampleSource:
     """The source that a path stands for; see the table above.
@@ -181,6 +183,7 @@ def open_source(
             checksums, and refuse `verify`.
         key: the setting that `data` came from, for messages.
         retry_seconds: how long a disk's fault is given to pass; None: see `waiting`.
+        cache: keeps what is read of remote shards.
         is_shared: whether other data have the same `image_key`, so that it need not matter here.
 
     Raises:
@@ -199,6 +202,7 @@ def open_source(
             image_key=image_key,
             key=key,
             retry_seconds=retry_seconds,
+            cache=cache,
         )
         _refuse_unknown_image_key(source, image_key, key)
         return source

@@ -4,12 +4,19 @@ import errno
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from mmtrain.data.storage.addresses import is_web, scheme_of, split_store
 from mmtrain.data.storage.file import Range, read_joined
-from mmtrain.data.storage.stores import store_of
+from mmtrain.data.storage.stores import refuse_fork, store_of
+from mmtrain.data.work import COUNTER
 from mmtrain.errors import UsageError
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+
+Known = tuple[int, str | None]
+"""Size and version of a file."""
 
 _GAP = 1 << 18
 _CREDENTIALS = {
@@ -22,12 +29,17 @@ ReturnT = TypeVar("ReturnT")
 
 
 class RemoteFile:
-    """A file by ranges; each answer is checked against the size and the etag that it began with."""
+    """A file by ranges; each answer is checked against the size and the version it began with.
 
-    def __init__(self, path: str):
+    Args:
+        path: the address.
+        known: size and version, where they are known; else the store is asked.
+    """
+
+    def __init__(self, path: str, *, known: Known | None = None):
         self.path = path
         self._store, self._name = store_of(path)
-        self.size, self.version = told(path, self._look)
+        self.size, self.version = told(path, self._look) if known is None else known
 
     def __reduce__(self) -> tuple[type["RemoteFile"], tuple[str]]:
         return RemoteFile, (self.path,)
@@ -53,7 +65,7 @@ class RemoteFile:
         self.close()
 
     def _look(self) -> tuple[int, str | None]:
-        """Size and etag."""
+        """Size and version."""
         import obstore
 
         try:
@@ -61,7 +73,7 @@ class RemoteFile:
         except Exception:
             # Some servers refuse HEAD, and its answer to a missing bucket has no reason.
             meta = obstore.get(self._store, self._name, options={"range": (0, 1)}).meta
-        return meta["size"], meta["e_tag"]
+        return meta["size"], _version(meta)
 
     def _get(self, offset: int, size: int) -> bytes:
         import obstore
@@ -74,8 +86,9 @@ class RemoteFile:
             if _status(error) == 416:  # it has become shorter
                 self._refuse_change(*self._look())
             raise
-        self._refuse_change(answer.meta["size"], answer.meta["e_tag"])
+        self._refuse_change(answer.meta["size"], _version(answer.meta))
         data = bytes(answer.bytes())
+        COUNTER.fetched(len(data))
         if len(data) != size:
             raise OSError(errno.EIO, f"{len(data)} bytes came where {size} were asked for")
         return data
@@ -85,14 +98,22 @@ class RemoteFile:
             raise UsageError(f"{self.path} was changed while it was in use; start again")
 
 
+def _version(meta: "ObjectMeta") -> str | None:
+    """The etag, or when the file was changed; obstore's 1970 is for a server that says neither."""
+    changed = meta["last_modified"]
+    return meta["e_tag"] or (changed.isoformat() if changed.year > 1970 else None)
+
+
 def told(path: str, attempt: Callable[[], ReturnT]) -> ReturnT:
     """What `attempt` returns; what the client raises as the OSError that a local file would raise.
 
     Raises:
         OSError: with an errno, which tells what may pass, and one line that says why.
+        UsageError: this process cannot read from a store.
     """
     from obstore.exceptions import BaseError
 
+    refuse_fork()
     try:
         return attempt()
     except (BaseError, FileNotFoundError, NotImplementedError) as error:

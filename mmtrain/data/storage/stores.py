@@ -33,7 +33,7 @@ def store_of(path: str) -> tuple["ObjectStore", str]:
     Raises:
         UsageError: obstore is missing, or this process cannot use it.
     """
-    _refuse_fork()
+    refuse_fork()
     if is_web(path):
         # The whole address is the client's root: obstore would escape a query in a name.
         return _store(path), ""
@@ -46,8 +46,12 @@ def is_started() -> bool:
     return _process == os.getpid()
 
 
-def _refuse_fork() -> None:
-    # obstore's threads are not there in a fork: it would wait for them for ever.
+def refuse_fork() -> None:
+    """obstore's threads are not there in a fork: it would wait for them for ever.
+
+    Raises:
+        UsageError: this process was forked off one that had used a store.
+    """
     global _process
     if _process not in (0, os.getpid()):
         raise UsageError(

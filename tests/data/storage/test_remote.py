@@ -217,7 +217,22 @@ def test_a_fork_of_a_process_that_read_a_store_is_refused_and_does_not_hang(fold
         assert (again.path, again.size, again.version) == (file.path, file.size, file.version)
         with multiprocessing.get_context("fork").Pool(1) as pool:
             told = pool.apply_async(_open_in_a_fork, (file.path,)).get(20)
-    assert "forkserver" in told
+        _Kept.file = file
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            told_too = pool.apply_async(_read_in_a_fork).get(20)
+    assert "forkserver" in told and "forkserver" in told_too
+
+
+class _Kept:
+    file = None
+
+
+def _read_in_a_fork():
+    try:
+        _Kept.file.read(0, 9)
+    except UsageError as error:
+        return str(error)
+    return "read"
 
 
 def _open_in_a_fork(path):

@@ -1,0 +1,222 @@
+"""A bounded copy on disk of what was fetched, shared by the processes of a machine.
+
+Nothing in it is believed: a piece is read only where its length is right and each block's checksum
+too; whatever is wrong with the folder, the bytes come from where they are kept. A piece is fetched
+by one process, under a lock that the system drops with the process, and gets its name when it is
+whole. So a kill, a full disk, a deleted file or another job make a run slower and nothing else.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmtrain.data.storage.evict import PARTIAL, Budget
+from mmtrain.data.storage.file import File
+from mmtrain.data.work import COUNTER
+from mmtrain.errors import UsageError
+
+GB = 10**9
+_BLOCK = 1 << 14
+_LARGEST_PIECE, _SMALLEST_PIECE = 8 << 20, 1 << 16
+_LEAST_PIECES = 16
+_AGE = 60.0
+_PATIENCE = 60.0
+_END = struct.Struct("<8sQI")
+_MAGIC = b"mmtrain1"
+
+
+class Cache:
+    """The folder; safe to pickle and to fork.
+
+    Args:
+        folder: made if it is not there.
+        max_bytes: of all files in it, those that are being written too.
+        whole: fetch large pieces, since most of each file will be read here; False: exactly what is
+            read, since other machines read the rest.
+
+    Raises:
+        UsageError: the folder cannot be written, or its disk is smaller than `max_bytes`.
+    """
+
+    def __init__(self, folder: str, *, max_bytes: int, whole: bool = True) -> None:
+        self.folder, self.max_bytes = Path(folder), max_bytes
+        self.piece = _SMALLEST_PIECE
+        while self.piece < _LARGEST_PIECE and 2 * self.piece * _LEAST_PIECES <= max_bytes:
+            self.piece *= 2
+        self.whole = whole
+        self.budget = Budget(self.folder, max_bytes=max_bytes)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.budget.count_anew()
+            room = shutil.disk_usage(self.folder).total
+        except OSError as error:
+            raise UsageError(
+                f"data.cache_dir = {self.folder} cannot be written ({error.strerror}); name a "
+                "folder that can, or leave it out"
+            ) from error
+        if self.max_bytes > room:
+            raise UsageError(
+                f"data.cache_gb = {self.max_bytes / GB:g} is more than the disk of {self.folder} "
+                f"has ({room / GB:.1f}); use less"
+            )
+
+    def folder_of(self, path: str, size: int, version: str) -> Path:
+        """Where the pieces of one file are: another content of it has another place."""
+        digest = hashlib.blake2b(f"{path}\n{size}\n{version}".encode(), digest_size=16)
+        return self.folder / digest.hexdigest()
+
+    def read(
+        self, place: Path, first: int, size: int, *, piece: tuple[int, int], file: File
+    ) -> bytes:
+        """Bytes of one piece, fetched if it is not there.
+
+        Args:
+            place: the folder of the file's pieces.
+            first: where they begin inside the piece.
+            size: how many.
+            piece: offset and size of the piece in the file.
+            file: fetches.
+
+        Raises:
+            OSError, UsageError: as of the file.
+        """
+        path = place / f"{piece[0]}-{piece[1]}"
+        found = self._look_up(path, first, size, piece[1])
+        if found is not None:
+            COUNTER.looked_up(is_there=True)
+            return found
+        COUNTER.looked_up(is_there=False)
+        with self._sole(path) as descriptor:
+            if descriptor is None:
+                # Somebody else brought it, or it cannot be kept.
+                found = self._look_up(path, first, size, piece[1])
+                return file.read(piece[0] + first, size) if found is None else found
+            whole = file.read(*piece)
+            self._keep(path, descriptor, whole)
+        return whole[first : first + size]
+
+    def _look_up(self, path: Path, first: int, size: int, length: int) -> bytes | None:
+        """Bytes of a piece that is there and sound; one that is not sound is removed."""
+        try:
+            # Not kept open: a piece that is dropped gives back its room at once.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            found = _read_checked(descriptor, first, size, length)
+            if found is not None and time.time() - os.fstat(descriptor).st_mtime > _AGE:
+                os.utime(descriptor)  # what was wanted last is dropped last
+        except OSError:
+            found = None
+        finally:
+            os.close(descriptor)
+        if found is None:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        return found
+
+    @contextlib.contextmanager
+    def _sole(self, path: Path) -> Iterator[int | None]:
+        """The descriptor of a piece to be written, which no other process has; None: do not."""
+        partial, descriptor = path.with_name(path.name + PARTIAL), None
+        try:
+            path.parent.mkdir(exist_ok=True)
+            descriptor = _locked(partial)
+            if descriptor is not None and path.exists():
+                _let_go(descriptor, partial)
+                descriptor = None
+        except OSError:
+            pass  # such as a full disk: what is wanted is then read past the cache
+        try:
+            yield descriptor
+        finally:
+            if descriptor is not None:
+                _let_go(descriptor, partial)
+
+    def _keep(self, path: Path, descriptor: int, data: bytes) -> None:
+        """Write a piece and give it its name; what fails leaves nothing."""
+        tail = b"".join(
+            struct.pack("<I", zlib.crc32(data[i : i + _BLOCK])) for i in range(0, len(data), _BLOCK)
+        )
+        whole = data + tail + _END.pack(_MAGIC, len(data), zlib.crc32(tail))
+        try:
+            os.ftruncate(descriptor, 0)  # what a process that was killed left
+            if not self.budget.make_room(len(whole), descriptor=descriptor):
+                return
+            if os.pwrite(descriptor, whole, 0) == len(whole):
+                os.replace(path.with_name(path.name + PARTIAL), path)
+        except OSError:
+            return
+
+
+def _let_go(descriptor: int, partial: Path) -> None:
+    """Give up what was to be written; the name is gone already where it was."""
+    with contextlib.suppress(OSError):
+        if os.stat(partial).st_ino == os.fstat(descriptor).st_ino:
+            partial.unlink()
+    os.close(descriptor)
+
+
+def _locked(partial: Path) -> int | None:
+    """A file that this process alone writes; None where another has done it, or takes too long."""
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
+        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            is_ours = _try_lock(descriptor, end)
+            # Who had it may have given it its name, or removed it.
+            if is_ours and os.stat(partial).st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+        except FileNotFoundError:
+            os.close(descriptor)
+            return None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+    return None
+
+
+def _try_lock(descriptor: int, end: float) -> bool:
+    pause = 0.002
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
+
+
+def _read_checked(descriptor: int, first: int, size: int, length: int) -> bytes | None:
+    """Bytes of an opened piece; None unless its length and its blocks' checksums are right."""
+    num_blocks = -(-length // _BLOCK)
+    begin, end = first // _BLOCK, -(-(first + size) // _BLOCK)
+    tail_at = length + 4 * num_blocks
+    data = os.pread(descriptor, min(end * _BLOCK, length) - begin * _BLOCK, begin * _BLOCK)
+    tail = os.pread(descriptor, 4 * num_blocks + _END.size + 1, length)
+    if len(tail) != tail_at - length + _END.size:
+        return None
+    crcs = tail[: 4 * num_blocks]
+    if tail[4 * num_blocks :] != _END.pack(_MAGIC, length, zlib.crc32(crcs)):
+        return None
+    view = memoryview(data)
+    for block in range(begin, end):
+        at = (block - begin) * _BLOCK
+        wanted = int.from_bytes(crcs[4 * block : 4 * block + 4], "little")
+        if zlib.crc32(view[at : at + _BLOCK]) != wanted:
+            return None
+    inside = first - begin * _BLOCK
+    return data[inside : inside + size]
