@@ -13,7 +13,7 @@ from mmtrain.files import replace_file
 
 BAD_SAMPLES_FILE = "bad_samples.jsonl"
 
-_AT_LEAST = 1000
+AT_LEAST = 1000
 """Reads that the limit is a fraction of, at least: one bad sample among a few says nothing."""
 
 Gather = Callable[[tuple[BadSample, ...]], list[tuple[BadSample, ...]]]
@@ -69,7 +69,7 @@ class BadSampleLog:
             with self._path.open("a", encoding="utf-8") as stream:
                 stream.writelines(_line(sample, step) for sample in bad)
         num_read = self._num_rows + self.num_bad
-        if self.num_bad > self._max_bad_fraction * max(num_read, _AT_LEAST):
+        if self.num_bad > self._max_bad_fraction * max(num_read, AT_LEAST):
             raise UsageError(self._too_many(num_read, bad))
 
     def _too_many(self, num_read: int, bad: list[BadSample]) -> str:
