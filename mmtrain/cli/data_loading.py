@@ -37,6 +37,20 @@ def add_data_show(actions: Any) -> None:
     show.add_argument("--out", type=Path, metavar="FILE.html", help="a page with the images too")
 
 
+def add_data_quarantine(actions: Any) -> None:
+    """The command that names what a run could not use."""
+    quarantine = add_command(
+        actions,
+        "quarantine",
+        "name the samples that a run could not use, by reason and source",
+        _quarantine,
+    )
+    quarantine.add_argument(
+        "folder", type=Path, metavar="RUN", help="a run's folder or a checkpoint"
+    )
+    quarantine.add_argument("--json", type=Path, metavar="FILE.json", help="the samples")
+
+
 def add_data_bench(actions: Any) -> None:
     """The command that measures a loader."""
     bench = add_command(
@@ -88,6 +102,12 @@ def _show(arguments: argparse.Namespace) -> None:
         out=arguments.out,
         world_size=arguments.world_size,
     )
+
+
+def _quarantine(arguments: argparse.Namespace) -> None:
+    from mmtrain.commands.data_quarantine import data_quarantine_command
+
+    data_quarantine_command(run=arguments.folder, json_out=arguments.json)
 
 
 def _bench(arguments: argparse.Namespace) -> None:

@@ -33,6 +33,8 @@ def data_show_command(
     read = read_recipe(recipe, overrides)
     data = open_data(read)
     steps = total_steps(read.train, batches_per_epoch=data.batches_per_epoch)
+    of = "steps" if read.train.epochs is None else "epochs"
+    data.check_length(steps, key=f"train.{of} = {getattr(read.train, of)}")
     if step > steps:
         raise UsageError(f"--step {step}: the run has {steps:,} steps; name one of them")
     if read.train.batch_size % world_size:

@@ -2,10 +2,10 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmtrain.data.batch import BadSample
 from mmtrain.errors import UsageError
@@ -16,7 +16,30 @@ BAD_SAMPLES_FILE = "bad_samples.jsonl"
 AT_LEAST = 1000
 """Reads that the limit is a fraction of, at least: one bad sample among a few says nothing."""
 
+MOST_LISTED = 10_000
+"""Different samples that a checkpoint names at most; the file in the run's folder names all."""
+
 Gather = Callable[[tuple[BadSample, ...]], list[tuple[BadSample, ...]]]
+
+
+class Met(NamedTuple):
+    """A sample that a run could not use, and why."""
+
+    source: str
+    shard: str
+    key: str
+    reason: str
+    detail: str
+
+    @classmethod
+    def of(cls, sample: BadSample) -> "Met":
+        """Without what it was read for."""
+        return cls(sample.source, sample.shard, sample.key, sample.reason, sample.detail)
+
+
+def listed(state: Mapping[str, Any]) -> dict[Met, int]:
+    """The samples in a checkpoint's state of the log, and how often each was met."""
+    return {Met(*names): times for *names, times in state.get("samples", ())}
 
 
 class BadSampleLog:
@@ -37,6 +60,7 @@ class BadSampleLog:
     ) -> None:
         self._path, self._max_bad_fraction, self._gather = path, max_bad_fraction, gather
         self._reasons: Counter[str] = Counter()
+        self._met: Counter[Met] = Counter()
         self._num_rows, self._last_step = 0, -1
 
     @property
@@ -65,6 +89,9 @@ class BadSampleLog:
         bad = list(dict.fromkeys(sample for part in parts for sample in part))
         self._num_rows, self._last_step = self._num_rows + num_rows, step
         self._reasons.update(sample.reason for sample in bad)
+        for sample in map(Met.of, bad):
+            if sample in self._met or len(self._met) < MOST_LISTED:
+                self._met[sample] += 1
         if bad and self._path is not None:
             with self._path.open("a", encoding="utf-8") as stream:
                 stream.writelines(_line(sample, step) for sample in bad)
@@ -87,19 +114,22 @@ class BadSampleLog:
             "reasons": dict(self._reasons),
             "num_rows": self._num_rows,
             "last_step": self._last_step,
+            "samples": [[*sample, times] for sample, times in self._met.items()],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on counting from a checkpoint; lines of later steps, which come again, are dropped."""
         self._reasons = Counter(state["reasons"])
         self._num_rows, self._last_step = state["num_rows"], state["last_step"]
+        # Absent in older checkpoints.
+        self._met = Counter(listed(state))
         if self._path is not None and self._path.exists():
             replace_file(self._path, "".join(_lines_until(self._path, self._last_step)))
 
 
 def _line(sample: BadSample, step: int) -> str:
     row = {"step": step} | asdict(sample)
-    for name in ("detail", "source"):
+    for name in ("detail", "source", "is_replacement"):
         if not row[name]:
             del row[name]
     return json.dumps(row) + "\n"

@@ -24,6 +24,8 @@ class BadSample:
     """The name of its source in a mixture."""
     position: int
     """The position inside its epoch that it was read for; a replacement can be bad too."""
+    is_replacement: bool = False
+    """It was itself to replace a bad sample."""
 
     def __str__(self) -> str:
         # A malformed row has no other name than its place.

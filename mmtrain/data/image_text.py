@@ -273,7 +273,8 @@ class NumberedData(Generic[BatchT]):
                     )
                     break
                 except SampleError as error:
-                    refused.append(self._bad_sample(source, number, error, position))
+                    one = self._bad_sample(source, number, error, position)
+                    refused.append(replace(one, is_replacement=bool(refused)))
             else:
                 raise UsageError(self._all_bad(rows, row, refused))
             samples.append(sample)

@@ -19,7 +19,7 @@ class WeightChange:
     """Another weight from a step on."""
 
     from_step: int
-    """The first step with it; steps count from 0."""
+    """Holds as soon as so many steps are done, as a checkpoint's number counts them."""
     weight: float
     """As the source's; 0 leaves the source out from here on."""
 

@@ -36,6 +36,7 @@ RIGHT = {
     "data stats": "{shard} --out {new}.html",
     "data split": "{shard} --out {new} --fractions a=0.5 b=0.5",
     "data vqa": f"--images {{vqa}}/images {ASKED} --out {{new}}",
+    "data quarantine": "{run}",
     "checkpoint ls": "{run}",
     "checkpoint verify": "{run}",
     "checkpoint prune": "{run} --keep 9",
