@@ -31,6 +31,17 @@ ORDER: tuple[Layer, ...] = get_args(Layer)
 _LAYERS = "_layers_around_forward"
 
 
+class _Around(dict[Layer, Callable[[Forward], Forward]]):
+    """The layers of one module. They hold its own forward, which a copy would go on calling, with
+    the weights of the first: deepcopy asks here, as it goes through what a module has."""
+
+    def __deepcopy__(self, _: Any) -> Any:
+        raise ValueError(
+            f"a module whose forward has layers ({', '.join(self)}) cannot be copied: the copy "
+            "would compute with the weights of the first; copy it before it is laid out"
+        )
+
+
 def wrap_forward(module: nn.Module, layer: Layer, wrapper: Callable[[Forward], Forward]) -> None:
     """Put a layer around a module's forward, in place; `ORDER` says where among the others.
 
@@ -45,12 +56,12 @@ def wrap_forward(module: nn.Module, layer: Layer, wrapper: Callable[[Forward], F
     """
     if layer not in ORDER:
         raise ValueError(f"layer = {layer!r} is unknown; use one of {', '.join(ORDER)}")
-    around: dict[Layer, Callable[[Forward], Forward]] = vars(module).get(_LAYERS, {})
+    around: _Around = vars(module).get(_LAYERS, _Around())
     if layer in around:
         raise ValueError(f"{type(module).__name__}'s forward has a layer {layer!r} already")
     if not around and "forward" in vars(module):
         raise ValueError(f"{type(module).__name__}'s forward was replaced; wrap it by a layer")
-    around = {**around, layer: wrapper}
+    around = _Around({**around, layer: wrapper})
     forward: Forward = type(module).forward.__get__(module)
     for name in ORDER:
         if name in around:

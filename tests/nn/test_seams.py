@@ -1,5 +1,6 @@
 """Layers around a forward: one order whatever the calls', no layer twice, no other way in."""
 
+import copy
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,18 @@ def test_mistakes_are_refused() -> None:
     replaced.forward = lambda told: told
     with pytest.raises(ValueError, match="Telling's forward was replaced"):
         wrap_forward(replaced, "ranks", telling("ranks"))
+
+
+@pytest.mark.parametrize("layer", ORDER)
+def test_a_copy_never_computes_with_the_weights_of_the_first(layer: Layer) -> None:
+    """Whatever holds the wrapped module, too; before the layer a copy is one of its own."""
+    whole = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    free = copy.deepcopy(whole)
+    wrap_forward(whole[1], layer, lambda forward: lambda x: forward(x))
+    with pytest.raises(ValueError, match=rf"forward has layers \({layer}\) cannot be copied"):
+        copy.deepcopy(whole)
+    wrap_forward(free[1], layer, lambda forward: lambda x: forward(x))
+    assert whole.state_dict().keys() == free.state_dict().keys()
 
 
 def test_nothing_else_replaces_a_forward() -> None:
