@@ -1,6 +1,7 @@
 """`mmtrain data`."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from mmtrain.cli.data_pages import add_data_stats, add_data_view
 from mmtrain.cli.parser import Parser, add_command, add_group
 from mmtrain.cli.vqa import add_data_vqa
 from mmtrain.data.sources.source import IMAGE_KEY
-from mmtrain.settings.numbers import at_least
+from mmtrain.settings.numbers import at_least, part
 
 
 def add_data(commands: Any) -> None:
@@ -19,7 +20,13 @@ def add_data(commands: Any) -> None:
         commands, "data", "make, index, check, look at or split data", metavar="ACTION"
     )
     index = add_command(
-        actions, "index", "write the index of every shard, with a checksum of every file", _index
+        actions,
+        "index",
+        "index shards, with a checksum of every file, in one catalogue a folder",
+        _index,
+        epilog="Each shard's index is kept (X.tar.index), then all are joined: interrupted, the "
+        "same command with --trust goes on where it was. Several machines index a share each "
+        "(--shard-range), one joins them (--merge).",
     )
     index.add_argument("data", nargs="+", metavar="SHARDS", help="tars, globs, brace ranges")
     _add_index_dir(index)
@@ -27,6 +34,26 @@ def add_data(commands: Any) -> None:
         "--trust",
         action="store_true",
         help="do not read shards again whose size and some pieces are those of their checksums",
+    )
+    which = index.add_mutually_exclusive_group()
+    which.add_argument(
+        "--shard-range",
+        type=part,
+        default=(0, 1),
+        metavar="I/N",
+        help="index one of N shares of the shards, I from 0, and join none: for N machines",
+    )
+    which.add_argument(
+        "--merge",
+        action="store_true",
+        help="read no shard; write the catalogue of indexes that are there",
+    )
+    index.add_argument(
+        "--workers",
+        type=at_least(1),
+        default=min(8, os.cpu_count() or 1),
+        metavar="N",
+        help="processes that index (as many as processors, up to 8)",
     )
     _add_check(actions)
     add_data_make(actions)
@@ -82,7 +109,12 @@ def _index(arguments: argparse.Namespace) -> None:
     from mmtrain.commands.data import data_index_command
 
     data_index_command(
-        data=tuple(arguments.data), index_dir=arguments.index_dir, trust=arguments.trust
+        data=tuple(arguments.data),
+        index_dir=arguments.index_dir,
+        trust=arguments.trust,
+        part=arguments.shard_range,
+        merge=arguments.merge,
+        workers=arguments.workers,
     )
 
 

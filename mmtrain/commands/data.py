@@ -4,22 +4,46 @@ import sys
 import tempfile
 from pathlib import Path
 
+from mmtrain.commands.progress import Progress
 from mmtrain.data.sample_check import SampleReport, check_samples
+from mmtrain.data.shards.cataloguing import write_catalogues
 from mmtrain.data.shards.check import CheckReport, check_shards, index_shards
 from mmtrain.data.sources.open import open_source, open_unsharded
 from mmtrain.errors import FaultsFound, UsageError
 
 
-def data_index_command(*, data: tuple[str, ...], index_dir: Path | None, trust: bool) -> None:
-    """`mmtrain data index`: write what indexes are missing or stale, with checksums; tell of what
-    changed since there were others, and of damage."""
-    report = index_shards(data, index_dir=_text(index_dir), trust=trust)
+def data_index_command(
+    *,
+    data: tuple[str, ...],
+    index_dir: Path | None,
+    trust: bool,
+    part: tuple[int, int],
+    merge: bool,
+    workers: int,
+) -> None:
+    """`mmtrain data index`: write what indexes are missing or stale, with checksums, and join all
+    into a catalogue; tell of what changed since there were others, and of damage."""
+    report = index_shards(
+        data,
+        index_dir=_text(index_dir),
+        trust=trust,
+        part=part,
+        may_make=not merge,
+        processes=workers,
+        progress=Progress("shards"),
+    )
     for line in report.changes:
         print(f"changed since the checksums that are replaced: {line}")
     print(
         f"{report.num_samples} samples in {len(report.shards)} shards; "
         f"{report.num_new} indexes written"
     )
+    if part[1] == 1:
+        joined = write_catalogues(
+            report.shards, index_dir=_text(index_dir), progress=Progress("indexes joined")
+        )
+        for path in joined:
+            print(f"wrote {path}")
     _refuse(report.problems, data)
 
 

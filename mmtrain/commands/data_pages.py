@@ -1,8 +1,6 @@
 """`mmtrain data view` and `stats`: pages about data."""
 
 import json
-import sys
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mmtrain.commands.outputs import refuse_out
+from mmtrain.commands.progress import Progress
 from mmtrain.data.images.decode import decode_image
 from mmtrain.data.samples import image_file
 from mmtrain.data.sources.open import open_source
@@ -25,7 +24,6 @@ from mmtrain.report.data_pages import write_sheet, write_stats_page
 
 _LONGEST_TEXT = 4096
 """Tokens up to which a caption's are counted."""
-_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +126,7 @@ def data_stats_command(
         caption_lines=options.caption_lines or None,
         label_key=label_key,
         tokenizer=counter,
-        progress=_Progress(),
+        progress=Progress("samples"),
     )
     whole = survey.run(workers=workers)
     stats = figures(whole, source, num_looked=numbers.size, context_length=context_length)
@@ -142,18 +140,6 @@ def data_stats_command(
 
         write_stats_page(out, stats, whole.columns, title=options.title, picture=pixels)
         print(f"wrote {out}")
-
-
-class _Progress:
-    """Says how far it is, at most every few seconds."""
-
-    def __init__(self) -> None:
-        self._told = time.monotonic()
-
-    def __call__(self, done: int, of: int) -> None:
-        if time.monotonic() - self._told > _SECONDS:
-            print(f"{done:,} of {of:,} samples", file=sys.stderr, flush=True)
-            self._told = time.monotonic()
 
 
 def _tokenizer(path: Path | None) -> TokenizerConfig:

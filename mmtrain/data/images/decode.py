@@ -76,7 +76,7 @@ def decode_image(
         pixels = _decode_jpeg(data, max_pixels, at_least)
         if pixels is not None:
             return pixels
-    elif (size := _webp_size(data)) is not None:
+    elif (size := webp_size(data)) is not None:
         _refuse_large(*size, max_pixels)  # Pillow makes room for the pixels when it opens a WebP
     return _decode_with_pillow(data, max_pixels)
 
@@ -111,7 +111,7 @@ def open_image(data: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Imag
     Raises:
         SampleError: as `decode_image`, for the same reasons.
     """
-    if (size := _webp_size(data)) is not None:
+    if (size := webp_size(data)) is not None:
         _refuse_large(*size, max_pixels)
     return _read_with_pillow(data, max_pixels, _loaded)
 
@@ -234,7 +234,7 @@ def _refuse_large_inside(data: bytes, max_pixels: int) -> None:
         at = data.find(_PNG, at + 1)
 
 
-def _webp_size(data: bytes) -> tuple[int, int] | None:
+def webp_size(data: bytes) -> tuple[int, int] | None:
     """Height and width in a WebP's header; None if it is none. RFC 9649, section 2."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
         return None

@@ -1,7 +1,7 @@
 """What `mmtrain data index` and `mmtrain data check` do, as functions with plain reports."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +9,9 @@ from functools import partial
 from mmtrain.data.shards.changes import changed_members
 from mmtrain.data.shards.index import ShardIndex, build_index
 from mmtrain.data.shards.index_file import index_paths, load_index
-from mmtrain.data.shards.opening import Shard, open_shards, refuse_no_tar
+from mmtrain.data.shards.not_tars import refuse_no_tar
+from mmtrain.data.shards.opened import Shard, Shards, find_rows
+from mmtrain.data.shards.opening import open_shards
 from mmtrain.data.shards.patterns import expand_patterns
 from mmtrain.data.storage.open import open_file, open_to_scan
 from mmtrain.data.storage.patience import patience
@@ -25,7 +27,7 @@ _LOST = (
 class IndexReport:
     """What indexing found."""
 
-    shards: tuple[Shard, ...]
+    shards: Shards
     """Every shard, damaged ones too; `is_new` where its index was written."""
 
     @property
@@ -92,7 +94,11 @@ def index_shards(
     index_dir: str | None = None,
     crc: bool = True,
     trust: bool = False,
+    part: tuple[int, int] = (0, 1),
+    may_make: bool = True,
     workers: int = 4,
+    processes: int = 0,
+    progress: Callable[[int, int], None] | None = None,
     key: str = "data",
 ) -> IndexReport:
     """Index every shard that has no index yet, a stale one, or one without checksums.
@@ -105,15 +111,28 @@ def index_shards(
         index_dir: where indexes are kept; None: beside the shards.
         crc: keep a checksum of every member, which takes reading all of it.
         trust: do not read shards whose size and three pieces are those of their checksums.
+        part: number and count of equal parts, of which one is indexed.
+        may_make: whether indexes may be made; else all must be there.
         workers: shards at once.
+        processes: more than one make the indexes instead, where there are many to make.
+        progress: told how many shards are done, of how many.
         key: the setting that `patterns` came from, for messages.
 
     Raises:
-        UsageError: a shard is missing or no tar, or an index cannot be kept.
+        UsageError: a shard is missing or no tar, an index cannot be kept, or may not be
+            made.
     """
-    look = crc and not trust
     shards = open_shards(
-        patterns, index_dir=index_dir, crc=crc, look=look, threads=workers, key=key
+        patterns,
+        index_dir=index_dir,
+        crc=crc,
+        look=crc and not trust and may_make,
+        part=part,
+        may_make=may_make,
+        threads=workers,
+        processes=processes,
+        progress=progress,
+        key=key,
     )
     return IndexReport(shards=shards)
 
@@ -131,14 +150,21 @@ def check_shards(
         UsageError: a pattern matches nothing or a shard is missing.
     """
     paths = expand_patterns(patterns, key=key)
+    rows = find_rows(paths, index_dir, may_lose=False)
     work = partial(_check_shard, index_dir=index_dir, key=key)
+    catalogued = [rows.shard(number, path) for number, path in enumerate(paths)]
     with ThreadPoolExecutor(max(1, min(workers, len(paths)))) as pool:
-        return CheckReport(shards=tuple(pool.map(work, paths)))
+        return CheckReport(shards=tuple(pool.map(work, paths, catalogued)))
 
 
-def _check_shard(path: str, *, index_dir: str | None, key: str) -> ShardCheck:
+def _check_shard(
+    path: str, catalogued: Shard | None, *, index_dir: str | None, key: str
+) -> ShardCheck:
     places = index_paths(path, index_dir)
     loaded = [load_index(place) for place in places]
+    if catalogued is not None:
+        places.append(catalogued.index_path)
+        loaded.append(catalogued.load())
     # One with checksums tells more, wherever it is.
     by_worth = sorted(filter(None, loaded), key=lambda index: not index.summary.has_crc)
     old = by_worth[0] if by_worth else None

@@ -11,12 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmtrain.data.images.decode import IMAGE_EXTENSIONS
+from mmtrain.data.images.header_size import header_size
 from mmtrain.data.shards.tar_scan import Damage, Member, scan
 from mmtrain.data.storage.file import File
 from mmtrain.data.storage.hidden_names import is_hidden
 
 _PIECE = 4096
 _CRC_CHUNK = 1 << 22
+_IMAGE_RANK = {extension: rank for rank, extension in enumerate(IMAGE_EXTENSIONS)}
 _META = re.compile(r"__[^/]*__($|/)")
 
 
@@ -64,6 +67,8 @@ class IndexSummary:
     """Where members were lost."""
     version: str | None = None
     """What an object store said of the shard's content (its etag); None of a local one."""
+    has_sizes: bool = False
+    """Whether the images' headers were looked at for height and width."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,6 +93,10 @@ class ShardIndex:
     """uint32."""
     crc_M: np.ndarray
     """uint32, empty without checksums."""
+    height_S: np.ndarray
+    """uint32, of each sample's image, as its header says; 0 where that is not known."""
+    width_S: np.ndarray
+    """uint32, likewise."""
 
     def key(self, sample: int) -> str:
         """The sample's path inside the shard up to the first dot of its file name."""
@@ -154,6 +163,7 @@ def build_index(shard: File, *, crc: bool) -> ShardIndex:
     damage: list[Damage] = []
     num_ignored = 0
     crcs: list[int] = []
+    images: list[tuple[int, int, int]] = []
     for found in scan(shard):
         if isinstance(found, Damage):
             damage.append(found)
@@ -164,9 +174,12 @@ def build_index(shard: File, *, crc: bool) -> ShardIndex:
             # A key again with a file that it has already is another sample of that name.
             if not samples or samples[-1][0] != key or extension in samples[-1][1]:
                 samples.append((key, {}))
+                images.append(_NO_IMAGE)
             samples[-1][1][extension] = found
             if crc:  # at once, while a remote shard's bytes are here
-                crcs.append(content_crc(shard, found.offset, found.size))
+                content, head = _read_content(shard, found)
+                crcs.append(content)
+                images[-1] = min(images[-1], _image(extension, head))
     extensions = sorted({extension for _, members in samples for extension in members})
     number = {extension: i for i, extension in enumerate(extensions)}
     rows = [(number[name], each) for _, members in samples for name, each in members.items()]
@@ -192,25 +205,40 @@ def build_index(shard: File, *, crc: bool) -> ShardIndex:
         crc_hash=hash_crcs(crc_M) if crc else None,
         damage=tuple(damage),
         version=shard.version,
+        has_sizes=crc,
     )
     return ShardIndex(
         summary=summary,
         **arrays,
         header_crc_M=np.array([row[1].header_crc for row in rows], dtype=np.uint32),
         crc_M=crc_M,
+        height_S=np.array([image[1] for image in images], dtype=np.uint32),
+        width_S=np.array([image[2] for image in images], dtype=np.uint32),
     )
 
 
-def content_crc(shard: File, offset: int, size: int) -> int:
-    """CRC-32 of a piece of the shard."""
-    crc, end = 0, offset + size
+_NO_IMAGE = (len(_IMAGE_RANK) + 1, 0, 0)
+
+
+def _image(extension: str, head: bytes) -> tuple[int, int, int]:
+    """How a member ranks among those that may be the sample's image, with its height and width."""
+    height, width = header_size(head)
+    # Without an image's extension it is one only by its content.
+    rank = _IMAGE_RANK.get(extension, len(_IMAGE_RANK) if height else _NO_IMAGE[0])
+    return rank, height, width
+
+
+def _read_content(shard: File, member: Member) -> tuple[int, bytes]:
+    """CRC-32 of a member's content, and its beginning."""
+    crc, offset, end, head = 0, member.offset, member.offset + member.size, b""
     while offset < end:
         chunk = shard.read(offset, min(_CRC_CHUNK, end - offset))
         if not chunk:
             break
+        head = head or chunk
         crc = zlib.crc32(chunk, crc)
         offset += len(chunk)
-    return crc
+    return crc, head
 
 
 def hash_crcs(crc_M: np.ndarray) -> str:

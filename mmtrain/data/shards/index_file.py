@@ -13,8 +13,9 @@ import os
 import uuid
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +28,14 @@ from mmtrain.data.storage.patience import may_pass
 from mmtrain.errors import UsageError
 
 SUFFIX = ".index"
+CATALOGUE_SUFFIX = ".catalogue"
+OWN_SUFFIXES = (SUFFIX, CATALOGUE_SUFFIX)
+"""Of what is kept beside shards, and is none."""
 _FORMAT = "mmtrain shard index 1"
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def index_paths(shard_path: str, index_dir: str | None) -> list[Path]:
+def index_paths(shard_path: str, index_dir: str | None, *, suffix: str = SUFFIX) -> list[Path]:
     """Where the index of a shard may be, the place for a new one first.
 
     That is `index_dir`, or without one beside the shard and, where that folder cannot be written
@@ -43,17 +47,17 @@ def index_paths(shard_path: str, index_dir: str | None) -> list[Path]:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = cache / "mmtrain" / "indexes"
     if is_remote(shard_path):
-        return [_path_in(folder, base_name(shard_path), shard_path.encode())]
+        return [_path_in(folder, base_name(shard_path), shard_path.encode(), suffix)]
     path = Path(shard_path)
-    apart = _path_in(folder, path.name, os.fsencode(path.resolve()))
-    beside = path.with_name(path.name + SUFFIX)
+    apart = _path_in(folder, path.name, os.fsencode(path.resolve()), suffix)
+    beside = path.with_name(path.name + suffix)
     return [beside, apart] if index_dir is None else [apart, beside]
 
 
-def _path_in(folder: Path, name: str, whole: bytes) -> Path:
+def _path_in(folder: Path, name: str, whole: bytes, suffix: str) -> Path:
     # Shards of one name in several folders, buckets or servers must not share an index.
     digest = hashlib.blake2b(whole, digest_size=8).hexdigest()
-    return folder / f"{name}.{digest}{SUFFIX}"
+    return folder / f"{name}.{digest}{suffix}"
 
 
 def keep_index(index: ShardIndex, shard_path: str, index_dir: str | None) -> Path:
@@ -62,15 +66,24 @@ def keep_index(index: ShardIndex, shard_path: str, index_dir: str | None) -> Pat
     Raises:
         UsageError: it can be written nowhere.
     """
-    first, *others = index_paths(shard_path, index_dir)
+    return keep(partial(save_index, index), index_paths(shard_path, index_dir), index_dir)
+
+
+def keep(write: Callable[[Path], Path], places: list[Path], index_dir: str | None) -> Path:
+    """Write a file to the first of its places that can be written.
+
+    Raises:
+        UsageError: none can, or the first is one that the user chose.
+    """
+    first, *others = places
     try:
-        return save_index(index, first)
+        return write(first)
     except OSError as error:
         if index_dir is not None or not others or error.errno not in _READ_ONLY:
             raise UsageError(_no_place(first, error)) from error
     second = others[0]
     try:
-        return save_index(index, second)
+        return write(second)
     except OSError as error:
         raise UsageError(_no_place(second, error)) from error
 
@@ -129,7 +142,10 @@ _ARRAYS = {
     "size_M": np.int64,
     "header_crc_M": np.uint32,
     "crc_M": np.uint32,
+    "height_S": np.uint32,
+    "width_S": np.uint32,
 }
+_SIZES = ("height_S", "width_S")
 # What a file that is missing, torn, forged or of another version raises.
 _UNREADABLE = (
     AttributeError,
@@ -169,12 +185,18 @@ def load_index(path: Path) -> ShardIndex | None:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             summary = _decode_summary(file)
-            arrays = {name: file[name] for name in _ARRAYS}
+            arrays = {name: _array(name, file, summary) for name in _ARRAYS}
     except _UNREADABLE as error:
         _raise_passing(error)
         return None
     index = ShardIndex(summary=summary, **arrays)
     return index if _is_consistent(index) else None
+
+
+def _array(name: str, file: Mapping[str, np.ndarray], summary: IndexSummary) -> np.ndarray:
+    if name in _SIZES and not summary.has_sizes and name not in file:
+        return np.zeros(summary.num_samples, dtype=_ARRAYS[name])  # from before there were any
+    return file[name]
 
 
 def _raise_passing(error: Exception) -> None:
@@ -193,6 +215,7 @@ def _decode_summary(file: Mapping[str, np.ndarray]) -> IndexSummary:
         data["crc_hash"] = hash_crcs(file["crc_M"])  # an index from before there was one
     data.setdefault("crc_hash", None)
     data.setdefault("version", None)
+    data.setdefault("has_sizes", False)
     data["extensions"] = tuple(data["extensions"])
     data["damage"] = tuple(Damage(int(offset), str(reason)) for offset, reason in data["damage"])
     return IndexSummary(**data)
@@ -211,6 +234,8 @@ def _is_consistent(index: ShardIndex) -> bool:
         "size_M": members,
         "header_crc_M": members,
         "crc_M": members if summary.has_crc else 0,
+        "height_S": samples,
+        "width_S": samples,
     }
     for name, dtype in _ARRAYS.items():
         array = getattr(index, name)

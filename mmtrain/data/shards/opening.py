@@ -1,52 +1,65 @@
-"""Finds shards and their indexes, making those that are missing, and tells what is no tar."""
+"""Finds shards and their indexes, making those that are missing."""
 
+import multiprocessing
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
-from mmtrain.data.shards.changes import changed_members
-from mmtrain.data.shards.index import IndexSummary, ShardIndex, build_index, content_hash
-from mmtrain.data.shards.index_file import (
-    index_paths,
-    is_fresh,
-    keep_index,
-    load_index,
-    load_summary,
+import numpy as np
+
+from mmtrain.data.shards.catalogue_file import folder_of
+from mmtrain.data.shards.changed import (
+    NOTHING_TO_COMPARE,
+    Changed,
+    changes_of,
+    read_changes,
+    tell_changed,
 )
+from mmtrain.data.shards.index import build_index, content_hash
+from mmtrain.data.shards.index_file import index_paths, is_fresh, keep_index, load_summary
+from mmtrain.data.shards.not_tars import refuse_no_tar
+from mmtrain.data.shards.opened import Shard, Shards, find_rows, have_sizes
 from mmtrain.data.shards.patterns import expand_patterns
-from mmtrain.data.shards.tar_header import BLOCK, MAGIC, parse_header
 from mmtrain.data.storage.file import File
+from mmtrain.data.storage.machine_lock import lock_of_machine
 from mmtrain.data.storage.open import open_file, open_to_scan
 from mmtrain.data.storage.patience import may_pass, patience, patiently
 from mmtrain.errors import UsageError
 
 _THREADS = 8
-_MAGIC_WITHIN = 1 << 20
-_NUM_NAMED = 5
-"""Changes of a shard that a message names."""
-_NOTHING_TO_COMPARE = "its index was damaged, so that nothing could be compared"
+_MOST_COMPARED = 1000
+"""Shards of catalogues whose pieces are compared at the start."""
+_FEW = 16
+"""Shards for which no processes are started."""
 PathT = TypeVar("PathT")
 ReturnT = TypeVar("ReturnT")
+WorkT = TypeVar("WorkT")
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shard:
-    """One indexed shard."""
+class _How:
+    """How a shard is opened; see `open_shards`."""
 
-    path: str
-    """As the user's pattern gave it."""
-    index_path: Path
-    """Where its index is kept."""
-    summary: IndexSummary
-    """What its index says."""
-    is_new: bool
-    """Whether the index was made just now."""
-    changes: tuple[str, ...] = ()
-    """What was no longer as the checksums said that this new index replaces, a line each."""
+    index_dir: str | None
+    crc: bool
+    look: bool
+    key: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Makers:
+    """Who makes indexes; see `open_shards`."""
+
+    may_make: bool
+    threads: int
+    processes: int
+    progress: Progress | None
 
 
 def open_shards(
@@ -55,11 +68,18 @@ def open_shards(
     index_dir: str | None = None,
     crc: bool = False,
     look: bool = False,
+    compare: bool = False,
+    part: tuple[int, int] = (0, 1),
+    may_make: bool = True,
     threads: int = _THREADS,
+    processes: int = 0,
+    progress: Progress | None = None,
     key: str = "data.train",
     retry_seconds: float | None = None,
-) -> tuple[Shard, ...]:
+) -> Shards:
     """Find the shards and their indexes, making those that are missing or stale.
+
+    Processes of one machine that want the same indexes made wait for the first of them.
 
     Args:
         patterns: what `expand_patterns` takes.
@@ -68,7 +88,13 @@ def open_shards(
             shard's: only who asks for checksums may replace them.
         look: with `crc`, read also the shards whose indexes seem to be theirs, and compare: three
             pieces, by which that is told, are not all of a shard.
+        compare: look at those pieces now also of more than 1,000 shards in catalogues, of which
+            otherwise just the sizes are, the rest when a shard is first read.
+        part: number and count of equal parts of the shards, of which one is opened.
+        may_make: whether indexes may be made.
         threads: shards at once.
+        processes: more than one make the indexes, where there are many to make.
+        progress: told how many indexes were made, of how many.
         key: the setting that `patterns` came from, for messages.
         retry_seconds: how long a disk's fault is given to pass; None: see `waiting`.
 
@@ -77,31 +103,95 @@ def open_shards(
             or those are in an index that is damaged; or an index cannot be kept.
     """
     retry_seconds = patience(retry_seconds)
-    paths = expand_patterns(patterns, key=key, retry_seconds=retry_seconds)
-    find = partial(_find_indexes, index_dir=index_dir, look=look)
-    one = partial(
-        _open_shard, find=find, index_dir=index_dir, crc=crc, key=key, seconds=retry_seconds
-    )
-    work = partial(read_patiently, one, seconds=retry_seconds, key=key)
+    paths = expand_patterns(patterns, key=key, retry_seconds=retry_seconds)[part[0] :: part[1]]
+    if not paths:
+        raise UsageError(f"part {part[0]}/{part[1]} of {key} is empty; choose fewer parts")
+    how = _How(index_dir=index_dir, crc=crc, look=look, key=key, seconds=retry_seconds)
+    makers = _Makers(may_make=may_make, threads=threads, processes=processes, progress=progress)
+    patient = partial(read_patiently, seconds=retry_seconds, key=key)
+    folder = folder_of(paths[0]) or "."
+    find = partial(find_rows, paths, index_dir, may_lose=crc)
+    shards = Shards(paths, patient(lambda _: find(), folder))
+    missing = list(range(len(paths)))
+    if not crc and shards.rows.numbers().size:
+        fits = patient(lambda _: have_sizes(paths, shards.rows), folder)
+        if compare or len(paths) <= _MOST_COMPARED:
+            known = np.flatnonzero(fits).tolist()
+            is_same = partial(_is_same, seconds=retry_seconds, key=key)
+            fits[known] = _map_threads(is_same, [shards[number] for number in known], threads)
+        missing = np.flatnonzero(~fits).tolist()
+    opened = _open_missing(shards, missing, how, makers)
+    if changed := [each for each in opened if isinstance(each, Changed)]:
+        refuse_changed(changed[0].indexed, len(changed), len(paths), key=key, seconds=retry_seconds)
+    for number, each in zip(missing, opened, strict=True):
+        assert isinstance(each, Shard)
+        shards.put(number, each)
+    return shards
+
+
+def _open_missing(
+    shards: Shards, missing: list[int], how: _How, makers: _Makers
+) -> list[Shard | Changed]:
+    """The shards that no catalogue vouches for, one by one."""
+    work = [(shards.paths[n], shards.rows.shard(n, shards.paths[n])) for n in missing]
+    found = _map_threads(partial(_open_patiently, how=how, may_make=False), work, makers.threads)
+    unmade = [i for i, each in enumerate(found) if each is None]
+    if unmade and not makers.may_make:
+        raise UsageError(
+            f"{how.key}: {len(unmade)} of {len(shards)} shards have no index with checksums "
+            f"that is theirs, the first is {work[unmade[0]][0]}; run mmtrain data index on them"
+        )
+    if unmade:
+        with lock_of_machine(f"{os.path.abspath(work[unmade[0]][0])} {how.index_dir}"):
+            made = _make(
+                partial(_open_patiently, how=how, may_make=True), [work[i] for i in unmade], makers
+            )
+        for i, each in zip(unmade, made, strict=True):
+            found[i] = each
+    return [each for each in found if each is not None]
+
+
+def _map_threads(
+    work: Callable[[WorkT], ReturnT], items: Sequence[WorkT], threads: int
+) -> list[ReturnT]:
     # Threads: nearly all the time goes to the disk and to checksums, which let others run.
-    with ThreadPoolExecutor(max(1, min(threads, len(paths)))) as pool:
-        opened = list(pool.map(work, paths))
-    if changed := [each for each in opened if isinstance(each, _Changed)]:
-        reread = partial(_read_changes, seconds=retry_seconds)
-        changes = read_patiently(reread, changed[0], seconds=retry_seconds, key=key)
-        raise UsageError(_told(changed[0], changes, len(changed), len(paths), key))
-    return tuple(each for each in opened if isinstance(each, Shard))
+    with ThreadPoolExecutor(max(1, min(threads, len(items)))) as pool:
+        return list(pool.map(work, items))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Changed:
-    """A shard that is no longer what the checksums in its index say."""
+def _make(
+    work: Callable[[WorkT], ReturnT], items: Sequence[WorkT], makers: _Makers
+) -> list[ReturnT]:
+    """With progress; by processes where many small members keep one at its headers."""
+    num = max(1, min(makers.threads, len(items)))
+    if makers.processes > 1 and len(items) > _FEW:
+        spawn = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(makers.processes, mp_context=spawn)
+    else:
+        pool = ThreadPoolExecutor(num)
+    with pool:
+        made = []
+        for one in pool.map(work, items):
+            made.append(one)
+            if makers.progress is not None:
+                makers.progress(len(made), len(items))
+        return made
 
-    path: str
-    index_path: Path
 
-    def __str__(self) -> str:
-        return self.path
+def _is_same(shard: Shard, *, seconds: float, key: str) -> bool:
+    def compare(path: str) -> bool:
+        with open_file(path) as file:
+            return is_fresh(shard.summary, file)
+
+    return read_patiently(compare, shard.path, seconds=seconds, key=key)
+
+
+def _open_patiently(
+    work: tuple[str, Shard | None], *, how: _How, may_make: bool
+) -> Shard | Changed | None:
+    path, catalogued = work
+    one = partial(_open_shard, how=how, catalogued=catalogued, may_make=may_make)
+    return read_patiently(one, path, seconds=how.seconds, key=how.key)
 
 
 def read_patiently(
@@ -121,6 +211,19 @@ def read_patiently(
         ) from error
 
 
+def refuse_changed(
+    first: Shard, num: int, num_shards: int, *, key: str, seconds: float
+) -> NoReturn:
+    """Name what changed in the first of some shards since its index was made.
+
+    Raises:
+        UsageError: always.
+    """
+    read = partial(read_changes, first, seconds=seconds)
+    changes = read_patiently(read, first.path, seconds=seconds, key=key)
+    raise UsageError(tell_changed(first, changes, num, num_shards, key=key))
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Indexes:
     """What indexes a shard has."""
@@ -133,18 +236,24 @@ class _Indexes:
     """A file that may have held checksums."""
 
 
-def _find_indexes(path: str, file: File, *, index_dir: str | None, look: bool) -> _Indexes:
+def _find_indexes(path: str, file: File, how: _How, catalogued: Shard | None) -> _Indexes:
     bare, protecting, damaged = None, None, None
-    for place in index_paths(path, index_dir):
+    candidates: list[Shard] = []
+    for place in index_paths(path, how.index_dir):
         summary = load_summary(place)
-        if summary is None:
-            damaged = damaged or (place if os.path.lexists(place) else None)
-            continue
-        found = Shard(path=path, index_path=place, summary=summary, is_new=False)
-        fresh = is_fresh(summary, file)
-        if fresh and summary.has_crc and not look:
+        if summary is not None:
+            candidates.append(Shard(path=path, index_path=place, summary=summary, is_new=False))
+        elif damaged is None and os.path.lexists(place):
+            damaged = place
+    if catalogued is not None and how.crc and catalogued.load() is None:
+        damaged = damaged or catalogued.index_path
+    elif catalogued is not None:
+        candidates.append(catalogued)
+    for found in candidates:
+        fresh = is_fresh(found.summary, file)
+        if fresh and found.summary.has_crc and not how.look:
             return _Indexes(usable=found)
-        if summary.has_crc:
+        if found.summary.has_crc:
             protecting = protecting or found
         elif fresh:
             bare = bare or found
@@ -152,37 +261,35 @@ def _find_indexes(path: str, file: File, *, index_dir: str | None, look: bool) -
 
 
 def _open_shard(
-    path: str,
-    *,
-    find: Callable[[str, File], _Indexes],
-    index_dir: str | None,
-    crc: bool,
-    key: str,
-    seconds: float,
-) -> Shard | _Changed:
+    path: str, *, how: _How, catalogued: Shard | None, may_make: bool
+) -> Shard | Changed | None:
+    """One shard; None where its index had to be made, and may not."""
+    crc = how.crc
     with open_file(path) as file:
-        found = find(path, file)
+        found = _find_indexes(path, file, how, catalogued)
         usable, protecting = found.usable, found.protecting
         if protecting is not None and not crc and _is_other(protecting, file):
-            return _Changed(path=path, index_path=protecting.index_path)
+            return Changed(indexed=protecting)
         if usable is not None and (usable.summary.has_crc or (protecting is None and not crc)):
             return usable
         if found.damaged is not None and protecting is None and not crc:
-            raise UsageError(_told_damaged(found.damaged, path, key))
-        refuse_no_tar(file, key=key)
-        with open_to_scan(file, seconds=seconds) as whole:
+            raise UsageError(_told_damaged(found.damaged, path, how.key))
+        refuse_no_tar(file, key=how.key)
+        if not may_make:
+            return None
+        with open_to_scan(file, seconds=how.seconds) as whole:
             index = build_index(whole, crc=crc or protecting is not None)
         is_same = protecting is not None and is_fresh(protecting.summary, file)
-    changes = () if protecting is None else _changes(protecting.index_path, index)
+    changes = () if protecting is None else changes_of(protecting, index)
     if protecting is not None and changes and not crc:
-        return _Changed(path=path, index_path=protecting.index_path)
-    if protecting is not None and is_same and not changes:
+        return Changed(indexed=protecting)
+    if protecting is not None and is_same and not changes and protecting.summary.has_sizes >= crc:
         return protecting
     if protecting is not None and index.summary.damage:  # the checksums of what was whole stay
         return replace(protecting, summary=index.summary)
     if found.damaged is not None and protecting is None:
-        changes = (_NOTHING_TO_COMPARE,)
-    place = keep_index(index, path, index_dir)
+        changes = (NOTHING_TO_COMPARE,)
+    place = keep_index(index, path, how.index_dir)
     return Shard(path=path, index_path=place, summary=index.summary, is_new=True, changes=changes)
 
 
@@ -192,61 +299,8 @@ def _is_other(indexed: Shard, file: File) -> bool:
     return old.shard_bytes != file.size or old.content_hash != content_hash(file)
 
 
-def _changes(old_place: Path, new: ShardIndex) -> tuple[str, ...]:
-    old = load_index(old_place)
-    return (_NOTHING_TO_COMPARE,) if old is None else tuple(changed_members(old, new))
-
-
-def _read_changes(changed: _Changed, *, seconds: float) -> tuple[str, ...]:
-    with open_file(changed.path) as file, open_to_scan(file, seconds=seconds) as whole:
-        return _changes(changed.index_path, build_index(whole, crc=True))
-
-
-def _told(first: _Changed, changes: tuple[str, ...], num: int, num_shards: int, key: str) -> str:
-    named = ", ".join(changes[:_NUM_NAMED])
-    more = f" and {len(changes) - _NUM_NAMED} more" if len(changes) > _NUM_NAMED else ""
-    return (
-        f"{key}: {num} of {num_shards} shards changed since their checksums were made, the first "
-        f"is {first.path} ({named}{more}); fetch it again or, if the change is meant, run: "
-        f"mmtrain data index {first.path}"
-    )
-
-
 def _told_damaged(index: Path, path: str, key: str) -> str:
     return (
         f"{key}: {index}, the index of {path}, is damaged or of another version, and checksums "
         f"that it may hold are not given up by reading; run: mmtrain data index {path}"
     )
-
-
-_NOT_TARS = {
-    b"\x1f\x8b": "gzip-compressed; unpack it",
-    b"\xfd7zXZ": "xz-compressed; unpack it",
-    b"\x28\xb5\x2f\xfd": "zstd-compressed; unpack it",
-    b"BZh": "bzip2-compressed; unpack it",
-    b"PK\x03\x04": "a zip; repack it as a tar",
-    b"version https://git-lfs": "a git-lfs pointer; run git lfs pull",
-}
-
-
-def refuse_no_tar(file: File, *, key: str) -> None:
-    """Tell apart what never was a tar from a damaged one.
-
-    Raises:
-        UsageError: the file is empty, a web page, compressed or the like.
-    """
-    head = file.read(0, BLOCK)
-    what = next((what for magic, what in _NOT_TARS.items() if head.startswith(magic)), None)
-    if not head:
-        what = "empty; fetch it again"
-    elif what is None and head.strip(b"\0") and isinstance(parse_header(head), str):
-        # A first header that is damaged has others behind it.
-        kind = "a web page, no tar" if head.lstrip()[:1] == b"<" else "no tar"
-        if kind != "no tar" or MAGIC not in file.read(0, _MAGIC_WITHIN):
-            what = f"{kind} (it begins {_first_words(head)}); fetch it again"
-    if what is not None:
-        raise UsageError(f"{key}: {file.path} is {what}")
-
-
-def _first_words(head: bytes) -> str:
-    return repr(head.lstrip()[:24].decode("utf-8", "replace"))

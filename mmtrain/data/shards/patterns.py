@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from functools import partial
 
-from mmtrain.data.shards.index_file import SUFFIX
+from mmtrain.data.shards.index_file import OWN_SUFFIXES
 from mmtrain.data.storage.addresses import SCHEMES, is_remote, local_path, scheme_of
 from mmtrain.data.storage.hidden_names import is_hidden, tars_in
 from mmtrain.data.storage.listing import list_remote
@@ -109,7 +109,7 @@ def _match(name: str, key: str) -> list[str]:
         UsageError: a link that leads nowhere is among it.
     """
     if is_remote(name):
-        return [each for each in list_remote(name, key=key) if not each.endswith(SUFFIX)]
+        return [each for each in list_remote(name, key=key) if not each.endswith(OWN_SUFFIXES)]
     mode = _mode(name)
     if mode is not None and not stat.S_ISDIR(mode):
         return [name]
@@ -119,7 +119,8 @@ def _match(name: str, key: str) -> list[str]:
     matches = [
         match
         for match in found
-        if not match.endswith(SUFFIX) and not (mode is None and is_hidden(match.removeprefix(root)))
+        if not match.endswith(OWN_SUFFIXES)
+        and not (mode is None and is_hidden(match.removeprefix(root)))
     ]
     modes = [_mode(match) for match in matches]
     if None in modes:

@@ -13,8 +13,10 @@ from mmtrain.data.fingerprint import join_fingerprint
 from mmtrain.data.images.decode import IMAGE_EXTENSIONS
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.shards.index import Entry, ShardIndex, build_index
-from mmtrain.data.shards.index_file import load_index
-from mmtrain.data.shards.opening import Shard, open_shards
+from mmtrain.data.shards.index_file import is_fresh
+from mmtrain.data.shards.kept import KeptIndexes
+from mmtrain.data.shards.opened import Shard
+from mmtrain.data.shards.opening import open_shards, refuse_changed
 from mmtrain.data.shards.tar_header import BLOCK
 from mmtrain.data.storage.cache import Cache
 from mmtrain.data.storage.file import File, Range
@@ -64,28 +66,34 @@ class ShardSource:
     ):
         retry_seconds = patience(retry_seconds)
         self.shards = open_shards(
-            patterns, index_dir=index_dir, key=key, retry_seconds=retry_seconds
+            patterns,
+            index_dir=index_dir,
+            compare=verify,
+            key=key,
+            retry_seconds=retry_seconds,
         )
+        self._key_of_setting = key
         self.retry_seconds, self._is_lost = retry_seconds, False
         self.verify, self.image_key = verify, image_key
-        self.shard_sizes = [shard.summary.num_samples for shard in self.shards]
-        self._end_S = np.cumsum(self.shard_sizes, dtype=np.int64)
+        sizes = self.shards.sizes()
+        self.shard_sizes = sizes.tolist()
+        self._end_S = np.cumsum(sizes, dtype=np.int64)
         self.num_samples = int(self._end_S[-1])
         self._cache = cache
-        self._open: OrderedDict[int, tuple[File, ShardIndex]] = OrderedDict()
+        self._open: OrderedDict[int, File] = OrderedDict()
+        self._indexes = KeptIndexes()
         if on_damage == "stop":
             self._refuse_damage(key)
         if self.num_samples == 0:
             raise UsageError(f"{key} = {patterns}: the shards hold no samples; name others")
-        if verify and (bare := [shard for shard in self.shards if not shard.summary.has_crc]):
+        if verify and (bare := self.shards.without_crc()):
             raise UsageError(
                 f"data.verify = true needs checksums, which the index of {bare[0].path} has not; "
                 f"run: mmtrain data index {bare[0].path}"
             )
 
     def _refuse_damage(self, key: str) -> None:
-        damaged = [shard for shard in self.shards if shard.summary.damage]
-        if damaged:
+        if damaged := self.shards.damaged():
             first = damaged[0].summary.damage[0]
             raise UsageError(
                 f"{key}: {len(damaged)} of {len(self.shards)} shards are damaged, the first is "
@@ -94,7 +102,7 @@ class ShardSource:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": OrderedDict()}
+        return self.__dict__ | {"_open": OrderedDict(), "_indexes": KeptIndexes()}
 
     @property
     def fingerprint(self) -> str:
@@ -103,11 +111,11 @@ class ShardSource:
         Where all shards have checksums, with their contents too.
         """
         layout, content = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
-        summaries = [shard.summary for shard in self.shards]
-        for summary in summaries:
-            layout.update(f"{summary.shard_bytes} {summary.index_hash}\n".encode())
-            content.update(f"{summary.crc_hash}\n".encode())
-        has_crc = all(summary.has_crc for summary in summaries)
+        has_crc = True
+        for shard in self.shards.hashes():
+            layout.update(f"{shard.shard_bytes} {shard.index_hash}\n".encode())
+            content.update(f"{shard.crc_hash}\n".encode())
+            has_crc = has_crc and shard.crc_hash is not None
         return join_fingerprint(layout.hexdigest(), content.hexdigest() if has_crc else None)
 
     def locate(self, sample: int) -> tuple[Shard, int]:
@@ -122,17 +130,17 @@ class ShardSource:
     def key(self, sample: int) -> str:
         """The sample's key inside its shard."""
         number, inside = self._locate(sample)
-        return self._opened(number)[1].key(inside)
+        return self._index(number).key(inside)
 
     def extensions(self, sample: int) -> list[str]:
         """Of the sample's files, as the index has them."""
         number, inside = self._locate(sample)
-        return list(self._opened(number)[1].members(inside))
+        return list(self._index(number).members(inside))
 
     def name_fault(self, sample: int, wanted: Collection[str]) -> str:
         """See `ShardIndex.name_fault`."""
         number, inside = self._locate(sample)
-        return self._opened(number)[1].name_fault(inside, wanted)
+        return self._index(number).name_fault(inside, wanted)
 
     def read(self, sample: int, wanted: Collection[str] | None = None) -> dict[str, bytes]:
         """The sample's files by extension, or those of them that are `wanted`.
@@ -142,7 +150,7 @@ class ShardSource:
             OSError: the shard cannot be read, tried several times.
         """
         number, inside = self._locate(sample)
-        entries = self._opened(number)[1].members(inside)
+        entries = self._index(number).members(inside)
         if self.image_key in entries:
             image = entries.pop(self.image_key)
             entries = {k: v for k, v in entries.items() if k not in IMAGE_EXTENSIONS}
@@ -197,7 +205,7 @@ class ShardSource:
     def _read(self, number: int, ranges: list[Range]) -> list[memoryview]:
         def attempt() -> list[memoryview]:
             try:
-                return self._open_now(number)[0].read_ranges(ranges)
+                return self._open_now(number).read_ranges(ranges)
             except OSError:
                 self._close(number)
                 raise
@@ -206,10 +214,12 @@ class ShardSource:
         self._is_lost = False
         return pieces
 
-    def _opened(self, number: int) -> tuple[File, ShardIndex]:
-        if number in self._open:
-            return self._open_now(number)
-        return self._patiently(number, partial(self._open_now, number), "opened")
+    def _index(self, number: int) -> ShardIndex:
+        if (kept := self._indexes.get(number)) is None:
+            self._patiently(number, partial(self._open_now, number), "opened")
+            kept = self._indexes.get(number)
+            assert kept is not None
+        return kept.index
 
     def _patiently(self, number: int, attempt: Callable[[], ReturnT], what: str) -> ReturnT:
         # A disk that stayed away is not waited for again and again, sample by sample.
@@ -224,32 +234,51 @@ class ShardSource:
                 f"(data.retry_seconds): {error.strerror or error}"
             ) from error
 
-    def _open_now(self, number: int) -> tuple[File, ShardIndex]:
+    def _open_now(self, number: int) -> File:
         found = self._open.get(number)
         if found is not None:
             self._open.move_to_end(number)
             return found
         while len(self._open) >= _MAX_OPEN:
             self._close(next(iter(self._open)))
-        shard = self.shards[number]
-        known = shard.summary.shard_bytes, shard.summary.version
+        kept = self._indexes.get(number)
+        shard = self.shards[number] if kept is None else kept.shard
+        summary = shard.summary
+        known = summary.shard_bytes, summary.version
         file = open_file(shard.path, known=known, cache=self._cache)
-        index = load_index(shard.index_path)
+        if kept is None:
+            self._indexes.put(number, shard, self._load(shard, file))
+        if (file.size, file.version) != known:
+            raise UsageError(f"{shard.path} was changed while it was in use; start again")
+        self._open[number] = file
+        return file
+
+    def _load(self, shard: Shard, file: File) -> ShardIndex:
+        """The index of a shard that is read for the first time."""
+        if shard.catalogue is not None and not is_fresh(shard.summary, file):
+            refuse_changed(
+                shard,
+                1,
+                len(self.shards),
+                key=self._key_of_setting,
+                seconds=self.retry_seconds,
+            )
+        index = shard.load()
+        if index is None and shard.catalogue is not None:
+            raise UsageError(
+                f"{shard.index_path} is damaged where it tells of {shard.path}; run: mmtrain data "
+                f"index {shard.path}"
+            )
         if index is None or index.summary.index_hash != shard.summary.index_hash:
             # Removed or made anew since the run began; what counts is the shard itself.
             with open_to_scan(file, seconds=self.retry_seconds) as whole:
                 index = build_index(whole, crc=False)
-        if (file.size, file.version, index.summary.index_hash) != (
-            shard.summary.shard_bytes,
-            shard.summary.version,
-            shard.summary.index_hash,
-        ):
+        if index.summary.index_hash != shard.summary.index_hash:
             raise UsageError(f"{shard.path} was changed while it was in use; start again")
         if self.verify and not index.summary.has_crc:
             raise UsageError(f"{shard.index_path} lost its checksums while in use; start again")
-        self._open[number] = file, index
-        return file, index
+        return index
 
     def _close(self, number: int) -> None:
         if number in self._open:
-            self._open.pop(number)[0].close()
+            self._open.pop(number).close()
