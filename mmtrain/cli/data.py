@@ -28,7 +28,7 @@ def add_data(commands: Any) -> None:
         "same command with --trust goes on where it was. Several machines index a share each "
         "(--shard-range), one joins them (--merge).",
     )
-    index.add_argument("data", nargs="+", metavar="SHARDS", help="tars, globs, brace ranges")
+    index.add_argument("data", nargs="+", metavar="SHARDS", help="tars, globs, ranges, s3://...")
     _add_index_dir(index)
     index.add_argument(
         "--trust",

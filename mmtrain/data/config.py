@@ -28,7 +28,8 @@ class DataConfig:
 
     train: PathText | tuple[PathText, ...] | None = None
     """Shards: paths, folders, globs such as `data/*.tar`, brace ranges such as
-    `data/{00000..00099}.tar`, or a list of these. Or one path of another kind: a .csv, .tsv or
+    `data/{00000..00099}.tar`, or a list of these, on this machine or as s3://, gs://, az://, http://
+    and https:// addresses. Or one path of another kind: a .csv, .tsv or
     .jsonl manifest, a folder of class folders of images, a saved Hugging Face data set; or
     `synthetic:N`. Either this or [[data.mixture]]."""
     mixture: tuple[MixtureSource, ...] = ()

@@ -1,6 +1,7 @@
 """Faults of a disk that pass: what fails is tried again, as long as the user wants to wait."""
 
 import errno
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import TypeGuard, TypeVar
 
 PATIENCE = 10.0
 """Default seconds."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 15.0
+_FIRST_PAUSE, _BUSY_PAUSE, _LONGEST_PAUSE = 0.1, 1.0, 15.0
 _LASTING = frozenset(
     {
         *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
@@ -50,6 +51,9 @@ def patiently(
 ) -> ReturnT:
     """What `attempt` returns, tried again after pauses that double, for `seconds`.
 
+    The pauses differ by chance, so that the processes that met a fault together do not come back
+    together; a server that says that it is busy is left alone for a second at least.
+
     Args:
         attempt: reads; leaves nothing open where it fails.
         seconds: until the last attempt; 0: there is one.
@@ -66,5 +70,7 @@ def patiently(
             left = end - time.monotonic()
             if left <= 0 or not again(error):
                 raise
-        time.sleep(min(pause, left))
+            if error.errno == errno.EBUSY:
+                pause = max(pause, _BUSY_PAUSE)
+        time.sleep(min(pause * random.uniform(1.0, 1.5), left))
         pause = min(2 * pause, _LONGEST_PAUSE)
