@@ -8,6 +8,7 @@ from typing import get_args
 
 from mmtrain.data.images.decode import HIGHEST_MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS
 from mmtrain.data.images.transforms import AugmentConfig, Interpolation, ResizeMode
+from mmtrain.data.joins.joined import Missing
 from mmtrain.data.mixture import MixtureSource, SourceSettings, check_captions, check_mixture
 from mmtrain.data.order.batches import Last
 from mmtrain.data.order.mixture import MixtureBatches
@@ -44,6 +45,15 @@ class DataConfig:
     image_key: str = IMAGE_KEY
     """Column that holds the image: its path in a manifest, itself in a saved data set. In shards
     the extension of the images, where they have several or one that images do not have."""
+    join: tuple[PathText, ...] = ()
+    """Captions, labels or features that lie apart, joined to the samples by their keys: tables,
+    Parquet files, folders of `mmtrain embed`, shards. Their columns come into the .json, in the
+    place of fields of the same name; a column `txt` is the .txt."""
+    join_key: str = "key"
+    """The column of the samples' keys in what is joined."""
+    join_missing: Missing = "bad"
+    """A sample that has no row there: `bad`, so that another one takes its place, or `keep`, as it
+    is; `data_unjoined` in metrics.jsonl counts these."""
     workers: int = 0
     """Processes per rank that read and decode. 0: the training process itself. The batches do not
     depend on it."""
@@ -126,6 +136,7 @@ class DataConfig:
         check_counts(self, "shuffle_group", "lanes", most=sys.maxsize)
         check_captions(self.captions)
         self._check_sources()
+        self._check_join()
         if self.label_key == "":
             raise ValueError('label_key = "" names no field; leave it out for none')
         for name, choices in (
@@ -135,6 +146,7 @@ class DataConfig:
             ("on_damage", get_args(OnDamage)),
             ("mixture_end", get_args(MixtureEnd)),
             ("mixture_batches", get_args(MixtureBatches)),
+            ("join_missing", get_args(Missing)),
         ):
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"{name} = {value!r} is unknown; use {' or '.join(choices)}")
@@ -174,6 +186,15 @@ class DataConfig:
                 raise ValueError(
                     f'{name} = "{value}" has no effect without [[data.mixture]]; leave it out'
                 )
+
+    def _check_join(self) -> None:
+        if self.join and self.mixture:
+            raise ValueError(
+                f"join = {list(self.join)} is of one set, and mixture has several; leave it out"
+            )
+        for name in ("join_key", "join_missing"):
+            if not self.join and (value := getattr(self, name)) != getattr(type(self), name):
+                raise ValueError(f'{name} = "{value}" has no effect without join; leave it out')
 
     @property
     def only_train(self) -> PathText | tuple[PathText, ...]:

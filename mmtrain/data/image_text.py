@@ -20,6 +20,7 @@ from mmtrain.data.first_look import (
     refuse_untold_lines,
 )
 from mmtrain.data.images.transforms import PreprocessConfig, TrainTransform
+from mmtrain.data.joins.joined import JoinedSource
 from mmtrain.data.mixture import SourceSettings, changed_at
 from mmtrain.data.order.batches import Rows
 from mmtrain.data.order.mixture import MixturePlan
@@ -107,7 +108,7 @@ class NumberedData(Generic[BatchT]):
 
     def _open_source(self, settings: SourceSettings) -> SampleSource:
         config = self.config
-        return open_source(
+        source = open_source(
             settings.train,
             image_key=settings.image_key,
             index_dir=config.index_dir,
@@ -116,6 +117,15 @@ class NumberedData(Generic[BatchT]):
             key=f"{settings.key}.train",
             retry_seconds=config.retry_seconds,
             cache=self._cache,
+        )
+        if not config.join:
+            return source
+        return JoinedSource(
+            source,
+            config.join,
+            key_column=config.join_key,
+            missing=config.join_missing,
+            index_dir=config.index_dir,
         )
 
     def _build_reader(

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 from mmtrain.data.config import DataConfig
+from mmtrain.data.joins.joined import JoinedSource
 from mmtrain.data.mixture import weight_schedule
 from mmtrain.data.order.batches import BatchPlan, RowPlan, Rows
 from mmtrain.data.order.mixture import Mixed, MixturePlan
@@ -19,6 +20,8 @@ def tell_caches(sources: Sequence[SampleSource], plan: RowPlan, rows: Rows) -> N
     numbers, first = np.unique(rows.source_B, return_index=True)
     for number, row in zip(numbers.tolist(), first.tolist(), strict=True):
         source = sources[number]
+        if isinstance(source, JoinedSource):
+            source = source.inner
         if isinstance(source, ShardSource) and rows.position_B[row] != PADDING:
             source.expect(partial(plan.coming, rows, row))
 

@@ -30,6 +30,8 @@ class Work:
     """Pieces that the cache on disk had."""
     cache_misses: int = 0
     """Pieces that it had to fetch."""
+    num_unjoined: int = 0
+    """Samples that a place that is joined had no row for."""
     memory: int = 0
     """Resident bytes of that process, those that it shares with others too."""
 
@@ -60,6 +62,10 @@ class Counter:
         """The cache was asked for a piece."""
         self._work.cache_hits += is_there
         self._work.cache_misses += not is_there
+
+    def missed(self) -> None:
+        """A sample had no row in a place that is joined."""
+        self._work.num_unjoined += 1
 
     def begin(self) -> None:
         """A batch begins; what was counted before is forgotten."""

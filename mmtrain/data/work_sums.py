@@ -68,6 +68,8 @@ class WorkSums:
                 f"{of['data_memory_mb']:,.0f} MB",
             ),
         ]
+        if "data_unjoined" in of:
+            rows.append(("without a row", f"{of['data_unjoined']:,} reads, see data.join"))
         return [f"{name:20} {told}" for name, told in rows]
 
 
@@ -82,7 +84,7 @@ def _fetched(of: dict[str, float]) -> list[tuple[str, str]]:
 
 class _Sums:
     def __init__(self) -> None:
-        self.num = self._ready = self._bytes = self._memory = 0
+        self.num = self._ready = self._bytes = self._memory = self._unjoined = 0
         self._fetched = self._hits = self._misses = 0
         self._stages: dict[Stage, float] = dict.fromkeys(STAGES, 0.0)
         self._seconds = 0.0
@@ -92,6 +94,7 @@ class _Sums:
         self.num += 1
         self._ready += num_ready
         self._bytes += work.bytes_read
+        self._unjoined += work.num_unjoined
         self._fetched += work.bytes_fetched
         self._hits += work.cache_hits
         self._misses += work.cache_misses
@@ -113,6 +116,7 @@ class _Sums:
             "data_batch_ms_p99": self._quantile(0.99),
             **{f"data_ms/{stage}": one * per_batch for stage, one in self._stages.items()},
             "data_ms/rest": rest * per_batch,
+            **({"data_unjoined": self._unjoined} if self._unjoined else {}),
             "data_ready": self._ready / self.num,
             "memory_mb": resident_bytes() / _MB,
             "data_memory_mb": self._memory / _MB,

@@ -23,7 +23,14 @@ FREE = frozenset(
     {
         "run.dir",
         # Where the data lie; what they are is told by their fingerprint.
-        *("data.train", "data.mixture[].train", "data.index_dir", "data.verify", "data.on_damage"),
+        *(
+            "data.train",
+            "data.mixture[].train",
+            "data.join",
+            "data.index_dir",
+            "data.verify",
+            "data.on_damage",
+        ),
         *("data.cache_dir", "data.cache_gb"),
         *("vqa.data.questions", "vqa.data.annotations"),
         # As the ids that it gives are, and a teacher's weights.
@@ -67,6 +74,8 @@ FIXED = frozenset(
             "data.captions",
             "data.caption_lines",
             "data.label_key",
+            "data.join_key",
+            "data.join_missing",
             "data.augment",
             "data.resize_mode",
         ),

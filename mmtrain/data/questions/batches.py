@@ -192,6 +192,7 @@ class VqaData(NumberedData[VqaBatch]):
             ("captions", {"txt": 1.0}),
             ("caption_lines", None),
             ("label_key", None),
+            ("join", ()),
         ):
             if getattr(config, name) != unset:
                 raise UsageError(f"data.{name} has no effect on questions; leave it out")

@@ -1,0 +1,128 @@
+"""A source whose samples have more than it holds itself."""
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from mmtrain.data.fingerprint import join_fingerprint, split_fingerprint
+from mmtrain.data.joins.keyed import AnyKeyed, Row, open_keyed
+from mmtrain.data.sample_error import SampleError
+from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.work import COUNTER
+from mmtrain.errors import UsageError
+
+Missing = Literal["bad", "keep"]
+NO_ROW = "nothing to join under its key"
+"""Why a sample without a row cannot be used."""
+_NUM_PROBES = 64
+"""Samples that are looked at, evenly spread, before the keys are found to be others."""
+
+
+class JoinedSource:
+    """Samples of a source, with what other places have under their keys.
+
+    Fields come into the .json and files beside it, in the place of those of the same name; a field
+    `txt` is the .txt.
+
+    Args:
+        source: the samples.
+        paths: what is joined, each as `open_keyed` takes it, the later before the earlier.
+        key_column: of tables and Parquet files.
+        missing: whether a sample without a row is a bad one, or stays as it is.
+        index_dir: of joined shards.
+
+    Raises:
+        UsageError: one cannot be read, or has none of the samples' keys.
+    """
+
+    def __init__(
+        self,
+        source: SampleSource,
+        paths: Sequence[str],
+        *,
+        key_column: str,
+        missing: Missing,
+        index_dir: str | None,
+    ) -> None:
+        self.inner, self._missing = source, missing
+        self._joins = [
+            open_keyed(path, key_column=key_column, index_dir=index_dir) for path in paths
+        ]
+        self.num_samples, self.shard_sizes = source.num_samples, source.shard_sizes
+        for join in self._joins:
+            self._refuse_other_keys(join)
+
+    def _refuse_other_keys(self, join: AnyKeyed) -> None:
+        num = min(_NUM_PROBES, self.num_samples)
+        probes = np.linspace(0, self.num_samples - 1, num).astype(int).tolist()
+        if any(join.index.row(self.key(sample)) is not None for sample in probes):
+            return
+        raise UsageError(
+            f"data.join = {join.path}: none of {num} samples looked at has a row there; samples "
+            f"have keys such as {self.key(0)}, rows such as {join.row(0)[0]}; data.join_key names "
+            "the column"
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the samples, and of what is joined."""
+        layout, content = split_fingerprint(self.inner.fingerprint)
+        digest = hashlib.blake2b(layout.encode(), digest_size=16)
+        for join in self._joins:
+            digest.update(f" {join.fingerprint}".encode())
+        return join_fingerprint(digest.hexdigest(), content)
+
+    def key(self, sample: int) -> str:
+        """The sample's own."""
+        return self.inner.key(sample)
+
+    def place(self, sample: int) -> str:
+        """Where the sample itself is."""
+        return self.inner.place(sample)
+
+    def read(self, sample: int, wanted: Collection[str] | None = None) -> dict[str, bytes]:
+        """The sample's files, and those that are joined.
+
+        Raises:
+            SampleError: it cannot be used, or has no row.
+            OSError: it cannot be read just now.
+        """
+        rows = [row for join in self._joins if (row := self._row(join, self.key(sample)))]
+        files = self.inner.read(sample, wanted)
+        fields: dict[str, Any] = {}
+        for row in rows:
+            fields |= row.fields
+            files |= {k: v for k, v in row.files.items() if wanted is None or k in wanted}
+        if isinstance(text := fields.pop("txt", None), str) and _is_wanted("txt", wanted):
+            files["txt"] = text.encode("utf-8", "replace")
+        if fields and _is_wanted("json", wanted):
+            files["json"] = _merged(files.get("json"), fields)
+        return files
+
+    def _row(self, join: AnyKeyed, key: str) -> Row | None:
+        number = join.index.row(key)
+        if number is not None:
+            own, row = join.row(number)
+            if own == key:
+                return row
+        if self._missing == "bad":
+            raise SampleError(NO_ROW, detail=join.path)
+        COUNTER.missed()
+        return None
+
+
+def _is_wanted(name: str, wanted: Collection[str] | None) -> bool:
+    return wanted is None or name in wanted
+
+
+def _merged(content: bytes | None, fields: dict[str, Any]) -> bytes:
+    try:
+        own = {} if content is None else json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise SampleError("json invalid") from error
+    if not isinstance(own, dict):
+        raise SampleError("json invalid")
+    return json.dumps(own | fields, default=str).encode()

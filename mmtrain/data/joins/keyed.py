@@ -1,0 +1,236 @@
+"""Rows by the key of a sample: of a table, of Parquet files, of `mmtrain embed`'s folders, of
+shards."""
+
+import hashlib
+import importlib.util
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mmtrain.data.images.decode import IMAGE_EXTENSIONS
+from mmtrain.data.sample_error import SampleError
+from mmtrain.data.shards.source import ShardSource
+from mmtrain.data.sources.table import TABLE_SUFFIXES, Table
+from mmtrain.errors import UsageError
+
+_FEATURES = "features.npy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What is joined to a sample."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Of the .json."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """By extension."""
+
+
+class Keyed(Protocol):
+    """Rows by number, each with a key."""
+
+    path: str
+    """For messages."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what is joined."""
+        ...
+
+    def row(self, number: int) -> tuple[str, Row]:
+        """A row and its key.
+
+        Raises:
+            SampleError: it is malformed.
+        """
+        ...
+
+
+class Index:
+    """Row numbers by key, 16 bytes a row; whoever asks compares the key itself.
+
+    Args:
+        keys: of the rows, in order.
+        told: names them in messages.
+
+    Raises:
+        UsageError: there is none, or one is there twice.
+    """
+
+    def __init__(self, keys: Iterable[str], told: str) -> None:
+        hashes = np.array([_hashed(key) for key in keys], dtype=np.uint64)
+        if not hashes.size:
+            raise UsageError(f"{told} has no rows; name another")
+        self._row_N = np.argsort(hashes, kind="stable")
+        self._hash_N = hashes[self._row_N]
+        twice = np.flatnonzero(self._hash_N[1:] == self._hash_N[:-1])
+        if twice.size:
+            first, second = sorted(self._row_N[twice[0] : twice[0] + 2].tolist())
+            raise UsageError(
+                f"{told}: rows {first + 1} and {second + 1} have the same key; leave one row a key "
+                "(several captions may be a list)"
+            )
+
+    def row(self, key: str) -> int | None:
+        """The number of the row that may have a key."""
+        place = int(np.searchsorted(self._hash_N, hashed := _hashed(key)))
+        found = place < self._hash_N.size and int(self._hash_N[place]) == hashed
+        return int(self._row_N[place]) if found else None
+
+
+def _hashed(key: str) -> int:
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+class KeyedTable:
+    """A .csv, .tsv, .jsonl or .json with a column of keys."""
+
+    def __init__(self, path: Path, *, key_column: str, told: str) -> None:
+        self.path, self._key = str(path), key_column
+        self._table = Table(path, column=key_column, option="data.join_key", key="data.join")
+        self.fingerprint = self._table.fingerprint
+        numbers = range(self._table.num_rows)
+        self.index = Index((self._key_of(number) for number in numbers), told)
+
+    def _key_of(self, number: int) -> str:
+        try:
+            return self.row(number)[0]
+        except SampleError as error:
+            place = self._table.place(number)
+            raise UsageError(f"data.join: {place}: {error.told}; mend it") from error
+
+    def row(self, number: int) -> tuple[str, Row]:
+        """The columns as fields."""
+        columns = dict(self._table.row(number))
+        return str(columns.pop(self._key, "")), Row(fields=columns)
+
+
+class KeyedParquet:
+    """Parquet files with a column of keys, in memory; lists of numbers become .npy files."""
+
+    def __init__(self, files: Sequence[Path], *, key_column: str, told: str) -> None:
+        if importlib.util.find_spec("pyarrow") is None:
+            raise UsageError(f"{told} needs the package pyarrow; pip install 'mmtrain[parquet]'")
+        import pyarrow as pa  # optional
+        from pyarrow import parquet
+
+        self.path, self._key = str(files[0]), key_column
+        try:
+            self._rows: Any = pa.concat_tables([parquet.read_table(file) for file in files])
+        except (pa.ArrowException, OSError) as error:
+            raise UsageError(f"{told} cannot be read: {str(error).splitlines()[0]}") from error
+        if key_column not in self._rows.column_names:
+            names = ", ".join(self._rows.column_names)
+            raise UsageError(f"data.join_key = {key_column} is no column of {told} ({names})")
+        digest = hashlib.blake2b(str(self._rows.schema).encode(), digest_size=16)
+        for column in self._rows.columns:
+            for chunk in column.chunks:
+                digest.update(str(len(chunk)).encode())
+                for buffer in filter(None, chunk.buffers()):
+                    digest.update(buffer)
+        self.fingerprint = digest.hexdigest()
+        self.index = Index(map(str, self._rows[key_column].to_pylist()), told)
+
+    def row(self, number: int) -> tuple[str, Row]:
+        """Numbers and texts as fields, lists of floats as files."""
+        fields: dict[str, Any] = {}
+        files: dict[str, bytes] = {}
+        (columns,) = self._rows.slice(number, 1).to_pylist()
+        for name, value in columns.items():
+            if isinstance(value, list) and value and all(isinstance(x, float) for x in value):
+                kind = self._rows.schema.field(name).type.value_type.to_pandas_dtype()
+                files[f"{name}.npy"] = _npy(np.array(value, dtype=kind))
+            elif name != self._key:
+                fields[name] = value
+        return str(columns[self._key]), Row(fields=fields, files=files)
+
+
+class KeyedFeatures:
+    """A folder of features-00000.npy with keys-00000.json, as `mmtrain embed` writes them."""
+
+    def __init__(self, files: Sequence[Path], *, told: str) -> None:
+        self.path = str(files[0].parent)
+        digest = hashlib.blake2b(digest_size=16)
+        self._pieces: list[np.ndarray] = []
+        self._keys: list[str] = []
+        try:
+            for file in files:
+                features_NE = np.load(file, mmap_mode="r", allow_pickle=False)
+                place = file.with_name(file.name.replace("features", "keys")).with_suffix(".json")
+                keys = json.loads(place.read_text(encoding="utf-8"))
+                if features_NE.ndim != 2 or len(keys) != len(features_NE):
+                    raise ValueError(f"{file.name} holds no features with a key each")
+                digest.update(f"{features_NE.shape} {features_NE.dtype}".encode())
+                for place in (0, len(features_NE) // 2, len(features_NE) - 1):
+                    digest.update(features_NE[place : place + 1].tobytes())  # all may be terabytes
+                self._pieces.append(features_NE)
+                self._keys += map(str, keys)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{told} cannot be read: {error}") from error
+        self._end_P = np.cumsum([len(piece) for piece in self._pieces])
+        digest.update("\n".join(self._keys).encode("utf-8", "surrogatepass"))
+        self.fingerprint = digest.hexdigest()
+        self.index = Index(self._keys, told)
+
+    def row(self, number: int) -> tuple[str, Row]:
+        """The features as the file features.npy."""
+        piece = int(np.searchsorted(self._end_P, number, side="right"))
+        inside = number - int(self._end_P[piece])  # from its end
+        content = _npy(np.array(self._pieces[piece][inside]))
+        return self._keys[number], Row(files={_FEATURES: content})
+
+
+class KeyedShards:
+    """Shards of other files of the same samples; their images are left where they are."""
+
+    def __init__(self, path: str, *, index_dir: str | None, told: str) -> None:
+        self._source = ShardSource(path, index_dir=index_dir, key="data.join")
+        self.path, self.fingerprint = path, self._source.fingerprint
+        numbers = range(self._source.num_samples)
+        self.index = Index((self._source.key(number) for number in numbers), told)
+
+    def row(self, number: int) -> tuple[str, Row]:
+        """Its files; its .json as fields."""
+        files = self._source.read(number)
+        files = {k: v for k, v in files.items() if k not in IMAGE_EXTENSIONS}
+        try:
+            fields = json.loads(files.pop("json", b"{}"))
+        except ValueError as error:
+            raise SampleError("joined json invalid") from error
+        return self._source.key(number), Row(fields=fields, files=files)
+
+
+AnyKeyed = KeyedTable | KeyedParquet | KeyedFeatures | KeyedShards
+
+
+def open_keyed(path: str, *, key_column: str, index_dir: str | None) -> AnyKeyed:
+    """What lies at a path, by key.
+
+    Raises:
+        UsageError: nothing that can be joined.
+    """
+    told, place = f"data.join = {path}", Path(path).expanduser()
+    if place.is_dir():
+        features = sorted(place.glob("features-*.npy"))
+        if features:
+            return KeyedFeatures(features, told=told)
+        files = sorted(place.glob("*.parquet"))
+        if files:
+            return KeyedParquet(files, key_column=key_column, told=told)
+    elif place.suffix.lower() in TABLE_SUFFIXES:
+        return KeyedTable(place, key_column=key_column, told=told)
+    elif place.suffix.lower() == ".parquet":
+        return KeyedParquet([place], key_column=key_column, told=told)
+    return KeyedShards(path, index_dir=index_dir, told=told)
+
+
+def _npy(values: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values, allow_pickle=False)
+    return buffer.getvalue()

@@ -1,0 +1,190 @@
+"""`data.join`: captions, labels and features by key, whatever they are kept in."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmtrain.cli import main
+from mmtrain.data import open_loader
+from mmtrain.data.config import DataConfig
+from mmtrain.errors import UsageError
+from mmtrain.eval.features.embed_files import features_file, write_piece
+from tests.data.shard_files import build_data, write_set, write_shard
+from tests.mistakes import mistake
+
+KEYS = [f"{n:05}" for n in range(16)]
+ROWS = [{"key": key, "title": f"new {key}", "score": n} for n, key in enumerate(KEYS)]
+
+
+def as_csv(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+    (folder / "rows.csv").write_text("\n".join(lines) + "\n")
+    return folder / "rows.csv"
+
+
+def as_jsonl(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return folder / "rows.jsonl"
+
+
+def as_parquet(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pa.Table.from_pylist(rows), folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
+def as_shards(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    (folder / "other").mkdir()
+    samples = [(row["key"], {"json": {k: row[k] for k in row if k != "key"}}) for row in rows]
+    write_shard(folder / "other" / "0.tar", samples)
+    return folder / "other"
+
+
+FORMS = [as_csv, as_jsonl, as_parquet, as_shards]
+Form = Callable[[Path, list[dict[str, Any]]], Path]
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> str:
+    return write_set(tmp_path / "set", [9, 7])
+
+
+def texts(train: str, **options: Any) -> dict[str, str]:
+    """The captions of an epoch by key."""
+    data = build_data(train, batch_size=4, **options)
+    data.keeps_texts = True
+    batches = list(data.iterate(0, data.batches_per_epoch))
+    return {k: t for batch in batches for k, t in zip(batch.keys, batch.texts, strict=True)}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_captions_are_joined_in_any_order(
+    shards: str, tmp_path: Path, form: Form, workers: int
+) -> None:
+    join = str(form(tmp_path, ROWS[::-1]))
+    found = texts(shards, join=(join,), captions={"title": 1.0}, workers=workers)
+    assert found == {key: f"new {key}" for key in KEYS}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_column_txt_takes_the_place_of_the_caption(
+    shards: str, tmp_path: Path, form: Form
+) -> None:
+    join = str(form(tmp_path, [{"key": key, "txt": f"better {key}"} for key in KEYS]))
+    assert texts(shards, join=(join,)) == {key: f"better {key}" for key in KEYS}
+
+
+def test_lists_are_several_captions_and_the_last_place_counts(shards: str, tmp_path: Path) -> None:
+    first = as_jsonl(tmp_path, [{"key": key, "names": ["one"], "n": 1} for key in KEYS])
+    (tmp_path / "b").mkdir()
+    second = as_jsonl(tmp_path / "b", [{"key": key, "names": ["a", "b"]} for key in KEYS])
+    found = texts(shards, join=(str(first), str(second)), captions={"names": 1.0})
+    assert set(found.values()) == {"a", "b"} and set(found) == set(KEYS)
+
+
+@pytest.mark.parametrize("form", ["npy", "parquet"])
+def test_features_are_files(shards: str, tmp_path: Path, form: Any) -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(16, 5)).astype(np.float16)
+    (tmp_path / "features").mkdir()
+    for number, (start, stop) in enumerate(((0, 10), (10, 16))):
+        path = features_file(tmp_path / "features", number, form)
+        write_piece(path, features[start:stop], KEYS[start:stop])
+    found = list(open_loader(shards, batch_size=None, join=(str(tmp_path / "features"),)))
+    for files in found:
+        row = np.load(io.BytesIO(files["features.npy"]))
+        assert row.dtype == np.float16
+        assert np.array_equal(row, features[int(files["__key__"])])
+    assert len(found) == 16
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_sample_without_a_row_is_bad_or_kept(shards: str, tmp_path: Path, form: Form) -> None:
+    join = str(form(tmp_path, ROWS[:12]))
+    options: dict[str, Any] = {"join": (join,), "batch_size": 4}
+    data = build_data(shards, **options, captions={"title": 1.0})
+    batches = list(data.iterate(0, 4))
+    bad = [sample for batch in batches for sample in batch.bad]
+    assert {sample.reason for sample in bad} == {"nothing to join under its key"}
+    assert {sample.key for sample in bad} >= set(KEYS[12:])
+    kept = {"join_missing": "keep", "captions": {"title": 1.0, "txt": 0.0001}}
+    found = texts(shards, join=(join,), **kept)
+    assert found == {k: f"new {k}" if n < 12 else f"picture {n}" for n, k in enumerate(KEYS)}
+    counted = build_data(shards, **options, **kept, workers=1)
+    list(counted.iterate(0, 4))
+    assert counted.work.figures()["data_unjoined"] == 4
+
+
+def test_the_fingerprint_covers_what_is_joined(shards: str, tmp_path: Path) -> None:
+    plain = build_data(shards).fingerprint
+    found = set()
+    for number, form in enumerate((*FORMS, *FORMS)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        rows = ROWS if number < len(FORMS) else [{**ROWS[0], "title": "other"}, *ROWS[1:]]
+        found.add(build_data(shards, join=(str(form(folder, rows)),)).fingerprint)
+    assert len(found | {plain}) == 9
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_keys_that_nobody_has_or_two_have_are_refused(
+    shards: str, tmp_path: Path, form: Form
+) -> None:
+    join = str(form(tmp_path, [{**row, "key": f"x{row['key']}"} for row in ROWS]))
+    with pytest.raises(UsageError, match=r"none of 16 samples looked at has a row there; .* 00000"):
+        build_data(shards, join=(join,))
+    (tmp_path / "b").mkdir()
+    twice = str(form(tmp_path / "b", [*ROWS, ROWS[3]]))
+    with pytest.raises(UsageError, match="rows 4 and 17 have the same key"):
+        build_data(shards, join=(twice,))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--data.join", '["{tmp}/none.csv"]'], "none.csv cannot be read"),
+        (["--data.join", '["{tmp}/none.parquet"]'], "none.parquet cannot be read"),
+        (["--data.join", '["{tmp}/empty"]'], "data.join = {tmp}/empty"),
+        (["--data.join", '["{tmp}/rows.csv"]', "--data.join_key", "id"], "join_key = id"),
+        (["--data.join_key", "id"], 'join_key = "id" has no effect without join'),
+        (["--data.join_missing", "keep"], "has no effect without join"),
+        (["--data.join", '["{tmp}/rows.csv"]', "--data.join_missing", "drop"], "drop"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], told: str
+) -> None:
+    as_csv(tmp_path, ROWS)
+    (tmp_path / "empty").mkdir()
+    given = [word.replace("{tmp}", str(tmp_path)) for word in options]
+    words = ["train", "configs/debug_clip.toml", "--run-dir", str(tmp_path / "run"), *given]
+    assert told.replace("{tmp}", str(tmp_path)) in mistake(capsys, *words)
+
+
+def test_a_run_trains_on_joined_captions(tmp_path: Path) -> None:
+    """And its steps are shown with them."""
+    rows = [{"key": sample["__key__"], "title": f"joined {n}"} for n, sample in enumerate(
+        open_loader("mmtrain/demo/debug/train.tar", batch_size=None)
+    )]  # fmt: skip
+    join = as_csv(tmp_path, rows)
+    words = ["--data.join", f'["{join}"]', "--data.captions", "{ title = 1.0 }"]
+    run = tmp_path / "run"
+    given = ["--run-dir", str(run), "--train.steps", "2", *words]
+    assert main(["train", "configs/debug_clip.toml", *given]) == 0
+    assert main(["data", "show", str(run), "--step", "2"]) == 0
+
+
+def test_a_mixture_has_no_join() -> None:
+    source = {"name": "a", "train": "a.tar", "weight": 1.0}
+    from mmtrain.data.mixture import MixtureSource
+
+    with pytest.raises(ValueError, match="is of one set, and mixture has several"):
+        DataConfig(mixture=(MixtureSource(**source),), join=("a.csv",))
