@@ -45,7 +45,7 @@ class DataConfig:
     image_key: str = IMAGE_KEY
     """Column that holds the image: its path in a manifest, itself in a saved data set. In shards
     the extension of the images, where they have several or one that images do not have."""
-    join: tuple[PathText, ...] = ()
+    join: PathText | tuple[PathText, ...] = ()
     """Captions, labels or features that lie apart, joined to the samples by their keys: tables,
     Parquet files, folders of `mmtrain embed`, shards. Their columns come into the .json, in the
     place of fields of the same name; a column `txt` is the .txt."""
@@ -187,10 +187,15 @@ class DataConfig:
                     f'{name} = "{value}" has no effect without [[data.mixture]]; leave it out'
                 )
 
+    @property
+    def joins(self) -> tuple[PathText, ...]:
+        """What is joined."""
+        return (self.join,) if isinstance(self.join, str) else self.join
+
     def _check_join(self) -> None:
         if self.join and self.mixture:
             raise ValueError(
-                f"join = {list(self.join)} is of one set, and mixture has several; leave it out"
+                f"join = {', '.join(self.joins)} is of one set, and mixture has several; leave it out"
             )
         for name in ("join_key", "join_missing"):
             if not self.join and (value := getattr(self, name)) != getattr(type(self), name):

@@ -118,11 +118,11 @@ class NumberedData(Generic[BatchT]):
             retry_seconds=config.retry_seconds,
             cache=self._cache,
         )
-        if not config.join:
+        if not config.joins:
             return source
         return JoinedSource(
             source,
-            config.join,
+            config.joins,
             key_column=config.join_key,
             missing=config.join_missing,
             index_dir=config.index_dir,

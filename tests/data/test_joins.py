@@ -70,7 +70,7 @@ def test_captions_are_joined_in_any_order(
     shards: str, tmp_path: Path, form: Form, workers: int
 ) -> None:
     join = str(form(tmp_path, ROWS[::-1]))
-    found = texts(shards, join=(join,), captions={"title": 1.0}, workers=workers)
+    found = texts(shards, join=join, captions={"title": 1.0}, workers=workers)
     assert found == {key: f"new {key}" for key in KEYS}
 
 
