@@ -195,7 +195,8 @@ class DataConfig:
     def _check_join(self) -> None:
         if self.join and self.mixture:
             raise ValueError(
-                f"join = {', '.join(self.joins)} is of one set, and mixture has several; leave it out"
+                f"join = {', '.join(self.joins)} is of one set, and mixture has several; leave it "
+                "out"
             )
         for name in ("join_key", "join_missing"):
             if not self.join and (value := getattr(self, name)) != getattr(type(self), name):
