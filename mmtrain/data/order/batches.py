@@ -137,8 +137,10 @@ class BatchPlan:
         epoch, batch = divmod(batch_number, self.batches_per_epoch)
         lane_B, inside_B = np.divmod(self._row_B, self._per_lane)
         number_B = batch * self._per_lane + inside_B
-        real_B = number_B < self.plan.lane_sizes[lane_B]
-        place_B = np.where(real_B, self.plan.lane_starts[lane_B] + number_B, PADDING)
+        bounds = self.plan.lane_bounds(epoch)
+        place_B = bounds[lane_B] + number_B
+        real_B = place_B < bounds[lane_B + 1]
+        place_B = np.where(real_B, place_B, PADDING)
         return Rows(
             epoch=epoch,
             position_B=np.where(real_B, batch * self.batch_size + self._row_B, PADDING),

@@ -1,5 +1,6 @@
 """Batches of several sources by weight, as the batches of one are: a function of their number."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -102,15 +103,15 @@ class MixturePlan:
 
     def _limit_rows(self, source: Mixed, lane: int) -> int | None:
         epochs = source.max_epochs
-        return None if epochs is None else epochs * int(source.plan.lane_sizes[lane])
+        return None if epochs is None else source.plan.given(lane, epochs)
 
     def _limit_batches(self, source: Mixed) -> int | None:
         if source.max_epochs is None:
             return None
-        rows = source.max_epochs * source.plan.lane_sizes
+        rows = [source.plan.given(lane, source.max_epochs) for lane in range(self._lanes)]
         if self._last == "drop":
-            return int(rows.min()) // self._per_lane
-        return -(-int(rows.max()) // self._per_lane)
+            return min(rows) // self._per_lane
+        return -(-max(rows) // self._per_lane)
 
     @cached_property
     def num_batches(self) -> int | None:
@@ -123,6 +124,14 @@ class MixturePlan:
         if self._last == "drop":
             return min(ends) // self._per_lane
         return -(-max(ends) // self._per_lane)
+
+    @cached_property
+    def _num_whole(self) -> float:
+        """Batches from the first on that have no padding for sure."""
+        if self._is_single:
+            return 0 if self._last == "mask" else math.inf
+        ends = [stream.end for stream in self._streams if stream.end is not None]
+        return min(ends) // self._per_lane if ends else math.inf
 
     @property
     def batches_per_epoch(self) -> int:
@@ -170,6 +179,8 @@ class MixturePlan:
 
     def samples_in(self, batch_number: int) -> int:
         """Real samples of a global batch; the last one may be padded."""
+        if batch_number < self._num_whole:
+            return self.batch_size
         counts = self.counts(batch_number + 1) - self.counts(batch_number)
         return int(counts.sum())
 
@@ -219,8 +230,9 @@ class MixturePlan:
         sample_B = np.full_like(lane_B, PADDING)
         for number in np.unique(source_B[real_B]).tolist():
             rows, plan = real_B & (source_B == number), self.sources[number].plan
-            epoch_B[rows], inside = np.divmod(number_B[rows], plan.lane_sizes[lane_B[rows]])
-            place_B[rows] = plan.lane_starts[lane_B[rows]] + inside
+            for lane in np.unique(lane_B[rows]).tolist():
+                own = rows & (lane_B == lane)
+                epoch_B[own], place_B[own] = plan.locate(lane, number_B[own])
             for epoch in np.unique(epoch_B[rows]).tolist():
                 now = rows & (epoch_B == epoch)
                 sample_B[now] = plan.samples(epoch, place_B[now])

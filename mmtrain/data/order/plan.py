@@ -9,6 +9,7 @@ cost no more to seek in than one group.
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,9 @@ class _Order:
 class EpochPlan:
     """The order of each epoch's samples; every sample is in it exactly once.
 
-    A *place* counts through an epoch's order. Lane l of L holds the places from
-    `lane_starts[l]` on, a contiguous part of the shards in that order.
+    A *place* counts through an epoch's order. Each of L lanes holds a contiguous part of the shards
+    in that order. Where the samples do not divide, another lane has one more from epoch to epoch,
+    so that after L epochs all have given equally many.
 
     Args:
         shard_sizes: samples of each shard; a sample's number counts through them.
@@ -74,12 +76,40 @@ class EpochPlan:
         self._starts = np.cumsum(self._sizes) - self._sizes
         self.num_samples = int(self._sizes.sum())
         self.lanes = lanes
-        bounds = np.arange(lanes + 1, dtype=np.int64) * self.num_samples // lanes
-        self.lane_starts, self.lane_sizes = bounds[:-1], np.diff(bounds)
         self._seed, self._shuffle, self._shuffle_group = seed, shuffle, shuffle_group
         self._prefix = f"{name}: " if name else ""
         self._epochs: OrderedDict[Hashable, _Order] = OrderedDict()
         self._groups: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+
+    def lane_bounds(self, epoch: int) -> np.ndarray:
+        """Where each lane begins in an epoch, and behind the last the end: int64 [lanes + 1]."""
+        ends = np.arange(self.lanes + 1, dtype=np.int64) * self.num_samples
+        return (ends + epoch % self.lanes) // self.lanes
+
+    def lane_counts(self, lane: int) -> np.ndarray:
+        """Samples that a lane gives in the first 0 to `lanes` epochs, int64 [lanes + 1]."""
+        epochs = np.arange(self.lanes + 1, dtype=np.int64)
+
+        def before(bound: int) -> np.ndarray:
+            # Of the bounds above, the sum: they are one more in the last `rest` epochs.
+            whole, rest = divmod(bound * self.num_samples, self.lanes)
+            return epochs * whole + np.maximum(epochs - (self.lanes - rest), 0)
+
+        return before(lane + 1) - before(lane)
+
+    def given(self, lane: int, epochs: int) -> int:
+        """Samples that a lane gives in so many epochs."""
+        cycles, rest = divmod(epochs, self.lanes)
+        return cycles * self.num_samples + int(self.lane_counts(lane)[rest])
+
+    def locate(self, lane: int, number_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Epochs and places of a lane's samples, counted over all epochs."""
+        counts = self.lane_counts(lane)
+        cycle_B, number_B = np.divmod(number_B, self.num_samples)
+        epoch_B = np.searchsorted(counts, number_B, side="right") - 1
+        bounds = np.arange(self.lanes, dtype=np.int64) + lane * self.num_samples
+        place_B = (bounds // self.lanes)[epoch_B] + number_B - counts[epoch_B]
+        return cycle_B * self.lanes + epoch_B, place_B
 
     def sample(self, epoch: int, place: int) -> int:
         """The sample at one place of an epoch."""
@@ -116,15 +146,15 @@ class EpochPlan:
         if not self._shuffle:
             return [*range(self._sizes.size)]
         order = self._epoch(epoch)
-        lane = int(np.searchsorted(self.lane_starts, place, side="right")) - 1
-        inside = place - int(self.lane_starts[lane])
+        bounds = self.lane_bounds(epoch)
+        inside = place - int(bounds[np.searchsorted(bounds, place, side="right") - 1])
         distance: dict[int, int] = {}
-        for low, size in zip(self.lane_starts.tolist(), self.lane_sizes.tolist(), strict=True):
-            if inside >= size:
+        for low, high in pairwise(bounds.tolist()):
+            if low + inside >= high:
                 continue
             group = int(self._groups_at(epoch, np.array([low + inside]))[0])
             first = int(order.members[group, 0])
-            last = int(np.searchsorted(order.shard_starts, low + size, side="left"))
+            last = int(np.searchsorted(order.shard_starts, high, side="left"))
             for far, shard in enumerate(order.shards[first:last].tolist()):
                 distance[shard] = min(far, distance.get(shard, far))
         behind = self._epoch(epoch + 1).shards.tolist()
@@ -140,21 +170,21 @@ class EpochPlan:
     def _epoch(self, epoch: int) -> _Order:
         if epoch not in self._epochs:
             shards = self._permutation(epoch, "shuffle shards", self._sizes.size)
-            _remember(self._epochs, epoch, self._cut(shards), _MAX_EPOCHS)
+            _remember(self._epochs, epoch, self._cut(shards, epoch), _MAX_EPOCHS)
         return self._epochs[epoch]
 
-    def _cut(self, shards: np.ndarray) -> _Order:
+    def _cut(self, shards: np.ndarray, epoch: int) -> _Order:
         """Groups of so many shards from the start of every lane."""
         ends = np.cumsum(self._sizes[shards])
         starts = ends - self._sizes[shards]
         members, places = [], []
-        for low, size in zip(self.lane_starts.tolist(), self.lane_sizes.tolist(), strict=True):
+        for low, high in pairwise(self.lane_bounds(epoch).tolist()):
             first = int(np.searchsorted(ends, low, side="right")) if low else 0
-            last = int(np.searchsorted(starts, low + size, side="left"))
+            last = int(np.searchsorted(starts, high, side="left"))
             firsts = np.arange(first, last, self._shuffle_group)
             lasts = np.minimum(firsts + self._shuffle_group, last)
             members.append(np.stack([firsts, lasts], axis=1))
-            bounds = np.maximum(starts[firsts], low), np.minimum(ends[lasts - 1], low + size)
+            bounds = np.maximum(starts[firsts], low), np.minimum(ends[lasts - 1], high)
             places.append(np.stack(bounds, axis=1))
         return _Order(shards, starts, np.concatenate(members), np.concatenate(places))
 

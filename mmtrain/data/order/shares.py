@@ -40,6 +40,7 @@ WINDOW = 1000
 """Any so many samples in a row have of each source floor or ceil of its share."""
 
 _GOLDEN = (5**0.5 - 1) / 2
+_MILLION = 10**6
 
 
 class Shares:
@@ -135,7 +136,8 @@ def floor_sum(count: int, divisor: int, factor: int, offset: int) -> int:
 def _step(cycle: int, num_columns: int) -> int:
     """Prime to the cycle, at most cycle / (columns + 1), and near what spreads best."""
     most = max(1, cycle // (num_columns + 1))
-    aim = min(most, max(1, round(cycle / (num_columns + 1 + _GOLDEN))))
+    # Whole numbers: a cycle may be beyond what a float holds.
+    aim = min(most, max(1, cycle * _MILLION // round(_MILLION * (num_columns + 1 + _GOLDEN))))
     near = (aim + sign * away for away in range(cycle) for sign in (-1, 1))
     return next(step for step in near if 1 <= step <= most and gcd(step, cycle) == 1)
 

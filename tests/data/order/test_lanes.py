@@ -86,3 +86,24 @@ def test_a_replacement_comes_from_the_shards_that_are_open():
         assert len(others) == 16 and set(others[:8]) <= set(group.tolist())
         assert len({other // 50 for other in others[8:]}) > 4
         assert others == plan.others(1, place, draws)
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3, 8])
+@pytest.mark.parametrize("sizes", [SIZES, [5, 4], [8, 8], [3]], ids=str)
+def test_lanes_stay_together_over_any_number_of_epochs(lanes, sizes):
+    """Also where samples do not divide: after as many epochs as lanes, all have given as many."""
+    plan, num = EpochPlan(sizes, seed=3, shuffle_group=2, lanes=lanes), sum(sizes)
+    for lane in range(lanes):
+        given = [int(np.diff(plan.lane_bounds(epoch))[lane]) for epoch in range(3 * lanes)]
+        for epochs in range(3 * lanes + 1):
+            assert plan.given(lane, epochs) == sum(given[:epochs])
+        assert plan.given(lane, lanes) == num
+        found = zip(*plan.locate(lane, np.arange(3 * num)), strict=True)
+        expected = [
+            (epoch, plan.lane_bounds(epoch)[lane] + inside)
+            for epoch, size in enumerate(given)
+            for inside in range(size)
+        ]
+        assert [*found] == expected
+    for epoch in range(lanes + 1):
+        assert sorted(plan.samples(epoch, np.arange(num)).tolist()) == list(range(num))

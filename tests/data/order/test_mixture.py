@@ -1,5 +1,6 @@
 """Mixtures of orders: exactly-once epochs a source, ends, single batches, changes at a step."""
 
+import random
 from fractions import Fraction
 
 import numpy as np
@@ -136,3 +137,51 @@ def test_a_run_in_which_a_source_is_never_met_is_refused():
             plan.check_length(9, key="train.steps = 9")
     with pytest.raises(UsageError, match="b has 19 samples in all its epochs, which fill no batch"):
         mixture(batches="single", batch_size=20, end="stop", epochs={"a": 1, "b": 1, "c": 1})
+
+
+def test_any_mixture_has_no_sample_twice_in_an_epoch():
+    """Sources, weights, lanes, ends and kinds of batches drawn at random."""
+    rng = random.Random(7)
+    for _ in range(60):
+        lanes, end = rng.choice((1, 1, 2, 4)), rng.choice(("stop", "repeat", "drop_source"))
+        last = rng.choice(("drop", "mask"))
+        sources = [
+            Mixed(
+                name=f"s{number}",
+                plan=EpochPlan(
+                    [*(rng.randint(0, 9) for _ in range(rng.randint(3, 9))), 16],
+                    seed=1,
+                    shuffle_group=2,
+                    lanes=lanes,
+                    name=f"s{number}",
+                ),
+                max_epochs=None if end == "repeat" else rng.randint(1, 3),
+            )
+            for number in range(rng.randint(1, 4))
+        ]
+        weights = [tuple(Fraction(rng.randint(1, 9)) for _ in sources) for _ in range(2)]
+        plan = MixturePlan(
+            sources,
+            [(0, weights[0]), (rng.randint(1, 12), weights[1])],
+            end=end,
+            batches=rng.choice(("mixed", "single")),
+            batch_size=4 * rng.randint(1, 4),
+            last=last,
+        )
+        stop = 40 if plan.num_batches is None else min(40, plan.num_batches)
+        found = [set[tuple[int, int]]() for _ in sources]
+        for number in range(stop):
+            rows = plan.rows(number)
+            real = rows.sample_B != PADDING
+            assert real.sum() == plan.samples_in(number) and (last == "mask" or real.all())
+            columns = (rows.source_B, rows.source_epoch_B, rows.sample_B)
+            for source, *sample in zip(*(column[real].tolist() for column in columns), strict=True):
+                assert tuple(sample) not in found[source]
+                found[source].add(tuple(sample))
+        assert plan.counts(stop).tolist() == [len(each) for each in found]
+        for source, each in zip(sources, found, strict=True):
+            if source.max_epochs is not None:
+                assert len(each) <= source.max_epochs * source.plan.num_samples
+            epochs = [epoch for epoch, _ in each]
+            for epoch in range(max(epochs, default=0) - 1):
+                assert epochs.count(epoch) == source.plan.num_samples

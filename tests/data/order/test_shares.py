@@ -116,3 +116,9 @@ def test_the_floor_sum_is_the_sum_of_floors():
         factor, offset = rng.randint(0, 90), rng.randint(-90, 90)
         plain = sum((factor * x + offset) // divisor for x in range(count))
         assert floor_sum(count, divisor, factor, offset) == plain
+
+
+def test_weights_may_be_as_far_apart_as_floats_are():
+    shares = Shares([Fraction("3e38"), Fraction("1e-300"), Fraction(1)])
+    first, *others = shares.counts(10**6).tolist()
+    assert first + sum(others) == 10**6 and max(others) <= 1

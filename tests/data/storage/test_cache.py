@@ -1,5 +1,6 @@
 """The cache on disk: the same batches with it on, off, full, emptied, spoilt and killed."""
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -206,16 +207,16 @@ def test_shards_are_told_by_when_they_are_wanted(epoch, lanes):
     plan = EpochPlan([3, 5, 2, 4, 6, 1], seed=1, shuffle_group=2, lanes=lanes)
     shard_of = [shard for shard, size in enumerate([3, 5, 2, 4, 6, 1]) for _ in range(size)]
     order = [shard_of[plan.sample(epoch, p)] for p in range(plan.num_samples)]
-    for lane, (low, size) in enumerate(zip(plan.lane_starts, plan.lane_sizes, strict=True)):
-        for inside in range(size):
-            told = plan.shards_from(epoch, int(low) + inside)
+    bounds = [*itertools.pairwise(plan.lane_bounds(epoch).tolist())]
+    for lane, (low, high) in enumerate(bounds):
+        for inside in range(high - low):
+            told = plan.shards_from(epoch, low + inside)
             assert sorted(told) == [*range(6)], lane
             # Those that this epoch still reads, before those that only the next one does.
-            both = zip(plan.lane_starts, plan.lane_sizes, strict=True)
-            left = [order[int(a) + inside : int(a) + int(n)] for a, n in both]
+            left = [order[start + inside : stop] for start, stop in bounds]
             coming = {shard for part in left for shard in part}
             assert coming <= {*told[: len(coming) + lanes]}
-            assert order[int(low) + inside] in told[: 2 * lanes]
+            assert order[low + inside] in told[: 2 * lanes]
 
 
 @pytest.mark.parametrize(
