@@ -1,18 +1,22 @@
 """What each task asks of the ranks that train it: its model, and what comes with an image."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from mmtrain.loading import read_package
 from mmtrain.models import Clip, ClipConfig, ClipStage
 from mmtrain.models.vqa import Vqa, VqaStage
 from mmtrain.nn import TransformerConfig
 from mmtrain.parallel import Layout
+from mmtrain.plan.teachers import PlannedTeacher
 from mmtrain.plan.workload import Workload
 from mmtrain.tasks.answering import answer_objective
-from mmtrain.tasks.config import VqaSection
+from mmtrain.tasks.config import LossSection, VqaSection
+from mmtrain.tasks.terms.term import Comparison
 
 _RIGHT_ANSWERS = 10
 """Of a question at most, as VQAv2 has them."""
@@ -22,15 +26,38 @@ _RIGHT_ANSWERS = 10
 class Matching(Workload):
     """Both towers, trained to match."""
 
+    loss: LossSection
+    """The contrastive loss and the terms beside it."""
+    by_path: Mapping[str, PlannedTeacher]
+    """What terms learn from."""
+
     @property
     def num_ids(self) -> int:
         """Of its caption."""
         return self.clip.text.context_length
 
     @property
-    def batch_width(self) -> int:
-        """Of the features that are compared."""
-        return self.clip.embed_dim
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """Of all features, and those of the terms."""
+        width = self.clip.embed_dim
+        found = [Comparison(width=width)]
+        for term in self.loss.terms:
+            teacher = None if term.teacher is None else self.by_path[term.teacher]
+            of_teacher = None if teacher is None else teacher.config.embed_dim
+            found += term.comparisons(width, teacher_width=of_teacher)
+        return tuple(found)
+
+    @property
+    def sums_over_images(self) -> bool:
+        """The sigmoid alone."""
+        return self.loss.kind == "siglip" and not self.loss.terms
+
+    @property
+    def teachers(self) -> tuple[PlannedTeacher, ...]:
+        """One of each term that has one."""
+        return tuple(
+            self.by_path[term.teacher] for term in self.loss.terms if term.teacher is not None
+        )
 
     def whole_model(self) -> Clip:
         """Image and text tower."""
@@ -63,9 +90,9 @@ class Answering(Workload):
         return self.section.data.per_image * self.clip.text.context_length
 
     @property
-    def batch_width(self) -> None:
-        """Each question has a loss of its own."""
-        return
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """None: each question has a loss of its own."""
+        return ()
 
     def whole_model(self) -> Vqa:
         """The tower, the question encoder where there is one, the heads."""
@@ -97,6 +124,26 @@ class Answering(Workload):
             "answer_score_QK": torch.ones(questions, _RIGHT_ANSWERS),
             "valid_Q": torch.ones(questions, dtype=torch.bool),
         }
+
+
+def planned_teachers(loss: LossSection) -> dict[str, PlannedTeacher]:
+    """What the terms learn from, by its path.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    found: dict[str, PlannedTeacher] = {}
+    for term in loss.terms:
+        if term.teacher is None:
+            continue
+        package = read_package(Path(term.teacher), key="loss.terms: teacher")
+        found[term.teacher] = PlannedTeacher(
+            config=package.config,
+            context_length=package.tokenizer.context_length,
+            image_size=package.preprocess.image_size,
+            autocasts=term.precision == "bf16",
+        )
+    return found
 
 
 def _image_draws(clip: ClipConfig, num_images: int) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mmtrain.build.task_workloads import Answering, Matching
+from mmtrain.build.task_workloads import Answering, Matching, planned_teachers
 from mmtrain.errors import UsageError
 from mmtrain.eval.config import EVALUATORS
 from mmtrain.plan.workload import Workload
@@ -50,6 +50,9 @@ def build_workload(recipe: TrainRecipe) -> Workload:
 
     Args:
         recipe: resolved; a classifier knows how many answers it has, a decoder its vocabulary.
+
+    Raises:
+        UsageError: a teacher is not there.
     """
     given: dict[str, Any] = {
         "clip": recipe.model.clip,
@@ -59,7 +62,7 @@ def build_workload(recipe: TrainRecipe) -> Workload:
         "parallel": recipe.parallel,
     }
     if recipe.vqa is None:
-        return Matching(**given)
+        return Matching(**given, loss=recipe.loss, by_path=planned_teachers(recipe.loss))
     return Answering(**given, section=recipe.vqa)
 
 

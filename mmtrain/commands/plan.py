@@ -74,16 +74,19 @@ def _traffic_table(plan: Plan) -> Table:
 
 def _memory_table(plan: Plan) -> Table:
     table = Table(box=None, pad_edge=False)
-    headings = ("stage", "M parameters", "weights", "gradients", "optimizer", "gathered")
-    for heading in (*headings, "activations", "total"):
+    teachers = any(one.teachers for one in plan.memory)
+    headings = ["stage", "M parameters", "weights", *["teachers"] * teachers, "gradients"]
+    for heading in (*headings, "optimizer", "gathered", "activations", "total"):
         table.add_column(heading, justify="right", no_wrap=True)
     for one in plan.memory:
-        table.add_row(*_memory_cells(one))
+        table.add_row(*_memory_cells(one, teachers=teachers))
     return table
 
 
-def _memory_cells(one: RankMemory) -> tuple[str, ...]:
-    parts = (one.weights, one.gradients, one.optimizer, one.gathered, one.activations, one.total)
+def _memory_cells(one: RankMemory, *, teachers: bool) -> tuple[str, ...]:
+    parts = [one.weights, one.gradients, one.optimizer, one.gathered, one.activations, one.total]
+    if teachers:
+        parts.insert(1, one.teachers)
     return (
         " + ".join(map(str, one.stages)),
         f"{one.num_parameters / 1e6:,.2f}",

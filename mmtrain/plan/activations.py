@@ -11,6 +11,7 @@ from mmtrain.plan.kept import StageMemory
 from mmtrain.plan.order import Action
 from mmtrain.plan.ranks import held_stages
 from mmtrain.plan.stages import StageRun
+from mmtrain.plan.teachers import TeacherMemory, teacher_memory
 from mmtrain.plan.workload import Workload
 
 _FLOAT = 4
@@ -57,15 +58,36 @@ def step_memory(
         for index in held:
             sent[index] += runs[index].handed_on if index < last and index + 1 not in held else 0
             sent[index] += runs[index].received if index - 1 not in held else 0
-    during_loss = 0
-    if (width := workload.batch_width) is not None and last in held:
-        loss, features = _batch_loss(workload, layout, rows=rows * microbatches, width=width)
-        if passes == 2:
+    teachers = workload_teachers(workload, layout, rows=rows * microbatches)
+    always += teachers.features
+    during_loss = loss = 0
+    if workload.comparisons and last in held:
+        by_parts = runs[last].text is not None
+        at_once = rows if by_parts else rows * microbatches
+        loss, features = _batch_loss(workload, layout, rows=rows * microbatches, images=at_once)
+        during_loss = always + features + loss
+        if passes == 2 or by_parts:
             always += 2 * features
-            during_loss = features + loss
         else:
-            during_loss = features + loss + memories[last].kept
-    return max(during_loss, always + fullest(order, memories, sent, gradients))
+            during_loss += memories[last].kept
+    if (text := runs[0].text) is not None:
+        # All texts first; their graph stays for the end, after the last part of the images.
+        order = [*(Action(1, "F", i) for i in range(microbatches)), *order]
+        order += [Action(1, "B", i) for i in range(microbatches)]
+        memories[1], sent[1] = text, 0
+        always += loss
+    given = _batch(workload, rows * microbatches, images=0 in held)
+    return max(
+        given + teachers.forward,
+        during_loss,
+        always + fullest(order, memories, sent, gradients),
+    )
+
+
+def workload_teachers(workload: Workload, layout: Layout, *, rows: int) -> TeacherMemory:
+    """Of the rank that is looked at, which has so many rows of a batch."""
+    size, runs = workload.clip.vision.image_size, 0 in held_stages(layout)
+    return teacher_memory(workload.teachers, rows=rows, image_size=size, runs=runs)
 
 
 def fullest(
@@ -116,16 +138,26 @@ def _batch(workload: Workload, rows: int, *, images: bool) -> int:
     return 8 * rows * workload.num_ids + images * rows * 3 * workload.clip.vision.image_size**2
 
 
-def _batch_loss(workload: Workload, layout: Layout, *, rows: int, width: int) -> tuple[int, int]:
+def _batch_loss(workload: Workload, layout: Layout, *, rows: int, images: int) -> tuple[int, int]:
     """What the loss needs beside the features of this rank's rows, and those.
 
-    Its own copy of them, all ranks' texts, two blocks of logits; backward a gradient of each.
+    Of each comparison its own copy of them and all ranks' texts stay, or its gradients; blocks of
+    logits, of so many images at a time, and the gradients that it makes are there while it runs.
     """
     item = _FLOAT * (2 if workload.train.precision == "fp64" else 1)
-    row = item * width
     columns = rows * layout.size("dp")
     device = torch.device("cpu" if workload.train.device == "cpu" else "cuda")
-    block_rows, block_columns = block_shape(rows, columns, device)
-    gathered = row * columns if layout.size("dp") > 1 else 0
-    forward = 2 * row * rows + gathered + 2 * item * block_rows * block_columns
-    return forward + row * (rows + columns) + 2 * row * rows, 2 * row * rows
+    block_rows, block_columns = block_shape(images, columns, device)
+    kept = most = 0
+    for one in workload.comparisons:
+        row, others = item * one.width, columns if layout.size("dp") > 1 else 0
+        passing = one.blocks * item * block_rows * block_columns
+        passing += row * (rows + columns) + 2 * row * rows
+        stays = 2 * row * rows * (1 + one.copied) + row * others
+        if (teacher := one.teacher_width) is not None:
+            # Copies of the teacher's features, and both models' images times their multiplier.
+            passing += _FLOAT * teacher * (3 * rows + others) + row * (rows + others)
+            stays = 2 * row * rows
+        kept += stays
+        most = max(most, passing)
+    return kept + most, 2 * item * workload.comparisons[0].width * rows

@@ -73,8 +73,10 @@ def plan_layout(workload: Workload, *, world_size: int) -> Plan:
     else:
         order = pipeline_order("1F1B", size=1, num_microbatches=microbatches)
     stages = cut_stages(model, layout)
-    runs = run_stages(workload, layout, rows=rows)
-    passes = 1 if workload.batch_width is None or (pp == 1 and microbatches == 1) else 2
+    accumulates = pp == 1 and microbatches > 1
+    by_parts = accumulates and workload.sums_over_images
+    runs = run_stages(workload, layout, rows=rows, by_parts=by_parts)
+    passes = 2 if workload.comparisons and (pp > 1 or accumulates) and not by_parts else 1
     memory = tuple(
         rank_memory(
             workload, replace(layout, pp_rank=rank), stages, runs, order[rank], rows, passes

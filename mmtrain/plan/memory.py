@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from mmtrain.nn import Transformer
-from mmtrain.plan.activations import step_memory
+from mmtrain.plan.activations import step_memory, workload_teachers
 from mmtrain.plan.order import Action
 from mmtrain.plan.ranks import (
     GATHERED_BYTES,
@@ -42,6 +42,8 @@ class RankMemory:
     """What a step makes and frees, gradients apart, at its fullest moment."""
     step: int
     """The same, gradients among it: not all of them are there at that moment."""
+    teachers: int = 0
+    """Weights of models that are learnt from, whole on every rank that has images."""
     offloaded: bool = False
     """Whether weights, optimizer and the gradients of its shard are in main memory."""
 
@@ -49,7 +51,7 @@ class RankMemory:
     def total(self) -> int:
         """The most at a time on the device."""
         stored = 0 if self.offloaded else self.weights + self.optimizer
-        return stored + self.gathered + self.step
+        return stored + self.teachers + self.gathered + self.step
 
 
 def rank_memory(
@@ -116,6 +118,7 @@ def rank_memory(
         gathered=gathered,
         activations=most(lambda _: 0),
         step=most(held),
+        teachers=workload_teachers(workload, layout, rows=1).weights,
         offloaded=layout.config.cpu_offload,
     )
 

@@ -54,6 +54,8 @@ class StageRun:
     handed_on: int
     """Bytes that go to the next one."""
     streams: tuple[Stream, ...]
+    text: StageMemory | None = None
+    """Of a microbatch's texts alone, where all of them come first; `memory` is then the images'."""
 
 
 def cut_stages(model: Clip | Vqa, layout: Layout) -> list[nn.Module]:
@@ -70,8 +72,17 @@ def cut_stages(model: Clip | Vqa, layout: Layout) -> list[nn.Module]:
     return [whole.slice(index, total) for index in range(total)]
 
 
-def run_stages(workload: Workload, layout: Layout, *, rows: int) -> list[StageRun]:
-    """Run a microbatch of `rows` images through all stages, texts at full length."""
+def run_stages(
+    workload: Workload, layout: Layout, *, rows: int, by_parts: bool = False
+) -> list[StageRun]:
+    """Run a microbatch of `rows` images through all stages, texts at full length.
+
+    Args:
+        workload: what trains.
+        layout: the mesh.
+        rows: of a microbatch.
+        by_parts: the texts apart from the images, see StageRun.text.
+    """
     with _attention_of(workload.train.device), FakeTensorMode():
         model = workload.build_model()
         stages = cut_stages(model, layout)
@@ -81,7 +92,7 @@ def run_stages(workload: Workload, layout: Layout, *, rows: int) -> list[StageRu
         small = workload.rows(rows)
         runs: list[StageRun] = []
         for stage in stages:
-            run, inputs = _run_stage(workload, layout, stage, inputs, small)
+            run, inputs = _run_stage(workload, layout, stage, inputs, small, by_parts=by_parts)
             runs.append(run)
     return runs
 
@@ -104,6 +115,8 @@ def _run_stage(
     stage: nn.Module,
     inputs: tuple[Tensor, ...],
     small: dict[str, Tensor],
+    *,
+    by_parts: bool,
 ) -> tuple[StageRun, tuple[Tensor, ...]]:
     """Lay a stage out as parallelize does, and run it -> what the next stage is given."""
     tp, sequence = layout.size("tp"), layout.config.sequence
@@ -114,9 +127,14 @@ def _run_stage(
     apply_recompute(stage, layout.config.recompute, early_stop=tp == 1)
     if layout.size("pp") > 1:
         make_edges_dense(stage)
+    text, weights = None, list(stage.parameters())
+    if by_parts:
+        run = partial(stage, *inputs, **small, only="text")
+        text, (known_BE,) = stage_memory(run, weights=weights, inputs=inputs)
+        small = small | {"text_BE": known_BE}
     memory, out = stage_memory(
         partial(stage, *inputs, **small),
-        weights=list(stage.parameters()),
+        weights=weights,
         inputs=inputs,
         split=layout.size("pp") > 1 and splits_backward(layout) and not weights_meet(stage),
     )
@@ -125,6 +143,7 @@ def _run_stage(
         received=sum(x.nbytes for x in inputs if x.is_floating_point()),
         handed_on=sum(x.nbytes for x in out),
         streams=tuple(streams.values()),
+        text=text,
     )
     return run, tuple(x.requires_grad_() for x in out)
 

@@ -12,6 +12,8 @@ from mmtrain.models.parameters import LockConfig
 from mmtrain.models.vqa import Vqa
 from mmtrain.optim import OptimConfig
 from mmtrain.parallel import Layout, ParallelConfig
+from mmtrain.plan.teachers import PlannedTeacher
+from mmtrain.tasks.terms.term import Comparison
 from mmtrain.train.adapting import lock_towers
 from mmtrain.train.config import TrainConfig
 
@@ -38,9 +40,18 @@ class Workload(ABC):
 
     @property
     @abstractmethod
-    def batch_width(self) -> int | None:
-        """Numbers of an image, and as many of its text, that the loss compares over the whole
-        batch. None: each row has a loss of its own."""
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """What the loss compares over the whole batch. Nothing: each row has a loss of its own."""
+
+    @property
+    def sums_over_images(self) -> bool:
+        """Whether one pass does that has all texts and takes the images by microbatch."""
+        return False
+
+    @property
+    def teachers(self) -> tuple[PlannedTeacher, ...]:
+        """Models that are learnt from."""
+        return ()
 
     @abstractmethod
     def rows(self, num_images: int) -> dict[str, Tensor]:

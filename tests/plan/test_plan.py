@@ -21,6 +21,7 @@ from mmtrain.commands import plan
 from mmtrain.data.questions.batches import VqaBatch, VqaDataConfig
 from mmtrain.errors import UsageError
 from mmtrain.loading.config import ModelConfig
+from mmtrain.models.parameters import LockConfig
 from mmtrain.parallel import Layout, ParallelConfig
 from mmtrain.parallel.precision import Precision
 from mmtrain.parallel.recompute import RecomputeConfig
@@ -28,17 +29,22 @@ from mmtrain.peft import PeftConfig
 from mmtrain.plan.layout import Plan, plan_layout
 from mmtrain.plan.order import idle_fraction, pipeline_order
 from mmtrain.recipe import TrainRecipe, load_recipe
-from mmtrain.tasks.config import VqaSection
+from mmtrain.tasks.config import LossSection, VqaSection
+from mmtrain.tasks.terms.distill import DistillConfig
+from mmtrain.tasks.terms.matryoshka import MatryoshkaConfig
 from tests.parallel.tiny_answers import BCE, QUESTION, SLOTS, TrainedVqa, both_heads
 from tests.parallel.tiny_clip import (
     CPU,
+    SIGMOID,
     SOFTMAX,
     Trained,
+    make_batch,
     modern_config,
     take_rows,
     tiny_config,
 )
 from tests.ranks import run_ranks
+from tests.tasks.test_terms import write_teacher
 
 ROOT = Path(__file__).parents[2]
 Case = tuple[Any, ParallelConfig, int]
@@ -235,6 +241,73 @@ def test_recompute_is_counted(recompute: RecomputeConfig) -> None:
     assert peak_of_a_step(train(*case, ranks=1)) == pytest.approx(want.step, rel=0.01)
 
 
+ROWS = 768
+CAPTIONS = ("a red car", "two dogs", "the sun", "x y") * (ROWS // 4)
+SLICES = LossSection(terms=(MatryoshkaConfig(dims=tuple(range(1, 16))),))
+AFFINITY = LossSection(terms=(DistillConfig(teacher="T"),))
+BF16 = LossSection(terms=(DistillConfig(teacher="T", precision="bf16"),))
+FEATURES = LossSection(terms=(DistillConfig(teacher="T", target="features"),))
+TERMS: dict[str, tuple[LossSection, int, tuple[int | None, int | None]]] = {
+    "softmax": (SOFTMAX, 48, (None, None)),
+    "sigmoid": (SIGMOID, 48, (None, None)),
+    "sigmoid in one": (SIGMOID, 1, (None, None)),
+    "sigmoid of frozen texts": (SIGMOID, 48, (None, 0)),
+    "sigmoid of frozen images": (SIGMOID, 48, (0, None)),
+    "slices": (SLICES, 48, (None, None)),
+    "affinity": (AFFINITY, 48, (None, None)),
+    "affinity in one": (AFFINITY, 1, (None, None)),
+    "teacher in bf16": (BF16, 48, (None, None)),
+    "features": (FEATURES, 48, (None, None)),
+}
+
+
+class ManyTexts(Trained):
+    """A training of batches of 768 rows with captions."""
+
+    def batch(self, step: int) -> Any:
+        batch = make_batch(ROWS, step=step)
+        batch.text_length_B.fill_(batch.tokens_BT.size(1))
+        return dataclasses.replace(batch, texts=CAPTIONS)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_teacher(tmp_path_factory.mktemp("plan") / "teacher", embed_dim=16)
+
+
+OFTEN = ("sigmoid of frozen texts", "slices", "affinity")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [one if one in OFTEN else pytest.param(one, marks=pytest.mark.slow) for one in TERMS],
+)
+def test_terms_and_passes_are_counted(name: str, teacher: Path) -> None:
+    """A batch whose loss is as large as its towers: on one process, within a tenth."""
+    loss, microbatches, lock = TERMS[name]
+    terms: Any = tuple(
+        dataclasses.replace(one, teacher=str(teacher)) if one.kind == "distill" else one
+        for one in loss.terms
+    )
+    loss = dataclasses.replace(loss, terms=terms)
+    recipe = recipe_of(tiny_config(), ParallelConfig(), microbatches)
+    recipe = dataclasses.replace(
+        recipe,
+        loss=loss,
+        lock=LockConfig(vision=lock[0], text=lock[1]),
+        train=dataclasses.replace(recipe.train, batch_size=ROWS),
+    )
+    planned = plan_layout(build_workload(recipe), world_size=1)
+    assert planned.passes == (2 if loss.kind == "clip" and microbatches > 1 else 1)
+    options: Any = {"num_microbatches": microbatches, "lock": lock, "batch_size": ROWS}
+    trained = ManyTexts(tiny_config(), loss, precision="fp32", **options)
+    teachers = [t.teacher._model for t in trained.objective.terms if hasattr(t, "teacher")]
+    held = sum(size(model.state_dict().values()) for model in teachers)
+    assert planned.memory[0].teachers == held and bool(held) == ("distill" in str(loss))
+    peak = peak_of_a_step(trained)
+    assert planned.memory[0].step == pytest.approx(peak, rel=0.1)
+
+
 def most_waiting(order: Any) -> int:
     """Forwards of a rank whose backward is still to come, at most."""
     return max(accumulate({"F": 1, "B": -1}.get(action.work, 0) for action in order))
@@ -278,6 +351,23 @@ def test_prints_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert ["dp_shard", "2", "0,", "2"] in [line[:4] for line in lines]
     assert ["pp", "2", "0,", "4"] in [line[:4] for line in lines]
     assert not torch.distributed.is_initialized()
+
+
+def test_prints_terms_and_passes(teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A teacher's weights have a column; a sigmoid with microbatches is one pass, unless terms or
+    a pipeline want two; a teacher that is not there is one line."""
+    words = ["plan", "configs/debug_clip.toml", "--world-size", "2", "--train.microbatches", "4"]
+    sigmoid, terms = ["--loss.kind", "siglip"], f'[{{kind = "distill", teacher = "{teacher}"}}]'
+    for more, passes, column in (
+        (sigmoid, "1 pass over", False),
+        ([*sigmoid, "--loss.terms", terms], "2 passes over", True),
+        ([*sigmoid, "--parallel.pp", "2"], "2 passes over", False),
+    ):
+        assert main([*words, *more]) == 0
+        said = capsys.readouterr().out
+        assert passes in said and ("teachers" in said) == column, more
+    assert main([*words, "--loss.terms", terms.replace(str(teacher), "/nowhere")]) == 2
+    assert "loss.terms: teacher = /nowhere does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", ["vqa_easy", "vqa_easy_generate"])

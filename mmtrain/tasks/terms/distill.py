@@ -21,7 +21,7 @@ from mmtrain.parallel import Layout
 from mmtrain.settings.decode import encode
 from mmtrain.settings.paths import PathText
 from mmtrain.tasks.logits import Logits
-from mmtrain.tasks.terms.term import BatchTerm, Found, Outputs, Rows, RowTerm
+from mmtrain.tasks.terms.term import BatchTerm, Comparison, Found, Outputs, Rows, RowTerm
 
 _ROWS_AT_ONCE = 64
 """Of a teacher's forward."""
@@ -52,6 +52,14 @@ class DistillConfig:
     def __post_init__(self) -> None:
         if self.weight <= 0:
             raise ValueError(f"weight = {self.weight} must be positive; or leave the term out")
+
+    def comparisons(
+        self, embed_dim: int, *, teacher_width: int | None = None
+    ) -> tuple[Comparison, ...]:
+        """Of affinities: the student's and, beside them, the teacher's."""
+        if self.target == "features":
+            return ()
+        return (Comparison(width=embed_dim, blocks=5, teacher_width=teacher_width),)
 
     def build(self, found: Found) -> "AffinityTerm | FeatureTerm":
         """The term, with its teacher.
@@ -127,25 +135,38 @@ class Teacher:
         width = max(1, tokens_BT.size(1)) if cut else self._tokenizer.context_length
         missing = width - tokens_BT.size(1)
         tokens_BT = F.pad(tokens_BT, (0, missing), value=self._tokenizer.pad_id)
-        images = [
-            model.encode_image(self._resized(part))
-            for part in batch.images_BCHW.split(_ROWS_AT_ONCE)
-        ]
-        length_B = length_B.clamp(min=1)
-        texts = [
-            model.encode_text(part, lengths)
-            for part, lengths in zip(
-                tokens_BT.split(_ROWS_AT_ONCE), length_B.split(_ROWS_AT_ONCE), strict=True
-            )
-        ]
-        return torch.cat(images).float(), torch.cat(texts).float()
+        return teacher_features(
+            model,
+            images_BCHW=batch.images_BCHW,
+            tokens_BT=tokens_BT,
+            length_B=length_B.clamp(min=1),
+            image_size=self.image_size,
+        )
 
-    def _resized(self, images_BCHW: Tensor) -> Tensor:
-        if images_BCHW.size(-1) == self.image_size:
-            return images_BCHW
-        size = (self.image_size, self.image_size)
-        resized = F.interpolate(images_BCHW.float(), size, mode="bicubic", antialias=True)
-        return resized.round().clamp(0, 255).to(torch.uint8)
+
+def teacher_features(
+    model: Clip, *, images_BCHW: Tensor, tokens_BT: Tensor, length_B: Tensor, image_size: int
+) -> tuple[Tensor, Tensor]:
+    """A model's unit-norm features of uint8 images of any size and of texts, in fp32."""
+    images = [
+        model.encode_image(_resized(part, image_size)) for part in images_BCHW.split(_ROWS_AT_ONCE)
+    ]
+    texts = [
+        model.encode_text(part, lengths)
+        for part, lengths in zip(
+            tokens_BT.split(_ROWS_AT_ONCE), length_B.split(_ROWS_AT_ONCE), strict=True
+        )
+    ]
+    return torch.cat(images).float(), torch.cat(texts).float()
+
+
+def _resized(images_BCHW: Tensor, image_size: int) -> Tensor:
+    if images_BCHW.size(-1) == image_size:
+        return images_BCHW
+    resized = F.interpolate(
+        images_BCHW.float(), (image_size, image_size), mode="bicubic", antialias=True
+    )
+    return resized.round().clamp(0, 255).to(torch.uint8)
 
 
 def _fingerprint(model: Clip, image_size: int, tokenizer: Tokenizer) -> str:

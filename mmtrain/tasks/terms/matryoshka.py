@@ -9,7 +9,7 @@ from mmtrain.data.batch import ImageTextBatch
 from mmtrain.errors import UsageError
 from mmtrain.nn import unit_norm
 from mmtrain.tasks.terms.contrastive import ContrastiveTerm
-from mmtrain.tasks.terms.term import BatchTerm, Found, Outputs, Rows
+from mmtrain.tasks.terms.term import BatchTerm, Comparison, Found, Outputs, Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +26,20 @@ class MatryoshkaConfig:
 
     wants_texts: ClassVar[bool] = False
     """Whether it reads the captions themselves."""
+    teacher: ClassVar[None] = None
+    """It learns from no model."""
 
     def __post_init__(self) -> None:
         if self.weight <= 0:
             raise ValueError(f"weight = {self.weight} must be positive; or leave the term out")
         if not self.dims or min(self.dims) < 1 or len(set(self.dims)) < len(self.dims):
             raise ValueError(f"dims = {list(self.dims)} must be different lengths of at least 1")
+
+    def comparisons(
+        self, embed_dim: int, *, teacher_width: int | None = None
+    ) -> tuple[Comparison, ...]:
+        """One of each slice."""
+        return tuple(Comparison(width=dim, copied=True) for dim in self.dims)
 
     def build(self, found: Found) -> "MatryoshkaTerm":
         """The term.

@@ -34,6 +34,20 @@ class Found:
     """The mesh."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What a batch term compares, for a plan of its memory: every image with every text."""
+
+    width: int
+    """Of the features."""
+    blocks: int = 2
+    """Blocks of logits at a time."""
+    copied: bool = False
+    """Whether the features are copies of the outputs, as slices brought to unit norm are."""
+    teacher_width: int | None = None
+    """Of a teacher's features, compared likewise; then all gradients are made in the forward."""
+
+
 class Term:
     """One part of an objective.
 
