@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -13,14 +14,17 @@ from mmtrain.data.mixture import MixtureSource, SourceSettings, check_captions, 
 from mmtrain.data.order.batches import Last
 from mmtrain.data.order.mixture import MixtureBatches
 from mmtrain.data.order.stream import MixtureEnd
-from mmtrain.data.shards.source import OnDamage
-from mmtrain.data.sources.source import IMAGE_KEY
+from mmtrain.data.shards.source import OnDamage, ShardSource
+from mmtrain.data.sources.source import IMAGE_KEY, SampleSource
 from mmtrain.data.storage.cache import GB, Cache
 from mmtrain.data.storage.patience import PATIENCE
+from mmtrain.data.threads import Threads
+from mmtrain.errors import UsageError
 from mmtrain.limits import MOST_PROCESSES, check_counts
 from mmtrain.settings.paths import PathText
 
 _CACHE_GB = 50.0
+_REMOTE_THREADS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,9 @@ class DataConfig:
     workers: int = 0
     """Processes per rank that read and decode. 0: the training process itself. The batches do not
     depend on it."""
+    threads: int | None = None
+    """Threads of each such process that read and decode the samples of a batch side by side. None:
+    8 where shards are remote, else 1. The batches do not depend on it."""
     prefetch: int = 2
     """Batches that each worker makes ahead."""
     captions: dict[str, float] = field(default_factory=lambda: {"txt": 1.0})
@@ -111,6 +118,22 @@ class DataConfig:
     max_bad_fraction: float = 0.01
     """The run stops when more than this part of the samples read is bad (replaced by others)."""
 
+    def open_threads(self, sources: Sequence[SampleSource]) -> Threads:
+        """What reads the samples of a batch.
+
+        Raises:
+            UsageError: not all sources can be read by several threads.
+        """
+        if not all(isinstance(source, ShardSource) for source in sources):
+            if (self.threads or 1) > 1:
+                raise UsageError(
+                    f"data.threads = {self.threads} reads shards alone; pack the data into some "
+                    "(mmtrain data make), or use data.workers"
+                )
+            return Threads(1)
+        is_remote = any(isinstance(one, ShardSource) and one.is_remote for one in sources)
+        return Threads(self.threads or (_REMOTE_THREADS if is_remote else 1))
+
     def open_cache(self, *, world_size: int = 1) -> Cache | None:
         """The cache, if there is to be one.
 
@@ -133,6 +156,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         check_counts(self, "workers", least=0, most=MOST_PROCESSES)
         check_counts(self, "prefetch", most=MOST_PROCESSES)
+        if self.threads is not None:
+            check_counts(self, "threads", most=MOST_PROCESSES)
         check_counts(self, "shuffle_group", "lanes", most=sys.maxsize)
         check_captions(self.captions)
         self._check_sources()

@@ -91,6 +91,7 @@ class NumberedData(Generic[BatchT]):
         """What the batches took that `iterate` gave."""
         self._cache = config.open_cache(world_size=world_size)
         self.sources = [self._open_source(settings) for settings in config.sources]
+        self._threads = config.open_threads(self.sources)
         self._build_plan = partial(
             build_row_plan,
             shard_sizes=[source.shard_sizes for source in self.sources],
@@ -269,27 +270,28 @@ class NumberedData(Generic[BatchT]):
         )
         caption_B2 = draw(purpose="caption", num=NUM_CAPTION_DRAWS).tolist()
         crop_BN = draw(purpose="crop", num=TrainTransform.num_draws)
-        samples: list[Sample | None] = []
-        for row, position in enumerate(rows.position_B.tolist()):
-            if position == PADDING:
-                samples.append(None)
-                continue
-            source = int(rows.source_B[row])
+
+        def read(row: int) -> tuple[Sample | None, list[BadSample]]:
+            position = int(rows.position_B[row])
             refused: list[BadSample] = []
+            if position == PADDING:
+                return None, refused
+            source = int(rows.source_B[row])
             for number in self.candidates(rows, row):
                 try:
                     sample = self._readers[source].read(
                         number, caption_draws=caption_B2[row], transform_draws=crop_BN[row]
                     )
-                    break
+                    return sample, refused
                 except SampleError as error:
                     one = self._bad_sample(source, number, error, position)
                     refused.append(replace(one, is_replacement=bool(refused)))
-            else:
-                raise UsageError(self._all_bad(rows, row, refused))
-            samples.append(sample)
+            raise UsageError(self._all_bad(rows, row, refused))
+
+        made = self._threads.map(read, range(rows.position_B.size))
+        for _, refused in made:
             bad += refused
-        return samples
+        return [sample for sample, _ in made]
 
     def candidates(self, rows: Rows, row: int) -> Iterator[int]:
         """The planned sample, then others of its source that the position alone picks."""

@@ -5,6 +5,7 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 Stage = Literal["read", "decode", "resize", "text"]
@@ -37,10 +38,11 @@ class Work:
 
 
 class Counter:
-    """Counts the work of this process until somebody takes it."""
+    """Counts the work of this process, in any of its threads, until somebody takes it."""
 
     def __init__(self) -> None:
         self._work, self._start = Work(), time.perf_counter()
+        self._lock = Lock()
 
     def stage(self, name: Stage) -> "_Timed":
         """Time that is spent within counts for a stage."""
@@ -48,20 +50,24 @@ class Counter:
 
     def spent(self, name: Stage, seconds: float) -> None:
         """Time that a stage took."""
-        self._work.stages[name] = self._work.stages.get(name, 0.0) + seconds
+        with self._lock:
+            self._work.stages[name] = self._work.stages.get(name, 0.0) + seconds
 
     def read(self, num_bytes: int) -> None:
         """Bytes that were read."""
-        self._work.bytes_read += num_bytes
+        with self._lock:
+            self._work.bytes_read += num_bytes
 
     def fetched(self, num_bytes: int) -> None:
         """Bytes that came over the network."""
-        self._work.bytes_fetched += num_bytes
+        with self._lock:
+            self._work.bytes_fetched += num_bytes
 
     def looked_up(self, *, is_there: bool) -> None:
         """The cache was asked for a piece."""
-        self._work.cache_hits += is_there
-        self._work.cache_misses += not is_there
+        with self._lock:
+            self._work.cache_hits += is_there
+            self._work.cache_misses += not is_there
 
     def missed(self) -> None:
         """A sample had no row in a place that is joined."""

@@ -35,7 +35,13 @@ FREE = frozenset(
         *("vqa.data.questions", "vqa.data.annotations"),
         # As the ids that it gives are, and a teacher's weights.
         *("tokenizer.path", "loss.terms[].teacher"),
-        *("data.workers", "data.prefetch", "data.max_bad_fraction", "data.retry_seconds"),
+        *(
+            "data.workers",
+            "data.threads",
+            "data.prefetch",
+            "data.max_bad_fraction",
+            "data.retry_seconds",
+        ),
         *("train.microbatches", "train.text_groups", "train.compile", "train.device"),
         *("train.deterministic", "train.log_every"),
         *("train.checkpoint_every", "train.checkpoint_minutes", "train.keep_checkpoints"),

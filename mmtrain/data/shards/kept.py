@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from threading import Lock
 
 import numpy as np
 
@@ -22,27 +23,37 @@ class Kept:
 
 
 class KeptIndexes:
-    """Shards by their numbers; those of a catalogue weigh nothing, since their pages are shared."""
+    """Shards by their numbers, for any number of threads; those of a catalogue weigh nothing, since
+    their pages are shared."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[int, Kept] = OrderedDict()
         self._num_bytes = 0
+        self._lock = Lock()
 
     def get(self, number: int) -> Kept | None:
         """A shard that is kept."""
-        found = self._kept.get(number)
-        if found is not None:
-            self._kept.move_to_end(number)
-        return found
+        with self._lock:
+            found = self._kept.get(number)
+            if found is not None:
+                self._kept.move_to_end(number)
+            return found
 
     def put(self, number: int, shard: Shard, index: ShardIndex) -> Kept:
-        """Keep a shard that is not; those that were used longest ago make room."""
+        """Keep a shard, unless another thread was as fast; those that were used longest ago make
+        room."""
         kept = Kept(shard, index if shard.catalogue is not None else _narrow(index))
-        self._kept[number] = kept
-        self._num_bytes += _weight(kept)
-        while len(self._kept) > 1 and (len(self._kept) > _MOST or self._num_bytes > _MOST_BYTES):
-            self._num_bytes -= _weight(self._kept.popitem(last=False)[1])
+        with self._lock:
+            if number in self._kept:
+                return self._kept[number]
+            self._kept[number] = kept
+            self._num_bytes += _weight(kept)
+            while len(self._kept) > 1 and self._is_full():
+                self._num_bytes -= _weight(self._kept.popitem(last=False)[1])
         return kept
+
+    def _is_full(self) -> bool:
+        return len(self._kept) > _MOST or self._num_bytes > _MOST_BYTES
 
 
 def _narrow(index: ShardIndex) -> ShardIndex:

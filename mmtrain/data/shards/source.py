@@ -5,6 +5,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from threading import Lock
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -14,10 +15,11 @@ from mmtrain.data.images.decode import IMAGE_EXTENSIONS
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.shards.index import Entry, ShardIndex, build_index
 from mmtrain.data.shards.index_file import is_fresh
-from mmtrain.data.shards.kept import KeptIndexes
+from mmtrain.data.shards.kept import Kept, KeptIndexes
 from mmtrain.data.shards.opened import Shard
 from mmtrain.data.shards.opening import open_shards, refuse_changed
 from mmtrain.data.shards.tar_header import BLOCK
+from mmtrain.data.storage.addresses import is_remote
 from mmtrain.data.storage.cache import Cache
 from mmtrain.data.storage.file import File, Range
 from mmtrain.data.storage.open import open_file, open_to_scan
@@ -80,6 +82,7 @@ class ShardSource:
         self._end_S = np.cumsum(sizes, dtype=np.int64)
         self.num_samples = int(self._end_S[-1])
         self._cache = cache
+        self._lock = Lock()
         self._open: OrderedDict[int, File] = OrderedDict()
         self._indexes = KeptIndexes()
         if on_damage == "stop":
@@ -102,7 +105,15 @@ class ShardSource:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": OrderedDict(), "_indexes": KeptIndexes()}
+        return self.__dict__ | {"_open": OrderedDict(), "_indexes": None, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_indexes": KeptIndexes(), "_lock": Lock()}
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a shard is read over a network."""
+        return any(map(is_remote, self.shards.paths))
 
     @property
     def fingerprint(self) -> str:
@@ -207,7 +218,7 @@ class ShardSource:
             try:
                 return self._open_now(number).read_ranges(ranges)
             except OSError:
-                self._close(number)
+                self._forget(number)
                 raise
 
         pieces = self._patiently(number, attempt, f"read at byte {ranges[0][0]}")
@@ -215,11 +226,14 @@ class ShardSource:
         return pieces
 
     def _index(self, number: int) -> ShardIndex:
-        if (kept := self._indexes.get(number)) is None:
-            self._patiently(number, partial(self._open_now, number), "opened")
-            kept = self._indexes.get(number)
-            assert kept is not None
+        kept = self._indexes.get(number)
+        if kept is None:
+            kept = self._patiently(number, partial(self._keep, number), "opened")
         return kept.index
+
+    def _keep(self, number: int) -> Kept:
+        shard = self.shards[number]
+        return self._indexes.put(number, shard, self._load(shard, self._open_now(number)))
 
     def _patiently(self, number: int, attempt: Callable[[], ReturnT], what: str) -> ReturnT:
         # A disk that stayed away is not waited for again and again, sample by sample.
@@ -235,23 +249,23 @@ class ShardSource:
             ) from error
 
     def _open_now(self, number: int) -> File:
-        found = self._open.get(number)
-        if found is not None:
-            self._open.move_to_end(number)
-            return found
-        while len(self._open) >= _MAX_OPEN:
-            self._close(next(iter(self._open)))
+        with self._lock:
+            found = self._open.get(number)
+            if found is not None:
+                self._open.move_to_end(number)
+                return found
+            while len(self._open) >= _MAX_OPEN:
+                self._open.popitem(last=False)
         kept = self._indexes.get(number)
-        shard = self.shards[number] if kept is None else kept.shard
-        summary = shard.summary
+        summary = (self.shards[number] if kept is None else kept.shard).summary
         known = summary.shard_bytes, summary.version
-        file = open_file(shard.path, known=known, cache=self._cache)
-        if kept is None:
-            self._indexes.put(number, shard, self._load(shard, file))
+        path = self.shards.paths[number]
+        file = open_file(path, known=known, cache=self._cache)
         if (file.size, file.version) != known:
-            raise UsageError(f"{shard.path} was changed while it was in use; start again")
-        self._open[number] = file
-        return file
+            raise UsageError(f"{path} was changed while it was in use; start again")
+        with self._lock:
+            # Another thread may have been as fast. Files close when nobody reads them any more.
+            return self._open.setdefault(number, file)
 
     def _load(self, shard: Shard, file: File) -> ShardIndex:
         """The index of a shard that is read for the first time."""
@@ -279,6 +293,6 @@ class ShardSource:
             raise UsageError(f"{shard.index_path} lost its checksums while in use; start again")
         return index
 
-    def _close(self, number: int) -> None:
-        if number in self._open:
-            self._open.pop(number).close()
+    def _forget(self, number: int) -> None:
+        with self._lock:
+            self._open.pop(number, None)
