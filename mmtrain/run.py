@@ -120,6 +120,9 @@ def _headline(run: Run) -> Iterator[str]:
     """What is about to run, before its first step."""
     config, data = run.recipe.train, run.data
     epochs = run.total_steps / data.batches_per_epoch
+    if sources := _sources(run):
+        told = (f"{name} ({one['num_samples']:,} samples)" for name, one in sources.items())
+        yield f"mixing {', '.join(told)}"
     yield (
         f"{data.num_samples:,} samples; {run.total_steps:,} steps of {config.batch_size:,} "
         f"({epochs:,.4g} epochs)"
@@ -127,6 +130,14 @@ def _headline(run: Run) -> Iterator[str]:
     part = run.num_trainable / run.num_parameters
     share = "" if part == 1 else f" of {run.num_parameters:,} ({part:.2%})"
     yield f"training {run.num_trainable:,}{share} parameters in {config.precision} on {run.layout}"
+
+
+def _sources(run: Run) -> dict[str, dict[str, int]]:
+    """What each source of a mixture holds; empty without one."""
+    if not run.recipe.data.mixture:
+        return {}
+    pairs = zip(run.recipe.data.mixture, run.data.sources, strict=True)
+    return {one.name: {"num_samples": source.num_samples} for one, source in pairs}
 
 
 def _written(folder: Path) -> Iterator[str]:
@@ -247,6 +258,7 @@ def _write_facts(run: Run) -> None:
             "fingerprint": run.data.fingerprint,
             "fingerprint_covers_content": split_fingerprint(run.data.fingerprint)[1] is not None,
             "batches_per_epoch": run.data.batches_per_epoch,
+            **({"sources": sources} if (sources := _sources(run)) else {}),
         },
         "total_steps": run.total_steps,
         "parameters": {"trainable": run.num_trainable, "total": run.num_parameters},

@@ -57,6 +57,9 @@ CURVES = (
     ),
 )
 
+_SOURCES_TOLD = 6
+"""Names of sources beside a drawing; the pointer tells them all."""
+
 _SCORES = (
     ("zero-shot", "top1", "top-1"),
     ("retrieval", "i2t_recall@1", "image to text R@1"),
@@ -84,6 +87,29 @@ def draw_curves(runs: Sequence[RunFolder], names: Sequence[str]) -> list[Drawing
             )
             drawings.append(Drawing(title=curve.title, value=_value(curve, lines), svg=svg))
     return drawings
+
+
+def draw_sources(run: RunFolder) -> list[Drawing]:
+    """How often each source of a mixture was gone through, a line a source."""
+    names = {name: None for row in run.metrics for name in row.get("source_epochs") or ()}
+    columns = {
+        name: column(
+            [{"step": row["step"]} | (row.get("source_epochs") or {}) for row in run.metrics], name
+        )
+        for name in names
+    }
+    lines = [
+        Series(points=points, name=name, number=number)
+        for number, (name, points) in enumerate(columns.items())
+        if points
+    ]
+    if not lines:
+        return []
+    told = [f"{line.name} {short_number(line.points[-1][1])}" for line in lines[:_SOURCES_TOLD]]
+    told += [f"and {len(lines) - _SOURCES_TOLD} more"] * (len(lines) > _SOURCES_TOLD)
+    title = "Epochs of each source"
+    svg = line_chart(lines, label=title, from_zero=True)
+    return [Drawing(title=title, value=", ".join(told), svg=svg)]
 
 
 def draw_scores(runs: Sequence[RunFolder], names: Sequence[str]) -> list[Drawing]:

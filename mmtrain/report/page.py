@@ -9,7 +9,7 @@ from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder
 from mmtrain.report.chart import short_number
 from mmtrain.report.compare import comparison
-from mmtrain.report.curves import draw_curves, draw_reliability, draw_scores
+from mmtrain.report.curves import draw_curves, draw_reliability, draw_scores, draw_sources
 from mmtrain.report.facts import facts_of, last_loss, run_length, speed
 from mmtrain.report.look import update_look
 from mmtrain.report.render import percent, render, write_page
@@ -69,7 +69,11 @@ def _one_run(run: RunFolder, *, lacking: str | None) -> dict[str, Any]:
         "reliability": draw_reliability(judged),
         "look": run.look,
         "lacking": lacking,
-        "curves": draw_curves([run], [run.name]) + draw_scores([run], [run.name]),
+        "curves": [
+            *draw_curves([run], [run.name]),
+            *draw_sources(run),
+            *draw_scores([run], [run.name]),
+        ],
         "examples": [one for one in run.evaluations if _has_examples(one)],
         "bad_samples": run.bad_samples[:NUM_BAD_SHOWN],
         "num_bad_samples": len(run.bad_samples),

@@ -163,6 +163,11 @@ def test_a_recipe_with_a_mixture_trains_and_counts_by_source(tmp_path: Path, cap
         assert sum(counts.values()) == row["samples_seen"] == 16 * row["step"]
         assert abs(counts["drawings"] - 0.7 * row["samples_seen"]) < 2
         assert row["source_epochs"]["drawings"] == counts["drawings"] / 64
+    sources = {"drawings": {"num_samples": 64}, "made_up": {"num_samples": 1000}}
+    assert json.loads((run / "run.json").read_text())["data"]["sources"] == sources
+    assert "mixing drawings (64 samples), made_up (1,000 samples)\n" in capsys.readouterr().err
+    page = (run / "report.html").read_text()
+    assert "Epochs of each source" in page and f"drawings {counts['drawings'] / 64:.3g}" in page
     assert load_recipe(run / "recipe.toml").data.mixture == load_recipe(Path(RECIPE)).data.mixture
     assert main(["summary", RECIPE]) == 0
     assert main(["train", RECIPE, "--run-dir", str(tmp_path / "two"), *words,
