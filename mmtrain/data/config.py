@@ -95,8 +95,8 @@ class DataConfig:
     """The rest of an epoch that fills no batch: `drop` leaves it out (another rest in every epoch),
     `mask` pads the last batch with rows that do not count."""
     index_dir: PathText | None = None
-    """Where the shards' indexes are kept. None: beside the shards or, where that cannot be written,
-    in the user's cache folder."""
+    """Where the shards' indexes and catalogues are kept. None: beside the shards or, where that
+    cannot be written, in the user's cache folder."""
     cache_dir: PathText | None = None
     """A folder of this machine's that keeps what is read of remote shards, shared by all that name
     it. None: nothing is kept."""

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -269,6 +270,13 @@ def test_one_made_anew_while_in_use(folder: Path):
 
 
 def _open(train: str, gate, made) -> None:
+    real = opening.build_index
+
+    def build_slowly(*arguments, **options):
+        time.sleep(0.1)
+        return real(*arguments, **options)
+
+    opening.build_index = build_slowly  # in a process of its own
     gate.wait()
     made.put(sum(shard.is_new for shard in ShardSource(train).shards))
 

@@ -2,11 +2,14 @@
 
 import pickle
 import re
+import shutil
 import time
 
 import pytest
 import torch
 
+from mmtrain.cli import main
+from mmtrain.data.shards import opening
 from mmtrain.data.shards.check import check_shards, index_shards
 from mmtrain.data.shards.patterns import expand_patterns
 from mmtrain.data.shards.source import ShardSource
@@ -258,3 +261,29 @@ def test_an_address_with_a_secret_is_refused_without_repeating_it(pattern):
     with pytest.raises(UsageError, match=re.escape("***")) as caught:
         expand_patterns(pattern)
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("most_compared", [1000, 0])
+def test_a_catalogue_tells_of_remote_shards(folder, tmp_path, monkeypatch, most_compared):
+    """From its own place, without an index; a large set's start asks the server for nothing."""
+    monkeypatch.setattr(opening, "_MOST_COMPARED", most_compared)
+    served = tmp_path / "served"
+    shutil.copytree(folder, served, ignore=shutil.ignore_patterns("*.index"))
+    kept = tmp_path / "cache/mmtrain/indexes"
+    local = batches(str(folder))
+    with serving(served) as web:
+        pattern = f"{web.url}/{{000..002}}.tar"
+        assert main(["data", "index", pattern]) == 0
+        for path in kept.glob("*.index"):
+            path.unlink()
+        asked = web.requests.total()
+        source = ShardSource(pattern)
+        assert (web.requests.total() == asked) == (most_compared == 0)
+        assert source.num_samples == 22
+        assert_same(local, batches(pattern))
+        assert [path.suffix for path in kept.iterdir()] == [".catalogue"]
+        write_shard(served / "001.tar", pairs(70, 9))
+        web.etag_suffix = "more"
+        with pytest.raises(UsageError, match=r"changed .*(001\.tar|again)"):
+            changed = ShardSource(pattern, retry_seconds=0.2)
+            [changed.read(sample) for sample in range(22)]
