@@ -62,10 +62,13 @@ def size(cache: Path) -> int:
     return sum(path.stat().st_size for path in files(cache))
 
 
-@pytest.mark.parametrize("workers", [0, 3])
-def test_batches_are_equal_and_every_byte_is_fetched_once(folder, local, tmp_path, workers):
+@pytest.mark.parametrize(("workers", "threads"), [(0, 1), (3, 1), (0, 4)])
+def test_batches_are_equal_and_every_byte_is_fetched_once(
+    folder, local, tmp_path, workers, threads
+):
     with serving(folder) as web:
-        made = through(web, tmp_path / "c", workers=workers, caption_lines=False)
+        options = {"workers": workers, "threads": threads, "caption_lines": False}
+        made = through(web, tmp_path / "c", **options)
         web.requests.clear()
         assert_same(local, list(made))
         assert web.requests["bytes"] == sum(p.stat().st_size for p in folder.glob("*.tar"))
