@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmtrain.data.loader import Loader, open_loader
     from mmtrain.data.sample_error import SampleError
+    from mmtrain.data.stream import Stream, open_stream
 
-__all__ = ["Loader", "SampleError", "open_loader"]
+__all__ = ["Loader", "SampleError", "Stream", "open_loader", "open_stream"]
 
 _PLACES = {
     "Loader": "mmtrain.data.loader",
     "SampleError": "mmtrain.data.sample_error",
+    "Stream": "mmtrain.data.stream",
     "open_loader": "mmtrain.data.loader",
+    "open_stream": "mmtrain.data.stream",
 }
 
 

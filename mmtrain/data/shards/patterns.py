@@ -84,7 +84,7 @@ def _expand(pattern: str, key: str) -> list[str]:
     pattern = local_path(pattern)
     paths: list[str] = []
     missing: list[str] = []
-    for name in _expand_braces(os.path.expanduser(pattern)):
+    for name in expand_braces(os.path.expanduser(pattern)):
         matches = _match(name, key)
         paths += matches
         if not matches:
@@ -162,7 +162,7 @@ def _why_nothing(name: str) -> str:
     return "the shard does not exist; correct the path or fetch it"
 
 
-def _expand_braces(pattern: str) -> Iterator[str]:
+def expand_braces(pattern: str) -> Iterator[str]:
     """`{a,b}` and `{08..11}` spelled out; a number keeps the width of the range's first."""
     parts: list[list[str]] = []
     end = 0

@@ -1,0 +1,174 @@
+"""Shards that can only be read from their beginning: pipes, and servers without ranges.
+
+Each is taken whole into a temporary file before any of its samples is handed on, so that its tar is
+read as strictly as any other. The order is a seeded one of shards, mixed by a buffer: exact to the
+shard, not to the sample; what can be indexed is better opened by `open_loader`.
+"""
+
+import random
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from webdataset.filters import shuffle
+from webdataset.gopen import gopen
+from webdataset.pipeline import DataPipeline
+
+from mmtrain.data.mapped import Map, keep_files
+from mmtrain.data.order.plan import EpochPlan
+from mmtrain.data.sample_error import SampleError
+from mmtrain.data.shards.index import build_index
+from mmtrain.data.shards.patterns import expand_braces
+from mmtrain.data.storage.file import LocalFile
+from mmtrain.errors import UsageError
+
+PIPE = "pipe:"
+
+
+class Stream:
+    """Samples of this rank's share of the shards; made by `open_stream`.
+
+    Iterating gives the rest of the epoch, iterating again the next one. A state knows the shards of
+    which every sample was handed on; those that were begun come again whole.
+    """
+
+    def __init__(
+        self, urls: Sequence[str], *, map: Map, seed: int, buffer: int, rank: int, world_size: int
+    ) -> None:
+        self.urls, self._map = tuple(urls), map
+        self._seed, self._buffer = seed, buffer
+        self._rank, self._world_size = rank, world_size
+        self.epoch = 0
+        """That iterating goes on with, from 0."""
+        self.bad: Counter[str] = Counter()
+        """Samples left out because `map` refused them, by reason."""
+        self._done: set[int] = set()
+
+    def __iter__(self) -> Iterator[Any]:
+        """The rest of this epoch.
+
+        Raises:
+            UsageError: a shard cannot be read, or is damaged.
+        """
+        left: Counter[int] = Counter()
+        whole: set[int] = set()
+        rng = random.Random(f"{self._seed} {self.epoch} {self._rank}")
+        pipeline = DataPipeline(
+            lambda: self._samples(left, whole),
+            shuffle(self._buffer, initial=self._buffer, rng=rng),
+        )
+        for shard, files in pipeline:
+            left[shard] -= 1
+            if shard in whole and not left[shard]:
+                self._done.add(shard)
+            try:
+                made = self._map(files)
+            except SampleError as error:
+                self.bad[str(error)] += 1
+                continue
+            yield made
+        self.epoch, self._done = self.epoch + 1, set()
+
+    def _samples(self, left: Counter[int], whole: set[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Each sample with the number of its shard; counted as they go into the buffer."""
+        order = EpochPlan([len(self.urls)], seed=self._seed, shuffle_group=1)
+        shards = [order.sample(self.epoch, place) for place in range(len(self.urls))]
+        for shard in shards[self._rank :: self._world_size]:
+            if shard in self._done:
+                continue
+            for files in read_shard(self.urls[shard]):
+                left[shard] += 1
+                yield shard, files
+            whole.add(shard)
+            if not left[shard]:
+                self._done.add(shard)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch, and the shards that were handed on whole, as plain JSON."""
+        return {
+            "epoch": self.epoch,
+            "done": sorted(self._done),
+            "seed": self._seed,
+            "urls": list(self.urls),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the shards that are left; with as many ranks as before.
+
+        Raises:
+            UsageError: it is of other shards, or of another seed.
+        """
+        if (state["seed"], state["urls"]) != (self._seed, list(self.urls)):
+            raise UsageError("the state is of other shards or of another seed; open it as it was")
+        self.epoch, self._done = state["epoch"], set(state["done"])
+
+
+def open_stream(
+    train: str | Sequence[str],
+    *,
+    map: Map = keep_files,
+    seed: int = 0,
+    buffer: int = 1000,
+    allow_pipe: bool = False,
+    rank: int | None = None,
+    world_size: int | None = None,
+) -> Stream:
+    """Open shards that cannot be indexed, for a trainer of your own; see the module.
+
+    Args:
+        train: paths, addresses or, with `allow_pipe`, `pipe:COMMAND`; brace ranges, or a list.
+        map: a sample's files, as `open_loader` gives them, -> anything.
+        seed: of the order.
+        buffer: samples that are mixed with each other.
+        allow_pipe: let a shell run what stands behind `pipe:`.
+        rank: this data-parallel rank, which reads its share of the shards; None:
+            torch.distributed's, or 0.
+        world_size: how many there are.
+
+    Raises:
+        UsageError: a command that is not allowed, or fewer shards than ranks.
+    """
+    patterns = (train,) if isinstance(train, str) else tuple(train)
+    urls = [url for each in patterns for url in expand_braces(each)]
+    if any(url.startswith(PIPE) for url in urls) and not allow_pipe:
+        raise UsageError(f"train = {urls[0]} runs a command; allow_pipe = True lets it")
+    if buffer < 1:
+        raise UsageError(f"buffer = {buffer} must be at least 1")
+    alone = not (dist.is_available() and dist.is_initialized())
+    rank = (0 if alone else dist.get_rank()) if rank is None else rank
+    world_size = (1 if alone else dist.get_world_size()) if world_size is None else world_size
+    if not 0 <= rank < world_size <= len(urls):
+        raise UsageError(
+            f"rank = {rank}, world_size = {world_size}: {len(urls)} shards are shared out whole; "
+            "use no more ranks than shards"
+        )
+    return Stream(urls, map=map, seed=seed, buffer=buffer, rank=rank, world_size=world_size)
+
+
+def read_shard(url: str) -> Iterator[dict[str, Any]]:
+    """The samples of a shard as webdataset gives them, in its order.
+
+    Raises:
+        UsageError: it cannot be had whole, or is damaged.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "shard.tar"
+        try:
+            with gopen(url, "rb") as stream, place.open("wb") as file:
+                shutil.copyfileobj(stream, file, 1 << 20)
+        except OSError as error:
+            told = error.strerror or str(error).rpartition(": ")[2]
+            raise UsageError(f"train: {url} cannot be read: {told}") from error
+        with LocalFile(str(place)) as tar:
+            index = build_index(tar, crc=False)
+            if index.summary.damage:
+                first = index.summary.damage[0]
+                raise UsageError(f"train: {url} at byte {first.offset}: {first.reason}")
+            for sample in range(index.summary.num_samples):
+                members = index.members(sample).items()
+                files = {name: tar.read(each.offset, each.size) for name, each in members}
+                yield {"__key__": index.key(sample), "__url__": url, **files}
