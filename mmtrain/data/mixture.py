@@ -136,16 +136,16 @@ def check_mixture(sources: Sequence[MixtureSource], *, repeats: bool) -> None:
     names = [source.name for source in sources]
     for source in sources:
         if names.count(source.name) > 1:
-            raise ValueError(f'mixture: the name "{source.name}" is there twice')
+            raise ValueError(f'mixture has the name "{source.name}" twice')
         if repeats and source.max_epochs is not None:
             raise ValueError(
-                f"mixture[{source.name}].max_epochs = {source.max_epochs} contradicts "
+                f"mixture.max_epochs = {source.max_epochs} of {source.name} contradicts "
                 'mixture_end = "repeat", where every source starts anew; use "stop" or '
                 '"drop_source", or leave it out'
             )
     for step, weights in weight_schedule(sources):
         if not any(weights):
-            raise ValueError(f"mixture: from step {step} on, no source has a weight above 0")
+            raise ValueError(f"mixture has no source with a weight above 0 from step {step} on")
 
 
 def weight_schedule(sources: Sequence[MixtureSource]) -> list[tuple[int, Weights]]:

@@ -155,7 +155,7 @@ class MixturePlan:
         if self.num_batches is not None and steps > self.num_batches:
             raise UsageError(
                 f"{key} is beyond the end of data.mixture at step {self.num_batches}, where "
-                f"{self._why_it_ends()}; train for less, raise its max_epochs, or set "
+                f"{self._why_it_ends()}; train for less, raise max_epochs, or set "
                 'data.mixture_end = "repeat"'
             )
         counts = zip(self.sources, self.counts(steps).tolist(), strict=True)
