@@ -114,7 +114,10 @@ REFUSED = [
     ({"train": "b.tar", "mixture_end": "repeat"}, 'mixture_end = "repeat" has no effect without'),
     ({"train": "b.tar", "mixture_batches": "single"}, "mixture_batches = .* has no effect without"),
     ({"mixture": (SOURCE, SOURCE)}, 'mixture has the name "a" twice'),
-    ({"mixture": (SOURCE | {"max_epochs": 2},), "mixture_end": "repeat"}, "max_epochs = 2 contrad"),
+    (
+        {"mixture": (SOURCE | {"max_epochs": 2},), "mixture_end": "repeat"},
+        "mixture.max_epochs = 2 of a contradicts",
+    ),
     ({"mixture": (SOURCE,), "mixture_end": "circle"}, "mixture_end = 'circle' is unknown"),
     (
         {"mixture": (SOURCE | {"weight_changes": (WeightChange(from_step=5, weight=0),)},)},
