@@ -152,6 +152,36 @@ def check_ranks(rank: int) -> None:
                     assert error < TOLERANCE or ours[name].norm() < 1e-14, (kind, loss.kind, name)
 
 
+def check_reductions(rank: int) -> None:
+    for kind in ("fsdp", "ddp"):
+        for loss in (SOFTMAX, SIGMOID):
+            found = set()
+            for num in (2, 4):
+                trained = Trained(CONFIG, loss, parallel=KINDS[kind], num_microbatches=num)
+                trained.backward(trained.batch(0))  # DDP sorts its buckets after the first step
+                with Reductions() as reductions:
+                    trained.backward(trained.batch(1))
+                found.add(reductions.count)
+            assert len(found) == 1 and found != {0}, (kind, loss.kind, found)
+
+
+class Reductions(TorchDispatchMode):
+    """Counts the sums over ranks that a step begins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += "reduce" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def test_more_microbatches_reduce_no_more() -> None:
+    """Gradients are reduced once, with the last."""
+    run_ranks(check_reductions, 2)
+
+
 def test_two_ranks_pass_as_often() -> None:
     run_ranks(check_ranks, 2)
 

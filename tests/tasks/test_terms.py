@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -138,8 +140,9 @@ def test_values_are_those_of_the_formulas(teacher: str) -> None:
         return -F.logsigmoid(sign * (scale * image @ text.T + bias)).sum() / len(image)
 
     theirs = [rows[f"term1_{part}"][batch.valid_B].double() for part in ("image", "text")]
-    ours, model = scale * image @ text.T, objective.terms[2].teacher
-    taught = model.multiplier * theirs[0] @ theirs[1].T
+    ours, (model, *_) = scale * image @ text.T, load(teacher)
+    assert model.logit_scale.exp().item() > 2
+    taught = model.logit_scale.detach().exp() * theirs[0] @ theirs[1].T
     affinity = sum(
         F.kl_div(x.log_softmax(1), y.log_softmax(1), log_target=True, reduction="batchmean") / 2
         for x, y in ((ours, taught), (ours.T, taught.T))
@@ -152,6 +155,57 @@ def test_values_are_those_of_the_formulas(teacher: str) -> None:
     figures = objective.figures()
     for kind, value in (("matryoshka", slices), ("distill", affinity), ("distill_2", features)):
         assert figures[f"loss/{kind}"] == pytest.approx(float(value), rel=1e-6), kind
+
+
+def test_a_teacher_sees_the_crops_and_captions_of_the_batch(teacher: str) -> None:
+    """As it would by itself: images in its own size, its own tokenizer's ids, one text at a
+    time; a text without any token too."""
+    trained = WithTexts(tiny_config(), losses_of(teacher)["affinity"])
+    batch = trained.batch(0)
+    rows = trained.objective.rows(batch)
+    model, preprocess, tokenizer = load(teacher)
+    for row, text in enumerate(batch.texts):
+        pixels = batch.images_BCHW[row].permute(1, 2, 0).numpy()
+        size = preprocess.config.image_size
+        resized = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+        image = torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            mine = model.encode_image(image)[0], model.encode_text(tokenizer([text]))[0]
+        # Pillow's filter rounds on the way: cosines differ by 1e-4, without a resize by 1e-1.
+        assert rows["term0_image"][row] @ mine[0] > 1 - 1e-3
+        assert rows["term0_text"][row] @ mine[1] > 1 - 1e-6, text
+
+
+@pytest.mark.parametrize("num", [1, 4])
+def test_gradients_are_weighted_sums(teacher: str, num: int) -> None:
+    """Three times the weights are three times the gradient, each term's by its own."""
+    kinds = losses_of(teacher)
+
+    def gradients(weights: tuple[float, float, float]) -> dict[str, Tensor]:
+        first, *others = weights
+        chosen = (kinds["affinity"].terms[0], kinds["features"].terms[0])
+        terms = tuple(
+            dataclasses.replace(term, weight=weight)
+            for term, weight in zip(chosen, others, strict=True)
+        )
+        trained = WithTexts(
+            tiny_config(), LossSection(terms=terms, weight=first), num_microbatches=num
+        )
+        trained.backward(trained.batch(0))
+        return trained.gradients()
+
+    base = gradients((1.0, 1.0, 1.0))
+    more = [gradients(w) for w in ((2.0, 1.0, 1.0), (1.0, 2.0, 1.0), (1.0, 1.0, 2.0))]
+    near(
+        gradients((2.0, 3.0, 4.0)),
+        {
+            name: sum((k * (m[name] - x) for k, m in zip((1, 2, 3), more, strict=True)), start=x)
+            for name, x in base.items()
+        },
+        "weights",
+    )
+    name = "vision.head.projection.weight"
+    assert all((one[name] - base[name]).norm() > 1e-6 for one in more)
 
 
 def test_a_slice_is_the_contrastive_loss_of_a_narrow_model() -> None:
