@@ -106,7 +106,7 @@ def data_stats_command(
     """`mmtrain data stats`: figures of a data set, as a page and as JSON.
 
     Raises:
-        UsageError: neither is asked for, a file cannot be read or written.
+        UsageError: neither is asked for, a file cannot be read or written, no sample has the label.
     """
     if out is None and json_out is None:
         raise UsageError("nothing is asked for; name a page by --out, a file by --json, or both")
@@ -130,6 +130,11 @@ def data_stats_command(
     )
     whole = survey.run(workers=workers)
     stats = figures(whole, source, num_looked=numbers.size, context_length=context_length)
+    if label_key is not None and not stats["labels"]["num_labelled"]:
+        raise UsageError(
+            f"label_key = {label_key}: 0 of {numbers.size:,} samples looked at have it; name a "
+            "field that the .json has, or leave it out"
+        )
     if json_out is not None:
         replace_file(json_out, json.dumps(stats, indent=1, ensure_ascii=False) + "\n")
         print(f"wrote {json_out}")

@@ -129,7 +129,7 @@ def test_a_mistake_names_its_option(
         told = (capsys.readouterr().err.splitlines() or [""])[-1]
         if command == "data check" and status == 1:
             continue  # it looks for samples without captions, and names each
-        if command in LOOKS and action.dest in ("captions", "label_key"):
+        if command in LOOKS and action.dest == "captions":
             continue  # it tells how many samples have them
         if command in INDEX_DIR_IS_MORE and action.dest == "index_dir":
             continue  # an index beside the shards is read wherever new ones would be kept

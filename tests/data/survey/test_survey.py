@@ -58,6 +58,19 @@ def stats_of(data: str, out: Path, *options: str) -> dict:
     return json.loads(out.read_text())
 
 
+@pytest.mark.parametrize(("key", "looked"), [("klass", ()), ("Kind", ()), ("txt", ("--num", "9"))])
+def test_a_label_that_no_sample_has_is_refused(
+    key: str, looked: tuple[str, ...], shards: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Nothing is written, so that no figure of 0 labels passes for one of the data."""
+    out = tmp_path / "s.json"
+    words = ["data", "stats", shards, "--json", str(out), "--label-key", key, *looked]
+    assert main(words) == 2 and not out.exists()
+    num = "9" if looked else "25"
+    told = f"--label-key = {key}: 0 of {num} samples looked at have it"
+    assert told in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_figures(shards: str, tmp_path: Path, workers: str) -> None:
     stats = stats_of(shards, tmp_path / "s.json", "--workers", workers, "--label-key", "kind")
