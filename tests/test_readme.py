@@ -188,7 +188,10 @@ def test_a_file_that_the_prose_names_is_there():
         assert theirs or path.name == "NAME.py" or path.exists(), f"{file.name}: {name}"
 
 
-def test_the_data_page_shows_a_section_that_is_read():
-    (section,) = blocks(DATA_DOC, "toml")
-    config = decode(DataConfig, tomllib.loads(section)["data"], path="data")
-    assert config.captions == {"txt": 0.7, "alt_text": 0.3}
+def test_the_data_page_shows_sections_that_are_read():
+    shards, *others = (
+        decode(DataConfig, tomllib.loads(section)["data"], path="data")
+        for section in blocks(DATA_DOC, "toml")
+    )
+    assert shards.captions == {"txt": 0.7, "alt_text": 0.3}
+    assert any(len(config.mixture) > 1 for config in others)
