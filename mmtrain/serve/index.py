@@ -21,7 +21,7 @@ from mmtrain.data.sources.open import open_source
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder, encode_image_batch
-from mmtrain.eval.features.embed_files import read_piece
+from mmtrain.eval.features.embed_files import features_file, read_piece
 from mmtrain.eval.features.embed_folder import DONE_FILE, PARTIAL_FILE
 from mmtrain.eval.result import PICTURE_SIDE, thumbnail
 from mmtrain.eval.samples import decode_sample
@@ -151,15 +151,17 @@ def read_embeddings(encoder: Encoder, folder: Path) -> ImageIndex:
     try:
         job = json.loads((folder / DONE_FILE).read_text(encoding="utf-8"))
         data, image_key = job["data"], str(job["image_key"])
-        features: list[np.ndarray] = []
-        keys: list[str] = []
-        for path in sorted(folder.glob("features-*")):
-            part, some = read_piece(path)
-            features.append(part)
-            keys += some
+        paths = [
+            features_file(folder, number, job["format"]) for number in range(job["num_pieces"])
+        ]
+        pieces = [read_piece(path, dtype=job["dtype"]) for path in paths]
+        features, keys = [part for part, _ in pieces], [key for _, some in pieces for key in some]
+        if len(keys) != job["num_rows"]:
+            raise ValueError(f"{len(keys)} rows, and {DONE_FILE} tells of {job['num_rows']}")
     except (OSError, ValueError, KeyError, TypeError) as error:
+        told = f"{DONE_FILE} has no {error}" if isinstance(error, KeyError) else str(error)
         raise UsageError(
-            f"index = {folder} cannot be read ({error}); embed the data again"
+            f"index = {folder} cannot be read ({told}); embed the data again, into a new folder"
         ) from error
     patterns = (data,) if isinstance(data, str) else tuple(data)
     if not patterns:
@@ -172,7 +174,11 @@ def read_embeddings(encoder: Encoder, folder: Path) -> ImageIndex:
             "again"
         )
     index = ImageIndex(source, features, samples_N)
-    _refuse_other_model(encoder, index, features[0][0], folder)
+    first = 0
+    for path, part in zip(paths, features, strict=True):
+        if len(part):
+            _refuse_other_model(encoder, index, first, part[0], path)
+        first += len(part)
     return index
 
 
@@ -189,17 +195,19 @@ def _places(source: SampleSource, keys: Sequence[str]) -> np.ndarray | None:
 
 
 def _refuse_other_model(
-    encoder: Encoder, index: ImageIndex, feature_E: np.ndarray, folder: Path
+    encoder: Encoder, index: ImageIndex, number: int, feature_E: np.ndarray, path: Path
 ) -> None:
-    """Embed the first image again: any other model, or preprocess, puts it elsewhere."""
+    """Embed a piece's first image again: any other model, or preprocess, puts it elsewhere."""
+    folder = path.parent
     try:
-        square = eval_transform(encoder.preprocess)(decode_sample(index.members(0)))
+        square = eval_transform(encoder.preprocess)(decode_sample(index.members(number)))
     except (SampleError, OSError, ValueError) as error:
-        raise UsageError(f"index = {folder}: the first image cannot be used: {error}") from error
+        raise UsageError(f"index = {folder}: image {number} cannot be used: {error}") from error
     own_E = encode_image_batch(encoder, square[None])[0].cpu().numpy()
     if own_E.shape != feature_E.shape or float(own_E @ feature_E) < _SAME_FEATURE:
         raise UsageError(
-            f"index = {folder}: its features are not of this model; embed the data with it"
+            f"index = {folder}: its features are not of this model in {path.name}; embed the "
+            "data with it, into a new folder"
         )
 
 

@@ -1,5 +1,7 @@
 """What can be searched: the nearest by brute force, whatever the parts; what cannot be used."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -100,4 +102,84 @@ def test_embeddings_of_something_else(tmp_path: Path):
         open_index(tiny_encoder(model), [str(folder)])
     (folder / "embed.json").rename(folder / "embed.partial.json")
     with pytest.raises(UsageError, match="is not finished; go on with mmtrain embed"):
+        open_index(tiny_encoder(model), [str(folder)])
+
+
+def as_other_type(folder: Path) -> None:
+    path = folder / "features-00001.npy"
+    np.save(path, np.load(path).astype(np.float64))
+
+
+def of_another_model(folder: Path) -> None:
+    (folder.parent / "other").mkdir()
+    other = write_embeddings(folder.parent / "other", tiny_clip().init_weights(5))
+    (folder / "features-00001.npy").write_bytes((other / "features-00001.npy").read_bytes())
+
+
+def cut(name: str, keep: float) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: int(len(content) * keep)])
+
+    return damage
+
+
+def holds(name: str, text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(text) and None
+
+
+DAMAGE = [
+    *(
+        (cut(f"features-0000{n}.npy", keep), f"features-0000{n}.npy is cut")
+        for n, keep in [(0, 0), (1, 0.2), (2, 0.98)]
+    ),
+    (cut("keys-00001.json", 0.5), "keys-00001.json is no JSON"),
+    (holds("keys-00001.json", '{"a": 1, "b": 2, "c": 3}'), "keys-00001.json is no list of keys"),
+    (holds("keys-00000.json", "[1, 2, 3]"), "keys-00000.json is no list of keys"),
+    (lambda folder: (folder / "features-00002.npy").unlink(), "features-00002.npy"),
+    (as_other_type, "features-00001.npy is of float64, not float16"),
+]
+"""What happens to a piece, and what is said of it."""
+
+
+@pytest.mark.parametrize(("damage", "told"), DAMAGE)
+def test_a_damaged_piece_is_named(tmp_path: Path, damage: Callable, told: str) -> None:
+    model = tiny_clip()
+    folder = write_embeddings(tmp_path, model)
+    damage(folder)
+    with pytest.raises(UsageError, match=re.escape(told)) as caught:
+        open_index(tiny_encoder(model), [str(folder)])
+    assert "into a new folder" in str(caught.value)
+    missing = "unlink" in damage.__code__.co_names
+    if missing:
+        write_embeddings(tmp_path, model)
+    else:
+        with pytest.raises(UsageError, match=re.escape(told)):
+            write_embeddings(tmp_path, model)
+        (folder / re.findall(r"remove (\S+),", str(_refusal(tmp_path, model)))[0]).unlink()
+        write_embeddings(tmp_path, model)
+    assert open_index(tiny_encoder(model), [str(folder)]).num_images == COUNT
+
+
+def _refusal(folder: Path, model: Clip) -> UsageError:
+    with pytest.raises(UsageError) as caught:
+        write_embeddings(folder, model)
+    return caught.value
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"data": 1}', "null"])
+def test_a_damaged_description_is_one_line(tmp_path: Path, text: str) -> None:
+    model = tiny_clip()
+    folder = write_embeddings(tmp_path, model)
+    (folder / "embed.json").write_text(text)
+    with pytest.raises(UsageError, match="cannot be read"):
+        open_index(tiny_encoder(model), [str(folder)])
+    assert "name a new folder" in str(_refusal(tmp_path, model))
+
+
+def test_a_piece_of_another_model_is_refused(tmp_path: Path) -> None:
+    model = tiny_clip()
+    folder = write_embeddings(tmp_path, model)
+    of_another_model(folder)
+    with pytest.raises(UsageError, match=r"not of this model in features-00001\.npy"):
         open_index(tiny_encoder(model), [str(folder)])

@@ -42,8 +42,12 @@ def write_piece(path: Path, features_NE: np.ndarray, keys: Sequence[str]) -> Non
     replace_file(path, buffer.getvalue())
 
 
-def read_piece(path: Path) -> tuple[np.ndarray, list[str]]:
+def read_piece(path: Path, *, dtype: str) -> tuple[np.ndarray, list[str]]:
     """Features [n, E], mapped where they can be, and the keys of their rows.
+
+    Args:
+        path: the features' file.
+        dtype: of the features, as the folder tells it.
 
     Raises:
         OSError, ValueError: a file is missing, damaged or of another form.
@@ -52,11 +56,30 @@ def read_piece(path: Path) -> tuple[np.ndarray, list[str]]:
     if path.suffix == ".parquet":
         features_NE, keys = _read_parquet(path)
     else:
-        features_NE = np.load(path, mmap_mode="r", allow_pickle=False)
-        keys = json.loads(keys_file(path).read_text(encoding="utf-8"))
-    if features_NE.ndim != 2 or features_NE.dtype.kind != "f" or len(keys) != len(features_NE):
+        features_NE = _read_npy(path)
+        keys = _read_keys(keys_file(path))
+    if features_NE.ndim != 2 or len(keys) != len(features_NE):
         raise ValueError(f"{path.name} holds no features with a key each")
+    if str(features_NE.dtype) != dtype:
+        raise ValueError(f"{path.name} is of {features_NE.dtype}, not {dtype}")
     return features_NE, keys
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (EOFError, ValueError) as error:
+        raise ValueError(f"{path.name} is cut or no file of numpy's") from error
+
+
+def _read_keys(path: Path) -> list[str]:
+    try:
+        keys: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path.name} is no JSON: {error}") from error
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise ValueError(f"{path.name} is no list of keys")
+    return keys
 
 
 def require_parquet(key: str) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from mmtrain.data.fingerprint import same_data
 from mmtrain.errors import UsageError
-from mmtrain.eval.features.embed_files import features_file, write_piece
+from mmtrain.eval.features.embed_files import features_file, read_piece, write_piece
 from mmtrain.files import replace_file
 
 DONE_FILE = "embed.json"
@@ -62,7 +62,7 @@ class EmbedFolder:
         """Make the folder, or go on in it: the numbers of the pieces that are missing.
 
         Raises:
-            UsageError: it holds another job's embeddings or other things.
+            UsageError: it holds another job's embeddings or other things, or a piece is damaged.
         """
         files = (self.path / name for name in (DONE_FILE, PARTIAL_FILE))
         described = next((file for file in files if file.is_file()), None)
@@ -73,11 +73,20 @@ class EmbedFolder:
         else:
             self.path.mkdir(parents=True, exist_ok=True)
             _write_json(self.path / PARTIAL_FILE, self.job)
-        return [
-            number
-            for number in range(self.num_pieces)
-            if not features_file(self.path, number, self.job["format"]).is_file()
-        ]
+        return [number for number in range(self.num_pieces) if not self._has(number)]
+
+    def _has(self, number: int) -> bool:
+        path = features_file(self.path, number, self.job["format"])
+        if not path.is_file():
+            return False
+        try:
+            read_piece(path, dtype=self.job["dtype"])
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"out = {self.path}: a piece is damaged ({error}); remove {path.name}, and the "
+                "same command embeds that piece again"
+            ) from error
+        return True
 
     def _refuse_other_job(self, described: Path) -> None:
         try:
