@@ -145,8 +145,10 @@ def _y_tick(value: float, top: float) -> str:
 
 
 def _x_tick(text: str, x: float) -> str:
+    anchor = "end" if x > WIDTH - 2 * RIGHT else "middle"
+    x = WIDTH - 1 if anchor == "end" else x
     return (
-        f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{escape(text)}</text>'
+        f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="{anchor}">{escape(text)}</text>'
     )
 
 

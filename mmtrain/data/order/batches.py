@@ -1,6 +1,5 @@
 """Which rows of the order a batch holds, and which of these a rank."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -85,9 +84,11 @@ def rows_per_lane(batch_size: int, lanes: int) -> int:
         UsageError: the batch does not divide by the lanes.
     """
     if batch_size % lanes:
+        works = [n for n in range(1, batch_size + 1) if batch_size % n == 0]
+        nearest = ", ".join(map(str, sorted(works, key=lambda n: abs(n - lanes))[:4]))
         raise UsageError(
             f"data.lanes = {lanes} must divide train.batch_size = {batch_size}: each lane gives a "
-            f"batch equally many rows; use {math.gcd(lanes, batch_size)}"
+            f"batch equally many rows; use one of {nearest}"
         )
     return batch_size // lanes
 
