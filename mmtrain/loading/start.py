@@ -78,6 +78,7 @@ def with_start(data: dict[str, Any]) -> dict[str, Any]:
     if init != NONE:
         if tower != NONE:
             raise UsageError("model.init brings an image tower, and so does model.vision_init")
+        _refuse_no_tokenizer(data.get("tokenizer", {}), init)
         if name != NONE:
             named_config(name, key="model.name")
         model, preprocess, _ = load(
@@ -95,6 +96,16 @@ def with_start(data: dict[str, Any]) -> dict[str, Any]:
     if merged["model"].get("init_logit_bias", NONE) != NONE and "vqa" not in data:
         merged = _overlay({"loss": {"kind": "siglip"}}, merged)
     return merged
+
+
+def _refuse_no_tokenizer(section: Any, init: str) -> None:
+    """What says nothing of a tokenizer leaves the start's in place, and so does `none` alone."""
+    keys = list(section) if isinstance(section, dict) else []
+    if keys and all(section[key] == NONE for key in keys):
+        raise UsageError(
+            f'tokenizer.{keys[0]} = "{NONE}" has no effect: model.init = {init} brings its whole '
+            "tokenizer; name another by tokenizer.path, or leave it out"
+        )
 
 
 def _resize(preprocess: Preprocess) -> dict[str, str]:

@@ -188,6 +188,15 @@ def test_a_choice_is_no_contradiction(
     assert build(recipe(tmp_path, model=f'init = "{starts["clip"]}"'), *words).notes == ()
 
 
+@pytest.mark.parametrize("key", ["path", "pad_id"])
+def test_none_of_a_tokenizer_does_not_undo_the_starts(
+    key: str, starts: dict[str, Path], tmp_path: Path
+) -> None:
+    path = recipe(tmp_path, model=f'init = "{starts["clip"]}"')
+    with pytest.raises(UsageError, match=rf'tokenizer\.{key} = "none" has no effect: model.init'):
+        build(path, f"--tokenizer.{key}", "none")
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("init_logit_scale", "1.0"), ("vision.transformer.init", "scaled"), ("init_logit_bias", "-3")],
