@@ -10,6 +10,8 @@ MOST_REGISTERS = 4096
 """Learned tokens beside the patches, which every patch attends to; published models have 4."""
 MOST_PIXELS = 1 << 15
 """A side of an image or patch."""
+MOST_STEPS = 1 << 36
+"""Or epochs, where samples of the whole run are counted ahead."""
 MOST_PROCESSES = 1024
 """Of one rank's workers, or batches that each makes ahead."""
 

@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from mmtrain.data.order.stream import Weights
+from mmtrain.limits import MOST_STEPS, check_counts
 from mmtrain.settings.paths import PathText
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -28,6 +29,7 @@ class WeightChange:
             raise ValueError(
                 f"from_step = {self.from_step} must be at least 1; before that, weight holds"
             )
+        check_counts(self, "from_step", most=MOST_STEPS)
         _check_weight("weight", self.weight)
 
 
@@ -61,8 +63,7 @@ class MixtureSource:
                 f'name = "{self.name}" must be of letters, digits, _ . and -, such as "photos"'
             )
         _check_weight("weight", self.weight)
-        if self.max_epochs is not None and self.max_epochs < 1:
-            raise ValueError(f"max_epochs = {self.max_epochs} must be at least 1")
+        check_counts(self, "max_epochs", most=MOST_STEPS)
         if self.captions is not None:
             check_captions(self.captions)
         steps = [change.from_step for change in self.weight_changes]

@@ -189,3 +189,11 @@ def test_questions_have_no_mixture(tmp_path: Path, capsys) -> None:
     (tmp_path / "recipe.toml").write_text(text)
     assert main(["train", str(tmp_path / "recipe.toml")]) == 2
     assert "data.mixture does not work beside [vqa]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [(1 << 36) + 1, 1 << 63])
+def test_counts_that_overflow_are_refused(count):
+    with pytest.raises(ValueError, match=rf"from_step = {count} must be at most 68719476736"):
+        WeightChange(from_step=count, weight=0.5)
+    with pytest.raises(ValueError, match=rf"max_epochs = {count} must be at most 68719476736"):
+        MixtureSource(name="a", train="x.tar", weight=1.0, max_epochs=count)

@@ -14,6 +14,8 @@ from mmtrain.data.order.plan import PADDING, EpochPlan
 from mmtrain.data.order.stream import MixtureEnd, Stream, Weights
 from mmtrain.errors import UsageError
 
+_MOST_SAMPLES = 1 << 62
+
 MixtureBatches = Literal["mixed", "single"]
 
 
@@ -158,6 +160,8 @@ class MixturePlan:
                 f"{self._why_it_ends()}; train for less, raise max_epochs, or set "
                 'data.mixture_end = "repeat"'
             )
+        if steps * self.batch_size > _MOST_SAMPLES:
+            raise UsageError(f"{key} is beyond the samples that can be counted; train for less")
         counts = zip(self.sources, self.counts(steps).tolist(), strict=True)
         if unseen := next((source for source, count in counts if not count), None):
             what = "batch" if self._is_single else "sample"

@@ -185,3 +185,9 @@ def test_any_mixture_has_no_sample_twice_in_an_epoch():
             epochs = [epoch for epoch, _ in each]
             for epoch in range(max(epochs, default=0) - 1):
                 assert epochs.count(epoch) == source.plan.num_samples
+
+
+@pytest.mark.parametrize("steps", [1 << 62, (1 << 63) - 1, 1 << 70])
+def test_a_run_beyond_counting_is_refused(steps):
+    with pytest.raises(UsageError, match=r"train\.epochs = 9 is beyond the samples that can be"):
+        mixture(end="repeat").check_length(steps, key="train.epochs = 9")
