@@ -182,3 +182,22 @@ def test_what_stands_beside_the_package_imports_what_is_there():
         assert hasattr(room, name) or importlib.util.find_spec(f"{module}.{name}"), (
             f"{file.relative_to(ROOT)}: {module} has no {name}"
         )
+
+
+def lines_of_code(function: ast.FunctionDef | ast.AsyncFunctionDef, source: list[str]) -> int:
+    """Lines of a function that are neither its docstring, nor comments, nor blank."""
+    first = function.body[0]
+    doc = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    skipped = range(first.lineno, (first.end_lineno or 0) + 1) if doc else range(0)
+    lines = range(function.lineno, (function.end_lineno or 0) + 1)
+    texts = (source[line - 1].strip() for line in lines if line not in skipped)
+    return sum(bool(text) and not text.startswith("#") for text in texts)
+
+
+def test_no_function_is_longer_than_a_page():
+    for file in MODULES:
+        text = file.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = lines_of_code(node, text.splitlines())
+                assert length <= 60, f"{file.relative_to(ROOT)}: {node.name} has {length} lines"

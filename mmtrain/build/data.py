@@ -7,7 +7,7 @@ from typing import Any
 from mmtrain.build.resolve import resolve, run_tokenizer
 from mmtrain.build.run import build_preprocess
 from mmtrain.build.tasks import task_sections
-from mmtrain.data.image_text import NumberedData
+from mmtrain.data.numbered import NumberedData
 from mmtrain.errors import UsageError
 from mmtrain.loading.start import read_start
 from mmtrain.recipe import TrainRecipe, load_recipe

@@ -16,8 +16,8 @@ from mmtrain.build.resolve import resolve, run_tokenizer
 from mmtrain.build.tasks import build_task
 from mmtrain.checkpoint.background_save import BackgroundSave
 from mmtrain.data.bad_samples import BAD_SAMPLES_FILE, BadSampleLog
-from mmtrain.data.image_text import NumberedData
 from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.numbered import NumberedData
 from mmtrain.errors import UsageError
 from mmtrain.eval.scheduled import check_evaluation, command_words, run_evaluation
 from mmtrain.loading.start import read_start

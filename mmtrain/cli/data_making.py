@@ -78,6 +78,17 @@ def _add_making(parser: Parser, out: str) -> None:
     parser.add_argument(
         "--index-dir", type=Path, metavar="DIR", help="where SRC's indexes are (beside shards)"
     )
+    _add_shards(parser)
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out what cannot be used, and say how many"
+    )
+    parser.add_argument(
+        "--workers", type=at_least(0), default=0, metavar="N", help="processes (%(default)s)"
+    )
+
+
+def _add_shards(parser: Parser) -> None:
+    """How large the shards are, in which order, and which of them are made."""
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
         "--samples-per-shard", type=at_least(1), metavar="N", help=f"({_SAMPLES_PER_SHARD})"
@@ -99,17 +110,11 @@ def _add_making(parser: Parser, out: str) -> None:
         "that is evaluated",
     )
     parser.add_argument(
-        "--skip-bad", action="store_true", help="leave out what cannot be used, and say how many"
-    )
-    parser.add_argument(
         "--shard-range",
         type=part,
         default=(0, 1),
         metavar="I/N",
         help="make one of N shares of the shards, I from 0: for N machines",
-    )
-    parser.add_argument(
-        "--workers", type=at_least(0), default=0, metavar="N", help="processes (%(default)s)"
     )
 
 

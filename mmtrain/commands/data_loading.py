@@ -10,7 +10,7 @@ import numpy as np
 from mmtrain.build.data import open_data, read_recipe
 from mmtrain.commands.outputs import refuse_out
 from mmtrain.data.bench import Rate, drop_cached, measure, measure_stages
-from mmtrain.data.image_text import NumberedData
+from mmtrain.data.numbered import NumberedData
 from mmtrain.data.origin import origins
 from mmtrain.data.questions.batches import VqaBatch
 from mmtrain.data.survey.seen import Seen

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmtrain.data.image_text import NumberedData
+from mmtrain.data.numbered import NumberedData
 from mmtrain.data.order.plan import PADDING
 
 

@@ -11,9 +11,10 @@ from torch.utils.data import default_collate
 from mmtrain.data.bad_samples import AT_LEAST
 from mmtrain.data.batch import BadSample
 from mmtrain.data.config import DataConfig
-from mmtrain.data.image_text import ImageTextData, NumberedData
+from mmtrain.data.image_text import ImageTextData
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.mapped import Map, MappedBatch, MappedData, keep_files
+from mmtrain.data.numbered import NumberedData
 from mmtrain.data.order.plan import PADDING
 from mmtrain.data.text.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
 from mmtrain.errors import UsageError

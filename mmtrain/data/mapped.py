@@ -9,9 +9,9 @@ from torch import Tensor
 
 from mmtrain.data.batch import BadSample, SampleMeta
 from mmtrain.data.config import DataConfig
-from mmtrain.data.image_text import NumberedData
 from mmtrain.data.images.transforms import PreprocessConfig, TrainTransform
 from mmtrain.data.mixture import SourceSettings
+from mmtrain.data.numbered import NumberedData
 from mmtrain.data.samples import UNIQUE, Sample, SampleReader
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.storage.patience import patiently

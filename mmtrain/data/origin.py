@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mmtrain.data.image_text import NumberedData
+from mmtrain.data.numbered import NumberedData
 
 
 def origins(

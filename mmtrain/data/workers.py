@@ -83,11 +83,11 @@ def iterate_batches(
         WorkerKilledError: the system killed a worker.
     """
     workers = min(workers, stop - start)
+    told = told or _nobody
     if workers < 1:
         for number in range(start, stop):
             batch, work = _counted(batches, number)
-            if told is not None:
-                told(work, 0)
+            told(work, 0)
             yield batch.pin_memory() if pin_memory else batch
         return
     loader = partial(
@@ -115,8 +115,7 @@ def iterate_batches(
                 break
             if isinstance(one, _Failure):
                 raise UsageError(one.message)
-            if told is not None:
-                told(one.work, num_ready)
+            told(one.work, num_ready)
             if not isinstance(one, _Packed):
                 yield one.batch
                 continue
@@ -137,6 +136,10 @@ def iterate_batches(
     finally:
         # By name: a traceback in flight may keep the iterator, and so the workers, alive.
         made._shutdown_workers()
+
+
+def _nobody(work: Work, num_ready: int) -> None:
+    """Is told what a batch took where nobody else is."""
 
 
 def _start_method() -> Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mmtrain.data.config import DataConfig
-from mmtrain.data.image_text import NumberedData
+from mmtrain.data.numbered import NumberedData
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.loading.config import ModelConfig
 from mmtrain.train.config import TrainConfig

@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mmtrain.data.config import DataConfig
-from mmtrain.data.image_text import NumberedData
 from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.numbered import NumberedData
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.eval import Encoder

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmtrain.checkpoint.background_save import BackgroundSave
 from mmtrain.data.batch import SampleBatch
-from mmtrain.data.image_text import NumberedData
+from mmtrain.data.numbered import NumberedData
 from mmtrain.optim import OptimConfig, clip_gradients, lr_factor
 from mmtrain.train.config import TrainConfig
 from mmtrain.train.guard import Guard, TrainingStopped, Verdict

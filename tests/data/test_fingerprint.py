@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmtrain.data.image_text import NumberedData
+from mmtrain.data.numbered import NumberedData
 from mmtrain.data.shards.check import index_shards
 from mmtrain.errors import UsageError
 from mmtrain.eval.features.embed_folder import DONE_FILE, EmbedFolder

@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from mmtrain.data.batch import SampleBatch
 from mmtrain.data.config import DataConfig
-from mmtrain.data.image_text import NumberedData
-from mmtrain.data.images.transforms import PreprocessConfig, TrainTransform
+from mmtrain.data.images.transforms import TrainTransform
 from mmtrain.data.mixture import SourceSettings
+from mmtrain.data.numbered import BatchOptions, NumberedData
 from mmtrain.data.order.randomness import uniform
 from mmtrain.data.questions.answers import AnswerVocabulary, answer_scores, compared_form
 from mmtrain.data.questions.question import Question, questions_from_json
@@ -164,7 +165,8 @@ class VqaData(NumberedData[VqaBatch]):
         vqa: where the questions are.
         vocabulary: the answers that a classifier chooses among; None: there is no classifier.
         with_answers: write an answer behind each question (generate).
-        others: as NumberedData takes them.
+        source: the samples, where they are open already.
+        common: as NumberedData takes them.
 
     Raises:
         UsageError: the files cannot be read or do not fit each other, or a setting has no effect.
@@ -177,16 +179,8 @@ class VqaData(NumberedData[VqaBatch]):
         vqa: VqaDataConfig,
         vocabulary: AnswerVocabulary | None,
         with_answers: bool,
-        preprocess: PreprocessConfig,
-        tokenizer: Tokenizer,
-        seed: int,
-        batch_size: int,
-        rank: int = 0,
-        world_size: int = 1,
-        images: bool = True,
-        fixed_length: int | None = None,
-        pin_memory: bool = False,
         source: SampleSource | None = None,
+        **common: Unpack[BatchOptions],
     ) -> None:
         for name, unset in (
             ("captions", {"txt": 1.0}),
@@ -200,24 +194,13 @@ class VqaData(NumberedData[VqaBatch]):
         self._source = source
         self._answer_ids = {} if vocabulary is None else vocabulary.ids()
         self.text = TextForm(
-            tokenizer=tokenizer,
+            tokenizer=common["tokenizer"],
             with_answers=with_answers,
             answer_length=vqa.answer_length,
-            fixed=fixed_length is not None,
+            fixed=common.get("fixed_length") is not None,
             blank=vqa.image_only,
         )
-        super().__init__(
-            config,
-            preprocess=preprocess,
-            tokenizer=tokenizer,
-            seed=seed,
-            batch_size=batch_size,
-            rank=rank,
-            world_size=world_size,
-            images=images,
-            fixed_length=fixed_length,
-            pin_memory=pin_memory,
-        )
+        super().__init__(config, **common)
 
     def _open_source(self, settings: SourceSettings) -> SampleSource:
         if self._source is not None:

@@ -1,0 +1,355 @@
+"""Batches by number: each made on its own, and the same whenever it is; what is in one, a subclass
+says."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Generic, NotRequired, TypedDict
+
+import torch
+from torch import Tensor
+
+from mmtrain.data.batch import BadSample
+from mmtrain.data.config import DataConfig
+from mmtrain.data.fingerprint import join_fingerprint, join_sources, split_fingerprint
+from mmtrain.data.first_look import one_line_for_disks
+from mmtrain.data.images.transforms import PreprocessConfig, TrainTransform
+from mmtrain.data.joins.joined import JoinedSource
+from mmtrain.data.mixture import SourceSettings, changed_at
+from mmtrain.data.order.batches import Rows
+from mmtrain.data.order.mixture import MixturePlan
+from mmtrain.data.order.plan import PADDING
+from mmtrain.data.order.randomness import uniform
+from mmtrain.data.row_plan import build_row_plan, tell_caches
+from mmtrain.data.sample_error import SampleError
+from mmtrain.data.samples import NO_CAPTION, NUM_CAPTION_DRAWS, Sample, SampleReader
+from mmtrain.data.sources.open import open_source
+from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.text.tokenizer import Tokenizer
+from mmtrain.data.work_sums import WorkSums
+from mmtrain.data.workers import BatchT, iterate_batches
+from mmtrain.errors import UsageError
+
+_NUM_REPLACEMENTS = 16
+"""Samples tried in place of a bad one: with half of all bad, 1 position in 130,000 fails."""
+
+
+class BatchOptions(TypedDict):
+    """What all batches are made with; see `NumberedData`."""
+
+    preprocess: PreprocessConfig
+    tokenizer: Tokenizer
+    seed: int
+    batch_size: int
+    rank: NotRequired[int]
+    world_size: NotRequired[int]
+    images: NotRequired[bool]
+    fixed_length: NotRequired[int | None]
+    pin_memory: NotRequired[bool]
+
+
+class NumberedData(Generic[BatchT]):
+    """The batches of a run by number, counted over all epochs; what is in one, a subclass says.
+
+    Which samples a batch holds, their captions and crops are a function of the seed and the number
+    alone: a run may go on anywhere, with other ranks and workers, on the same global order.
+
+    Args:
+        config: the recipe's section.
+        preprocess: the model's image size and the filter of the resize.
+        tokenizer: texts to ids.
+        seed: the run's.
+        batch_size: rows of a *global* batch.
+        rank: this data-parallel coordinate; all tensor- and pipeline-parallel ranks of one make the
+            same batches.
+        world_size: data-parallel coordinates.
+        images: False where another pipeline stage holds the images: `images_BCHW` is then [B, 0].
+            They are decoded even so (not resized): only that tells whether a sample is bad, and
+            every stage must replace the same ones.
+        fixed_length: pad every text to this many tokens, where shapes must be static.
+        pin_memory: put the batches of `iterate` into page-locked memory, for an accelerator.
+
+    Raises:
+        UsageError: no usable shards, a batch larger than the data or not divisible by the ranks.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        *,
+        preprocess: PreprocessConfig,
+        tokenizer: Tokenizer,
+        seed: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        images: bool = True,
+        fixed_length: int | None = None,
+        pin_memory: bool = False,
+    ) -> None:
+        if fixed_length not in (None, tokenizer.context_length):
+            raise UsageError(
+                f"fixed_length = {fixed_length} must be tokenizer.context_length = "
+                f"{tokenizer.context_length}, which a text may fill"
+            )
+        self.config, self.tokenizer, self.seed = config, tokenizer, seed
+        self._images, self._image_size = images, preprocess.image_size
+        self._fixed_length, self._pin_memory = fixed_length, pin_memory
+        self.work = WorkSums()
+        """What the batches took that `iterate` gave."""
+        self._cache = config.open_cache(world_size=world_size)
+        self.sources = [self._open_source(settings) for settings in config.sources]
+        self._threads = config.open_threads(self.sources)
+        self._build_plan = partial(
+            build_row_plan,
+            shard_sizes=[source.shard_sizes for source in self.sources],
+            seed=seed,
+            batch_size=batch_size,
+            rank=rank,
+            world_size=world_size,
+        )
+        self.plan = self._build_plan(config)
+        transform = TrainTransform(preprocess, config.augment) if images else None
+        self._readers = [
+            self._build_reader(source, settings, transform)
+            for source, settings in zip(self.sources, config.sources, strict=True)
+        ]
+
+    def _open_source(self, settings: SourceSettings) -> SampleSource:
+        config = self.config
+        source = open_source(
+            settings.train,
+            image_key=settings.image_key,
+            index_dir=config.index_dir,
+            verify=config.verify,
+            on_damage=config.on_damage,
+            key=f"{settings.key}.train",
+            retry_seconds=config.retry_seconds,
+            cache=self._cache,
+        )
+        if not config.joins:
+            return source
+        return JoinedSource(
+            source,
+            config.joins,
+            key_column=config.join_key,
+            missing=config.join_missing,
+            index_dir=config.index_dir,
+        )
+
+    def _build_reader(
+        self, source: SampleSource, settings: SourceSettings, transform: TrainTransform | None
+    ) -> SampleReader:
+        config = self.config
+        return SampleReader(
+            source,
+            transform=transform,
+            captions=settings.captions,
+            caption_lines=settings.caption_lines,
+            label_key=settings.label_key,
+            max_pixels=config.max_image_pixels,
+            at_least=2 * self._image_size if config.fast_decode else None,
+            retry_seconds=config.retry_seconds,
+        )
+
+    @property
+    def source(self) -> SampleSource:
+        """The only one, of data without a mixture."""
+        (source,) = self.sources
+        return source
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in all shards."""
+        return sum(source.num_samples for source in self.sources)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Global batches, and so steps, of an epoch; of a mixture see `MixturePlan`."""
+        return self.plan.batches_per_epoch
+
+    def samples_in(self, number: int) -> int:
+        """Real samples of a global batch; the last one of an epoch may be padded."""
+        return self.plan.samples_in(number)
+
+    def check_length(self, steps: int, *, key: str) -> None:
+        """Refuse a run that is longer than its data, or that never meets some of them.
+
+        Args:
+            steps: of the whole run.
+            key: the setting that says so, with its value.
+
+        Raises:
+            UsageError: naming the source.
+        """
+        if isinstance(self.plan, MixturePlan):
+            self.plan.check_length(steps, key=key)
+
+    def go_on(self, before: DataConfig, *, step: int) -> DataConfig:
+        """Be what another recipe was up to a step, and go on from there by one's own.
+
+        Args:
+            before: the section of the steps behind, with sources of the same names.
+            step: updates done.
+
+        Returns:
+            One's own section, with the weights of the steps behind in it.
+
+        Raises:
+            UsageError: the steps behind would not be those of `before`.
+        """
+        sources = zip(before.mixture, self.config.mixture, strict=True)
+        mixture = tuple(changed_at(old, now, step) for old, now in sources)
+        config = replace(self.config, mixture=mixture)
+        then, plan = self._build_plan(before), self._build_plan(config)
+        assert isinstance(then, MixturePlan) and isinstance(plan, MixturePlan)
+        differ = then.counts(step) != plan.counts(step)
+        if differ.any():
+            name = config.mixture[int(differ.argmax())].name
+            raise UsageError(
+                f"data.mixture[{name}]: its max_epochs and data.mixture_end, as they are now, "
+                f"would have made other steps before step {step}; go on with what was saved "
+                "(without a recipe --resume takes the run's own), or start a new run in another "
+                "--run-dir"
+            )
+        self.config, self.plan = config, plan
+        return config
+
+    def source_figures(self, steps: int) -> dict[str, dict[str, float]]:
+        """Samples of each source, and its epochs, in the first steps; empty without a mixture."""
+        if not isinstance(self.plan, MixturePlan):
+            return {}
+        sources, counts = self.plan.sources, self.plan.counts(steps).tolist()
+        samples = {one.name: num for one, num in zip(sources, counts, strict=True)}
+        epochs = {one.name: samples[one.name] / one.plan.num_samples for one in sources}
+        return {"source_samples": samples, "source_epochs": epochs}
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the shards' content does, or how they are mixed; not with their folder."""
+        names = [settings.name for settings in self.config.sources]
+        prints = [source.fingerprint for source in self.sources]
+        layout, content = (
+            join_sources(names, prints) if names != [""] else split_fingerprint(*prints)
+        )
+        text = f"{layout} {self.config.shuffle_group}"
+        if (lanes := self.config.lanes) > 1:
+            text += f" {lanes} lanes"
+        mixed = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return join_fingerprint(mixed, content)
+
+    def batch(self, number: int) -> BatchT:
+        """This rank's rows of a global batch: a pure function of the number.
+
+        Raises:
+            UsageError: a shard cannot be read, also when tried again; or a position has no usable
+                sample after many replacements.
+        """
+        raise NotImplementedError
+
+    def iterate(self, start: int, stop: int) -> Generator[BatchT, None, None]:
+        """The batches from `start` up to `stop`, in order, made ahead by workers if there are any.
+
+        Closing the iterator (or leaving it to be collected) ends the workers.
+
+        Raises:
+            UsageError: as `batch`, here too where a worker met it; or a worker was killed.
+        """
+        return iterate_batches(
+            self,
+            start,
+            stop,
+            workers=self.config.workers,
+            prefetch=self.config.prefetch,
+            pin_memory=self._pin_memory,
+            told=lambda work, num_ready: self.work.add(work, num_ready=num_ready),
+        )
+
+    def _samples(self, rows: Rows) -> tuple[list[Sample | None], tuple[BadSample, ...]]:
+        """The rows' samples, None on padding, and the bad ones that others replaced."""
+        bad: list[BadSample] = []
+        tell_caches(self.sources, self.plan, rows)
+        with one_line_for_disks("data.mixture" if self.config.mixture else "data.train"):
+            return self._read(rows, bad), tuple(bad)
+
+    def _read(self, rows: Rows, bad: list[BadSample]) -> list[Sample | None]:
+        draw = partial(
+            uniform, seed=self.seed, epoch=rows.epoch, position_B=torch.from_numpy(rows.position_B)
+        )
+        caption_B2 = draw(purpose="caption", num=NUM_CAPTION_DRAWS).tolist()
+        crop_BN = draw(purpose="crop", num=TrainTransform.num_draws)
+
+        def read(row: int) -> tuple[Sample | None, list[BadSample]]:
+            position = int(rows.position_B[row])
+            refused: list[BadSample] = []
+            if position == PADDING:
+                return None, refused
+            source = int(rows.source_B[row])
+            for number in self.candidates(rows, row):
+                try:
+                    sample = self._readers[source].read(
+                        number, caption_draws=caption_B2[row], transform_draws=crop_BN[row]
+                    )
+                    return sample, refused
+                except SampleError as error:
+                    one = self._bad_sample(source, number, error, position)
+                    refused.append(replace(one, is_replacement=bool(refused)))
+            raise UsageError(self._all_bad(rows, row, refused))
+
+        made = self._threads.map(read, range(rows.position_B.size))
+        for _, refused in made:
+            bad += refused
+        return [sample for sample, _ in made]
+
+    def candidates(self, rows: Rows, row: int) -> Iterator[int]:
+        """The planned sample, then others of its source that the position alone picks."""
+        planned = int(rows.sample_B[row])
+        yield planned
+        draws = uniform(
+            seed=self.seed,
+            epoch=rows.epoch,
+            position_B=rows.position_B[row : row + 1].tolist(),
+            purpose="replacement",
+            num=_NUM_REPLACEMENTS,
+        )
+        others = self.plan.others(rows, row, draws[0].tolist())
+        yield from dict.fromkeys(number for number in others if number != planned)
+
+    def _bad_sample(self, source: int, number: int, error: SampleError, position: int) -> BadSample:
+        return BadSample(
+            key=self.sources[source].key(number),
+            shard=self.sources[source].place(number),
+            source=self.config.sources[source].name,
+            reason=str(error),
+            detail=error.detail,
+            position=position,
+        )
+
+    def _all_bad(self, rows: Rows, row: int, bad: list[BadSample]) -> str:
+        source = int(rows.source_B[row])
+        settings, epoch = self.config.sources[source], int(rows.source_epoch_B[row])
+        tried = f"{len(bad)} samples tried for position {bad[0].position} of epoch {epoch}"
+        if all(sample.reason == NO_CAPTION for sample in bad):
+            places = ", ".join(settings.captions)
+            return (
+                f"{settings.key}.captions = {{ {places} }}: none of {tried} has a caption there; "
+                f"{self._readers[source].describe_texts(int(rows.sample_B[row]))}"
+            )
+        reasons = Counter(sample.reason for sample in bad).most_common()
+        counts = ", ".join(f"{reason}: {count}" for reason, count in reasons)
+        return (
+            f"{settings.key}.train: all of {tried} are bad ({counts}), the first is {bad[0]}; "
+            "mend such samples or leave them out"
+        )
+
+    def _stacked(self, samples: list[Sample | None]) -> Tensor:
+        if not self._images:
+            return torch.empty(len(samples), 0, dtype=torch.uint8)
+        size = self._image_size
+        images_BHWC = torch.zeros(len(samples), size, size, 3, dtype=torch.uint8)
+        for image_HWC, sample in zip(images_BHWC, samples, strict=True):
+            if sample is not None:
+                image_HWC.copy_(sample.pixels_CHW.permute(1, 2, 0))
+        return images_BHWC.permute(0, 3, 1, 2)
