@@ -12,7 +12,6 @@ from mmtrain.commands.outputs import refuse_out
 from mmtrain.data.bench import Rate, drop_cached, measure, measure_stages
 from mmtrain.data.numbered import NumberedData
 from mmtrain.data.origin import origins
-from mmtrain.data.questions.batches import VqaBatch
 from mmtrain.data.survey.seen import Seen
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
@@ -62,7 +61,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """What is told of each row that is no padding."""
     per_rank = batch.num_rows // world_size
-    texts = _texts(data, batch)
+    texts = batch.row_texts(data.tokenizer.decode)
     rows = []
     for row, found in enumerate(origins(data, number, batch.keys)):
         if found is None:
@@ -78,26 +77,6 @@ def _rows(
             | {"text": texts[row]}
         )
     return rows
-
-
-def _texts(data: NumberedData[Any], batch: Any) -> list[str]:
-    """The caption of each row, or its questions."""
-    if not isinstance(batch, VqaBatch):
-        return list(batch.texts)
-    asked = [
-        data.tokenizer.decode(ids[:length]) if valid else ""
-        for ids, length, valid in zip(
-            batch.tokens_QT.tolist(),
-            batch.question_length_Q.tolist(),
-            batch.valid_Q.tolist(),
-            strict=True,
-        )
-    ]
-    each = len(asked) // batch.num_rows
-    return [
-        " | ".join(filter(None, asked[start : start + each]))
-        for start in range(0, len(asked), each)
-    ]
 
 
 def _images(batch: Any) -> list[np.ndarray]:

@@ -1,6 +1,7 @@
 """What the data hands to the model: the fields and shapes, documented once."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -70,6 +71,14 @@ class SampleBatch:
         """Rows held here, padding included."""
         return self.position_B.size(0)
 
+    def row_texts(self, decode: Callable[[list[int]], str]) -> list[str]:
+        """What each row says, for people; "" on padding rows.
+
+        Args:
+            decode: a tokenizer's, from ids to a text.
+        """
+        raise NotImplementedError
+
     def to(self, device: torch.device) -> Self:
         """The same batch with its tensors on `device`, copied without blocking where possible."""
         moved = {
@@ -103,3 +112,7 @@ class ImageTextBatch(SampleBatch):
     """The captions, where somebody beside the text tower reads them; "" on padding rows."""
     meta: tuple[SampleMeta, ...] = ()
     """One for each row in an evaluation; empty in training."""
+
+    def row_texts(self, decode: Callable[[list[int]], str]) -> list[str]:
+        """The captions, where batches have them."""
+        return list(self.texts)

@@ -1,6 +1,6 @@
 """Batches of images with several questions each: every image is there, and encoded, once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Unpack
@@ -72,6 +72,21 @@ class VqaBatch(SampleBatch):
     """fp32 in [0, 1], how right each is."""
     valid_Q: Tensor
     """bool, False in empty slots and on padding rows; such questions count nowhere."""
+
+    def row_texts(self, decode: Callable[[list[int]], str]) -> list[str]:
+        """Each image's questions."""
+        rows = zip(
+            self.tokens_QT.tolist(),
+            self.question_length_Q.tolist(),
+            self.valid_Q.tolist(),
+            strict=True,
+        )
+        asked = [decode(ids[:length]) if valid else "" for ids, length, valid in rows]
+        each = len(asked) // self.num_rows
+        return [
+            " | ".join(filter(None, asked[start : start + each]))
+            for start in range(0, len(asked), each)
+        ]
 
     @property
     def label_mask_QT(self) -> Tensor:
