@@ -125,14 +125,9 @@ def iterate_batches(
             unpacked = pickle.loads(one.content)
             yield unpacked.pin_memory() if pin_memory else unpacked
     except RuntimeError as error:
-        # A worker's own exception is of its own kind, or begins "Caught RuntimeError".
-        if not str(error).startswith("DataLoader worker (pid"):
+        if (killed := _killed(error, made, workers)) is None:
             raise
-        reason = str(error).splitlines()[0].rstrip(". ")
-        raise WorkerKilledError(
-            f"data.workers = {workers}: {reason}{_why_killed(made)}; use fewer workers or a "
-            "smaller data.prefetch, and go on with --resume"
-        ) from error
+        raise killed from error
     finally:
         # By name: a traceback in flight may keep the iterator, and so the workers, alive.
         made._shutdown_workers()
@@ -245,6 +240,18 @@ def _short_of_shared_memory(batch: _Packed) -> str:
         f"{SHARED_MEMORY} has {room.free / _MB:.0f} of {room.total / _MB:.0f} MB left, too little "
         f"for data.workers' batches of {len(batch.content) / _MB:.0f} MB: they go through pipes, "
         "which is slower; give it more (docker run --shm-size) or lower data.prefetch"
+    )
+
+
+def _killed(error: RuntimeError, made: Any, workers: int) -> WorkerKilledError | None:
+    """That the system killed a worker, if that is what torch says."""
+    # A worker's own exception is of its own kind, or begins "Caught RuntimeError".
+    if not str(error).startswith("DataLoader worker (pid"):
+        return None
+    reason = str(error).splitlines()[0].rstrip(". ")
+    return WorkerKilledError(
+        f"data.workers = {workers}: {reason}{_why_killed(made)}; use fewer workers or a "
+        "smaller data.prefetch, and go on with --resume"
     )
 
 
