@@ -314,8 +314,11 @@ class NumberedData(Generic[BatchT]):
             purpose="replacement",
             num=_NUM_REPLACEMENTS,
         )
-        others = self.plan.others(rows, row, draws[0].tolist())
-        yield from dict.fromkeys(number for number in others if number != planned)
+        tried = {planned}
+        for number in self.plan.others(rows, row, draws[0].tolist()):
+            if number not in tried:
+                tried.add(number)
+                yield number
 
     def _bad_sample(self, source: int, number: int, error: SampleError, position: int) -> BadSample:
         return BadSample(

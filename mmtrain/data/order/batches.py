@@ -1,6 +1,6 @@
 """Which rows of the order a batch holds, and which of these a rank."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -51,7 +51,7 @@ class RowPlan(Protocol):
         """Real samples of a global batch; the last one may be padded."""
         ...
 
-    def others(self, rows: Rows, row: int, draws: Sequence[float]) -> list[int]:
+    def others(self, rows: Rows, row: int, draws: Sequence[float]) -> Iterator[int]:
         """Samples of the row's source to take instead of a bad one, as the draws say."""
         ...
 
@@ -156,7 +156,7 @@ class BatchPlan:
         first = batch_number % self.batches_per_epoch * self.batch_size
         return min(self.batch_size, self.plan.num_samples - first)
 
-    def others(self, rows: Rows, row: int, draws: Sequence[float]) -> list[int]:
+    def others(self, rows: Rows, row: int, draws: Sequence[float]) -> Iterator[int]:
         """Samples to take instead of a bad one, as the draws say."""
         return self.plan.others(rows.epoch, int(rows.place_B[row]), draws)
 

@@ -1,7 +1,7 @@
 """Batches of several sources by weight, as the batches of one are: a function of their number."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -250,7 +250,7 @@ class MixturePlan:
             place_B=place_B,
         )
 
-    def others(self, rows: Rows, row: int, draws: Sequence[float]) -> list[int]:
+    def others(self, rows: Rows, row: int, draws: Sequence[float]) -> Iterator[int]:
         """Samples of the row's source to take instead of a bad one, as the draws say."""
         plan = self.sources[int(rows.source_B[row])].plan
         return plan.others(int(rows.source_epoch_B[row]), int(rows.place_B[row]), draws)

@@ -2,19 +2,19 @@
 
 Nothing is remembered, so a resumed run, any number of workers and any number of ranks see the same
 order. Shards are permuted; groups of them in that order are permuted sample by sample, each group
-when it is first asked for. So a rank reads from a few shards at a time, and 400 million samples
-cost no more to seek in than one group.
+when it is first asked for, and a large one in pieces. So a rank reads from a few shards at a time,
+and 400 million samples cost no more to seek in than one piece.
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmtrain.data.order.randomness import permutation
+from mmtrain.data.order.permutation import MOST_SHUFFLED, Permutation, permutation
 
 PADDING = -1
 """Stands for the position and the sample of a row that only fills up a last batch."""
@@ -23,7 +23,8 @@ PIECE = 4096
 """Samples that are shuffled together, times data.shuffle_group, where there are no shards."""
 
 _MAX_EPOCHS = 2
-_MAX_GROUPS = 2
+_LEAST_SHUFFLED = 1 << 18
+"""Numbers in a piece of a large group, however many lanes keep one."""
 
 
 def even_pieces(num_samples: int) -> list[int]:
@@ -43,6 +44,33 @@ class _Order:
     """[groups, 2], its first shard in this order and the one behind its last."""
     places: np.ndarray
     """[groups, 2], likewise. A shard that two lanes share is in a group of each."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Shards, or parts of them, whose samples are mixed: they are numbered through them."""
+
+    first_place: int
+    """In the epoch's order."""
+    order: Permutation
+    """Of its numbers."""
+    ends: np.ndarray
+    """The number behind each shard's last."""
+    shifts: np.ndarray
+    """What a number in each shard lacks to be a sample's."""
+
+    def samples(self, number_B: np.ndarray) -> np.ndarray:
+        """The samples of some numbers."""
+        return number_B + self.shifts[np.searchsorted(self.ends, number_B, side="right")]
+
+
+class _Piece(NamedTuple):
+    name: Hashable
+    """Its epoch, group and number there."""
+    mixed: np.ndarray
+    """The group's numbers in order."""
+    first: int
+    """The place in the group of the first of them."""
 
 
 class EpochPlan:
@@ -79,7 +107,8 @@ class EpochPlan:
         self._seed, self._shuffle, self._shuffle_group = seed, shuffle, shuffle_group
         self._prefix = f"{name}: " if name else ""
         self._epochs: OrderedDict[Hashable, _Order] = OrderedDict()
-        self._groups: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+        self._groups: OrderedDict[Hashable, _Group] = OrderedDict()
+        self._pieces: dict[int, _Piece] = {}
 
     def lane_bounds(self, epoch: int) -> np.ndarray:
         """Where each lane begins in an epoch, and behind the last the end: int64 [lanes + 1]."""
@@ -123,20 +152,30 @@ class EpochPlan:
         if not self._shuffle:
             return sample_B
         group_B = self._groups_at(epoch, sample_B)
-        for group in np.unique(group_B[real_B]).tolist():
-            order, first = self._group(epoch, group)
-            rows = real_B & (group_B == group)
-            sample_B[rows] = order[sample_B[rows] - first]
+        for number in np.unique(group_B[real_B]).tolist():
+            group = self._group(epoch, number)
+            rows = np.flatnonzero(real_B & (group_B == number))
+            place_N = sample_B[rows] - group.first_place
+            piece_N = group.order.pieces_at(place_N)
+            for piece in np.unique(piece_N).tolist():
+                found = self._piece(group, epoch, number, piece)
+                own = piece_N == piece
+                sample_B[rows[own]] = group.samples(found.mixed[place_N[own] - found.first])
         return sample_B
 
-    def others(self, epoch: int, place: int, draws: Sequence[float]) -> list[int]:
+    def others(self, epoch: int, place: int, draws: Sequence[float]) -> Iterator[int]:
         """Samples to take instead of a bad one, as the draws say: the first half of them from the
-        shards that are open anyway, then, should all of these be bad, from all."""
-        near: list[int] = []
-        if self._shuffle:
-            order, _ = self._group(epoch, int(self._groups_at(epoch, np.array([place]))[0]))
-            near = [int(order[int(draw * order.size)]) for draw in draws[: len(draws) // 2]]
-        return near + [int(draw * self.num_samples) for draw in draws[len(near) :]]
+        shards that are open anyway, then, should all of these be bad, from all.
+
+        Each is found when it is asked for.
+        """
+        near = len(draws) // 2 if self._shuffle else 0
+        for draw in draws[:near]:
+            number = int(self._groups_at(epoch, np.array([place]))[0])
+            group = self._group(epoch, number)
+            other = self._number(group, epoch, number, int(draw * group.order.size))
+            yield int(group.samples(np.array([other]))[0])
+        yield from (int(draw * self.num_samples) for draw in draws[near:])
 
     def shards_from(self, epoch: int, place: int) -> list[int]:
         """All shards by when they are wanted next, from one place on and of all lanes as far.
@@ -162,14 +201,18 @@ class EpochPlan:
         return [*coming, *(shard for shard in behind if shard not in distance)]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_epochs": OrderedDict(), "_groups": OrderedDict()}
+        return self.__dict__ | {
+            "_epochs": OrderedDict(),
+            "_groups": OrderedDict(),
+            "_pieces": {},
+        }
 
     def _groups_at(self, epoch: int, place_B: np.ndarray) -> np.ndarray:
         return np.searchsorted(self._epoch(epoch).places[:, 1], place_B, side="right")
 
     def _epoch(self, epoch: int) -> _Order:
         if epoch not in self._epochs:
-            shards = self._permutation(epoch, "shuffle shards", self._sizes.size)
+            shards = permutation(self._sizes.size, **self._key(epoch, "shuffle shards"))
             _remember(self._epochs, epoch, self._cut(shards, epoch), _MAX_EPOCHS)
         return self._epochs[epoch]
 
@@ -188,28 +231,50 @@ class EpochPlan:
             places.append(np.stack(bounds, axis=1))
         return _Order(shards, starts, np.concatenate(members), np.concatenate(places))
 
-    def _group(self, epoch: int, group: int) -> tuple[np.ndarray, int]:
-        """The samples of one group in this epoch's order, and the place of the first."""
-        order = self._epoch(epoch)
-        low, high = order.places[group].tolist()
-        name = (epoch, group)
-        if name not in self._groups:
-            samples = []
-            for number in range(*order.members[group].tolist()):
-                shard, start = order.shards[number], int(order.shard_starts[number])
-                inside = np.arange(max(low - start, 0), min(high - start, int(self._sizes[shard])))
-                samples.append(inside + self._starts[shard])
-            mixed = np.concatenate(samples)
-            mixed = mixed[self._permutation(epoch, f"shuffle group {group}", mixed.size)]
-            if self.num_samples <= np.iinfo(np.int32).max:
-                mixed = mixed.astype(np.int32)  # half the memory, of each worker
-            _remember(self._groups, name, mixed, max(_MAX_GROUPS, 2 * self.lanes))
-        return self._groups[name], low
+    def _group(self, epoch: int, number: int) -> _Group:
+        if (epoch, number) not in self._groups:
+            order = self._epoch(epoch)
+            low, high = order.places[number].tolist()
+            shards = order.shards[slice(*order.members[number].tolist())]
+            starts = order.shard_starts[slice(*order.members[number].tolist())]
+            # A lane may begin and end inside a shard.
+            firsts = np.maximum(low - starts, 0)
+            lasts = np.minimum(high - starts, self._sizes[shards])
+            ends = np.cumsum(lasts - firsts)
+            group = _Group(
+                first_place=low,
+                order=Permutation(
+                    high - low,
+                    **self._key(epoch, f"shuffle group {number}"),
+                    most=max(_LEAST_SHUFFLED, MOST_SHUFFLED // self.lanes),
+                ),
+                ends=ends,
+                shifts=self._starts[shards] + lasts - ends,
+            )
+            _remember(self._groups, (epoch, number), group, max(2, 2 * self.lanes))
+        return self._groups[epoch, number]
 
-    def _permutation(self, epoch: int, purpose: str, size: int) -> np.ndarray:
+    def _piece(self, group: _Group, epoch: int, number: int, piece: int) -> _Piece:
+        """A piece of a group's order; each lane keeps the last one that it came to."""
+        name, bounds = (epoch, number, piece), self.lane_bounds(epoch)
+        lane = int(np.searchsorted(bounds, group.first_place, side="right"))
+        kept = self._pieces.get(lane)
+        if kept is None or kept.name != name:
+            self._pieces.pop(lane, None)  # makes room
+            self._pieces[lane] = kept = _Piece(name, *group.order.piece(piece))
+        return kept
+
+    def _number(self, group: _Group, epoch: int, number: int, place: int) -> int:
+        """One of a group's numbers, from anywhere."""
+        name = (epoch, number, int(group.order.pieces_at(np.array([place]))[0]))
+        for kept in self._pieces.values():
+            if kept.name == name:
+                return int(kept.mixed[place - kept.first])
+        return group.order.at(place)
+
+    def _key(self, epoch: int, purpose: str) -> dict[str, Any]:
         """Counter-based, and so the same with every version of every library."""
-        purpose = f"{self._prefix}{purpose}"
-        return permutation(size, seed=self._seed, epoch=epoch, purpose=purpose)
+        return {"seed": self._seed, "epoch": epoch, "purpose": f"{self._prefix}{purpose}"}
 
 
 def _remember(cache: OrderedDict[Hashable, Any], name: Hashable, value: Any, size: int) -> None:

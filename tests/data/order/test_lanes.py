@@ -82,10 +82,10 @@ def test_a_replacement_comes_from_the_shards_that_are_open():
     draws = np.random.default_rng(0).random(16).tolist()
     for place in (0, 199, 200, 399, 400, 799):
         group = plan.samples(1, np.arange(place // 200 * 200, place // 200 * 200 + 200))
-        others = plan.others(1, place, draws)
+        others = [*plan.others(1, place, draws)]
         assert len(others) == 16 and set(others[:8]) <= set(group.tolist())
         assert len({other // 50 for other in others[8:]}) > 4
-        assert others == plan.others(1, place, draws)
+        assert others == [*plan.others(1, place, draws)]
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 3, 8])

@@ -63,7 +63,7 @@ def test_seeking_in_many_samples_keeps_few_of_them():
     positions = np.random.default_rng(0).integers(0, plan.num_samples, 20)
     found = plan.samples(7, positions)
     assert [plan.sample(7, int(p)) for p in positions] == found.tolist()
-    assert sum(group.size for group in plan._groups.values()) <= 4 * 40_000
+    assert sum(piece.mixed.size for piece in plan._pieces.values()) <= 40_000
 
 
 @pytest.mark.parametrize("last", ["drop", "mask"])

@@ -2,11 +2,10 @@
 
 import hashlib
 
-import numpy as np
 import pytest
 import torch
 
-from mmtrain.data.order.randomness import permutation, stream_key, uniform
+from mmtrain.data.order.randomness import stream_key, uniform
 
 _WORD = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15
@@ -66,24 +65,3 @@ def test_draws_are_fair():
     assert columns.abs().max() < 0.03
     neighbours = torch.corrcoef(torch.stack([drawn[:-1, 0], drawn[1:, 0]]))[0, 1]
     assert neighbours.abs() < 0.03
-
-
-@pytest.mark.parametrize("size", [0, 1, 2, 7, 2048, 2049, 50_000, 1_500_000])
-def test_a_permutation_is_the_order_of_draws(size: int):
-    key = {"seed": 5, "epoch": 2, "purpose": f"shuffle group {size}"}
-    draws = uniform(**key, position_B=range(size), num=1)[:, 0].numpy()
-    assert np.array_equal(permutation(size, **key), np.argsort(draws, kind="stable"))
-
-
-@pytest.mark.parametrize("size", [3, 2048, 5000, 100_000])
-def test_equal_draws_stand_by_number(size: int, monkeypatch: pytest.MonkeyPatch):
-    """As if the generator drew few numbers, near each other and far apart."""
-    few = np.random.default_rng(0).integers(0, 40, size).astype(np.uint64)
-    drawn = (few % np.uint64(7) << np.uint64(50)) + few
-
-    def mix(bits: np.ndarray) -> None:
-        bits[:] = drawn << np.uint64(11)
-
-    monkeypatch.setattr("mmtrain.data.order.randomness._mix_in_place", mix)
-    order = permutation(size, seed=0, epoch=0, purpose="x")
-    assert np.array_equal(order, np.argsort(drawn, kind="stable"))
