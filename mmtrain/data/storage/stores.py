@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 READ_TIMEOUT = "10s"
 """A server that sends nothing for this long has stalled; the read is then tried again."""
+WRITE_TIMEOUT = "2m"
+"""A part of a file that is not sent and answered within this is sent again."""
 _process = 0
 
 
@@ -39,6 +41,16 @@ def store_of(path: str) -> tuple["ObjectStore", str]:
         return _store(path), ""
     root, key = split_store(path)
     return _store(root), key
+
+
+def store_to_write(root: str) -> "ObjectStore":
+    """A client for `s3://bucket` that files are sent by.
+
+    Raises:
+        UsageError: obstore is missing, or this process cannot use it.
+    """
+    refuse_fork()
+    return _store(root, writes=True)
 
 
 def is_started() -> bool:
@@ -62,16 +74,15 @@ def refuse_fork() -> None:
 
 
 @lru_cache(maxsize=4096)
-def _store(root: str) -> "ObjectStore":
+def _store(root: str, *, writes: bool = False) -> "ObjectStore":
     try:
         from obstore import exceptions, store
     except ImportError as error:
         raise UsageError(
-            f"{root}: reading from {scheme_of(root)}:// needs obstore; "
-            'run: pip install "mmtrain[remote]"'
+            f'{root}: {scheme_of(root)}:// needs obstore; run: pip install "mmtrain[remote]"'
         ) from error
     try:
-        return _opened(store, root)
+        return _opened(store, root, writes=writes)
     except (exceptions.BaseError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(
@@ -80,12 +91,18 @@ def _store(root: str) -> "ObjectStore":
         ) from error
 
 
-def _opened(store: ModuleType, root: str) -> "ObjectStore":
+def _opened(store: ModuleType, root: str, *, writes: bool) -> "ObjectStore":
     scheme = scheme_of(root)
     shared: dict[str, Any] = {
-        # Patience is ours: retrying at two levels would multiply the waiting.
-        "retry_config": {"max_retries": 0},
-        "client_options": {"connect_timeout": "5s", "read_timeout": READ_TIMEOUT, "timeout": "10m"},
+        # Patience is ours: retrying at two levels would multiply the waiting. But of a file that
+        # is sent in parts the client alone can send one part again.
+        "retry_config": {"max_retries": 4 if writes else 0},
+        "client_options": {
+            "connect_timeout": "5s",
+            # A part is on its way while nothing is read.
+            "read_timeout": WRITE_TIMEOUT if writes else READ_TIMEOUT,
+            "timeout": "10m",
+        },
     }
     shared["client_options"]["allow_http"] = scheme == "http" or _endpoint(scheme).startswith(
         "http://"
