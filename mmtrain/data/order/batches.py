@@ -55,8 +55,8 @@ class RowPlan(Protocol):
         """Samples of the row's source to take instead of a bad one, as the draws say."""
         ...
 
-    def coming(self, rows: Rows, row: int) -> list[int]:
-        """The shards of the row's source by when they are wanted next."""
+    def coming(self, rows: Rows, row: int) -> np.ndarray:
+        """The shards of the row's source by when they are wanted next, int64."""
         ...
 
 
@@ -160,6 +160,6 @@ class BatchPlan:
         """Samples to take instead of a bad one, as the draws say."""
         return self.plan.others(rows.epoch, int(rows.place_B[row]), draws)
 
-    def coming(self, rows: Rows, row: int) -> list[int]:
+    def coming(self, rows: Rows, row: int) -> np.ndarray:
         """The shards by when they are wanted next."""
         return self.plan.shards_from(rows.epoch, int(rows.place_B[row]))

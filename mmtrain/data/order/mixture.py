@@ -255,7 +255,7 @@ class MixturePlan:
         plan = self.sources[int(rows.source_B[row])].plan
         return plan.others(int(rows.source_epoch_B[row]), int(rows.place_B[row]), draws)
 
-    def coming(self, rows: Rows, row: int) -> list[int]:
+    def coming(self, rows: Rows, row: int) -> np.ndarray:
         """The shards of the row's source by when they are wanted next."""
         plan = self.sources[int(rows.source_B[row])].plan
         return plan.shards_from(int(rows.source_epoch_B[row]), int(rows.place_B[row]))

@@ -177,28 +177,32 @@ class EpochPlan:
             yield int(group.samples(np.array([other]))[0])
         yield from (int(draw * self.num_samples) for draw in draws[near:])
 
-    def shards_from(self, epoch: int, place: int) -> list[int]:
+    def shards_from(self, epoch: int, place: int) -> np.ndarray:
         """All shards by when they are wanted next, from one place on and of all lanes as far.
 
         Those that this epoch wants no more are wanted in the one behind.
+
+        Returns:
+            Their numbers, int64.
         """
         if not self._shuffle:
-            return [*range(self._sizes.size)]
+            return np.arange(self._sizes.size)
         order = self._epoch(epoch)
         bounds = self.lane_bounds(epoch)
         inside = place - int(bounds[np.searchsorted(bounds, place, side="right") - 1])
-        distance: dict[int, int] = {}
+        lanes = []
         for low, high in pairwise(bounds.tolist()):
             if low + inside >= high:
                 continue
             group = int(self._groups_at(epoch, np.array([low + inside]))[0])
             first = int(order.members[group, 0])
             last = int(np.searchsorted(order.shard_starts, high, side="left"))
-            for far, shard in enumerate(order.shards[first:last].tolist()):
-                distance[shard] = min(far, distance.get(shard, far))
-        behind = self._epoch(epoch + 1).shards.tolist()
-        coming = sorted(distance, key=distance.__getitem__)
-        return [*coming, *(shard for shard in behind if shard not in distance)]
+            lanes.append(order.shards[first:last])
+        distance = np.concatenate([np.arange(shards.size) for shards in lanes])
+        coming = np.concatenate(lanes)[np.argsort(distance, kind="stable")]
+        both = np.concatenate([coming, self._epoch(epoch + 1).shards])
+        _, first_S = np.unique(both, return_index=True)
+        return both[np.sort(first_S)].astype(np.int64)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {

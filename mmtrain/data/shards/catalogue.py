@@ -148,13 +148,22 @@ class Catalogue:
             has_crc=has_crc,
             crc_hash=crc if has_crc else None,
             damage=tuple(Damage(int(offset), str(reason)) for offset, reason in damage),
-            version=self._text("versions", "version_end_T", row) or None,
+            version=self.version(row),
             has_sizes=bool(columns["has_sizes_T"][row]),
         )
 
-    def index(self, row: int) -> ShardIndex | None:
-        """A shard's index: views of the file, no copies; None if the file is damaged there."""
-        summary = self.summary(row)
+    def version(self, row: int) -> str | None:
+        """What the store said of a shard's content."""
+        return self._text("versions", "version_end_T", row) or None
+
+    def index(self, row: int, *, summary: IndexSummary | None = None) -> ShardIndex | None:
+        """A shard's index: views of the file, no copies; None if the file is damaged there.
+
+        Args:
+            row: the shard's.
+            summary: what `summary` says of it, where that was asked already.
+        """
+        summary = summary or self.summary(row)
         begin = at = int(self._columns["block_T"][row])
         arrays = {}
         for name, dtype, length in block_columns(summary, int(self._columns["key_bytes_T"][row])):

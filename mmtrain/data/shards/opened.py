@@ -45,7 +45,7 @@ class Shard:
         """
         if self.catalogue is None:
             return load_index(self.index_path)
-        return self.catalogue.index(self.row)
+        return self.catalogue.index(self.row, summary=self.summary)
 
 
 class Hashes(NamedTuple):
@@ -54,6 +54,14 @@ class Hashes(NamedTuple):
     shard_bytes: int
     index_hash: str
     crc_hash: str | None
+
+
+class Content(NamedTuple):
+    """What tells a content of a path from others, where a store does."""
+
+    path: str
+    shard_bytes: int
+    version: str | None
 
 
 class Shards(Sequence[Shard]):
@@ -108,6 +116,15 @@ class Shards(Sequence[Shard]):
         for number, shard in self._others.items():
             has_crc[number] = shard.summary.has_crc
         return [self[int(number)] for number in np.flatnonzero(has_crc == 0)]
+
+    def contents(self) -> Iterator[Content]:
+        """What the store says of each shard, in order."""
+        for number, path in enumerate(self.paths):
+            if number in self._others:
+                summary = self._others[number].summary
+                yield Content(path, summary.shard_bytes, summary.version)
+            else:
+                yield Content(path, *self.rows.content(number))
 
     def hashes(self) -> Iterator[Hashes]:
         """What tells each shard from others, in order."""
@@ -170,6 +187,11 @@ class Rows:
             is_damaged = np.isin(self._row_P, catalogue.damaged()) & (self._catalogue_P == i)
             found |= set(np.flatnonzero(is_damaged).tolist())
         return found
+
+    def content(self, number: int) -> tuple[int, str | None]:
+        """Bytes and version of one shard that has a row."""
+        catalogue, row = self._catalogues[self._catalogue_P[number]], int(self._row_P[number])
+        return int(catalogue.column("shard_bytes_T")[row]), catalogue.version(row)
 
     def hashes(self, number: int) -> Hashes:
         """Of one shard that has a row."""

@@ -2,8 +2,8 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from mmtrain.data.shards.index_file import index_paths, is_fresh, keep_index, lo
 from mmtrain.data.shards.not_tars import refuse_no_tar
 from mmtrain.data.shards.opened import Shard, Shards, find_rows, have_sizes
 from mmtrain.data.shards.patterns import expand_patterns
+from mmtrain.data.shards.side_by_side import by_threads, side_by_side
 from mmtrain.data.storage.file import File
 from mmtrain.data.storage.machine_lock import lock_of_machine
 from mmtrain.data.storage.open import open_file, open_to_scan
@@ -118,7 +119,8 @@ def open_shards(
         if compare or len(paths) <= _MOST_COMPARED:
             known = np.flatnonzero(fits).tolist()
             is_same = partial(_is_same, seconds=retry_seconds, key=key)
-            fits[known] = _map_threads(is_same, [shards[number] for number in known], threads)
+            same = side_by_side(is_same, [shards[number] for number in known], threads=threads)
+            fits[known] = list(same)
         missing = np.flatnonzero(~fits).tolist()
     opened = _open_missing(shards, missing, how, makers)
     if changed := [each for each in opened if isinstance(each, Changed)]:
@@ -134,7 +136,8 @@ def _open_missing(
 ) -> list[Shard | Changed]:
     """The shards that no catalogue vouches for, one by one."""
     work = [(shards.paths[n], shards.rows.shard(n, shards.paths[n])) for n in missing]
-    found = _map_threads(partial(_open_patiently, how=how, may_make=False), work, makers.threads)
+    find = partial(_open_patiently, how=how, may_make=False)
+    found = list(side_by_side(find, work, threads=makers.threads))
     unmade = [i for i, each in enumerate(found) if each is None]
     if unmade and not makers.may_make:
         raise UsageError(
@@ -143,39 +146,37 @@ def _open_missing(
         )
     if unmade:
         with lock_of_machine(f"{os.path.abspath(work[unmade[0]][0])} {how.index_dir}"):
-            made = _make(
-                partial(_open_patiently, how=how, may_make=True), [work[i] for i in unmade], makers
-            )
+            make = partial(_open_patiently, how=how, may_make=True)
+            made = _make(make, [work[i] for i in unmade], makers, crc=how.crc)
         for i, each in zip(unmade, made, strict=True):
             found[i] = each
     return [each for each in found if each is not None]
 
 
-def _map_threads(
-    work: Callable[[WorkT], ReturnT], items: Sequence[WorkT], threads: int
-) -> list[ReturnT]:
-    # Threads: nearly all the time goes to the disk and to checksums, which let others run.
-    with ThreadPoolExecutor(max(1, min(threads, len(items)))) as pool:
-        return list(pool.map(work, items))
-
-
 def _make(
-    work: Callable[[WorkT], ReturnT], items: Sequence[WorkT], makers: _Makers
+    work: Callable[[WorkT], ReturnT], items: Sequence[WorkT], makers: _Makers, *, crc: bool
 ) -> list[ReturnT]:
-    """With progress; by processes where many small members keep one at its headers."""
-    num = max(1, min(makers.threads, len(items)))
+    """With progress."""
+    made = []
+    for one in _making(work, items, makers, crc=crc):
+        made.append(one)
+        if makers.progress is not None:
+            makers.progress(len(made), len(items))
+    return made
+
+
+def _making(
+    work: Callable[[WorkT], ReturnT], items: Sequence[WorkT], makers: _Makers, *, crc: bool
+) -> Iterator[ReturnT]:
+    """By processes where many small members keep one at its headers."""
     if makers.processes > 1 and len(items) > _FEW:
         spawn = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(makers.processes, mp_context=spawn)
+        with ProcessPoolExecutor(makers.processes, mp_context=spawn) as pool:
+            yield from pool.map(work, items)
+    elif crc:  # nearly all the time goes to checksums, which let others run
+        yield from by_threads(work, items, threads=makers.threads)
     else:
-        pool = ThreadPoolExecutor(num)
-    with pool:
-        made = []
-        for one in pool.map(work, items):
-            made.append(one)
-            if makers.progress is not None:
-                makers.progress(len(made), len(items))
-        return made
+        yield from side_by_side(work, items, threads=makers.threads)
 
 
 def _is_same(shard: Shard, *, seconds: float, key: str) -> bool:

@@ -3,8 +3,8 @@
 import hashlib
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
-from functools import partial
+from collections.abc import Callable, Collection
+from functools import cached_property, partial
 from threading import Lock
 from typing import Any, Literal, TypeVar
 
@@ -20,7 +20,7 @@ from mmtrain.data.shards.opened import Shard
 from mmtrain.data.shards.opening import open_shards, refuse_changed
 from mmtrain.data.shards.tar_header import BLOCK
 from mmtrain.data.storage.addresses import is_remote
-from mmtrain.data.storage.cache import Cache
+from mmtrain.data.storage.cache import Cache, folder_name
 from mmtrain.data.storage.file import File, Range
 from mmtrain.data.storage.open import open_file, open_to_scan
 from mmtrain.data.storage.patience import patience, patiently
@@ -85,6 +85,7 @@ class ShardSource:
         self._lock = Lock()
         self._open: OrderedDict[int, File] = OrderedDict()
         self._indexes = KeptIndexes()
+        self._is_compared = bytearray(len(self.shards))
         if on_damage == "stop":
             self._refuse_damage(key)
         if self.num_samples == 0:
@@ -177,25 +178,40 @@ class ShardSource:
             for (name, entry), piece in zip(entries.items(), pieces, strict=True)
         }
 
-    def expect(self, coming: Callable[[], Sequence[int]]) -> None:
+    def expect(self, coming: Callable[[], np.ndarray]) -> None:
         """Tell the cache which shards are wanted next, for when it has to drop some.
 
         Args:
-            coming: the shards' numbers, those that are wanted soonest first.
+            coming: the shards' numbers, int64, those that are wanted soonest first.
         """
         cache = self._cache
         if cache is None:
             return
 
-        def next_use() -> dict[str, int]:
-            shards = [self.shards[number] for number in coming()]
-            return {
-                cache.folder_of(s.path, s.summary.shard_bytes, s.summary.version).name: distance
-                for distance, s in enumerate(shards)
-                if s.summary.version is not None
-            }
+        def next_use(folders: Collection[str]) -> dict[str, int]:
+            distance_S = np.full(len(self.shards), -1, dtype=np.int64)
+            numbers = coming()
+            distance_S[numbers] = np.arange(numbers.size)
+            names, number_N = self._cached_names
+            wanted = np.array(sorted(folders), dtype="S32")
+            at = np.searchsorted(names, wanted).clip(max=max(0, names.size - 1))
+            found = np.flatnonzero(names[at] == wanted) if names.size else np.zeros(0, np.int64)
+            far = distance_S[number_N[at[found]]].tolist()
+            return dict(zip((name.decode() for name in wanted[found].tolist()), far, strict=True))
 
         cache.budget.next_uses[id(self)] = next_use
+
+    @cached_property
+    def _cached_names(self) -> tuple[np.ndarray, np.ndarray]:
+        """What the folders of shards in a cache are called, sorted, and the shards' numbers."""
+        told = [
+            (folder_name(path, size, version).hex(), number)
+            for number, (path, size, version) in enumerate(self.shards.contents())
+            if version is not None
+        ]
+        names = np.array([name for name, _ in told], dtype="S32")
+        order = np.argsort(names)
+        return names[order], np.array([number for _, number in told], dtype=np.int64)[order]
 
     def _locate(self, sample: int) -> tuple[int, int]:
         if not 0 <= sample < self.num_samples:
@@ -233,7 +249,7 @@ class ShardSource:
 
     def _keep(self, number: int) -> Kept:
         shard = self.shards[number]
-        return self._indexes.put(number, shard, self._load(shard, self._open_now(number)))
+        return self._indexes.put(number, shard, self._load(shard, number, self._open_now(number)))
 
     def _patiently(self, number: int, attempt: Callable[[], ReturnT], what: str) -> ReturnT:
         # A disk that stayed away is not waited for again and again, sample by sample.
@@ -267,16 +283,18 @@ class ShardSource:
             # Another thread may have been as fast. Files close when nobody reads them any more.
             return self._open.setdefault(number, file)
 
-    def _load(self, shard: Shard, file: File) -> ShardIndex:
-        """The index of a shard that is read for the first time."""
-        if shard.catalogue is not None and not is_fresh(shard.summary, file):
-            refuse_changed(
-                shard,
-                1,
-                len(self.shards),
-                key=self._key_of_setting,
-                seconds=self.retry_seconds,
-            )
+    def _load(self, shard: Shard, number: int, file: File) -> ShardIndex:
+        """The index of a shard that is read for the first time, or that was not kept."""
+        if shard.catalogue is not None and not self._is_compared[number]:
+            if not is_fresh(shard.summary, file):
+                refuse_changed(
+                    shard,
+                    1,
+                    len(self.shards),
+                    key=self._key_of_setting,
+                    seconds=self.retry_seconds,
+                )
+            self._is_compared[number] = 1
         index = shard.load()
         if index is None and shard.catalogue is not None:
             raise UsageError(

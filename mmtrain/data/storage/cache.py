@@ -72,8 +72,7 @@ class Cache:
 
     def folder_of(self, path: str, size: int, version: str) -> Path:
         """Where the pieces of one file are: another content of it has another place."""
-        digest = hashlib.blake2b(f"{path}\n{size}\n{version}".encode(), digest_size=16)
-        return self.folder / digest.hexdigest()
+        return self.folder / folder_name(path, size, version).hex()
 
     def read(
         self, place: Path, first: int, size: int, *, piece: tuple[int, int], file: File
@@ -157,6 +156,11 @@ class Cache:
                 os.replace(path.with_name(path.name + PARTIAL), path)
         except OSError:
             return
+
+
+def folder_name(path: str, size: int, version: str) -> bytes:
+    """What the folder of a file's pieces is called, in hexadecimal digits: 16 bytes."""
+    return hashlib.blake2b(f"{path}\n{size}\n{version}".encode(), digest_size=16).digest()
 
 
 def _let_go(descriptor: int, partial: Path) -> None:

@@ -3,13 +3,14 @@
 import fcntl
 import os
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-NextUse = Callable[[], Mapping[str, int]]
-"""Folder of a file's pieces -> how far off its next use is; those that nobody names come last."""
+NextUse = Callable[[Collection[str]], Mapping[str, int]]
+"""Of the folders of files' pieces that are there, those that are known -> how far off their next
+use is; those that nobody names come last."""
 
 PARTIAL = ".partial"
 """Ends the name of what is being written."""
@@ -92,7 +93,9 @@ class Budget:
         total = sum(each.size for each in kept)
         if total + size <= self._max_bytes:
             return total
-        distance = {name: far for use in self.next_uses.values() for name, far in use().items()}
+        there = {each.folder for each in kept}
+        uses = (use(there) for use in self.next_uses.values())
+        distance = {name: far for use in uses for name, far in use.items()}
         last = max(distance.values(), default=0) + 1
         # Farthest first; among what no plan names, what was used longest ago.
         kept.sort(key=lambda each: (-distance.get(each.folder, last), each.used))

@@ -8,10 +8,13 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mmtrain.data.config import DataConfig
 from mmtrain.data.order.plan import EpochPlan
+from mmtrain.data.shards.cataloguing import write_catalogues
+from mmtrain.data.shards.opening import open_shards
 from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.storage.cache import Cache
 from mmtrain.data.storage.evict import Budget
@@ -195,13 +198,34 @@ def test_what_is_wanted_last_goes_first(tmp_path):
         (tmp_path / f"{number}" / "0-100").write_bytes(bytes(100))
         os.utime(tmp_path / f"{number}" / "0-100", (number, number))
     budget.count_anew()
-    budget.next_uses["plan"] = lambda: {"0": 5, "1": 0, "2": 9, "3": 1, "9": 2}
+    budget.next_uses["plan"] = lambda there: {"0": 5, "1": 0, "2": 9, "3": 1, "9": 2}
     descriptor = os.open(tmp_path / "9" / "100-500.partial", os.O_RDWR | os.O_CREAT)
     assert budget.make_room(500, descriptor=descriptor)
     assert os.fstat(descriptor).st_size == 500
     os.close(descriptor)
     # No plan names 4 to 8; of the others 2 is wanted last.
     assert sorted(path.parent.name for path in tmp_path.rglob("0-100")) == ["0", "1", "3", "9"]
+
+
+@pytest.mark.parametrize("catalogued", [False, True])
+def test_the_cache_hears_of_what_it_holds_alone(folder, tmp_path, catalogued):
+    """Not of 40,000 shards at every eviction, of which it holds ten."""
+    with serving(folder) as web:
+        pattern, cache = f"{web.url}/{{000..007}}.tar", Cache(str(tmp_path / "c"), max_bytes=MB)
+        if catalogued:
+            write_catalogues(open_shards(pattern))
+        source = ShardSource(pattern, cache=cache)
+        source.expect(lambda: np.array([6, 2, 7, 0, 1, 3, 4, 5]))
+        for shard in (2, 4):
+            source.read(sum(source.shard_sizes[:shard]))
+        (next_use,) = cache.budget.next_uses.values()
+        held = {path.parent.name: path for path in files(tmp_path / "c")}
+        assert sorted(next_use(held).values()) == [1, 6]
+        assert next_use({*held, "another", "0" * 32}) == next_use(held)
+        assert next_use(set()) == {}
+    plain = ShardSource(str(folder), cache=cache)
+    plain.expect(lambda: np.arange(8))
+    assert [use(held) for use in cache.budget.next_uses.values()][-1] == {}
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
@@ -214,7 +238,7 @@ def test_shards_are_told_by_when_they_are_wanted(epoch, lanes):
     for lane, (low, high) in enumerate(bounds):
         for inside in range(high - low):
             told = plan.shards_from(epoch, low + inside)
-            assert sorted(told) == [*range(6)], lane
+            assert sorted(told.tolist()) == [*range(6)], lane
             # Those that this epoch still reads, before those that only the next one does.
             left = [order[start + inside : stop] for start, stop in bounds]
             coming = {shard for part in left for shard in part}
