@@ -25,6 +25,7 @@ from torch import Tensor
 
 from mmtrain.interop.hf_decoder_files import read_hf_decoder
 from mmtrain.models import Decoder
+from mmtrain.models.fused import fused_decoder
 from mmtrain.models.generate import generate
 from mmtrain.models.prefill import prefill
 from mmtrain.models.sampling import GenerationConfig
@@ -80,7 +81,8 @@ def build_models(shape: str, limit: int) -> tuple[Decoder, transformers.LlamaFor
 
 
 def write_cached(decoder: Decoder, prompts_BT: Tensor, new: int) -> Tensor:
-    """Our decoding."""
+    """Our decoding; joining the weights counts."""
+    decoder = fused_decoder(decoder)
     start = prefill(decoder, prompts_BT, max_new_tokens=new)
     return torch.tensor(generate(decoder, start, GenerationConfig(max_new_tokens=new)))
 

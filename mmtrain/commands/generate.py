@@ -11,6 +11,7 @@ from mmtrain.data.text.language_tokenizer import LanguageTokenizer
 from mmtrain.errors import UsageError
 from mmtrain.loading import load_decoder
 from mmtrain.models import Decoder
+from mmtrain.models.fused import fused_decoder
 from mmtrain.models.generate import generate, stream
 from mmtrain.models.prefill import Prefilled, left_pad, prefill
 from mmtrain.models.sampling import GenerationConfig
@@ -43,6 +44,7 @@ def generate_command(
     decoder, tokenizer = load_decoder(model, device=place)
     if tokenizer is None:
         raise UsageError(f"model = {model} holds no tokenizer (tokenizer.json, tokenizer.model)")
+    decoder = fused_decoder(decoder, keep=False)
     rows = [_ids(prompt, tokenizer, chat=chat) for prompt in prompts]
     try:
         if answers is not None:

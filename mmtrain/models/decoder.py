@@ -30,6 +30,7 @@ class _Place:
     position_BT: Tensor
     mask: Mask
     local_mask: Mask | None
+    rope: RopeTable | None
 
 
 class Decoder(Model):
@@ -57,12 +58,15 @@ class Decoder(Model):
 
     def build_cache(self, batch_size: int, max_length: int) -> DecoderCache:
         """An empty cache of `max_length` slots in the weights' dtype and place."""
-        return DecoderCache(
+        device = next(self.parameters()).device
+        cache = DecoderCache(
             self.transformer.build_caches(batch_size, max_length),
             batch_size=batch_size,
             max_length=max_length,
-            device=next(self.parameters()).device,
+            device=device,
         )
+        cache.rope = self._rope_table(torch.arange(max_length, device=device))
+        return cache
 
     def forward(
         self,
@@ -117,7 +121,7 @@ class Decoder(Model):
             x if self.embed is None else self.embed(x, place.position_BT),
             mask=place.mask,
             local_mask=place.local_mask,
-            rope=self._rope_table(place.position_BT),
+            rope=place.rope,
             keep_BL2=keep_BL2,
             caches=None if cache is None else cache.layers,
         )
@@ -157,6 +161,8 @@ class Decoder(Model):
     ) -> _Place:
         """Positions and masks of a call; takes the cache's slots."""
         num_tokens, cached = x.size(1), 0 if cache is None else cache.num_slots
+        # What counts on within the slots has a table; a caller's own positions may lie beyond it.
+        table = cache.rope if cache is not None and position_BT is None else None
         if segment_BT is not None:
             if cache is not None:
                 segment_BT = cache.append_segments(segment_BT)
@@ -186,6 +192,9 @@ class Decoder(Model):
             position_BT=position_BT,
             mask=mask,
             local_mask=self._local(mask, position_BT, key_position_BS),
+            rope=self._rope_table(position_BT)
+            if table is None
+            else (table[0][position_BT], table[1][position_BT]),
         )
 
     def _local(self, mask: Mask, position_BT: Tensor, key_position_BS: Tensor) -> Mask | None:

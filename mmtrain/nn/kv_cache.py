@@ -6,6 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mmtrain.nn.rope import RopeTable
+
 
 class LayerCache(Protocol):
     """What one attention layer asks of its cache."""
@@ -106,6 +108,8 @@ class DecoderCache:
         self.segment_BS: Tensor | None = None
         self.num_slots = 0
         self.is_padded = False
+        self.rope: RopeTable | None = None
+        """Of the positions 0 to max_length, so that no step makes it anew. None: make it."""
 
     @property
     def positions(self) -> Tensor:

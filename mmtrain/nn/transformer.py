@@ -55,15 +55,17 @@ class Transformer(nn.Module):
 
     def build_caches(self, batch_size: int, max_length: int) -> list[KVCache]:
         """Empty caches, one per layer of the whole stack, in the weights' dtype and place."""
-        weight = next(self.parameters())
+        return self._caches(batch_size, max_length, next(self.parameters()).dtype)
+
+    def _caches(self, batch_size: int, max_length: int, dtype: torch.dtype) -> list[KVCache]:
         return [
             KVCache(
                 batch_size=batch_size,
                 max_length=max_length,
                 num_kv_heads=self.config.kv_heads,
                 head_dim=self.config.head_size,
-                dtype=weight.dtype,
-                device=weight.device,
+                dtype=dtype,
+                device=next(self.parameters()).device,
             )
             for _ in range(self.config.num_layers)
         ]

@@ -1,0 +1,141 @@
+"""Fused models say what the plain ones say, in fewer products."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmtrain.models import Decoder
+from mmtrain.models.decoder_config import DecoderConfig
+from mmtrain.models.fused import fused_decoder
+from mmtrain.models.generate import generate
+from mmtrain.models.prefill import left_pad, prefill
+from mmtrain.models.sampling import GenerationConfig
+from mmtrain.nn import TransformerConfig
+from mmtrain.nn.fused import FusedTransformer, fuse
+from mmtrain.nn.seams import wrap_forward
+from mmtrain.peft.lora import LoraConfig, apply_lora, merge_lora
+
+PLAIN = TransformerConfig(dim=48, num_layers=3, num_heads=4, mask="causal")
+LLAMA = replace(PLAIN, num_kv_heads=2, head_dim=16, activation="swiglu", norm="rms", qkv_bias=False)
+SHAPES = {
+    "gpt2": (PLAIN, "learned"),
+    "llama": (LLAMA, "rope"),
+    "gemma": (replace(LLAMA, num_kv_heads=1, activation="geglu_tanh", norm="gemma_rms"), "rope"),
+    "queries normalised": (replace(LLAMA, qk_norm="rms"), "rope"),
+    "scaled branches": (replace(PLAIN, layer_scale=0.3, activation="quick_gelu"), "rope"),
+    "norms behind": (replace(PLAIN, norm_order="post", activation="gelu_tanh"), "learned"),
+    "windows": (replace(PLAIN, local_window=3, ff_bias=False), "rope"),
+}
+PROMPTS = [[3, 8, 1, 20, 33, 4], [7, 7], [12, 40, 2]]
+
+
+def build(name: str, *, tied: bool = True) -> Decoder:
+    """A decoder of that shape whose likeliest tokens are the likeliest by far."""
+    blocks, positions = SHAPES[name]
+    config = DecoderConfig(
+        transformer=blocks, vocab_size=61, context_length=40, positions=positions, tied_head=tied
+    )
+    decoder = Decoder(config).init_weights(torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        for weight in decoder.parameters():
+            weight += 0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(4))
+    return decoder.eval()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", SHAPES)
+def test_logits_and_texts_are_the_plain_decoders(name, tied):
+    plain = build(name, tied=tied)
+    fused = fused_decoder(plain)
+    assert isinstance(fused.transformer, FusedTransformer)
+    tokens, real = left_pad(PROMPTS)
+    with torch.no_grad():
+        want = plain(tokens, real_BT=real)[real]
+    torch.testing.assert_close(fused(tokens, real_BT=real)[real], want, rtol=1e-4, atol=1e-4)
+    for beams in (1, 3):
+        config = GenerationConfig(max_new_tokens=20, end_ids=(5,), num_beams=beams)
+        rows = [
+            generate(model, prefill(model, tokens, real_BT=real, max_new_tokens=20), config)
+            for model in (plain, fused)
+        ]
+        assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_another_format_is_that_of_products_and_cache(dtype):
+    plain = build("llama").double() if dtype == torch.float64 else build("llama")
+    fused = fused_decoder(plain, dtype=dtype)
+    tokens, _ = left_pad([PROMPTS[0]])
+    start = prefill(fused, tokens, max_new_tokens=2)
+    want = prefill(plain, tokens, max_new_tokens=2).logits_BV
+    assert start.cache.layers[0].k_BKSH.dtype == dtype
+    close = {"rtol": 0.1, "atol": 0.5} if dtype == torch.bfloat16 else {"rtol": 1e-12, "atol": 1e-9}
+    torch.testing.assert_close(start.logits_BV.to(want.dtype), want, **close)
+
+
+class Counted(TorchDispatchMode):
+    """Operations by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_step_has_four_products_a_block_and_makes_no_table(rows):
+    fused = fused_decoder(build("llama"))
+    cache = prefill(fused, torch.tensor([PROMPTS[0]] * rows), max_new_tokens=4).cache
+    with Counted() as counted, torch.no_grad():
+        fused(torch.full((rows, 1), 7), cache=cache)
+    products = ("_linear_pointwise", "mm", "addmm", "linear")
+    assert sum(counted.names[name] for name in products) == 4 * 3 + 1
+    assert not {"cos", "sin", "tril"} & set(counted.names)
+
+
+def test_given_up_blocks_are_not_held_twice():
+    plain = build("llama")
+    want = plain(torch.tensor([PROMPTS[0]]))
+    fused = fused_decoder(plain, keep=False)
+    assert len(plain.transformer.blocks) == 0
+    torch.testing.assert_close(fused(torch.tensor([PROMPTS[0]])), want, rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_is_fused_once_it_is_merged():
+    plain = build("llama")
+    apply_lora(plain, LoraConfig(rank=2, targets=("*.attention.*", "*.up")))
+    with torch.no_grad():
+        for name, weight in plain.named_parameters():
+            if name.endswith("lora_b"):
+                weight.normal_(generator=torch.Generator().manual_seed(1))
+    tokens = torch.tensor([PROMPTS[0]])
+    want = plain(tokens)
+    assert fused_decoder(plain) is plain, "its terms would be left out"
+    with pytest.raises(ValueError, match="cannot be fused"):
+        fuse(plain.transformer)
+    merge_lora(plain)
+    fused = fused_decoder(plain)
+    assert isinstance(fused.transformer, FusedTransformer)
+    torch.testing.assert_close(fused(tokens), want, rtol=1e-3, atol=1e-3)
+
+
+def test_what_is_wrapped_or_hooked_stays_as_it_is():
+    wrapped, hooked = build("gpt2"), build("gpt2")
+    wrap_forward(wrapped.transformer.blocks["1"], "compile", lambda forward: forward)
+    hooked.transformer.blocks["0"].register_forward_hook(lambda *_: None)
+    assert fused_decoder(wrapped) is wrapped
+    assert fused_decoder(hooked) is hooked
+    fused = fused_decoder(build("gpt2"))
+    assert fused_decoder(fused) is fused
+
+
+def test_what_only_training_has_is_refused():
+    fused = fused_decoder(build("gpt2"))
+    with pytest.raises(ValueError, match="only infer"):
+        fused(torch.tensor([PROMPTS[0]]), keep_BL2=torch.ones(1, 3, 2))
