@@ -110,6 +110,13 @@ class Counts(TorchDispatchMode):
         """Whether a tensor is the host's."""
         return _is_plain(type(x)) and x.untyped_storage().data_ptr() in self._host
 
+    def restart(self) -> None:
+        """Forget what was counted, but not which tensors are the host's."""
+        for counter in (self.operations, self.bytes_written, self.waits):
+            counter.clear()
+        for counter in (self.collectives, self.sent):
+            counter.clear()
+
     def wait(self, what: str) -> None:
         """Note that the host waits."""
         self.waits[f"{_place()} {what}"] += 1

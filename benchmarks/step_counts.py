@@ -145,7 +145,11 @@ class _Data:
         for step, batch in enumerate(self._run.data.iterate(start, end)):
             values = (getattr(batch, one.name) for one in fields(batch))
             self._counts.give_host(x for x in values if isinstance(x, Tensor))
-            with self._counts if step == COUNTED else contextlib.nullcontext():
+            if step == COUNTED:
+                self._counts.restart()
+            # The step before, too: what it leaves for this one is the host's or the device's.
+            counted = step in (COUNTED - 1, COUNTED)
+            with self._counts if counted else contextlib.nullcontext():
                 yield batch
 
 
@@ -228,7 +232,7 @@ def told(counts: Counts) -> dict[str, Any]:
 def steps_of(names: list[str]) -> dict[str, Any]:
     """Of a step of each case: of the first rank."""
     with tempfile.TemporaryDirectory() as folder:
-        _draw_shapes(Path(folder))
+        draw_shapes(Path(folder))
         found = {
             name: told(count_step(CASES[name], Path(folder)))
             for name in names
@@ -252,7 +256,8 @@ def _on_rank(rank: int, folder: str, names: list[str]) -> None:
     leave_ranks()
 
 
-def _draw_shapes(folder: Path) -> None:
+def draw_shapes(folder: Path) -> None:
+    """Pictures with questions about them, as FOLDER/train/*.tar."""
     sys.path.insert(0, str(ROOT))
     from tools.make_shapes_vqa import main as draw
 

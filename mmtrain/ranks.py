@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import torch
 import torch.distributed as dist
 
 T = TypeVar("T")
@@ -49,16 +48,6 @@ def on_every_rank(action: Callable[[], T]) -> T:
     if error is not None:
         raise error
     return result
-
-
-def gather_rarely(values: tuple[T, ...], *, device: torch.device) -> list[tuple[T, ...]]:
-    """Every rank's values, on every rank, at the price of one small sum while all have none."""
-    if not is_alone():
-        count = torch.tensor(len(values), device=device)
-        dist.all_reduce(count)
-        if int(count) == 0:
-            return [values]
-    return gather(values)
 
 
 def on_rank_0(action: Callable[[], T], *, group: dist.ProcessGroup | None = None) -> T:

@@ -71,12 +71,28 @@ def test_operations_casts_and_bytes_of_the_device() -> None:
     assert counts.bytes_written.total() == 2 * 4 * 2
 
 
+@pytest.mark.parametrize(
+    "case", ["one, 4 microbatches, 2 text groups", "one, fp16", "one, average, Muon", "choose"]
+)
+def test_a_step_waits_for_nothing(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two log lines; several ranks are in the test below."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # no package's
+    step_counts = importlib.import_module("step_counts")
+    if case == "choose":
+        step_counts.draw_shapes(tmp_path)
+    counts = step_counts.count_step(step_counts.CASES[case], tmp_path)
+    assert counts.operations.total() > 400 and not counts.waits
+
+
 @pytest.mark.slow
 def test_counts_are_those_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of every block and every case; `python benchmarks/step_counts.py --out FILE` makes them."""
     kept = json.loads((ROOT / "benchmarks/results/step_counts.json").read_text(encoding="utf-8"))
     if kept["torch"] != torch.__version__:
         pytest.skip(f"counted with torch {kept['torch']}")
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # no package's
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     step_counts = importlib.import_module("step_counts")
     assert step_counts.all_counts(list(step_counts.CASES)) == kept
+    assert not any("waits" in step for step in kept["steps"].values())

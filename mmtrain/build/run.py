@@ -27,7 +27,7 @@ from mmtrain.models.vqa import Vqa
 from mmtrain.optim import Ema, LossScale, build_optimizers
 from mmtrain.parallel import Layout, parallelize
 from mmtrain.peft import LoraDropout, count_parameters
-from mmtrain.ranks import gather_rarely
+from mmtrain.ranks import gather
 from mmtrain.recipe import TrainRecipe
 from mmtrain.settings.decode import encode
 from mmtrain.tasks.task import Shared, Task
@@ -301,11 +301,13 @@ def _build_state(
             named.items(), recipe.optim, zero_group=layout.zero_group, **names
         ),
         ema=None if decay is None else Ema(named.items(), decay=decay),
-        loss_scale=LossScale(recipe.train.loss_scale) if recipe.train.precision == "fp16" else None,
+        loss_scale=LossScale(recipe.train.loss_scale, device=layout.device)
+        if recipe.train.precision == "fp16"
+        else None,
         bad_samples=BadSampleLog(
             Path(recipe.run.dir) / BAD_SAMPLES_FILE if layout.is_main else None,
             max_bad_fraction=recipe.data.max_bad_fraction,
-            gather=lambda bad: gather_rarely(bad, device=layout.device),
+            gather=gather,
         ),
         identity=Identity(
             seed=recipe.run.seed,

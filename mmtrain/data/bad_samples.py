@@ -73,19 +73,28 @@ class BadSampleLog:
         """How often each reason was met, the most frequent first."""
         return dict(self._reasons.most_common())
 
-    def record(self, batch_bad: Iterable[BadSample], *, num_rows: int, step: int) -> None:
+    def record(
+        self,
+        batch_bad: Iterable[BadSample],
+        *,
+        num_rows: int,
+        step: int,
+        anywhere: bool = True,
+    ) -> None:
         """Count what one step read.
 
         Args:
             batch_bad: `ImageTextBatch.bad`, of this rank where there is a `gather`, else of all.
             num_rows: usable rows of the *global* batch.
             step: updates done before this one; it never falls.
+            anywhere: whether any rank has bad samples, the same on every rank; if none has, nothing
+                is brought together.
 
         Raises:
             UsageError: on every rank, too many samples are bad.
         """
         own = tuple(batch_bad)
-        parts = [own] if self._gather is None else self._gather(own)
+        parts = [own] if self._gather is None or not anywhere else self._gather(own)
         bad = list(dict.fromkeys(sample for part in parts for sample in part))
         self._num_rows, self._last_step = self._num_rows + num_rows, step
         self._reasons.update(sample.reason for sample in bad)

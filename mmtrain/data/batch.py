@@ -65,11 +65,19 @@ class SampleBatch:
     """The samples' keys, so that a bad batch can be named; empty on padding rows."""
     bad: tuple[BadSample, ...] = ()
     """Samples that were replaced (masked, in an evaluation) while this batch was made."""
+    host_length: Tensor | None = None
+    """`text_length` as the data made it, once the batch is on a device: the host cuts texts by it,
+    and would have to wait for the device's."""
 
     @property
     def num_rows(self) -> int:
         """Rows held here, padding included."""
         return self.position_B.size(0)
+
+    @property
+    def text_length(self) -> Tensor:
+        """int64, tokens of each text that a text tower reads."""
+        raise NotImplementedError
 
     def row_texts(self, decode: Callable[[list[int]], str]) -> list[str]:
         """What each row says, for people; "" on padding rows.
@@ -86,7 +94,8 @@ class SampleBatch:
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
-        return dataclasses.replace(self, **moved)
+        lengths = self.text_length if self.host_length is None else self.host_length
+        return dataclasses.replace(self, **moved | {"host_length": lengths})
 
     def pin_memory(self) -> Self:
         """The same batch in page-locked memory, for an accelerator; DataLoader calls this."""
@@ -112,6 +121,11 @@ class ImageTextBatch(SampleBatch):
     """The captions, where somebody beside the text tower reads them; "" on padding rows."""
     meta: tuple[SampleMeta, ...] = ()
     """One for each row in an evaluation; empty in training."""
+
+    @property
+    def text_length(self) -> Tensor:
+        """The captions'."""
+        return self.text_length_B
 
     def row_texts(self, decode: Callable[[list[int]], str]) -> list[str]:
         """The captions, where batches have them."""

@@ -161,13 +161,14 @@ def pair(
     labels_B: Tensor | None = None,
     positives: str = "attract",
     valid_B: Tensor | None,
+    equal_rows: bool = False,
 ) -> Pairing:
     """Checks a loss's arguments and says who matches whom.
 
     Args:
         features: [B, E] of this rank's pairs by the name of the argument, all of one shape.
         teacher: another model's of the same pairs, of a width of their own.
-        group, labels_B, positives, valid_B: as the losses have them.
+        group, labels_B, positives, valid_B, equal_rows: as the losses have them.
 
     Raises:
         ValueError: shapes, dtypes or `positives` are off, or the ranks hold unequal shapes.
@@ -178,7 +179,8 @@ def pair(
     check_rows(num_rows, labels_B=labels_B, positives=positives, valid_B=valid_B)
     given = {"labels_B given": int(labels_B is not None), "valid_B given": int(valid_B is not None)}
     remedy = "pad the last batch to the others' rows and mark the padding in valid_B"
-    require_equal(shape | given, group=group, device=device, remedy=remedy)
+    if not equal_rows:
+        require_equal(shape | given, group=group, device=device, remedy=remedy)
 
     double = any(x.dtype == torch.float64 for x in (*features.values(), *teacher.values()))
     dtype = torch.float64 if double else torch.float32

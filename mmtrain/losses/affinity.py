@@ -25,6 +25,7 @@ def affinity_loss(
     teacher_logit_scale: Tensor | float,
     group: ProcessGroup | None = None,
     valid_B: Tensor | None = None,
+    equal_rows: bool = False,
 ) -> Tensor:
     """How far the student's similarities of a global batch are from its teacher's.
 
@@ -49,6 +50,8 @@ def affinity_loss(
             is the gradient of that loss, which is what DDP and FSDP average.
         valid_B: bool; false rows are padding: in no softmax and not in the mean. Without any true
             row the loss is 0.
+        equal_rows: the ranks are known to hold equally many rows and the same arguments: they do
+            not ask each other, which would cost a collective.
 
     Returns:
         The loss, 0-dim, fp32 or fp64. It can be differentiated once.
@@ -61,6 +64,7 @@ def affinity_loss(
         teacher={"teacher_image_BE": teacher_image_BE, "teacher_text_BE": teacher_text_BE},
         group=group,
         valid_B=valid_B,
+        equal_rows=equal_rows,
     )
     image_BE, text_BE = pairing.real(image_BE), pairing.real(text_BE)
     scale = as_scalar(logit_scale, name="logit_scale", like=image_BE)

@@ -23,6 +23,7 @@ def clip_loss(
     labels_B: Tensor | None = None,
     positives: Positives = "attract",
     valid_B: Tensor | None = None,
+    equal_rows: bool = False,
 ) -> Tensor:
     """Mean of image-to-text and text-to-image cross-entropy over the global batch.
 
@@ -49,6 +50,8 @@ def clip_loss(
             are no negatives.
         valid_B: bool; false rows are padding: no anchors, no negatives, not in the mean. Without
             any true row the loss is 0.
+        equal_rows: the ranks are known to hold equally many rows and the same arguments: they do
+            not ask each other, which would cost a collective.
 
     Returns:
         The loss, 0-dim, fp32 or fp64. It can be differentiated once.
@@ -57,7 +60,14 @@ def clip_loss(
         ValueError: shapes or dtypes do not fit, or the ranks hold unequal numbers of rows.
     """
     features = {"image_BE": image_BE, "text_BE": text_BE}
-    pairing = pair(features, group=group, labels_B=labels_B, positives=positives, valid_B=valid_B)
+    pairing = pair(
+        features,
+        group=group,
+        labels_B=labels_B,
+        positives=positives,
+        valid_B=valid_B,
+        equal_rows=equal_rows,
+    )
     image_BE, text_BE = pairing.real(image_BE), pairing.real(text_BE)
     scale = as_scalar(logit_scale, name="logit_scale", like=image_BE)
     return _ClipLoss.apply(image_BE, text_BE, scale, pairing)

@@ -22,6 +22,7 @@ def siglip_loss(
     labels_B: Tensor | None = None,
     positives: Positives = "attract",
     valid_B: Tensor | None = None,
+    equal_rows: bool = False,
 ) -> Tensor:
     """Sum of the pairwise sigmoid losses over the global batch, divided by its size.
 
@@ -43,6 +44,8 @@ def siglip_loss(
             text is a positive; the other matching pairs count nowhere.
         valid_B: bool; false rows are padding: in no pair and not in B. Without any true row the
             loss is 0.
+        equal_rows: the ranks are known to hold equally many rows and the same arguments: they do
+            not ask each other, which would cost a collective.
 
     Returns:
         The loss, 0-dim, fp32, or fp64 for fp64 features. It can be differentiated once.
@@ -51,7 +54,14 @@ def siglip_loss(
         ValueError: shapes or dtypes do not fit, or the ranks hold unequal numbers of rows.
     """
     features = {"image_BE": image_BE, "text_BE": text_BE}
-    pairing = pair(features, group=group, labels_B=labels_B, positives=positives, valid_B=valid_B)
+    pairing = pair(
+        features,
+        group=group,
+        labels_B=labels_B,
+        positives=positives,
+        valid_B=valid_B,
+        equal_rows=equal_rows,
+    )
     image_BE, text_BE = pairing.real(image_BE), pairing.real(text_BE)
     scale = as_scalar(logit_scale, name="logit_scale", like=image_BE)
     bias = as_scalar(logit_bias, name="logit_bias", like=image_BE)

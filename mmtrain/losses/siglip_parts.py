@@ -45,7 +45,8 @@ class SiglipByParts:
 
     Args:
         text_BE: features of all of this rank's texts.
-        logit_scale, logit_bias, group, labels_B, positives, valid_B: as `siglip_loss` has them.
+        logit_scale, logit_bias, group, labels_B, positives, valid_B, equal_rows: as `siglip_loss`
+            has them.
         frozen: what wants no gradient, which is then not computed; alike on all ranks.
 
     Raises:
@@ -63,6 +64,7 @@ class SiglipByParts:
         labels_B: Tensor | None = None,
         positives: Positives = "attract",
         valid_B: Tensor | None = None,
+        equal_rows: bool = False,
         frozen: Collection[Differentiable] = (),
     ) -> None:
         self._pairing = pair(
@@ -71,6 +73,7 @@ class SiglipByParts:
             labels_B=labels_B,
             positives=positives,
             valid_B=valid_B,
+            equal_rows=equal_rows,
         )
         self._dim = text_BE.shape[1]
         self._seen = bytearray(self._pairing.num_rows)

@@ -12,7 +12,7 @@ from mmtrain.models.model import Cuts, Model, Stack, Stage, Tower, tower_stacks
 from mmtrain.models.slices import slice_tower
 from mmtrain.models.text import TextConfig, TextTower
 from mmtrain.models.vision import VisionConfig, VisionTower
-from mmtrain.nn import unit_norm
+from mmtrain.nn import HostLengths, unit_norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,7 @@ class ClipStage(Stage):
         text_keep_BL2: Tensor | None = None,
         image_BE: Tensor | None = None,
         text_BE: Tensor | None = None,
+        host_lengths: HostLengths | None = None,
         only: Literal["text"] | None = None,
         **rows: Tensor,
     ) -> Tensor | tuple[Tensor, ...]:
@@ -80,6 +81,7 @@ class ClipStage(Stage):
             inputs: images, or tokens of each tower that runs.
             image_BE, text_BE: an output that is known; its tower does not run, and its tokens do
                 not travel. Only the last stage looks at it.
+            host_lengths: as the text tower takes them.
             only: return this output alone.
         """
         given = iter(inputs)
@@ -90,7 +92,9 @@ class ClipStage(Stage):
             x["image"] = self.vision(tokens, kept_BP=kept_BP, keep_BL2=vision_keep_BL2)
         if text_BE is None:
             tokens = next(given) if self.text.embed is None else tokens_BT
-            x["text"] = self.text(tokens, length_B=length_B, keep_BL2=text_keep_BL2)
+            x["text"] = self.text(
+                tokens, length_B=length_B, keep_BL2=text_keep_BL2, host_lengths=host_lengths
+            )
         if self.vision.head is None:
             return tuple(x.values())
         x = {name: unit_norm(output) for name, output in x.items()}

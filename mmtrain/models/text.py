@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmtrain.limits import check_counts
 from mmtrain.models.tower import check_encoder, reset_norms, sinusoidal_positions
-from mmtrain.nn import Transformer, TransformerConfig, pool_tokens
+from mmtrain.nn import HostLengths, Transformer, TransformerConfig, pool_tokens, sent
 from mmtrain.nn.rope import RopeTable, rope_1d
 
 
@@ -173,8 +173,18 @@ class TextTower(nn.Module):
             return x_BTD
         return torch.cat([x_BTD[:, :start], x_BTD[:, start + num_learned :]], dim=1)
 
-    def forward(self, x: Tensor, *, length_B: Tensor, keep_BL2: Tensor | None = None) -> Tensor:
-        """Ids [B, T] (or tokens from the stage before) -> [B, E] (or tokens)."""
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        length_B: Tensor,
+        keep_BL2: Tensor | None = None,
+        host_lengths: HostLengths | None = None,
+    ) -> Tensor:
+        """Ids [B, T] (or tokens from the stage before) -> [B, E] (or tokens).
+
+        `host_lengths` is `length_B` where groups need not wait for the device to know it.
+        """
         if self.embed is not None:
             x = self.embed(x)
         # A text without a token: it sees, and is, its first padding, else its softmax is 0/0 and
@@ -182,13 +192,16 @@ class TextTower(nn.Module):
         length_B = length_B.clamp(min=1) + self.config.num_context
         if self.num_groups == 1:
             return self._blocks_and_head(x, length_B, keep_BL2)
-        order_B = length_B.argsort(stable=True)
+        known_B = length_B
+        if host_lengths is not None:
+            known_B = host_lengths.length_B.clamp(min=1) + self.config.num_context
+        order_B = known_B.argsort(stable=True)
         groups = []
         for rows in order_B.chunk(self.num_groups):
-            length = length_B[rows]
+            longest, rows = int(known_B[rows].max()), sent(rows, x.device)
             keep = None if keep_BL2 is None else keep_BL2[rows]
-            groups.append(self._blocks_and_head(x[rows, : int(length.max())], length, keep))
-        return torch.cat(groups)[order_B.argsort()]
+            groups.append(self._blocks_and_head(x[rows, :longest], length_B[rows], keep))
+        return torch.cat(groups)[sent(order_B.argsort(), x.device)]
 
     def _blocks_and_head(self, x: Tensor, length_B: Tensor, keep_BL2: Tensor | None) -> Tensor:
         masks_padding = self.config.transformer.mask == "full" and self.config.cuts_padding

@@ -157,8 +157,7 @@ class PatchEmbed(nn.Module):
         """
         repeat, device = self.patch_size**2, self.weight.device
         weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
-        mean = torch.tensor(self.mean, device=device, dtype=weight.dtype)
-        std = torch.tensor(self.std, device=device, dtype=weight.dtype)
+        mean, std = (_filled(values, like=weight) for values in (self.mean, self.std))
         with torch.autocast(device.type, enabled=False):
             bias = weight @ ((128 / 255 - mean) / std).repeat(repeat)
         bias = bias if self.bias is None else bias + self.bias
@@ -182,6 +181,12 @@ class PatchEmbed(nn.Module):
             # be subnormal, and its gradient the first of the model to overflow.
             pixels, weight = pixels.mul_(1 / FP16_SCALE), weight * FP16_SCALE
         return F.linear(pixels, weight.to(dtype), bias.to(dtype))
+
+
+def _filled(values: tuple[float, ...], *, like: Tensor) -> Tensor:
+    """Constants beside a weight. Fills, where a copy of the host's would wait for the device; a
+    buffer would follow the weights into formats that round it."""
+    return torch.stack([like.new_full((), value) for value in values])
 
 
 class VisionEmbed(nn.Module):

@@ -29,7 +29,7 @@ class TokenEmbedding(nn.Module):
         x_BTD = F.embedding(tokens_BT, self.weight)
         if self.scale is None:
             return x_BTD
-        return x_BTD * torch.tensor(self.scale, dtype=x_BTD.dtype, device=x_BTD.device)
+        return x_BTD * torch.full((), self.scale, dtype=x_BTD.dtype, device=x_BTD.device)
 
 
 class DecoderEmbed(nn.Module):

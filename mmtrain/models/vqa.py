@@ -19,6 +19,7 @@ from mmtrain.models.model import Cuts, Model, Stack, Stage, Tower, tower_stacks
 from mmtrain.models.slices import balance, longest, slice_tower
 from mmtrain.models.text import TextTower
 from mmtrain.models.vision import VisionTower
+from mmtrain.nn import HostLengths
 from mmtrain.nn.front_door import FrontDoorConfig
 
 Head = Literal["classify", "generate"]
@@ -109,6 +110,7 @@ class VqaStage(Stage):
         kept_BP: Tensor | None = None,
         vision_keep_BL2: Tensor | None = None,
         text_keep_QL2: Tensor | None = None,
+        host_lengths: HostLengths | None = None,
         **rows: Tensor,
     ) -> Tensor | tuple[Tensor, ...]:
         """[Q, C], what the criterion makes of the logits; or the tokens for the next stage."""
@@ -117,18 +119,25 @@ class VqaStage(Stage):
         if self.vision is not None:
             x["image"] = self.vision(x["image"], kept_BP=kept_BP, keep_BL2=vision_keep_BL2)
         if self.text is not None:
-            x["question"] = self._read(asked, x.get("question"), text_keep_QL2)
+            x["question"] = self._read(asked, x.get("question"), text_keep_QL2, host_lengths)
         x |= self._answer(x, asked)
         if self.gives:
             return tuple(x[name] for name in self.gives)
         assert self._criterion is not None, "a stage trains; Vqa.logits is for the rest"
         return self._criterion(x, rows | vars(asked))
 
-    def _read(self, asked: Asked, x_QTD: Tensor | None, keep_QL2: Tensor | None) -> Tensor:
+    def _read(
+        self,
+        asked: Asked,
+        x_QTD: Tensor | None,
+        keep_QL2: Tensor | None,
+        host_lengths: HostLengths | None = None,
+    ) -> Tensor:
         """The question encoder, over tokens or what the stage before made of them, [Q, T, D]."""
         assert self.text is not None
         # Cut to the questions: answers that follow for the other head must not be seen.
-        longest = self.question_length or int(asked.question_length_Q.max())
+        known = host_lengths or HostLengths(asked.question_length_Q)
+        longest = self.question_length or known.longest
         x = asked.tokens_QT[:, :longest] if x_QTD is None else x_QTD
         x = self.text(x, length_B=asked.question_length_Q, keep_BL2=keep_QL2)
         return self.text.without_context(x)

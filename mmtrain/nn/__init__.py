@@ -12,6 +12,7 @@ from mmtrain.nn.attention import Attention, attend
 from mmtrain.nn.block import TransformerBlock
 from mmtrain.nn.config import TransformerConfig
 from mmtrain.nn.feed_forward import FeedForward
+from mmtrain.nn.host import HostLengths, sent
 from mmtrain.nn.kv_cache import DecoderCache, GivenKV, KVCache
 from mmtrain.nn.masks import Mask
 from mmtrain.nn.norm import build_norm, unit_norm
@@ -25,6 +26,7 @@ __all__ = [
     "DecoderCache",
     "FeedForward",
     "GivenKV",
+    "HostLengths",
     "KVCache",
     "Mask",
     "Transformer",
@@ -36,5 +38,6 @@ __all__ = [
     "pool_tokens",
     "rope_1d",
     "rope_2d",
+    "sent",
     "unit_norm",
 ]

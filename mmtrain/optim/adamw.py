@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.adamw import adamw
 
 from mmtrain.optim.local import local, local_gradient
@@ -28,9 +29,13 @@ class AdamW(torch.optim.AdamW):
                 }
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Update every parameter that has a gradient."""
+    def step(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, closure: Callable[[], float] | None = None, *, skip: Tensor | None = None
+    ) -> None:
+        """Update every parameter that has a gradient, unless `skip`, a 0-dim bool, is true: then
+        nothing changes, and the host need not know."""
         assert closure is None
+        found_inf = None if skip is None else skip.float()  # the kernels' name for it
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             states = [self.state[p] for p in parameters]
@@ -50,4 +55,5 @@ class AdamW(torch.optim.AdamW):
                 weight_decay=group["weight_decay"],
                 eps=group["eps"],
                 maximize=False,
+                found_inf=found_inf,
             )

@@ -59,7 +59,7 @@ def clip_gradients(
     *,
     pp_group: dist.ProcessGroup | None = None,
     shared: Iterable[Tensor] = (),
-    loss_scale: float = 1.0,
+    loss_scale: Tensor | float = 1.0,
 ) -> Tensor:
     """Scale all gradients so that their global norm is at most `max_norm`; None only measures. Sums
     over ranks that gradients wait for are done first, in one collective.
@@ -73,12 +73,12 @@ def clip_gradients(
 
     Returns:
         The norm before clipping, without the loss scale. Where it is not finite the gradients are
-        spoilt: ask `Guard.check` before the update.
+        spoilt: the update must be held back.
     """
     parameters, shared = list(parameters), list(shared)
     sum_pending(parameters)
     norm = global_norm(parameters, pp_group=pp_group, shared=shared) / loss_scale
-    if max_norm is None and loss_scale == 1:
+    if max_norm is None and not isinstance(loss_scale, Tensor) and loss_scale == 1:
         return norm
     most = torch.ones_like(norm) if max_norm is None else max_norm / (norm + 1e-6)
     factor = most.clamp(max=1.0) / loss_scale

@@ -25,12 +25,14 @@ class Ema:
         self._averages = {name: _average_of(p) for name, p in self._parameters.items()}
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
+    def update(self, step: int, *, skip: Tensor | None = None) -> None:
         """Move the averages towards the weights after an update.
 
         Args:
             step: number of updates done before this one. Early on the decay is
                 (1 + step) / (10 + step), so that the initial weights are soon forgotten.
+            skip: 0-dim bool on the weights' device; where it is true the averages stay. The host
+                does not read it.
         """
         decay = min(self.decay, (1 + step) / (10 + step))
         # Elementwise, so the local shards suffice; foreach over DTensors costs a dispatch for each.
@@ -40,8 +42,13 @@ class Ema:
             averages, weights = by_dtype.setdefault(average.dtype, ([], []))
             averages.append(average)
             weights.append(local(parameter).to(average.dtype))
-        for averages, weights in by_dtype.values():
-            torch._foreach_lerp_(averages, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        for dtype, (averages, weights) in by_dtype.items():
+            share = 1 - decay
+            if skip is not None:
+                device = averages[0].device
+                moves = torch.full((), share, dtype=dtype, device=device)
+                share = [torch.where(skip.to(device), 0, moves)] * len(averages)
+            torch._foreach_lerp_(averages, weights, share)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def applied(self, *modules: nn.Module) -> Iterator[None]:

@@ -11,6 +11,9 @@ is asked here is whether the one global norm is finite, which all ranks of any l
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossScaleConfig:
@@ -35,45 +38,58 @@ class LossScaleConfig:
 class LossScale:
     """Halved by an overflow, doubled after `window` updates without one.
 
-    Plain numbers, the same on every rank, since all ranks are told the same.
+    It lives where the gradients do, so that a step need not wait to know its scale; the same on
+    every rank, since all ranks are told the same.
+
+    Args:
+        config: its range and window.
+        device: of the gradients.
+
+    Attributes:
+        value: 0-dim, fp64.
+        updates_since: updates since the scale last changed; 0-dim.
+        num_overflows: of the whole run; 0-dim.
     """
 
-    def __init__(self, config: LossScaleConfig) -> None:
+    def __init__(self, config: LossScaleConfig, *, device: torch.device) -> None:
         self.config = config
-        self.value = config.initial
-        self.updates_since = 0
-        """Updates since the scale last changed."""
-        self.num_overflows = 0
-        """Of the whole run."""
+        self.value = torch.full((), config.initial, dtype=torch.float64, device=device)
+        self.updates_since = torch.zeros((), dtype=torch.int64, device=device)
+        self.num_overflows = torch.zeros((), dtype=torch.int64, device=device)
 
     @property
-    def can_fall(self) -> bool:
-        """Whether an overflow is answered by a lower scale."""
+    def can_fall(self) -> Tensor:
+        """Whether an overflow is answered by a lower scale; 0-dim bool."""
         return self.value > self.config.minimum
 
-    def updated(self) -> None:
-        """Count an update that was applied."""
-        self.updates_since += 1
-        if self.updates_since == self.config.window:
-            self.value, self.updates_since = self.value * 2, 0
+    def factor(self) -> Tensor:
+        """What multiplies the loss; 0-dim, fp32."""
+        return self.value.float()
 
-    def overflowed(self) -> None:
-        """Lower the scale: the gradients were too large for the format."""
-        assert self.can_fall
-        self.value = max(self.value / 2, self.config.minimum)
-        self.updates_since = 0
-        self.num_overflows += 1
+    def update(self, *, skip: Tensor, overflow: Tensor) -> None:
+        """Count a step.
+
+        Args:
+            skip: whether its update was held back; 0-dim bool.
+            overflow: whether it was because the gradients were too large for the format.
+        """
+        since = torch.where(skip, self.updates_since, self.updates_since + 1)
+        grows = ~skip & (since == self.config.window)
+        lower = (self.value / 2).clamp(min=self.config.minimum)
+        value = torch.where(grows, self.value * 2, self.value)
+        self.value = torch.where(overflow, lower, value)
+        self.updates_since = torch.where(overflow | grows, 0, since)
+        self.num_overflows = self.num_overflows + overflow
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """What a checkpoint keeps. Waits for the device."""
         return {
-            "value": self.value,
-            "updates_since": self.updates_since,
-            "num_overflows": self.num_overflows,
+            "value": self.value.item(),
+            "updates_since": self.updates_since.item(),
+            "num_overflows": self.num_overflows.item(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.value = state["value"]
-        self.updates_since = state["updates_since"]
-        self.num_overflows = state["num_overflows"]
+        for name in ("value", "updates_since", "num_overflows"):
+            getattr(self, name).fill_(state[name])

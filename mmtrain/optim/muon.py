@@ -102,8 +102,11 @@ class Muon(torch.optim.Optimizer):
                 self.state[parameter]["momentum_buffer"] = buffer
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Update every parameter that has a gradient."""
+    def step(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, closure: Callable[[], float] | None = None, *, skip: Tensor | None = None
+    ) -> None:
+        """Update every parameter that has a gradient, unless `skip`, a 0-dim bool, is true: then
+        nothing changes, and the host need not know."""
         assert closure is None
         for group in self.param_groups:
             alike: dict[Any, list[Tensor]] = {}
@@ -111,27 +114,47 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     alike.setdefault(_place(parameter), []).append(parameter)
             for parameters in alike.values():
-                self._update(parameters, group)
+                self._update(parameters, group, skip)
 
-    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+    def _update(self, parameters: list[Tensor], group: dict[str, Any], skip: Tensor | None) -> None:
         """Update matrices that lie in the same way over the same ranks."""
-        gradients = [local_gradient(p) for p in parameters]
-        buffers = [local(self.state[p]["momentum_buffer"]) for p in parameters]
-        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])  # pyright: ignore[reportPrivateImportUsage]
-        updates = torch._foreach_lerp(gradients, buffers, group["momentum"])  # pyright: ignore[reportPrivateImportUsage]
-        by_shape: dict[torch.Size, list[int]] = {}
-        for i, parameter in enumerate(parameters):
-            by_shape.setdefault(parameter.shape, []).append(i)
-        stacks = [torch.stack([updates[i] for i in chosen]) for chosen in by_shape.values()]
+        if skip is not None:
+            skip = skip.to(local(parameters[0]).device)
+        by_shape: dict[torch.Size, list[Tensor]] = {}
+        for parameter in parameters:
+            by_shape.setdefault(parameter.shape, []).append(parameter)
+        stacks = [self._follow(alike, group["momentum"], skip) for alike in by_shape.values()]
         made = _orthogonal(stacks, list(by_shape), parameters[0])
-        for shape, chosen, done_MRC in zip(by_shape, by_shape.values(), made, strict=True):
+        keep = 1 - group["lr"] * group["weight_decay"]
+        if skip is not None:
+            keep = torch.where(
+                skip, 1.0, torch.full((), keep, dtype=torch.float64, device=skip.device)
+            )
+        for (shape, alike), done_MRC in zip(by_shape.items(), made, strict=True):
             scale = math.sqrt(max(1, shape[0] / shape[1]))
             if group["adjust"] == "match_rms_adamw":
                 scale = 0.2 * math.sqrt(max(shape))
-            weights = [local(parameters[i]) for i in chosen]
-            steps = done_MRC.to(weights[0].dtype).unbind()
-            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])  # pyright: ignore[reportPrivateImportUsage]
-            torch._foreach_add_(weights, steps, alpha=-group["lr"] * scale)  # pyright: ignore[reportPrivateImportUsage]
+            weights = [local(parameter) for parameter in alike]
+            steps_MRC = done_MRC.to(weights[0].dtype)
+            if skip is not None:
+                steps_MRC = torch.where(skip, 0, steps_MRC)
+            torch._foreach_mul_(weights, keep)  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_add_(weights, steps_MRC.unbind(), alpha=-group["lr"] * scale)  # pyright: ignore[reportPrivateImportUsage]
+
+    def _follow(self, parameters: list[Tensor], momentum: float, skip: Tensor | None) -> Tensor:
+        """Let the momenta of equal-shaped matrices follow their gradients -> Nesterov's look ahead,
+        [M, R, C]."""
+        gradient_MRC = torch.stack([local_gradient(p) for p in parameters])
+        buffers = [local(self.state[p]["momentum_buffer"]) for p in parameters]
+        if skip is None:
+            torch._foreach_lerp_(buffers, gradient_MRC.unbind(), 1 - momentum)  # pyright: ignore[reportPrivateImportUsage]
+            return gradient_MRC.lerp_(torch.stack(buffers), momentum)
+        # A momentum that follows itself stays, to the bit; what a bad gradient held is gone.
+        momentum_MRC = torch.stack(buffers)
+        gradient_MRC = torch.where(skip, momentum_MRC, gradient_MRC)
+        momentum_MRC.lerp_(gradient_MRC, 1 - momentum)
+        torch._foreach_copy_(buffers, momentum_MRC.unbind())  # pyright: ignore[reportPrivateImportUsage]
+        return gradient_MRC.lerp_(momentum_MRC, momentum)
 
 
 def _place(parameter: Tensor) -> Hashable:

@@ -37,10 +37,17 @@ class Optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
 
-    def step(self) -> None:
-        """Update the parameters from their gradients."""
+    def step(self, *, skip: Tensor | None = None) -> None:
+        """Update the parameters from their gradients.
+
+        Args:
+            skip: 0-dim bool on the gradients' device; where it is true nothing changes. The host
+                does not read it.
+        """
+        if skip is not None and (first := next(iter(self._names), None)) is not None:
+            skip = skip.to(first.device)  # offloaded parameters are elsewhere
         for optimizer in self.optimizers:
-            optimizer.step()
+            optimizer.step(skip=skip)  # pyright: ignore[reportCallIssue]
 
     def zero_grad(self) -> None:
         """Drop the gradients."""

@@ -1,7 +1,7 @@
 """Parallelism, applied to the models from outside by torch's own engine."""
 
 from mmtrain.parallel.apply import gather_tensors, parallelize
-from mmtrain.parallel.ddp import replicate
+from mmtrain.parallel.ddp import Replica, replicate
 from mmtrain.parallel.mesh import Layout, ParallelConfig, build_layout, leave_ranks, pick_device
 from mmtrain.parallel.pipeline import PipelineSchedule
 
@@ -9,6 +9,7 @@ __all__ = [
     "Layout",
     "ParallelConfig",
     "PipelineSchedule",
+    "Replica",
     "build_layout",
     "gather_tensors",
     "leave_ranks",

@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -143,7 +144,13 @@ class Layout:
         """The mesh along `pp`, `dp` (both data-parallel axes) or `tp`."""
         if self.mesh is None or name == "dp":
             return self.dp_mesh
-        return self.mesh[name]
+        return self._axes[name]
+
+    @cached_property
+    def _axes(self) -> dict[str, DeviceMesh]:
+        """Made once: torch cuts a mesh by searching tensors."""
+        assert self.mesh is not None
+        return {name: self.mesh[name] for name in ("pp", "tp")}
 
     def size(self, name: Axis) -> int:
         """Ranks along an axis."""
@@ -153,7 +160,8 @@ class Layout:
     def rank(self, name: Axis) -> int:
         """This rank's coordinate along an axis."""
         mesh = self.axis(name)
-        return 0 if mesh is None else mesh.get_local_rank()
+        # Kept by the group; torch's mesh searches a tensor for it at every call.
+        return 0 if mesh is None else dist.get_rank(mesh.get_group())
 
     def group(self, name: Axis) -> dist.ProcessGroup | None:
         """The process group along an axis, None where the axis has one rank."""
@@ -168,7 +176,7 @@ class Layout:
 
     @property
     def has_replicas(self) -> bool:
-        """Whether several ranks hold the same whole weights, which torch's DDP keeps equal."""
+        """Whether several ranks hold the same whole weights, whose gradients are averaged."""
         return self.config.dp_kind != "fsdp" and self.size("dp") > 1
 
     @property

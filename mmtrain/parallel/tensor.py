@@ -82,7 +82,7 @@ def pad_mask(mask: Mask, num_tokens: int, padding: int, device: torch.device) ->
     if mask.causal:
         return mask
     total = num_tokens + padding
-    length = torch.tensor([num_tokens], device=device)
+    length = torch.full((1,), num_tokens, device=device)
     inside = key_length_allowed(length, total)
     if mask.allowed is None:
         return Mask(allowed=inside)

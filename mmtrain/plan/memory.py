@@ -32,8 +32,7 @@ class RankMemory:
     """That it stores."""
     weights: int
     gradients: int
-    """With microbatches there is a whole set more: under FSDP until the last one is done; under DDP
-    beside the buckets that are sent."""
+    """With microbatches FSDP has a whole set more until the last one is done."""
     optimizer: int
     """Moments, and the weights' average where there is one."""
     gathered: int
@@ -83,7 +82,6 @@ def rank_memory(
         sizes_of([pair for pair in everything if pair[0].startswith(start)], layout).whole
         for start in _starts(stages)
     )
-    parallel = layout.is_sharded or layout.has_replicas
     accumulates = workload.train.microbatches > 1
     gathered = 0
     if layout.is_sharded:
@@ -95,10 +93,8 @@ def rank_memory(
 
     def held(whole: int) -> int:
         """FSDP sums and scatters a block's gradients when it is done; those of several microbatches
-        with the last one. DDP's buckets are there all the time."""
-        if layout.has_replicas:
-            return item * grads.whole + (whole if accumulates else 0)
-        if parallel and not accumulates:
+        with the last one. DDP's become parts of the buckets that are sent."""
+        if layout.is_sharded and not accumulates:
             kept = 0 if layout.config.cpu_offload else wider * whole // layout.dp_shard
             return min(whole, item * block) + kept
         return wider * whole
@@ -113,7 +109,7 @@ def rank_memory(
         stages=tuple(held_stages(layout)),
         num_parameters=sizes.shard,
         weights=item * sizes.shard,
-        gradients=item * (grads.shard + (grads.whole if parallel and accumulates else 0)),
+        gradients=item * (grads.shard + (grads.whole if layout.is_sharded and accumulates else 0)),
         optimizer=_optimizer(workload, layout, trained, item),
         gathered=gathered,
         activations=most(lambda _: 0),

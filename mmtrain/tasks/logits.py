@@ -49,17 +49,21 @@ class Logits:
 
     @torch.no_grad()
     def agree(self, layout: Layout) -> None:
-        """Average the gradients over dp and give them to all pipeline stages."""
+        """Average the gradients over dp and give them to all pipeline stages, all in one
+        collective."""
         trained = [p for p in self.parameters().values() if p.requires_grad]
-        for parameter in trained:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            if (group := layout.group("dp")) is not None:
-                dist.all_reduce(parameter.grad, group=group)
-                parameter.grad /= layout.size("dp")
-            if (group := layout.group("pp")) is not None:
-                source = dist.get_global_rank(group, layout.last_stage_rank)
-                dist.broadcast(parameter.grad, source, group=group)
+        if not trained:
+            return
+        zero = torch.zeros_like(trained[0])
+        gradient_N = torch.stack([zero if p.grad is None else p.grad for p in trained])
+        if (group := layout.group("dp")) is not None:
+            dist.all_reduce(gradient_N, group=group)
+            gradient_N /= layout.size("dp")
+        if (group := layout.group("pp")) is not None:
+            source = dist.get_global_rank(group, layout.last_stage_rank)
+            dist.broadcast(gradient_N, source, group=group)
+        for parameter, gradient in zip(trained, gradient_N.unbind(), strict=True):
+            parameter.grad = gradient
 
     @torch.no_grad()
     def clamp(self) -> None:

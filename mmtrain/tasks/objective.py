@@ -6,13 +6,13 @@ what only after all rows were seen, decides on the passes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmtrain.errors import UsageError
+from mmtrain.nn import HostLengths
 from mmtrain.parallel import Layout, PipelineSchedule
 from mmtrain.tasks.logits import Logits
 from mmtrain.tasks.terms.term import BatchTerm, Outputs, Rows, RowTerm, Term, packed
@@ -48,7 +48,10 @@ class Objective:
         self.batch_terms = [term for term in terms if isinstance(term, BatchTerm)]
         self._handed = dict(handed or {}) if self.batch_terms else {}
         self._names = _names(self.terms)
-        self._counts: list[float] = []
+        self._count_N = torch.zeros(0)
+        """What the row terms' sums are divided by."""
+        self.nothing_learnt: Tensor | None = None
+        """Whether the last batch had nothing to learn from; 0-dim bool, on the device."""
         self._value_N, self._sum_C = torch.zeros(len(self.batch_terms)), torch.zeros(0)
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -67,6 +70,9 @@ class Objective:
     def rows(self, batch: Any) -> Rows:
         """Per-row tensors of a batch for every stage, those that the terms add among them."""
         rows = self._task_rows(batch)
+        if self.layout.size("pp") == 1:  # else all texts are of one length
+            lengths = batch.text_length if batch.host_length is None else batch.host_length
+            rows |= cast(Rows, {"host_lengths": HostLengths(lengths)})
         for term in self.terms:
             rows |= term.rows(batch)
         return rows
@@ -76,15 +82,13 @@ class Objective:
         handed = [outputs[name] for name in self._handed]
         return packed(handed + [term.columns(outputs, rows) for term in self.row_terms])
 
-    def step(self, schedule: Schedule, batch: Any, *, loss_scale: float = 1.0) -> Tensor:
+    def step(self, schedule: Schedule, batch: Any, *, loss_scale: Tensor | float = 1.0) -> Tensor:
         """Loss and gradients of one global batch; the gradients, times `loss_scale`, are added to
         `.grad`.
 
         Returns:
-            The loss, detached and without the scale, the same on every rank.
-
-        Raises:
-            UsageError: on every rank, nothing in the batch is to be learnt from.
+            The loss, detached and without the scale, the same on every rank. Where the batch has
+            nothing to learn from, `nothing_learnt` says so and the gradients are 0.
         """
         known_C = self._known_gradient(batch)
         images, rows = batch.images_BCHW, self.rows(batch)
@@ -140,7 +144,12 @@ class Objective:
         return sum(weighted, start=losses[0].new_zeros(())), losses
 
     def _two_passes(
-        self, schedule: Schedule, batch: Any, rows: Rows, known_C: Tensor, loss_scale: float
+        self,
+        schedule: Schedule,
+        batch: Any,
+        rows: Rows,
+        known_C: Tensor,
+        loss_scale: Tensor | float,
     ) -> tuple[Tensor | None, list[Tensor] | None]:
         """All outputs without gradients, their gradient, and that into the weights. Gao et al. 2021
         (GradCache), arXiv:2101.06983, section 3."""
@@ -173,30 +182,33 @@ class Objective:
 
     def _known_gradient(self, batch: Any) -> Tensor:
         """What is known before the forward: the gradient [C] of each row's columns, in fp64."""
-        columns = [0.0] * sum(self._handed.values())
-        self._counts = self._count(batch)
+        num_columns = sum(self._handed.values()) + sum(term.num_columns for term in self.row_terms)
+        known_C = torch.zeros(num_columns, dtype=torch.float64, device=self.layout.device)
+        self._count_N = self._count(batch)
         # DDP and FSDP average over the data-parallel ranks; each has its share of the sum.
-        share = self.layout.size("dp")
-        for term, count in zip(self.row_terms, self._counts, strict=True):
-            columns.append(term.weight * share / count if count else 0.0)
-            columns += [0.0] * (term.num_columns - 1)
-        return torch.tensor(columns, dtype=torch.float64).to(self.layout.device)
+        share, place = self.layout.size("dp"), sum(self._handed.values())
+        for term, count in zip(self.row_terms, self._count_N.unbind(), strict=True):
+            known_C[place] = torch.where(count > 0, term.weight * share / count, 0.0)
+            place += term.num_columns
+        return known_C
 
-    def _count(self, batch: Any) -> list[float]:
-        """What the row terms' sums are divided by, over the global batch."""
+    def _count(self, batch: Any) -> Tensor:
+        """What the row terms' sums are divided by, over the global batch: [row terms], in fp64."""
         if not self.row_terms:
-            return []
-        counts = [term.count(batch) for term in self.row_terms]
-        found = torch.stack([*counts, batch.valid_B.sum()])
+            return torch.zeros(0)
+        found_N = torch.stack([term.count(batch) for term in self.row_terms])
         if (group := self.layout.group("dp")) is not None:
-            dist.all_reduce(found, group=group)
-        *counted, images = found.tolist()
-        if not self.batch_terms and not counted[0]:
-            raise UsageError(
-                f"no question about the {int(images)} images of this batch ({batch.keys[0]} is "
-                "the first) has an answer to learn from; lower vqa.min_count or mend the answers"
-            )
-        return counted
+            dist.all_reduce(found_N, group=group)
+        if not self.batch_terms:
+            self.nothing_learnt = found_N[0] == 0
+        return found_N.double()
+
+    def nothing_told(self, keys: Sequence[str]) -> str:
+        """What a user is told of a batch with nothing to learn from, and what mends it."""
+        return (
+            f"no question about the images of a batch ({keys[0]} is the first) has an answer to "
+            "learn from; lower vqa.min_count or mend the answers"
+        )
 
     @torch.no_grad()
     def _agree(self, out_RC: Tensor | None, losses: list[Tensor] | None, known_C: Tensor) -> Tensor:
@@ -229,9 +241,9 @@ class Objective:
         found: dict[str, float] = {}
         values: dict[Term, float] = dict(zip(self.batch_terms, self._value_N.tolist(), strict=True))
         places = torch.tensor([0, *(term.num_columns for term in self.row_terms)]).cumsum(0)
-        sums = self._sum_C.tolist()
+        sums, counts = self._sum_C.tolist(), self._count_N.tolist()
         for term, start, count in reversed(
-            [*zip(self.row_terms, places.tolist(), self._counts, strict=False)]
+            [*zip(self.row_terms, places.tolist(), counts, strict=False)]
         ):
             mine = sums[start : start + term.num_columns]
             values[term] = mine[0] / max(count, 1)

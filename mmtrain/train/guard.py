@@ -1,6 +1,6 @@
 """What can go wrong inside a step: numbers that are not finite, and being told to stop.
 
-All ranks decide alike: one all-reduce a step agrees on both.
+All ranks decide alike: one all-reduce a step agrees on both (flags.py).
 """
 
 import json
@@ -8,16 +8,15 @@ import math
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType, TracebackType
 
-import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from mmtrain.errors import UsageError
-from mmtrain.ranks import gather, is_alone, own_rank
+from mmtrain.ranks import gather, own_rank
+from mmtrain.train.flags import Said
 
 BAD_BATCHES_FILE = "bad_batches.jsonl"
 
@@ -26,22 +25,33 @@ class TrainingStopped(UsageError):
     """The run cannot go on: too many steps in a row had no finite loss or gradient."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What all ranks do with this step."""
+    """What all ranks do after a step."""
 
-    update: bool
-    """Loss and gradient norm are finite everywhere: apply the update; else drop the gradients."""
-    stop: bool
+    update: bool = True
+    """Loss and gradient norm were finite everywhere: the update was applied."""
+    stop: bool = False
     """A rank was told to stop: save, then leave with exit status 75."""
     overflow: bool = False
-    """Only the scaled gradients were not finite: lower the loss scale. No bad step."""
+    """Only the scaled gradients were not finite: the loss scale was lowered. No bad step."""
     save: bool = False
     """A rank's clock says that a checkpoint is due."""
     roll_back: bool = False
     """Too many steps in a row were refused: go back to the weights before them."""
     save_failed: bool = False
     """A rank knows that the checkpoint in the background could not be written."""
+
+    def __or__(self, other: "Verdict") -> "Verdict":
+        """What is to be done after both."""
+        return Verdict(
+            update=self.update and other.update,
+            stop=self.stop or other.stop,
+            overflow=self.overflow or other.overflow,
+            save=self.save or other.save,
+            roll_back=self.roll_back or other.roll_back,
+            save_failed=self.save_failed or other.save_failed,
+        )
 
 
 class StopSignals:
@@ -85,7 +95,7 @@ class StopSignals:
 
 
 class Guard:
-    """Refuses updates that are not finite, and agrees on stopping.
+    """Judges steps: counts updates that were held back, since they were not finite, and names them.
 
     Args:
         run_dir: where bad_batches.jsonl collects the keys of refused batches.
@@ -110,54 +120,46 @@ class Guard:
         self.signals = signals
         self.bad_in_a_row = 0
 
-    def check(
-        self,
-        loss: Tensor,
-        grad_norm: Tensor,
-        *,
-        step: int,
-        keys: Sequence[str],
-        can_overflow: bool = False,
-        save_due: bool = False,
-        save_failed: bool = False,
+    @property
+    def told_to_stop(self) -> bool:
+        """Whether this process was."""
+        return self.signals is not None and self.signals.received is not None
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether a step may be judged a step late: not the one that could be one too many."""
+        return self.bad_in_a_row < self.max_bad_steps - 1
+
+    def judge(
+        self, said: Said, *, loss: Tensor, grad_norm: Tensor, step: int, keys: Sequence[str]
     ) -> Verdict:
-        """Look at a step before its update. Collective over all ranks; waits for the device once.
+        """Look at a step whose update the device has applied, or held back. Collective over all
+        ranks, and in the order of the steps.
 
         Args:
-            loss: this rank's, a scalar.
-            grad_norm: the norm before clipping, a scalar.
-            step: number of updates done before this one.
-            keys: this rank's samples, named in the file if the step is refused.
-            can_overflow: gradients alone that are not finite are an overflow of the loss scale,
-                which can be lowered; the same on every rank.
-            save_due: this rank's clock says that a checkpoint is due; one rank's word counts.
-            save_failed: this rank knows that the checkpoint in the background failed; likewise.
+            said: by all ranks.
+            loss: this rank's, a scalar; named in the file if the step was refused.
+            grad_norm: the norm before clipping, a scalar; likewise.
+            step: number of updates done before it.
+            keys: this rank's samples, named in the file if the step was refused.
 
         Raises:
             TrainingStopped: on every rank, after `max_bad_steps` refused steps in a row without
                 `roll_back`.
         """
-        told = self.signals is not None and self.signals.received is not None
-        finite = torch.stack([torch.isfinite(loss), torch.isfinite(grad_norm).to(loss.device)])
-        wishes = torch.tensor([told, save_due, save_failed], device=finite.device)
-        flags = torch.cat([~finite, wishes]).to(torch.int32)
-        if not is_alone():
-            dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        bad_loss, bad_norm, stop, save, save_failed = (bool(flag) for flag in flags.tolist())
-        if can_overflow and bad_norm and not bad_loss:
-            return Verdict(
-                update=False, overflow=True, stop=stop, save=save, save_failed=save_failed
-            )
-        bad = bad_loss or bad_norm
+        wishes = Verdict(
+            stop=said.wishes.stop, save=said.wishes.save, save_failed=said.wishes.save_failed
+        )
+        if said.overflow:
+            return replace(wishes, update=False, overflow=True)
+        bad = said.bad_loss or said.bad_norm
         self.bad_in_a_row = self.bad_in_a_row + 1 if bad else 0
         if bad:
             self._record(loss, grad_norm, step=step, keys=keys)
         roll_back = self.bad_in_a_row >= self.max_bad_steps
         if roll_back:
             self.bad_in_a_row = 0
-        return Verdict(
-            update=not bad, stop=stop, save=save, roll_back=roll_back, save_failed=save_failed
-        )
+        return replace(wishes, update=not bad, roll_back=roll_back)
 
     def _record(self, loss: Tensor, grad_norm: Tensor, *, step: int, keys: Sequence[str]) -> None:
         # Ranks of one data coordinate hold the same rows: dict.fromkeys names them once.

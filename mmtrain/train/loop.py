@@ -1,62 +1,25 @@
 """The training loop: batches in, updates, logs, checkpoints and evaluations out."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from mmtrain.checkpoint.background_save import BackgroundSave
 from mmtrain.data.batch import SampleBatch
 from mmtrain.data.numbered import NumberedData
-from mmtrain.optim import OptimConfig, clip_gradients, lr_factor
+from mmtrain.errors import UsageError
+from mmtrain.optim import OptimConfig, lr_factor
+from mmtrain.train.clock import Clock
 from mmtrain.train.config import TrainConfig
+from mmtrain.train.flags import Wishes
 from mmtrain.train.guard import Guard, TrainingStopped, Verdict
 from mmtrain.train.metrics import MetricsLog
 from mmtrain.train.state import RunState
 from mmtrain.train.straggler import StragglerWatch
+from mmtrain.train.update import Step, take_step
 from mmtrain.train.watchdog import Watchdog
-
-
-class Clock:
-    """Where the time between two log lines went."""
-
-    def __init__(self) -> None:
-        self.last_wait = 0.0
-        """Seconds until the newest batch was there."""
-        self.waited = 0.0
-        """Seconds until batches were there, of all of them."""
-        self._began = time.perf_counter()
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin a new interval: after a log line, a checkpoint or an evaluation."""
-        self._start, self._waited, self._samples = time.perf_counter(), 0.0, 0
-
-    def wait_for(self, batches: Iterator[SampleBatch]) -> SampleBatch | None:
-        """The next batch, None at the end; the time until it is there counts as waiting."""
-        start = time.perf_counter()
-        batch = next(batches, None)
-        self.last_wait = time.perf_counter() - start
-        self._waited += self.last_wait
-        self.waited += self.last_wait
-        return batch
-
-    @property
-    def passed(self) -> float:
-        """Seconds since the clock was made."""
-        return time.perf_counter() - self._began
-
-    def count(self, samples: int) -> None:
-        """Note samples of a finished step."""
-        self._samples += samples
-
-    def figures(self) -> dict[str, float]:
-        """Samples per second over all ranks, and the share of the time spent waiting for data."""
-        passed = max(time.perf_counter() - self._start, 1e-9)
-        return {
-            "samples_per_second": self._samples / passed,
-            "data_wait_fraction": self._waited / passed,
-        }
 
 
 @dataclass(kw_only=True)
@@ -86,6 +49,7 @@ class Loop:
     stragglers: StragglerWatch | None = None
     """Told of every step, so that a rank that is slow is named."""
     _rolled_back_to: int | None = field(default=None, init=False)
+    _unjudged: deque[Step] = field(default_factory=deque, init=False)
 
     def run(self) -> bool:
         """Train until the end, or until a signal asks to stop -> whether the end was reached.
@@ -100,13 +64,18 @@ class Loop:
         clock, batches = Clock(), self.data.iterate(self.state.step, self.total_steps)
         try:
             while (batch := clock.wait_for(batches)) is not None:
-                verdict = self._step(batch, clock, save_due=self._is_due(saved_time))
-                self._look_after(verdict, clock)
+                step = self._step(batch, clock, save_due=self._is_due(saved_time))
                 done = self.state.step == self.total_steps
-                judged = self._every(self.evaluate_every) and not done
+                evaluates = self._every(self.evaluate_every) and not done
+                saves = done or evaluates or self._every(self.config.checkpoint_every)
+                logs = self._every(self.config.log_every) or done
+                verdict = self._judge(all_steps=saves or logs)
+                if logs:
+                    self._log_step(step, clock)
+                self._look_after(verdict, clock)
                 # What an evaluation might end, such as a full memory, must not cost the training.
-                last = verdict.stop or done or judged
-                if last or verdict.save or self._every(self.config.checkpoint_every):
+                last = verdict.stop or done or evaluates
+                if saves or verdict.stop or verdict.save:
                     with self.watchdog.busy("saving a checkpoint"):
                         self.save()
                         if last:
@@ -116,7 +85,7 @@ class Loop:
                 if verdict.stop and not done:
                     self._tell_data(clock)
                     return False
-                if judged:
+                if evaluates:
                     with self.watchdog.busy("evaluating"):
                         self.evaluate()
                     clock.restart()
@@ -129,66 +98,72 @@ class Loop:
         self._tell_data(clock)
         return True
 
-    def _step(self, batch: SampleBatch, clock: Clock, *, save_due: bool) -> Verdict:
-        """One update, its guard and its log line."""
-        state, samples = self.state, self.data.samples_in(self.state.step)
-        state.bad_samples.record(batch.bad, num_rows=samples, step=state.step)
-        batch = batch.to(state.layout.device)
-        state.optimizers.set_lr(
-            lr_factor(state.step, total_steps=self.total_steps, config=self.optim)
+    def _step(self, batch: SampleBatch, clock: Clock, *, save_due: bool) -> Step:
+        """Give the device one update, which is judged later."""
+        number, failed = self.state.step, self.background is not None and self.background.failed
+        step = take_step(
+            self.state,
+            batch,
+            lr_factor=lr_factor(number, total_steps=self.total_steps, config=self.optim),
+            clip_norm=self.optim.clip_norm,
+            num_rows=self.data.samples_in(number),
+            wishes=Wishes(
+                stop=self.guard.told_to_stop,
+                save=save_due,
+                save_failed=failed,
+                bad_samples=bool(batch.bad),
+            ),
         )
-        scale = state.loss_scale
-        factor = 1.0 if scale is None else scale.value
-        loss = state.objective.step(state.schedule, batch, loss_scale=factor)
-        norm = clip_gradients(
-            state.stage_parameters().values(),
-            self.optim.clip_norm,
-            pp_group=state.layout.group("pp"),
-            shared=state.objective.parameters().values(),
-            loss_scale=factor,
-        )
-        verdict = self.guard.check(
-            loss,
-            norm,
-            step=state.step,
-            keys=batch.keys,
-            can_overflow=scale is not None and scale.can_fall,
-            save_due=save_due,
-            save_failed=self.background is not None and self.background.failed,
-        )
-        if scale is not None and verdict.overflow:
-            scale.overflowed()
-        if verdict.update:
-            if scale is not None:
-                scale.updated()
-            state.optimizers.step()
-            state.objective.clamp()
-            if state.ema is not None:
-                state.ema.update(state.step)
-        state.optimizers.zero_grad()
-        state.step += 1
-        state.samples_seen += samples
-        state.loss = loss
-        clock.count(samples)
-        last = state.step == self.total_steps
-        if self.log is not None and (self._every(self.config.log_every) or last):
-            self.log.log(
-                {
-                    "step": state.step,
-                    "epoch": batch.epoch,
-                    "samples_seen": state.samples_seen,
-                    "loss": loss.item(),
-                    "lr": state.optimizers.lr,
-                    "grad_norm": norm.item(),
-                    **state.objective.figures(),
-                    **({} if scale is None else {"loss_scale": factor}),
-                    **clock.figures(),
-                    **self.data.source_figures(state.step),
-                    **self.data.work.figures(),
-                }
-            )
-            clock.restart()
+        self._unjudged.append(step)
+        clock.count(step.num_rows)
+        return step
+
+    def _judge(self, *, all_steps: bool) -> Verdict:
+        """What is to be done after the steps up to the one before the newest, so that the device
+        always has one to work on; or after all of them, where that is asked for, the newest could
+        be one bad step too many, or a checkpoint follows."""
+        verdict = Verdict()
+        while self._unjudged:
+            newest = len(self._unjudged) == 1
+            waits = all_steps or not self.guard.is_patient or verdict.stop or verdict.save
+            if newest and not waits:
+                break
+            verdict = verdict | self._judge_step(self._unjudged.popleft())
         return verdict
+
+    def _judge_step(self, step: Step) -> Verdict:
+        said = step.flags.read()
+        self.state.bad_samples.record(
+            step.bad, num_rows=step.num_rows, step=step.number, anywhere=said.wishes.bad_samples
+        )
+        if said.nothing:
+            raise UsageError(self.state.objective.nothing_told(step.keys))
+        return self.guard.judge(
+            said, loss=step.loss, grad_norm=step.grad_norm, step=step.number, keys=step.keys
+        )
+
+    def _log_step(self, step: Step, clock: Clock) -> None:
+        """The newest step's line. Waits for the device."""
+        if self.log is None:
+            return
+        state = self.state
+        scale = {} if state.loss_scale is None else {"loss_scale": float(step.loss_scale)}
+        self.log.log(
+            {
+                "step": state.step,
+                "epoch": step.epoch,
+                "samples_seen": state.samples_seen,
+                "loss": step.loss.item(),
+                "lr": state.optimizers.lr,
+                "grad_norm": step.grad_norm.item(),
+                **state.objective.figures(),
+                **scale,
+                **clock.figures(),
+                **self.data.source_figures(state.step),
+                **self.data.work.figures(),
+            }
+        )
+        clock.restart()
 
     def _look_after(self, verdict: Verdict, clock: Clock) -> None:
         """What a step asks for beside training."""

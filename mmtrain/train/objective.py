@@ -1,5 +1,6 @@
 """What the loop asks of a task: the seam between training and what is trained for."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -8,7 +9,11 @@ from torch import Tensor, nn
 class Objective(Protocol):
     """From a batch to gradients, over any schedule."""
 
-    def step(self, schedule: Any, batch: Any, *, loss_scale: float = 1.0) -> Tensor:
+    nothing_learnt: Tensor | None
+    """Whether the last batch had nothing to learn from, 0-dim and on the device. None: no batch of
+    this objective can be so."""
+
+    def step(self, schedule: Any, batch: Any, *, loss_scale: Tensor | float = 1.0) -> Tensor:
         """Loss and gradients of one global batch; the gradients, times `loss_scale`, are added to
         `.grad`.
 
@@ -32,6 +37,10 @@ class Objective(Protocol):
     def teachers(self) -> dict[str, tuple[str, str]]:
         """Models that are learnt from and that no checkpoint holds, by their key in the recipe:
         path and fingerprint."""
+        ...
+
+    def nothing_told(self, keys: Sequence[str]) -> str:
+        """What a user is told of a batch with nothing to learn from, and what mends it."""
         ...
 
     def figures(self) -> dict[str, float]:

@@ -7,16 +7,14 @@ known beforehand, `step` is all; where the loss is a sum over the images, `step_
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.nn.parallel import DistributedDataParallel
 
 from mmtrain.errors import UsageError
-from mmtrain.parallel import Layout, PipelineSchedule, replicate
+from mmtrain.parallel import Layout, PipelineSchedule, Replica, replicate
 
 
 class Schedule(Protocol):
@@ -98,10 +96,10 @@ class LocalSchedule:
         gradients = gradient_RC.chunk(self.num_microbatches)
         done: list[Tensor] = []
         for i, ((images, part), gradient) in enumerate(zip(chunks, gradients, strict=True)):
-            with self._reducing(i == len(chunks) - 1):
-                outputs = self.stage(images, **part)
-                if outputs.requires_grad:  # not where both towers are locked
-                    torch.autograd.backward(outputs, gradient)
+            self._reduce(i == len(chunks) - 1)
+            outputs = self.stage(images, **part)
+            if outputs.requires_grad:  # not where both towers are locked
+                torch.autograd.backward(outputs, gradient)
             done.append(outputs.detach())
         return torch.cat(done)
 
@@ -115,8 +113,8 @@ class LocalSchedule:
             The loss, and the outputs [R, C], detached.
         """
         chunks = self._chunks(images_BCHW, rows)
-        with self._reducing(False):
-            texts = [self.whole(x, **part, only="text") for x, part in chunks]
+        self._reduce(False)
+        texts = [self.whole(x, **part, only="text") for x, part in chunks]
         sizes = [text.size(0) for text in texts]
         text_BE = torch.cat(texts)
         parts, done, start = begin(text_BE.detach()), [], 0
@@ -124,25 +122,24 @@ class LocalSchedule:
         for i, ((images, part), size) in enumerate(zip(chunks, sizes, strict=True)):
             last, rows_X = i == len(chunks) - 1, slice(start, start + size)
             start += size
-            with self._reducing(last):
-                # The texts' graph is in the one forward that reduces.
-                known = text_BE[rows_X] if last else text_BE[rows_X].detach()
-                outputs = self.stage(images, **part, text_BE=known)
-                image_XE = outputs[:, : -known.size(1)]
-                backward = {image_XE: parts.add(image_XE.detach(), rows_X)}
-                if last:
-                    loss, backward[text_BE] = parts.finish()
-                _backward(backward)
+            self._reduce(last)
+            # FSDP wants the texts' graph in the one forward that reduces.
+            known = text_BE[rows_X] if last else text_BE[rows_X].detach()
+            outputs = self.stage(images, **part, text_BE=known)
+            image_XE = outputs[:, : -known.size(1)]
+            backward = {image_XE: parts.add(image_XE.detach(), rows_X)}
+            if last:
+                loss, backward[text_BE] = parts.finish()
+            _backward(backward)
             done.append(outputs.detach())
         return loss, torch.cat(done)
 
-    def _reducing(self, reduces: bool) -> AbstractContextManager[None]:
-        """In the context a backward reduces gradients over the ranks, or only adds them up."""
+    def _reduce(self, reduces: bool) -> None:
+        """From here on a backward reduces gradients over the ranks, or only adds them up."""
         if isinstance(self.stage, FSDPModule):
             self.stage.set_requires_gradient_sync(reduces)
-        if isinstance(self.stage, DistributedDataParallel) and not reduces:
-            return self.stage.no_sync()
-        return nullcontext()
+        if isinstance(self.stage, Replica):
+            self.stage.averages = reduces
 
 
 def _backward(gradients: dict[Tensor, Tensor | None]) -> None:

@@ -8,15 +8,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-from torch.futures import Future
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmtrain.cli import main
 from mmtrain.models.parameters import hidden_matrix_names, no_decay_names
 from mmtrain.optim import OptimConfig, build_optimizers
-from mmtrain.parallel import ParallelConfig
+from mmtrain.parallel import ParallelConfig, ddp
 from mmtrain.ranks import gather
 from tests.parallel.tiny_clip import SOFTMAX, TOLERANCE, Trained, make_batch, tiny_config, worst
 from tests.ranks import run_ranks
@@ -26,24 +24,60 @@ CONFIG = tiny_config(patch_dropout=0.25)
 DDP, ZERO1 = ParallelConfig(dp_kind="ddp"), ParallelConfig(dp_kind="zero1")
 
 
+class Sent(TorchDispatchMode):
+    """Counts sums over ranks of more than one number."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.c10d.allreduce_.default:
+            self.count += max(x.numel() for x in args[0]) > 100
+        return func(*args, **(kwargs or {}))
+
+
 def num_reductions(microbatches: int) -> int:
     """Buckets that a step sends."""
     trained = Trained(CONFIG, SOFTMAX, parallel=DDP, num_microbatches=microbatches)
-    stage, sent = trained.schedule.stage, []
-    assert isinstance(stage, DistributedDataParallel)
-
-    def count(_: object, bucket: dist.GradBucket) -> Future[Tensor]:
-        sent.append(bucket)
-        return allreduce_hook(trained.layout.group("dp"), bucket)
-
-    stage.register_comm_hook(None, count)
-    trained.backward(make_batch())
-    return len(sent)
+    with Sent() as sent:
+        trained.backward(make_batch())
+    return sent.count
 
 
 def check_reduced_once() -> None:
     """Microbatches add their gradients up here; only the last one's backward sends them."""
     assert num_reductions(4) == num_reductions(1) > 0
+
+
+def check_buckets(rank: int) -> None:
+    """Gradients of any number of buckets, with a parameter that nothing uses and one that is
+    frozen, are the mean over the ranks; those of microbatches before the last are added first."""
+    x = torch.arange(6.0).view(2, 3) * (rank + 1)
+    for limit in (8, 1 << 20):
+        ddp.BUCKET_BYTES = limit
+        torch.manual_seed(rank)  # the first rank's weights count
+        stage = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+        stage.register_parameter("idle", nn.Parameter(torch.zeros(5)))
+        stage[1].bias.requires_grad_(False)
+        replica = ddp.Replica(stage, group=dist.group.WORLD)
+        for num_microbatches in (1, 2, 1):
+            alone = [p for p in stage.parameters() if p.requires_grad and p.numel() != 5]
+            want = torch.autograd.grad(num_microbatches * stage(x).square().sum(), alone)
+            for i in range(num_microbatches):
+                replica.averages = i == num_microbatches - 1
+                replica(x).square().sum().backward()
+            means = [sum(parts) / len(parts) for parts in zip(*gather(want), strict=True)]
+            assert [p for p in stage.parameters() if p.grad is not None] == alone
+            for parameter, mean in zip(alone, means, strict=True):
+                torch.testing.assert_close(parameter.grad, mean)
+            replica.zero_grad()
+
+
+def check_unequal_use(rank: int) -> None:
+    """Ranks that use other parameters than the rest would mix up their sums: refused by name."""
+    stage = nn.ModuleDict({"a": nn.Linear(2, 2, bias=False), "b": nn.Linear(2, 2, bias=False)})
+    ddp.Replica(stage, group=dist.group.WORLD)
+    with pytest.raises(ValueError, match=r"no gradient for a.weight, b.weight"):
+        stage["ab"[rank]](torch.ones(1, 2)).sum().backward()
 
 
 def check_state_is_shared_out() -> None:
@@ -98,6 +132,8 @@ def check_two_formats() -> None:
 
 def check_all(rank: int) -> None:
     check_reduced_once()
+    check_buckets(rank)
+    check_unequal_use(rank)
     check_state_is_shared_out()
     check_muon()
     check_two_formats()
@@ -130,7 +166,7 @@ def copy_run(source: Trained, target: Trained) -> None:
 
 
 def check_resumed_bits(rank: int) -> None:
-    """What DDP learnt of a backward's order must not change the sums of four ranks."""
+    """A run that goes on adds up in the order of one that was not interrupted, on four ranks."""
     for parallel in (DDP, ZERO1):
         whole, resumed = (
             Trained(CONFIG, SOFTMAX, parallel=parallel, precision="fp32") for _ in range(2)

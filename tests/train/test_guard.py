@@ -7,12 +7,37 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from mmtrain.errors import UsageError
-from mmtrain.train.guard import Guard, StopSignals, TrainingStopped
+from mmtrain.train.flags import StepFlags, Wishes
+from mmtrain.train.guard import Guard, StopSignals, TrainingStopped, Verdict
 from tests.ranks import run_ranks
 
 GOOD = torch.tensor(1.5)
+
+
+def judged(
+    guard: Guard,
+    loss: Tensor,
+    norm: Tensor,
+    *,
+    step: int,
+    keys: tuple[str, ...] = (),
+    can_fall: bool | None = None,
+    save: bool = False,
+) -> Verdict:
+    """What all ranks do after a step, as the loop asks; the device holds back what is bad."""
+    flags = StepFlags(
+        loss=loss,
+        grad_norm=norm,
+        wishes=Wishes(stop=guard.told_to_stop, save=save),
+        can_fall=None if can_fall is None else torch.tensor(can_fall),
+    )
+    verdict = guard.judge(flags.read(), loss=loss, grad_norm=norm, step=step, keys=keys)
+    assert flags.skip.item() == (not verdict.update)
+    assert flags.overflow.item() == verdict.overflow
+    return verdict
 
 
 @pytest.mark.parametrize(
@@ -21,19 +46,21 @@ GOOD = torch.tensor(1.5)
 def test_not_finite_is_refused_and_named(tmp_path: Path, loss: float, norm: float) -> None:
     """NaN and Inf, in the loss and in the gradient; the keys are in the file."""
     guard = Guard(tmp_path, max_bad_steps=2)
-    verdict = guard.check(torch.tensor(loss), torch.tensor(norm), step=4, keys=("a", "b"))
+    assert guard.is_patient
+    verdict = judged(guard, torch.tensor(loss), torch.tensor(norm), step=4, keys=("a", "b"))
+    assert not guard.is_patient
     assert not verdict.update and not verdict.stop
     row = json.loads((tmp_path / "bad_batches.jsonl").read_text())
     assert row["step"] == 4 and row["keys"] == ["a", "b"]
     with pytest.raises(TrainingStopped, match=r"2 steps in a row .*step 5"):
-        guard.check(torch.tensor(loss), torch.tensor(norm), step=5, keys=("c",))
+        judged(guard, torch.tensor(loss), torch.tensor(norm), step=5, keys=("c",))
 
 
 def test_a_good_step_between_starts_the_count_again(tmp_path: Path) -> None:
     """In a row means in a row."""
     guard, bad = Guard(tmp_path, max_bad_steps=2), torch.tensor(torch.nan)
     for step in range(6):
-        verdict = guard.check(bad if step % 2 else GOOD, GOOD, step=step, keys=())
+        verdict = judged(guard, bad if step % 2 else GOOD, GOOD, step=step)
         assert verdict.update == (step % 2 == 0)
 
 
@@ -43,9 +70,9 @@ def test_signals_ask_for_a_stop(tmp_path: Path) -> None:
         before = signal.getsignal(number)
         with StopSignals() as signals:
             guard = Guard(tmp_path, signals=signals)
-            assert not guard.check(GOOD, GOOD, step=0, keys=()).stop
+            assert not judged(guard, GOOD, GOOD, step=0).stop
             os.kill(os.getpid(), number)
-            verdict = guard.check(GOOD, GOOD, step=1, keys=())
+            verdict = judged(guard, GOOD, GOOD, step=1)
             assert verdict.stop and verdict.update and signals.received == number
             if number == signal.SIGINT:
                 with pytest.raises(KeyboardInterrupt):
@@ -64,12 +91,12 @@ def agree(rank: int, folder: str) -> None:
     signals = StopSignals()
     guard = Guard(Path(folder), max_bad_steps=3, signals=signals)
     loss = torch.tensor(torch.nan) if rank == 1 else GOOD
-    assert not guard.check(loss, GOOD, step=0, keys=(f"key {rank}",)).update
-    verdict = guard.check(GOOD, GOOD, step=1, keys=(), save_due=rank == 1)
+    assert not judged(guard, loss, GOOD, step=0, keys=(f"key {rank}",)).update
+    verdict = judged(guard, GOOD, GOOD, step=1, save=rank == 1)
     assert verdict.update and verdict.save and not verdict.stop
     if rank == 1:
         signals.received = signal.SIGTERM
-    assert guard.check(GOOD, GOOD, step=2, keys=()).stop
+    assert judged(guard, GOOD, GOOD, step=2).stop
 
 
 def test_ranks_agree(tmp_path: Path) -> None:

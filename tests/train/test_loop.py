@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import shutil
+import signal
 import tomllib
 from pathlib import Path
 
@@ -10,11 +12,13 @@ import pytest
 import torch
 
 import mmtrain
+from mmtrain.checkpoint.checkpoint import flatten
 from mmtrain.cli import main
 from mmtrain.data.bad_samples import BadSampleLog
-from mmtrain.optim import Optimizers
 from mmtrain.tasks.objective import Objective
-from mmtrain.tasks.terms.contrastive import ContrastiveTerm
+from mmtrain.train import loop, update
+from mmtrain.train.state import RunState
+from mmtrain.train.step import LocalSchedule
 
 RECIPE = "configs/debug_clip.toml"
 METRICS = {
@@ -193,27 +197,92 @@ def test_damaged_checkpoint_is_skipped_aloud(
     assert [line["loss"].hex() for line in again] == [line["loss"].hex() for line in expected]
 
 
-def test_nan_is_refused_before_the_update(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def held(run: RunState) -> dict[str, torch.Tensor]:
+    """Copies of all that an update may change."""
+    return {name: tensor.clone() for name, tensor in flatten(run.tensors()).items()}
+
+
+@pytest.mark.parametrize("log_every", ["1", "50"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--optim.ema_decay", "0.9"),
+        ("--optim.kind", "muon", "--optim.ema_decay", "0.9"),
+        ("--train.precision", "bf16-pure", "--loss.kind", "siglip"),
+    ],
+    ids=lambda words: words[1],
+)
+def test_nan_changes_nothing(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    log_every: str,
 ) -> None:
-    """A batch that gives NaN changes no weight, is named, and three in a row end the run."""
-    compute, updates = ContrastiveTerm.loss, []
-    step = Optimizers.step
-    monkeypatch.setattr(Optimizers, "step", lambda self: (updates.append(1), step(self)))
+    """A loss, or gradients, that are not finite change no weight, moment, or average and are named,
+    and three in a row end the run with the third; whether steps are judged at once (a log line) or
+    a step late."""
+    take, before, after = update.take_step, [], []
 
-    def poisoned(self: ContrastiveTerm, *args) -> torch.Tensor:
-        loss = compute(self, *args)
-        return loss * torch.nan if len(updates) >= 2 else loss
+    def recorded(state: RunState, *args, **options) -> update.Step:
+        before.append(held(state))
+        step = take(state, *args, **options)
+        after.append(held(state))
+        return step
 
-    monkeypatch.setattr(ContrastiveTerm, "loss", poisoned)
+    monkeypatch.setattr(loop, "take_step", recorded)
+    count = poison(monkeypatch, {4, 5, 6})
+    compute = Objective.step
+
+    def spoilt(self: Objective, schedule: LocalSchedule, *args, **options) -> torch.Tensor:
+        loss = compute(self, schedule, *args, **options)
+        if count == [2]:
+            for parameter in schedule.whole.parameters():
+                parameter.grad.fill_(torch.inf)
+        return loss
+
+    monkeypatch.setattr(Objective, "step", spoilt)
     run = tmp_path / "run"
-    assert main(["train", RECIPE, "--run-dir", str(run)]) == 2
+    words = (*words, "--train.log_every", log_every)
+    assert main(["train", RECIPE, "--run-dir", str(run), *words]) == 2
     errors = capsys.readouterr().err
-    assert "train.max_bad_steps = 3 steps in a row" in errors and "Traceback" not in errors
-    assert len(updates) == 2
+    assert "train.max_bad_steps = 3 steps in a row" in errors and "step 5: loss nan" in errors
+    assert count == [6] and "Traceback" not in errors
+    same = [all(torch.equal(a[n], b[n]) for n in a) for a, b in zip(before, after, strict=True)]
+    assert same == [False, True, False, True, True, True]
+    assert all(tensor.isfinite().all() for tensor in after[-1].values())
     bad = [json.loads(line) for line in (run / "bad_batches.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in bad] == [2, 3, 4] and len(bad[0]["keys"]) == 16
-    assert [line["loss"] for line in read_metrics(run)][:5][2:] == [None, None]
+    assert [row["step"] for row in bad] == [1, 3, 4, 5] and len(bad[0]["keys"]) == 16
+    if log_every == "1":
+        lines = read_metrics(run)
+        assert [line["loss"] is None for line in lines] == [False, False, False, True, True]
+        assert [line["grad_norm"] is None for line in lines] == [False, True, False, False, False]
+
+
+def test_a_signal_stops_a_step_later_and_saves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Told to stop in the third step, between log lines, a run knows in the fourth, saves that and
+    goes on from there to the losses of one that was not stopped."""
+    options = ("--train.steps", "8", "--train.log_every", "8", "--train.checkpoint_every", "none")
+    whole = train(tmp_path / "whole", *options)
+    take, calls = update.take_step, []
+
+    def told(state: RunState, *args, **options) -> update.Step:
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(state, *args, **options)
+
+    monkeypatch.setattr(loop, "take_step", told)
+    run = tmp_path / "run"
+    with pytest.raises(SystemExit) as ended:
+        main(["train", RECIPE, "--run-dir", str(run), *options])
+    assert ended.value.code == 75 and "saved; go on with --resume" in capsys.readouterr().err
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000004"]
+    monkeypatch.undo()
+    again = train(run, *options, "--resume")
+    assert [line["loss"].hex() for line in again] == [line["loss"].hex() for line in whole]
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> list[int]:

@@ -17,23 +17,25 @@ from mmtrain.recipe import load_recipe
 from mmtrain.train.guard import Guard
 from tests.ranks import run_ranks
 from tests.train.layout_runs import build, train
+from tests.train.test_guard import judged
 from tests.train.test_loop import RECIPE
 from tests.train.test_loop import train as train_command
 
+CPU = torch.device("cpu")
 FP16 = ("--train.precision", "fp16")
 
 
 def test_halved_by_an_overflow_and_doubled_after_a_window() -> None:
     """The whole life of a scale, also from its state."""
-    scale = LossScale(LossScaleConfig(initial=4.0, minimum=1.5, window=2))
+    scale = LossScale(LossScaleConfig(initial=4.0, minimum=1.5, window=2), device=CPU)
     values = []
-    for event in "uuoouou":
-        scale.updated() if event == "u" else scale.overflowed()
-        values.append(scale.value)
-        twin = LossScale(scale.config)
+    for event in "ubuoouou":
+        scale.update(skip=torch.tensor(event != "u"), overflow=torch.tensor(event == "o"))
+        values.append(scale.value.item())
+        twin = LossScale(scale.config, device=CPU)
         twin.load_state_dict(json.loads(json.dumps(scale.state_dict())))
         scale = twin
-    assert values == [4, 8, 4, 2, 2, 1.5, 1.5]
+    assert values == [4, 4, 8, 4, 2, 2, 1.5, 1.5]  # a bad step (b) counts as none
     assert not scale.can_fall and scale.num_overflows == 3 and scale.updates_since == 1
 
 
@@ -58,8 +60,8 @@ def test_clipping_takes_the_scale_off(max_norm: float | None) -> None:
     plain, scaled = (torch.nn.Parameter(torch.zeros(3)) for _ in range(2))
     plain.grad = torch.tensor([3.0, 0.0, 4.0])
     scaled.grad = plain.grad * 1024
-    norms = [clip_gradients([plain], max_norm), clip_gradients([scaled], max_norm, loss_scale=1024)]
-    assert norms[0] == norms[1] == 5
+    norm = clip_gradients([plain], max_norm)
+    assert norm == clip_gradients([scaled], max_norm, loss_scale=torch.tensor(1024.0)) == 5
     torch.testing.assert_close(scaled.grad, plain.grad)
 
 
@@ -67,11 +69,11 @@ def test_an_overflow_is_no_bad_step(tmp_path: Path) -> None:
     """Only gradients that are not finite, and only while the scale can fall."""
     good, bad = torch.tensor(1.0), torch.tensor(torch.inf)
     guard = Guard(tmp_path, max_bad_steps=1, roll_back=True)
-    verdict = guard.check(good, bad, step=0, keys=(), can_overflow=True)
+    verdict = judged(guard, good, bad, step=0, can_fall=True)
     assert verdict.overflow and not verdict.update and not verdict.roll_back
     assert not (tmp_path / "bad_batches.jsonl").exists()
     for loss, can_overflow in ((bad, True), (good, False)):
-        verdict = guard.check(loss, bad, step=0, keys=(), can_overflow=can_overflow)
+        verdict = judged(guard, loss, bad, step=0, can_fall=can_overflow)
         assert verdict.roll_back and not verdict.overflow and not verdict.update
 
 
@@ -85,10 +87,10 @@ def test_overflows_pass_and_a_resume_goes_on(tmp_path: Path) -> None:
     overflows = [line["grad_norm"] is None for line in whole]
     assert overflows[:2] == [True] * 2 and not all(overflows)
     # What each step was scaled by follows from the steps before it.
-    scale = LossScale(LossScaleConfig(initial=first, window=window))
+    scale = LossScale(LossScaleConfig(initial=first, window=window), device=CPU)
     for line, overflow in zip(whole, overflows, strict=True):
         assert line["loss_scale"] == scale.value and line["loss"] is not None
-        scale.overflowed() if overflow else scale.updated()
+        scale.update(skip=torch.tensor(overflow), overflow=torch.tensor(overflow))
     assert not (run / "bad_batches.jsonl").exists()
     saved = json.loads((run / "checkpoints/step-00000012/state.json").read_text())
     assert saved["loss_scale"] == scale.state_dict()

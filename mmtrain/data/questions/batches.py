@@ -73,6 +73,11 @@ class VqaBatch(SampleBatch):
     valid_Q: Tensor
     """bool, False in empty slots and on padding rows; such questions count nowhere."""
 
+    @property
+    def text_length(self) -> Tensor:
+        """The questions'."""
+        return self.question_length_Q
+
     def row_texts(self, decode: Callable[[list[int]], str]) -> list[str]:
         """Each image's questions."""
         rows = zip(

@@ -59,7 +59,12 @@ class ContrastiveTerm(BatchTerm):
         return self.config.kind == "siglip"
 
     def begin(
-        self, text_BE: Tensor, batch: ImageTextBatch, *, factor: float, frozen: Sequence[str]
+        self,
+        text_BE: Tensor,
+        batch: ImageTextBatch,
+        *,
+        factor: Tensor | float,
+        frozen: Sequence[str],
     ) -> Parts:
         arguments = self._arguments(batch) | {"frozen": {*frozen, *self.logits.frozen()}}
         return _SigmoidParts(text_BE, self.logits, arguments, factor=factor)
@@ -71,12 +76,13 @@ class ContrastiveTerm(BatchTerm):
             "labels_B": None if self.config.positives is None else batch.label_B,
             "positives": self.config.positives or "attract",
             "valid_B": batch.valid_B,
+            "equal_rows": True,  # every rank has its share of the batch, padded
         }
 
 
 class _SigmoidParts(Parts):
     def __init__(
-        self, text_BE: Tensor, logits: Logits, arguments: dict[str, Any], *, factor: float
+        self, text_BE: Tensor, logits: Logits, arguments: dict[str, Any], *, factor: Tensor | float
     ) -> None:
         self.logits, self.factor = logits, factor
         assert logits.bias is not None

@@ -17,6 +17,7 @@ from mmtrain.loading import load
 from mmtrain.losses import affinity_loss, feature_loss_B
 from mmtrain.models import Clip
 from mmtrain.models.fingerprint import weights_fingerprint
+from mmtrain.nn import sent
 from mmtrain.parallel import Layout
 from mmtrain.settings.decode import encode
 from mmtrain.settings.paths import PathText
@@ -128,7 +129,7 @@ class Teacher:
 
     def _encode(self, model: Clip, batch: ImageTextBatch) -> tuple[Tensor, Tensor]:
         tokens_BT, length_B = (
-            x.to(self.layout.device) for x in self._tokenizer.encode(batch.texts)
+            sent(x, self.layout.device) for x in self._tokenizer.encode(batch.texts)
         )
         # As the student's: a text without any token counts one of padding.
         cut = model.text.config.cuts_padding
@@ -205,6 +206,7 @@ class AffinityTerm(BatchTerm):
             teacher_logit_scale=self.teacher.multiplier,
             group=self.layout.group("dp"),
             valid_B=batch.valid_B,
+            equal_rows=True,
         )
 
 

@@ -106,7 +106,7 @@ class BatchTerm(Term):
         return False
 
     def begin(
-        self, text_BE: Tensor, batch: Any, *, factor: float, frozen: Sequence[str]
+        self, text_BE: Tensor, batch: Any, *, factor: Tensor | float, frozen: Sequence[str]
     ) -> "Parts":
         """Begin a pass that has all texts and takes the images in parts.
 
