@@ -19,6 +19,7 @@ from mmtrain.data.fingerprint import split_fingerprint
 from mmtrain.data.storage.patience import waiting
 from mmtrain.errors import ExitStatus, UsageError
 from mmtrain.files import writing
+from mmtrain.nn.products import fast_products
 from mmtrain.parallel import Layout, build_layout, leave_ranks, pick_device
 from mmtrain.ranks import is_alone, on_every_rank, on_rank_0, own_rank
 from mmtrain.recipe import TrainRecipe, load_recipe
@@ -68,7 +69,8 @@ def train_command(
     layout = build_layout(loaded.parallel, pick_device(loaded.train.device))
     try:
         patient = waiting(loaded.data.retry_seconds)
-        with StopSignals() as signals, patient, _own_folder(loaded, resume=resume):
+        fast = fast_products(layout.device)
+        with StopSignals() as signals, patient, fast, _own_folder(loaded, resume=resume):
             return _train(loaded, layout, resume=resume, signals=signals)
     finally:
         leave_ranks()

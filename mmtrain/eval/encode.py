@@ -20,6 +20,7 @@ from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.eval.together import on_all_ranks, sum_of_all
 from mmtrain.nn import unit_norm
+from mmtrain.nn.products import fast_products
 from mmtrain.parallel.precision import Precision, autocast
 
 _CPU = torch.device("cpu")
@@ -99,7 +100,7 @@ def encode_texts(encoder: Encoder, texts: Sequence[str]) -> Tensor:
 
 def _encode_text_batch(encoder: Encoder, texts: Sequence[str]) -> Tensor:
     tokens_BT = encoder.tokenizer(texts).to(encoder.device, non_blocking=True)
-    with autocast(encoder.precision, encoder.device):
+    with fast_products(encoder.device), autocast(encoder.precision, encoder.device):
         features_BE = encoder.model.encode_text(tokens_BT)
     return unit_norm(features_BE).float()
 
@@ -108,6 +109,6 @@ def _encode_text_batch(encoder: Encoder, texts: Sequence[str]) -> Tensor:
 def encode_image_batch(encoder: Encoder, images_BCHW: Tensor) -> Tensor:
     """Unit-norm features of uint8 images: float32 [B, E] on the device."""
     images_BCHW = images_BCHW.to(encoder.device, non_blocking=True)
-    with autocast(encoder.precision, encoder.device):
+    with fast_products(encoder.device), autocast(encoder.precision, encoder.device):
         features_BE = encoder.model.encode_image(images_BCHW)
     return unit_norm(features_BE).float()

@@ -1,7 +1,7 @@
 """Multi-head, grouped-query and multi-query attention behind one function.
 
 Which kernel runs is a static table by device, dtype and length, never timed at run time, so that a
-run repeats itself bit for bit.
+run repeats itself bit for bit on one kind of machine.
 """
 
 import torch
@@ -10,21 +10,35 @@ from torch.nn import functional as F
 
 from mmtrain.nn.kv_cache import LayerCache
 from mmtrain.nn.masks import Mask
+from mmtrain.nn.products import by_onednn
 from mmtrain.nn.rope import RopeTable, apply_rope
 
 # Longest sequence for which plain matmuls beat torch's fused kernels, forward and backward
 # together (benchmarks/attention_forms.py, batch 16, one thread). On a CPU with AMX, fused against
 # plain: bf16 T = 50 37 against 7 ms, T = 77 causal 37 against 9, T = 197 115 against 52 (its
-# backward is slow at all lengths of a CLIP); fp32 T = 50 12 against 9, T = 197 86 against 134. On
-# one with AVX2 alone the fused ones win throughout: fp32 T = 50 16 against 24, T = 197 231 against
-# 324; bf16 T = 50 72 against 148. On a GPU they win too.
-PLAIN_UP_TO = {
-    ("cpu", torch.bfloat16): 256,
-    ("cpu", torch.float16): 256,
-    ("cpu", torch.float32): 64,
-}
-if not torch.cpu._is_amx_tile_supported():
+# backward is slow at all lengths of a CLIP); fp32 T = 50 12 against 9, T = 197 86 against 134. With
+# AVX-512's bf16 alone: T = 50 23 against 5, T = 197 103 against 61; fp32 8 against 11, 87 against
+# 123. On one with AVX2 alone the fused ones win throughout: fp32 T = 50 16 against 24, T = 197 231
+# against 324; bf16 T = 50 72 against 148. On a GPU they win too.
+if torch.cpu._is_amx_tile_supported():
+    PLAIN_UP_TO = {
+        ("cpu", torch.bfloat16): 256,
+        ("cpu", torch.float16): 256,
+        ("cpu", torch.float32): 64,
+    }
+elif torch.cpu._is_avx512_bf16_supported():
+    PLAIN_UP_TO = {("cpu", torch.bfloat16): 256}
+else:
     PLAIN_UP_TO = {}
+# Where oneDNN computes fp32: T = 50 39 against 10, T = 197 119 against 97.
+PLAIN_UP_TO_BY_ONEDNN = 256
+
+
+def _plain_up_to(device: torch.device, dtype: torch.dtype) -> int:
+    """The longest sequence that takes three plain products."""
+    if device.type == "cpu" and dtype == torch.float32 and by_onednn():
+        return PLAIN_UP_TO_BY_ONEDNN
+    return PLAIN_UP_TO.get((device.type, dtype), 0)
 
 
 def _attend_plain(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask: Mask) -> Tensor:
@@ -90,7 +104,7 @@ def attend(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask: Mask) -> Tensor
     """
     assert not mask.causal or q_BTNH.size(1) == k_BSKH.size(1), "a causal flag needs T = S"
     longest = max(q_BTNH.size(1), k_BSKH.size(1))
-    if longest <= PLAIN_UP_TO.get((q_BTNH.device.type, q_BTNH.dtype), 0):
+    if longest <= _plain_up_to(q_BTNH.device, q_BTNH.dtype):
         return _attend_plain(q_BTNH, k_BSKH, v_BSKH, mask)
     return _attend_fused(q_BTNH, k_BSKH, v_BSKH, mask)
 

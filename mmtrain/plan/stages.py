@@ -14,6 +14,7 @@ from mmtrain.models import Clip
 from mmtrain.models.vqa import Vqa
 from mmtrain.nn import Transformer
 from mmtrain.nn import attention as attention_module
+from mmtrain.nn.products import fast_products
 from mmtrain.parallel import Layout
 from mmtrain.parallel.pipeline import (
     make_edges_dense,
@@ -104,7 +105,8 @@ def _attention_of(device: str) -> Iterator[None]:
     if device != "cpu":
         attention_module.PLAIN_UP_TO.clear()
     try:
-        yield
+        with fast_products(torch.device("cpu" if device == "cpu" else "cuda")):
+            yield
     finally:
         attention_module.PLAIN_UP_TO.update(table)
 
