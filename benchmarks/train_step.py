@@ -11,6 +11,7 @@ first losses are apart.
 """
 
 import argparse
+import importlib.util
 import itertools
 import json
 import logging
@@ -19,11 +20,10 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-import open_clip
 import torch
 from machine import describe_machine, kernel_mib, reset_peak_memory
 from torch import Tensor
@@ -33,9 +33,9 @@ from mmtrain.data.batch import ImageTextBatch
 from mmtrain.data.text.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
 from mmtrain.demo import debug_pairs
 from mmtrain.interop.open_clip import from_open_clip
-from mmtrain.interop.open_clip_config import config_from_open_clip
-from mmtrain.models import Clip, ClipConfig
+from mmtrain.models import Clip
 from mmtrain.models.flops import clip_flops
+from mmtrain.models.named import named_model
 from mmtrain.models.parameters import hidden_matrix_names, no_decay_names
 from mmtrain.nn.products import fast_products
 from mmtrain.optim import OptimConfig, build_optimizers
@@ -73,31 +73,42 @@ def make_batch(size: int, image_size: int, tokenizer: Tokenizer) -> ImageTextBat
     )
 
 
+def has_open_clip() -> bool:
+    """Whether there is anything to compare with."""
+    return importlib.util.find_spec("open_clip") is not None
+
+
 def their_model(name: str, device: torch.device) -> torch.nn.Module:
     """open_clip's model with the weights of a fixed seed."""
+    import open_clip
+
     logging.disable(logging.WARNING)  # that the weights are random, which is meant
     torch.manual_seed(0)
     return open_clip.create_model(name, precision="fp32", device=device, output_dict=False)
 
 
-def our_config(name: str) -> ClipConfig:
-    """open_clip's architecture as we have it."""
+def our_model(name: str, device: torch.device) -> Clip:
+    """Of open_clip's architecture and weights, or of our own where it is not installed."""
+    if not has_open_clip():
+        return Clip(named_model(name)).init_weights(0)
+    import open_clip
+
     model_cfg = open_clip.get_model_config(name)
     assert model_cfg is not None, f"open_clip knows no model {name}"
-    return config_from_open_clip(model_cfg)
-
-
-def build_ours(name: str, batch: ImageTextBatch, precision: str, device: torch.device) -> Step:
-    """A step of ours from open_clip's weights."""
-    model_cfg = open_clip.get_model_config(name)
-    assert model_cfg is not None
     config, tensors = from_open_clip(model_cfg, their_model(name, device).state_dict())
     model = Clip(config)
     model.load_state_dict(tensors)
-    del tensors
+    return model
+
+
+def build_ours(
+    name: str, batch: ImageTextBatch, precision: str, device: torch.device, *, compile: bool = False
+) -> Step:
+    """A step of ours."""
+    model = our_model(name, device)
     layout = Layout(device=device, config=ParallelConfig())
     no_decay, hidden = no_decay_names(model), hidden_matrix_names(model)
-    stages = parallelize(model, layout, precision=precision)
+    stages = parallelize(model, layout, precision=precision, compile=compile)
     objective = contrastive_objective(model, LossSection(), layout=layout, seed=0)
     named = {**dict(stages[0].named_parameters()), **objective.parameters()}
     optimizers = build_optimizers(
@@ -117,9 +128,15 @@ def build_ours(name: str, batch: ImageTextBatch, precision: str, device: torch.d
     return step
 
 
-def build_theirs(name: str, batch: ImageTextBatch, precision: str, device: torch.device) -> Step:
+def build_theirs(
+    name: str, batch: ImageTextBatch, precision: str, device: torch.device, *, compile: bool = False
+) -> Step:
     """A step as open_clip's trainer takes it: its model, loss, autocast and AdamW groups."""
+    import open_clip
+
     model = their_model(name, device).train()
+    if precision == "bf16-pure":
+        model = model.to(torch.bfloat16)
     loss_of = open_clip.ClipLoss()
     plain = [p for n, p in model.named_parameters() if p.ndim < 2 or "logit_scale" in n]
     decayed = [p for n, p in model.named_parameters() if not (p.ndim < 2 or "logit_scale" in n)]
@@ -128,15 +145,19 @@ def build_theirs(name: str, batch: ImageTextBatch, precision: str, device: torch
     mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN)[:, None, None]
     std = torch.tensor(open_clip.OPENAI_DATASET_STD)[:, None, None]
     images = ((batch.images_BCHW.float() / 255 - mean) / std).contiguous().to(device)
+    if precision == "bf16-pure":
+        images = images.to(torch.bfloat16)
     tokens = torch.zeros(batch.num_rows, 77, dtype=torch.int64)
     tokens[:, : batch.tokens_BT.size(1)] = batch.tokens_BT
     tokens = tokens.to(device)
     autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
+    forward = torch.compile(model) if compile else model
+
     def step() -> float:
         optimizer.zero_grad()
         with autocast:
-            image, text, scale, *_ = model(images, tokens)
+            image, text, scale, *_ = forward(images, tokens)
             loss: Tensor = loss_of(image, text, scale)
         loss.backward()
         optimizer.step()
@@ -150,12 +171,20 @@ def build_theirs(name: str, batch: ImageTextBatch, precision: str, device: torch
 BUILDERS = {"ours": build_ours, "open_clip": build_theirs}
 
 
-def measure(name: str, precision: str, args: argparse.Namespace) -> dict[str, float]:
-    """Both sides in turn: medians of samples per second, and of the ratio pair by pair."""
-    device, config = torch.device(args.device), our_config(name)
+def measure(
+    name: str,
+    precision: str,
+    args: argparse.Namespace,
+    *,
+    sides: Sequence[str] = tuple(BUILDERS),
+    compile: bool = False,
+) -> dict[str, float]:
+    """All sides in turn: medians of samples per second, and of the ratio pair by pair."""
+    device = torch.device(args.device)
+    config = our_model(name, device).config
     tokenizer = build_tokenizer(TokenizerConfig())
     batch = make_batch(args.batch_size, config.vision.image_size, tokenizer)
-    steps = {side: build(name, batch, precision, device) for side, build in BUILDERS.items()}
+    steps = {s: BUILDERS[s](name, batch, precision, device, compile=compile) for s in sides}
     losses = {side: step() for side, step in steps.items()}  # also the warm-up
     # On a CPU, of the processor: what else runs there disturbs that least.
     clock = time.perf_counter if device.type == "cuda" else time.process_time
@@ -167,16 +196,16 @@ def measure(name: str, precision: str, args: argparse.Namespace) -> dict[str, fl
                 step()
             passed = clock() - start
             speeds[side].append(args.steps * args.batch_size / passed)
-    pairs = zip(speeds["ours"], speeds["open_clip"], strict=True)
     flops = clip_flops(config, text_length=batch.tokens_BT.size(1)).training
-    return {
-        "ours": statistics.median(speeds["ours"]),
-        "open_clip": statistics.median(speeds["open_clip"]),
-        "ratio": statistics.median(one / two for one, two in pairs),
-        "loss_difference": abs(losses["ours"] - losses["open_clip"]),
-        "tflops": statistics.median(speeds["ours"]) * flops / 1e12,
-        "tokens": batch.tokens_BT.size(1),
-    }
+    found = {side: statistics.median(speed) for side, speed in speeds.items()}
+    found |= {"tflops": found["ours"] * flops / 1e12, "tokens": batch.tokens_BT.size(1)}
+    if peak := peak_tflops(args):
+        found["mfu"] = found["tflops"] / peak
+    if "open_clip" in speeds:
+        pairs = zip(speeds["ours"], speeds["open_clip"], strict=True)
+        found["ratio"] = statistics.median(one / two for one, two in pairs)
+        found["loss_difference"] = abs(losses["ours"] - losses["open_clip"])
+    return found
 
 
 def peak_memory(side: str, name: str, precision: str, args: argparse.Namespace) -> float:
@@ -192,7 +221,8 @@ def run_one_side(args: argparse.Namespace) -> None:
     """What `peak_memory` starts."""
     device, name = torch.device(args.device), args.models[0]
     tokenizer = build_tokenizer(TokenizerConfig())
-    batch = make_batch(args.batch_size, our_config(name).vision.image_size, tokenizer)
+    image_size = our_model(name, device).config.vision.image_size
+    batch = make_batch(args.batch_size, image_size, tokenizer)
     step = BUILDERS[args.only](name, batch, args.precisions[0], device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -209,15 +239,17 @@ def run_one_side(args: argparse.Namespace) -> None:
 
 def peak_tflops(args: argparse.Namespace) -> float | None:
     """Of the device: as given, or as its maker says."""
-    if args.peak_tflops or args.device != "cuda":
-        return args.peak_tflops
+    given = getattr(args, "peak_tflops", None)
+    if given or args.device != "cuda":
+        return given
     name = torch.cuda.get_device_name()
     return next((peak for kind, peak in PEAK_TFLOPS.items() if kind in name), None)
 
 
 def report(args: argparse.Namespace) -> str:
     """The table, with the machine and the versions."""
-    peak = peak_tflops(args)
+    import open_clip
+
     lines = [
         "# One training step, ours against open_clip's",
         "",
@@ -234,7 +266,7 @@ def report(args: argparse.Namespace) -> str:
         for precision in args.precisions:
             ours, theirs = (peak_memory(side, name, precision, args) for side in BUILDERS)
             found = measure(name, precision, args)
-            mfu = f" ({found['tflops'] / peak:.1%} MFU)" if peak else ""
+            mfu = f" ({found['mfu']:.1%} MFU)" if "mfu" in found else ""
             lines.append(
                 f"| {name} | {precision} | {found['ours']:.2f} | {found['open_clip']:.2f} | "
                 f"**{found['ratio']:.2f}x** | {ours:,.0f} / {theirs:,.0f} MiB | "

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-_SETTING = torch.backends.mkldnn.matmul
+_SETTING = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
 # Beside torch's own setting, which compiled code cannot read.
 _chosen = False
 
