@@ -8,6 +8,7 @@ collective), those without a batch left over a single row that counts nowhere.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -19,9 +20,11 @@ from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.eval.together import on_all_ranks, sum_of_all
+from mmtrain.models.clip import Clip
+from mmtrain.models.fused import fused_clip
 from mmtrain.nn import unit_norm
 from mmtrain.nn.products import fast_products
-from mmtrain.parallel.precision import Precision, autocast
+from mmtrain.parallel.precision import Precision, autocast, product_dtype
 
 _CPU = torch.device("cpu")
 
@@ -43,7 +46,7 @@ class Encoder:
     """A model and how an evaluation is to run it."""
 
     model: Towers
-    """Set to eval mode by the caller where it has modes."""
+    """Set to eval mode by the caller where it has modes; its weights do not change any more."""
     tokenizer: Tokenizer
     """Texts to ids."""
     preprocess: PreprocessConfig
@@ -64,6 +67,13 @@ class Encoder:
         """Whether this rank gathers what only one needs, such as pictures."""
         return rank_and_size(self.group)[0] == 0
 
+    @cached_property
+    def towers(self) -> Towers:
+        """The model as it encodes: with fused blocks, where it is a whole one."""
+        if not isinstance(self.model, Clip):
+            return self.model
+        return fused_clip(self.model, dtype=product_dtype(self.precision))
+
 
 def own_batches(num_batches: int, group: ProcessGroup | None) -> Iterator[int | None]:
     """This rank's batch of each round; None where a round has fewer batches than ranks."""
@@ -80,16 +90,19 @@ def encode_texts(encoder: Encoder, texts: Sequence[str]) -> Tensor:
     Raises:
         UsageError: on every rank, the model gives something that is no number.
     """
+    # Texts of like length side by side: a batch is cut to its longest.
+    order = sorted(range(len(texts)), key=lambda number: len(texts[number].encode()))
     size = encoder.batch_size
     features_ME: Tensor | None = None
     with on_all_ranks(encoder.group, encoder.device):
         for number in own_batches(-(-len(texts) // size), encoder.group):
             first = 0 if number is None else number * size
-            some = [] if number is None else texts[first : first + size]
-            rows_BE = _encode_text_batch(encoder, some or texts[:1])[: len(some)]
+            some = [] if number is None else order[first : first + size]
+            batch = [texts[each] for each in some or order[:1]]
+            rows_BE = _encode_text_batch(encoder, batch)[: len(some)]
             if features_ME is None:
                 features_ME = rows_BE.new_zeros(len(texts), rows_BE.size(1))
-            features_ME[first : first + len(some)] = rows_BE
+            features_ME[some] = rows_BE
     assert features_ME is not None, "there are texts, so every rank has a round"
     features_ME = sum_of_all(features_ME, group=encoder.group)
     # A score that is no number is above none and below none: every rank would be the first.
@@ -101,7 +114,7 @@ def encode_texts(encoder: Encoder, texts: Sequence[str]) -> Tensor:
 def _encode_text_batch(encoder: Encoder, texts: Sequence[str]) -> Tensor:
     tokens_BT = encoder.tokenizer(texts).to(encoder.device, non_blocking=True)
     with fast_products(encoder.device), autocast(encoder.precision, encoder.device):
-        features_BE = encoder.model.encode_text(tokens_BT)
+        features_BE = encoder.towers.encode_text(tokens_BT)
     return unit_norm(features_BE).float()
 
 
@@ -110,5 +123,5 @@ def encode_image_batch(encoder: Encoder, images_BCHW: Tensor) -> Tensor:
     """Unit-norm features of uint8 images: float32 [B, E] on the device."""
     images_BCHW = images_BCHW.to(encoder.device, non_blocking=True)
     with fast_products(encoder.device), autocast(encoder.precision, encoder.device):
-        features_BE = encoder.model.encode_image(images_BCHW)
+        features_BE = encoder.towers.encode_image(images_BCHW)
     return unit_norm(features_BE).float()

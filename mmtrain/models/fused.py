@@ -3,16 +3,76 @@
     writer = fused_decoder(decoder)
     rows = generate(writer, prefill(writer, prompts_BT, max_new_tokens=64), config)
 
+    encoder = fused_clip(clip, dtype=torch.bfloat16)
+    image_BE = encoder.encode_image(images_BCHW)
+
 A fused model has a copy of the weights of that moment: what they become later it does not see.
 """
 
-import torch
-from torch import nn
+from typing import TypeVar
 
+import torch
+from torch import Tensor, nn
+
+from mmtrain.models.clip import Clip
 from mmtrain.models.decoder import Decoder
 from mmtrain.models.slices import shallow_copy
+from mmtrain.models.text import TextTower
+from mmtrain.models.vision import PatchEmbed, VisionTower
 from mmtrain.models.vocabulary import DecoderHead
 from mmtrain.nn.fused import FusedLinear, FusedTransformer, can_fuse, fuse
+
+_Tower = TypeVar("_Tower", VisionTower, TextTower)
+
+
+class FusedPatchEmbed(PatchEmbed):
+    """The patches' linear map with the normalisation of the pixels in it for good."""
+
+    def __init__(self, embed: PatchEmbed, *, dtype: torch.dtype | None) -> None:
+        nn.Module.__init__(self)
+        self.patch_size, self.weight = embed.patch_size, embed.weight
+        weight, bias = embed.folded()
+        with torch.device("meta"):
+            linear = nn.Linear(weight.size(1), weight.size(0))
+        linear.weight, linear.bias = nn.Parameter(weight), nn.Parameter(bias)
+        self.linear = FusedLinear([linear], dtype=embed.weight.dtype if dtype is None else dtype)
+
+    def forward(self, images_BCHW: Tensor, kept_BP: Tensor | None = None) -> Tensor:
+        """uint8 [B, 3, H, W] -> [B, P, D].
+
+        Raises:
+            ValueError: patches are to be left out, which only training does.
+        """
+        if kept_BP is not None:
+            raise ValueError("a fused tower embeds every patch: kept_BP is for training")
+        return self.linear(self.patches(images_BCHW).to(self.linear.dtype).sub_(128))
+
+
+@torch.no_grad()
+def fused_clip(clip: Clip, *, dtype: torch.dtype | None = None) -> Clip:
+    """A CLIP that encodes the same faster, without gradients; the given one stays as it is.
+
+    The CLIP itself where it is fused already or cannot be, see `fused_decoder`.
+
+    Args:
+        clip: in eval mode.
+        dtype: of the products, as under autocast. None: the weights'.
+    """
+    if isinstance(clip.vision.transformer, FusedTransformer) or not can_fuse(clip):
+        return clip
+    twin = shallow_copy(clip)
+    twin.vision, twin.text = _fused_tower(clip.vision, dtype), _fused_tower(clip.text, dtype)
+    # In fp16 the embedding scales pixels and weights as it goes.
+    if twin.vision.embed is not None and dtype != torch.float16:
+        twin.vision.embed = embed = shallow_copy(twin.vision.embed)
+        embed.patch = FusedPatchEmbed(embed.patch, dtype=dtype)
+    return twin.eval()
+
+
+def _fused_tower(tower: _Tower, dtype: torch.dtype | None) -> _Tower:
+    twin = shallow_copy(tower)
+    twin.transformer = fuse(tower.transformer, dtype=dtype)
+    return twin
 
 
 @torch.no_grad()

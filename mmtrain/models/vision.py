@@ -165,10 +165,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images_BCHW: Tensor, kept_BP: Tensor | None = None) -> Tensor:
         """uint8 [B, 3, H, W] -> [B, P, D]; `kept_BP` are the indices of the patches to embed."""
-        B, C, height, width = images_BCHW.shape
-        size, rows, columns = self.patch_size, height // self.patch_size, width // self.patch_size
-        pixels = images_BCHW.permute(0, 2, 3, 1).reshape(B, rows, size, columns, size * C)
-        patches = pixels.transpose(2, 3).reshape(B, rows * columns, size * size * C)
+        patches = self.patches(images_BCHW)
         if kept_BP is not None:
             patches = patches.gather(1, kept_BP[:, :, None].expand(-1, -1, patches.size(-1)))
         device = patches.device.type
@@ -181,6 +178,13 @@ class PatchEmbed(nn.Module):
             # be subnormal, and its gradient the first of the model to overflow.
             pixels, weight = pixels.mul_(1 / FP16_SCALE), weight * FP16_SCALE
         return F.linear(pixels, weight.to(dtype), bias.to(dtype))
+
+    def patches(self, images_BCHW: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] -> the patches' pixels [B, P, size * size * 3]."""
+        B, C, height, width = images_BCHW.shape
+        size, rows, columns = self.patch_size, height // self.patch_size, width // self.patch_size
+        pixels = images_BCHW.permute(0, 2, 3, 1).reshape(B, rows, size, columns, size * C)
+        return pixels.transpose(2, 3).reshape(B, rows * columns, size * size * C)
 
 
 def _filled(values: tuple[float, ...], *, like: Tensor) -> Tensor:

@@ -25,6 +25,11 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     return nullcontext()
 
 
+def product_dtype(precision: Precision) -> torch.dtype | None:
+    """What products are computed in where it is not the weights' own format."""
+    return _AUTOCAST.get(precision)
+
+
 def check_precision(layout: Layout, precision: Precision) -> None:
     """Refuse a number format that the layout does not have.
 

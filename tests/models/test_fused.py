@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmtrain.models import Decoder
+from mmtrain.models import Clip, ClipConfig, Decoder
 from mmtrain.models.decoder_config import DecoderConfig
-from mmtrain.models.fused import fused_decoder
+from mmtrain.models.fused import fused_clip, fused_decoder
 from mmtrain.models.generate import generate
 from mmtrain.models.prefill import left_pad, prefill
 from mmtrain.models.sampling import GenerationConfig
+from mmtrain.models.text import TextConfig
+from mmtrain.models.vision import VisionConfig
 from mmtrain.nn import TransformerConfig
 from mmtrain.nn.fused import FusedTransformer, fuse
 from mmtrain.nn.seams import wrap_forward
@@ -139,3 +141,83 @@ def test_what_only_training_has_is_refused():
     fused = fused_decoder(build("gpt2"))
     with pytest.raises(ValueError, match="only infer"):
         fused(torch.tensor([PROMPTS[0]]), keep_BL2=torch.ones(1, 3, 2))
+
+
+TOWERS = {
+    "openai": {},
+    "siglip": {
+        "vision": {"pool": "attention", "class_token": False, "patch_bias": True},
+        "text": {"pool": "last", "end_token_id": None, "projection_bias": True},
+        "text_mask": "full",
+    },
+    "modern": {
+        "vision": {"positions": "rope_2d", "num_registers": 2, "embed_norm": False},
+        "text": {"positions": "rope", "pool": "mean", "mask_padding": True},
+        "text_mask": "full",
+        "blocks": {"activation": "swiglu", "norm": "rms", "qk_norm": "rms", "layer_scale": 0.1},
+    },
+}
+
+
+def build_clip(name: str) -> Clip:
+    """A small CLIP of that kind."""
+    fields = TOWERS[name]
+    shape = {"dim": 32, "num_layers": 2, "num_heads": 4, **fields.get("blocks", {})}
+    vision = VisionConfig(
+        transformer=TransformerConfig(**shape),
+        image_size=32,
+        patch_size=8,
+        **fields.get("vision", {}),
+    )
+    text = TextConfig(
+        transformer=TransformerConfig(**shape, mask=fields.get("text_mask", "causal")),
+        vocab_size=60,
+        context_length=12,
+        **{"end_token_id": 59, **fields.get("text", {})},
+    )
+    clip = Clip(ClipConfig(vision=vision, text=text, embed_dim=24)).init_weights(5)
+    with torch.no_grad():
+        for weight in clip.parameters():
+            weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(6))
+    return clip.eval()
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_features_are_the_plain_clips(name):
+    clip = build_clip(name)
+    fused = fused_clip(clip)
+    assert isinstance(fused.vision.transformer, FusedTransformer)
+    generator = torch.Generator().manual_seed(7)
+    images = torch.randint(0, 256, (3, 3, 32, 32), generator=generator).byte()
+    tokens = torch.randint(1, 59, (4, 12), generator=generator)
+    for row, length in enumerate((3, 12, 7, 5)):
+        tokens[row, length - 1] = 59
+        tokens[row, length:] = 0
+    with torch.no_grad():
+        pairs = [
+            (fused.encode_image(images), clip.encode_image(images)),
+            (fused.encode_text(tokens), clip.encode_text(tokens)),
+        ]
+    for ours, want in pairs:
+        torch.testing.assert_close(ours, want, rtol=0, atol=2e-6)
+    assert clip.vision.embed is not fused.vision.embed and len(clip.vision.transformer.blocks) == 2
+
+
+def test_a_format_of_products_is_as_near_as_autocast_is():
+    clip = build_clip("openai")
+    images = torch.randint(0, 256, (4, 3, 32, 32)).byte()
+    with torch.no_grad():
+        want = clip.encode_image(images)
+        fused = fused_clip(clip, dtype=torch.bfloat16).encode_image(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = clip.encode_image(images)
+    assert fused.dtype == torch.float32
+    assert (fused - want).abs().max() < 2 * (cast - want).abs().max() + 1e-3
+
+
+def test_a_fused_tower_drops_no_patches():
+    clip = build_clip("openai")
+    fused = fused_clip(clip)
+    assert fused_clip(fused) is fused
+    with pytest.raises(ValueError, match="kept_BP"):
+        fused.vision(torch.zeros(1, 3, 32, 32).byte(), kept_BP=torch.zeros(1, 2, dtype=torch.long))
