@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, and whose names are in the error where they are not."""
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,12 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno is None or error.filename is not None:
             raise
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def replace_file(path: Path, content: str | bytes) -> None:

@@ -11,6 +11,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from mmtrain.errors import UsageError
+from mmtrain.files import sha256_of
+
 MANIFEST_FILE = "manifest.json"
 STATE_FILE = "state.json"
 _FORMAT = {"format": "mmtrain checkpoint", "version": 1}
@@ -51,13 +54,36 @@ def verify(path: Path, *, share: tuple[int, int] = (0, 1), hashes: bool = True) 
             size = (path / name).stat().st_size
             if size != recorded["size"]:
                 problems.append(f"{name} has {size} bytes, not {recorded['size']}")
-            elif hashes and _hash(path / name) != recorded["sha256"]:
+            elif hashes and sha256_of(path / name) != recorded["sha256"]:
                 problems.append(f"{name} has changed")
         except OSError as error:
             problems.append(f"{name} cannot be read ({error.strerror})")
         except (KeyError, TypeError):
             problems.append(f"{MANIFEST_FILE} is unreadable at {name}")
     return problems
+
+
+def read_manifest(content: bytes, *, step: int, named: str) -> dict[str, tuple[int, str]]:
+    """Size and SHA-256 of every file that a manifest, from wherever it came, says there is.
+
+    Args:
+        content: the manifest's file.
+        step: that it must be of.
+        named: where it is, for messages.
+
+    Raises:
+        UsageError: it is not the manifest of a checkpoint of this step.
+    """
+    try:
+        manifest = json.loads(content)
+        files = manifest.pop("files")
+        recorded = {str(n): (int(one["size"]), str(one["sha256"])) for n, one in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{named} is no checkpoint's manifest; remove it") from error
+    is_flat = all(Path(name).name == name for name in recorded)
+    if manifest != {**_FORMAT, "step": step} or STATE_FILE not in recorded or not is_flat:
+        raise UsageError(f"{named} is not the manifest of step {step}; remove it")
+    return recorded
 
 
 def prepare(final: Path, temporary: Path) -> bool:
@@ -84,9 +110,14 @@ def seal(
     files = {**files, STATE_FILE: write_file(temporary / STATE_FILE, content)}
     recorded = {n: {"size": size, "sha256": sha256} for n, (size, sha256) in sorted(files.items())}
     manifest = {**_FORMAT, "step": step, "files": recorded}
-    write_file(temporary / MANIFEST_FILE, json.dumps(manifest, indent=1).encode())
+    finish(final, temporary, manifest=json.dumps(manifest, indent=1).encode())
+
+
+def finish(final: Path, temporary: Path, *, manifest: bytes) -> None:
+    """Seal a hidden folder whose other files are written, and give it its name."""
+    write_file(temporary / MANIFEST_FILE, manifest)
     _sync_folder(temporary)
-    if final.exists():  # damaged, or prepare would have left it
+    if final.exists():  # damaged, or it would have been left
         remove(final)
     temporary.rename(final)
     _sync_folder(final.parent)
@@ -113,14 +144,15 @@ def steps_in(folder: Path) -> dict[int, Path]:
     """The folders named step-N, by step."""
     found = {}
     for path in folder.glob("step-*"):
-        if (match := _STEP_NAME.fullmatch(path.name)) and path.is_dir():
-            found[int(match[1])] = path
+        if (step := step_of(path.name)) is not None and path.is_dir():
+            found[step] = path
     return found
 
 
-def _hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def step_of(name: str) -> int | None:
+    """20 of step-00000020; None where it is no checkpoint's name."""
+    match = _STEP_NAME.fullmatch(name)
+    return None if match is None else int(match[1])
 
 
 def _sync_folder(path: Path) -> None:

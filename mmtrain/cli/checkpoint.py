@@ -11,7 +11,7 @@ from mmtrain.settings.numbers import at_least
 
 def add_checkpoint(commands: Any) -> None:
     """The commands that look after what a run has saved."""
-    summary = "list, verify, prune or convert a run's checkpoints"
+    summary = "list, verify, prune, convert or copy a run's checkpoints"
     actions = add_group(commands, "checkpoint", summary, metavar="ACTION")
     ls = add_command(actions, "ls", "list them: step, size, date, state, layout, loss", _ls)
     _add_path(ls)
@@ -39,11 +39,51 @@ def add_checkpoint(commands: Any) -> None:
         default="safetensors",
         help="safetensors: every tensor; else the model alone, as export writes it (%(default)s)",
     )
+    _add_push(actions)
+    _add_pull(actions)
+
+
+def _add_push(actions: Any) -> None:
+    push = add_command(
+        actions, "push", "copy sealed ones and the run's files to an object store, or a disk", _push
+    )
+    _add_path(push)
+    push.add_argument(
+        "out",
+        metavar="DST",
+        help="s3://BUCKET/PREFIX, gs:// or az://, or a folder; what is there is not sent again",
+    )
+
+
+def _add_pull(actions: Any) -> None:
+    pull = add_command(
+        actions, "pull", "copy a pushed run back: its files and its newest checkpoint", _pull
+    )
+    pull.add_argument("source", metavar="SRC", help="where it was pushed to, or run.mirror")
+    pull.add_argument("out", type=Path, metavar="RUN", help="the run folder; it may be begun")
+    which = pull.add_mutually_exclusive_group()
+    which.add_argument("--step", type=at_least(1), metavar="N", help="the checkpoint of this step")
+    which.add_argument("--newest", action="store_true", help="the newest one (the default)")
+    which.add_argument("--all", action="store_true", help="all of them")
 
 
 def _add_path(parser: Parser) -> None:
     parser.add_argument(
         "path", type=Path, metavar="RUN|FOLDER", help="a run, its checkpoints/, or one of them"
+    )
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    from mmtrain.commands.checkpoint_copies import checkpoint_push_command
+
+    checkpoint_push_command(path=arguments.path, out=arguments.out)
+
+
+def _pull(arguments: argparse.Namespace) -> None:
+    from mmtrain.commands.checkpoint_copies import checkpoint_pull_command
+
+    checkpoint_pull_command(
+        source=arguments.source, out=arguments.out, step=arguments.step, everything=arguments.all
     )
 
 

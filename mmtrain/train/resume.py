@@ -21,7 +21,7 @@ HISTORY_FILE = "history.jsonl"
 
 FREE = frozenset(
     {
-        "run.dir",
+        *("run.dir", "run.mirror", "run.mirror_minutes"),
         # Where the data lie; what they are is told by their fingerprint.
         *(
             "data.train",
@@ -142,7 +142,7 @@ class Change:
         return kinds[0] if kinds else "fixed"
 
     def __str__(self) -> str:
-        return f"{self.key}: {_show(self.before)} -> {_show(self.now)}"
+        return f"{self.key}: {show_value(self.before)} -> {show_value(self.now)}"
 
 
 def find_changes(
@@ -210,8 +210,8 @@ def check_changes(
             first, *more = sorted(found, key=lambda change: change.key.startswith("model."))
             others = f" (and {', '.join(map(str, more))})" if more else ""
             raise UsageError(
-                f"{first.key} = {_show(first.now)}, but {path} was saved with "
-                f"{_show(first.before)}{others}: {remedy}"
+                f"{first.key} = {show_value(first.now)}, but {path} was saved with "
+                f"{show_value(first.before)}{others}: {remedy}"
             )
 
 
@@ -324,5 +324,6 @@ def _plain(value: Any) -> Any:
     return None if value == NONE else value
 
 
-def _show(value: Any) -> str:
+def show_value(value: Any) -> str:
+    """A value of `Change`, as a user writes it."""
     return NONE if value is None else show(value)

@@ -58,18 +58,13 @@ class Identity:
         Raises:
             UsageError: naming what differs.
         """
-        for name, key in _IDENTITY_KEYS.items():
-            now, before = getattr(self, name), saved.get(name)
-            if name == "data_fingerprint":
-                is_same = same_data(str(before), now)
-            else:
-                is_same = before == now or (name == "tokenizer" and before is None)
-            if not is_same:
-                raise UsageError(
-                    f"{key} = {getattr(self, name)}, but {path} was saved with "
-                    f"{saved.get(name)}: the same steps would see other samples; resume with the "
-                    "same value and data, or start a new run in another --run-dir"
-                )
+        if (differs := self.differs(saved)) is not None:
+            key, now, before = differs
+            raise UsageError(
+                f"{key} = {now}, but {path} was saved with {before}: the same steps would see "
+                "other samples; resume with the same value and data, or start a new run in another "
+                "--run-dir"
+            )
         for key, (where, fingerprint) in self.teachers.items():
             where_before, before = saved.get("teachers", {}).get(key, (where, fingerprint))
             if before != fingerprint:
@@ -79,6 +74,22 @@ class Identity:
                     "others; name the one that it was, wherever it is now, or start a new run in "
                     "another --run-dir"
                 )
+
+    def differs(self, saved: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+        """A key that is another than a checkpoint's, teachers aside, with both values; None: none.
+
+        Args:
+            saved: the checkpoint's identity.
+        """
+        for name, key in _IDENTITY_KEYS.items():
+            now, before = getattr(self, name), saved.get(name)
+            if name == "data_fingerprint":
+                is_same = same_data(str(before), now)
+            else:
+                is_same = before == now or (name == "tokenizer" and before is None)
+            if not is_same:
+                return key, now, before
+        return None
 
 
 @dataclass(kw_only=True)

@@ -42,6 +42,8 @@ RIGHT = {
     "checkpoint ls": "{run}",
     "checkpoint verify": "{run}",
     "checkpoint prune": "{run} --keep 9",
+    "checkpoint push": "{run} {new}",
+    "checkpoint pull": "{copy} {new}",
     "checkpoint convert": "{run} --out {new}",
     "export": "{run} --out {new}",
     "convert": "{run}/export {new}",
@@ -61,9 +63,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     write_worded(folder / "decoder")
     asked = json.loads((folder / "vqa" / "questions.json").read_text())["questions"]
     said = [{"question_id": row["question_id"], "answer": "red"} for row in asked]
+    assert main(["checkpoint", "push", str(made.runs[0]), str(folder / "copy")]) == 0
     (folder / "said.json").write_text(json.dumps(said))
     return {
         "run": str(made.runs[0]),
+        "copy": str(folder / "copy"),
         "asked": str(made.runs[-1]),
         "recipe": str(made.recipes[0]),
         "vqa": str(folder / "vqa"),
@@ -99,7 +103,7 @@ def with_value(action: argparse.Action, value: str, words: list[str]) -> list[st
     words = list(words)
     option = next(iter(action.option_strings), None)
     if option is None:
-        words[("model", "out").index(action.dest) if len(words) == 2 else 0] = value
+        words[int(action.dest == "out") if len(words) == 2 else 0] = value
         return words
     if option in words:
         words[words.index(option) + 1] = value

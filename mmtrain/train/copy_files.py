@@ -1,0 +1,145 @@
+"""A run's files beside its checkpoints, copied to another place and back, by size and checksum.
+
+They change while a run goes on, so a record beside them says what each is: before a file is sent it
+names the old content and the new one, afterwards the new one alone.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+from mmtrain.checkpoint.checkpoint import CHECKPOINTS
+from mmtrain.data.bad_samples import BAD_SAMPLES_FILE
+from mmtrain.data.storage.fetch import Checksum, checksum_of, fetch_file
+from mmtrain.data.storage.place import Place, read_small
+from mmtrain.errors import UsageError
+from mmtrain.files import sha256_of
+from mmtrain.train.guard import BAD_BATCHES_FILE
+from mmtrain.train.resume import HISTORY_FILE
+
+RECORD_FILE = "run-files.json"
+_FORMAT = {"format": "mmtrain run files", "version": 1}
+_LEFT_OUT = (CHECKPOINTS, "heartbeats")
+_TAKEN_BACK = (BAD_SAMPLES_FILE, BAD_BATCHES_FILE, HISTORY_FILE, "eval/*.failed.json")
+"""What a run itself removes when it no longer holds, and then the copy too."""
+_SMALL = 64 << 20
+_TRIES = 3
+Record = dict[str, list[Checksum | None]]
+"""File -> what it may be: one content; while it is being sent the old one too, None for no file."""
+
+
+def push_files(run: Path, place: Place, *, only: Collection[str] | None = None) -> int:
+    """Send what has changed of a run's own files -> the bytes that went.
+
+    Args:
+        run: its folder; something may be writing into it.
+        place: of the run.
+        only: these; None: all but checkpoints and what is hidden.
+
+    Raises:
+        OSError: a file cannot be read or sent.
+    """
+    sizes = place.sizes()
+    record = _read_record(place) if RECORD_FILE in sizes else {}
+    here = set(_files_of(run))
+    gone = [
+        name
+        for name in record
+        if only is None and name not in here and any(fnmatch(name, one) for one in _TAKEN_BACK)
+    ]
+    sent = 0
+    changed: dict[str, tuple[Checksum, Path | bytes]] = {}
+    for name in sorted(here if only is None else here & set(only)):
+        checksum, content = _read(run / name)
+        if record.get(name) != [checksum] or sizes.get(name) != checksum[0]:
+            changed[name] = checksum, content
+            sent += checksum[0]
+    if changed or gone:
+        coming: Record = {n: [*record.get(n, [None]), c] for n, (c, _) in changed.items()}
+        _write_record(place, record, coming | {name: [*record[name], None] for name in gone})
+        for name, (_, content) in changed.items():
+            place.put(name, content)
+        place.delete(gone)
+        kept = {name: old for name, old in record.items() if name not in gone}
+        _write_record(place, kept, {name: [c] for name, (c, _) in changed.items()})
+    return sent
+
+
+def pull_files(place: Place, run: Path) -> int:
+    """Bring a run's own files into its folder, in the place of older ones -> the bytes that came.
+
+    Raises:
+        OSError: one cannot be read, or written.
+        UsageError: one is missing or damaged there.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return _pull_files(place, run)
+        except (UsageError, FileNotFoundError):  # a run that goes on may just have sent it anew
+            continue
+    return _pull_files(place, run)
+
+
+def differing(place: Place, run: Path) -> list[str]:
+    """The files that are here and, there, another."""
+    record = _read_record(place) if RECORD_FILE in place.sizes() else {}
+    known = {name: [one for one in wanted if one is not None] for name, wanted in record.items()}
+    return [
+        name
+        for name, wanted in sorted(known.items())
+        if (run / name).is_file() and checksum_of(run / name, wanted) not in wanted
+    ]
+
+
+def _pull_files(place: Place, run: Path) -> int:
+    came, sizes = 0, place.sizes()
+    record = _read_record(place) if RECORD_FILE in sizes else {}
+    for name, may_be in record.items():
+        wanted, path = [one for one in may_be if one is not None], run / name
+        if name not in sizes and len(wanted) < len(may_be):
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        came += fetch_file(place.address(name), path, wanted=wanted)
+    return came
+
+
+def _files_of(run: Path) -> Iterator[str]:
+    for path in run.rglob("*"):
+        name = path.relative_to(run)
+        is_hidden = any(part.startswith(".") for part in name.parts)
+        is_whole = path.suffix not in (".tmp", ".partial")
+        if path.is_file() and is_whole and not is_hidden and name.parts[0] not in _LEFT_OUT:
+            yield name.as_posix()
+
+
+def _read(path: Path) -> tuple[Checksum, Path | bytes]:
+    """What a file is, and what to send: the bytes that were hashed where it may be growing."""
+    size = path.stat().st_size
+    if size > _SMALL:
+        return (size, sha256_of(path)), path
+    content = path.read_bytes()
+    return (len(content), hashlib.sha256(content).hexdigest()), content
+
+
+def _read_record(place: Place) -> Record:
+    named = place.address(RECORD_FILE)
+    try:
+        content = json.loads(read_small(place, RECORD_FILE))
+        files = content.pop("files")
+        record = {
+            name: [None if one is None else (int(one[0]), str(one[1])) for one in each]
+            for name, each in files.items()
+        }
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UsageError(f"{named} is no record of a run's files; remove it") from error
+    inside = (not PurePosixPath(n).is_absolute() and ".." not in n.split("/") for n in record)
+    if content != _FORMAT or not all(inside):
+        raise UsageError(f"{named} is no record of a run's files; remove it")
+    return record
+
+
+def _write_record(place: Place, old: Record, new: Record) -> None:
+    files = dict(sorted({**old, **new}.items()))
+    place.put(RECORD_FILE, json.dumps({**_FORMAT, "files": files}, indent=1).encode())
