@@ -1,10 +1,15 @@
 """What all ranks of a run do together; without a process group the one process is rank 0 of 1."""
 
+import contextvars
+import threading
 from collections.abc import Callable
+from concurrent import futures
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 
+_ASKED_EVERY = 5.0
 T = TypeVar("T")
 
 
@@ -71,3 +76,26 @@ def on_rank_0(action: Callable[[], T], *, group: dist.ProcessGroup | None = None
     if error is not None:
         raise error
     return result
+
+
+def on_rank_0_at_leisure(action: Callable[[], T]) -> T:
+    """As `on_rank_0`, for what may take longer than a collective may: the others ask now and then.
+
+    Args:
+        action: what rank 0 does, in a thread; holds nothing collective.
+    """
+    future: Future[T] = Future()
+
+    def carry_out() -> None:
+        try:
+            future.set_result(action())
+        except Exception as error:  # handed on to all ranks, below
+            future.set_exception(error)
+
+    if own_rank() == 0:
+        run = contextvars.copy_context().run
+        # A daemon: whoever interrupts the waiting is not kept by it.
+        threading.Thread(target=run, args=(carry_out,), daemon=True).start()
+    while not on_rank_0(lambda: bool(futures.wait([future], timeout=_ASKED_EVERY).done)):
+        pass
+    return on_rank_0(future.result)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
+from mmtrain.build.mirror import RunMirror, refuse_held_mirror, take_from_mirror
 from mmtrain.build.open_clip_training import take_up_open_clip
 from mmtrain.build.run import ADAPTER, Run, build_run
 from mmtrain.data.config import DataConfig
@@ -84,6 +85,7 @@ def _own_folder(recipe: TrainRecipe, *, resume: Resume) -> Iterator[None]:
     with RunLock(folder, named=f"run.dir = {folder}", say=_say, patience=patience):
         if resume is None:
             refuse_held(folder)
+            refuse_held_mirror(recipe.run)
         yield
 
 
@@ -93,6 +95,7 @@ def _train(recipe: TrainRecipe, layout: Layout, *, resume: Resume, signals: Stop
     if resume is None:
         drop_leftovers(run.folder)
     else:
+        take_from_mirror(run, say=_say)
         run = _resume(run, with_changes=resume == "with changes")
     of = "steps" if recipe.train.epochs is None else "epochs"
     run.data.check_length(run.total_steps, key=f"train.{of} = {getattr(recipe.train, of)}")
@@ -104,9 +107,15 @@ def _train(recipe: TrainRecipe, layout: Layout, *, resume: Resume, signals: Stop
     _write_facts(run)
     for line in _headline(run):
         _say(line)
-    with _open_log(run) as log, _build_watchdog(run) as watchdog:
-        loop = _build_loop(run, log, watchdog, signals)
+    with (
+        _open_log(run) as log,
+        _build_watchdog(run) as watchdog,
+        RunMirror(run, say=log.say) as mirror,
+    ):
+        loop = _build_loop(run, log, watchdog, signals, mirror)
         if not loop.run():
+            with watchdog.busy("sending to run.mirror"):
+                mirror.finish()
             _leave(run, log, signals)
         with watchdog.busy("evaluating"):
             evaluator, failed = run.evaluate(log.log)
@@ -114,7 +123,10 @@ def _train(recipe: TrainRecipe, layout: Layout, *, resume: Resume, signals: Stop
             with writing(run.folder):
                 on_rank_0(lambda: _export(run, evaluator, weights))
         log.say(f"done: {run.folder} ({', '.join(_written(run.folder))})")
+        with watchdog.busy("sending to run.mirror"):
+            mirror.finish()
     refuse_failed(failed)
+    mirror.refuse_behind()
     return run.folder
 
 
@@ -162,7 +174,9 @@ def _build_watchdog(run: Run) -> Watchdog:
     )
 
 
-def _build_loop(run: Run, log: "_Log", watchdog: Watchdog, signals: StopSignals) -> Loop:
+def _build_loop(
+    run: Run, log: "_Log", watchdog: Watchdog, signals: StopSignals, mirror: RunMirror
+) -> Loop:
     config = run.recipe.train
     factor = None if is_alone() else config.straggler_factor
     return Loop(
@@ -183,6 +197,7 @@ def _build_loop(run: Run, log: "_Log", watchdog: Watchdog, signals: StopSignals)
         evaluate=lambda: _forget(run.evaluate(log.log)),
         roll_back=lambda step: run.state.roll_back(run.folder, until=step, warn=_say),
         watchdog=watchdog,
+        figures=mirror.figures,
         evaluate_every=run.recipe.eval.every,
         stragglers=None
         if factor is None

@@ -16,6 +16,22 @@ class RunConfig:
     """The run folder; everything a run writes is in it."""
     seed: int = 0
     """Of the initial weights, the data order and every random choice."""
+    mirror: PathText | None = None
+    """A second place for the run, a folder of s3://, gs://, az:// or of a disk: each sealed
+    checkpoint is sent there while training goes on, with the run's own files, and as many are kept
+    as train.keep_checkpoints says. --resume takes the newest one from there where none so new is
+    here."""
+    mirror_minutes: float = 30.0
+    """How long the end of a run waits for what is still being sent to run.mirror."""
+
+    def __post_init__(self) -> None:
+        if self.mirror_minutes <= 0:
+            raise ValueError(f"mirror_minutes = {self.mirror_minutes} must be positive")
+        if self.mirror is None and self.mirror_minutes != type(self).mirror_minutes:
+            raise ValueError(
+                f"mirror_minutes = {self.mirror_minutes} has no effect without mirror; set that or "
+                "remove it"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,8 @@ class Loop:
     """Takes the weights of the newest checkpoint of a step or before -> its step. Collective."""
     watchdog: Watchdog
     """Told of every step, so that a rank that hangs is named."""
+    figures: Callable[[], Mapping[str, float]]
+    """Of what goes on beside the loop, for a line of metrics.jsonl."""
     evaluate_every: int | None = None
     """Steps between evaluations; the one after the last step is the caller's."""
     stragglers: StragglerWatch | None = None
@@ -161,6 +163,7 @@ class Loop:
                 **clock.figures(),
                 **self.data.source_figures(state.step),
                 **self.data.work.figures(),
+                **self.figures(),
             }
         )
         clock.restart()

@@ -105,6 +105,7 @@ def train(run: Run, *, until: int, save: Any) -> Seen:
         evaluate=lambda: None,
         roll_back=lambda step: None,
         watchdog=Watchdog(run.folder, seconds=None, rank=own_rank(), world_size=1),
+        figures=dict,
     )
     assert loop.run()
     return seen
