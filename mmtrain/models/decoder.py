@@ -18,7 +18,7 @@ from mmtrain.models.model import Cuts, Model, Stack, Stage, Tower
 from mmtrain.models.slices import slice_tower
 from mmtrain.models.tower import reset_norms
 from mmtrain.models.vocabulary import DecoderEmbed, DecoderHead
-from mmtrain.nn import DecoderCache, Mask, Transformer
+from mmtrain.nn import DecoderCache, Mask, Transformer, TransformerConfig
 from mmtrain.nn.masks import causal_allowed, segment_positions, window_allowed
 from mmtrain.nn.rope import RopeTable, rope_1d
 
@@ -255,8 +255,7 @@ class DecoderStage(Stage):
         **rows: Tensor,
     ) -> Tensor | tuple[Tensor, ...]:
         """[B, C], what the criterion makes of the logits; or the tokens for the next stage."""
-        place_T = torch.arange(x.size(1), device=x.device)
-        real_BT = place_T < length_B[:, None]
+        real_BT = real_tokens(self.decoder.config.transformer, length_B, x.size(1))
         out = self.decoder(x, real_BT=real_BT, keep_BL2=keep_BL2, tied_VD=tied_VD)
         if self.decoder.head is None:
             handed_on = self.decoder.matrix_to_hand_on(x)
@@ -279,6 +278,15 @@ class DecoderStage(Stage):
     def _cut(self, index: int, num_stages: int) -> "DecoderStage":
         """A slice of the layers."""
         return DecoderStage(slice_tower(self.decoder, index, num_stages))
+
+
+def real_tokens(config: TransformerConfig, length_B: Tensor, num_tokens: int) -> Tensor | None:
+    """[B, T], False for padding behind each row's `length_B` tokens. None under a causal mask: what
+    stands behind a token does not reach it, so that kernels take a flag and no mask of every row;
+    what padding gets is nobody's."""
+    if config.mask == "causal":
+        return None
+    return torch.arange(num_tokens, device=length_B.device) < length_B[:, None]
 
 
 def _positions(x: Tensor, real_BT: Tensor | None) -> Tensor:

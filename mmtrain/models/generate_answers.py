@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from mmtrain.limits import check_counts
 from mmtrain.models.connector import Connector, ConnectorConfig
-from mmtrain.models.decoder import Decoder
+from mmtrain.models.decoder import Decoder, real_tokens
 from mmtrain.models.decoder_config import DecoderConfig
 from mmtrain.models.prefill import Prefilled, prefill
 from mmtrain.models.slices import shallow_copy, slice_tower
@@ -147,13 +147,13 @@ class AnswerGenerator(nn.Module):
             return self._in_one_row(x, tokens_QT, length_Q, tied_VD)
         num_tokens = tokens_QT.size(1)
         num_patches = x.size(1) - num_tokens
-        place_T = torch.arange(x.size(1), device=tokens_QT.device)
         cache = self._prefix(batch_size=x.size(0), num_tokens=x.size(1))
         seen_Q = num_patches + question_length_Q + (0 if cache is None else cache.num_slots)
-        prefix = self.decoder.config.transformer.mask == "prefix"
+        blocks = self.decoder.config.transformer
+        prefix = blocks.mask == "prefix"
         return self.decoder(
             x,
-            real_BT=place_T < (num_patches + length_Q)[:, None],
+            real_BT=real_tokens(blocks, num_patches + length_Q, x.size(1)),
             prefix_length_B=seen_Q if prefix else None,
             cache=cache,
             num_logits=num_tokens,

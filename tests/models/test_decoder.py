@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from mmtrain.models import Decoder, DecoderConfig
-from mmtrain.nn import TransformerConfig
+from mmtrain.nn import Mask, TransformerConfig, attend, attention
 
 B, T, V = 3, 8, 17
 SEGMENT = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2]]).expand(B, -1)
@@ -220,3 +220,50 @@ def test_what_does_not_fit_is_refused():
     cache = model.build_cache(B, 4)
     with pytest.raises(ValueError, match="max_length = 4 cannot hold 5 tokens"):
         model(ids(length=5), cache=cache)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("positions", ["rope", "learned"])
+def test_padding_behind_causal_texts_needs_no_mask(
+    window: int | None, positions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In training, layers that see all before them get the flag and no mask of every row; what real
+    tokens get, and all gradients, are those of the mask, to the last bit."""
+    core = TransformerConfig(
+        dim=16, num_layers=2, num_heads=4, num_kv_heads=2, mask="causal", local_window=window
+    )
+    config = DecoderConfig(
+        transformer=core,
+        vocab_size=40,
+        context_length=12,
+        positions=positions,  # pyright: ignore[reportArgumentType]
+    )
+    model = Decoder(config).init_weights(torch.Generator().manual_seed(0)).double()
+    tokens_BT = torch.randint(0, 40, (3, 12), generator=torch.Generator().manual_seed(1))
+    length_B = torch.tensor([12, 7, 1])
+    real_BT = torch.arange(12) < length_B[:, None]
+    seen: list[Mask] = []
+
+    def attended(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+        seen.append(mask)
+        return attend(q, k, v, mask)
+
+    monkeypatch.setattr(attention, "attend", attended)
+    stage = model.stage()
+    stage.set_criterion(lambda outputs, rows: outputs["written"].flatten(1))
+    results = {}
+    for way in ("mask", "flag"):
+        if way == "mask":
+            out_BTV = model(tokens_BT, real_BT=real_BT)
+        else:
+            seen.clear()
+            out_BTV = stage(tokens_BT, length_B=length_B).unflatten(1, (12, -1))
+        (out_BTV * real_BT[..., None]).square().sum().backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        results[way] = [out_BTV[real_BT], *gradients]
+        model.zero_grad()
+    assert [mask.causal for mask in seen] == [True, window is None]
+    assert all(mask.allowed is None or mask.allowed.size(0) == 1 for mask in seen)
+    for got, want in zip(results["flag"], results["mask"], strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)
+    assert torch.equal(results["flag"][0], results["mask"][0])
