@@ -3,10 +3,14 @@
 Rajbhandari et al., arXiv:1910.02054; Zhao et al., arXiv:2304.11277.
 """
 
+from itertools import pairwise
+from typing import cast
+
 import torch
 from torch import nn
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
+    FSDPModule,
     MixedPrecisionPolicy,
     OffloadPolicy,
     fully_shard,
@@ -18,7 +22,8 @@ from mmtrain.parallel.precision import Precision
 
 
 def apply_fsdp(stage: nn.Module, layout: Layout, precision: Precision) -> None:
-    """Shard a stage over the data-parallel axes, in place: each block, then what is left.
+    """Shard a stage over the data-parallel axes, in place: each block, then what is left. While a
+    block computes the next one is gathered, forward and backward.
 
     Gradients are averaged over all data-parallel ranks. The stage itself is sharded too, because
     zero-bubble schedules call its FSDP interface.
@@ -37,11 +42,18 @@ def apply_fsdp(stage: nn.Module, layout: Layout, precision: Precision) -> None:
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
     offload = CPUOffloadPolicy() if layout.config.cpu_offload else OffloadPolicy()
-    for module in (*(block for _, block in numbered_blocks(stage)), stage):
+    blocks = [block for _, block in numbered_blocks(stage)]
+    trains = any(parameter.requires_grad for parameter in stage.parameters())
+    for module in (*blocks, stage):
+        # What is left stays from a forward to its backward, whose end frees it: it is needed first.
+        stays = module is stage and trains
         fully_shard(
             module,
             mesh=mesh,
-            reshard_after_forward=reshard,
+            reshard_after_forward=reshard and not stays,
             mp_policy=policy,
             offload_policy=offload,
         )
+    for block, following in pairwise(cast(list[FSDPModule], blocks)):
+        block.set_modules_to_forward_prefetch([following])
+        following.set_modules_to_backward_prefetch([block])

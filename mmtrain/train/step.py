@@ -85,7 +85,10 @@ class LocalSchedule:
     @torch.no_grad()
     def eval(self, images_BCHW: Tensor, rows: dict[str, Tensor]) -> Tensor:
         """Outputs [R, C] without gradients."""
-        return torch.cat([self.stage(x, **part) for x, part in self._chunks(images_BCHW, rows)])
+        out = [self.stage(x, **part) for x, part in self._chunks(images_BCHW, rows)]
+        if isinstance(self.stage, FSDPModule):  # no backward frees what a forward has gathered
+            self.stage.reshard()
+        return torch.cat(out)
 
     def step(
         self, images_BCHW: Tensor, rows: dict[str, Tensor], gradient_RC: Tensor | None

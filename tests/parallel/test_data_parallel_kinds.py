@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mmtrain.cli import main
 from mmtrain.models.parameters import hidden_matrix_names, no_decay_names
 from mmtrain.optim import OptimConfig, build_optimizers
 from mmtrain.parallel import ParallelConfig, ddp
+from mmtrain.parallel.blocks import numbered_blocks
 from mmtrain.ranks import gather
 from tests.parallel.tiny_clip import SOFTMAX, TOLERANCE, Trained, make_batch, tiny_config, worst
 from tests.ranks import run_ranks
@@ -25,20 +28,22 @@ DDP, ZERO1 = ParallelConfig(dp_kind="ddp"), ParallelConfig(dp_kind="zero1")
 
 
 class Sent(TorchDispatchMode):
-    """Counts sums over ranks of more than one number."""
+    """Counts a collective, where it carries more than features do."""
 
-    count = 0
+    def __init__(self, collective: Any) -> None:
+        super().__init__()
+        self.collective, self.count = collective, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.c10d.allreduce_.default:
-            self.count += max(x.numel() for x in args[0]) > 100
+        if func is self.collective:
+            self.count += max(x.numel() for x in tree_leaves(args) if isinstance(x, Tensor)) > 600
         return func(*args, **(kwargs or {}))
 
 
 def num_reductions(microbatches: int) -> int:
     """Buckets that a step sends."""
     trained = Trained(CONFIG, SOFTMAX, parallel=DDP, num_microbatches=microbatches)
-    with Sent() as sent:
+    with Sent(torch.ops.c10d.allreduce_.default) as sent:
         trained.backward(make_batch())
     return sent.count
 
@@ -78,6 +83,27 @@ def check_unequal_use(rank: int) -> None:
     ddp.Replica(stage, group=dist.group.WORLD)
     with pytest.raises(ValueError, match=r"no gradient for a.weight, b.weight"):
         stage["ab"[rank]](torch.ones(1, 2)).sum().backward()
+
+
+def check_fsdp_gathers() -> None:
+    """Every block's weights are gathered forward and backward, and the next block's beside it; what
+    is left is gathered once. A pass without backward leaves nothing gathered."""
+    trained = Trained(CONFIG, SOFTMAX, parallel=ParallelConfig())
+    stage = trained.schedule.stage
+    blocks = [block for _, block in numbered_blocks(stage)]
+    for i, block in enumerate(blocks):
+        state = block._get_fsdp_state()
+        assert state._states_to_forward_prefetch == [
+            b._get_fsdp_state() for b in blocks[i + 1 : i + 2]
+        ]
+        assert state._states_to_backward_prefetch == [b._get_fsdp_state() for b in blocks[:i][-1:]]
+    batch = make_batch()
+    trained.backward(batch)
+    with Sent(torch.ops.c10d._allgather_base_.default) as gathered:
+        trained.backward(batch)
+    assert gathered.count == 2 * len(blocks) + 1
+    trained.schedule.eval(batch.images_BCHW, trained.objective.rows(batch))
+    assert all(isinstance(parameter, DTensor) for parameter in stage.parameters())
 
 
 def check_state_is_shared_out() -> None:
@@ -134,6 +160,7 @@ def check_all(rank: int) -> None:
     check_reduced_once()
     check_buckets(rank)
     check_unequal_use(rank)
+    check_fsdp_gathers()
     check_state_is_shared_out()
     check_muon()
     check_two_formats()
