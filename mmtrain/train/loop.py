@@ -18,6 +18,7 @@ from mmtrain.train.guard import Guard, TrainingStopped, Verdict
 from mmtrain.train.metrics import MetricsLog
 from mmtrain.train.state import RunState
 from mmtrain.train.straggler import StragglerWatch
+from mmtrain.train.transfer import Transfer
 from mmtrain.train.update import Step, take_step
 from mmtrain.train.watchdog import Watchdog
 
@@ -51,7 +52,11 @@ class Loop:
     stragglers: StragglerWatch | None = None
     """Told of every step, so that a rank that is slow is named."""
     _rolled_back_to: int | None = field(default=None, init=False)
+    _transfer: Transfer = field(init=False)
     _unjudged: deque[Step] = field(default_factory=deque, init=False)
+
+    def __post_init__(self) -> None:
+        self._transfer = Transfer(self.state.layout.device)
 
     def run(self) -> bool:
         """Train until the end, or until a signal asks to stop -> whether the end was reached.
@@ -106,6 +111,7 @@ class Loop:
         step = take_step(
             self.state,
             batch,
+            transfer=self._transfer,
             lr_factor=lr_factor(number, total_steps=self.total_steps, config=self.optim),
             clip_norm=self.optim.clip_norm,
             num_rows=self.data.samples_in(number),

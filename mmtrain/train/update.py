@@ -12,6 +12,7 @@ from mmtrain.data.batch import BadSample, SampleBatch
 from mmtrain.optim import clip_gradients
 from mmtrain.train.flags import StepFlags, Wishes
 from mmtrain.train.state import RunState
+from mmtrain.train.transfer import Transfer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ def take_step(
     state: RunState,
     batch: SampleBatch,
     *,
+    transfer: Transfer,
     lr_factor: float,
     clip_norm: float | None,
     num_rows: int,
@@ -51,13 +53,14 @@ def take_step(
     Args:
         state: of the run; its step is counted whether the update is held back or not.
         batch: this rank's rows.
+        transfer: brings them to the device.
         lr_factor: the learning rate's share of its peak.
         clip_norm: as `clip_gradients` takes it.
         num_rows: usable rows of the global batch.
         wishes: this rank's.
     """
     scale = state.loss_scale
-    on_device = batch.to(state.layout.device)
+    on_device = transfer(batch)
     state.optimizers.set_lr(lr_factor)
     factor = 1.0 if scale is None else scale.factor()
     loss = state.objective.step(state.schedule, on_device, loss_scale=factor)
