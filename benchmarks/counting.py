@@ -91,7 +91,7 @@ class Counts(TorchDispatchMode):
         self.waits: Counter[str] = Counter()
         self.collectives: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
-        self.on_host = self.moving = False
+        self.on_host = self.moving = self.paused = False
         self._functions = _Functions(self)
         self._host: dict[int, torch.UntypedStorage] = {}
         """By address; held, so that no other storage gets it."""
@@ -135,6 +135,8 @@ class Counts(TorchDispatchMode):
             return NotImplemented  # a DTensor's own operations come here again, on local tensors
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        if self.paused:
+            return out
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         made = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
         if func.namespace in ("c10d", "_c10d_functional"):
@@ -162,6 +164,10 @@ class Counts(TorchDispatchMode):
             return
         if name == "_to_copy" and made[0].dtype != args[0].dtype:
             name = "cast"
+        self.add(name, made)
+
+    def add(self, name: str, made: Iterable[Tensor]) -> None:
+        """Count an operation that made these."""
         self.operations[name] += 1
         self.bytes_written[name] += sum(x.nbytes for x in made)
 
@@ -171,6 +177,32 @@ class Counts(TorchDispatchMode):
         purpose = _purpose()
         self.collectives[purpose] += 1
         self.sent[purpose] += max((x.nbytes for x in given), default=0)
+
+
+class _OneKernelNorm(torch.autograd.Function):
+    """torch's rms_norm, counted as what it is on CUDA: one kernel forward and one backward. On a
+    processor it is a dozen operations."""
+
+    @staticmethod
+    def forward(ctx: Any, counts: Counts, x: Tensor, shape: Any, weight: Tensor, eps: float) -> Any:
+        ctx.counts = counts
+        counts.paused = True
+        with torch.enable_grad():
+            ctx.given = [x.detach().requires_grad_(), weight.detach().requires_grad_()]
+            ctx.made = torch.rms_norm(ctx.given[0], shape, ctx.given[1], eps)
+        counts.paused = False
+        counts.add("_fused_rms_norm", [ctx.made])
+        return ctx.made.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        counts = ctx.counts
+        counts.paused = True
+        with torch.enable_grad():
+            made = torch.autograd.grad(ctx.made, ctx.given, gradients)
+        counts.paused = False
+        counts.add("_fused_rms_norm_backward", made)
+        return None, made[0], None, made[1], None
 
 
 def _is_plain(kind: type) -> bool:
@@ -191,6 +223,8 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         counts, kwargs = self._counts, kwargs or {}
         name = getattr(func, "__name__", "")
+        if name == "rms_norm":
+            return _OneKernelNorm.apply(counts, *args, *kwargs.values())
         me = args[0] if args and isinstance(args[0], Tensor) else None
         told = kwargs.get("device") is not None
         if name in _READ_BY and me is not None and not counts.is_host(me):

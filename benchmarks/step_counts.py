@@ -190,6 +190,8 @@ def _our_block(name: str, precision: str) -> Counts:
     tower = stage.vision
     tokens, dim = config.vision.num_tokens, config.vision.transformer.dim
     rope = tower.rope_table((config.vision.grid_size,) * 2, None, CPU)
+    if rope is not None and precision == "bf16":  # as the tower does, once for all blocks
+        rope = tuple(part.bfloat16() for part in rope)
     block = tower.transformer.blocks["0"]
 
     def run(x_BTD: Tensor) -> Tensor:

@@ -94,6 +94,9 @@ class Transformer(nn.Module):
             context_BSD: what cross-attention looks at.
             context_mask: over that context.
         """
+        if rope is not None:  # once, not in every block
+            dtype = _product_dtype(x_BTD)
+            rope = rope[0].to(dtype), rope[1].to(dtype)
         for name, block in self.blocks.items():
             layer = int(name)
             x_BTD = block(
@@ -143,6 +146,13 @@ class Transformer(nn.Module):
         if linear.bias is not None:
             edge = 0.0 if kind in ("q", "k", "v", "o") else bound
             linear.bias.uniform_(-edge, edge, generator=generator)
+
+
+def _product_dtype(x: Tensor) -> torch.dtype:
+    """What linear layers make of it."""
+    device = x.device.type
+    autocast = torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if autocast else x.dtype
 
 
 def depth_keep(uniform_BL2: Tensor, *, rate: float) -> Tensor:

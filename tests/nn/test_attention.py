@@ -150,7 +150,7 @@ def test_query_and_key_norms_act_per_head_and_before_the_rotation():
     cos, sin = (part.double()[:, None] for part in table)
 
     def rotated(y: Tensor) -> Tensor:
-        return y * cos + torch.cat([-y[..., 3:], y[..., :3]], -1) * sin
+        return y * cos + torch.cat([y[..., 3:], y[..., :3]], -1) * sin
 
     q = rotated(attention.q_norm(attention.q(x).view(B, T, 4, 6)))
     k = rotated(attention.k_norm(attention.k(x).view(B, T, 2, 6)))

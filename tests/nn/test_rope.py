@@ -93,3 +93,12 @@ def test_head_sizes_that_cannot_be_paired_are_refused():
         rope_1d(torch.arange(2), 7)
     with pytest.raises(ValueError, match="head_dim = 6 must be a multiple of 4"):
         rope_2d(torch.arange(2), torch.arange(2), 6)
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 5)])
+def test_gradient_is_the_rotation_back(shape: tuple[int, ...]) -> None:
+    """By finite differences, for tables of a batch and of each row."""
+    position = torch.randint(0, 50, shape, generator=torch.Generator().manual_seed(0))
+    table = tuple(part.double() for part in rope_1d(position, 6))
+    x = torch.randn(2, 5, 3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert torch.autograd.gradcheck(lambda x: apply_rope(x, table), x.requires_grad_())
