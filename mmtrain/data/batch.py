@@ -68,6 +68,8 @@ class SampleBatch:
     host_length: Tensor | None = None
     """`text_length` as the data made it, once the batch is on a device: the host cuts texts by it,
     and would have to wait for the device's."""
+    source_B: Tensor | None = None
+    """int64, which source of a mixture each row is of; None without a mixture."""
 
     @property
     def num_rows(self) -> int:

@@ -45,6 +45,7 @@ class ImageTextData(NumberedData[ImageTextBatch]):
             epoch=rows.epoch,
             keys=tuple("" if each is None else each.key for each in samples),
             bad=bad,
+            source_B=torch.from_numpy(rows.source_B) if self.config.mixture else None,
             texts=tuple(map(_caption, samples)) if self.keeps_texts else (),
         )
 

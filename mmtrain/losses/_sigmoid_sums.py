@@ -37,13 +37,21 @@ class SigmoidSums:
         self._bias_grads: list[Tensor] | None = [] if need_bias else None
         self._factor = pairing.ranks / pairing.num_valid
 
-    def add(self, image_XE: Tensor, *, pairing: Pairing, need_image: bool = True) -> Tensor | None:
+    def add(
+        self,
+        image_XE: Tensor,
+        *,
+        pairing: Pairing,
+        need_image: bool = True,
+        told_X: Tensor | None = None,
+    ) -> Tensor | None:
         """Visits the blocks of these images, and returns their gradient [X, E] if it is wanted.
 
         Args:
             image_XE: all of this rank's images or a part of them.
             pairing: of these alone, see `Pairing.part`.
             need_image: whether a gradient is wanted.
+            told_X: is filled with what each image loses beside all texts.
         """
         need_grad = need_image or self._scale_grads is not None
         image_grad_XE = torch.zeros_like(image_XE) if need_grad else None
@@ -56,6 +64,7 @@ class SigmoidSums:
                 bias=self._bias,
                 pairing=pairing,
                 need_bias=self._bias_grads is not None,
+                told_X=told_X,
             )
         self._losses.append(loss)
         if self._bias_grads is not None:
@@ -86,6 +95,7 @@ def _add_blocks(
     bias: Tensor,
     pairing: Pairing,
     need_bias: bool,
+    told_X: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
     """Sums the loss over these images and all texts and adds the gradients of that plain sum.
 
@@ -95,6 +105,8 @@ def _add_blocks(
     image_XE, text_AE = features
     logits_buffer, scratch_buffer = pairing.buffer(image_XE), pairing.buffer(image_XE)
     losses, bias_grads = [], []
+    if told_X is not None:
+        told_X.zero_()
     for rows in pairing.row_blocks():
         scaled_XE = image_XE[rows] * scale
         for block in pairing.blocks(rows):
@@ -104,7 +116,10 @@ def _add_blocks(
             # -logsigmoid(z x) = softplus(-z x)
             _negate_matches_(logits_XY, block, pairing, scratch_XY=scratch_XY)
             pairing.exclude_(logits_XY, block)
-            losses.append(_softplus_sum(logits_XY, scratch_XY))
+            _softplus_(logits_XY, scratch_XY)
+            losses.append(scratch_XY.sum())
+            if told_X is not None:
+                told_X[rows] += scratch_XY.sum(1)
             if not need_bias and not gradients.wanted:
                 continue
             weight_XY = logits_XY.sigmoid_()
@@ -115,10 +130,10 @@ def _add_blocks(
     return torch.stack(losses).sum(), torch.stack(bias_grads).sum() if need_bias else None
 
 
-def _softplus_sum(x_XY: Tensor, scratch_XY: Tensor) -> Tensor:
-    """Sum of softplus(x) = max(x, 0) + log1p(exp(-|x|)); overwrites `scratch_XY`."""
+def _softplus_(x_XY: Tensor, scratch_XY: Tensor) -> None:
+    """softplus(x) = max(x, 0) + log1p(exp(-|x|)), written into `scratch_XY`."""
     # Above `threshold` it returns x, which for 40 is exact in fp64; the default is not.
-    return torch.ops.aten.softplus.out(x_XY, beta=1, threshold=40, out=scratch_XY).sum()
+    torch.ops.aten.softplus.out(x_XY, beta=1, threshold=40, out=scratch_XY)
 
 
 def _negate_matches_(x_XY: Tensor, block: Block, pairing: Pairing, *, scratch_XY: Tensor) -> None:

@@ -24,6 +24,7 @@ def clip_loss(
     positives: Positives = "attract",
     valid_B: Tensor | None = None,
     equal_rows: bool = False,
+    row_loss_B: Tensor | None = None,
 ) -> Tensor:
     """Mean of image-to-text and text-to-image cross-entropy over the global batch.
 
@@ -52,6 +53,9 @@ def clip_loss(
             any true row the loss is 0.
         equal_rows: the ranks are known to hold equally many rows and the same arguments: they do
             not ask each other, which would cost a collective.
+        row_loss_B: is filled with each row's part, whose mean over the real rows is the loss: half
+            of what its image and half of what its text lose (several positives counted from the
+            image's side in both); 0 on padding.
 
     Returns:
         The loss, 0-dim, fp32 or fp64. It can be differentiated once.
@@ -70,7 +74,7 @@ def clip_loss(
     )
     image_BE, text_BE = pairing.real(image_BE), pairing.real(text_BE)
     scale = as_scalar(logit_scale, name="logit_scale", like=image_BE)
-    return _ClipLoss.apply(image_BE, text_BE, scale, pairing)
+    return _ClipLoss.apply(image_BE, text_BE, scale, pairing, row_loss_B)
 
 
 class _ClipLoss(torch.autograd.Function):
@@ -78,7 +82,12 @@ class _ClipLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, image_BE: Tensor, text_BE: Tensor, scale: Tensor, pairing: Pairing
+        ctx: Any,
+        image_BE: Tensor,
+        text_BE: Tensor,
+        scale: Tensor,
+        pairing: Pairing,
+        told_B: Tensor | None,
     ) -> Tensor:
         with torch.autocast(image_BE.device.type, enabled=False):
             text_AE = gather_rows(text_BE, group=pairing.group)
@@ -95,6 +104,8 @@ class _ClipLoss(torch.autograd.Function):
                 # exp(x - inf) = 0: padding gets no weight in backward.
                 row_lse_B.masked_fill_(~valid_B, torch.inf)
                 column_lse_A.masked_fill_(~pairing.valid_A, torch.inf)
+            if told_B is not None:
+                told_B.copy_(loss_B / 2)
             loss = sum_(loss_B.sum(), group=pairing.group) / (2 * pairing.num_valid)
         ctx.save_for_backward(image_BE, text_AE, scale, row_lse_B, column_lse_A, class_A)
         ctx.pairing = pairing
@@ -131,7 +142,8 @@ class _ClipLoss(torch.autograd.Function):
         factor = grad_loss * pairing.ranks / (2 * pairing.num_valid)
         scale_grad = gradients.of_scale(image_BE, factor=factor) if need_scale else None
         image_grad_BE = gradients.of_images(factor * scale) if need_image else None
-        return image_grad_BE, gradients.of_texts(factor, group=pairing.group), scale_grad, None
+        text_grad_BE = gradients.of_texts(factor, group=pairing.group)
+        return image_grad_BE, text_grad_BE, scale_grad, None, None
 
 
 def _add_block_gradients(

@@ -23,6 +23,7 @@ def siglip_loss(
     positives: Positives = "attract",
     valid_B: Tensor | None = None,
     equal_rows: bool = False,
+    row_loss_B: Tensor | None = None,
 ) -> Tensor:
     """Sum of the pairwise sigmoid losses over the global batch, divided by its size.
 
@@ -46,6 +47,8 @@ def siglip_loss(
             loss is 0.
         equal_rows: the ranks are known to hold equally many rows and the same arguments: they do
             not ask each other, which would cost a collective.
+        row_loss_B: is filled with each row's part, whose mean over the real rows is the loss: what
+            its image loses beside all texts; 0 on padding.
 
     Returns:
         The loss, 0-dim, fp32, or fp64 for fp64 features. It can be differentiated once.
@@ -65,7 +68,8 @@ def siglip_loss(
     image_BE, text_BE = pairing.real(image_BE), pairing.real(text_BE)
     scale = as_scalar(logit_scale, name="logit_scale", like=image_BE)
     bias = as_scalar(logit_bias, name="logit_bias", like=image_BE)
-    return _SiglipLoss.apply(image_BE, text_BE, scale, bias, pairing, torch.is_grad_enabled())
+    wanted = torch.is_grad_enabled()
+    return _SiglipLoss.apply(image_BE, text_BE, scale, bias, pairing, wanted, row_loss_B)
 
 
 class _SiglipLoss(FinishedInForward):
@@ -80,6 +84,7 @@ class _SiglipLoss(FinishedInForward):
         bias: Tensor,
         pairing: Pairing,
         differentiable: bool,
+        told_B: Tensor | None,
     ) -> Tensor:
         need_image, need_text, need_scale, need_bias = (
             differentiable and need for need in ctx.needs_input_grad[:4]
@@ -93,7 +98,7 @@ class _SiglipLoss(FinishedInForward):
             need_scale=need_scale,
             need_bias=need_bias,
         )
-        image_grad_BE = sums.add(image_BE, pairing=pairing, need_image=need_image)
+        image_grad_BE = sums.add(image_BE, pairing=pairing, need_image=need_image, told_X=told_B)
         loss, text_grad_BE, scale_grad, bias_grad = sums.finish()
         ctx.save_for_backward(image_grad_BE, text_grad_BE, scale_grad, bias_grad)
         return loss

@@ -45,8 +45,8 @@ class SiglipByParts:
 
     Args:
         text_BE: features of all of this rank's texts.
-        logit_scale, logit_bias, group, labels_B, positives, valid_B, equal_rows: as `siglip_loss`
-            has them.
+        logit_scale, logit_bias, group, labels_B, positives, valid_B, equal_rows, row_loss_B: as
+            `siglip_loss` has them.
         frozen: what wants no gradient, which is then not computed; alike on all ranks.
 
     Raises:
@@ -66,6 +66,7 @@ class SiglipByParts:
         valid_B: Tensor | None = None,
         equal_rows: bool = False,
         frozen: Collection[Differentiable] = (),
+        row_loss_B: Tensor | None = None,
     ) -> None:
         self._pairing = pair(
             {"text_BE": text_BE},
@@ -89,6 +90,7 @@ class SiglipByParts:
             need_bias="logit_bias" not in frozen,
         )
         self._need_image = "image" not in frozen
+        self._told_B = row_loss_B
 
     @torch.no_grad()
     def add(self, image_XE: Tensor, rows: slice) -> Tensor | None:
@@ -104,7 +106,12 @@ class SiglipByParts:
         """
         rows = self._claim(image_XE, rows)
         part = self._pairing.part(rows)
-        return self._sums.add(part.real(image_XE), pairing=part, need_image=self._need_image)
+        return self._sums.add(
+            part.real(image_XE),
+            pairing=part,
+            need_image=self._need_image,
+            told_X=None if self._told_B is None else self._told_B[rows],
+        )
 
     @torch.no_grad()
     def finish(self) -> SiglipGradients:

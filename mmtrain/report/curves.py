@@ -90,14 +90,20 @@ def draw_curves(runs: Sequence[RunFolder], names: Sequence[str]) -> list[Drawing
 
 
 def draw_sources(run: RunFolder) -> list[Drawing]:
-    """How often each source of a mixture was gone through, a line a source."""
-    names = {name: None for row in run.metrics for name in row.get("source_epochs") or ()}
-    columns = {
-        name: column(
-            [{"step": row["step"]} | (row.get("source_epochs") or {}) for row in run.metrics], name
-        )
-        for name in names
-    }
+    """What each source of a mixture lost and how often it was gone through, a line a source."""
+    return [
+        *_by_source(run, "source_loss", title="Loss of each source", smooth=True),
+        *_by_source(run, "source_epochs", title="Epochs of each source", from_zero=True),
+    ]
+
+
+def _by_source(
+    run: RunFolder, key: str, *, title: str, smooth: bool = False, from_zero: bool = False
+) -> list[Drawing]:
+    tables = [row[key] if isinstance(row.get(key), dict) else {} for row in run.metrics]
+    names = {name: None for table in tables for name in table}
+    rows = [{"step": r["step"]} | t for r, t in zip(run.metrics, tables, strict=True)]
+    columns = {name: column(rows, name) for name in names}
     lines = [
         Series(points=points, name=name, number=number)
         for number, (name, points) in enumerate(columns.items())
@@ -105,11 +111,15 @@ def draw_sources(run: RunFolder) -> list[Drawing]:
     ]
     if not lines:
         return []
-    told = [f"{line.name} {short_number(line.points[-1][1])}" for line in lines[:_SOURCES_TOLD]]
+    told = [f"{line.name} {short_number(_newest(line, smooth))}" for line in lines[:_SOURCES_TOLD]]
     told += [f"and {len(lines) - _SOURCES_TOLD} more"] * (len(lines) > _SOURCES_TOLD)
-    title = "Epochs of each source"
-    svg = line_chart(lines, label=title, from_zero=True)
+    svg = line_chart(lines, label=title, from_zero=from_zero, smooth=smooth)
     return [Drawing(title=title, value=", ".join(told), svg=svg)]
+
+
+def _newest(line: Series, smooth: bool) -> float:
+    values = [y for _, y in line.points]
+    return recent(values) if smooth else values[-1]
 
 
 def draw_scores(runs: Sequence[RunFolder], names: Sequence[str]) -> list[Drawing]:

@@ -1,6 +1,6 @@
 """The contrastive task: images and their captions brought together."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from mmtrain.tasks.config import LossSection
 from mmtrain.tasks.draws import Draws
 from mmtrain.tasks.logits import Logits
 from mmtrain.tasks.objective import Objective
+from mmtrain.tasks.source_loss import SourceLoss
 from mmtrain.tasks.task import Shared, copy_start
 from mmtrain.tasks.terms.contrastive import ContrastiveTerm
 from mmtrain.tasks.terms.term import Found, Rows, Term
@@ -81,6 +82,7 @@ class ContrastiveTask:
             layout=self._shared.layout,
             seed=self._shared.seed,
             lora_dropout=lora_dropout,
+            sources=[one.name for one in self._shared.data.mixture],
         )
 
     def learning_rates(self) -> Mapping[str, float]:
@@ -139,7 +141,13 @@ class ContrastiveTask:
 
 
 def contrastive_objective(
-    model: Clip, config: LossSection, *, layout: Layout, seed: int, lora_dropout: bool = False
+    model: Clip,
+    config: LossSection,
+    *,
+    layout: Layout,
+    seed: int,
+    lora_dropout: bool = False,
+    sources: Sequence[str] = (),
 ) -> Objective:
     """The contrastive loss and the terms beside it.
 
@@ -149,6 +157,7 @@ def contrastive_objective(
         layout: the mesh.
         seed: of every random choice.
         lora_dropout: the model's adapter drops features.
+        sources: names of a mixture's, whose losses are told apart.
 
     Raises:
         ValueError: the loss needs a bias that the model has not.
@@ -181,4 +190,5 @@ def contrastive_objective(
         rows=rows,
         handed={"image": towers.embed_dim, "text": towers.embed_dim},
         logits=logits,
+        source_loss=SourceLoss(contrastive, sources, layout) if sources else None,
     )

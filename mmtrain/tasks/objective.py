@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmtrain.nn import HostLengths
 from mmtrain.parallel import Layout, PipelineSchedule
 from mmtrain.tasks.logits import Logits
+from mmtrain.tasks.source_loss import SourceLoss
 from mmtrain.tasks.terms.term import BatchTerm, Outputs, Rows, RowTerm, Term, packed
 from mmtrain.train.step import LocalSchedule
 
@@ -30,6 +31,7 @@ class Objective:
         rows: per-row tensors of a batch for every stage: ids, lengths, random choices.
         handed: outputs that batch terms read and their widths, in order.
         logits: the objective's own parameters.
+        source_loss: what each source of a mixture loses; None without a mixture.
     """
 
     def __init__(
@@ -40,8 +42,10 @@ class Objective:
         rows: Callable[[Any], Rows],
         handed: Mapping[str, int] | None = None,
         logits: Logits | None = None,
+        source_loss: SourceLoss | None = None,
     ) -> None:
         self.layout, self.logits = layout, logits
+        self._source_loss = source_loss
         self._task_rows = rows
         self.terms = tuple(terms)
         self.row_terms = [term for term in terms if isinstance(term, RowTerm)]
@@ -118,6 +122,8 @@ class Objective:
             out_RC, losses = self._two_passes(schedule, batch, rows, known_C, loss_scale)
         if self.logits is not None:
             self.logits.agree(self.layout)
+        if self._source_loss is not None:
+            self._source_loss.add(batch)
         return self._agree(out_RC, losses, known_C)
 
     @property
@@ -235,10 +241,16 @@ class Objective:
             total = total + weight * value
         return total
 
-    def figures(self) -> dict[str, float]:
-        """What a log line says of the last step beside the loss: what each of several terms came
-        to, what the terms have to tell, the logits' multiplier. Waits for the device."""
-        found: dict[str, float] = {}
+    def settle(self) -> None:
+        """Before `figures`: bring together what only each rank knows. Collective."""
+        if self._source_loss is not None:
+            self._source_loss.settle()
+
+    def figures(self) -> dict[str, Any]:
+        """What a log line says beside the loss. Of the last step what each of several terms came
+        to, what the terms have to tell, the logits' multiplier; of the steps since the last
+        `settle` but one what each source of a mixture lost. Waits for the device."""
+        found: dict[str, Any] = {}
         values: dict[Term, float] = dict(zip(self.batch_terms, self._value_N.tolist(), strict=True))
         places = torch.tensor([0, *(term.num_columns for term in self.row_terms)]).cumsum(0)
         sums, counts = self._sum_C.tolist(), self._count_N.tolist()
@@ -252,6 +264,8 @@ class Objective:
             found |= {f"loss/{self._names[term]}": values[term] for term in self.terms}
         if self.logits is not None:
             found["logit_scale"] = self.logits.multiplier().item()
+        if self._source_loss is not None:
+            found["source_loss"] = self._source_loss.figures()
         return found
 
 

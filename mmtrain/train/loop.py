@@ -151,7 +151,8 @@ class Loop:
         )
 
     def _log_step(self, step: Step, clock: Clock) -> None:
-        """The newest step's line. Waits for the device."""
+        """The newest step's line. Collective; waits for the device."""
+        self.state.objective.settle()
         if self.log is None:
             return
         state = self.state

@@ -43,6 +43,11 @@ class Objective(Protocol):
         """What a user is told of a batch with nothing to learn from, and what mends it."""
         ...
 
-    def figures(self) -> dict[str, float]:
-        """What a log line says of the last step beside the loss. Waits for the device."""
+    def settle(self) -> None:
+        """Before `figures`: bring together what only each rank knows. Collective."""
+        ...
+
+    def figures(self) -> dict[str, Any]:
+        """What a log line says beside the loss: numbers, and tables of them. Waits for the
+        device."""
         ...

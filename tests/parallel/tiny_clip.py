@@ -2,6 +2,7 @@
 of unequal length, end-token pooling, random choices inside the model, repeated labels."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,6 +158,7 @@ class Trained:
         compile: blocks are compiled.
         lock: unlocked layers of the vision and the text tower, None where all train.
         batch_size: rows of a global batch.
+        sources: names of those that are mixed.
     """
 
     def __init__(
@@ -171,6 +173,7 @@ class Trained:
         compile: bool = False,
         lock: tuple[int | None, int | None] = (None, None),
         batch_size: int = 8,
+        sources: Sequence[str] = (),
     ) -> None:
         alone = Layout(device=CPU, config=ParallelConfig())
         self.layout = layout or (alone if parallel is None else build_layout(parallel, CPU))
@@ -182,7 +185,9 @@ class Trained:
                 lock_tower(tower, unlocked_layers=unlocked)
         no_decay, hidden = no_decay_names(self.model), hidden_matrix_names(self.model)
         self.stages = parallelize(self.model, self.layout, precision=precision, compile=compile)
-        self.objective: Any = contrastive_objective(self.model, loss, layout=self.layout, seed=3)
+        self.objective: Any = contrastive_objective(
+            self.model, loss, layout=self.layout, seed=3, sources=sources
+        )
         for stage in self.stages:
             stage.set_criterion(self.objective.criterion)  # pyright: ignore[reportCallIssue]
         self.schedule = build_schedule(

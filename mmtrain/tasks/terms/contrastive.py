@@ -36,6 +36,8 @@ class ContrastiveTerm(BatchTerm):
     ) -> None:
         self.weight = weight
         self.config, self.logits, self.layout = config, logits, layout
+        self.row_loss_B: Tensor | None = None
+        """Each row's part of the last step's loss, of batches that say which source a row is of."""
         if config.kind == "siglip" and logits.bias is None:
             raise ValueError(
                 'loss.kind = "siglip" needs a learned bias; set model.init_logit_bias = -10.0 '
@@ -43,11 +45,12 @@ class ContrastiveTerm(BatchTerm):
             )
 
     def loss(self, outputs: Outputs, batch: ImageTextBatch, rows: Rows) -> Tensor:
-        return self.of(outputs["image"], outputs["text"], batch)
+        told = self._told(outputs["text"], batch)
+        return self.of(outputs["image"], outputs["text"], batch, **told)
 
-    def of(self, image_BE: Tensor, text_BE: Tensor, batch: ImageTextBatch) -> Tensor:
+    def of(self, image_BE: Tensor, text_BE: Tensor, batch: ImageTextBatch, **told: Any) -> Tensor:
         """The mean loss of unit-norm features over the global batch."""
-        arguments = self._arguments(batch)
+        arguments = self._arguments(batch) | told
         if self.config.kind == "siglip":
             assert self.logits.bias is not None
             return siglip_loss(image_BE, text_BE, logit_bias=self.logits.bias, **arguments)
@@ -67,7 +70,14 @@ class ContrastiveTerm(BatchTerm):
         frozen: Sequence[str],
     ) -> Parts:
         arguments = self._arguments(batch) | {"frozen": {*frozen, *self.logits.frozen()}}
+        arguments |= self._told(text_BE, batch)
         return _SigmoidParts(text_BE, self.logits, arguments, factor=factor)
+
+    def _told(self, text_BE: Tensor, batch: ImageTextBatch) -> dict[str, Any]:
+        if batch.source_B is None:
+            return {}
+        self.row_loss_B = torch.zeros(text_BE.size(0), dtype=torch.float64, device=text_BE.device)
+        return {"row_loss_B": self.row_loss_B}
 
     def _arguments(self, batch: ImageTextBatch) -> dict[str, Any]:
         return {
