@@ -15,6 +15,7 @@ from mmtrain.build.memory import check_memory
 from mmtrain.build.resolve import resolve, run_tokenizer
 from mmtrain.build.tasks import build_task
 from mmtrain.checkpoint.background_save import BackgroundSave
+from mmtrain.data.accounts import EpochAccounts
 from mmtrain.data.bad_samples import BAD_SAMPLES_FILE, BadSampleLog
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.numbered import NumberedData
@@ -307,6 +308,12 @@ def _build_state(
         bad_samples=BadSampleLog(
             Path(recipe.run.dir) / BAD_SAMPLES_FILE if layout.is_main else None,
             max_bad_fraction=recipe.data.max_bad_fraction,
+            gather=gather,
+        ),
+        accounts=EpochAccounts(
+            [source.name for source in recipe.data.sources],
+            [source.num_samples for source in data.sources],
+            rank=layout.rank("dp"),
             gather=gather,
         ),
         identity=Identity(

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -32,6 +32,26 @@ class BadSample:
         # A malformed row has no other name than its place.
         name = self.key if self.key == self.shard else f"{self.key} in {self.shard}"
         return name + (f" ({self.detail})" if self.detail else "")
+
+
+class Taken(NamedTuple):
+    """What rows take of an epoch of a source, by the samples that were planned for them."""
+
+    source: int
+    epoch: int
+    delivered: int
+    """Rows whose own sample was delivered."""
+    bad: int
+    """Rows whose sample another replaced."""
+    total: int
+    """The sum of the samples' numbers, modulo 2 ** 64; with the next, whether they are the ones."""
+    squares: int
+    """The sum of their squares, likewise."""
+
+    @property
+    def sums(self) -> dict[str, int]:
+        """What adds up over batches."""
+        return {name: n for name, n in self._asdict().items() if name not in ("source", "epoch")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +90,8 @@ class SampleBatch:
     and would have to wait for the device's."""
     source_B: Tensor | None = None
     """int64, which source of a mixture each row is of; None without a mixture."""
+    taken: tuple[Taken, ...] = ()
+    """What the rows take of their epochs; none in an evaluation."""
 
     @property
     def num_rows(self) -> int:

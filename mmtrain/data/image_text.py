@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmtrain.data.accounts import taken_by
 from mmtrain.data.batch import ImageTextBatch
 from mmtrain.data.first_look import refuse_unknown_label_key, refuse_untold_lines
 from mmtrain.data.images.transforms import TrainTransform
@@ -45,6 +46,7 @@ class ImageTextData(NumberedData[ImageTextBatch]):
             epoch=rows.epoch,
             keys=tuple("" if each is None else each.key for each in samples),
             bad=bad,
+            taken=taken_by(rows, bad),
             source_B=torch.from_numpy(rows.source_B) if self.config.mixture else None,
             texts=tuple(map(_caption, samples)) if self.keeps_texts else (),
         )

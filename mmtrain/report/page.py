@@ -75,6 +75,7 @@ def _one_run(run: RunFolder, *, lacking: str | None) -> dict[str, Any]:
             *draw_scores([run], [run.name]),
         ],
         "examples": [one for one in run.evaluations if _has_examples(one)],
+        "accounts": _accounts(run),
         "bad_samples": run.bad_samples[:NUM_BAD_SHOWN],
         "num_bad_samples": len(run.bad_samples),
         "bad_reasons": Counter(str(row.get("reason", "?")) for row in run.bad_samples),
@@ -83,6 +84,13 @@ def _one_run(run: RunFolder, *, lacking: str | None) -> dict[str, Any]:
         "facts": facts_of(run) + _fingerprints(run.evaluations),
         "recipe": run.recipe,
     }
+
+
+def _accounts(run: RunFolder) -> dict[str, dict[str, Any]]:
+    """Of the epochs that were over by the last line, by source."""
+    found = run.metrics[-1].get("epoch_accounts") if run.metrics else None
+    tables = found.items() if isinstance(found, dict) else ()
+    return {name: table for name, table in tables if isinstance(table, dict)}
 
 
 def _has_examples(one: Evaluation) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from mmtrain.checkpoint.background_save import BackgroundSave
 from mmtrain.data.batch import SampleBatch
 from mmtrain.data.numbered import NumberedData
-from mmtrain.errors import UsageError
+from mmtrain.errors import FaultsFound, UsageError
 from mmtrain.optim import OptimConfig, lr_factor
 from mmtrain.train.clock import Clock
 from mmtrain.train.config import TrainConfig
@@ -65,6 +65,7 @@ class Loop:
 
         Raises:
             TrainingStopped: too many steps in a row had no finite loss or gradient.
+            FaultsFound: the samples of an epoch do not add up.
             UsageError: too many samples cannot be used, or a checkpoint cannot be written.
         """
         saved_step, saved_time = self.state.step, time.monotonic()
@@ -77,6 +78,7 @@ class Loop:
                 saves = done or evaluates or self._every(self.config.checkpoint_every)
                 logs = self._every(self.config.log_every) or done
                 verdict = self._judge(all_steps=saves or logs)
+                self.state.accounts.settle(self.data.plan, self.state.step)
                 if logs:
                     self._log_step(step, clock)
                 self._look_after(verdict, clock)
@@ -96,7 +98,7 @@ class Loop:
                     with self.watchdog.busy("evaluating"):
                         self.evaluate()
                     clock.restart()
-        except TrainingStopped:  # on every rank: what is on its way gets there
+        except (TrainingStopped, FaultsFound):  # on every rank: what is on its way gets there
             self._wait_for_save()
             raise
         finally:
@@ -122,6 +124,7 @@ class Loop:
                 bad_samples=bool(batch.bad),
             ),
         )
+        self.state.accounts.record(batch.taken)
         self._unjudged.append(step)
         clock.count(step.num_rows)
         return step
@@ -169,6 +172,7 @@ class Loop:
                 **scale,
                 **clock.figures(),
                 **self.data.source_figures(state.step),
+                **state.accounts.figures(),
                 **self.data.work.figures(),
                 **self.figures(),
             }

@@ -84,7 +84,7 @@ class MetricsLog:
         self._console = build_console(stream or sys.stderr, total_steps, start_step)
         self._mirrors = _build_mirrors(run_dir, config, start_step, dict(recipe or {}), self.say)
 
-    def log(self, record: Mapping[str, float | Mapping[str, float]]) -> None:
+    def log(self, record: Mapping[str, Any]) -> None:
         """Write a record; `step` counts the updates done. What is not finite becomes null.
 
         A table, as of figures by source, stays one in the file; elsewhere its numbers are
@@ -147,17 +147,17 @@ class MetricsLog:
         self.close()
 
 
-def _finite(value: float | Mapping[str, float]) -> Any:
+def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(one) for key, one in value.items()}
     return value if math.isfinite(value) else None
 
 
-def _flat(record: Mapping[str, float | Mapping[str, float]]) -> Record:
+def _flat(record: Mapping[str, Any]) -> Record:
     numbers: dict[str, float] = {}
     for key, value in record.items():
         if isinstance(value, Mapping):
-            numbers |= {f"{key}/{name}": number for name, number in value.items()}
+            numbers |= {f"{key}/{name}": number for name, number in _flat(value).items()}
         else:
             numbers[key] = value
     return numbers

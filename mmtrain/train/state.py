@@ -18,6 +18,7 @@ from mmtrain.checkpoint.checkpoint import (
     read_state,
     save_checkpoint,
 )
+from mmtrain.data.accounts import EpochAccounts
 from mmtrain.data.bad_samples import BadSampleLog
 from mmtrain.data.fingerprint import same_data
 from mmtrain.errors import UsageError
@@ -109,6 +110,7 @@ class RunState:
     loss_scale: LossScale | None = None
     """With precision fp16."""
     bad_samples: BadSampleLog
+    accounts: EpochAccounts
     identity: Identity
     step: int = 0
     """Updates done: batches consumed by the trainer, not those read ahead."""
@@ -161,6 +163,7 @@ class RunState:
             "identity": vars(self.identity),
             "environment": environment(self.layout),
             "bad_samples": self.bad_samples.state_dict(),
+            "accounts": self.accounts.state_dict(),
             "loss_scale": None if self.loss_scale is None else self.loss_scale.state_dict(),
             "recipe": recipe,
         }
@@ -198,6 +201,7 @@ class RunState:
         load_checkpoint(path, self.tensors(), verified=True)
         self.step, self.samples_seen = state["step"], state["samples_seen"]
         self.bad_samples.load_state_dict(state["bad_samples"])
+        self.accounts.load_state_dict(state.get("accounts"), batches=self.step)
         # Absent where the checkpoint is older, or of a run at another precision: the scale begins.
         if self.loss_scale is not None and (saved_scale := state.get("loss_scale")) is not None:
             self.loss_scale.load_state_dict(saved_scale)

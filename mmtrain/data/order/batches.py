@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, Protocol
 
 import numpy as np
@@ -57,6 +58,14 @@ class RowPlan(Protocol):
 
     def coming(self, rows: Rows, row: int) -> np.ndarray:
         """The shards of the row's source by when they are wanted next, int64."""
+        ...
+
+    def epochs_done(self, batches: int) -> list[int]:
+        """Epochs of each source that are over after so many batches."""
+        ...
+
+    def left_out(self, source: int, epoch: int) -> np.ndarray:
+        """Samples that fill no batch of an epoch that is over, int64."""
         ...
 
 
@@ -163,3 +172,13 @@ class BatchPlan:
     def coming(self, rows: Rows, row: int) -> np.ndarray:
         """The shards by when they are wanted next."""
         return self.plan.shards_from(rows.epoch, int(rows.place_B[row]))
+
+    def epochs_done(self, batches: int) -> list[int]:
+        """Epochs that are over after so many batches."""
+        return [batches // self.batches_per_epoch]
+
+    def left_out(self, source: int, epoch: int) -> np.ndarray:
+        """Samples that fill no batch of an epoch, int64."""
+        bounds, taken = self.plan.lane_bounds(epoch), self.batches_per_epoch * self._per_lane
+        rests = [np.arange(low + taken, high) for low, high in pairwise(bounds.tolist())]
+        return self.plan.samples(epoch, np.concatenate(rests))

@@ -259,3 +259,28 @@ class MixturePlan:
         """The shards of the row's source by when they are wanted next."""
         plan = self.sources[int(rows.source_B[row])].plan
         return plan.shards_from(int(rows.source_epoch_B[row]), int(rows.place_B[row]))
+
+    def epochs_done(self, batches: int) -> list[int]:
+        """Epochs of each source that are over after so many batches: in every lane."""
+        if self._is_single:
+            given = self._streams[0].counts(batches).tolist()
+            count_LS = [
+                [self._single_rows(source, lane, num) for source, num in self._with(given)]
+                for lane in range(self._lanes)
+            ]
+        else:
+            count_LS = [
+                stream.counts(batches * self._per_lane).tolist() for stream in self._streams
+            ]
+        epochs_LS = [
+            [int(one.plan.locate(lane, np.array([n]))[0][0]) for one, n in self._with(counts)]
+            for lane, counts in enumerate(count_LS)
+        ]
+        return [min(epochs) for epochs in zip(*epochs_LS, strict=True)]
+
+    def left_out(self, source: int, epoch: int) -> np.ndarray:
+        """None: batches go on from one epoch to the next."""
+        return np.zeros(0, dtype=np.int64)
+
+    def _with(self, numbers: Sequence[int]) -> Iterator[tuple[Mixed, int]]:
+        return zip(self.sources, numbers, strict=True)

@@ -8,6 +8,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from mmtrain.data.accounts import taken_by
 from mmtrain.data.batch import SampleBatch
 from mmtrain.data.config import DataConfig
 from mmtrain.data.images.transforms import TrainTransform
@@ -284,6 +285,7 @@ class VqaData(NumberedData[VqaBatch]):
             epoch=rows.epoch,
             keys=tuple("" if sample is None else sample.key for sample in samples),
             bad=bad,
+            taken=taken_by(rows, bad),
         )
 
     def _targets(self, asked: Sequence[Question | None]) -> tuple[Tensor, Tensor]:
