@@ -17,6 +17,7 @@ from mmtrain.build.open_clip_training import take_up_open_clip
 from mmtrain.build.run import ADAPTER, Run, build_run
 from mmtrain.data.config import DataConfig
 from mmtrain.data.fingerprint import split_fingerprint
+from mmtrain.data.storage import hub
 from mmtrain.data.storage.patience import waiting
 from mmtrain.errors import ExitStatus, UsageError
 from mmtrain.files import writing
@@ -137,6 +138,8 @@ def _headline(run: Run) -> Iterator[str]:
     if sources := _sources(run):
         told = (f"{name} ({one['num_samples']:,} samples)" for name, one in sources.items())
         yield f"mixing {', '.join(told)}"
+    for root, commit in hub.COMMITS.items():
+        yield f"{root} is read at commit {commit}"
     yield (
         f"{data.num_samples:,} samples; {run.total_steps:,} steps of {config.batch_size:,} "
         f"({epochs:,.4g} epochs)"
@@ -276,6 +279,7 @@ def _write_facts(run: Run) -> None:
             "fingerprint_covers_content": split_fingerprint(run.data.fingerprint)[1] is not None,
             "batches_per_epoch": run.data.batches_per_epoch,
             **({"sources": sources} if (sources := _sources(run)) else {}),
+            **({"commits": hub.COMMITS} if hub.COMMITS else {}),
         },
         "total_steps": run.total_steps,
         "parameters": {"trainable": run.num_trainable, "total": run.num_parameters},

@@ -8,6 +8,7 @@ SCHEMES = {
     "s3": "S3",
     "gs": "Google Cloud Storage",
     "az": "Azure Blob Storage",
+    "hf": "Hugging Face's hub",
     "http": "a web server",
     "https": "a web server",
 }
@@ -42,11 +43,18 @@ def local_path(path: str) -> str:
     return host + unquote(split.path)
 
 
+def is_hub(path: str) -> bool:
+    """Whether a path is on Hugging Face's hub, or on another that HF_ENDPOINT names."""
+    return scheme_of(path) == "hf"
+
+
 def split_store(path: str) -> tuple[str, str]:
-    """`s3://bucket` and `a/b.tar` of `s3://bucket/a/b.tar`."""
+    """`s3://bucket` and `a/b.tar` of `s3://bucket/a/b.tar`; on the hub the first is the data set,
+    `hf://datasets/owner/name@revision`."""
     scheme, _, rest = path.partition("://")
-    root, _, key = rest.partition("/")
-    return f"{scheme.lower()}://{root}", key
+    parts = rest.split("/", 3 if is_hub(path) else 1)
+    num = 3 if is_hub(path) else 1
+    return f"{scheme.lower()}://{'/'.join(parts[:num])}", "/".join(parts[num:])
 
 
 def base_name(path: str) -> str:

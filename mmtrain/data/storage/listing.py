@@ -4,8 +4,9 @@ import fnmatch
 import posixpath
 import re
 
-from mmtrain.data.storage.addresses import base_name, is_web, split_store
+from mmtrain.data.storage.addresses import base_name, is_hub, is_web, split_store
 from mmtrain.data.storage.hidden_names import is_hidden
+from mmtrain.data.storage.hub import names_below, pinned
 from mmtrain.data.storage.remote import told
 from mmtrain.data.storage.stores import store_of
 from mmtrain.errors import UsageError
@@ -16,7 +17,8 @@ _MAGIC = re.compile(r"[*?\[]")
 def list_remote(path: str, *, key: str) -> list[str]:
     """The files that a remote path, folder (its *.tar) or glob stands for; sorted.
 
-    A path of one file is not looked up: opening it tells what is wrong.
+    A path of one file is not looked up: opening it tells what is wrong. Those of a hub's data set
+    are of the commit that it is at now.
 
     Args:
         path: without braces.
@@ -29,6 +31,8 @@ def list_remote(path: str, *, key: str) -> list[str]:
     if is_web(path):
         _refuse_web_listing(path, key)
         return [path]
+    if is_hub(path):
+        path = pinned(path)
     root, name = split_store(path)
     if _MAGIC.search(name):
         return _glob(root, name)
@@ -68,6 +72,8 @@ def _fits(parts: list[str], wanted: list[str]) -> bool:
 
 
 def _in_folder(root: str, folder: str) -> list[str]:
+    if is_hub(root):
+        return names_below(root, folder, deep=False)
     import obstore
 
     store, _ = store_of(f"{root}/")
@@ -76,6 +82,8 @@ def _in_folder(root: str, folder: str) -> list[str]:
 
 
 def _below(root: str, folder: str) -> list[str]:
+    if is_hub(root):
+        return names_below(root, folder, deep=True)
     import obstore
 
     store, _ = store_of(f"{root}/")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from mmtrain.data.storage.addresses import (
-    SCHEMES,
+    is_hub,
     is_remote,
     is_web,
     local_path,
@@ -77,13 +77,17 @@ def open_place(path: str, *, key: str) -> Place:
             f"{key} = {path}: a web server takes no files and has no listing; name a folder of "
             "s3://, gs:// or az://, or of this machine"
         )
+    if is_hub(path):
+        raise UsageError(
+            f"{key} = {path}: nothing is written to the hub; name a folder of s3://, gs:// or "
+            "az://, or of this machine"
+        )
     if is_remote(path):
         return StorePlace(path)
     if scheme_of(path):
         raise UsageError(
             f"{key} = {path}: {scheme_of(path)} is no place to write to; name a folder of "
-            f"{', '.join(f'{name}://' for name in SCHEMES if not is_web(f'{name}://'))} or of "
-            "this machine"
+            "s3://, gs:// or az://, or of this machine"
         )
     return FolderPlace(path)
 

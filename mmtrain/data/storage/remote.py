@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from mmtrain.data.storage.addresses import is_web, scheme_of, split_store
+from mmtrain.data.storage.addresses import is_hub, is_web, scheme_of, split_store
 from mmtrain.data.storage.file import Range, read_joined
 from mmtrain.data.storage.stores import refuse_fork, store_of
 from mmtrain.data.work import COUNTER
@@ -136,9 +136,14 @@ def _reason(path: str, error: Exception) -> tuple[int, str]:
         wanted = _CREDENTIALS[scheme_of(path)]
         return errno.EACCES, f"no credentials are set; set {wanted} where it is public"
     if status in (401, 403):
-        return errno.EACCES, f"the server denies it ({status}); check the credentials and rights"
+        wanted = (
+            "HF_TOKEN, and whether it is gated" if is_hub(path) else "the credentials and rights"
+        )
+        return errno.EACCES, f"the server denies it ({status}); check {wanted}"
     if status == 404 or isinstance(error, FileNotFoundError):
-        return errno.ENOENT, "there is no such file" if is_web(path) else "there is no such object"
+        return errno.ENOENT, "there is no such file" if is_web(path) or is_hub(
+            path
+        ) else "there is no such object"
     if status in (429, 503):
         return errno.EBUSY, f"the server is busy ({status})"
     if isinstance(error, NotImplementedError) or "Range request not supported" in text:

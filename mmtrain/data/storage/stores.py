@@ -2,7 +2,7 @@
 
 Credentials and endpoints come from where each cloud's own tools take them: the environment
 (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_...`),
-AWS's profile files, and `~/.netrc` for web servers. None of it is kept or told here.
+AWS's profile files, `HF_TOKEN`, and `~/.netrc` for web servers. None of it is kept or told here.
 """
 
 import base64
@@ -15,7 +15,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from mmtrain.data.storage.addresses import SCHEMES, is_web, scheme_of, split_store
+from mmtrain.data.storage import hub
+from mmtrain.data.storage.addresses import SCHEMES, is_hub, is_web, scheme_of, split_store
 from mmtrain.errors import UsageError
 from mmtrain.settings.paths import mask_secrets
 
@@ -36,6 +37,9 @@ def store_of(path: str) -> tuple["ObjectStore", str]:
         UsageError: obstore is missing, or this process cannot use it.
     """
     refuse_fork()
+    if is_hub(path):
+        where, token = hub.web_address(path)
+        return _store(where, token=token), ""
     if is_web(path):
         # The whole address is the client's root: obstore would escape a query in a name.
         return _store(path), ""
@@ -74,7 +78,7 @@ def refuse_fork() -> None:
 
 
 @lru_cache(maxsize=4096)
-def _store(root: str, *, writes: bool = False) -> "ObjectStore":
+def _store(root: str, *, writes: bool = False, token: str | None = None) -> "ObjectStore":
     try:
         from obstore import exceptions, store
     except ImportError as error:
@@ -82,7 +86,7 @@ def _store(root: str, *, writes: bool = False) -> "ObjectStore":
             f'{root}: {scheme_of(root)}:// needs obstore; run: pip install "mmtrain[remote]"'
         ) from error
     try:
-        return _opened(store, root, writes=writes)
+        return _opened(store, root, writes=writes, token=token)
     except (exceptions.BaseError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(
@@ -91,7 +95,7 @@ def _store(root: str, *, writes: bool = False) -> "ObjectStore":
         ) from error
 
 
-def _opened(store: ModuleType, root: str, *, writes: bool) -> "ObjectStore":
+def _opened(store: ModuleType, root: str, *, writes: bool, token: str | None) -> "ObjectStore":
     scheme = scheme_of(root)
     shared: dict[str, Any] = {
         # Patience is ours: retrying at two levels would multiply the waiting. But of a file that
@@ -108,7 +112,8 @@ def _opened(store: ModuleType, root: str, *, writes: bool) -> "ObjectStore":
         "http://"
     )
     if is_web(root):
-        shared["client_options"]["default_headers"] = _netrc_headers(root)
+        headers = {"Authorization": f"Bearer {token}"} if token else _netrc_headers(root)
+        shared["client_options"]["default_headers"] = headers
         return store.HTTPStore(root, **shared)
     if scheme == "s3":
         return store.S3Store(urlsplit(root).netloc, **_aws_options(), **shared)

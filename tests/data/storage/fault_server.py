@@ -37,6 +37,8 @@ class Ranges:
         """By method, by fault, and `bytes` sent."""
         self.log: list[tuple[str, str, float]] = []
         """Path, range and time of every GET."""
+        self.logins: set[str] = set()
+        """What requests said in `Authorization`."""
         self.etag_suffix = ""
         self.url, self.is_gone = "", False
         self.lock = threading.Lock()
@@ -64,6 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         asked = self.headers.get("Range") or ""
         with ranges.lock:
+            ranges.logins.add(self.headers.get("Authorization") or "")
             ranges.requests[self.command] += 1
             number = ranges.requests[self.command]
             if not is_head:
