@@ -22,6 +22,7 @@ from mmtrain.data.order.batches import Rows
 from mmtrain.data.order.mixture import MixturePlan
 from mmtrain.data.order.plan import PADDING
 from mmtrain.data.order.randomness import uniform
+from mmtrain.data.reused import ReusedMemory
 from mmtrain.data.row_plan import build_row_plan, tell_caches
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import NO_CAPTION, NUM_CAPTION_DRAWS, Sample, SampleReader
@@ -99,6 +100,7 @@ class NumberedData(Generic[BatchT]):
         self._fixed_length, self._pin_memory = fixed_length, pin_memory
         self.work = WorkSums()
         """What the batches took that `iterate` gave."""
+        self._memory = ReusedMemory()
         self._cache = config.open_cache(world_size=world_size)
         self.sources = [self._open_source(settings) for settings in config.sources]
         self._threads = config.open_threads(self.sources)
@@ -150,7 +152,7 @@ class NumberedData(Generic[BatchT]):
             caption_lines=settings.caption_lines,
             label_key=settings.label_key,
             max_pixels=config.max_image_pixels,
-            at_least=2 * self._image_size if config.fast_decode else None,
+            at_least=config.decoded_at_least(self._image_size),
             retry_seconds=config.retry_seconds,
         )
 
@@ -351,8 +353,10 @@ class NumberedData(Generic[BatchT]):
         if not self._images:
             return torch.empty(len(samples), 0, dtype=torch.uint8)
         size = self._image_size
-        images_BHWC = torch.zeros(len(samples), size, size, 3, dtype=torch.uint8)
+        images_BHWC = self._memory.empty(len(samples), size, size, 3)
         for image_HWC, sample in zip(images_BHWC, samples, strict=True):
-            if sample is not None:
+            if sample is None:
+                image_HWC.zero_()
+            else:
                 image_HWC.copy_(sample.pixels_CHW.permute(1, 2, 0))
         return images_BHWC.permute(0, 3, 1, 2)

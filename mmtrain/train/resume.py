@@ -92,7 +92,7 @@ FIXED = frozenset(
             "data.last",
             "data.max_image_pixels",
         ),
-        "data.fast_decode",
+        *("data.fast_decode", "data.fast_decode_keeps"),
         *("data.mixture_batches", "data.mixture", "data.mixture[].name"),
         *("data.mixture[].image_key", "data.mixture[].captions"),
         *("data.mixture[].caption_lines", "data.mixture[].label_key"),

@@ -11,6 +11,7 @@ import torch
 
 from mmtrain.data.batch import ImageTextBatch
 from mmtrain.data.config import DataConfig
+from mmtrain.data.images.decode import decode_image
 from mmtrain.data.samples import label_of
 from mmtrain.data.storage.file import LocalFile
 from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
@@ -390,6 +391,38 @@ def test_fast_decode_is_off_unless_asked_for(tmp_path):
     difference = (exact.images_BCHW.int() - fast.images_BCHW.int()).abs()
     assert difference.any()
     assert difference.float().mean() < 8
+
+
+@pytest.mark.parametrize(("keeps", "sides"), [(None, 32), (2.0, 32), (2.1, 64), (1.0, 16)])
+def test_what_fast_decode_keeps_is_the_users(tmp_path, monkeypatch, keeps, sides):
+    photo = encoded(picture((128, 128), seed=1), "JPEG", quality=90)
+    train = str(
+        write_shard(tmp_path / "a.tar", [(str(i), {"jpg": photo, "txt": "t"}) for i in range(4)])
+    )
+    seen = []
+
+    def decode(*args, **options):
+        pixels = decode_image(*args, **options)
+        seen.append(pixels.shape[0])
+        return pixels
+
+    monkeypatch.setattr("mmtrain.data.samples.decode_image", decode)
+    build_data(train, fast_decode=True, fast_decode_keeps=keeps).batch(0)
+    assert set(seen) == {sides}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fast_decode_keeps": 1.5}, "does nothing without fast_decode = true"),
+        ({"fast_decode_keeps": 0.9, "fast_decode": True}, "must be 1 or more"),
+        ({"fast_decode_keeps": float("nan"), "fast_decode": True}, "must be 1 or more"),
+        ({"fast_decode_keeps": float("inf"), "fast_decode": True}, "must be 1 or more"),
+    ],
+)
+def test_what_fast_decode_cannot_keep(options, message):
+    with pytest.raises(ValueError, match=message):
+        DataConfig(train="x", **options)
 
 
 def test_large_images_are_bad_samples(tmp_path):

@@ -242,7 +242,7 @@ class VqaData(NumberedData[VqaBatch]):
             transform=transform,
             captions={},
             max_pixels=config.max_image_pixels,
-            at_least=2 * self._image_size if config.fast_decode else None,
+            at_least=config.decoded_at_least(self._image_size),
             keep_fields=True,
             retry_seconds=config.retry_seconds,
         )

@@ -63,6 +63,17 @@ def test_fast_decode_keeps_enough(at_least, size):
     assert np.array_equal(decode_image(FILES["png"], at_least=8), by_pillow(FILES["png"]))
 
 
+@pytest.mark.parametrize("side", [600, 900, 1200, 1300, 1792])
+def test_fast_decode_halves(side: int):
+    """Other parts, such as 3/8, take longer than the next larger half."""
+    data = encoded(picture((30, 40)).resize((side, side + 7)), "JPEG")
+    for at_least in (1, 100, side // 4, side // 4 + 1, side // 2, side // 2 + 1, side, 5000):
+        size = decode_image(data, at_least=at_least).shape[:2]
+        assert size in [(-(-(side + 7) // part), -(-side // part)) for part in (1, 2, 4, 8)]
+        assert min(size) >= min(at_least, side)
+        assert min(-(-each // 2) for each in size) < at_least or min(size) == -(-side // 8)
+
+
 def reason(data: bytes, **options) -> str:
     with pytest.raises(SampleError) as caught:
         decode_image(data, **options)
