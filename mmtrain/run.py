@@ -15,12 +15,15 @@ import torch.distributed as dist
 from mmtrain.build.mirror import RunMirror, refuse_held_mirror, take_from_mirror
 from mmtrain.build.open_clip_training import take_up_open_clip
 from mmtrain.build.run import ADAPTER, Run, build_run
+from mmtrain.data.batch import ImageTextBatch
 from mmtrain.data.config import DataConfig
 from mmtrain.data.fingerprint import split_fingerprint
 from mmtrain.data.storage import hub
 from mmtrain.data.storage.patience import waiting
 from mmtrain.errors import ExitStatus, UsageError
 from mmtrain.files import writing
+from mmtrain.models import Clip
+from mmtrain.models.flops import clip_flops
 from mmtrain.nn.products import fast_products
 from mmtrain.parallel import Layout, build_layout, leave_ranks, pick_device
 from mmtrain.ranks import is_alone, on_every_rank, on_rank_0, own_rank
@@ -50,6 +53,7 @@ from mmtrain.train.run_folder import (
 )
 from mmtrain.train.run_lock import LEASE_SECONDS, RunLock
 from mmtrain.train.straggler import StragglerWatch
+from mmtrain.train.utilisation import Utilisation, peak_flops
 from mmtrain.train.watchdog import Watchdog
 
 Resume = Literal["as it was", "with changes"] | None
@@ -202,10 +206,31 @@ def _build_loop(
         watchdog=watchdog,
         figures=mirror.figures,
         evaluate_every=run.recipe.eval.every,
+        utilisation=_utilisation(run),
         stragglers=None
         if factor is None
         else StragglerWatch(factor=factor, every=config.straggler_every, device=run.layout.device),
     )
+
+
+def _utilisation(run: Run) -> Utilisation | None:
+    """What says the MFU of two towers; None where a device's peak is not known."""
+    given, device = run.recipe.run.peak_tflops, run.layout.device
+    peak = peak_flops(device, precision=run.recipe.train.precision, peak_tflops_given=given)
+    model = run.task.model
+    if peak is None or not isinstance(model, Clip):
+        if given is not None:
+            raise UsageError(
+                f"run.peak_tflops = {given} has no effect: the FLOPs of a recipe with [vqa] are "
+                "not counted as it trains; mmtrain profile counts them"
+            )
+        return None
+    config, ranks = model.config, 1 if is_alone() else dist.get_world_size()
+
+    def flops(batch: ImageTextBatch) -> int:
+        return clip_flops(config, text_length=batch.tokens_BT.size(1)).training
+
+    return Utilisation(flops, peak=peak * ranks)
 
 
 def check_evaluations(run: Run) -> None:

@@ -14,6 +14,7 @@ from mmtrain.cli.models import add_export, add_models
 from mmtrain.cli.pages import add_report, add_serve
 from mmtrain.cli.parser import Parser, VersionAction
 from mmtrain.cli.plan import add_plan
+from mmtrain.cli.profile import add_profile
 from mmtrain.cli.train import add_train
 from mmtrain.cli.vqa import add_ask
 from mmtrain.cli.words import explain, in_words_of, refuse_document_dashes, split_overrides
@@ -31,6 +32,7 @@ examples:
 _GROUPS = (
     add_train,
     add_plan,
+    add_profile,
     add_eval,
     add_embed,
     add_generate,

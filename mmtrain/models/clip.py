@@ -13,6 +13,7 @@ from mmtrain.models.slices import slice_tower
 from mmtrain.models.text import TextConfig, TextTower
 from mmtrain.models.vision import VisionConfig, VisionTower
 from mmtrain.nn import HostLengths, unit_norm
+from mmtrain.nn.regions import region
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +90,14 @@ class ClipStage(Stage):
         images = next(given) if self.vision.embed is not None else None
         if image_BE is None and only is None:
             tokens = next(given) if images is None else images
-            x["image"] = self.vision(tokens, kept_BP=kept_BP, keep_BL2=vision_keep_BL2)
+            with region("forward: vision"):
+                x["image"] = self.vision(tokens, kept_BP=kept_BP, keep_BL2=vision_keep_BL2)
         if text_BE is None:
             tokens = next(given) if self.text.embed is None else tokens_BT
-            x["text"] = self.text(
-                tokens, length_B=length_B, keep_BL2=text_keep_BL2, host_lengths=host_lengths
-            )
+            with region("forward: text"):
+                x["text"] = self.text(
+                    tokens, length_B=length_B, keep_BL2=text_keep_BL2, host_lengths=host_lengths
+                )
         if self.vision.head is None:
             return tuple(x.values())
         x = {name: unit_norm(output) for name, output in x.items()}

@@ -21,6 +21,7 @@ from mmtrain.models.text import TextTower
 from mmtrain.models.vision import VisionTower
 from mmtrain.nn import HostLengths
 from mmtrain.nn.front_door import FrontDoorConfig
+from mmtrain.nn.regions import region
 
 Head = Literal["classify", "generate"]
 
@@ -117,10 +118,13 @@ class VqaStage(Stage):
         asked = Asked(tokens_QT=tokens_QT, question_length_Q=question_length_Q, length_Q=length_Q)
         x = dict(zip(self.takes, inputs, strict=True))
         if self.vision is not None:
-            x["image"] = self.vision(x["image"], kept_BP=kept_BP, keep_BL2=vision_keep_BL2)
+            with region("forward: vision"):
+                x["image"] = self.vision(x["image"], kept_BP=kept_BP, keep_BL2=vision_keep_BL2)
         if self.text is not None:
-            x["question"] = self._read(asked, x.get("question"), text_keep_QL2, host_lengths)
-        x |= self._answer(x, asked)
+            with region("forward: text"):
+                x["question"] = self._read(asked, x.get("question"), text_keep_QL2, host_lengths)
+        with region("forward: heads"):
+            x |= self._answer(x, asked)
         if self.gives:
             return tuple(x[name] for name in self.gives)
         assert self._criterion is not None, "a stage trains; Vqa.logits is for the rest"

@@ -15,6 +15,7 @@ from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, get_schedule_class
 
 from mmtrain.errors import UsageError
+from mmtrain.nn.regions import region
 from mmtrain.nn.seams import Forward, wrap_forward
 from mmtrain.parallel.mesh import Layout
 
@@ -245,7 +246,8 @@ class PipelineSchedule:
         come back detached. Without `eval` before it this is the whole step: the last stage's
         criterion has made a sum over rows of them, whose gradient is known beforehand."""
         inputs = (images_BCHW,) if self.layout.is_first_stage else ()
-        out = self._with_backward.step(*inputs, target=gradient_RC, **rows)
+        with region("backward"):  # what is not a stage's forward
+            out = self._with_backward.step(*inputs, target=gradient_RC, **rows)
         return out.detach() if self.layout.is_last_stage else None
 
     def _keep_shapes(self, rows: dict[str, Tensor]) -> None:

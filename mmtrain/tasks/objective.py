@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmtrain.nn import HostLengths
+from mmtrain.nn.regions import region
 from mmtrain.parallel import Layout, PipelineSchedule
 from mmtrain.tasks.logits import Logits
 from mmtrain.tasks.source_loss import SourceLoss
@@ -106,7 +107,7 @@ class Objective:
             if self.row_terms:
                 total = total + (out_RC * known_C.to(out_RC.dtype)).sum()
             if total.requires_grad:
-                (total * loss_scale).backward()
+                _backward(total * loss_scale)
         elif isinstance(schedule, LocalSchedule) and self._sums_over_images:
             (term,) = self.batch_terms
             factor = loss_scale * term.weight
@@ -145,7 +146,8 @@ class Objective:
             name: output.detach() if name in schedule.frozen_outputs else output
             for name, output in self._outputs(out_RC).items()
         }
-        losses = [term.loss(outputs, batch, rows) for term in self.batch_terms]
+        with region("loss"):
+            losses = [term.loss(outputs, batch, rows) for term in self.batch_terms]
         weighted = (term.weight * x for term, x in zip(self.batch_terms, losses, strict=True))
         return sum(weighted, start=losses[0].new_zeros(())), losses
 
@@ -165,7 +167,7 @@ class Objective:
             out_RC = out_RC.detach().requires_grad_()
             total, losses = self._losses(schedule, out_RC, batch, rows)
             if total.requires_grad:
-                (total * loss_scale).backward()
+                _backward(total * loss_scale)
             gradient_RC = out_RC.grad
             if self.row_terms and gradient_RC is not None:
                 gradient_RC = gradient_RC + (known_C * loss_scale).to(out_RC.dtype)
@@ -267,6 +269,11 @@ class Objective:
         if self._source_loss is not None:
             found["source_loss"] = self._source_loss.figures()
         return found
+
+
+def _backward(total: Tensor) -> None:
+    with region("backward"):
+        total.backward()
 
 
 def _num_rows(rows: Rows) -> int:

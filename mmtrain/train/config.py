@@ -1,5 +1,6 @@
 """The sections [run] and [train] of a recipe."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,8 +24,13 @@ class RunConfig:
     here."""
     mirror_minutes: float = 30.0
     """How long the end of a run waits for what is still being sent to run.mirror."""
+    peak_tflops: float | None = None
+    """10^12 products and sums a second that a device computes at most in train.precision, for the
+    MFU of metrics.jsonl. None: by the device's name, where that is known."""
 
     def __post_init__(self) -> None:
+        if self.peak_tflops is not None and not 0 < self.peak_tflops < math.inf:
+            raise ValueError(f"peak_tflops = {self.peak_tflops} must be a number above 0")
         if self.mirror_minutes <= 0:
             raise ValueError(f"mirror_minutes = {self.mirror_minutes} must be positive")
         if self.mirror is None and self.mirror_minutes != type(self).mirror_minutes:

@@ -20,6 +20,7 @@ from mmtrain.train.state import RunState
 from mmtrain.train.straggler import StragglerWatch
 from mmtrain.train.transfer import Transfer
 from mmtrain.train.update import Step, take_step
+from mmtrain.train.utilisation import Utilisation
 from mmtrain.train.watchdog import Watchdog
 
 
@@ -49,6 +50,8 @@ class Loop:
     """Of what goes on beside the loop, for a line of metrics.jsonl."""
     evaluate_every: int | None = None
     """Steps between evaluations; the one after the last step is the caller's."""
+    utilisation: Utilisation | None = None
+    """Says the MFU, where the devices' peak is known."""
     stragglers: StragglerWatch | None = None
     """Told of every step, so that a rank that is slow is named."""
     _rolled_back_to: int | None = field(default=None, init=False)
@@ -127,6 +130,8 @@ class Loop:
         self.state.accounts.record(batch.taken)
         self._unjudged.append(step)
         clock.count(step.num_rows)
+        if self.utilisation is not None:
+            self.utilisation.see(batch)
         return step
 
     def _judge(self, *, all_steps: bool) -> Verdict:
@@ -160,6 +165,9 @@ class Loop:
             return
         state = self.state
         scale = {} if state.loss_scale is None else {"loss_scale": float(step.loss_scale)}
+        speed = clock.figures()
+        if self.utilisation is not None:
+            speed |= self.utilisation.figures(speed["samples_per_second"])
         self.log.log(
             {
                 "step": state.step,
@@ -170,7 +178,7 @@ class Loop:
                 "grad_norm": step.grad_norm.item(),
                 **state.objective.figures(),
                 **scale,
-                **clock.figures(),
+                **speed,
                 **self.data.source_figures(state.step),
                 **state.accounts.figures(),
                 **self.data.work.figures(),

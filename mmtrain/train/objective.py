@@ -22,6 +22,10 @@ class Objective(Protocol):
         """
         ...
 
+    def rows(self, batch: Any) -> dict[str, Tensor]:
+        """Per-row tensors of a batch for every stage."""
+        ...
+
     def criterion(self, outputs: dict[str, Tensor], rows: dict[str, Tensor]) -> Tensor:
         """What the last stage hands to the schedule of each row, [R, C]."""
         ...

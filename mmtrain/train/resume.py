@@ -21,7 +21,7 @@ HISTORY_FILE = "history.jsonl"
 
 FREE = frozenset(
     {
-        *("run.dir", "run.mirror", "run.mirror_minutes"),
+        *("run.dir", "run.mirror", "run.mirror_minutes", "run.peak_tflops"),
         # Where the data lie; what they are is told by their fingerprint.
         *(
             "data.train",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from mmtrain.errors import UsageError
+from mmtrain.nn.regions import region
 from mmtrain.parallel import Layout, PipelineSchedule, Replica, replicate
 
 
@@ -102,7 +103,8 @@ class LocalSchedule:
             self._reduce(i == len(chunks) - 1)
             outputs = self.stage(images, **part)
             if outputs.requires_grad:  # not where both towers are locked
-                torch.autograd.backward(outputs, gradient)
+                with region("backward"):
+                    torch.autograd.backward(outputs, gradient)
             done.append(outputs.detach())
         return torch.cat(done)
 
@@ -149,7 +151,8 @@ def _backward(gradients: dict[Tensor, Tensor | None]) -> None:
     """Of all tensors that have a graph at once, with the gradients that they have."""
     trained = {x: g for x, g in gradients.items() if x.requires_grad and g is not None}
     if trained:
-        torch.autograd.backward([*trained], [*trained.values()])
+        with region("backward"):
+            torch.autograd.backward([*trained], [*trained.values()])
 
 
 def build_schedule(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mmtrain.data.batch import BadSample, SampleBatch
+from mmtrain.nn.regions import region
 from mmtrain.optim import clip_gradients
 from mmtrain.train.flags import StepFlags, Wishes
 from mmtrain.train.state import RunState
@@ -60,17 +61,19 @@ def take_step(
         wishes: this rank's.
     """
     scale = state.loss_scale
-    on_device = transfer(batch)
+    with region("copy to the device"):
+        on_device = transfer(batch)
     state.optimizers.set_lr(lr_factor)
     factor = 1.0 if scale is None else scale.factor()
     loss = state.objective.step(state.schedule, on_device, loss_scale=factor)
-    norm = clip_gradients(
-        state.stage_parameters().values(),
-        clip_norm,
-        pp_group=state.layout.group("pp"),
-        shared=state.objective.parameters().values(),
-        loss_scale=factor,
-    )
+    with region("optimizer"):
+        norm = clip_gradients(
+            state.stage_parameters().values(),
+            clip_norm,
+            pp_group=state.layout.group("pp"),
+            shared=state.objective.parameters().values(),
+            loss_scale=factor,
+        )
     flags = StepFlags(
         loss=loss,
         grad_norm=norm,
@@ -80,11 +83,12 @@ def take_step(
     )
     if scale is not None:
         scale.update(skip=flags.skip, overflow=flags.overflow)
-    state.optimizers.step(skip=flags.skip)
-    state.objective.clamp()
-    if state.ema is not None:
-        state.ema.update(state.step, skip=flags.skip)
-    state.optimizers.zero_grad()
+    with region("optimizer"):
+        state.optimizers.step(skip=flags.skip)
+        state.objective.clamp()
+        if state.ema is not None:
+            state.ema.update(state.step, skip=flags.skip)
+        state.optimizers.zero_grad()
     step = Step(
         number=state.step,
         epoch=batch.epoch,

@@ -19,6 +19,7 @@ ASKED = "--questions {vqa}/questions.json --annotations {vqa}/annotations.json"
 RIGHT = {
     "train": "{recipe} --run-dir {new}",
     "plan": "{recipe} --world-size 1",
+    "profile": "{recipe} --out {new} --steps 1",
     "eval zero-shot": f"{CLIP} --data {{shard}} --classes {{classes}}",
     "eval knn": f"{CLIP} --train {{shard}} --test {{shard}} --classes {{classes}}",
     "eval linear-probe": f"{CLIP} --train {{shard}} --test {{shard}} --classes {{classes}}",

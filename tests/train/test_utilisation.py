@@ -1,0 +1,80 @@
+"""The MFU: what is known of devices, and the figure in a run's metrics."""
+
+import json
+
+import pytest
+import torch
+
+from mmtrain.cli import main
+from mmtrain.loading import load
+from mmtrain.models.flops import clip_flops
+from mmtrain.parallel.accelerators import ACCELERATORS, find_accelerator, peak_tflops
+from mmtrain.train.utilisation import Utilisation, peak_flops
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA H100 NVL", "h100-nvl"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA H200 NVL", "h200-nvl"),
+        ("NVIDIA GH200 480GB", None),
+        ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA B200", "b200"),
+        ("AMD Instinct MI300X", "mi300x"),
+        ("NVIDIA L40", None),
+        ("NVIDIA GeForce RTX 3060", None),
+    ],
+)
+def test_a_drivers_name_stands_for_a_device(name, known):
+    found = find_accelerator(name)
+    assert (found and found.name) == known
+
+
+def test_a_peak_is_that_of_the_precision_and_unknown_where_the_table_has_none():
+    for one in ACCELERATORS:
+        assert peak_tflops(one, "bf16") == peak_tflops(one, "bf16-pure") == one.bf16_tflops
+        assert peak_tflops(one, "fp32") == one.fp32_tflops < one.bf16_tflops
+        assert peak_tflops(one, "fp64") is None and peak_tflops(one, "float8") is None
+    assert peak_flops(CPU, precision="fp32", peak_tflops_given=None) is None
+    assert peak_flops(CPU, precision="fp64", peak_tflops_given=0.5) == 5e11
+
+
+def test_the_share_follows_the_newest_batch():
+    utilisation = Utilisation(lambda batch: batch, peak=1000.0)
+    utilisation.see(5)
+    utilisation.see(20)
+    assert utilisation.figures(10.0) == {"mfu": 0.2}
+
+
+def test_a_run_says_its_mfu_where_the_peak_is_given(tmp_path, capsys):
+    words = ["train", "configs/debug_clip.toml", "--train.steps", "1", "--data.workers", "0"]
+    words += ["--train.batch_size", "4", "--train.microbatches", "1", "--train.log_every", "1"]
+    run = tmp_path / "run"
+    assert main([*words, "--run-dir", str(run), "--run.peak_tflops", "0.25"]) == 0
+    (line,) = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    config = load(run)[0].config
+    at_most = clip_flops(config).training * line["samples_per_second"] / 0.25e12
+    at_least = clip_flops(config, text_length=2).training * line["samples_per_second"] / 0.25e12
+    assert at_least < line["mfu"] <= at_most
+    assert f"MFU {line['mfu']:.1%}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "inf"])
+def test_a_peak_that_cannot_be_is_refused(value, tmp_path, capsys):
+    words = ["train", "configs/debug_clip.toml", "--run-dir", str(tmp_path / "run")]
+    assert main([*words, "--run.peak_tflops", value]) == 2
+    assert "run" in capsys.readouterr().err
+
+
+def test_a_peak_without_effect_is_refused(tmp_path, capsys):
+    words = ["train", "configs/vqa_shapes.toml", "--run-dir", str(tmp_path / "run")]
+    status = main([*words, "--run.peak_tflops", "1"])
+    assert status == 2
