@@ -141,6 +141,9 @@ class ImageTextBatch(SampleBatch):
     """int64, tokens of each text from its first to its end token, both counted."""
     label_B: Tensor
     """int64 identity of the concept or caption, for multi-positive losses; -1 is unique."""
+    stored_BE: Tensor | None = None
+    """fp32, another model's features of each whole image, where they are asked for; zeros on rows
+    that have none."""
     texts: tuple[str, ...] = ()
     """The captions, where somebody beside the text tower reads them; "" on padding rows."""
     meta: tuple[SampleMeta, ...] = ()

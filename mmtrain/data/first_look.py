@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mmtrain.data.samples import SampleReader
+from mmtrain.data.sample_error import SampleError
+from mmtrain.data.samples import SampleReader, StoredFeatures
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
 
@@ -30,6 +31,30 @@ def refuse_unknown_label_key(reader: SampleReader, key: str) -> None:
                 f"{key}.label_key = {reader.label_key}: none of {len(probes)} samples has "
                 f"it; {reader.describe(0)}; name a key that it has, or leave it out"
             )
+
+
+def refuse_unknown_features(reader: SampleReader, stored: StoredFeatures, key: str) -> None:
+    """Features that no sample has would teach nothing without a word.
+
+    Raises:
+        UsageError: no sample that is looked at has them, or they are of another width.
+    """
+    file, probes = f"{stored.name}.npy", _probes(reader.source, _NUM_PROBES)
+    with one_line_for_disks("data.join"):
+        for number in probes:
+            try:
+                if stored.read(reader.source.read(number, {file})) is not None:
+                    return
+            except SampleError as error:
+                if str(error).startswith(stored.name):
+                    raise UsageError(
+                        f"{key}: {reader.source.key(number)}: {error.told}, as many as "
+                        "model.embed_dim says; make them by a model that is as wide"
+                    ) from error
+    raise UsageError(
+        f"{key}: none of {len(probes)} samples looked at has {file}; data.join names the folder "
+        "that mmtrain embed wrote (features), or a table with such a column of lists"
+    )
 
 
 def refuse_untold_lines(reader: SampleReader, key: str) -> None:

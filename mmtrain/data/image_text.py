@@ -6,11 +6,15 @@ from torch.nn import functional as F
 
 from mmtrain.data.accounts import taken_by
 from mmtrain.data.batch import ImageTextBatch
-from mmtrain.data.first_look import refuse_unknown_label_key, refuse_untold_lines
+from mmtrain.data.first_look import (
+    refuse_unknown_features,
+    refuse_unknown_label_key,
+    refuse_untold_lines,
+)
 from mmtrain.data.images.transforms import TrainTransform
 from mmtrain.data.mixture import SourceSettings
 from mmtrain.data.numbered import NumberedData
-from mmtrain.data.samples import UNIQUE, Sample, SampleReader
+from mmtrain.data.samples import UNIQUE, Sample, SampleReader, StoredFeatures
 from mmtrain.data.sources.source import SampleSource
 
 
@@ -23,6 +27,22 @@ class ImageTextData(NumberedData[ImageTextBatch]):
 
     keeps_texts = False
     """Whether batches have their captions as texts too."""
+    _stored: StoredFeatures | None = None
+
+    def keep_stored(self, stored: StoredFeatures, *, key: str) -> None:
+        """Let batches have another model's features of their images.
+
+        Args:
+            stored: where they are.
+            key: the setting that asks for them, for messages.
+
+        Raises:
+            UsageError: no sample has them, or they are of another width.
+        """
+        self._stored = stored
+        for reader in self._readers:
+            refuse_unknown_features(reader, stored, key)
+            reader.keep_stored(stored)
 
     def _build_reader(
         self, source: SampleSource, settings: SourceSettings, transform: TrainTransform | None
@@ -48,6 +68,7 @@ class ImageTextData(NumberedData[ImageTextBatch]):
             bad=bad,
             taken=taken_by(rows, bad),
             source_B=torch.from_numpy(rows.source_B) if self.config.mixture else None,
+            stored_BE=None if self._stored is None else _stored(samples, self._stored.width),
             texts=tuple(map(_caption, samples)) if self.keeps_texts else (),
         )
 
@@ -57,6 +78,14 @@ class ImageTextData(NumberedData[ImageTextBatch]):
         width = self._fixed_length or max(1, tokens_BT.size(1))
         tokens_BT = F.pad(tokens_BT, (0, width - tokens_BT.size(1)), value=self.tokenizer.pad_id)
         return tokens_BT, length_B.clamp(min=1)
+
+
+def _stored(samples: list[Sample | None], width: int) -> Tensor:
+    stored_BE = torch.zeros(len(samples), width)
+    for row_E, sample in zip(stored_BE, samples, strict=True):
+        if sample is not None and sample.stored_E is not None:
+            row_E.copy_(torch.from_numpy(sample.stored_E))
+    return stored_BE
 
 
 def _caption(sample: Sample | None) -> str:

@@ -1,6 +1,7 @@
 """One sample: from its files to pixels, a caption and a label, or the reason why not."""
 
 import hashlib
+import io
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,36 @@ class Sample:
     """63-bit identity of its concept; -1 is unique."""
     meta: SampleMeta
     """All captions and the .json."""
+    stored_E: np.ndarray | None = None
+    """fp32, features of its image that another model made, where they are asked for and there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFeatures:
+    """Features that lie in a file of each sample."""
+
+    name: str
+    """The file is NAME.npy."""
+    width: int
+    """How many there must be."""
+
+    def read(self, members: Mapping[str, bytes]) -> np.ndarray | None:
+        """Those of a sample; None where it has no such file.
+
+        Raises:
+            SampleError: they are none, or of another width.
+        """
+        content = members.get(f"{self.name}.npy")
+        if content is None:
+            return None
+        try:
+            found_E = np.load(io.BytesIO(content), allow_pickle=False).astype(np.float32)
+        except (ValueError, TypeError, OSError, EOFError) as error:
+            raise SampleError(f"{self.name} are no features") from error
+        if found_E.shape != (self.width,) or not np.isfinite(found_E).all():
+            told = f"shape {found_E.shape}, wanted {self.width} finite numbers"
+            raise SampleError(f"{self.name} do not fit", detail=told)
+        return found_E
 
 
 class SampleReader:
@@ -86,11 +117,17 @@ class SampleReader:
         self._transform = transform
         self._max_pixels, self._at_least = max_pixels, at_least
         self.retry_seconds = patience(retry_seconds)
+        self._stored: StoredFeatures | None = None
         self._wanted: set[str] = set()
         if "txt" in captions:
             self._wanted.add("txt")
         if label_key is not None or keep_fields or captions.keys() - {"txt"}:
             self._wanted.add("json")
+
+    def keep_stored(self, stored: StoredFeatures) -> None:
+        """Read these features too."""
+        self._stored = stored
+        self._wanted.add(f"{stored.name}.npy")
 
     def read(
         self, sample: int, *, caption_draws: Sequence[float], transform_draws: Tensor
@@ -129,6 +166,7 @@ class SampleReader:
             meta=SampleMeta(
                 captions=tuple(text for texts in found.values() for text in texts), fields=fields
             ),
+            stored_E=None if self._stored is None else self._stored.read(members),
         )
 
     def _to_square(self, pixels_HWC: np.ndarray, draws: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from mmtrain.data.batch import ImageTextBatch
 from mmtrain.data.image_text import ImageTextData
+from mmtrain.data.samples import StoredFeatures
+from mmtrain.errors import UsageError
 from mmtrain.eval import Encoder
 from mmtrain.interop.timm import read_timm_tower
 from mmtrain.loading import save_model
@@ -69,6 +71,19 @@ class ContrastiveTask:
             **shared.batches(),
         )
         self.data.keeps_texts = any(term.wants_texts for term in loss.terms)
+        self._stored = [
+            (f'loss.terms[{number}]: features = "{term.features}"', term.features)
+            for number, term in enumerate(loss.terms)
+            if term.features is not None
+        ]
+        self._keep_stored()
+
+    def _keep_stored(self) -> None:
+        if len({name for _, name in self._stored}) > 1:
+            keys = " and ".join(key for key, _ in self._stored)
+            raise UsageError(f"{keys}: a batch has the stored features of one name; keep one")
+        for key, name in self._stored[:1]:
+            self.data.keep_stored(StoredFeatures(name=name, width=self._clip.embed_dim), key=key)
 
     def sections(self) -> Mapping[str, Any]:
         """The data fix nothing in them."""
@@ -93,7 +108,14 @@ class ContrastiveTask:
         """A whole model is adapted; nothing of it is as it was drawn."""
 
     def notes(self) -> tuple[str, ...]:
-        """Where the recipe contradicts what it starts from."""
+        """What is compared with stored features, and where the recipe contradicts its start."""
+        stored = tuple(
+            f"{key} are of whole images, while the model sees crops (data.augment)"
+            for key, _ in self._stored
+        )
+        return stored + self._start_notes()
+
+    def _start_notes(self) -> tuple[str, ...]:
         if (folder := self._vision_init) is not None:
             key, (theirs, _) = f"model.vision_init = {folder}", read_timm_tower(Path(folder))
             ours = replace(self._clip.vision, projection=False, projection_bias=False)

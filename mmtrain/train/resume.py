@@ -105,7 +105,7 @@ FIXED = frozenset(
         *("vqa.data.question_only", "vqa.min_count"),
         *("loss.kind", "loss.positives", "loss.max_logit_scale", "loss.weight", "loss.terms"),
         *("loss.terms[].kind", "loss.terms[].weight", "loss.terms[].target", "loss.terms[].dims"),
-        "loss.terms[].precision",
+        *("loss.terms[].precision", "loss.terms[].features"),
         *("optim.kind", "optim.ema_decay"),
         *("train.batch_size", "train.precision"),
         "lock",

@@ -17,7 +17,16 @@ from mmtrain.settings.paths import escape_path, escape_paths, expand_path, expan
 from mmtrain.settings.read_toml import read_toml
 
 RECIPE = "configs/debug_clip.toml"
-NO_PATHS = {"name", "image_key", "label_key", "captions", "targets", "also_train", "device"}
+NO_PATHS = {
+    "features",
+    "name",
+    "image_key",
+    "label_key",
+    "captions",
+    "targets",
+    "also_train",
+    "device",
+}
 NO_PATHS |= {"wandb_project", "caption", "negatives", "join_key"}
 """Last names of a recipe's keys that take a text and no path."""
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -31,14 +31,18 @@ _ROWS_AT_ONCE = 64
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig:
     """Learn from a teacher: any model that mmtrain loads, of any size, tokenizer and width. It sees
-    the batch's own crops, resized to its size, and the same captions."""
+    the batch's own crops, resized to its size, and the same captions. Or from features that it made
+    before, which cost no forward: of whole images, whatever crop of one the student sees."""
 
     kind: Literal["distill"] = "distill"
     """Names the term."""
     weight: float = 1.0
     """What it counts; loss.weight is the contrastive loss's (MobileCLIP: lambda and 1 - lambda)."""
-    teacher: PathText
+    teacher: PathText | None = None
     """A run, an export or a folder in another tool's form."""
+    features: str | None = None
+    """Instead: the name of a teacher's image features that data.join brings, such as `features` of
+    a folder that `mmtrain embed` wrote; with target = "features"."""
     target: Literal["affinity", "features"] = "affinity"
     """affinity: the teacher's similarities of every image with every text of the batch (Vasu et al.
     2024, MobileCLIP, arXiv:2311.17049, Eq. 2 to 4); features: the teacher's own features, which
@@ -47,10 +51,27 @@ class DistillConfig:
     """Of the teacher's products, whatever train.precision is; bf16 is torch's autocast (a ViT-B-32
     on a CPU that has such products: a third of the time, its cosines off by 1e-5)."""
 
-    wants_texts: ClassVar[bool] = True
-    """The teacher has a tokenizer of its own."""
+    @property
+    def wants_texts(self) -> bool:
+        """Whether it reads the captions: a teacher has a tokenizer of its own."""
+        return self.teacher is not None
 
     def __post_init__(self) -> None:
+        if (self.teacher is None) == (self.features is None):
+            raise ValueError(
+                "distill learns from a teacher or from stored features: set either teacher or "
+                "features"
+            )
+        if self.features is not None and self.target != "features":
+            raise ValueError(
+                f'features = "{self.features}" are of images alone, which have no affinities to '
+                'captions; set target = "features", or name a teacher'
+            )
+        if self.features is not None and self.precision != "fp32":
+            raise ValueError(
+                f'precision = "{self.precision}" is of a teacher\'s products, and features = '
+                f'"{self.features}" are made already; leave it out'
+            )
         if self.weight <= 0:
             raise ValueError(f"weight = {self.weight} must be positive; or leave the term out")
 
@@ -62,13 +83,15 @@ class DistillConfig:
             return ()
         return (Comparison(width=embed_dim, blocks=5, teacher_width=teacher_width),)
 
-    def build(self, found: Found) -> "AffinityTerm | FeatureTerm":
+    def build(self, found: Found) -> "AffinityTerm | FeatureTerm | StoredTerm":
         """The term, with its teacher.
 
         Raises:
             UsageError: there is no such model, or its features do not fit.
         """
-        teacher = Teacher(self, found)
+        if self.teacher is None:
+            return StoredTerm(found.name, weight=self.weight)
+        teacher = Teacher(self.teacher, found, precision=self.precision)
         if self.target == "affinity":
             logits = found.contrastive.logits
             return AffinityTerm(teacher, logits, layout=found.layout, weight=self.weight)
@@ -88,19 +111,20 @@ class Teacher:
     every rank that has images; what it sees of a sample is what the student's first pass sees.
 
     Args:
-        config: the term's.
+        path: of the model.
         found: what the term is built beside.
+        precision: of its products.
 
     Attributes:
         told: its key in the recipe; its path, and a fingerprint of its weights, architecture, image
             size and tokenizer.
     """
 
-    def __init__(self, config: DistillConfig, found: Found) -> None:
-        layout, self._precision = found.layout, config.precision
-        model, preprocess, tokenizer = load(config.teacher, key="loss.terms: teacher")
+    def __init__(self, path: str, found: Found, *, precision: str) -> None:
+        layout, self._precision = found.layout, precision
+        model, preprocess, tokenizer = load(path, key="loss.terms: teacher")
         fingerprint = _fingerprint(model, preprocess.config.image_size, tokenizer)
-        self.told = {f"{found.key}.teacher": (config.teacher, fingerprint)}
+        self.told = {f"{found.key}.teacher": (path, fingerprint)}
         self.embed_dim, self.layout = model.config.embed_dim, layout
         self.multiplier = model.logit_scale.detach().exp().item()
         self.image_size = preprocess.config.image_size
@@ -236,3 +260,36 @@ class FeatureTerm(RowTerm):
 
     def count(self, batch: ImageTextBatch) -> Tensor:
         return batch.valid_B.sum()
+
+
+class StoredTerm(RowTerm):
+    """The squared distance of the image features from stored ones, mean over the rows that have
+    some: half of what `FeatureTerm` compares, whose other half are texts.
+
+    Args:
+        name: unlike that of every other term.
+        weight: what it counts.
+    """
+
+    kind = "distill"
+
+    def __init__(self, name: str, *, weight: float) -> None:
+        self._image, self._known, self.weight = f"{name}_stored", f"{name}_known", weight
+
+    def rows(self, batch: ImageTextBatch) -> Rows:
+        assert batch.stored_BE is not None
+        return {self._image: batch.stored_BE, self._known: _has_stored(batch)}
+
+    def columns(self, outputs: Outputs, rows: Rows) -> Tensor:
+        known_B = rows[self._known]
+        # A row of zeros has no direction.
+        stored_BE = rows[self._image].masked_fill(~known_B[:, None], 1.0)
+        return (feature_loss_B(outputs["image"], stored_BE) * known_B)[:, None]
+
+    def count(self, batch: ImageTextBatch) -> Tensor:
+        return _has_stored(batch).sum()
+
+
+def _has_stored(batch: ImageTextBatch) -> Tensor:
+    assert batch.stored_BE is not None
+    return batch.valid_B & (batch.stored_BE != 0).any(1)

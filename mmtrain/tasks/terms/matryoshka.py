@@ -28,6 +28,8 @@ class MatryoshkaConfig:
     """Whether it reads the captions themselves."""
     teacher: ClassVar[None] = None
     """It learns from no model."""
+    features: ClassVar[None] = None
+    """Nor from what one made."""
 
     def __post_init__(self) -> None:
         if self.weight <= 0:
