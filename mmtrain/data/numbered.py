@@ -23,11 +23,12 @@ from mmtrain.data.order.mixture import MixturePlan
 from mmtrain.data.order.plan import PADDING
 from mmtrain.data.order.randomness import uniform
 from mmtrain.data.reused import ReusedMemory
-from mmtrain.data.row_plan import build_row_plan, tell_caches
+from mmtrain.data.row_plan import build_row_plan, files_ahead, tell_caches
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import NO_CAPTION, NUM_CAPTION_DRAWS, Sample, SampleReader
 from mmtrain.data.sources.open import open_source
 from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.storage.prefetch import Prefetch
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.data.work_sums import WorkSums
 from mmtrain.data.workers import BatchT, iterate_batches
@@ -102,6 +103,9 @@ class NumberedData(Generic[BatchT]):
         """What the batches took that `iterate` gave."""
         self._memory = ReusedMemory()
         self._cache = config.open_cache(world_size=world_size)
+        self._ahead = None if self._cache is None else Prefetch(self._cache)
+        self._last: int | None = None
+        """Number of the last batch of `iterate`."""
         self.sources = [self._open_source(settings) for settings in config.sources]
         self._threads = config.open_threads(self.sources)
         self._build_plan = partial(
@@ -259,20 +263,28 @@ class NumberedData(Generic[BatchT]):
         Raises:
             UsageError: as `batch`, here too where a worker met it; or a worker was killed.
         """
-        return iterate_batches(
-            self,
-            start,
-            stop,
-            workers=self.config.workers,
-            prefetch=self.config.prefetch,
-            pin_memory=self._pin_memory,
-            told=lambda work, num_ready: self.work.add(work, num_ready=num_ready),
-        )
+        self._last = stop - 1
+        try:
+            yield from iterate_batches(
+                self,
+                start,
+                stop,
+                workers=self.config.workers,
+                prefetch=self.config.prefetch,
+                pin_memory=self._pin_memory,
+                told=lambda work, num_ready: self.work.add(work, num_ready=num_ready),
+            )
+        finally:
+            self._last = None
+            if self._ahead is not None:
+                self._ahead.stop()
 
     def _samples(self, rows: Rows) -> tuple[list[Sample | None], tuple[BadSample, ...]]:
         """The rows' samples, None on padding, and the bad ones that others replaced."""
         bad: list[BadSample] = []
         tell_caches(self.sources, self.plan, rows)
+        if self._ahead is not None and self._last is not None:
+            self._ahead.want(partial(files_ahead, self.sources, self.plan, rows, last=self._last))
         with one_line_for_disks("data.mixture" if self.config.mixture else "data.train"):
             return self._read(rows, bad), tuple(bad)
 

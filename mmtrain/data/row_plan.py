@@ -1,7 +1,8 @@
 """The plan of a run's batches, from the section [data]."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import zip_longest
 
 import numpy as np
 
@@ -13,17 +14,44 @@ from mmtrain.data.order.mixture import Mixed, MixturePlan
 from mmtrain.data.order.plan import PADDING, EpochPlan
 from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.storage.cached import CachedFile
 
 
 def tell_caches(sources: Sequence[SampleSource], plan: RowPlan, rows: Rows) -> None:
     """Tell the cache of each source in a batch which of its shards are wanted next."""
-    numbers, first = np.unique(rows.source_B, return_index=True)
-    for number, row in zip(numbers.tolist(), first.tolist(), strict=True):
+    for number, source in _shards_in(sources, rows):
+        row = int(np.argmax((rows.source_B == number) & (rows.place_B != PADDING)))
+        source.expect(partial(plan.coming, rows, row))
+
+
+def files_ahead(
+    sources: Sequence[SampleSource], plan: RowPlan, rows: Rows, *, last: int
+) -> Iterator[CachedFile]:
+    """The remote shards that a rank reads from a batch on, soonest first; of several sources in
+    turn.
+
+    Args:
+        sources: of the plan.
+        plan: the order.
+        rows: of the batch.
+        last: number of the last batch that is read.
+    """
+    end = plan.rows(last)
+    files = [
+        source.kept(plan.ahead(rows, number, last=end).tolist())
+        for number, source in _shards_in(sources, rows)
+    ]
+    return (file for turn in zip_longest(*files) for file in turn if file is not None)
+
+
+def _shards_in(sources: Sequence[SampleSource], rows: Rows) -> Iterator[tuple[int, ShardSource]]:
+    """The sources of a batch that are shards."""
+    for number in np.unique(rows.source_B[rows.place_B != PADDING]).tolist():
         source = sources[number]
         if isinstance(source, JoinedSource):
             source = source.inner
-        if isinstance(source, ShardSource) and rows.position_B[row] != PADDING:
-            source.expect(partial(plan.coming, rows, row))
+        if isinstance(source, ShardSource):
+            yield number, source
 
 
 def build_row_plan(

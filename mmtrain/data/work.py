@@ -42,6 +42,9 @@ class Counter:
 
     def __init__(self) -> None:
         self._work, self._start = Work(), time.perf_counter()
+        self._ahead = 0
+        """Bytes that were fetched between two batches, for the one behind."""
+        self._is_idle = False
         self._lock = Lock()
 
     def stage(self, name: Stage) -> "_Timed":
@@ -61,7 +64,10 @@ class Counter:
     def fetched(self, num_bytes: int) -> None:
         """Bytes that came over the network."""
         with self._lock:
-            self._work.bytes_fetched += num_bytes
+            if self._is_idle:
+                self._ahead += num_bytes
+            else:
+                self._work.bytes_fetched += num_bytes
 
     def looked_up(self, *, is_there: bool) -> None:
         """The cache was asked for a piece."""
@@ -74,11 +80,15 @@ class Counter:
         self._work.num_unjoined += 1
 
     def begin(self) -> None:
-        """A batch begins; what was counted before is forgotten."""
-        self._work, self._start = Work(), time.perf_counter()
+        """A batch begins; what was counted before the first is forgotten."""
+        with self._lock:
+            self._work, self._start = Work(bytes_fetched=self._ahead), time.perf_counter()
+            self._ahead, self._is_idle = 0, False
 
     def end(self) -> Work:
-        """The batch is made -> what it took."""
+        """The batch is made -> what it took, and what was fetched ahead since the one before."""
+        with self._lock:
+            self._is_idle = True
         self._work.seconds = time.perf_counter() - self._start
         self._work.memory = resident_bytes()
         return self._work

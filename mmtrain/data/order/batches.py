@@ -68,6 +68,11 @@ class RowPlan(Protocol):
         """Samples that fill no batch of an epoch that is over, int64."""
         ...
 
+    def ahead(self, rows: Rows, source: int, *, last: Rows) -> np.ndarray:
+        """The shards of a source in a batch that this rank reads from there on, up to the rows
+        that it reads last: int64, those that are wanted soonest first."""
+        ...
+
 
 def rows_of_rank(batch_size: int, *, rank: int, world_size: int) -> np.ndarray:
     """The r-th of R equal slices of a batch's rows, so that features gathered in the order of ranks
@@ -182,3 +187,25 @@ class BatchPlan:
         bounds, taken = self.plan.lane_bounds(epoch), self.batches_per_epoch * self._per_lane
         rests = [np.arange(low + taken, high) for low, high in pairwise(bounds.tolist())]
         return self.plan.samples(epoch, np.concatenate(rests))
+
+    def ahead(self, rows: Rows, source: int, *, last: Rows) -> np.ndarray:
+        """The shards that this rank reads from there on."""
+        return shards_ahead(self.plan, rows, source, last)
+
+
+def shards_ahead(plan: EpochPlan, rows: Rows, source: int, last: Rows) -> np.ndarray:
+    """The shards of one source that a rank reads from some rows on; see `RowPlan.ahead`."""
+    epoch, place_B = _places(rows, source, first=True)
+    end, end_B = _places(last, source, first=False)
+    # Of a mixture the last batch may have none of a source: its end is then not known.
+    return plan.shards_ahead(epoch, place_B, last=(end, end_B) if end_B.size else None)
+
+
+def _places(rows: Rows, source: int, *, first: bool) -> tuple[int, np.ndarray]:
+    """Places of a source's rows, and their epoch: where they are of two, the first or last one."""
+    own_B = (rows.source_B == source) & (rows.place_B != PADDING)
+    if not own_B.any():
+        return 0, rows.place_B[own_B]
+    epoch_B = rows.source_epoch_B[own_B]
+    epoch = int(epoch_B.min() if first else epoch_B.max())
+    return epoch, rows.place_B[own_B][epoch_B == epoch]

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from mmtrain.data.order.batches import Last, Rows, rows_of_rank, rows_per_lane
+from mmtrain.data.order.batches import Last, Rows, rows_of_rank, rows_per_lane, shards_ahead
 from mmtrain.data.order.plan import PADDING, EpochPlan
 from mmtrain.data.order.stream import MixtureEnd, Stream, Weights
 from mmtrain.errors import UsageError
@@ -254,6 +254,10 @@ class MixturePlan:
         """Samples of the row's source to take instead of a bad one, as the draws say."""
         plan = self.sources[int(rows.source_B[row])].plan
         return plan.others(int(rows.source_epoch_B[row]), int(rows.place_B[row]), draws)
+
+    def ahead(self, rows: Rows, source: int, *, last: Rows) -> np.ndarray:
+        """The shards of a source that this rank reads from there on."""
+        return shards_ahead(self.sources[source].plan, rows, source, last)
 
     def coming(self, rows: Rows, row: int) -> np.ndarray:
         """The shards of the row's source by when they are wanted next."""

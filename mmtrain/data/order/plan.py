@@ -187,22 +187,58 @@ class EpochPlan:
         """
         if not self._shuffle:
             return np.arange(self._sizes.size)
-        order = self._epoch(epoch)
         bounds = self.lane_bounds(epoch)
-        inside = place - int(bounds[np.searchsorted(bounds, place, side="right") - 1])
-        lanes = []
-        for low, high in pairwise(bounds.tolist()):
-            if low + inside >= high:
-                continue
-            group = int(self._groups_at(epoch, np.array([low + inside]))[0])
-            first = int(order.members[group, 0])
-            last = int(np.searchsorted(order.shard_starts, high, side="left"))
-            lanes.append(order.shards[first:last])
-        distance = np.concatenate([np.arange(shards.size) for shards in lanes])
-        coming = np.concatenate(lanes)[np.argsort(distance, kind="stable")]
-        both = np.concatenate([coming, self._epoch(epoch + 1).shards])
-        _, first_S = np.unique(both, return_index=True)
-        return both[np.sort(first_S)].astype(np.int64)
+        inside = place - int(bounds[self._lanes_at(epoch, place)])
+        lanes = [
+            self._shards_between(epoch, low + inside, high)
+            for low, high in pairwise(bounds.tolist())
+            if low + inside < high
+        ]
+        return _soonest([_in_turn(lanes), self._epoch(epoch + 1).shards])
+
+    def shards_ahead(
+        self, epoch: int, place_B: np.ndarray, *, last: tuple[int, np.ndarray] | None = None
+    ) -> np.ndarray:
+        """The shards that the lanes of some places read from there on, in this epoch and the next.
+
+        Args:
+            epoch: of the places.
+            place_B: where reading is, int64; at least one.
+            last: epoch and places of the last samples that are read at all, if they are known.
+
+        Returns:
+            Their numbers, those that are wanted soonest first, int64.
+        """
+        if not self._shuffle:
+            first = int(np.searchsorted(self._starts, place_B.min(), side="right")) - 1
+            return np.arange(first, self._sizes.size)
+        own_B, parts = self._lanes_at(epoch, place_B), []
+        for each in (epoch, epoch + 1):
+            if last is not None and each > last[0]:
+                break
+            bounds = self.lane_bounds(each)
+            ends = bounds[1:].copy()
+            if last is not None and each == last[0] and last[1].size:
+                lane_B = self._lanes_at(each, last[1])
+                ends[lane_B] = bounds[lane_B]
+                np.maximum.at(ends, lane_B, last[1] + 1)
+            lanes = []
+            for lane in np.unique(own_B).tolist():
+                at = int(place_B[own_B == lane].min() if each == epoch else bounds[lane])
+                if at < ends[lane]:
+                    lanes.append(self._shards_between(each, at, int(ends[lane])))
+            parts.append(_in_turn(lanes))
+        return _soonest(parts)
+
+    def _lanes_at(self, epoch: int, place: int | np.ndarray) -> Any:
+        """The lanes that places are in."""
+        return np.searchsorted(self.lane_bounds(epoch), place, side="right") - 1
+
+    def _shards_between(self, epoch: int, first: int, stop: int) -> np.ndarray:
+        """The shards that hold the places of a lane from `first` up to `stop`, in order."""
+        order = self._epoch(epoch)
+        groups = self._groups_at(epoch, np.array([first, stop - 1]))
+        return order.shards[order.members[groups[0], 0] : order.members[groups[1], 1]]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {
@@ -285,3 +321,18 @@ def _remember(cache: OrderedDict[Hashable, Any], name: Hashable, value: Any, siz
     while len(cache) >= size:
         cache.popitem(last=False)
     cache[name] = value
+
+
+def _in_turn(lanes: list[np.ndarray]) -> np.ndarray:
+    """The shards of lanes that are read side by side: the first of each, the second ..."""
+    if not lanes:
+        return np.zeros(0, dtype=np.int64)
+    distance = np.concatenate([np.arange(shards.size) for shards in lanes])
+    return np.concatenate(lanes)[np.argsort(distance, kind="stable")]
+
+
+def _soonest(parts: list[np.ndarray]) -> np.ndarray:
+    """Each shard once, where it comes first, int64."""
+    shards = np.concatenate(parts)
+    _, first_S = np.unique(shards, return_index=True)
+    return shards[np.sort(first_S)].astype(np.int64)

@@ -119,12 +119,14 @@ class Shards(Sequence[Shard]):
 
     def contents(self) -> Iterator[Content]:
         """What the store says of each shard, in order."""
-        for number, path in enumerate(self.paths):
-            if number in self._others:
-                summary = self._others[number].summary
-                yield Content(path, summary.shard_bytes, summary.version)
-            else:
-                yield Content(path, *self.rows.content(number))
+        return map(self.content, range(len(self)))
+
+    def content(self, number: int) -> Content:
+        """What the store says of one shard."""
+        if number in self._others:
+            summary = self._others[number].summary
+            return Content(self.paths[number], summary.shard_bytes, summary.version)
+        return Content(self.paths[number], *self.rows.content(number))
 
     def hashes(self) -> Iterator[Hashes]:
         """What tells each shard from others, in order."""

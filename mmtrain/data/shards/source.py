@@ -3,7 +3,7 @@
 import hashlib
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cached_property, partial
 from threading import Lock
 from typing import Any, Literal, TypeVar
@@ -21,6 +21,7 @@ from mmtrain.data.shards.opening import open_shards, refuse_changed
 from mmtrain.data.shards.tar_header import BLOCK
 from mmtrain.data.storage.addresses import is_remote
 from mmtrain.data.storage.cache import Cache, folder_name
+from mmtrain.data.storage.cached import CachedFile
 from mmtrain.data.storage.file import File, Range
 from mmtrain.data.storage.open import open_file, open_to_scan
 from mmtrain.data.storage.patience import patience, patiently
@@ -200,6 +201,14 @@ class ShardSource:
             return dict(zip((name.decode() for name in wanted[found].tolist()), far, strict=True))
 
         cache.budget.next_uses[id(self)] = next_use
+
+    def kept(self, numbers: Iterable[int]) -> Iterator[CachedFile]:
+        """Those of some shards that the cache keeps, for whoever fills it ahead."""
+        for number in numbers:
+            path, size, version = self.shards.content(number)
+            file = open_file(path, known=(size, version), cache=self._cache) if version else None
+            if isinstance(file, CachedFile):
+                yield file
 
     @cached_property
     def _cached_names(self) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from mmtrain.data.storage.evict import PARTIAL, Budget
 from mmtrain.data.storage.file import File
@@ -30,6 +31,19 @@ _AGE = 60.0
 _PATIENCE = 60.0
 _END = struct.Struct("<8sQI")
 _MAGIC = b"mmtrain1"
+
+
+class Piece(NamedTuple):
+    """A part of a file, which is kept or fetched as one."""
+
+    path: Path
+    """Where it is kept."""
+    offset: int
+    """Where it begins in the file."""
+    size: int
+    """Bytes."""
+    file: File
+    """Fetches it."""
 
 
 class Cache:
@@ -74,35 +88,45 @@ class Cache:
         """Where the pieces of one file are: another content of it has another place."""
         return self.folder / folder_name(path, size, version).hex()
 
-    def read(
-        self, place: Path, first: int, size: int, *, piece: tuple[int, int], file: File
-    ) -> bytes:
+    def read(self, piece: Piece, first: int, size: int) -> bytes:
         """Bytes of one piece, fetched if it is not there.
 
         Args:
-            place: the folder of the file's pieces.
+            piece: of a file.
             first: where they begin inside the piece.
             size: how many.
-            piece: offset and size of the piece in the file.
-            file: fetches.
 
         Raises:
             OSError, UsageError: as of the file.
         """
-        path = place / f"{piece[0]}-{piece[1]}"
-        found = self._look_up(path, first, size, piece[1])
+        found = self._look_up(piece.path, first, size, piece.size)
+        COUNTER.looked_up(is_there=found is not None)
         if found is not None:
-            COUNTER.looked_up(is_there=True)
             return found
-        COUNTER.looked_up(is_there=False)
-        with self._sole(path) as descriptor:
+        with self._sole(piece.path, seconds=_PATIENCE) as descriptor:
             if descriptor is None:
                 # Somebody else brought it, or it cannot be kept.
-                found = self._look_up(path, first, size, piece[1])
-                return file.read(piece[0] + first, size) if found is None else found
-            whole = file.read(*piece)
-            self._keep(path, descriptor, whole)
+                found = self._look_up(piece.path, first, size, piece.size)
+                if found is None:
+                    found = piece.file.read(piece.offset + first, size)
+                return found
+            whole = piece.file.read(piece.offset, piece.size)
+            self._keep(piece.path, descriptor, whole)
         return whole[first : first + size]
+
+    def fetch(self, piece: Piece) -> bool:
+        """Bring a piece that will be read, unless it is there or somebody else is bringing it.
+
+        Returns:
+            False: it could not be kept, so what is fetched ahead is fetched in vain.
+
+        Raises:
+            OSError, UsageError: as of the file.
+        """
+        with self._sole(piece.path, seconds=0.0) as descriptor:
+            if descriptor is None:
+                return True
+            return self._keep(piece.path, descriptor, piece.file.read(piece.offset, piece.size))
 
     def _look_up(self, path: Path, first: int, size: int, length: int) -> bytes | None:
         """Bytes of a piece that is there and sound; one that is not sound is removed."""
@@ -125,12 +149,13 @@ class Cache:
         return found
 
     @contextlib.contextmanager
-    def _sole(self, path: Path) -> Iterator[int | None]:
-        """The descriptor of a piece to be written, which no other process has; None: do not."""
+    def _sole(self, path: Path, *, seconds: float) -> Iterator[int | None]:
+        """The descriptor of a piece to be written, which nobody else has, waited for for so long;
+        None: do not."""
         partial, descriptor = path.with_name(path.name + PARTIAL), None
         try:
             path.parent.mkdir(exist_ok=True)
-            descriptor = _locked(partial)
+            descriptor = _locked(partial, seconds=seconds)
             if descriptor is not None and path.exists():
                 _let_go(descriptor, partial)
                 descriptor = None
@@ -142,8 +167,8 @@ class Cache:
             if descriptor is not None:
                 _let_go(descriptor, partial)
 
-    def _keep(self, path: Path, descriptor: int, data: bytes) -> None:
-        """Write a piece and give it its name; what fails leaves nothing."""
+    def _keep(self, path: Path, descriptor: int, data: bytes) -> bool:
+        """Write a piece and give it its name; False: that failed, which leaves nothing."""
         tail = b"".join(
             struct.pack("<I", zlib.crc32(data[i : i + _BLOCK])) for i in range(0, len(data), _BLOCK)
         )
@@ -151,11 +176,13 @@ class Cache:
         try:
             os.ftruncate(descriptor, 0)  # what a process that was killed left
             if not self.budget.make_room(len(whole), descriptor=descriptor):
-                return
-            if os.pwrite(descriptor, whole, 0) == len(whole):
-                os.replace(path.with_name(path.name + PARTIAL), path)
+                return False
+            if os.pwrite(descriptor, whole, 0) < len(whole):
+                return False
+            os.replace(path.with_name(path.name + PARTIAL), path)
         except OSError:
-            return
+            return False
+        return True
 
 
 def folder_name(path: str, size: int, version: str) -> bytes:
@@ -171,10 +198,12 @@ def _let_go(descriptor: int, partial: Path) -> None:
     os.close(descriptor)
 
 
-def _locked(partial: Path) -> int | None:
-    """A file that this process alone writes; None where another has done it, or takes too long."""
-    end = time.monotonic() + _PATIENCE
-    while time.monotonic() < end:
+def _locked(partial: Path, *, seconds: float) -> int | None:
+    """A file that is written here alone; None where another has done it, or takes too long."""
+    end = time.monotonic() + seconds
+    is_first = True
+    while is_first or time.monotonic() < end:
+        is_first = False
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             is_ours = _try_lock(descriptor, end)

@@ -1,9 +1,9 @@
 """A remote file read through the cache on disk."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Self
 
-from mmtrain.data.storage.cache import Cache
+from mmtrain.data.storage.cache import Cache, Piece
 from mmtrain.data.storage.file import File, Range, read_joined
 
 _GAP = 1 << 18
@@ -23,7 +23,8 @@ class CachedFile:
         self.path, self.size = file.path, file.size
         self.version: str | None = file.version
         self._file, self._cache = file, cache
-        self._place = cache.folder_of(self.path, self.size, file.version)
+        self.place = cache.folder_of(self.path, self.size, file.version)
+        """The folder of its pieces."""
 
     def read(self, offset: int, size: int) -> bytes:
         """See `File.read`."""
@@ -31,18 +32,24 @@ class CachedFile:
         if end <= offset:
             return b""
         if not self._cache.whole:
-            return self._piece(0, end - offset, piece=(offset, end - offset))
+            return self._cache.read(self._piece(offset, end - offset), 0, end - offset)
         parts, length = [], self._cache.piece
         while offset < end:
-            begin = offset // length * length
-            piece = begin, min(length, self.size - begin)
-            take = min(end, begin + piece[1]) - offset
-            parts.append(self._piece(offset - begin, take, piece=piece))
+            piece = self._piece(offset // length * length, length)
+            take = min(end, piece.offset + piece.size) - offset
+            parts.append(self._cache.read(piece, offset - piece.offset, take))
             offset += take
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _piece(self, first: int, size: int, *, piece: Range) -> bytes:
-        return self._cache.read(self._place, first, size, piece=piece, file=self._file)
+    def pieces(self) -> Iterator[Piece]:
+        """All of them in order, where it is kept in large ones."""
+        length = self._cache.piece
+        return (self._piece(begin, length) for begin in range(0, self.size, length))
+
+    def _piece(self, offset: int, size: int) -> Piece:
+        size = min(size, self.size - offset)
+        path = self.place / f"{offset}-{size}"
+        return Piece(path=path, offset=offset, size=size, file=self._file)
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[memoryview]:
         """See `File.read_ranges`."""

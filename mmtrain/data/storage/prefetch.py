@@ -1,0 +1,132 @@
+"""What the plan wants next is brought into the cache while batches are made.
+
+By threads of each process that makes batches. They need not agree: a piece that another thread or
+process is bringing is passed over, so several walk the same plan side by side and each piece is
+fetched once. What fails here is left to whoever reads it, and told there.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from mmtrain.data.storage.cache import Cache
+from mmtrain.data.storage.cached import CachedFile, Piece
+from mmtrain.errors import UsageError
+
+Coming = Callable[[], Iterable[CachedFile]]
+"""The files that are wanted next, soonest first; asked in another thread."""
+
+_THREADS = 2
+_SHARE = 2
+"""Of the cache's bytes one in so many is fetched ahead: evictions then drop none of it, since what
+is wanted soonest goes last."""
+_BELIEVED = 30.0
+"""Seconds for which a file that was there whole is not looked for again."""
+
+
+class Prefetch:
+    """Threads that fetch ahead, begun where something is wanted. Safe to pickle and to fork.
+
+    Args:
+        cache: where it goes; one that keeps ranges, since other machines read the rest of each
+            file, is not filled ahead.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._begin()
+
+    def _begin(self) -> None:
+        self._owner = os.getpid()
+        self._pool: ThreadPoolExecutor | None = None
+        self._num_running, self._coming = 0, None
+        self._state, self._turn = threading.Lock(), threading.Lock()
+        self._pieces: Iterator[Piece] = iter(())
+        self._whole: dict[Path, float] = {}
+        self._is_off = not self._cache.whole
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_cache": self._cache}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._cache = state["_cache"]
+        self._begin()
+
+    def want(self, coming: Coming) -> None:
+        """Go on with these files; what was wanted before counts no more."""
+        if self._owner != os.getpid():  # a fork has none of the threads
+            self._begin()
+        if self._is_off:
+            return
+        with self._state:
+            self._coming = coming
+            self._pool = self._pool or ThreadPoolExecutor(_THREADS)
+            missing, self._num_running = _THREADS - self._num_running, _THREADS
+        for _ in range(missing):
+            self._pool.submit(self._step)
+
+    def stop(self) -> None:
+        """Fetch nothing more than what is on its way."""
+        if self._pool is not None and self._owner == os.getpid():
+            self.want(tuple)
+
+    def _step(self) -> None:
+        """Bring one piece, then let the pool take the next: between two it may end."""
+        assert self._pool is not None
+        piece = self._next()
+        if piece is None:
+            return
+        try:
+            self._is_off = not self._cache.fetch(piece)
+        except (OSError, UsageError):  # the reader of these bytes meets it too, and tells it
+            with self._turn:
+                self._pieces = iter(())
+        try:
+            self._pool.submit(self._step)
+        except RuntimeError:
+            return  # the interpreter ends
+
+    def _next(self) -> Piece | None:
+        """What to fetch; None: nothing is left, and this thread is done until more is wanted."""
+        with self._turn:
+            while True:
+                with self._state:
+                    coming, self._coming = self._coming, None
+                if coming is not None:
+                    self._pieces = self._missing(coming())
+                piece = None if self._is_off else next(self._pieces, None)
+                with self._state:
+                    if piece is None and self._coming is None:
+                        self._num_running -= 1
+                        return None
+                if piece is not None:
+                    return piece
+
+    def _missing(self, files: Iterable[CachedFile]) -> Iterator[Piece]:
+        """The pieces that are not there, as many files on as may be fetched ahead."""
+        room = self._cache.max_bytes // _SHARE
+        for file in files:
+            if time.monotonic() - self._whole.get(file.place, -_BELIEVED) < _BELIEVED:
+                room -= file.size
+                continue
+            there, is_whole = _names(file.place), True
+            for piece in file.pieces():
+                room -= piece.size
+                if room < 0:
+                    return
+                if piece.path.name not in there:
+                    is_whole = False
+                    yield piece
+            if is_whole:
+                self._whole[file.place] = time.monotonic()
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()
