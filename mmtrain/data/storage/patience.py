@@ -22,6 +22,13 @@ _asked: ContextVar[float] = ContextVar("patience", default=PATIENCE)
 ReturnT = TypeVar("ReturnT")
 
 
+class BusyError(OSError):
+    """A server that says it is busy, and for how long."""
+
+    pause = 0.0
+    """Seconds that it asks to be left alone; 0: it does not say."""
+
+
 @contextmanager
 def waiting(seconds: float) -> Iterator[None]:
     """Within the context, and what is opened in it, a fault is given so long to pass: whatever a
@@ -52,7 +59,8 @@ def patiently(
     """What `attempt` returns, tried again after pauses that double, for `seconds`.
 
     The pauses differ by chance, so that the processes that met a fault together do not come back
-    together; a server that says that it is busy is left alone for a second at least.
+    together; a server that says that it is busy is left alone for a second at least, or for as long
+    as it asks.
 
     Args:
         attempt: reads; leaves nothing open where it fails.
@@ -72,5 +80,6 @@ def patiently(
                 raise
             if error.errno == errno.EBUSY:
                 pause = max(pause, _BUSY_PAUSE)
-        time.sleep(min(pause * random.uniform(1.0, 1.5), left))
+            asked = error.pause if isinstance(error, BusyError) else 0.0
+        time.sleep(min(max(asked, pause) * random.uniform(1.0, 1.5), left))
         pause = min(2 * pause, _LONGEST_PAUSE)

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from mmtrain.data.storage.addresses import is_hub, is_web, scheme_of, split_store
+from mmtrain.data.storage.busy import BUSY, asked_pause
 from mmtrain.data.storage.file import Range, read_joined
+from mmtrain.data.storage.patience import BusyError
 from mmtrain.data.storage.stores import refuse_fork, store_of
 from mmtrain.data.work import COUNTER
 from mmtrain.errors import UsageError
@@ -118,7 +120,11 @@ def told(path: str, attempt: Callable[[], ReturnT]) -> ReturnT:
         return attempt()
     except (BaseError, FileNotFoundError, NotImplementedError) as error:
         number, reason = _reason(path, error)
-        raise OSError(number, reason, path) from error
+        if number != errno.EBUSY:
+            raise OSError(number, reason, path) from error
+        busy = BusyError(number, reason, path)
+        busy.pause = asked_pause(path)
+        raise busy from error
 
 
 def _status(error: Exception) -> int | None:
@@ -144,7 +150,7 @@ def _reason(path: str, error: Exception) -> tuple[int, str]:
         return errno.ENOENT, "there is no such file" if is_web(path) or is_hub(
             path
         ) else "there is no such object"
-    if status in (429, 503):
+    if status in BUSY:
         return errno.EBUSY, f"the server is busy ({status})"
     if isinstance(error, NotImplementedError) or "Range request not supported" in text:
         return errno.EOPNOTSUPP, "the server sends whole files only, not parts of them; copy it"

@@ -1,22 +1,17 @@
 """Clients of object stores and web servers, one a process for each, by obstore.
 
-Credentials and endpoints come from where each cloud's own tools take them: the environment
-(`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_...`),
-AWS's profile files, `HF_TOKEN`, and `~/.netrc` for web servers. None of it is kept or told here.
+What they need to know beside an address is in environment.py.
 """
 
-import base64
-import configparser
-import netrc
 import os
 from functools import lru_cache
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mmtrain.data.storage import hub
 from mmtrain.data.storage.addresses import SCHEMES, is_hub, is_web, scheme_of, split_store
+from mmtrain.data.storage.environment import endpoint, login_headers, store_options
 from mmtrain.errors import UsageError
 from mmtrain.settings.paths import mask_secrets
 
@@ -108,71 +103,13 @@ def _opened(store: ModuleType, root: str, *, writes: bool, token: str | None) ->
             "timeout": "10m",
         },
     }
-    shared["client_options"]["allow_http"] = scheme == "http" or _endpoint(scheme).startswith(
-        "http://"
-    )
+    is_plain = scheme == "http" or endpoint(scheme).startswith("http://")
+    shared["client_options"]["allow_http"] = is_plain
     if is_web(root):
-        headers = {"Authorization": f"Bearer {token}"} if token else _netrc_headers(root)
+        headers = {"Authorization": f"Bearer {token}"} if token else login_headers(root)
         shared["client_options"]["default_headers"] = headers
         return store.HTTPStore(root, **shared)
+    options = store_options(scheme)
     if scheme == "s3":
-        return store.S3Store(urlsplit(root).netloc, **_aws_options(), **shared)
-    return store.from_url(root, **shared)
-
-
-def _endpoint(scheme: str) -> str:
-    """The address of a store that is not the cloud's own, where the environment names one."""
-    names = {
-        "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
-        "gs": ("GOOGLE_BASE_URL",),
-        "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
-    }
-    return next((os.environ[name] for name in names.get(scheme, ()) if os.environ.get(name)), "")
-
-
-def _aws_options() -> dict[str, Any]:
-    """What obstore does not take from the environment by itself: the profile files."""
-    options: dict[str, Any] = {}
-    if endpoint := _endpoint("s3"):
-        options["endpoint"] = endpoint
-    profile = _aws_profile()
-    if not os.environ.get("AWS_ACCESS_KEY_ID"):
-        for name in ("access_key_id", "secret_access_key", "session_token"):
-            if value := profile.get(f"aws_{name}"):
-                options[name] = value
-    if not (os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")):
-        options["region"] = profile.get("region") or "us-east-1"
-    return options
-
-
-def _aws_profile() -> dict[str, str]:
-    name = os.environ.get("AWS_PROFILE") or "default"
-    folder = Path.home() / ".aws"
-    found: dict[str, str] = {}
-    for variable, default, section in (
-        ("AWS_CONFIG_FILE", folder / "config", name if name == "default" else f"profile {name}"),
-        ("AWS_SHARED_CREDENTIALS_FILE", folder / "credentials", name),
-    ):
-        parser = configparser.RawConfigParser()
-        try:
-            parser.read(os.environ.get(variable) or default, encoding="utf-8")
-        except (configparser.Error, OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"AWS's file {default} cannot be read; mend it") from error
-        if parser.has_section(section):
-            found |= dict(parser.items(section))
-    return found
-
-
-def _netrc_headers(root: str) -> dict[str, str]:
-    host = urlsplit(root).hostname or ""
-    try:
-        login = netrc.netrc(os.environ.get("NETRC")).authenticators(host)
-    except FileNotFoundError:
-        return {}
-    except (netrc.NetrcParseError, OSError) as error:
-        raise UsageError(f"{root}: ~/.netrc cannot be read; mend it") from error
-    # An entry `default` would send a password to every server there is.
-    if login is None or host not in netrc.netrc(os.environ.get("NETRC")).hosts:
-        return {}
-    token = base64.b64encode(f"{login[0]}:{login[2]}".encode()).decode()
-    return {"Authorization": f"Basic {token}"}
+        return store.S3Store(urlsplit(root).netloc, **options, **shared)
+    return store.from_url(root, **options, **shared)
