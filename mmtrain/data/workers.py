@@ -177,17 +177,31 @@ class _Packed:
 
 
 class _Batches(Dataset[_Made[BatchT] | _Failure | _Packed], Generic[BatchT]):
-    """Batch number -> the batch, as a DataLoader wants it."""
+    """Batch number -> the batch, as a DataLoader wants it.
+
+    A worker that failed makes nothing more, whatever it is asked for: a thread hands its failure
+    over, and is lost with it where the worker is killed over a batch that nobody will take.
+    """
 
     def __init__(self, batches: BatchesByNumber[BatchT]) -> None:
         self._batches = batches
+        self._failure: Exception | None = None
 
     def __getitem__(self, number: int) -> _Made[BatchT] | _Failure | _Packed:
         try:
-            batch, work = _counted(self._batches, number)
+            batch, work = self._made(number)
         except UsageError as error:
             return _Failure(str(error))
         return _Made(batch, work) if _share(batch) else _Packed(pickle.dumps(batch), work)
+
+    def _made(self, number: int) -> tuple[BatchT, Work]:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return _counted(self._batches, number)
+        except Exception as error:
+            self._failure = error
+            raise
 
 
 def _counted(batches: BatchesByNumber[BatchT], number: int) -> tuple[BatchT, Work]:

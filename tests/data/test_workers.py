@@ -87,6 +87,28 @@ def test_a_mistake_is_one_line_and_comes_in_its_turn(workers):
     assert_no_workers()
 
 
+@pytest.mark.parametrize("mistake", [UsageError("five is gone"), KeyError("five is gone")])
+def test_a_worker_that_failed_makes_nothing_more(tmp_path, mistake):
+    """Killed over a later batch, it would take the failure with it that it has yet to hand over."""
+
+    class Noted:
+        def batch(self, number: int) -> ImageTextBatch:
+            (tmp_path / str(number)).touch()
+            if number == 5:
+                raise mistake
+            return blank(number)
+
+    batches = iterate_batches(Noted(), 3, 12, workers=2, prefetch=3, pin_memory=False)
+    assert [next(batches).keys[0] for _ in range(2)] == ["3", "4"]
+    while not (tmp_path / "8").exists():  # the other worker's
+        time.sleep(0.01)
+    time.sleep(0.2)
+    with pytest.raises(type(mistake), match="five is gone"):
+        next(batches)
+    assert not {path.name for path in tmp_path.iterdir()} & {"7", "9", "11"}
+    assert_no_workers()
+
+
 def test_a_defect_keeps_its_traceback():
     with pytest.raises(KeyError, match=r"(?s)in batch\n.*six"):
         list(iterate(6, 8))
