@@ -146,10 +146,13 @@ def contradictions(ours: Any, theirs: Any, *, section: str, key: str) -> list[st
         UsageError: a key of the recipe has no effect, since the start brings what it would draw.
     """
     lines: list[str] = []
-    found = dict(_flat(encode(theirs)))
-    for name, value in _flat(encode(ours)):
+    wanted, found = dict(_flat(encode(ours))), dict(_flat(encode(theirs)))
+    for name in wanted | found:
+        value, brought = wanted.get(name, NONE), found.get(name, NONE)
         last = name.rpartition(".")[2]
-        if name not in found or value == found[name] or last in _TRAINING:
+        if value == brought or last in _TRAINING:
+            continue
+        if last in _BROUGHT and name not in found:
             continue
         if last in _BROUGHT:
             raise UsageError(
@@ -158,7 +161,7 @@ def contradictions(ours: Any, theirs: Any, *, section: str, key: str) -> list[st
             )
         if not any(part in _SHAPES for part in name.split(".")):
             lines.append(
-                f"{section}.{name} = {_shown(value)}, but {key} has {_shown(found[name])}: its "
+                f"{section}.{name} = {_shown(value)}, but {key} has {_shown(brought)}: its "
                 "weights compute something else here"
             )
     return lines

@@ -199,7 +199,12 @@ def test_none_of_a_tokenizer_does_not_undo_the_starts(
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("init_logit_scale", "1.0"), ("vision.transformer.init", "scaled"), ("init_logit_bias", "-3")],
+    [
+        ("init_logit_scale", "1.0"),
+        ("vision.transformer.init", "scaled"),
+        ("init_logit_bias", "-3"),
+        ("init_logit_bias", "none"),
+    ],
 )
 def test_what_a_start_brings_cannot_be_set(
     key: str, value: str, starts: dict[str, Path], tmp_path: Path
