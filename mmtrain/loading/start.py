@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.data.images.transforms import PreprocessConfig
-from mmtrain.data.text.tokenizer import Tokenizer
+from mmtrain.data.text.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.interop.bare_weights import named_config
 from mmtrain.interop.model_kind import refuse_other_kind
@@ -78,12 +78,14 @@ def with_start(data: dict[str, Any]) -> dict[str, Any]:
     if init != NONE:
         if tower != NONE:
             raise UsageError("model.init brings an image tower, and so does model.vision_init")
-        _refuse_no_tokenizer(data.get("tokenizer", {}), init)
+        tokenizer = data.get("tokenizer", {})
+        _refuse_no_tokenizer(tokenizer, init)
         if name != NONE:
             named_config(name, key="model.name")
-        model, preprocess, _ = load(
+        model, preprocess, own = load(
             init, architecture=None if name == NONE else name, key="model.init"
         )
+        _refuse_standard_tokenizer(tokenizer, own, init)
         below = {"model": encode(model.config), "data": _resize(preprocess)}
     elif name != NONE:
         below = {"model": encode(named_config(name, key="model.name"))}
@@ -105,6 +107,24 @@ def _refuse_no_tokenizer(section: Any, init: str) -> None:
         raise UsageError(
             f'tokenizer.{keys[0]} = "{NONE}" has no effect: model.init = {init} brings its whole '
             "tokenizer; name another by tokenizer.path, or leave it out"
+        )
+
+
+def _refuse_standard_tokenizer(section: Any, own: Tokenizer, init: str) -> None:
+    """A section of defaults alone is taken for none, so it would not win over the start's.
+
+    A complete one is a run's record of that.
+    """
+    standard = encode(TokenizerConfig())
+    if not isinstance(section, dict) or not section or standard.keys() <= section.keys():
+        return
+    as_default = all(standard.get(key, NONE) == value for key, value in section.items())
+    if as_default and _ids(own) != _ids(build_tokenizer(TokenizerConfig())):
+        key, value = next(iter(section.items()))
+        raise UsageError(
+            f"tokenizer.{key} = {_shown(value)} has no effect: model.init = {init} brings a "
+            "tokenizer of its own, and the section says nothing that is not the default; leave it "
+            "out, or name another tokenizer by tokenizer.path"
         )
 
 

@@ -198,6 +198,17 @@ def test_none_of_a_tokenizer_does_not_undo_the_starts(
 
 
 @pytest.mark.parametrize(
+    ("key", "value"), [("kind", "clip"), ("context_length", "77"), ("add_eot", "true")]
+)
+def test_a_tokenizer_of_defaults_does_not_vanish(
+    key: str, value: str, starts: dict[str, Path], tmp_path: Path
+) -> None:
+    path = recipe(tmp_path, model=f'init = "{starts["clip"]}"')
+    with pytest.raises(UsageError, match=rf"tokenizer\.{key} = .* has no effect: model.init"):
+        build(path, f"--tokenizer.{key}", value)
+
+
+@pytest.mark.parametrize(
     ("key", "value"),
     [
         ("init_logit_scale", "1.0"),
