@@ -145,6 +145,17 @@ class ShardSource:
         number, inside = self._locate(sample)
         return self._index(number).key(inside)
 
+    def image_size(self, sample: int) -> tuple[int, int] | None:
+        """Width and height of a sample's image as the catalogue has them, without a look into its
+        shard; None where it does not tell, or where another member is asked for as the image."""
+        shard, inside = self.locate(sample)
+        index = None if shard.catalogue is None else shard.load()
+        if index is None or not index.height_S[inside]:
+            return None
+        if self.image_key is not None and self.image_key in index.members(inside):
+            return None
+        return int(index.width_S[inside]), int(index.height_S[inside])
+
     def extensions(self, sample: int) -> list[str]:
         """Of the sample's files, as the index has them."""
         number, inside = self._locate(sample)

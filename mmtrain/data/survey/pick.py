@@ -1,11 +1,12 @@
 """Some samples of many: by their keys, by what they hold, drawn by chance yet the same again."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
 
 from mmtrain.data.order.plan import EpochPlan
+from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.survey.seen import Seen
 from mmtrain.data.survey.where import Where
@@ -29,6 +30,9 @@ def pick(
 ) -> tuple[list[Seen], int]:
     """Samples that are meant, in the order of the data, and how many were looked at for them.
 
+    Those whose image is of no size that is meant, as a catalogue of their shards has it, are not
+    opened.
+
     Args:
         source: the samples.
         num: at most so many; the search ends with them.
@@ -40,7 +44,8 @@ def pick(
     """
     found: list[Seen] = []
     num_looked = 0
-    for seen in map(look, _named(source, drawn(source.num_samples, seed=seed), keys)):
+    numbers = _of_size(source, drawn(source.num_samples, seed=seed), where)
+    for seen in map(look, _named(source, numbers, keys)):
         num_looked += 1
         if (seen.reason or not only_bad) and all(each.holds(seen) for each in where):
             found.append(seen)
@@ -49,7 +54,14 @@ def pick(
     return sorted(found, key=lambda seen: seen.number), num_looked
 
 
-def _named(source: SampleSource, numbers: np.ndarray, keys: Sequence[str]) -> Iterator[int]:
+def _of_size(source: SampleSource, numbers: np.ndarray, where: Sequence[Where]) -> Iterator[int]:
     for number in numbers.tolist():
+        size = source.image_size(number) if where and isinstance(source, ShardSource) else None
+        if size is None or not any(each.excludes(size) for each in where):
+            yield number
+
+
+def _named(source: SampleSource, numbers: Iterable[int], keys: Sequence[str]) -> Iterator[int]:
+    for number in numbers:
         if not keys or any(fnmatchcase(source.key(number), key) for key in keys):
             yield number

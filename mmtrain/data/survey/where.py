@@ -9,12 +9,14 @@ from mmtrain.errors import UsageError
 
 _OPERATORS = ("!=", "<=", ">=", "=", "~", "<", ">")
 _IMAGE = "image."
-_OF_IMAGE: dict[str, Callable[[Seen, tuple[int, int]], float | str]] = {
-    "width": lambda _, size: size[0],
-    "height": lambda _, size: size[1],
-    "aspect": lambda _, size: size[0] / size[1],
-    "bytes": lambda seen, _: len(seen.image),
-    "kind": lambda seen, _: seen.kind,
+_OF_SIZE: dict[str, Callable[[tuple[int, int]], float]] = {
+    "width": lambda size: size[0],
+    "height": lambda size: size[1],
+    "aspect": lambda size: size[0] / size[1],
+}
+_OF_FILE: dict[str, Callable[[Seen], float | str]] = {
+    "bytes": lambda seen: len(seen.image),
+    "kind": lambda seen: seen.kind,
 }
 
 
@@ -45,11 +47,21 @@ class Where:
             )
         name, operator, value = found.groups()
         member = name.removeprefix(_IMAGE)
-        if name.startswith(_IMAGE) and member not in _OF_IMAGE:
-            raise UsageError(f"--where {text}: an image has {', '.join(_OF_IMAGE)}")
+        if name.startswith(_IMAGE) and member not in _OF_SIZE | _OF_FILE:
+            raise UsageError(f"--where {text}: an image has {', '.join(_OF_SIZE | _OF_FILE)}")
         if operator[0] in "<>" and _number(value) is None:
             raise UsageError(f"--where {text}: {value!r} is no number, which {operator} compares")
         return cls(name=name, operator=operator, value=value)
+
+    def excludes(self, size: tuple[int, int]) -> bool:
+        """Whether no sample is meant whose image has this width and height, as its header says.
+
+        One that says so and cannot be decoded has no size: it is meant by `!=`.
+        """
+        read = _OF_SIZE.get(self.name.removeprefix(_IMAGE))
+        if read is None or not self.name.startswith(_IMAGE) or self.operator == "!=":
+            return False
+        return not self._fits(read(size))
 
     def holds(self, seen: Seen) -> bool:
         """Whether a sample is meant; of several values, such as captions, one must hold."""
@@ -60,8 +72,10 @@ class Where:
 
     def _values(self, seen: Seen) -> list[object]:
         if self.name.startswith(_IMAGE):
-            read = _OF_IMAGE[self.name.removeprefix(_IMAGE)]
-            return [] if seen.size is None else [read(seen, seen.size)]
+            member = self.name.removeprefix(_IMAGE)
+            if seen.size is None:
+                return []
+            return [_OF_SIZE[member](seen.size) if member in _OF_SIZE else _OF_FILE[member](seen)]
         known = {"txt": seen.captions, "key": [seen.key], "bad": [seen.reason] * bool(seen.reason)}
         if self.name in known:
             return list(known[self.name])

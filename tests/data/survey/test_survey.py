@@ -6,12 +6,14 @@ import random
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mmtrain.cli import main
+from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.survey.duplicates import groups_of_pictures, picture_hash
 from mmtrain.data.survey.scripts import script_of
 from mmtrain.data.survey.seen import Seen
@@ -289,3 +291,57 @@ def test_pictures_of_any_mode_are_counted(tmp_path: Path) -> None:
     stats = stats_of(f"captions:{tmp_path}", tmp_path / "s.json", "--no-captions")
     assert stats["num_usable"] == 7 and stats["formats"] == {"TIFF": 7}
     assert stats["duplicates"]["same_file"]["num_superfluous"] == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "num"),
+    [
+        (["image.width>=110"], 6),
+        (["image.height<72"], 1),
+        (["image.aspect>1.5", "image.width<112"], 3),
+        (["image.width=100"], 1),
+        (["image.width!=100"], 23),
+    ],
+)
+def test_a_catalogue_tells_what_need_not_be_opened(
+    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: list[str], num: int
+):
+    """The same page; but of those that cannot be decoded a header may tell a size."""
+    opened: list[int] = []
+    read = ShardSource.read
+
+    def counted(source: ShardSource, sample: int, *args: Any) -> dict[str, bytes]:
+        opened.append(sample)
+        return read(source, sample, *args)
+
+    monkeypatch.setattr(ShardSource, "read", counted)
+    words = [word for each in where for word in ("--where", each)]
+    pages = []
+    for name in ("before", "with"):
+        opened.clear()
+        out = tmp_path / f"{name}.html"
+        assert main(["data", "view", shards, "--out", str(out), *words]) == 0
+        pages.append(out.read_text())
+        if name == "before":
+            assert len({*opened}) == 25
+            assert main(["data", "index", str(Path(shards).parent)]) == 0
+    assert pages[0] == pages[1]
+    if "!=" in where[0]:
+        assert len({*opened}) == 25
+    else:
+        assert num <= len({*opened}) <= num + 1  # `torn` has the size of another
+
+
+def test_a_member_that_is_named_as_the_image_has_no_size_in_the_catalogue(tmp_path: Path):
+    files = {"jpg": encoded(landscape(1), "JPEG"), "mask.png": encoded(landscape(2, (8, 9)), "PNG")}
+    write_shard(tmp_path / "0.tar", [("a", files | {"txt": "a"})])
+    assert main(["data", "index", str(tmp_path)]) == 0
+    out, words = str(tmp_path / "a.html"), ["--image-key", "mask.png", "--where", "image.width=8"]
+    assert main(["data", "view", str(tmp_path), "--out", out, *words]) == 0
+
+
+def test_no_sample_of_a_size_is_one_line(shards: str, tmp_path: Path, capsys):
+    assert main(["data", "index", str(Path(shards).parent)]) == 0
+    words = ["data", "view", shards, "--out", str(tmp_path / "a.html")]
+    line = mistake(capsys, *words, "--where", "image.width>5000")
+    assert line.startswith("none of 0 samples looked at is meant by --where image.width>5000")
