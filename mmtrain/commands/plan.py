@@ -1,26 +1,43 @@
 """`mmtrain plan`: a recipe's layout over so many ranks, before one of them is rented."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from mmtrain.build.workload import read_workload
+from mmtrain.errors import UsageError
+from mmtrain.parallel.accelerators import Accelerator
+from mmtrain.plan.cost import Assumptions, cost_of, find_gpu
 from mmtrain.plan.layout import Plan, plan_layout
 from mmtrain.plan.memory import RankMemory
+from mmtrain.plan.workload import Workload
 from mmtrain.recipe import load_recipe
 
 _GIB = 1 << 30
 
 
-def plan_command(*, recipe: Path, overrides: list[str], world_size: int) -> None:
-    """Print the layout, who talks to whom, and the memory of a rank of each pipeline coordinate.
+def plan_command(
+    *,
+    recipe: Path,
+    overrides: list[str],
+    world_size: int,
+    gpu: str | None = None,
+    price: float | None = None,
+    samples: int | None = None,
+    efficiency: float | None = None,
+) -> None:
+    """Print the layout, who talks to whom, and the memory of a rank of each pipeline coordinate;
+    with a GPU's name, time and price on paper.
 
     Raises:
         UsageError: the layout does not fit, an adapter trains, or the questions of a recipe with
-            [vqa.classify], which fix its answers, are not there.
+            [vqa.classify], which fix its answers, are not there; the GPU is unknown, or an option
+            of its cost is given without it.
     """
+    renting = _renting(gpu, price=price, samples=samples, efficiency=efficiency)
     workload = read_workload(load_recipe(recipe, overrides))
     plan = plan_layout(workload, world_size=world_size)
     train, parallel = workload.train, workload.parallel
@@ -57,6 +74,59 @@ def plan_command(*, recipe: Path, overrides: list[str], world_size: int) -> None
             "the total, which is the GPU's: gathered, activations, the gradients that a block has "
             "just made, and whole ones where there are microbatches"
         )
+    if renting is not None:
+        _print_cost(workload, plan, *renting)
+
+
+def _renting(
+    gpu: str | None, *, price: float | None, samples: int | None, efficiency: float | None
+) -> tuple[Accelerator, Assumptions, int | None] | None:
+    """What is rented, what is assumed of it, and for how many samples; None: nothing."""
+    given = {"price": price, "samples": samples, "efficiency": efficiency}
+    if gpu is None:
+        for name, value in given.items():
+            if value is not None:
+                raise UsageError(f"--{name} {value:g} has no effect without --gpu; name one")
+        return None
+    if efficiency is not None and efficiency > 1:
+        raise UsageError(f"--efficiency {efficiency:g} is a share of the peak; give at most 1")
+    assumed = Assumptions(price=price)
+    if efficiency is not None:
+        assumed = replace(assumed, efficiency=efficiency)
+    return find_gpu(gpu), assumed, samples
+
+
+def _print_cost(
+    workload: Workload, plan: Plan, gpu: Accelerator, assumed: Assumptions, samples: int | None
+) -> None:
+    """Time and money on paper, and what they rest on."""
+    batch, steps, ranks = workload.train.batch_size, workload.train.steps, plan.layout.world_size
+    if samples is None and steps is not None:
+        samples = steps * batch
+    cost = cost_of(workload, plan, gpu, assumed, num_samples=samples)
+    print(
+        f"on paper, {ranks:,} x {gpu.name}: {cost.samples_per_second:,.0f} samples/s "
+        f"({cost.samples_per_second / ranks:,.1f} a GPU), MFU {cost.mfu:.1%}; a step of "
+        f"{1e3 * cost.step:,.1f} ms: computing {1e3 * cost.computing:,.1f}, traffic beside it "
+        f"{1e3 * cost.sending:,.1f}, traffic waited for {1e3 * cost.waiting:,.1f}; "
+        f"{cost.model_flops / 1e12:,.2f} TFLOPs a step, {cost.hardware_flops / 1e12:,.2f} computed"
+    )
+    if cost.memory_gb > gpu.memory_gb:
+        print(
+            f"it does not fit: {cost.memory_gb:,.1f} GB of {gpu.memory_gb:,.0f} GB; raise "
+            "train.microbatches or parallel.dp_shard"
+        )
+    if samples is None or cost.hours is None:
+        print("train.epochs are of data that are not read here: --samples N gives hours and price")
+    else:
+        price = "" if cost.price is None else f", {cost.price:,.0f} at {assumed.price:g} each"
+        print(
+            f"{samples:,} samples: {cost.hours:,.2f} hours, {cost.hours * ranks:,.1f} GPU hours"
+            f"{price}"
+        )
+    print("assumed, not measured:")
+    for line in assumed.lines(gpu, workload.train.precision):
+        print(f"- {line}")
 
 
 def _traffic_table(plan: Plan) -> Table:

@@ -13,12 +13,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mmtrain.build.run import Run, build_run
 from mmtrain.data.storage.patience import waiting
 from mmtrain.errors import UsageError
 from mmtrain.files import writing
+from mmtrain.nn.flops import FlopCount
 from mmtrain.nn.products import fast_products
 from mmtrain.nn.regions import region
 from mmtrain.optim import lr_factor
@@ -142,30 +142,14 @@ def _warm_up(run: Run, batches: Iterator[Any], transfer: Transfer) -> Flops | No
         for _ in range(_WARM_UP):
             _take_step(run, batches, transfer)
         return None
-    with _counter() as whole:
+    with FlopCount() as whole:
         batch = _take_step(run, batches, transfer)
     state, batch = run.state, batch.to(run.layout.device)
-    with _counter() as forward, torch.no_grad():
+    with FlopCount() as forward, torch.no_grad():
         state.schedule.eval(batch.images_BCHW, state.objective.rows(batch))
     for _ in range(_WARM_UP - 1):
         _take_step(run, batches, transfer)
-    hardware = whole.get_total_flops()
-    return Flops(model=min(3 * forward.get_total_flops(), hardware), hardware=hardware)
-
-
-def _counter() -> FlopCounterMode:
-    """torch's, with the CPU's fused attention, which it leaves out."""
-    aten = torch.ops.aten
-
-    def attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-        return sdpa_flop_count(q, k, v)
-
-    def backward(gradient: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-        return 5 * sdpa_flop_count(q, k, v) // 2
-
-    name = "_scaled_dot_product_flash_attention_for_cpu"
-    mapping = {getattr(aten, name): attention, getattr(aten, f"{name}_backward"): backward}
-    return FlopCounterMode(display=False, custom_mapping=mapping)
+    return Flops(model=min(3 * forward.total, whole.total), hardware=whole.total)
 
 
 @contextmanager

@@ -84,7 +84,7 @@ def run_stages(
         rows: of a microbatch.
         by_parts: the texts apart from the images, see StageRun.text.
     """
-    with _attention_of(workload.train.device), FakeTensorMode():
+    with attention_of(workload.train.device), FakeTensorMode():
         model = workload.build_model()
         stages = cut_stages(model, layout)
         workload.prepare(model, stages, layout)
@@ -99,7 +99,7 @@ def run_stages(
 
 
 @contextmanager
-def _attention_of(device: str) -> Iterator[None]:
+def attention_of(device: str) -> Iterator[None]:
     """Attention's form on that device: fused on a GPU, whatever this machine's CPU would take."""
     table = dict(attention_module.PLAIN_UP_TO)
     if device != "cpu":
