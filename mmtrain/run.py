@@ -19,6 +19,7 @@ from mmtrain.data.batch import ImageTextBatch
 from mmtrain.data.config import DataConfig
 from mmtrain.data.fingerprint import split_fingerprint
 from mmtrain.data.storage import hub
+from mmtrain.data.storage.cache import caching
 from mmtrain.data.storage.patience import waiting
 from mmtrain.errors import ExitStatus, UsageError
 from mmtrain.files import writing
@@ -76,7 +77,9 @@ def train_command(
     try:
         patient = waiting(loaded.data.retry_seconds)
         fast = fast_products(layout.device)
-        with StopSignals() as signals, patient, fast, _own_folder(loaded, resume=resume):
+        cached = caching(loaded.data.open_cache(world_size=_num_ranks()))
+        own = _own_folder(loaded, resume=resume)
+        with StopSignals() as signals, patient, cached, fast, own:
             return _train(loaded, layout, resume=resume, signals=signals)
     finally:
         leave_ranks()
@@ -177,8 +180,12 @@ def _build_watchdog(run: Run) -> Watchdog:
         run.folder,
         seconds=None if minutes is None else 60 * minutes,
         rank=own_rank(),
-        world_size=1 if is_alone() else dist.get_world_size(),
+        world_size=_num_ranks(),
     )
+
+
+def _num_ranks() -> int:
+    return 1 if is_alone() else dist.get_world_size()
 
 
 def _build_loop(

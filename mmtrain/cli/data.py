@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mmtrain.cli.cache_options import add_cache
 from mmtrain.cli.data_loading import add_data_bench, add_data_quarantine, add_data_show
 from mmtrain.cli.data_making import add_data_make, add_data_split
 from mmtrain.cli.data_pages import add_data_stats, add_data_view
@@ -30,6 +31,7 @@ def add_data(commands: Any) -> None:
     )
     index.add_argument("data", nargs="+", metavar="SHARDS", help="tars, globs, ranges, s3://...")
     _add_index_dir(index)
+    add_cache(index)
     index.add_argument(
         "--trust",
         action="store_true",
@@ -78,6 +80,7 @@ def _add_check(actions: Any) -> None:
         "data", nargs="+", metavar="DATA", help="shards, or whatever else data.train takes"
     )
     _add_index_dir(check)
+    add_cache(check)
     where = check.add_mutually_exclusive_group()
     where.add_argument(
         "--captions",

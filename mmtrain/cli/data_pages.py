@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mmtrain.cli.cache_options import add_cache
 from mmtrain.cli.parser import Parser, add_command
 from mmtrain.data.sources.source import IMAGE_KEY
 from mmtrain.settings.numbers import at_least
@@ -80,6 +81,7 @@ def add_looked_at(parser: Parser) -> None:
     parser.add_argument(
         "--index-dir", type=Path, metavar="DIR", help="where indexes are (beside the shards)"
     )
+    add_cache(parser)
     parser.add_argument(
         "--image-key",
         default=IMAGE_KEY,

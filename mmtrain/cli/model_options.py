@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mmtrain.cli.cache_options import add_cache
 from mmtrain.cli.parser import Parser, add_device
 from mmtrain.data.sources.source import IMAGE_KEY
 from mmtrain.data.storage.patience import PATIENCE
@@ -71,6 +72,7 @@ def add_running(parser: Parser, *, image_key: bool = True, batches: bool = True)
             metavar="N",
             help="how long a fault of the disk is given to pass (%(default)g)",
         )
+        add_cache(parser)
     parser.add_argument(
         "--precision",
         choices=("fp32", "bf16"),

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from mmtrain.cli.cache_options import asked_cache
 from mmtrain.cli.checkpoint import add_checkpoint
 from mmtrain.cli.data import add_data
 from mmtrain.cli.demo import add_demo
@@ -88,6 +89,7 @@ def _run(argv: list[str]) -> None:
         raise UsageError(explain((unknown or overrides)[0], argv=argv, parser=parser))
     arguments.overrides = overrides
     try:
-        arguments.run(arguments)
+        with asked_cache(arguments):
+            arguments.run(arguments)
     except UsageError as error:
         raise UsageError(in_words_of(arguments, str(error))) from error

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import get_args
 
 from mmtrain.data.images.decode import HIGHEST_MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS
@@ -16,7 +17,7 @@ from mmtrain.data.order.mixture import MixtureBatches
 from mmtrain.data.order.stream import MixtureEnd
 from mmtrain.data.shards.source import OnDamage, ShardSource
 from mmtrain.data.sources.source import IMAGE_KEY, SampleSource
-from mmtrain.data.storage.cache import GB, Cache
+from mmtrain.data.storage.cache import GB, Cache, asked_for
 from mmtrain.data.storage.patience import PATIENCE
 from mmtrain.data.threads import Threads
 from mmtrain.errors import UsageError
@@ -24,7 +25,7 @@ from mmtrain.limits import MOST_PROCESSES, check_counts
 from mmtrain.settings.paths import PathText
 
 _KEEPS = 2.0
-_CACHE_GB = 50.0
+CACHE_GB = 50.0
 _REMOTE_THREADS = 8
 
 
@@ -140,7 +141,7 @@ class DataConfig:
         return Threads(self.threads or (_REMOTE_THREADS if is_remote else 1))
 
     def open_cache(self, *, world_size: int = 1) -> Cache | None:
-        """The cache, if there is to be one.
+        """The cache, if there is to be one: within `caching` that one, where it is the same folder.
 
         Args:
             world_size: ranks that share the samples.
@@ -150,10 +151,13 @@ class DataConfig:
         """
         if self.cache_dir is None:
             return None
+        asked = asked_for()
+        if asked is not None and asked.folder == Path(self.cache_dir):
+            return asked
         machines = max(1, world_size // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         return Cache(
             self.cache_dir,
-            max_bytes=int((self.cache_gb or _CACHE_GB) * GB),
+            max_bytes=int((self.cache_gb or CACHE_GB) * GB),
             # Of a shard that many machines share each reads a small part, unless they own lanes.
             whole=machines <= 2 or self.lanes % machines == 0,
         )

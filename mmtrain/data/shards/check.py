@@ -13,6 +13,7 @@ from mmtrain.data.shards.not_tars import refuse_no_tar
 from mmtrain.data.shards.opened import Shard, Shards, find_rows
 from mmtrain.data.shards.opening import open_shards
 from mmtrain.data.shards.patterns import expand_patterns
+from mmtrain.data.storage.cache import Cache, asked_for
 from mmtrain.data.storage.open import open_file, open_to_scan
 from mmtrain.data.storage.patience import patience
 from mmtrain.errors import UsageError
@@ -151,14 +152,19 @@ def check_shards(
     """
     paths = expand_patterns(patterns, key=key)
     rows = find_rows(paths, index_dir, may_lose=False)
-    work = partial(_check_shard, index_dir=index_dir, key=key)
+    work = partial(_check_shard, index_dir=index_dir, key=key, cache=asked_for())
     catalogued = [rows.shard(number, path) for number, path in enumerate(paths)]
     with ThreadPoolExecutor(max(1, min(workers, len(paths)))) as pool:
         return CheckReport(shards=tuple(pool.map(work, paths, catalogued)))
 
 
 def _check_shard(
-    path: str, catalogued: Shard | None, *, index_dir: str | None, key: str
+    path: str,
+    catalogued: Shard | None,
+    *,
+    index_dir: str | None,
+    key: str,
+    cache: Cache | None,
 ) -> ShardCheck:
     places = index_paths(path, index_dir)
     loaded = [load_index(place) for place in places]
@@ -170,7 +176,8 @@ def _check_shard(
     old = by_worth[0] if by_worth else None
     has_crc = old is not None and old.summary.has_crc
     try:
-        with open_file(path) as file, open_to_scan(file, seconds=patience()) as whole:
+        scan = partial(open_to_scan, seconds=patience(), cache=cache)
+        with open_file(path) as file, scan(file) as whole:
             refuse_no_tar(file, key=key)
             new = build_index(whole, crc=has_crc)
     except UsageError as error:

@@ -25,6 +25,7 @@ from mmtrain.data.shards.not_tars import refuse_no_tar
 from mmtrain.data.shards.opened import Shard, Shards, find_rows, have_sizes
 from mmtrain.data.shards.patterns import expand_patterns
 from mmtrain.data.shards.side_by_side import by_threads, side_by_side
+from mmtrain.data.storage.cache import Cache, asked_for
 from mmtrain.data.storage.file import File
 from mmtrain.data.storage.machine_lock import lock_of_machine
 from mmtrain.data.storage.open import open_file, open_to_scan
@@ -51,6 +52,7 @@ class _How:
     look: bool
     key: str
     seconds: float
+    cache: Cache | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,7 @@ def open_shards(
     progress: Progress | None = None,
     key: str = "data.train",
     retry_seconds: float | None = None,
+    cache: Cache | None = None,
 ) -> Shards:
     """Find the shards and their indexes, making those that are missing or stale.
 
@@ -98,6 +101,7 @@ def open_shards(
         progress: told how many indexes were made, of how many.
         key: the setting that `patterns` came from, for messages.
         retry_seconds: how long a disk's fault is given to pass; None: see `waiting`.
+        cache: keeps what is read of remote shards to make indexes; None: see `caching`.
 
     Raises:
         UsageError: a shard is missing, no tar, or (without `crc`) no longer what its checksums say,
@@ -107,7 +111,14 @@ def open_shards(
     paths = expand_patterns(patterns, key=key, retry_seconds=retry_seconds)[part[0] :: part[1]]
     if not paths:
         raise UsageError(f"part {part[0]}/{part[1]} of {key} is empty; choose fewer parts")
-    how = _How(index_dir=index_dir, crc=crc, look=look, key=key, seconds=retry_seconds)
+    how = _How(
+        index_dir=index_dir,
+        crc=crc,
+        look=look,
+        key=key,
+        seconds=retry_seconds,
+        cache=cache or asked_for(),
+    )
     makers = _Makers(may_make=may_make, threads=threads, processes=processes, progress=progress)
     patient = partial(read_patiently, seconds=retry_seconds, key=key)
     folder = folder_of(paths[0]) or "."
@@ -278,7 +289,7 @@ def _open_shard(
         refuse_no_tar(file, key=how.key)
         if not may_make:
             return None
-        with open_to_scan(file, seconds=how.seconds) as whole:
+        with open_to_scan(file, seconds=how.seconds, cache=how.cache) as whole:
             index = build_index(whole, crc=crc or protecting is not None)
         is_same = protecting is not None and is_fresh(protecting.summary, file)
     changes = () if protecting is None else changes_of(protecting, index)

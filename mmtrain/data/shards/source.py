@@ -20,7 +20,7 @@ from mmtrain.data.shards.opened import Shard
 from mmtrain.data.shards.opening import open_shards, refuse_changed
 from mmtrain.data.shards.tar_header import BLOCK
 from mmtrain.data.storage.addresses import is_remote
-from mmtrain.data.storage.cache import Cache, folder_name
+from mmtrain.data.storage.cache import Cache, asked_for, folder_name
 from mmtrain.data.storage.cached import CachedFile
 from mmtrain.data.storage.file import File, Range
 from mmtrain.data.storage.open import open_file, open_to_scan
@@ -48,7 +48,7 @@ class ShardSource:
             several; they are handed on as `image`.
         key: the setting that `patterns` came from, for messages.
         retry_seconds: how long a disk's fault is given to pass; None: see `waiting`.
-        cache: keeps what is read of remote shards.
+        cache: keeps what is read of remote shards; None: see `caching`.
 
     Raises:
         UsageError: shards are missing, no tars, damaged, without samples, or without the
@@ -68,12 +68,14 @@ class ShardSource:
         cache: Cache | None = None,
     ):
         retry_seconds = patience(retry_seconds)
+        self._cache = cache or asked_for()
         self.shards = open_shards(
             patterns,
             index_dir=index_dir,
             compare=verify,
             key=key,
             retry_seconds=retry_seconds,
+            cache=self._cache,
         )
         self._key_of_setting = key
         self.retry_seconds, self._is_lost = retry_seconds, False
@@ -82,7 +84,6 @@ class ShardSource:
         self.shard_sizes = sizes.tolist()
         self._end_S = np.cumsum(sizes, dtype=np.int64)
         self.num_samples = int(self._end_S[-1])
-        self._cache = cache
         self._lock = Lock()
         self._open: OrderedDict[int, File] = OrderedDict()
         self._indexes = KeptIndexes()

@@ -15,6 +15,7 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ _LARGEST_PIECE, _SMALLEST_PIECE = 8 << 20, 1 << 16
 _LEAST_PIECES = 16
 _AGE = 60.0
 _PATIENCE = 60.0
+_asked: ContextVar["Cache | None"] = ContextVar("cache", default=None)
 _END = struct.Struct("<8sQI")
 _MAGIC = b"mmtrain1"
 
@@ -54,34 +56,37 @@ class Cache:
         max_bytes: of all files in it, those that are being written too.
         whole: fetch large pieces, since most of each file will be read here; False: exactly what is
             read, since other machines read the rest.
+        prefix: of the settings' names, for messages.
 
     Raises:
         UsageError: the folder cannot be written, or its disk is smaller than `max_bytes`.
     """
 
-    def __init__(self, folder: str, *, max_bytes: int, whole: bool = True) -> None:
+    def __init__(
+        self, folder: str, *, max_bytes: int, whole: bool = True, prefix: str = "data."
+    ) -> None:
         self.folder, self.max_bytes = Path(folder), max_bytes
         self.piece = _SMALLEST_PIECE
         while self.piece < _LARGEST_PIECE and 2 * self.piece * _LEAST_PIECES <= max_bytes:
             self.piece *= 2
         self.whole = whole
         self.budget = Budget(self.folder, max_bytes=max_bytes)
-        self._prepare()
+        self._prepare(prefix)
 
-    def _prepare(self) -> None:
+    def _prepare(self, prefix: str) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.budget.count_anew()
             room = shutil.disk_usage(self.folder).total
         except OSError as error:
             raise UsageError(
-                f"data.cache_dir = {self.folder} cannot be written ({error.strerror}); name a "
+                f"{prefix}cache_dir = {self.folder} cannot be written ({error.strerror}); name a "
                 "folder that can, or leave it out"
             ) from error
         if self.max_bytes > room:
             raise UsageError(
-                f"data.cache_gb = {self.max_bytes / GB:g} is more than the disk of {self.folder} "
-                f"has ({room / GB:.1f}); use less"
+                f"{prefix}cache_gb = {self.max_bytes / GB:g} is more than the disk of "
+                f"{self.folder} has ({room / GB:.1f}); use less"
             )
 
     def folder_of(self, path: str, size: int, version: str) -> Path:
@@ -188,6 +193,22 @@ class Cache:
 def folder_name(path: str, size: int, version: str) -> bytes:
     """What the folder of a file's pieces is called, in hexadecimal digits: 16 bytes."""
     return hashlib.blake2b(f"{path}\n{size}\n{version}".encode(), digest_size=16).digest()
+
+
+@contextlib.contextmanager
+def caching(cache: Cache | None) -> Iterator[None]:
+    """Within the context, what is opened reads remote shards through this cache: a command's, or
+    what a run reads besides its own data."""
+    token = _asked.set(cache)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def asked_for() -> Cache | None:
+    """The cache of `caching`."""
+    return _asked.get()
 
 
 def _let_go(descriptor: int, partial: Path) -> None:

@@ -31,13 +31,18 @@ def open_file(path: str, *, known: Known | None = None, cache: Cache | None = No
     return file if cache is None or file.version is None else CachedFile(file, cache)
 
 
-def open_to_scan(file: File, *, seconds: float) -> AbstractContextManager[File]:
+def open_to_scan(
+    file: File, *, seconds: float, cache: Cache | None = None
+) -> AbstractContextManager[File]:
     """An open file for reading nearly all of it: a remote one in large pieces.
 
     Args:
         file: stays open when this is left.
         seconds: how long a fault of a piece is given to pass.
+        cache: keeps what is read, where most of each file will be read again.
     """
     if not is_remote(file.path):
         return contextlib.nullcontext(file)
+    if cache is not None and cache.whole and file.version is not None:
+        file = CachedFile(file, cache)
     return ReadAhead(file, seconds=seconds)
