@@ -193,29 +193,30 @@ def report_simulated(folder: Path, rounds: int) -> None:
 def report_tiny(folder: Path, before: Path | None, rounds: int) -> None:
     """Starts of the real shards, by turns with an older version."""
     roots = {"before": before, "now": ROOT} if before is not None else {"now": ROOT}
-    starts: dict[str, list[float]] = {}
+    starts: dict[str, list[dict[str, float]]] = {}
     lookups: dict[str, list[float]] = {}
     for _ in range(rounds):
         for name, root in roots.items():
             without_indexes(folder)
             run = measure(folder, root=root, lookups=4)
-            starts.setdefault(f"{name}, no index", []).append(run["start_s"])
+            starts.setdefault(f"{name}, no index", []).append(run)
             for group in (32, 1024):
                 run = measure(folder, root=root, group=group, lookups=10_000)
                 lookups.setdefault(f"{name}, an index each, group {group}", []).append(
                     run["look_up_us"]
                 )
-            starts.setdefault(f"{name}, an index each", []).append(run["start_s"])
+            starts.setdefault(f"{name}, an index each", []).append(run)
         report = index_shards(str(folder))
         write_catalogues(report.shards)
         for group in (32, 1024):
             run = measure(folder, root=ROOT, group=group, lookups=10_000)
             lookups.setdefault(f"now, a catalogue, group {group}", []).append(run["look_up_us"])
-        starts.setdefault("now, a catalogue", []).append(run["start_s"])
-    print("| tiny shards | start, s |")
-    print("|---|---|")
-    for name, values in starts.items():
-        print(f"| {name} | {spread(values)} |")
+        starts.setdefault("now, a catalogue", []).append(run)
+    print("| tiny shards | start, s | processor time, s |")
+    print("|---|---|---|")
+    for name, runs in starts.items():
+        cells = [spread([run[each] for run in runs]) for each in ("start_s", "start_cpu_s")]
+        print(f"| {name} | {' | '.join(cells)} |")
     print()
     print("| tiny shards | look-up, us |")
     print("|---|---|")
