@@ -5,10 +5,13 @@ import hashlib
 import importlib.util
 import io
 import json
+import os
+import tempfile
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 
@@ -19,6 +22,8 @@ from mmtrain.data.sources.table import TABLE_SUFFIXES, Table
 from mmtrain.errors import UsageError
 
 _FEATURES = "features.npy"
+_ROWS_AT_ONCE = 1 << 18
+"""Of an unpacked table: few pieces, so that a row is found fast."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +117,11 @@ class KeyedTable:
 
 
 class KeyedParquet:
-    """Parquet files with a column of keys, in memory; lists of numbers become .npy files."""
+    """Parquet files with a column of keys; lists of numbers become .npy files.
+
+    They are unpacked once into a file without a name, which is mapped: the processes of a machine
+    share its pages, and it goes with the last of them.
+    """
 
     def __init__(self, files: Sequence[Path], *, key_column: str, told: str) -> None:
         if importlib.util.find_spec("pyarrow") is None:
@@ -122,20 +131,37 @@ class KeyedParquet:
 
         self.path, self._key = str(files[0]), key_column
         try:
-            self._rows: Any = pa.concat_tables([parquet.read_table(file) for file in files])
+            table: Any = pa.concat_tables([parquet.read_table(file) for file in files])
         except (pa.ArrowException, OSError) as error:
             raise UsageError(f"{told} cannot be read: {str(error).splitlines()[0]}") from error
-        if key_column not in self._rows.column_names:
-            names = ", ".join(self._rows.column_names)
+        if key_column not in table.column_names:
+            names = ", ".join(table.column_names)
             raise UsageError(f"data.join_key = {key_column} is no column of {told} ({names})")
-        digest = hashlib.blake2b(str(self._rows.schema).encode(), digest_size=16)
-        for column in self._rows.columns:
+        digest = hashlib.blake2b(str(table.schema).encode(), digest_size=16)
+        for column in table.columns:
             for chunk in column.chunks:
                 digest.update(str(len(chunk)).encode())
                 for buffer in filter(None, chunk.buffers()):
                     digest.update(buffer)
         self.fingerprint = digest.hexdigest()
-        self.index = Index(map(str, self._rows[key_column].to_pylist()), told)
+        self.index = Index(map(str, table[key_column].to_pylist()), told)
+        try:
+            self._file = _unpacked(table)
+        except OSError as error:
+            raise UsageError(
+                f"{told} cannot be unpacked into {tempfile.gettempdir()} "
+                f"({error.strerror or error}); free space there, or set TMPDIR to another folder"
+            ) from error
+        weakref.finalize(self, self._file.close)
+        self._place = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
+        self._rows = _mapped(self._place)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_rows": None, "_file": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._rows = _mapped(self._place)  # the process that unpacked it is there as long
 
     def row(self, number: int) -> tuple[str, Row]:
         """Numbers and texts as fields, lists of floats as files."""
@@ -149,6 +175,27 @@ class KeyedParquet:
             elif name != self._key:
                 fields[name] = value
         return str(columns[self._key]), Row(fields=fields, files=files)
+
+
+def _unpacked(table: Any) -> IO[bytes]:
+    """A file without a name that holds a table as it is in memory."""
+    import pyarrow as pa  # optional
+
+    file = tempfile.TemporaryFile()  # noqa: SIM115  (closed with what maps it)
+    try:
+        with pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table, max_chunksize=_ROWS_AT_ONCE)
+        file.flush()
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _mapped(place: str) -> Any:
+    import pyarrow as pa  # optional
+
+    return pa.ipc.open_file(pa.memory_map(place)).read_all()
 
 
 class KeyedFeatures:
