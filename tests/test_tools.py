@@ -51,3 +51,12 @@ def test_a_place_that_is_none_is_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{name}: error: ") and "--out" in line
     assert [path.name for path in tmp_path.iterdir()] == ["disk"]
+
+
+def test_the_scaling_page_is_what_its_program_writes(tmp_path: Path) -> None:
+    page = (TOOLS.parent / "docs" / "scaling.md").read_text()
+    out = tmp_path / "page.md"
+    words = ["--models", "ViT-B-16", "--gpus", "1024", "--out", str(out)]
+    assert load("write_scaling").main(words) == 0
+    assert set(out.read_text().splitlines()) <= set(page.splitlines())
+    assert load("write_scaling").main(["--out", "$NOT_SET/page.md"]) == 2

@@ -7,14 +7,20 @@ that are printed beside them. Microbatches are the fewest that fit. Nothing is m
 """
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 from mmtrain.build.workload import read_workload
+from mmtrain.cli.endings import end_well
+from mmtrain.cli.parser import Parser
+from mmtrain.errors import UsageError
+from mmtrain.files import writing
 from mmtrain.parallel.accelerators import Accelerator
 from mmtrain.plan.cost import Assumptions, Cost, cost_of, find_gpu
 from mmtrain.plan.layout import Plan, plan_layout
 from mmtrain.recipe import load_recipe
+from mmtrain.settings.numbers import at_least, positive
 
 RECIPE = Path(__file__).parents[1] / "configs" / "clip_vit_b32.toml"
 MODELS = {"ViT-B-16": 1024, "ViT-L-14": 512, "ViT-H-14": 256}
@@ -67,7 +73,11 @@ above, not a comparison with this page.
 
 
 def cheapest(name: str, gpus: int, gpu: Accelerator, assumed: Assumptions) -> tuple[Plan, Cost]:
-    """The plan with the fewest microbatches that fits."""
+    """The plan with the fewest microbatches that fits.
+
+    Raises:
+        UsageError: none does.
+    """
     shard = min(gpus, 8)
     overrides = ["--model.name", name, "--train.batch_size", str(BATCH)]
     overrides += ["--parallel.dp_shard", str(shard), "--parallel.dp_replicate", str(gpus // shard)]
@@ -80,7 +90,7 @@ def cheapest(name: str, gpus: int, gpu: Accelerator, assumed: Assumptions) -> tu
         if cost.memory_gb <= ROOM * gpu.memory_gb:
             return plan, cost
         if BATCH // gpus <= microbatches:
-            raise SystemExit(f"{name} does not fit on {gpus} GPUs")
+            raise UsageError(f"--gpus {gpus}: {name} does not fit; give more, or a larger --gpu")
         microbatches *= 2
 
 
@@ -106,14 +116,8 @@ def row(name: str, gpus: int, gpu: Accelerator, assumed: Assumptions) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--gpu", default="h100")
-    parser.add_argument("--price", type=float, default=2.5)
-    parser.add_argument("--models", nargs="+", default=[*MODELS], choices=[*MODELS])
-    parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64, 256, 1024])
-    arguments = parser.parse_args()
+def run(arguments: argparse.Namespace) -> None:
+    """Write the page."""
     gpu, assumed = find_gpu(arguments.gpu), replace(Assumptions(), price=arguments.price)
     facts = {"gpu": gpu.name, "price": arguments.price, "batch": BATCH, "samples": SAMPLES}
     text = HEAD.format(**facts)
@@ -125,8 +129,25 @@ def main() -> None:
             text += f"{line}\n"
     lines = "\n".join(f"- {line}" for line in assumed.lines(gpu, "bf16"))
     text += FOOT.format(assumed=lines, efficiency=assumed.efficiency)
-    arguments.out.write_text(text, encoding="utf-8")
+    with writing(arguments.out):
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(text, encoding="utf-8")
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="write_scaling", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--gpu", default="h100", metavar="NAME")
+    parser.add_argument("--price", type=positive, default=2.5, metavar="X", help="of a GPU an hour")
+    parser.add_argument("--models", nargs="+", default=[*MODELS], choices=[*MODELS])
+    parser.add_argument("--gpus", type=at_least(1), nargs="+", default=[8, 64, 256, 1024])
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code: 2, after one line on stderr, for a user's mistake."""
+    return end_well(lambda: run(_parser().parse_args(arguments)), name="write_scaling")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
