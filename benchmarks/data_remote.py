@@ -1,0 +1,197 @@
+"""From an object store to batches: an empty and a full cache against a disk and against webdataset.
+
+The photographs of `data_pipeline.py`, 256 pixels on the shorter side, lie on a disk and on a web
+server of ranges on loopback, a process of its own. By turns: ours from the disk; from the server
+with an empty cache on disk, with a full one; and webdataset with open_clip's transform, which reads
+the same URLs its own way (curl). Prints milliseconds an image, of the time that passed and of this
+process's processors, and each way's speed relative to the disk's, round by round.
+
+    python benchmarks/data_remote.py --out benchmarks/results/data_remote_cpu.md
+"""
+
+import argparse
+import itertools
+import multiprocessing
+import re
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from data_pipeline import BATCH, KINDS, SHARDS, SIZE, write_shards
+from machine import describe_machine
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from webdataset.compat import WebDataset
+
+from mmtrain.data.config import DataConfig
+from mmtrain.data.image_text import ImageTextData
+from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
+
+KIND = "256"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers ranges of files in a folder."""
+
+    protocol_version = "HTTP/1.1"
+    folder: Path
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer(is_head=True)
+
+    def do_GET(self) -> None:
+        self._answer(is_head=False)
+
+    def _answer(self, *, is_head: bool) -> None:
+        data = (self.folder / self.path.lstrip("/")).read_bytes()
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
+        first, last = (int(asked[1]), int(asked[2])) if asked else (0, len(data) - 1)
+        body = data[first : last + 1]
+        self.send_response(206 if asked else 200)
+        self.send_header("ETag", f'"{len(data)}"')
+        self.send_header("Content-Length", str(len(body)))
+        if asked:
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+        self.end_headers()
+        if not is_head:
+            self.wfile.write(body)
+
+
+def serve(folder: Path, told: Connection) -> None:
+    """A server until this process is ended; tells its port."""
+    Handler.folder = folder
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    told.send(server.server_address[1])
+    server.serve_forever()
+
+
+def open_ours(place: str, cache: Path | None) -> ImageTextData:
+    """The data of shards in a folder or behind a URL."""
+    return ImageTextData(
+        DataConfig(
+            train=f"{place}/{{00000..{SHARDS - 1:05d}}}.tar",
+            cache_dir=None if cache is None else str(cache),
+            cache_gb=None if cache is None else 1.0,
+        ),
+        preprocess=PreprocessConfig(image_size=SIZE),
+        tokenizer=build_tokenizer(TokenizerConfig()),
+        seed=0,
+        batch_size=BATCH,
+    )
+
+
+def read_ours(data: ImageTextData, numbers: "itertools.count[int]") -> int:
+    """The next epoch; its images."""
+    first = data.batches_per_epoch * next(numbers)
+    return sum(batch.num_rows for batch in data.iterate(first, first + data.batches_per_epoch))
+
+
+def read_theirs(url: str) -> int:
+    """An epoch by webdataset; its images."""
+    transform = image_transform_v2(PreprocessCfg(size=SIZE), is_train=True)
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    data: Any = WebDataset(f"{url}/{{00000..{SHARDS - 1:05d}}}.tar", shardshuffle=SHARDS)
+    data = data.shuffle(1000).decode("pilrgb").to_tuple("jpg", "txt")
+    data = data.map_tuple(transform, lambda text: tokenizer(text)[0]).batched(BATCH, partial=False)
+    return sum(len(images) for images, _ in data)
+
+
+def ways(folder: Path, url: str, scratch: Path) -> dict[str, Callable[[], int]]:
+    """Each reads an epoch, once prepared, and says how many images it had."""
+    cold = scratch / "cold"
+    emptied, numbers = open_ours(url, cold), itertools.count()
+
+    def read_cold() -> int:
+        for kept in cold.iterdir():
+            if kept.is_dir():
+                shutil.rmtree(kept)
+        return read_ours(emptied, numbers)
+
+    return {
+        "disk": partial(read_ours, open_ours(str(folder), None), itertools.count()),
+        "full cache": partial(read_ours, open_ours(url, scratch / "warm"), itertools.count()),
+        "empty cache": read_cold,
+        "webdataset": partial(read_theirs, url),
+    }
+
+
+def compare(rounds: int) -> list[str]:
+    """A row for each way."""
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "shards"
+        folder.mkdir()
+        write_shards(KIND, folder)
+        here, there = context.Pipe()
+        server = context.Process(target=serve, args=(folder, there), daemon=True)
+        server.start()
+        read = ways(folder, f"http://127.0.0.1:{here.recv()}", Path(name))
+        passed: dict[str, list[float]] = {way: [] for way in read}
+        worked: dict[str, list[float]] = {way: [] for way in read}
+        for turn in range(rounds + 1):
+            for way in list(read)[:: 1 if turn % 2 else -1]:
+                began, work = time.perf_counter(), time.process_time()
+                num_images = read[way]()
+                if turn:  # the first warms up
+                    passed[way].append((time.perf_counter() - began) / num_images * 1e3)
+                    worked[way].append((time.process_time() - work) / num_images * 1e3)
+        server.terminate()
+        server.join()
+    return [row(way, passed, worked) for way in read]
+
+
+def row(way: str, passed: dict[str, list[float]], worked: dict[str, list[float]]) -> str:
+    """One way's medians."""
+    cells = [way]
+    for times in (passed, worked):
+        ratios = [a / b for a, b in zip(times["disk"], times[way], strict=True)]
+        cells += [
+            f"{statistics.median(times[way]):.2f}",
+            f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f} to {max(ratios):.2f})",
+        ]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, help="markdown file to write the table to")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    lines = [
+        "# From a store to batches, by a cache on disk",
+        "",
+        f"{describe_machine()}, open_clip {open_clip.__version__}, webdataset "
+        f"{version('webdataset')}; {KINDS[KIND]} photographs, {KIND} pixels on the shorter side, "
+        f"to {SIZE} pixels, batches of {BATCH}, no worker processes; milliseconds an image, "
+        f"median of {arguments.rounds} alternating rounds; speed relative to ours from the disk. "
+        "The server shares the machine; its processor time, and that of webdataset's curl, is not "
+        "counted.",
+        "",
+        "| from | ms | speed | processor ms | speed by it |",
+        "|---|---|---|---|---|",
+        *compare(arguments.rounds),
+    ]
+    print("\n".join(lines), flush=True)
+    if arguments.out is not None:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text("\n".join([*lines, ""]))
+
+
+if __name__ == "__main__":
+    main()
