@@ -153,7 +153,9 @@ class KeyedParquet:
                 f"({error.strerror or error}); free space there, or set TMPDIR to another folder"
             ) from error
         weakref.finalize(self, self._file.close)
-        self._place = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
+        # Elsewhere than on Linux, of this process and those that it forks.
+        folder = f"/proc/{os.getpid()}/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+        self._place = f"{folder}/{self._file.fileno()}"
         self._rows = _mapped(self._place)
 
     def __getstate__(self) -> dict[str, Any]:
