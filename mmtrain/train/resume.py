@@ -216,11 +216,35 @@ def check_changes(
 
 
 def read_history(run_dir: Path) -> list[dict[str, Any]]:
-    """RUN/history.jsonl: the changes that a run was resumed with, a record for each resume."""
+    """RUN/history.jsonl: the changes that a run was resumed with, a record for each resume.
+
+    Raises:
+        UsageError: it cannot be read, or a line of it is damaged.
+    """
     path = run_dir / HISTORY_FILE
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    return [_read_record(line, f"{path}:{i}") for i, line in enumerate(lines, 1) if line]
+
+
+def _read_record(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        is_whole = isinstance(record["step"], int) and isinstance(record["time"], str)
+        pairs = record["changes"].values()
+        is_whole = is_whole and all(isinstance(p, list) and len(p) == 2 for p in pairs)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        is_whole = False
+    if not is_whole:
+        raise UsageError(
+            f"{place} is damaged, the record of what a run was resumed with; remove that line: "
+            "changes that it held are then asked for again"
+        )
+    return record
 
 
 def accepted_at(history: list[dict[str, Any]], step: int) -> dict[str, Any]:

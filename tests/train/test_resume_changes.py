@@ -11,11 +11,12 @@ import pytest
 
 from mmtrain.cli import main
 from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer, load_tokenizer
+from mmtrain.errors import UsageError
 from mmtrain.recipe import TrainRecipe, load_recipe
 from mmtrain.settings.decode import decode, dump_toml, encode
 from mmtrain.settings.describe import describe
 from mmtrain.settings.read_toml import read_toml
-from mmtrain.train.resume import FIXED, FREE, TOLD, find_changes, kinds_of
+from mmtrain.train.resume import FIXED, FREE, TOLD, find_changes, kinds_of, read_history
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "configs/debug_clip.toml"
@@ -154,6 +155,25 @@ def test_the_history_survives_further_resumes(
     ]
     assert resume(run, "--resume-with-changes") == 0  # nothing changed: as --resume
     assert (run / "history.jsonl").read_text().count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b'{"step": 2, "ti',
+        b"[1]",
+        b"\xff\xfe",
+        b'{"step": 2}',
+        b'{"step": "2", "time": "", "changes": {}}',
+        b'{"step": 2, "time": "", "changes": {"optim.lr": [1]}}',
+        b'{"step": 2, "time": "", "changes": {"optim.lr": 1}}',
+    ],
+)
+def test_a_damaged_history_is_named_by_its_line(tmp_path: Path, damage: bytes) -> None:
+    whole = b'{"step": 2, "time": "now", "changes": {"optim.lr": [1, 2]}}\n'
+    (tmp_path / "history.jsonl").write_bytes(whole + damage + b"\n" + whole)
+    with pytest.raises(UsageError, match=r"history\.jsonl:2 is damaged"):
+        read_history(tmp_path)
 
 
 def test_what_is_free_goes_on_with_a_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
