@@ -1,7 +1,9 @@
-"""A Hugging Face data set on disk, as `Dataset.save_to_disk` or Parquet files leave it."""
+"""A Hugging Face data set on disk: `Dataset.save_to_disk`, Parquet files, a file of its cache."""
 
+import hashlib
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
@@ -17,11 +19,34 @@ from mmtrain.errors import UsageError
 _EXTENSIONS = {b"\xff\xd8": "jpg", b"\x89P": "png"}
 _NUMBERED = re.compile(r"(.+)-\d{5}-of-\d{5}")
 _NUM_PROBES = 8
+ARROW_SUFFIXES = (".arrow", ".feather")
+_FILE_MAGIC = b"ARROW1"
+_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
 
 
 def is_saved(folder: Path) -> bool:
     """Whether a folder is what `save_to_disk` wrote, of one split or of several."""
     return (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file()
+
+
+def refuse_wrong_level(folder: Path, names: Sequence[str], *, key: str) -> None:
+    """Of Arrow files in a folder that is no saved data set: name what can be read.
+
+    Raises:
+        UsageError: always, where there are names.
+    """
+    if not names:
+        return
+    above = {parent for name in names for parent in (folder / name).parents}
+    saved = sorted(str(parent) for parent in above if is_saved(parent))
+    if saved:
+        told = f"none itself, but there are saved data sets; name one: {' or '.join(saved)}"
+    else:
+        told = (
+            "and no dataset_info.json, so it is no data set that save_to_disk wrote; name one "
+            f"file: {folder / min(names)}"
+        )
+    raise UsageError(f"{key} = {folder} holds Arrow files, {told}")
 
 
 def parquet_of_one_split(folder: Path, names: Sequence[str], *, key: str) -> list[Path]:
@@ -60,7 +85,7 @@ class ArrowSource:
     themselves, or their paths, which count from the files' folder.
 
     Args:
-        data: what `Dataset.save_to_disk` wrote, or .parquet files.
+        data: what `Dataset.save_to_disk` wrote, .parquet files, or one .arrow file of its cache.
         image_key: the column of the images.
         key: the setting that the folder came from, for messages.
 
@@ -85,7 +110,11 @@ class ArrowSource:
             )
         self._caption_column = caption_column(rows.column_names)
         self._rows, self._pictures = _undecoded(rows, image_key)
-        self._fingerprint = str(rows._fingerprint)
+        self._fingerprint = (
+            self._content()
+            if not self.path.is_dir() and _is_arrow(files)
+            else str(rows._fingerprint)
+        )
         self.num_samples = len(rows)
         self.shard_sizes = even_pieces(self.num_samples)
         if not self.num_samples:
@@ -98,11 +127,15 @@ class ArrowSource:
             raise UsageError(
                 f"{self._told} needs the package datasets; pip install 'mmtrain[datasets]'"
             )
+        if not isinstance(data, Path) and _is_arrow(data):
+            self._refuse_other_than_stream()
         import datasets  # optional, and slow to import
 
         try:
             if isinstance(data, Path):
                 rows = datasets.load_from_disk(str(data))
+            elif _is_arrow(data):
+                rows = datasets.Dataset.from_file(str(self.path))
             else:
                 rows = datasets.Dataset.from_parquet([str(file) for file in data])
         except Exception as error:  # the library raises nearly anything
@@ -115,9 +148,33 @@ class ArrowSource:
             rows = next(iter(rows.values()))
         return rows
 
+    def _refuse_other_than_stream(self) -> None:
+        try:
+            with self.path.open("rb") as file:
+                head = file.read(len(_FILE_MAGIC))
+                file.seek(-min(len(_STREAM_END), os.fstat(file.fileno()).st_size), os.SEEK_END)
+                tail = file.read()
+        except OSError as error:
+            raise UsageError(f"{self._told} cannot be read: {error.strerror}") from error
+        if head == _FILE_MAGIC:
+            raise UsageError(
+                f"{self._told} is of Arrow's file format (Feather), of which the stream format "
+                "alone is read; write it as Parquet (pandas.read_feather, then to_parquet)"
+            )
+        if tail != _STREAM_END:  # the library would take the rows that are there for all
+            raise UsageError(
+                f"{self._told} is no Arrow stream, or is cut: its end is missing; fetch or write "
+                "it again"
+            )
+
+    def _content(self) -> str:
+        """The library's own hangs on when the file was written."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
     @property
     def fingerprint(self) -> str:
-        """The data set's own."""
+        """The data set's own, or the digest of an .arrow file."""
         return self._fingerprint
 
     def key(self, sample: int) -> str:
@@ -153,6 +210,10 @@ class ArrowSource:
         if value is None:
             raise SampleError("no image")
         return value if isinstance(value, bytes) else read_image(self._folder, value)
+
+
+def _is_arrow(files: Sequence[Path]) -> bool:
+    return files[0].suffix.lower() in ARROW_SUFFIXES
 
 
 def _undecoded(rows: Any, image_key: str) -> tuple[Any, set[str]]:

@@ -20,7 +20,7 @@ _NO_IMAGES = frozenset(
     (
         *("txt", "json", "jsonl", "ndjson", "csv", "tsv", "cls", "parquet", "arrow", "tar"),
         *("index", "md", "html", "xml", "yaml", "yml", "toml", "npy", "npz", "pt", "pth", "pkl"),
-        *("zip", "gz", "log", "py", "sh", "db", "safetensors"),
+        *("zip", "gz", "log", "py", "sh", "db", "safetensors", "feather"),
     )
 )
 """Files that are not looked into for an image."""
@@ -44,6 +44,11 @@ class FolderListing:
     def files(self, image: str) -> dict[str, str]:
         """What lies beside an image, `a.txt` or `a.jpg.txt` beside `a.jpg`, by extension."""
         return self.beside.get(_stem(image), {}) | self.beside.get(image, {})
+
+    def of_kinds(self, *extensions: str) -> list[str]:
+        """Files beside the images that have one of the extensions."""
+        kinds = self.beside.values()
+        return sorted(each[name] for each in kinds for name in extensions if name in each)
 
     def num_captioned(self) -> int:
         """Images with a text beside them."""

@@ -6,6 +6,7 @@ samples and exact resume are the same for all. What a path is, is told from its 
     a folder with tars                tar shards, whatever else lies there
     a .csv, .tsv, .jsonl, .json file  a manifest: one row a sample, an image's path in it
     .parquet files, or a folder       a Hugging Face data set, saved to disk or in Parquet files
+    a .arrow file                     one file of a Hugging Face cache
     a .zip                            images with the captions beside them, as in a folder
     a folder of images                see folder_reading.py: classes, or captions beside the images
     torchvision:NAME/SPLIT:ROOT       a data set of torchvision's on disk
@@ -20,7 +21,13 @@ from typing import NamedTuple
 from mmtrain.data.sample_error import IncompleteError, SampleError
 from mmtrain.data.shards.patterns import expand_patterns
 from mmtrain.data.shards.source import OnDamage, ShardSource
-from mmtrain.data.sources.arrow import ArrowSource, is_saved, parquet_of_one_split
+from mmtrain.data.sources.arrow import (
+    ARROW_SUFFIXES,
+    ArrowSource,
+    is_saved,
+    parquet_of_one_split,
+    refuse_wrong_level,
+)
 from mmtrain.data.sources.folder_listing import list_folder
 from mmtrain.data.sources.folder_reading import CAPTIONS, CLASSES, open_as, open_images
 from mmtrain.data.sources.image_paths import image_key_option
@@ -72,6 +79,15 @@ def _open_parquet(patterns: tuple[str, ...], image_key: str, key: str) -> Sample
     return ArrowSource(files, image_key=image_key, key=key)
 
 
+def _open_arrow(spec: str, image_key: str, key: str) -> SampleSource:
+    if any(each in spec for each in "*?[{") and not _path(spec).exists():
+        raise UsageError(
+            f"{key} = {spec} names several Arrow files; one is read, or the whole folder that "
+            "save_to_disk wrote: name that"
+        )
+    return ArrowSource([_path(spec)], image_key=image_key, key=key)
+
+
 def _open_folder(spec: str, image_key: str, key: str) -> SampleSource | None:
     """What a folder holds; None: shards."""
     folder = _path(spec)
@@ -92,7 +108,10 @@ def _open_folder(spec: str, image_key: str, key: str) -> SampleSource | None:
     if listing.parquet:
         files = parquet_of_one_split(folder, listing.parquet, key=key)
         return ArrowSource(files, image_key=image_key, key=key)
-    return open_images(listing, key=key) if listing.images else None
+    if not listing.images:
+        refuse_wrong_level(folder, listing.of_kinds("arrow", "feather"), key=key)
+        return None
+    return open_images(listing, key=key)
 
 
 KINDS = (
@@ -101,6 +120,7 @@ KINDS = (
     Kind(_starts(CLASSES, CAPTIONS), lambda spec, _, key: open_as(spec, key=key)),
     Kind(_ends(*TABLE_SUFFIXES), _open_table),
     Kind(_ends(".parquet"), lambda spec, column, key: _open_parquet((spec,), column, key)),
+    Kind(_ends(*ARROW_SUFFIXES), _open_arrow),
     Kind(_ends(ZIP), lambda spec, _, key: ZipSource(_path(spec), key=key)),
     Kind(lambda spec: _path(spec).is_dir(), _open_folder),
 )
@@ -154,7 +174,7 @@ def _open_unsharded(
 def _refuse_remote(spec: str, key: str) -> None:
     """Of what is not on this machine, shards alone are read."""
     suffix = Path(base_name(spec)).suffix.lower()
-    if suffix in (*TABLE_SUFFIXES, ".parquet", ZIP):
+    if suffix in (*TABLE_SUFFIXES, *ARROW_SUFFIXES, ".parquet", ZIP):
         raise UsageError(
             f"{key} = {mask_secrets(spec)}: of {scheme_of(spec)}:// tar shards are read, {suffix} "
             "files are not; copy it to a disk of this machine"

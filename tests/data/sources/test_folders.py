@@ -291,3 +291,47 @@ def test_a_saved_data_set_of_splits(tmp_path, splits) -> None:
         return
     assert all(f"{tmp_path}/set/{split}" in told(tmp_path / "set", "image") for split in splits)
     assert opened(tmp_path / "set/test", "image").read(1)["png"] == PNG
+
+
+def saved_rows(folder: Path) -> Path:
+    """The .arrow file of a saved data set of two rows."""
+    import datasets
+
+    kinds = datasets.Features(image=datasets.Image(), caption=datasets.Value("string"))
+    datasets.Dataset.from_dict(TWO, features=kinds).save_to_disk(str(folder))
+    return folder / "data-00000-of-00001.arrow"
+
+
+def test_an_arrow_file_is_read_whole_or_refused(tmp_path) -> None:
+    import pyarrow
+    from pyarrow import feather, parquet
+
+    path = saved_rows(tmp_path / "set")
+    source = opened(path, "image")
+    assert source.num_samples == 2 and source.read(1)["png"] == PNG
+    assert source.read(1, {"txt"}) == {"txt": b"b"}
+    for suffix in (".ARROW", ".feather"):
+        copy = tmp_path / f"copy{suffix}"
+        copy.write_bytes(path.read_bytes())
+        assert opened(copy, "image").fingerprint == source.fingerprint  # by what it holds
+
+    table = pyarrow.table({"image": [PNG], "caption": ["a"]})
+    feather.write_feather(table, str(tmp_path / "file.arrow"))
+    assert "file format (Feather)" in told(tmp_path / "file.arrow", "image")
+    parquet.write_table(table, tmp_path / "other.arrow")
+    assert "no Arrow stream" in told(tmp_path / "other.arrow", "image")
+    content = path.read_bytes()
+    for end in (0, 5, 300, len(content) - 8, len(content) - 1):  # without its end rows look whole
+        (tmp_path / "cut.arrow").write_bytes(content[:end])
+        assert "its end is missing" in told(tmp_path / "cut.arrow", "image")
+    assert "No such file" in told(tmp_path / "gone.arrow", "image")
+    assert "one is read" in told(f"{tmp_path}/*.arrow", "image")
+
+
+def test_a_folder_of_arrow_files_names_what_can_be_read(tmp_path) -> None:
+    path = saved_rows(tmp_path / "sets" / "train")
+    assert f"name one: {tmp_path}/sets/train" in told(tmp_path / "sets", "image")
+    (tmp_path / "cache" / "0.0.0").mkdir(parents=True)
+    copy = tmp_path / "cache" / "0.0.0" / "photos-train.arrow"
+    copy.write_bytes(path.read_bytes())
+    assert f"name one file: {copy}" in told(tmp_path / "cache", "image")
