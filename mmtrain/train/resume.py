@@ -232,6 +232,7 @@ def read_history(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def _read_record(line: bytes, place: str) -> dict[str, Any]:
+    record: dict[str, Any] = {}
     try:
         record = json.loads(line)
         is_whole = isinstance(record["step"], int) and isinstance(record["time"], str)
