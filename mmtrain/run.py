@@ -141,16 +141,17 @@ def _train(recipe: TrainRecipe, layout: Layout, *, resume: Resume, signals: Stop
 def _headline(run: Run) -> Iterator[str]:
     """What is about to run, before its first step."""
     config, data = run.recipe.train, run.data
-    epochs = run.total_steps / data.batches_per_epoch
     if sources := _sources(run):
         told = (f"{name} ({one['num_samples']:,} samples)" for name, one in sources.items())
         yield f"mixing {', '.join(told)}"
     for root, commit in hub.COMMITS.items():
         yield f"{root} is read at commit {commit}"
-    yield (
-        f"{data.num_samples:,} samples; {run.total_steps:,} steps of {config.batch_size:,} "
-        f"({epochs:,.4g} epochs)"
-    )
+    steps = f"{run.total_steps:,} steps of {config.batch_size:,}"
+    if run.recipe.data.stream:
+        yield f"a stream, which cannot be resumed; {steps}"
+    else:
+        epochs = run.total_steps / data.batches_per_epoch
+        yield f"{data.num_samples:,} samples; {steps} ({epochs:,.4g} epochs)"
     part = run.num_trainable / run.num_parameters
     share = "" if part == 1 else f" of {run.num_parameters:,} ({part:.2%})"
     yield f"training {run.num_trainable:,}{share} parameters in {config.precision} on {run.layout}"

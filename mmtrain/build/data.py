@@ -45,5 +45,10 @@ def open_data(recipe: TrainRecipe, **changes: Any) -> NumberedData[Any]:
         "seed": recipe.run.seed,
         "batch_size": recipe.train.batch_size,
     }
+    if recipe.data.stream:
+        raise UsageError(
+            "data.stream = true: a stream has no numbered samples to look at; name shards that are "
+            "read by ranges, or look at its first steps with mmtrain train --train.steps"
+        )
     config = replace(recipe.data, **changes)
     return task_sections(recipe).open_data(config, **common)

@@ -98,6 +98,9 @@ def _accounts(folder: RunFolder) -> Iterator[str]:
 def _epochs(folder: RunFolder, planned: list[dict[str, Any]]) -> Iterator[str]:
     data = folder.facts["data"]
     num_samples, per_epoch = data["num_samples"], data["batches_per_epoch"]
+    if not per_epoch:
+        yield "of a stream nobody knows how many samples there are: nothing to add up"
+        return
     size = read_toml(folder.path / "recipe.toml")["train"]["batch_size"]
     steps = max(folder.metrics[-1]["step"], *(row["step"] + 1 for row in planned), 0)
     bad = Counter(row["step"] // per_epoch for row in planned)

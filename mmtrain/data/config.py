@@ -4,7 +4,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import get_args
 
@@ -28,6 +28,11 @@ _KEEPS = 2.0
 CACHE_GB = 50.0
 _REMOTE_THREADS = 8
 
+_BY_RANGES = (
+    *("mixture", "join", "image_key", "threads", "shuffle_group", "lanes", "last"),
+    *("index_dir", "cache_dir", "verify", "on_damage"),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -48,6 +53,13 @@ class DataConfig:
     mixture_batches: MixtureBatches = "mixed"
     """`mixed`: every batch is of all sources; `single`: each is of one source, and the weights say
     how many batches a source gets."""
+    stream: bool = False
+    """Read shards from their beginning, such as pipes and what servers without ranges send: exact
+    to the shard, and such a run cannot be resumed."""
+    allow_pipe: bool = False
+    """Let a shell run what stands behind `pipe:` in `train`; with `stream`."""
+    stream_buffer: int = 1000
+    """Samples that are mixed with each other, in each process, with `stream`."""
     image_key: str = IMAGE_KEY
     """Column that holds the image: its path in a manifest, itself in a saved data set. In shards
     the extension of the images, where they have several or one that images do not have."""
@@ -171,6 +183,7 @@ class DataConfig:
         check_captions(self.captions)
         self._check_sources()
         self._check_join()
+        self._check_stream()
         if self.label_key == "":
             raise ValueError('label_key = "" names no field; leave it out for none')
         for name, choices in (
@@ -237,6 +250,22 @@ class DataConfig:
             if (value := getattr(self, name)) != getattr(type(self), name):
                 raise ValueError(
                     f'{name} = "{value}" has no effect without [[data.mixture]]; leave it out'
+                )
+
+    def _check_stream(self) -> None:
+        defaults = {field.name: field.default for field in fields(self)}
+        if not self.stream:
+            check_idle = ("allow_pipe", "stream_buffer")
+            idle = [name for name in check_idle if getattr(self, name) != defaults[name]]
+            if idle:
+                raise ValueError(f"{idle[0]} has no effect without stream = true; leave it out")
+            return
+        check_counts(self, "stream_buffer", most=sys.maxsize)
+        for name in _BY_RANGES:
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(
+                    f"{name} needs shards that are read by ranges, which stream = true does not; "
+                    "leave out one of the two"
                 )
 
     @property

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Generic, NotRequired, TypedDict
+from typing import Any, Generic, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from mmtrain.data.first_look import one_line_for_disks
 from mmtrain.data.images.transforms import PreprocessConfig, TrainTransform
 from mmtrain.data.joins.joined import JoinedSource
 from mmtrain.data.mixture import SourceSettings, changed_at
-from mmtrain.data.order.batches import Rows
+from mmtrain.data.order.batches import RowPlan, Rows
 from mmtrain.data.order.mixture import MixturePlan
 from mmtrain.data.order.plan import PADDING
 from mmtrain.data.order.randomness import uniform
@@ -34,7 +34,7 @@ from mmtrain.data.work_sums import WorkSums
 from mmtrain.data.workers import BatchT, iterate_batches
 from mmtrain.errors import UsageError
 
-_NUM_REPLACEMENTS = 16
+MOST_REPLACEMENTS = 16
 """Samples tried in place of a bad one: with half of all bad, 1 position in 130,000 fails."""
 
 
@@ -77,6 +77,9 @@ class NumberedData(Generic[BatchT]):
         UsageError: no usable shards, a batch larger than the data or not divisible by the ranks.
     """
 
+    takes_streams = False
+    """Whether what comes in no known order will do."""
+
     def __init__(
         self,
         config: DataConfig,
@@ -96,6 +99,11 @@ class NumberedData(Generic[BatchT]):
                 f"fixed_length = {fixed_length} must be tokenizer.context_length = "
                 f"{tokenizer.context_length}, which a text may fill"
             )
+        if config.stream and not self.takes_streams:
+            raise UsageError(
+                "data.stream = true gives images with captions to a recipe; for questions use "
+                "shards that are read by ranges, and open_stream in a trainer of your own"
+            )
         self.config, self.tokenizer, self.seed = config, tokenizer, seed
         self._images, self._image_size = images, preprocess.image_size
         self._fixed_length, self._pin_memory = fixed_length, pin_memory
@@ -109,7 +117,7 @@ class NumberedData(Generic[BatchT]):
         self.sources = [self._open_source(settings) for settings in config.sources]
         self._threads = config.open_threads(self.sources)
         self._build_plan = partial(
-            build_row_plan,
+            self._plan_of,
             shard_sizes=[source.shard_sizes for source in self.sources],
             seed=seed,
             batch_size=batch_size,
@@ -122,6 +130,9 @@ class NumberedData(Generic[BatchT]):
             self._build_reader(source, settings, transform)
             for source, settings in zip(self.sources, config.sources, strict=True)
         ]
+
+    def _plan_of(self, config: DataConfig, **common: Any) -> RowPlan:
+        return build_row_plan(config, **common)
 
     def _open_source(self, settings: SourceSettings) -> SampleSource:
         config = self.config
@@ -326,7 +337,7 @@ class NumberedData(Generic[BatchT]):
             epoch=rows.epoch,
             position_B=rows.position_B[row : row + 1].tolist(),
             purpose="replacement",
-            num=_NUM_REPLACEMENTS,
+            num=MOST_REPLACEMENTS,
         )
         tried = {planned}
         for number in self.plan.others(rows, row, draws[0].tolist()):

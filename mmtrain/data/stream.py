@@ -23,8 +23,10 @@ from mmtrain.data.order.plan import EpochPlan
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.shards.index import build_index
 from mmtrain.data.shards.patterns import expand_braces
+from mmtrain.data.storage.addresses import scheme_of
 from mmtrain.data.storage.file import LocalFile
 from mmtrain.errors import UsageError
+from mmtrain.settings.paths import refuse_secrets
 
 PIPE = "pipe:"
 
@@ -37,8 +39,17 @@ class Stream:
     """
 
     def __init__(
-        self, urls: Sequence[str], *, map: Map, seed: int, buffer: int, rank: int, world_size: int
+        self,
+        urls: Sequence[str],
+        *,
+        map: Map,
+        seed: int,
+        buffer: int,
+        rank: int,
+        world_size: int,
+        key: str = "train",
     ) -> None:
+        self._key = key
         self.urls, self._map = tuple(urls), map
         self._seed, self._buffer = seed, buffer
         self._rank, self._world_size = rank, world_size
@@ -80,7 +91,7 @@ class Stream:
         for shard in shards[self._rank :: self._world_size]:
             if shard in self._done:
                 continue
-            for files in read_shard(self.urls[shard]):
+            for files in read_shard(self.urls[shard], key=self._key):
                 left[shard] += 1
                 yield shard, files
             whole.add(shard)
@@ -132,10 +143,7 @@ def open_stream(
     Raises:
         UsageError: a command that is not allowed, or fewer shards than ranks.
     """
-    patterns = (train,) if isinstance(train, str) else tuple(train)
-    urls = [url for each in patterns for url in expand_braces(each)]
-    if any(url.startswith(PIPE) for url in urls) and not allow_pipe:
-        raise UsageError(f"train = {urls[0]} runs a command; allow_pipe = True lets it")
+    urls = expand_stream(train, key="train", lets="" if allow_pipe else "allow_pipe = True")
     if buffer < 1:
         raise UsageError(f"buffer = {buffer} must be at least 1")
     alone = not (dist.is_available() and dist.is_initialized())
@@ -149,7 +157,33 @@ def open_stream(
     return Stream(urls, map=map, seed=seed, buffer=buffer, rank=rank, world_size=world_size)
 
 
-def read_shard(url: str) -> Iterator[dict[str, Any]]:
+def expand_stream(train: str | Sequence[str], *, key: str, lets: str) -> tuple[str, ...]:
+    """The shards of a stream: brace ranges spelled out.
+
+    Args:
+        train: see `open_stream`.
+        key: the setting that it comes from, for messages.
+        lets: the setting that lets a command run; empty: it does already.
+
+    Raises:
+        UsageError: a command that is not allowed, an address with a secret, or none at all.
+    """
+    patterns = (train,) if isinstance(train, str) else tuple(train)
+    for each in patterns:
+        refuse_secrets(each, key)
+    urls = tuple(url for each in patterns for url in expand_braces(each))
+    command = next((url for url in urls if url.startswith(PIPE)), None)
+    if command and lets:
+        raise UsageError(f"{key} = {command} runs a command; {lets} lets it")
+    for url in urls:
+        if scheme_of(url) not in ("", "pipe", "http", "https"):
+            raise UsageError(f"{key} = {url}: a store is read by ranges; leave out data.stream")
+        if not scheme_of(url) and not Path(url).is_file():
+            raise UsageError(f"{key} = {url}: there is no such shard; a stream takes no globs")
+    return urls
+
+
+def read_shard(url: str, *, key: str) -> Iterator[dict[str, Any]]:
     """The samples of a shard as webdataset gives them, in its order.
 
     Raises:
@@ -162,12 +196,12 @@ def read_shard(url: str) -> Iterator[dict[str, Any]]:
                 shutil.copyfileobj(stream, file, 1 << 20)
         except OSError as error:
             told = error.strerror or str(error).rpartition(": ")[2]
-            raise UsageError(f"train: {url} cannot be read: {told}") from error
+            raise UsageError(f"{key}: {url} cannot be read: {told}") from error
         with LocalFile(str(place)) as tar:
             index = build_index(tar, crc=False)
             if index.summary.damage:
                 first = index.summary.damage[0]
-                raise UsageError(f"train: {url} at byte {first.offset}: {first.reason}")
+                raise UsageError(f"{key}: {url} at byte {first.offset}: {first.reason}")
             for sample in range(index.summary.num_samples):
                 members = index.members(sample).items()
                 files = {name: tar.read(each.offset, each.size) for name, each in members}

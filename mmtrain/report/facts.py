@@ -15,8 +15,9 @@ def run_length(run: RunFolder) -> str:
     parts = [f"{counts['step']:,.0f} steps"]
     if counts["samples_seen"] is not None:
         parts.append(f"{counts['samples_seen']:,.0f} samples seen")
-    if per_epoch := dict(flatten(run.facts)).get("data batches per epoch"):
-        parts.append(f"{counts['step'] / int(per_epoch):,.4g} epochs")
+    # None of a stream: nobody knows how long its epochs are.
+    if per_epoch := int(dict(flatten(run.facts)).get("data batches per epoch") or 0):
+        parts.append(f"{counts['step'] / per_epoch:,.4g} epochs")
     return " · ".join(parts)
 
 

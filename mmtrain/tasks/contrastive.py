@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mmtrain.data.batch import ImageTextBatch
-from mmtrain.data.image_text import ImageTextData
 from mmtrain.data.samples import StoredFeatures
+from mmtrain.data.streamed import open_image_text
 from mmtrain.errors import UsageError
 from mmtrain.eval import Encoder
 from mmtrain.interop.timm import read_timm_tower
@@ -65,7 +65,7 @@ class ContrastiveTask:
             copy_start(f"model.vision_init = {vision_init}", copy)
         # torch's pipeline stages fix their shapes at the first step; some towers see their padding.
         fixed = shared.layout.size("pp") > 1 or not clip.text.cuts_padding
-        self.data = ImageTextData(
+        self.data = open_image_text(
             shared.data,
             fixed_length=shared.tokenizer.context_length if fixed else None,
             **shared.batches(),

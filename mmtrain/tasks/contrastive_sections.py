@@ -8,6 +8,7 @@ from typing import Any
 
 from mmtrain.data.config import DataConfig
 from mmtrain.data.image_text import ImageTextData
+from mmtrain.data.streamed import open_image_text
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.loading.config import ModelConfig
@@ -48,7 +49,7 @@ class ContrastiveSections:
 
     def open_data(self, data: DataConfig, **common: Any) -> ImageTextData:
         """Images with their captions."""
-        opened = ImageTextData(data, **common)
+        opened = open_image_text(data, **common)
         opened.keeps_texts = True
         return opened
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mmtrain.errors import UsageError
 from mmtrain.optim import LossScaleConfig
 from mmtrain.parallel.precision import Precision
 from mmtrain.settings.paths import PathText
@@ -117,8 +118,17 @@ class TrainConfig:
 
 
 def total_steps(config: TrainConfig, *, batches_per_epoch: int) -> int:
-    """Updates of the whole run."""
+    """Updates of the whole run.
+
+    Raises:
+        UsageError: it is as long as epochs that nobody knows the length of.
+    """
     if config.steps is not None:
         return config.steps
     assert config.epochs is not None
+    if not batches_per_epoch:
+        raise UsageError(
+            f"train.epochs = {config.epochs}: with data.stream = true nobody knows how many "
+            "samples an epoch has; use train.steps"
+        )
     return config.epochs * batches_per_epoch

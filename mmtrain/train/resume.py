@@ -27,6 +27,7 @@ FREE = frozenset(
             "data.train",
             "data.mixture[].train",
             "data.join",
+            "data.allow_pipe",
             "data.index_dir",
             "data.verify",
             "data.on_damage",
@@ -76,6 +77,8 @@ FIXED = frozenset(
     {
         "run.seed",
         *(
+            "data.stream",
+            "data.stream_buffer",
             "data.image_key",
             "data.captions",
             "data.caption_lines",

@@ -13,6 +13,7 @@ from PIL import Image
 from mmtrain.data.config import DataConfig
 from mmtrain.data.image_text import ImageTextData
 from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.streamed import open_image_text
 from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
 
 Files = Mapping[str, Any]
@@ -91,7 +92,7 @@ def build_data(train: str, *, batch_size: int = 4, **options: Any) -> ImageTextD
     """Batches of 16-pixel images; `options` of the data come apart from those of the config."""
     own = {"rank", "world_size", "images", "fixed_length", "seed", "tokenizer"}
     rest = {"tokenizer": TOKENIZER, "seed": 5} | {k: options.pop(k) for k in own & options.keys()}
-    return ImageTextData(
+    return open_image_text(
         DataConfig(train=train, **options),
         preprocess=PreprocessConfig(image_size=16),
         batch_size=batch_size,

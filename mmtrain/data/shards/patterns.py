@@ -76,6 +76,11 @@ def _expand(pattern: str, key: str) -> list[str]:
     refuse_secrets(pattern, key)
     scheme = scheme_of(pattern)
     if scheme and scheme not in SCHEMES:
+        if scheme == "pipe":
+            raise UsageError(
+                f"{key} = {pattern}: pipe: is not read by ranges; a recipe reads it with "
+                "data.stream = true and data.allow_pipe = true"
+            )
         known = ", ".join(f"{each}://" for each in SCHEMES)
         raise UsageError(
             f"{key} = {pattern}: {scheme}: is not read, only local files and {known} are; "

@@ -1,0 +1,239 @@
+"""Training on shards that can only be read from their beginning; see stream.py.
+
+A process has its own shards and makes the batches whose turn is its own, of what comes next. So a
+batch is no function of its number: a run can begin, and not go on.
+"""
+
+import hashlib
+from collections.abc import Collection, Generator, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import get_worker_info
+
+from mmtrain.data.batch import BadSample, ImageTextBatch
+from mmtrain.data.config import DataConfig
+from mmtrain.data.image_text import ImageTextData
+from mmtrain.data.images.transforms import TrainTransform
+from mmtrain.data.mixture import SourceSettings
+from mmtrain.data.numbered import MOST_REPLACEMENTS, NumberedData
+from mmtrain.data.order.batches import Rows
+from mmtrain.data.order.randomness import uniform
+from mmtrain.data.sample_error import SampleError
+from mmtrain.data.samples import NUM_CAPTION_DRAWS, UNIQUE, Sample, SampleReader, StoredFeatures
+from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.stream import Stream, expand_stream
+from mmtrain.errors import UsageError
+
+
+def open_image_text(config: DataConfig, **common: Any) -> ImageTextData:
+    """Images with their captions, by number or as they come.
+
+    Args:
+        config: the section [data].
+        common: as `NumberedData` takes them.
+    """
+    return (StreamedData if config.stream else ImageTextData)(config, **common)
+
+
+class StreamedData(ImageTextData):
+    """Batches of what comes next; arguments as `NumberedData`.
+
+    Raises:
+        UsageError: fewer shards than processes that read them.
+    """
+
+    takes_streams = True
+
+    def __init__(self, config: DataConfig, **common: Any) -> None:
+        self._rank, self._world_size = common.get("rank", 0), common.get("world_size", 1)
+        self._urls = expand_stream(
+            config.only_train,
+            key="data.train",
+            lets="" if config.allow_pipe else "data.allow_pipe = true",
+        )
+        processes = self._world_size * max(1, config.workers)
+        if processes > len(self._urls):
+            raise UsageError(
+                f"data.stream = true shares out whole shards, and {len(self._urls)} are fewer than "
+                f"{self._world_size} ranks with data.workers = {config.workers}; use fewer"
+            )
+        self._coming: Iterator[dict[str, Any]] | None = None
+        super().__init__(config, **common)
+        self._is_first = True
+
+    def _open_source(self, settings: SourceSettings) -> SampleSource:
+        return _Current(self._urls)
+
+    def _build_reader(
+        self, source: SampleSource, settings: SourceSettings, transform: TrainTransform | None
+    ) -> SampleReader:
+        # Nothing can be looked at before it comes.
+        return NumberedData._build_reader(self, source, settings, transform)
+
+    def _plan_of(self, config: DataConfig, **common: Any) -> Any:
+        return StreamPlan(
+            batch_size=common["batch_size"], rank=self._rank, world_size=self._world_size
+        )
+
+    def keep_stored(self, stored: StoredFeatures, *, key: str) -> None:
+        """Refused: what is not there could not be told before the run.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"{key}: data.stream = true has none; they need shards by ranges")
+
+    def iterate(self, start: int, stop: int) -> Generator[ImageTextBatch, None, None]:
+        """The batches of a run from its beginning.
+
+        Raises:
+            UsageError: it is to go on elsewhere; or as `NumberedData.iterate`.
+        """
+        if 0 < start < stop:
+            raise UsageError(
+                f"data.stream = true: a stream cannot be gone on with at step {start}, since it is "
+                "read from its beginning; start a new run in another --run-dir, or read the shards "
+                "by ranges (a copy, a store, a server that knows them) without data.stream"
+            )
+        return super().iterate(start, stop)
+
+    def _samples(self, rows: Rows) -> tuple[list[Sample | None], tuple[BadSample, ...]]:
+        draw = partial(
+            uniform, seed=self.seed, epoch=rows.epoch, position_B=torch.from_numpy(rows.position_B)
+        )
+        caption_B2 = draw(purpose="caption", num=NUM_CAPTION_DRAWS).tolist()
+        crop_BN = draw(purpose="crop", num=TrainTransform.num_draws)
+        samples: list[Sample | None] = []
+        bad: list[BadSample] = []
+        for row in range(rows.position_B.size):
+            samples.append(self._next(rows, row, bad, caption_B2[row], crop_BN[row]))
+        self._check_labels(samples)
+        return samples, tuple(bad)
+
+    def _next(
+        self, rows: Rows, row: int, bad: list[BadSample], caption_draws: Any, crop_draws: Any
+    ) -> Sample:
+        """The next sample that can be used."""
+        source, position = self.source, int(rows.position_B[row])
+        assert isinstance(source, _Current)
+        refused: list[BadSample] = []
+        while len(refused) <= MOST_REPLACEMENTS:
+            source.files = self._take()
+            try:
+                return self._readers[0].read(
+                    0, caption_draws=caption_draws, transform_draws=crop_draws
+                )
+            except SampleError as error:
+                one = self._bad_sample(0, 0, error, position)
+                refused.append(replace(one, is_replacement=bool(refused)))
+                bad.append(refused[-1])
+        raise UsageError(self._all_bad(rows, row, refused))
+
+    def _take(self) -> dict[str, Any]:
+        """The next sample's files, epoch after epoch."""
+        if self._coming is None:
+            self._coming = self._epochs()
+        return next(self._coming)
+
+    def _epochs(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        stream = Stream(
+            self._urls,
+            map=dict,
+            seed=self.seed,
+            buffer=self.config.stream_buffer,
+            rank=self._rank * workers + number,
+            world_size=self._world_size * workers,
+            key="data.train",
+        )
+        while True:
+            num = 0
+            for files in stream:
+                num += 1
+                yield files
+            if not num:
+                raise UsageError(f"data.train = {self._urls[0]} ...: no samples came")
+
+    def _check_labels(self, samples: list[Sample | None]) -> None:
+        key, is_first = self.config.label_key, self._is_first
+        self._is_first = False
+        if key and is_first and all(each is None or each.label == UNIQUE for each in samples):
+            raise UsageError(
+                f"data.label_key = {key}: none of the first {len(samples)} samples has it; name a "
+                "field of their .json"
+            )
+
+
+class StreamPlan:
+    """Numbers for what comes: all of one epoch without an end.
+
+    Args:
+        batch_size: of a global batch.
+        rank: which rows of it are these.
+        world_size: how many share it.
+
+    Raises:
+        UsageError: the ranks cannot share a batch.
+    """
+
+    batches_per_epoch = 0
+    """Nobody knows."""
+
+    def __init__(self, *, batch_size: int, rank: int, world_size: int) -> None:
+        if batch_size % world_size:
+            raise UsageError(
+                f"train.batch_size = {batch_size} must be divisible by {world_size} ranks"
+            )
+        self.batch_size, self._first = batch_size, rank * (batch_size // world_size)
+        self.rows_per_rank = batch_size // world_size
+
+    def rows(self, number: int) -> Rows:
+        """This rank's rows of a batch."""
+        position_B = number * self.batch_size + self._first + np.arange(self.rows_per_rank)
+        zero_B = np.zeros(self.rows_per_rank, dtype=np.int64)
+        return Rows(
+            position_B=position_B,
+            sample_B=position_B,
+            epoch=0,
+            source_B=zero_B,
+            source_epoch_B=zero_B,
+            place_B=position_B,
+        )
+
+    def samples_in(self, number: int) -> int:
+        """Every batch is full."""
+        return self.batch_size
+
+    def epochs_done(self, batches: int) -> list[int]:
+        """None ever is."""
+        return [0]
+
+
+class _Current:
+    """The sample that came last, as a source of one."""
+
+    num_samples = 0
+    """Nobody knows."""
+    shard_sizes: list[int] = []  # noqa: RUF012
+
+    def __init__(self, urls: tuple[str, ...]) -> None:
+        self.files: dict[str, Any] = {}
+        self.fingerprint = hashlib.blake2b(repr(urls).encode(), digest_size=16).hexdigest()
+
+    def key(self, sample: int) -> str:
+        """Names it."""
+        return self.files["__key__"]
+
+    def place(self, sample: int) -> str:
+        """The shard that it came from."""
+        return self.files["__url__"]
+
+    def read(self, sample: int, wanted: Collection[str] | None = None) -> dict[str, bytes]:
+        """Its files."""
+        members = {name: each for name, each in self.files.items() if name[:2] != "__"}
+        return {n: each for n, each in members.items() if wanted is None or n in wanted}
