@@ -80,13 +80,34 @@ class EmbedFolder:
         if not path.is_file():
             return False
         try:
-            read_piece(path, dtype=self.job["dtype"])
+            _, keys = read_piece(path, dtype=self.job["dtype"])
+            self._check_rows(number, len(keys))
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"out = {self.path}: a piece is damaged ({error}); remove {path.name}, and the "
                 "same command embeds that piece again"
             ) from error
         return True
+
+    def _check_rows(self, number: int, num_rows: int) -> None:
+        """Each sample of a piece has a row or is told as skipped."""
+        num_skipped = self._num_skipped(number)
+        first = number * self.job["piece"]
+        size = min(self.job["piece"], self.job["num_samples"] - first)
+        if num_rows + num_skipped != size:
+            raise ValueError(
+                f"{num_rows} rows and {num_skipped} in {self._skipped_file(number).name} are not "
+                f"its {size} samples"
+            )
+
+    def _num_skipped(self, number: int) -> int:
+        file = self._skipped_file(number)
+        if not file.is_file():
+            return 0
+        skipped = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(skipped, list):
+            raise ValueError(f"{file.name} is no list")
+        return len(skipped)
 
     def _refuse_other_job(self, described: Path) -> None:
         try:
@@ -109,17 +130,17 @@ class EmbedFolder:
         self, number: int, features: np.ndarray, keys: Sequence[str], skipped: Sequence[Skipped]
     ) -> None:
         """Write a piece, the features last: a piece that has them is whole."""
+        file = self._skipped_file(number)
         if skipped:
-            _write_json(self._skipped_file(number), [asdict(each) for each in skipped])
+            _write_json(file, [asdict(each) for each in skipped])
+        else:
+            file.unlink(missing_ok=True)
         path = features_file(self.path, number, self.job["format"])
         write_piece(path, features.astype(self.job["dtype"]), keys)
 
     def finish(self) -> int:
         """Say that all pieces are there: the number of skipped samples."""
-        files = [self._skipped_file(number) for number in range(self.num_pieces)]
-        num_skipped = sum(
-            len(json.loads(file.read_text(encoding="utf-8"))) for file in files if file.is_file()
-        )
+        num_skipped = sum(self._num_skipped(number) for number in range(self.num_pieces))
         counts = {
             "num_rows": self.job["num_samples"] - num_skipped,
             "num_skipped": num_skipped,

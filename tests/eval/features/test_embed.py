@@ -209,6 +209,29 @@ def test_bad_samples_have_no_row_and_are_named(tmp_path: Path) -> None:
     assert read_embeddings(make_encoder(), out).num_images == 11
 
 
+@pytest.mark.parametrize("damage", ["gone", "cut", "no list", "one less", "another's"])
+def test_what_was_skipped_is_whole_or_told(damage: str, tmp_path: Path) -> None:
+    """Of a job that goes on: else its counts would be wrong without a word."""
+    data, out = write_with_bad(tmp_path / "a.tar", 15, {0, 7, 8, 9}), tmp_path / "out"
+    job: dict[str, Any] = {"data": data, "out": out, "piece": 5}
+    embed(make_encoder(), **job)
+    told = (out / "embed.json").read_bytes()
+    file = out / "skipped-00001.json"
+    text = file.read_text()
+    file.unlink()
+    if damage == "another's":
+        (out / "skipped-00002.json").write_text(text)
+    elif damage != "gone":
+        one_less = json.dumps(json.loads(text)[1:])
+        file.write_text({"cut": text[:20], "no list": "7", "one less": one_less}[damage])
+    with pytest.raises(UsageError, match=r"a piece is damaged .* remove features-0000\d\.npy"):
+        embed(make_encoder(), **job)
+    for path in (*out.glob("features-0000[12].npy"), *out.glob("skipped-00002.json")):
+        path.unlink()
+    embed(make_encoder(), **job)
+    assert (out / "embed.json").read_bytes() == told and file.read_text() == text
+
+
 def test_a_piece_of_bad_samples_alone_is_empty(tmp_path: Path) -> None:
     data = write_with_bad(tmp_path / "a.tar", 6, {3, 4, 5})
     embed(make_encoder(), data=data, out=tmp_path / "out", piece=3)
