@@ -28,6 +28,7 @@ def take_up_open_clip(run: Run) -> list[str]:
     taken = optimizers.load_moments(training.moments, steps=training.steps)
     taken = set().union(*gather(taken))
     run.state.step = step
+    run.state.accounts.begin(run.data.plan, step)
     run.state.samples_seen = step * run.recipe.train.batch_size
     told = f"{path}: took the weights and AdamW's moments of {len(taken)} tensors (step "
     told += f"{training.steps:.0f}); epoch {training.epoch} begins, step {step} of this recipe"

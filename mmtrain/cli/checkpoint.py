@@ -62,8 +62,9 @@ def _add_pull(actions: Any) -> None:
     pull.add_argument("source", metavar="SRC", help="where it was pushed to, or run.mirror")
     pull.add_argument("out", type=Path, metavar="RUN", help="the run folder; it may be begun")
     which = pull.add_mutually_exclusive_group()
-    which.add_argument("--step", type=at_least(1), metavar="N", help="the checkpoint of this step")
-    which.add_argument("--newest", action="store_true", help="the newest one (the default)")
+    which.add_argument(
+        "--step", type=at_least(1), metavar="N", help="the checkpoint of this step (the newest)"
+    )
     which.add_argument("--all", action="store_true", help="all of them")
 
 

@@ -69,6 +69,13 @@ class EpochAccounts:
         self._settled = [Counter[str]() for _ in names]
         self._is_known, self._batches = True, 0
 
+    def begin(self, plan: RowPlan, batches: int) -> None:
+        """Begin behind so many batches that another program took: the epochs before are not ours.
+        Where that is amid an epoch, none is settled."""
+        self._batches, self._next = batches, list(plan.epochs_done(batches))
+        before = plan.epochs_done(max(0, batches - 1))
+        self._is_known = batches == 0 or all(x > y for x, y in zip(self._next, before, strict=True))
+
     def record(self, taken: Iterable[Taken]) -> None:
         """Take up a batch of this rank."""
         for one in taken if self._is_known else ():

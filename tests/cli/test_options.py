@@ -23,7 +23,8 @@ PLACES = {
     "mmtrain.demo.demo": ("run_demo",),
 }
 """Command functions outside of commands/."""
-NOT_READ = ("help", "version")
+NOT_READ = ("help", "version", "cache_dir", "cache_gb")
+"""The program reads the cache's for all commands: tests/data/storage/test_commands_cached.py."""
 
 
 class Reached(Exception):

@@ -173,7 +173,7 @@ def test_push_and_pull_refuse_what_would_lose_something(straight, tmp_path, caps
         (("push", str(straight), inside), "lie in each other"),
         (("push", str(straight), "https://host/x"), "DST = .*a web server takes no files"),
         (("push", str(tmp_path / "none"), str(copy)), "no checkpoint is here"),
-        (("pull", str(copy), str(tmp_path / "x"), "--all", "--newest"), "not allowed with"),
+        (("pull", str(copy), str(tmp_path / "x"), "--all", "--step", "1"), "not allowed with"),
     ):
         capsys.readouterr()
         assert main(["checkpoint", *words]) == 2

@@ -71,6 +71,7 @@ def test_batches_are_equal_and_every_byte_is_fetched_once(
 ):
     with serving(folder) as web:
         options = {"workers": workers, "threads": threads, "caption_lines": False}
+        open_shards(f"{web.url}/{{000..007}}.tar")  # indexing would fill the cache
         made = through(web, tmp_path / "c", **options)
         web.requests.clear()
         assert_same(local, list(made))
@@ -212,8 +213,9 @@ def test_the_cache_hears_of_what_it_holds_alone(folder, tmp_path, catalogued):
     """Not of 40,000 shards at every eviction, of which it holds ten."""
     with serving(folder) as web:
         pattern, cache = f"{web.url}/{{000..007}}.tar", Cache(str(tmp_path / "c"), max_bytes=MB)
+        shards = open_shards(pattern)  # indexing would fill the cache
         if catalogued:
-            write_catalogues(open_shards(pattern))
+            write_catalogues(shards)
         source = ShardSource(pattern, cache=cache)
         source.expect(lambda: np.array([6, 2, 7, 0, 1, 3, 4, 5]))
         for shard in (2, 4):

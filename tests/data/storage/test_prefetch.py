@@ -37,6 +37,11 @@ def local(folder):
     return list(build_data(str(folder), shuffle_group=2).iterate(0, 32))
 
 
+def index(web, **options):
+    """Before there is a cache, which it would fill."""
+    build_data(f"{web.url}/{{000..007}}.tar", **options)
+
+
 def remote(web, cache, **options):
     options = {"shuffle_group": 2, "caption_lines": False, "cache_gb": 1.0} | options
     return build_data(f"{web.url}/{{000..007}}.tar", cache_dir=str(cache), **options)
@@ -60,6 +65,7 @@ def wait_for(condition, seconds=10.0) -> bool:
 def test_while_a_batch_is_used_the_next_shards_come(folder, tmp_path):
     cache = tmp_path / "c"
     with serving(folder) as web:
+        index(web)
         batches = remote(web, cache).iterate(0, 16)
         web.requests.clear()
         next(batches)
@@ -74,6 +80,7 @@ def test_while_a_batch_is_used_the_next_shards_come(folder, tmp_path):
 def test_nothing_is_fetched_that_the_run_does_not_read(folder, tmp_path, steps):
     cache = tmp_path / "c"
     with serving(folder) as web:
+        index(web)
         data = remote(web, cache, shuffle_group=1)
         shards = {
             data.source.place(int(sample))
@@ -88,6 +95,7 @@ def test_nothing_is_fetched_that_the_run_does_not_read(folder, tmp_path, steps):
 def test_no_more_is_fetched_ahead_than_is_kept(folder, local, tmp_path):
     cache, gb = tmp_path / "c", 0.0005
     with serving(folder) as web:
+        index(web)
         batches = remote(web, cache, cache_gb=gb).iterate(0, 8)
         web.requests.clear()
         first = next(batches)
@@ -111,7 +119,7 @@ def _fetched_by_ranks(folder, cache, start, *, world, **options) -> int:
     slow = dice(seed=1, share=1.0, faults=("stall",))
     options["index_dir"] = str(cache.with_name("index"))
     with serving(folder, fault=slow, stall=0.02) as web:
-        remote(web, cache, index_dir=options["index_dir"])
+        index(web, index_dir=options["index_dir"])
         web.requests.clear()
         ranks = [
             start(target=_rank, args=(web.url, cache, rank, world, options))
@@ -145,6 +153,7 @@ def test_processes_and_workers_of_a_machine_do_too(folder, tmp_path, world, lane
 def test_a_rank_fetches_its_own_lanes_alone(folder, tmp_path):
     cache = tmp_path / "c"
     with serving(folder) as web:
+        index(web)
         data = remote(web, cache, lanes=4, shuffle_group=1, rank=1, world_size=4, batch_size=8)
         batches = data.iterate(0, 8)
         next(batches)
@@ -168,6 +177,7 @@ def _fail(*_):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_batches_are_equal_whatever_becomes_of_it(folder, local, tmp_path, monkeypatch, fault):
     with serving(folder) as web:
+        index(web)
         data = remote(web, tmp_path / "c")
         FAULTS[fault](monkeypatch)
         assert_same(local, list(data.iterate(0, 32)))
@@ -175,6 +185,7 @@ def test_batches_are_equal_whatever_becomes_of_it(folder, local, tmp_path, monke
 
 def test_what_cannot_be_kept_is_not_fetched_ahead_again_and_again(folder, tmp_path, monkeypatch):
     with serving(folder) as web:
+        index(web)
         data = remote(web, tmp_path / "c")
         monkeypatch.setattr(os, "pwrite", _fail)
         fetches = []
