@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from mmtrain.report.chart import Point, Series, line_chart, short_number
+from mmtrain.report.chart import NUM_COLORS, Point, Series, line_chart, short_number
 from mmtrain.report.facts import recent
 from mmtrain.report.reliability import reliability_chart
 from mmtrain.report.render import percent
@@ -60,6 +60,10 @@ CURVES = (
 _SOURCES_TOLD = 6
 """Names of sources beside a drawing; the pointer tells them all."""
 
+_SOURCE = Markup(
+    '<span class="source"><span class="swatch c{color}{dashed}"></span>{name} {value}</span>'
+)
+
 _SCORES = (
     ("zero-shot", "top1", "top-1"),
     ("retrieval", "i2t_recall@1", "image to text R@1"),
@@ -111,10 +115,18 @@ def _by_source(
     ]
     if not lines:
         return []
-    told = [f"{line.name} {short_number(_newest(line, smooth))}" for line in lines[:_SOURCES_TOLD]]
+    told = [
+        _SOURCE.format(
+            color=line.number % NUM_COLORS,
+            name=line.name,
+            dashed=" dashed" * (line.number >= NUM_COLORS),
+            value=short_number(_newest(line, smooth)),
+        )
+        for line in lines[:_SOURCES_TOLD]
+    ]
     told += [f"and {len(lines) - _SOURCES_TOLD} more"] * (len(lines) > _SOURCES_TOLD)
     svg = line_chart(lines, label=title, from_zero=from_zero, smooth=smooth)
-    return [Drawing(title=title, value=", ".join(told), svg=svg)]
+    return [Drawing(title=title, value=Markup(" ").join(told), svg=svg)]
 
 
 def _newest(line: Series, smooth: bool) -> float:
