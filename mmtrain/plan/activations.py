@@ -10,7 +10,7 @@ from mmtrain.parallel.pipeline import interleaves, num_stages
 from mmtrain.plan.kept import StageMemory
 from mmtrain.plan.order import Action
 from mmtrain.plan.ranks import held_stages
-from mmtrain.plan.stages import StageRun
+from mmtrain.plan.stages import StageRun, attention_of
 from mmtrain.plan.teachers import TeacherMemory, teacher_memory
 from mmtrain.plan.workload import Workload
 
@@ -87,7 +87,8 @@ def step_memory(
 def workload_teachers(workload: Workload, layout: Layout, *, rows: int) -> TeacherMemory:
     """Of the rank that is looked at, which has so many rows of a batch."""
     size, runs = workload.clip.vision.image_size, 0 in held_stages(layout)
-    return teacher_memory(workload.teachers, rows=rows, image_size=size, runs=runs)
+    with attention_of(workload.train.device):
+        return teacher_memory(workload.teachers, rows=rows, image_size=size, runs=runs)
 
 
 def fullest(

@@ -192,6 +192,7 @@ def _measure(rank: int, cases: list[Case], plans: list[Plan]) -> None:
         gradients = size(p.grad for p in parameters.values())
         item = 8 if isinstance(config, tuple) else 4
         alone = microbatches == 1 or planned.layout.size("dp") == 1
+        alone = alone or parallel.dp_kind != "fsdp"  # replicas sum where the gradients are
         # A CLIP's scale and bias of the logits are in no stage.
         tower = planned.num_parameters - (0 if item == 8 else 2)
         whole = 0 if alone else item * tower
