@@ -89,7 +89,7 @@ def test_a_pattern_of_the_indexes_too_finds_shards_only(folder):
         ("{}/{{00..05}}.tar", "3 of 6 do not exist, the first is {}/03.tar"),
         ("{}/{{05..00}}.tar", "the range is empty"),
         ("hdfs://host/{{00..05}}.tar", "hdfs: is not read, only local files"),
-        ("pipe:cat {}/00.tar", "pipe: is not read, only local files"),
+        ("pipe:cat {}/00.tar", "pipe: is not read by ranges; a recipe reads it with data.stream"),
     ],
 )
 def test_patterns_that_name_nothing(folder, pattern, message):
