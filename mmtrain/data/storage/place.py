@@ -1,7 +1,9 @@
 """Where whole files are put, listed and removed: a folder of this machine or of an object store."""
 
+import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -118,12 +120,15 @@ class FolderPlace:
         return str(self.folder / name)
 
     def sizes(self) -> dict[str, int]:
-        """See `Place.sizes`."""
-        return {
-            str(path.relative_to(self.folder)): path.stat().st_size
-            for path in self.folder.rglob("*")
-            if path.is_file() and not path.name.endswith(_PARTIAL)
-        }
+        """See `Place.sizes`. A run that goes on drops checkpoints meanwhile: they are not there."""
+        found: dict[str, int] = {}
+        for folder, _, names in os.walk(self.folder, onerror=_refuse_all_but_gone):
+            for path in (Path(folder, name) for name in names if not name.endswith(_PARTIAL)):
+                with contextlib.suppress(FileNotFoundError):
+                    told = path.stat()
+                    if stat.S_ISREG(told.st_mode):
+                        found[path.relative_to(self.folder).as_posix()] = told.st_size
+        return found
 
     def put(self, name: str, content: Path | bytes) -> None:
         """See `Place.put`."""
@@ -215,3 +220,8 @@ class StorePlace:
 
     def _patiently(self, attempt: Callable[[], ReturnT]) -> ReturnT:
         return patiently(lambda: told(self.named, attempt), seconds=patience())
+
+
+def _refuse_all_but_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error

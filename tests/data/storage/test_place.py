@@ -1,5 +1,8 @@
 """Files put, listed and removed: alike in a folder and in a store."""
 
+import shutil
+import threading
+
 import pytest
 
 from mmtrain.data.storage.open import open_file
@@ -35,6 +38,28 @@ def test_what_is_put_is_there(place, tmp_path) -> None:
     place.delete([NAMES[0], NAMES[1], "never there"])
     place.delete([])
     assert place.sizes() == {NAMES[2]: 4}
+
+
+def test_a_folder_is_listed_while_a_run_drops_checkpoints_in_it(tmp_path) -> None:
+    place, is_over = open_place(str(tmp_path / "run"), key="to"), threading.Event()
+    place.put("recipe.toml", b"stays")
+
+    def churn() -> None:
+        step = tmp_path / "run/checkpoints/step-00000001"
+        while not is_over.is_set():
+            step.mkdir(parents=True, exist_ok=True)
+            for number in range(20):
+                (step / f"{number}.json").write_text("x")
+            shutil.rmtree(step)
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        for _ in range(500):
+            assert place.sizes()["recipe.toml"] == 5
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def test_a_neighbour_is_not_in_it(s3, tmp_path) -> None:
