@@ -72,7 +72,7 @@ class RemoteFile:
 
         try:
             meta = obstore.head(self._store, self._name)
-        except Exception:
+        except _client_errors():
             # Some servers refuse HEAD, and its answer to a missing bucket has no reason.
             meta = obstore.get(self._store, self._name, options={"range": (0, 1)}).meta
         return meta["size"], _version(meta)
@@ -84,7 +84,7 @@ class RemoteFile:
             answer = obstore.get(
                 self._store, self._name, options={"range": (offset, offset + size)}
             )
-        except Exception as error:
+        except _client_errors() as error:
             if _status(error) == 416:  # it has become shorter
                 self._refuse_change(*self._look())
             raise
@@ -113,18 +113,23 @@ def told(path: str, attempt: Callable[[], ReturnT]) -> ReturnT:
         OSError: with an errno, which tells what may pass, and one line that says why.
         UsageError: this process cannot read from a store.
     """
-    from obstore.exceptions import BaseError
-
     refuse_fork()
     try:
         return attempt()
-    except (BaseError, FileNotFoundError, NotImplementedError) as error:
+    except _client_errors() as error:
         number, reason = _reason(path, error)
         if number != errno.EBUSY:
             raise OSError(number, reason, path) from error
         busy = BusyError(number, reason, path)
         busy.pause = asked_pause(path)
         raise busy from error
+
+
+def _client_errors() -> tuple[type[Exception], ...]:
+    """What obstore raises of a store; its missing object is Python's missing file."""
+    from obstore.exceptions import BaseError
+
+    return BaseError, FileNotFoundError, NotImplementedError
 
 
 def _status(error: Exception) -> int | None:
