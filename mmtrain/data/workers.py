@@ -1,38 +1,32 @@
 """Batches made ahead in other processes, in order, with one line for whatever goes wrong there."""
 
-import contextlib
 import errno
-import multiprocessing
 import os
 import pickle
 import shutil
-import signal
 import sys
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mmtrain.data.storage import stores
 from mmtrain.data.work import COUNTER, Work
-from mmtrain.errors import UsageError, WorkerKilledError
+from mmtrain.data.worker_process import (
+    SHARED_MEMORY,
+    begin,
+    killed_by_system,
+    signals_kept,
+    start_method,
+    started,
+)
+from mmtrain.errors import UsageError
 
-SHARED_MEMORY = "/dev/shm"
-"""Where batches are handed over."""
 _MB = 1 << 20
 _NO_ROOM = "unable to allocate shared memory"
-_WORKERS_IGNORE = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-_MEANS = {
-    "SIGKILL": ", as happens where memory is short",
-    "SIGBUS": f", as happens where {SHARED_MEMORY} is full or a disk fails",
-    "SIGSEGV": ", a fault of a library such as a decoder",
-    "SIGABRT": ", a fault of a library such as a decoder",
-}
 
 
 class Pinnable(Protocol):
@@ -98,15 +92,15 @@ def iterate_batches(
         num_workers=workers,
         prefetch_factor=prefetch,
         pin_memory=pin_memory,
-        worker_init_fn=partial(_begin, dict(os.environ)),
+        worker_init_fn=partial(begin, dict(os.environ)),
         # Its own: else it takes a number from the generator that the run's checkpoint holds.
         generator=torch.Generator(),
-        multiprocessing_context=_start_method(),
+        multiprocessing_context=start_method(),
     )
-    with _signals_kept(), warnings.catch_warnings():
+    with signals_kept(), warnings.catch_warnings():
         # Of more workers than cores: whoever reads from a slow disk wants them.
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
-        made: Any = _started(loader, workers)
+        made: Any = started(loader, workers)
     is_told = False
     try:
         while True:
@@ -125,7 +119,7 @@ def iterate_batches(
             unpacked = pickle.loads(one.content)
             yield unpacked.pin_memory() if pin_memory else unpacked
     except RuntimeError as error:
-        if (killed := _killed(error, made, workers)) is None:
+        if (killed := killed_by_system(error, made, workers)) is None:
             raise
         raise killed from error
     finally:
@@ -135,18 +129,6 @@ def iterate_batches(
 
 def _nobody(work: Work, num_ready: int) -> None:
     """Is told what a batch took where nobody else is."""
-
-
-def _start_method() -> Any:
-    """How workers come to be: forked, or where a fork could not read, from a process of their own.
-
-    That one imports what they need once, so that a worker starts as fast as by a fork.
-    """
-    if not stores.is_started():
-        return None
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mmtrain.data.image_text"])
-    return context
 
 
 @dataclass(frozen=True)
@@ -238,16 +220,6 @@ def _share(batch: object) -> bool:
     return True
 
 
-def _started(loader: Callable[[], DataLoader[Any]], workers: int) -> Any:
-    try:
-        return iter(loader())
-    except OSError as error:
-        raise UsageError(
-            f"data.workers = {workers}: they cannot be started: {error.strerror} (processes, open "
-            f"files, or room in {SHARED_MEMORY}); use fewer"
-        ) from error
-
-
 def _short_of_shared_memory(batch: _Packed) -> str:
     room = shutil.disk_usage(SHARED_MEMORY)
     return (
@@ -255,69 +227,3 @@ def _short_of_shared_memory(batch: _Packed) -> str:
         f"for data.workers' batches of {len(batch.content) / _MB:.0f} MB: they go through pipes, "
         "which is slower; give it more (docker run --shm-size) or lower data.prefetch"
     )
-
-
-def _killed(error: RuntimeError, made: Any, workers: int) -> WorkerKilledError | None:
-    """That the system killed a worker, if that is what torch says."""
-    # A worker's own exception is of its own kind, or begins "Caught RuntimeError".
-    if not str(error).startswith("DataLoader worker (pid"):
-        return None
-    reason = str(error).splitlines()[0].rstrip(". ")
-    return WorkerKilledError(
-        f"data.workers = {workers}: {reason}{_why_killed(made)}; use fewer workers or a "
-        "smaller data.prefetch, and go on with --resume"
-    )
-
-
-def _why_killed(made: Any) -> str:
-    """By which signal a worker ended, and what that means."""
-    codes = [worker.exitcode for worker in made._workers]
-    ended = next((-code for code in codes if code is not None and code < 0), None)
-    if ended is None:
-        return ""
-    name = signal.Signals(ended).name
-    return f" (by {name}{_MEANS.get(name, '')})"
-
-
-def _begin(environment: dict[str, str], _: int) -> None:
-    # The process that starts workers may be older than what was set since, such as credentials.
-    if os.environ != environment:
-        os.environ.clear()
-        os.environ.update(environment)
-    _leave_signals_to_main()
-
-
-def _leave_signals_to_main() -> None:
-    """Ctrl-C and a scheduler's signals reach all processes of a run; only the main one acts.
-
-    It may want more batches before it stops, and closes the workers when it does. Where it leaves
-    while it is given a tensor, the thread that gives it would print a traceback.
-    """
-    for number in _WORKERS_IGNORE:
-        signal.signal(number, signal.SIG_IGN)
-    sys.excepthook = _hide_that_main_left
-
-
-def _hide_that_main_left(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    if not isinstance(error, ConnectionError | EOFError):
-        sys.__excepthook__(kind, error, trace)
-
-
-@contextlib.contextmanager
-def _signals_kept() -> Iterator[None]:
-    """What surrounds the birth of workers, as far as signals go.
-
-    Signals wait, since workers would act on them until they ignore them. And torch's handler of
-    SIGCHLD goes again: it would raise a dead worker's error anywhere in the main process, amid a
-    backward pass too, where it is no line of ours; waiting for a batch finds the dead all the same.
-    """
-    on_child = signal.getsignal(signal.SIGCHLD)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _WORKERS_IGNORE)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if signal.getsignal(signal.SIGCHLD) is not on_child:
-            signal.signal(signal.SIGCHLD, on_child)

@@ -106,9 +106,8 @@ class MetricsLog:
         for mirror in list(self._mirrors):
             try:
                 mirror.log(int(numbers["step"]), numbers)
-            except (
-                Exception
-            ) as error:  # whatever a service's client raises: it must not end the run
+            # Whatever a service's client raises: it must not end the run.
+            except Exception as error:
                 self._mirrors.remove(mirror)
                 self.say(f"{type(mirror).__name__} is off from here on: {error}")
 
