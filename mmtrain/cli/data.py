@@ -12,7 +12,7 @@ from mmtrain.cli.data_pages import add_data_stats, add_data_view
 from mmtrain.cli.parser import Parser, add_command, add_group
 from mmtrain.cli.vqa import add_data_vqa
 from mmtrain.data.sources.source import IMAGE_KEY
-from mmtrain.settings.numbers import at_least, part
+from mmtrain.settings.numbers import WHOLE, at_least, part
 
 
 def add_data(commands: Any) -> None:
@@ -41,7 +41,7 @@ def add_data(commands: Any) -> None:
     which.add_argument(
         "--shard-range",
         type=part,
-        default=(0, 1),
+        default=WHOLE,
         metavar="I/N",
         help="index one of N shares of the shards, I from 0, and join none: for N machines",
     )
@@ -100,6 +100,13 @@ def _add_check(actions: Any) -> None:
     check.add_argument(
         "--workers", type=at_least(0), default=0, metavar="N", help="processes that read (0)"
     )
+    check.add_argument(
+        "--shard-range",
+        type=part,
+        default=WHOLE,
+        metavar="I/N",
+        help="check one of N shares of the shards, I from 0: for N machines",
+    )
 
 
 def _add_index_dir(action: Parser) -> None:
@@ -122,13 +129,16 @@ def _index(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from mmtrain.commands.data import data_check_command
+    from mmtrain.commands.data import CheckOptions, data_check_command
 
     data_check_command(
-        data=tuple(arguments.data),
-        index_dir=arguments.index_dir,
-        image_key=arguments.image_key,
-        captions=() if arguments.no_captions else tuple(arguments.captions),
-        label_key=arguments.label_key,
-        workers=arguments.workers,
+        CheckOptions(
+            data=tuple(arguments.data),
+            index_dir=arguments.index_dir,
+            image_key=arguments.image_key,
+            captions=() if arguments.no_captions else tuple(arguments.captions),
+            label_key=arguments.label_key,
+            workers=arguments.workers,
+            part=arguments.shard_range,
+        )
     )

@@ -7,7 +7,7 @@ from typing import Any
 from mmtrain.cli.cache_options import add_cache
 from mmtrain.cli.parser import Parser, add_command
 from mmtrain.data.sources.source import IMAGE_KEY
-from mmtrain.settings.numbers import at_least
+from mmtrain.settings.numbers import at_least, part
 
 
 def add_data_view(actions: Any) -> None:
@@ -37,6 +37,12 @@ def add_data_view(actions: Any) -> None:
         "--where", action="append", default=[], metavar="COND", help="what must hold, see below"
     )
     view.add_argument("--bad", action="store_true", help="only samples that cannot be used")
+    view.add_argument(
+        "--shard-range",
+        type=part,
+        metavar="I/N",
+        help="look among one of N shares of the shards, I from 0: N machines search at once",
+    )
 
 
 def add_data_stats(actions: Any) -> None:
@@ -46,6 +52,12 @@ def add_data_stats(actions: Any) -> None:
         "stats",
         "tell sizes, captions, scripts, duplicates and bad samples, on a page and as JSON",
         _stats,
+        epilog=(
+            "Several machines look at a share of the shards each (--shard-range) and keep it in a\n"
+            "folder (--parts); then one makes page and figures of these (--merge), the same as of\n"
+            "a single run. Where shards have no index, every machine reads them all for one:\n"
+            "mmtrain data index first."
+        ),
     )
     add_looked_at(stats)
     stats.add_argument("--out", type=Path, metavar="FILE.html", help="the page")
@@ -73,6 +85,17 @@ def add_data_stats(actions: Any) -> None:
     stats.add_argument(
         "--workers", type=at_least(0), default=0, metavar="N", help="processes (%(default)s)"
     )
+    which = stats.add_mutually_exclusive_group()
+    which.add_argument(
+        "--shard-range",
+        type=part,
+        metavar="I/N",
+        help="look at one of N shares of the shards, I from 0, into --parts: for N machines",
+    )
+    which.add_argument(
+        "--merge", action="store_true", help="look at nothing; the figures of all shares in --parts"
+    )
+    stats.add_argument("--parts", type=Path, metavar="DIR", help="the folder of the shares")
 
 
 def add_looked_at(parser: Parser) -> None:
@@ -125,14 +148,14 @@ def _view(arguments: argparse.Namespace) -> None:
         keys=tuple(arguments.key),
         where=tuple(arguments.where),
         only_bad=arguments.bad,
+        part=arguments.shard_range,
     )
 
 
 def _stats(arguments: argparse.Namespace) -> None:
-    from mmtrain.commands.data_pages import data_stats_command
+    from mmtrain.commands.data_stats import StatsOptions, data_stats_command
 
-    data_stats_command(
-        _options(arguments),
+    options = StatsOptions(
         out=arguments.out,
         json_out=arguments.json,
         num=arguments.num,
@@ -141,4 +164,8 @@ def _stats(arguments: argparse.Namespace) -> None:
         tokenizer=arguments.tokenizer,
         context_length=arguments.context_length,
         workers=arguments.workers,
+        part=arguments.shard_range,
+        merge=arguments.merge,
+        parts=arguments.parts,
     )
+    data_stats_command(_options(arguments), options)

@@ -2,6 +2,8 @@
 
 import sys
 import tempfile
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mmtrain.commands.progress import Progress
@@ -9,7 +11,10 @@ from mmtrain.data.sample_check import SampleReport, check_samples
 from mmtrain.data.shards.cataloguing import write_catalogues
 from mmtrain.data.shards.check import CheckReport, check_shards, index_shards
 from mmtrain.data.sources.open import open_source, open_unsharded
+from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.survey.share import shared_samples
 from mmtrain.errors import FaultsFound, UsageError
+from mmtrain.settings.numbers import WHOLE
 
 
 def data_index_command(
@@ -47,15 +52,27 @@ def data_index_command(
     _refuse(report.problems, data)
 
 
-def data_check_command(
-    *,
-    data: tuple[str, ...],
-    index_dir: Path | None,
-    image_key: str,
-    captions: tuple[str, ...],
-    label_key: str | None,
-    workers: int,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """What is checked, and what a training would want of it."""
+
+    data: tuple[str, ...]
+    """Paths as data.train takes them."""
+    index_dir: Path | None
+    """Where indexes are."""
+    image_key: str
+    """As data.image_key."""
+    captions: tuple[str, ...]
+    """Places where captions are; empty: none are wanted."""
+    label_key: str | None
+    """Field of the labels that are counted."""
+    workers: int
+    """Processes."""
+    part: tuple[int, int]
+    """Which of n parts of the data."""
+
+
+def data_check_command(options: CheckOptions) -> None:
     """`mmtrain data check`: compare every shard with its index, member by member; then read every
     sample as a training would.
 
@@ -63,27 +80,76 @@ def data_check_command(
         FaultsFound: a sample would not be used.
         UsageError: a shard is damaged or no longer what was indexed.
     """
+    source = open_no_shards(options)
+    if source is None:
+        tell_shards(compare_shards(options), options)
+    tell_samples(read_samples(options, source), options)
+
+
+def open_no_shards(options: CheckOptions) -> SampleSource | None:
+    """The data where they are none of shards.
+
+    Raises:
+        UsageError: they are not there, or have no index and are asked for one.
+    """
+    index_dir = options.index_dir
     if index_dir is not None and not index_dir.is_dir():
         raise UsageError(
             f"index_dir = {index_dir} is no folder, so no index can be compared with; name the one "
             "that `mmtrain data index` was given"
         )
-    places = dict.fromkeys(captions, 1.0)
-    source = open_unsharded(data, image_key=image_key, key="data")
+    source = open_unsharded(options.data, image_key=options.image_key, key="data")
+    if source is not None and index_dir is not None:
+        raise UsageError(f"--index-dir = {index_dir}: only shards have indexes; leave it out")
+    return source
+
+
+def compare_shards(options: CheckOptions) -> CheckReport:
+    """What became of the shards of the part since they were indexed.
+
+    Raises:
+        UsageError: they are not there, or there are fewer than parts.
+    """
+    return check_shards(options.data, index_dir=_text(options.index_dir), part=options.part)
+
+
+def read_samples(options: CheckOptions, source: SampleSource | None) -> SampleReport:
+    """What of the part a training would not use.
+
+    Args:
+        options: what is asked for.
+        source: the data; None: shards.
+
+    Raises:
+        UsageError: they cannot be read.
+    """
+    check = partial(
+        check_samples,
+        captions=dict.fromkeys(options.captions, 1.0),
+        label_key=options.label_key,
+        workers=options.workers,
+    )
     if source is not None:
-        if index_dir is not None:
-            raise UsageError(f"--index-dir = {index_dir}: only shards have indexes; leave it out")
-        report = check_samples(source, captions=places, label_key=label_key, workers=workers)
-        _tell_samples(report, label_key)
-        return
-    _tell_shards(check_shards(data, index_dir=_text(index_dir)), data)
+        samples = None if options.part == WHOLE else shared_samples(source, options.part)
+        return check(source, samples=samples)
     with tempfile.TemporaryDirectory() as indexes:  # a check writes nothing beside the shards
-        source = open_source(data, image_key=image_key, index_dir=indexes, key="data")
-        report = check_samples(source, captions=places, label_key=label_key, workers=workers)
-    _tell_samples(report, label_key)
+        return check(
+            open_source(
+                options.data,
+                image_key=options.image_key,
+                index_dir=indexes,
+                key="data",
+                part=options.part,
+            )
+        )
 
 
-def _tell_shards(report: CheckReport, data: tuple[str, ...]) -> None:
+def tell_shards(report: CheckReport, options: CheckOptions) -> None:
+    """Say what became of each shard.
+
+    Raises:
+        UsageError: of one something that is wrong.
+    """
     for shard in report.shards:
         state = "verified" if shard.is_verified else "readable"
         if not shard.is_indexed:
@@ -93,13 +159,22 @@ def _tell_shards(report: CheckReport, data: tuple[str, ...]) -> None:
         if shard.num_ignored:
             state += f"; {shard.num_ignored} files are of no sample (hidden or without extension)"
         print(f"{shard.path}: {shard.num_samples} samples, {state}")
-    _refuse(report.problems, data)
+    _refuse(report.problems, options.data)
 
 
-def _tell_samples(report: SampleReport, label_key: str | None) -> None:
-    if label_key is not None:
-        told = f"label_key = {label_key}: {report.num_labelled:,} of {report.num_samples:,} samples"
-        if not report.num_labelled:
+def tell_samples(report: SampleReport, options: CheckOptions) -> None:
+    """Say which samples cannot be used.
+
+    Raises:
+        FaultsFound: there are any.
+        UsageError: none of all has the label that is asked for.
+    """
+    if options.label_key is not None:
+        told = (
+            f"label_key = {options.label_key}: {report.num_labelled:,} of "
+            f"{report.num_samples:,} samples"
+        )
+        if not report.num_labelled and options.part == WHOLE:
             raise UsageError(f"{told} have it; name a field that the .json has, or leave it out")
         print(f"{told} have a label")
     for sample in report.named:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from mmtrain.data.sample_error import SampleError
@@ -69,6 +70,7 @@ def check_samples(
     captions: Mapping[str, float],
     label_key: str | None = None,
     workers: int = 0,
+    samples: np.ndarray | None = None,
 ) -> SampleReport:
     """Read every sample as a training would.
 
@@ -77,26 +79,28 @@ def check_samples(
         captions: where captions are, as `data.captions`; empty: none are wanted.
         label_key: field of the .json whose labels are counted.
         workers: processes that read and decode; 0: this one.
+        samples: which of them; None: all.
 
     Raises:
         UsageError: a file cannot be read, tried several times.
     """
     reader = SampleReader(source, transform=None, captions=captions, label_key=label_key)
-    num_pieces = -(-source.num_samples // _PIECE)
+    numbers = np.arange(source.num_samples) if samples is None else samples
+    num_pieces = -(-numbers.size // _PIECE)
     reasons: Counter[str] = Counter()
     named: list[Unusable] = []
     num_labelled = 0
     pieces = iterate_batches(
-        _Pieces(reader), 0, num_pieces, workers=workers, prefetch=2, pin_memory=False
+        _Pieces(reader, numbers), 0, num_pieces, workers=workers, prefetch=2, pin_memory=False
     )
     for piece in pieces:
         num_labelled += piece.num_labelled
         reasons.update(each.reason for each in piece.unusable)
         named += piece.unusable[: _MAX_NAMED - len(named)]
     bare = bool(captions) and reasons.keys() == {NO_CAPTION}
-    bare = bare and reasons.total() == source.num_samples
+    bare = bare and reasons.total() == numbers.size
     return SampleReport(
-        num_samples=source.num_samples,
+        num_samples=int(numbers.size),
         num_labelled=num_labelled,
         reasons=dict(reasons.most_common()),
         named=tuple(named),
@@ -119,14 +123,14 @@ class _Piece:
 class _Pieces:
     """Samples, `_PIECE` at a time."""
 
-    def __init__(self, reader: SampleReader) -> None:
-        self.reader = reader
+    def __init__(self, reader: SampleReader, numbers: np.ndarray) -> None:
+        self.reader, self.numbers = reader, numbers
 
     def batch(self, number: int) -> _Piece:
         """Read some samples and keep what is wrong with them."""
         source, unusable, num_labelled = self.reader.source, [], 0
         draws = (0.0,) * NUM_CAPTION_DRAWS
-        for sample in range(number * _PIECE, min((number + 1) * _PIECE, source.num_samples)):
+        for sample in self.numbers[number * _PIECE : (number + 1) * _PIECE].tolist():
             try:
                 read = self.reader.read(sample, caption_draws=draws, transform_draws=torch.empty(0))
                 num_labelled += read.label != UNIQUE

@@ -5,6 +5,8 @@ import math
 import re
 from collections.abc import Callable
 
+from mmtrain.errors import UsageError
+
 
 def at_least(smallest: int, *, at_most: float = math.inf) -> Callable[[str], int]:
     """The type of an option that is a whole number, `smallest` or more."""
@@ -27,6 +29,22 @@ def part(text: str) -> tuple[int, int]:
     if not right or not int(number) < int(count):
         raise argparse.ArgumentTypeError(f"{text} must be i/n with i from 0 to n - 1, such as 0/4")
     return int(number), int(count)
+
+
+WHOLE = (0, 1)
+"""The part that is everything."""
+
+
+def refuse_empty_part(part: tuple[int, int], num: int, of: str) -> None:
+    """Of fewer things than parts one would be empty.
+
+    Raises:
+        UsageError: there are fewer.
+    """
+    if part[1] > num:
+        raise UsageError(
+            f"--shard-range {part[0]}/{part[1]}: there are only {num:,} {of}; choose fewer parts"
+        )
 
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}

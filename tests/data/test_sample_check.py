@@ -226,3 +226,49 @@ def test_files_of_no_sample_are_counted(tmp_path: Path, capsys: pytest.CaptureFi
     with tarfile.open(path, "a") as tar:
         tar.addfile(tarfile.TarInfo("README"))
     assert "1 files are of no sample" in check(capsys, str(path))[1]
+
+
+@pytest.mark.parametrize("num", [1, 2, 4])
+def test_parts_of_shards_find_together_what_one_check_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], num: int
+):
+    for shard in range(4):
+        samples = [
+            (f"{shard}{n}", {"png": encoded(picture((9, 9)), "PNG"), "txt": "a"}) for n in "ab"
+        ]
+        if shard % 3 == 1:
+            samples.append((f"{shard}c", {"png": b"no image", "txt": "a"}))
+        write_shard(tmp_path / f"{shard}.tar", samples)
+    assert main(["data", "index", str(tmp_path)]) == 0
+    with (tmp_path / "2.tar").open("r+b") as file:
+        file.seek(600)
+        file.write(b"damage")
+    capsys.readouterr()
+    lines: list[str] = []
+    for number in range(num):
+        status = main(["data", "check", str(tmp_path), "--shard-range", f"{number}/{num}"])
+        told = capsys.readouterr()
+        lines += [
+            line for line in (told.out + told.err).splitlines() if "samples, verified" in line
+        ]
+        assert status == {0: 0, 1: 1, 2: 2}[max((0, 1, 2, 0)[number::num])]
+    assert main(["data", "check", str(tmp_path)]) == 2
+    told = capsys.readouterr().out
+    assert sorted(lines) == sorted(line for line in told.splitlines() if "verified" in line)
+    assert main(["data", "check", str(tmp_path), "--shard-range", "0/5"]) == 2
+    assert "--shard-range 0/5: there are only 4 shards" in capsys.readouterr().err
+
+
+def test_parts_of_a_table_are_stretches_of_its_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    rows = ["filepath,caption", *(f"{n}.png,a" for n in range(7))]
+    (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
+    for number in (0, 1, 2, 4, 6):
+        (tmp_path / f"{number}.png").write_bytes(encoded(picture((9, 9)), "PNG"))
+    found = []
+    for number in range(3):
+        words = ["data", "check", str(tmp_path / "t.csv"), "--shard-range", f"{number}/3"]
+        found.append(main(words))
+        found.append(capsys.readouterr().err.count("image missing"))
+    assert found[::2] == [0, 1, 1]

@@ -17,6 +17,7 @@ from mmtrain.data.storage.cache import Cache, asked_for
 from mmtrain.data.storage.open import open_file, open_to_scan
 from mmtrain.data.storage.patience import patience
 from mmtrain.errors import UsageError
+from mmtrain.settings.numbers import WHOLE, refuse_empty_part
 
 _MAX_PROBLEMS = 100
 _LOST = (
@@ -142,15 +143,25 @@ def check_shards(
     patterns: str | tuple[str, ...],
     *,
     index_dir: str | None = None,
+    part: tuple[int, int] = WHOLE,
     workers: int = 4,
     key: str = "data",
 ) -> CheckReport:
     """Read every shard anew and compare it with its index, member by member; writes nothing.
 
+    Args:
+        patterns: what `expand_patterns` takes.
+        index_dir: where indexes are kept; None: beside the shards.
+        part: number and count of equal parts, of which one is read.
+        workers: shards at once.
+        key: the setting that `patterns` came from, for messages.
+
     Raises:
-        UsageError: a pattern matches nothing or a shard is missing.
+        UsageError: a pattern matches nothing, a shard is missing, or there are fewer than parts.
     """
     paths = expand_patterns(patterns, key=key)
+    refuse_empty_part(part, len(paths), "shards")
+    paths = paths[part[0] :: part[1]]
     rows = find_rows(paths, index_dir, may_lose=False)
     work = partial(_check_shard, index_dir=index_dir, key=key, cache=asked_for())
     catalogued = [rows.shard(number, path) for number, path in enumerate(paths)]

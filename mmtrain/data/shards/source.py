@@ -49,6 +49,7 @@ class ShardSource:
         key: the setting that `patterns` came from, for messages.
         retry_seconds: how long a disk's fault is given to pass; None: see `waiting`.
         cache: keeps what is read of remote shards; None: see `caching`.
+        part: number and count of equal parts of the shards, of which one is opened.
 
     Raises:
         UsageError: shards are missing, no tars, damaged, without samples, or without the
@@ -66,6 +67,7 @@ class ShardSource:
         key: str = "data.train",
         retry_seconds: float | None = None,
         cache: Cache | None = None,
+        part: tuple[int, int] = (0, 1),
     ):
         retry_seconds = patience(retry_seconds)
         self._cache = cache or asked_for()
@@ -73,6 +75,7 @@ class ShardSource:
             patterns,
             index_dir=index_dir,
             compare=verify,
+            part=part,
             key=key,
             retry_seconds=retry_seconds,
             cache=self._cache,

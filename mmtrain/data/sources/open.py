@@ -41,6 +41,7 @@ from mmtrain.data.storage.addresses import base_name, is_remote, local_path, sch
 from mmtrain.data.storage.cache import Cache
 from mmtrain.data.storage.hidden_names import tars_in
 from mmtrain.errors import UsageError
+from mmtrain.settings.numbers import WHOLE
 from mmtrain.settings.paths import mask_secrets
 
 _NUM_PROBES = 64
@@ -192,6 +193,7 @@ def open_source(
     retry_seconds: float | None = None,
     cache: Cache | None = None,
     is_shared: bool = False,
+    part: tuple[int, int] = WHOLE,
 ) -> SampleSource:
     """The source that a path stands for; see the table above.
 
@@ -205,6 +207,8 @@ def open_source(
         retry_seconds: how long a disk's fault is given to pass; None: see `waiting`.
         cache: keeps what is read of remote shards.
         is_shared: whether other data have the same `image_key`, so that it need not matter here.
+        part: number and count of equal parts of the shards, of which one is opened; of data that
+            are none, all is.
 
     Raises:
         UsageError: nothing is there, it is damaged, or `image_key` is nowhere in it.
@@ -223,6 +227,7 @@ def open_source(
             key=key,
             retry_seconds=retry_seconds,
             cache=cache,
+            part=part,
         )
         _refuse_unknown_image_key(source, image_key, key)
         return source

@@ -27,6 +27,7 @@ def pick(
     where: Sequence[Where],
     only_bad: bool,
     look: Callable[[int], Seen],
+    among: np.ndarray | None = None,
 ) -> tuple[list[Seen], int]:
     """Samples that are meant, in the order of the data, and how many were looked at for them.
 
@@ -41,11 +42,14 @@ def pick(
         where: conditions that must all hold.
         only_bad: those that cannot be used.
         look: reads a sample.
+        among: numbers of samples, of which alone some are taken; None: all.
     """
     found: list[Seen] = []
     num_looked = 0
-    numbers = _of_size(source, drawn(source.num_samples, seed=seed), where)
-    for seen in map(look, _named(source, numbers, keys)):
+    order = drawn(source.num_samples, seed=seed)
+    if among is not None:
+        order = order[np.isin(order, among)]
+    for seen in map(look, _named(source, _of_size(source, order, where), keys)):
         num_looked += 1
         if (seen.reason or not only_bad) and all(each.holds(seen) for each in where):
             found.append(seen)

@@ -1,8 +1,6 @@
 """Figures of a data set: what its images and captions are like, what is there twice, or bad."""
 
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ from mmtrain.data.survey.duplicates import (
     groups_of_pictures,
     picture_hash,
 )
+from mmtrain.data.survey.piece import COLUMNS, Piece, columns_of, joined
 from mmtrain.data.survey.scripts import script_of
 from mmtrain.data.survey.seen import Seen, look_at
 from mmtrain.data.text.tokenizer import Tokenizer
@@ -23,46 +22,9 @@ from mmtrain.errors import UsageError
 
 _PIECE = 64
 """Samples that a worker looks at before it reports."""
-_PER_IMAGE = {
-    "number": np.int64,
-    "image_bytes": np.int64,
-    "width": np.int32,
-    "height": np.int32,
-    "captions": np.int32,
-    "file_hash": np.uint64,
-    "picture_hash": np.uint64,
-}
-_PER_CAPTION = {"words": np.int32, "tokens": np.int32}
 _MAX_GROUPS = 50
 """Groups of duplicates that are named, the largest first."""
 _MAX_KEYS = 6
-_MAX_BAD = 100
-
-
-@dataclass(kw_only=True)
-class Piece:
-    """What some samples came to."""
-
-    num_looked: int = 0
-    """How many there were."""
-    columns: dict[str, np.ndarray] = field(default_factory=dict)
-    """One value for each usable image, or each caption."""
-    kinds: Counter[str] = field(default_factory=Counter)
-    """Formats of images."""
-    scripts: Counter[str] = field(default_factory=Counter)
-    """Scripts of captions."""
-    reasons: Counter[str] = field(default_factory=Counter)
-    """Why samples cannot be used."""
-    bad: list[dict[str, str]] = field(default_factory=list)
-    """Those that cannot be used, by name."""
-    labels: Counter[int] = field(default_factory=Counter)
-    """Samples of each label."""
-    texts: Counter[int] = field(default_factory=Counter)
-    """Captions by their hash."""
-
-    def pin_memory(self) -> "Piece":
-        """Itself: it holds no tensors."""
-        return self
 
 
 class Survey:
@@ -101,26 +63,21 @@ class Survey:
             UsageError: a file cannot be read, tried several times.
         """
         num_pieces = -(-self.numbers.size // _PIECE)
-        whole, num_looked = Piece(), 0
-        columns: dict[str, list[np.ndarray]] = {name: [] for name in _PER_IMAGE | _PER_CAPTION}
-        for piece in iterate_batches(
-            self, 0, num_pieces, workers=workers, prefetch=2, pin_memory=False
-        ):
-            for name, values in piece.columns.items():
-                columns[name].append(values)
-            for counted in ("kinds", "scripts", "reasons", "labels", "texts"):
-                getattr(whole, counted).update(getattr(piece, counted))
-            whole.bad += piece.bad[: _MAX_BAD - len(whole.bad)]
+        pieces = iterate_batches(self, 0, num_pieces, workers=workers, prefetch=2, pin_memory=False)
+        return joined(self._told(pieces))
+
+    def _told(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        num_looked = 0
+        for piece in pieces:
+            yield piece
             num_looked += piece.num_looked
             if self._progress is not None:
                 self._progress(num_looked, self.numbers.size)
-        whole.columns = {name: np.concatenate(values) for name, values in columns.items()}
-        return whole
 
     def batch(self, number: int) -> Piece:
         """Look at some samples."""
         piece = Piece()
-        rows: dict[str, list[int]] = {name: [] for name in _PER_IMAGE | _PER_CAPTION}
+        rows: dict[str, list[int]] = {name: [] for name in COLUMNS}
         for sample in self.numbers[number * _PIECE : (number + 1) * _PIECE].tolist():
             try:
                 seen = look_at(
@@ -130,14 +87,14 @@ class Survey:
                 raise UsageError(f"data: {error}; mend that and start again") from error
             self._count(seen, piece, rows)
             piece.num_looked += 1
-        kinds = _PER_IMAGE | _PER_CAPTION
-        piece.columns = {name: np.array(each, dtype=kinds[name]) for name, each in rows.items()}
+        piece.columns = columns_of(rows)
         return piece
 
     def _count(self, seen: Seen, piece: Piece, rows: dict[str, list[int]]) -> None:
         if seen.reason:
             piece.reasons[seen.reason.partition(" (")[0]] += 1
-            piece.bad.append({"key": seen.key, "place": seen.place, "reason": seen.reason})
+            told = {"key": seen.key, "place": seen.place, "reason": seen.reason}
+            piece.bad.append({"sample": seen.number, **told})
         if seen.pixels_HWC is not None and seen.size is not None:
             piece.kinds[seen.kind] += 1
             rows["number"].append(seen.number)
@@ -148,34 +105,31 @@ class Survey:
             rows["file_hash"].append(file_hash(seen.image))
             rows["picture_hash"].append(picture_hash(seen.pixels_HWC))
         if self._label_key is not None:
-            piece.labels[label_of(seen.fields.get(self._label_key))] += 1
+            rows["label"].append(label_of(seen.fields.get(self._label_key)))
         if not seen.captions:
             return
         rows["words"] += [len(text.split()) for text in seen.captions]
         rows["tokens"] += self._tokenizer.encode(seen.captions)[1].tolist()
         piece.scripts.update(map(script_of, seen.captions))
-        piece.texts.update(file_hash(text.encode("utf-8", "replace")) for text in seen.captions)
+        rows["text_hash"] += [file_hash(text.encode("utf-8", "replace")) for text in seen.captions]
 
 
-def figures(
-    whole: Piece, source: SampleSource, *, num_looked: int, context_length: int
-) -> dict[str, Any]:
+def figures(whole: Piece, source: SampleSource, *, context_length: int) -> dict[str, Any]:
     """What the pieces come to, as JSON has it.
 
     Args:
         whole: of all samples that were looked at.
         source: names them.
-        num_looked: how many these are.
         context_length: tokens that a model keeps of a text.
     """
     of = whole.columns
     num_bad = whole.reasons.total()
     result: dict[str, Any] = {
         "num_samples": source.num_samples,
-        "num_looked_at": num_looked,
-        "num_usable": num_looked - num_bad,
+        "num_looked_at": whole.num_looked,
+        "num_usable": whole.num_looked - num_bad,
         "num_bad": num_bad,
-        "bad_by_reason": dict(whole.reasons.most_common()),
+        "bad_by_reason": _most_first(whole.reasons),
         "bad": whole.bad,
         "data_fingerprint": source.fingerprint,
         "image_bytes": {"total": int(of["image_bytes"].sum()), **spread(of["image_bytes"])},
@@ -183,25 +137,30 @@ def figures(
         "height": spread(of["height"]),
         "short_side": spread(np.minimum(of["width"], of["height"])),
         "aspect": spread(of["width"] / np.maximum(of["height"], 1)),
-        "formats": dict(whole.kinds.most_common()),
+        "formats": _most_first(whole.kinds),
         "num_captions": int(of["words"].size),
         "captions_per_image": spread(of["captions"]),
-        "distinct_captions": len(whole.texts),
+        "distinct_captions": int(np.unique(of["text_hash"]).size),
         "caption_words": spread(of["words"]),
         "caption_tokens": spread(of["tokens"]),
         "captions_cut": int((of["tokens"] > context_length).sum()),
         "context_length": context_length,
-        "scripts": dict(whole.scripts.most_common()),
+        "scripts": _most_first(whole.scripts),
         "duplicates": _duplicates(of, source),
     }
-    if whole.labels:
-        labelled = {k: n for k, n in whole.labels.items() if k != UNIQUE}
+    if of["label"].size:
+        _, count_L = np.unique(of["label"][of["label"] != UNIQUE], return_counts=True)
         result["labels"] = {
-            "num_labelled": sum(labelled.values()),
-            "num_distinct": len(labelled),
-            "largest": max(labelled.values(), default=0),
+            "num_labelled": int(count_L.sum()),
+            "num_distinct": int(count_L.size),
+            "largest": int(count_L.max(initial=0)),
         }
     return result
+
+
+def _most_first(counts: Mapping[str, int]) -> dict[str, int]:
+    """Of like counts by name, whichever was met first."""
+    return dict(sorted(counts.items(), key=lambda named: (-named[1], named[0])))
 
 
 def spread(values: np.ndarray) -> dict[str, float]:

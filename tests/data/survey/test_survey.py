@@ -19,40 +19,8 @@ from mmtrain.data.survey.scripts import script_of
 from mmtrain.data.survey.seen import Seen
 from mmtrain.data.survey.where import Where
 from tests.data.shard_files import encoded, picture, write_shard
+from tests.data.survey.pictures import landscape, sheet
 from tests.mistakes import mistake
-
-
-def landscape(seed: int, size: tuple[int, int] = (96, 72)) -> Image.Image:
-    """A picture with large shapes, as photographs have them."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
-
-
-@pytest.fixture
-def shards(tmp_path: Path) -> str:
-    """20 pictures, of which 3 are twice there: one file again, one smaller, one compressed more;
-    two samples cannot be used."""
-    samples = []
-    for number in range(20):
-        image = landscape(number, (96 + number, 72))
-        samples.append(
-            (
-                f"{number:03}",
-                {
-                    "jpg": encoded(image, "JPEG", quality=92),
-                    "txt": "a dog" if number % 2 else f"{number} Katzen und viele Wörter",
-                    "json": {"n": number, "kind": "dog" if number % 2 else "cat"},
-                },
-            )
-        )
-    samples.append(("same", {"jpg": samples[0][1]["jpg"], "txt": "вечер"}))
-    samples.append(("smaller", {"png": encoded(landscape(1, (60, 45)), "PNG"), "txt": "夕方の犬"}))
-    samples.append(("again", {"jpg": encoded(landscape(2), "JPEG", quality=60), "txt": "狗"}))
-    samples.append(("torn", {"jpg": samples[3][1]["jpg"][:400], "txt": "a dog"}))
-    samples.append(("mute", {"png": encoded(landscape(40), "PNG")}))
-    write_shard(tmp_path / "0.tar", samples[:13])
-    write_shard(tmp_path / "1.tar", samples[13:])
-    return str(tmp_path / "*.tar")
 
 
 def stats_of(data: str, out: Path, *options: str) -> dict:
@@ -122,12 +90,6 @@ def test_figures_of_data_that_cannot_be_used(tmp_path: Path) -> None:
     stats = stats_of(str(tmp_path / "0.tar"), tmp_path / "s.json", "--out", str(page))
     assert stats["num_bad"] == 1 and stats["width"] == {}
     assert "no image" in page.read_text()
-
-
-def sheet(data: str, out: Path, *options: str) -> list[str]:
-    """The keys on a sheet, in its order."""
-    assert main(["data", "view", data, "--out", str(out), *options]) == 0
-    return re.findall(r'<div class="soft small anywhere">(.*?)</div>', out.read_text())
 
 
 @pytest.mark.parametrize(
