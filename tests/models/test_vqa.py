@@ -10,10 +10,13 @@ from mmtrain.losses.answer import choice_loss, soft_targets, writing_loss
 from mmtrain.models import Clip, ClipConfig, TextConfig, VisionConfig
 from mmtrain.models.classify_answers import ClassifyConfig
 from mmtrain.models.connector import ConnectorConfig, shuffle_pixels
+from mmtrain.models.fused import fused_vqa
 from mmtrain.models.generate_answers import GenerateConfig
 from mmtrain.models.vqa import Asked, Vqa, VqaConfig
 from mmtrain.nn import TransformerConfig
 from mmtrain.nn.front_door import FrontDoorConfig
+from mmtrain.nn.fused import FusedTransformer
+from mmtrain.peft.prompts import PromptConfig
 
 CORE = TransformerConfig(dim=16, num_layers=2, num_heads=2)
 MASKS = ("causal", "prefix", "block")
@@ -132,6 +135,69 @@ def test_reading_into_the_cache_gives_the_logits_of_training(mask: str):
     for row, (question, answer) in enumerate(ROWS):
         if len(answer) > 1:
             torch.testing.assert_close(next_QV[row], whole[row, len(question)])
+
+
+@pytest.mark.parametrize("prompt", [None, "prompt", "prefix"])
+@pytest.mark.parametrize("mask", MASKS)
+def test_fused_it_chooses_and_writes_the_same(mask: str, prompt: str | None):
+    model = build(mask)
+    if prompt is not None:
+        generate = replace(
+            model.config.generate,  # pyright: ignore[reportArgumentType]
+            prompt=PromptConfig(kind=prompt, num_tokens=3),  # pyright: ignore[reportArgumentType]
+        )
+        model = build(mask, generate=generate)
+    fused = fused_vqa(model)
+    assert fused.generate is not None and model.generate is not None and fused.text is not None
+    for part in (fused.vision, fused.text, fused.generate.decoder):
+        assert isinstance(part.transformer, FusedTransformer)
+    assert not isinstance(model.generate.decoder.transformer, FusedTransformer)
+    questions = asked([(question, []) for question, _ in ROWS])
+    with torch.no_grad():
+        choices = [each.choose(images(2), questions) for each in (model, fused)]
+        said: list[Tensor] = []
+        for each in (model, fused):
+            assert each.generate is not None
+            start = each.generate.read(
+                each.vision(images(2)),
+                questions.tokens_QT,
+                questions.question_length_Q,
+                max_new_tokens=4,
+            )
+            steps = [start.logits_BV]
+            for _ in range(3):
+                best_Q1 = steps[-1].argmax(1)[:, None]
+                steps.append(each.generate.decoder(best_Q1, cache=start.cache)[:, 0])
+            said.append(torch.stack(steps))
+    torch.testing.assert_close(*choices, rtol=0, atol=1e-12)
+    torch.testing.assert_close(*said, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_fused_in_bf16_it_is_as_near_as_autocast_is(mask: str):
+    model = build(mask)
+    questions = asked([(question, []) for question, _ in ROWS])
+
+    def read(each: Vqa) -> Tensor:
+        assert each.generate is not None
+        tokens, length = questions.tokens_QT, questions.question_length_Q
+        image = each.vision(images(2))
+        return each.generate.read(image, tokens, length, max_new_tokens=2).logits_BV.double()
+
+    with torch.no_grad():
+        want = read(model)
+        fused = fused_vqa(model.float(), dtype=torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16):
+            cast, ours = read(model), read(fused)
+    assert 0 < (ours - want).abs().mean() < 1.3 * (cast - want).abs().mean()
+
+
+def test_a_part_with_a_hook_is_not_fused():
+    model = build()
+    model.vision.transformer.blocks["0"].register_forward_hook(lambda *_: None)
+    fused = fused_vqa(model)
+    assert fused.vision is model.vision and fused.generate is not None
+    assert isinstance(fused.generate.decoder.transformer, FusedTransformer)
 
 
 def test_a_front_door_that_is_added_changes_nothing():

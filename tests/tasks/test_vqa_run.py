@@ -26,6 +26,7 @@ from mmtrain.eval.look.answers import look
 from mmtrain.eval.look.pictures import under_heat
 from mmtrain.loading.vqa import load_vqa
 from mmtrain.models.vqa import Asked, Vqa
+from mmtrain.nn.block import TransformerBlock
 from mmtrain.parallel import build_layout, pick_device
 from mmtrain.recipe import load_recipe
 from mmtrain.settings.decode import dump_toml, encode
@@ -191,6 +192,42 @@ def test_ask_draws_the_head_that_answers(tmp_path: Path, capsys: pytest.CaptureF
         assert ("dictionary of the question" in shown) == (head == "classify")
     classified, written = (Image.open(tmp_path / f"{h}-1.png") for h in ("classify", "generate"))
     assert classified.tobytes() != written.tobytes()
+
+
+def test_answers_come_from_fused_blocks_and_are_the_plain_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """By both commands and both heads; blocks that look at the image have no fused form."""
+    path = write_recipe(tmp_path)
+    short = ["--train.steps", "1", "--eval.vqa", "[]"]
+    assert main(["train", str(path), *short, "--run-dir", str(tmp_path / "one")]) == 0
+    plain: list[str] = []
+    forward = TransformerBlock.forward
+
+    def counted(self: TransformerBlock, *inputs: Any, **rest: Any) -> torch.Tensor:
+        if self.cross_attention is None:
+            plain.append("block")
+        return forward(self, *inputs, **rest)
+
+    monkeypatch.setattr(TransformerBlock, "forward", counted)
+    picture = sorted((tmp_path / "images").iterdir())[0]
+    model = ["--model", str(tmp_path / "one")]
+    ask = ["ask", *model, "--image", str(picture), "--question", "is it red?", "--question", "why?"]
+    asks = ["eval", "vqa", *model, "--data", str(tmp_path / "images"), "--predictions"]
+    asks += [str(tmp_path / "said.json"), "--questions", str(tmp_path / "questions.json")]
+
+    def said(head: str) -> tuple[list[str], str]:
+        capsys.readouterr()
+        assert main([*ask, "--head", head]) == 0
+        told = [line[:22].strip() for line in capsys.readouterr().out.splitlines()]
+        assert main([*asks, "--head", head]) == 0
+        return told, (tmp_path / "said.json").read_text()
+
+    heads = ("classify", "generate")
+    fused = [said(head) for head in heads]
+    assert not plain and all(fused[1][0][1::2])
+    monkeypatch.setattr("mmtrain.eval.questions.answering.fused_vqa", lambda model, dtype: model)
+    assert [said(head) for head in heads] == fused and plain
 
 
 def test_predictions_ask_once_and_need_no_answers(

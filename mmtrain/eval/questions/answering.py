@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -23,8 +24,9 @@ from mmtrain.errors import UsageError
 from mmtrain.eval.encode import own_batches
 from mmtrain.eval.samples import EvalBatch, EvalBatches, Members, spans
 from mmtrain.eval.together import gather_all, on_all_ranks
+from mmtrain.models.fused import fused_vqa
 from mmtrain.models.vqa import Asked, Head, Vqa
-from mmtrain.parallel.precision import Precision, autocast
+from mmtrain.parallel.precision import Precision, autocast, product_dtype
 
 Probe = Literal["question", "image"]
 _CPU = torch.device("cpu")
@@ -35,7 +37,7 @@ class Answerer:
     """A model and how it is asked."""
 
     model: Vqa
-    """In eval mode."""
+    """In eval mode; its weights do not change any more."""
     tokenizer: Tokenizer
     """Of questions and answers."""
     preprocess: PreprocessConfig
@@ -69,6 +71,11 @@ class Answerer:
         if head not in has:
             raise UsageError(f"head = {head}: the model has only {has[0]}")
         return head  # pyright: ignore[reportReturnType]
+
+    @cached_property
+    def fused(self) -> Vqa:
+        """The model as it answers: with fused blocks, where they are whole ones."""
+        return fused_vqa(self.model, dtype=product_dtype(self.precision))
 
     @property
     def is_main(self) -> bool:
@@ -198,7 +205,7 @@ def answer_texts(
 def choice_probabilities(answerer: Answerer, images_BCHW: Tensor, texts: Sequence[str]) -> Tensor:
     """fp32 [Q, A]: a softmax over the vocabulary's logits."""
     with autocast(answerer.precision, answerer.device):
-        logits = answerer.model.choose(images_BCHW, _asked(answerer, texts))
+        logits = answerer.fused.choose(images_BCHW, _asked(answerer, texts))
     return logits.float().softmax(1)
 
 
@@ -217,11 +224,12 @@ def write_answers(
     answerer: Answerer, images_BCHW: Tensor, texts: Sequence[str]
 ) -> list[tuple[str, float]]:
     """Greedily written answers, each with the product of its tokens' probabilities."""
-    generator, asked = answerer.model.generate, _asked(answerer, texts)
+    model, asked = answerer.fused, _asked(answerer, texts)
+    generator = model.generate
     assert generator is not None, "the head was looked up"
     with autocast(answerer.precision, answerer.device):
         start = generator.read(
-            answerer.model.vision(images_BCHW),
+            model.vision(images_BCHW),
             asked.tokens_QT,
             asked.question_length_Q,
             max_new_tokens=answerer.answer_length,
