@@ -12,6 +12,7 @@ from mmtrain.cli.data_pages import add_data_stats, add_data_view
 from mmtrain.cli.parser import Parser, add_command, add_group
 from mmtrain.cli.vqa import add_data_vqa
 from mmtrain.data.sources.source import IMAGE_KEY
+from mmtrain.eval.evaluators.vqa import add_question_files
 from mmtrain.settings.numbers import WHOLE, at_least, part
 
 
@@ -77,7 +78,10 @@ def _add_check(actions: Any) -> None:
         epilog="Exit status 1: samples would not be used. 2: a mistake, or damage.",
     )
     check.add_argument(
-        "data", nargs="+", metavar="DATA", help="shards, or whatever else data.train takes"
+        "data",
+        nargs="+",
+        metavar="DATA",
+        help="shards, or whatever else data.train takes; with --questions the folder of images",
     )
     _add_index_dir(check)
     add_cache(check)
@@ -85,7 +89,6 @@ def _add_check(actions: Any) -> None:
     where.add_argument(
         "--captions",
         nargs="+",
-        default=["txt"],
         metavar="NAME",
         help="where captions are: txt for the .txt member, else a field of the .json (txt)",
     )
@@ -95,6 +98,13 @@ def _add_check(actions: Any) -> None:
         default=IMAGE_KEY,
         metavar="NAME",
         help="column or extension of the image, as data.image_key (%(default)s)",
+    )
+    add_question_files(check)
+    check.add_argument(
+        "--min-count",
+        type=at_least(1),
+        metavar="N",
+        help="of questions: count those whose answers are all rarer, as vqa.min_count",
     )
     check.add_argument("--label-key", metavar="NAME", help="count the samples with this label")
     check.add_argument(
@@ -128,15 +138,26 @@ def _index(arguments: argparse.Namespace) -> None:
     )
 
 
+def _captions(arguments: argparse.Namespace) -> tuple[str, ...] | None:
+    """Where captions are; None: nobody said."""
+    return () if arguments.no_captions else arguments.captions and tuple(arguments.captions)
+
+
 def _check(arguments: argparse.Namespace) -> None:
     from mmtrain.commands.data import CheckOptions, data_check_command
+    from mmtrain.commands.data_questions import QuestionOptions
 
     data_check_command(
         CheckOptions(
             data=tuple(arguments.data),
             index_dir=arguments.index_dir,
             image_key=arguments.image_key,
-            captions=() if arguments.no_captions else tuple(arguments.captions),
+            captions=_captions(arguments),
+            questions=QuestionOptions(
+                questions=arguments.questions,
+                annotations=arguments.annotations,
+                min_count=arguments.min_count,
+            ),
             label_key=arguments.label_key,
             workers=arguments.workers,
             part=arguments.shard_range,

@@ -3,10 +3,18 @@
 import sys
 import tempfile
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
+import numpy as np
+
+from mmtrain.commands.data_questions import QuestionOptions, refuse_idle, tell_questions
 from mmtrain.commands.progress import Progress
+from mmtrain.data.questions.check import (
+    QuestionReport,
+    check_packed_questions,
+    check_question_files,
+    holds_questions,
+)
 from mmtrain.data.sample_check import SampleReport, check_samples
 from mmtrain.data.shards.cataloguing import write_catalogues
 from mmtrain.data.shards.check import CheckReport, check_shards, index_shards
@@ -62,8 +70,10 @@ class CheckOptions:
     """Where indexes are."""
     image_key: str
     """As data.image_key."""
-    captions: tuple[str, ...]
-    """Places where captions are; empty: none are wanted."""
+    captions: tuple[str, ...] | None
+    """Places where captions are; empty: none are wanted; None: .txt, or there are questions."""
+    questions: QuestionOptions
+    """Where questions are, and what is asked of them."""
     label_key: str | None
     """Field of the labels that are counted."""
     workers: int
@@ -71,19 +81,45 @@ class CheckOptions:
     part: tuple[int, int]
     """Which of n parts of the data."""
 
+    def idle_on_questions(self) -> dict[str, object]:
+        """What says nothing about questions."""
+        return {"--captions": self.captions, "--label-key": self.label_key}
+
 
 def data_check_command(options: CheckOptions) -> None:
     """`mmtrain data check`: compare every shard with its index, member by member; then read every
-    sample as a training would.
+    sample as a training would, one on questions where there are some.
 
     Raises:
         FaultsFound: a sample would not be used.
         UsageError: a shard is damaged or no longer what was indexed.
     """
+    if options.questions.is_set(options.data):
+        tell_questions(_read_question_files(options))
+        return
     source = open_no_shards(options)
     if source is None:
         tell_shards(compare_shards(options), options)
-    tell_samples(read_samples(options, source), options)
+    report = read_samples(options, source)
+    if isinstance(report, QuestionReport):
+        tell_questions(report)
+    else:
+        tell_samples(report, options)
+
+
+def _read_question_files(options: CheckOptions) -> QuestionReport:
+    part = None if options.part == WHOLE else options.part
+    idle = {"--index-dir": options.index_dir, "--shard-range": part}
+    refuse_idle(options.idle_on_questions() | idle, "a set of questions")
+    given = options.questions
+    return check_question_files(
+        options.data,
+        questions=given.questions,
+        annotations=given.annotations,
+        image_key=options.image_key,
+        min_count=given.min_count,
+        workers=options.workers,
+    )
 
 
 def open_no_shards(options: CheckOptions) -> SampleSource | None:
@@ -113,8 +149,11 @@ def compare_shards(options: CheckOptions) -> CheckReport:
     return check_shards(options.data, index_dir=_text(options.index_dir), part=options.part)
 
 
-def read_samples(options: CheckOptions, source: SampleSource | None) -> SampleReport:
-    """What of the part a training would not use.
+def read_samples(
+    options: CheckOptions, source: SampleSource | None
+) -> SampleReport | QuestionReport:
+    """What of the part a training would not use; one on questions where the samples have some and
+    nobody said where captions are.
 
     Args:
         options: what is asked for.
@@ -123,25 +162,41 @@ def read_samples(options: CheckOptions, source: SampleSource | None) -> SampleRe
     Raises:
         UsageError: they cannot be read.
     """
-    check = partial(
-        check_samples,
-        captions=dict.fromkeys(options.captions, 1.0),
-        label_key=options.label_key,
-        workers=options.workers,
-    )
     if source is not None:
         samples = None if options.part == WHOLE else shared_samples(source, options.part)
-        return check(source, samples=samples)
+        return _read_all(options, source, samples)
     with tempfile.TemporaryDirectory() as indexes:  # a check writes nothing beside the shards
-        return check(
-            open_source(
-                options.data,
-                image_key=options.image_key,
-                index_dir=indexes,
-                key="data",
-                part=options.part,
-            )
+        source = open_source(
+            options.data,
+            image_key=options.image_key,
+            index_dir=indexes,
+            key="data",
+            part=options.part,
         )
+        return _read_all(options, source, None)
+
+
+def _read_all(
+    options: CheckOptions, source: SampleSource, samples: np.ndarray | None
+) -> SampleReport | QuestionReport:
+    min_count = options.questions.min_count
+    if options.captions is None and holds_questions(source):
+        print("the samples hold questions, which are checked; --captions checks captions")
+        refuse_idle(options.idle_on_questions(), "questions")
+        if options.part != WHOLE:
+            refuse_idle({"--min-count": min_count}, "a share, which has not all answers")
+        return check_packed_questions(
+            source, samples=samples, min_count=min_count, workers=options.workers
+        )
+    refuse_idle({"--min-count": min_count}, "captions")
+    places = ("txt",) if options.captions is None else options.captions
+    return check_samples(
+        source,
+        captions=dict.fromkeys(places, 1.0),
+        label_key=options.label_key,
+        workers=options.workers,
+        samples=samples,
+    )
 
 
 def tell_shards(report: CheckReport, options: CheckOptions) -> None:

@@ -85,6 +85,12 @@ def check_samples(
         UsageError: a file cannot be read, tried several times.
     """
     reader = SampleReader(source, transform=None, captions=captions, label_key=label_key)
+    return check_with(reader, samples=samples, workers=workers)
+
+
+def check_with(reader: SampleReader, *, samples: np.ndarray | None, workers: int) -> SampleReport:
+    """What `check_samples` does, of a reader's source."""
+    source = reader.source
     numbers = np.arange(source.num_samples) if samples is None else samples
     num_pieces = -(-numbers.size // _PIECE)
     reasons: Counter[str] = Counter()
@@ -97,7 +103,7 @@ def check_samples(
         num_labelled += piece.num_labelled
         reasons.update(each.reason for each in piece.unusable)
         named += piece.unusable[: _MAX_NAMED - len(named)]
-    bare = bool(captions) and reasons.keys() == {NO_CAPTION}
+    bare = bool(reader.captions) and reasons.keys() == {NO_CAPTION}
     bare = bare and reasons.total() == numbers.size
     return SampleReport(
         num_samples=int(numbers.size),

@@ -89,9 +89,11 @@ def ceiling(questions: Iterable[Question], vocabulary: AnswerVocabulary) -> floa
     return sum(best) / len(best)
 
 
-def every_question(source: SampleSource) -> Iterator[Question]:
-    """All questions of a source; those of samples that cannot be used are left out."""
-    for sample in range(source.num_samples):
+def every_question(
+    source: SampleSource, samples: Iterable[int] | None = None
+) -> Iterator[Question]:
+    """All questions of a source, or of some samples; of those that cannot be used none."""
+    for sample in range(source.num_samples) if samples is None else samples:
         try:
             yield from questions_from_json(json_fields(source.read(sample, {"json"}).get("json")))
         except (SampleError, ValueError):

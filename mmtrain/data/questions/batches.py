@@ -117,8 +117,10 @@ class QuestionReader(SampleReader):
             questions = questions_from_json(read.meta.fields)
         except ValueError as error:
             raise SampleError(str(error)) from error
-        if not all(question.answers for question in questions):
-            raise SampleError("question without answers")
+        for question in questions:
+            if not question.answers:
+                told = f"question_id {question.question_id}"
+                raise SampleError("question without answers", detail=told)
         return read
 
 

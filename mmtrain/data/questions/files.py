@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmtrain.data.order.randomness import uniform
-from mmtrain.data.questions.forms import Rows, read_question_file
+from mmtrain.data.questions.forms import read_question_file
 from mmtrain.data.questions.images import ImageFolder, coco_split
 from mmtrain.data.questions.question import Question
+from mmtrain.data.questions.sets import OnFault, Rows, refuse
 from mmtrain.errors import UsageError
 
 EASY_VQA = "easy_vqa:"
@@ -29,7 +30,12 @@ class QuestionedImage:
 
 
 def read_questions(
-    images: str, questions: str | None, annotations: str | None, *, key: str = "data.train"
+    images: str,
+    questions: str | None,
+    annotations: str | None,
+    *,
+    key: str = "data.train",
+    on_fault: OnFault = refuse,
 ) -> list[QuestionedImage]:
     """A set of questions from its own files, in the order of the images' ids.
 
@@ -42,6 +48,8 @@ def read_questions(
         questions: the file of questions.
         annotations: VQAv2's answers.
         key: the setting that `images` came from, for messages.
+        on_fault: what is told of a row or an image that cannot be used; it refuses the set, or
+            returns, and the set goes on without.
 
     Raises:
         UsageError: a file is missing or of no known form, an annotation or an image is missing,
@@ -50,9 +58,9 @@ def read_questions(
     if images.startswith(EASY_VQA):
         return _read_easy_vqa(images)
     assert questions is not None, "the caller looked"
-    found = read_question_file(questions, annotations)
+    found = read_question_file(questions, annotations, on_fault=on_fault)
     folder = ImageFolder(Path(images), split=coco_split(found.subtype), key=key)
-    return _with_images(found.rows, folder)
+    return _with_images(found.rows, folder, on_fault)
 
 
 def _read_easy_vqa(spec: str) -> list[QuestionedImage]:
@@ -64,7 +72,7 @@ def _read_easy_vqa(spec: str) -> list[QuestionedImage]:
         raise UsageError(f"{spec} needs the package easy-vqa; run: pip install 'mmtrain[vqa]'")
     folder = Path(found.origin).parent / "data" / ("test" if part == "test" else "train")
     asked = read_question_file(str(folder / "questions.json"), None)
-    images = _with_images(asked.rows, ImageFolder(folder / "images"))
+    images = _with_images(asked.rows, ImageFolder(folder / "images"), refuse)
     if part in ("train", "val"):
         numbers = [int(image.image_id) for image in images]
         draws = uniform(seed=0, epoch=0, position_B=numbers, purpose="easy-vqa val", num=1)
@@ -75,23 +83,33 @@ def _read_easy_vqa(spec: str) -> list[QuestionedImage]:
     return images
 
 
-def _with_images(rows: Rows, folder: ImageFolder) -> list[QuestionedImage]:
+def _with_images(rows: Rows, folder: ImageFolder, on_fault: OnFault) -> list[QuestionedImage]:
     """Questions grouped by image, each with its file."""
     grouped: dict[str, list[Question]] = {}
     for image_id, question in rows:
         grouped.setdefault(image_id, []).append(question)
-    files = {image_id: folder.find(image_id) for image_id in grouped}
-    if missing := [image_id for image_id, file in files.items() if file is None]:
-        first = missing[0]
-        raise UsageError(
+    files: dict[str, Path] = {}
+    missing: list[str] = []
+    for image_id in grouped:
+        try:
+            file = folder.find(image_id)
+        except UsageError as error:
+            on_fault("image not told from another", error)
+            continue
+        if file is None:
+            missing.append(image_id)
+        else:
+            files[image_id] = file
+    for image_id in missing:
+        error = UsageError(
             f"{folder.key} = {folder.folder}: {len(missing)} of {len(grouped)} images are not "
-            f"there, the first is {first}, of question_id {grouped[first][0].question_id} "
-            f"({folder.why_missing(first)}); fetch them or name another folder"
+            f"there, such as {image_id}, of question_id {grouped[image_id][0].question_id} "
+            f"({folder.why_missing(image_id)}); fetch them or name another folder"
         )
+        on_fault("image missing", error)
     return [
         QuestionedImage(path=file, image_id=image_id, questions=tuple(grouped[image_id]))
         for image_id, file in sorted(files.items(), key=lambda pair: _order(pair[0]))
-        if file is not None
     ]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmtrain.data.questions.forms import read_json_file
+from mmtrain.data.questions.json_file import read_json_file
 from mmtrain.data.questions.question import Form, Question, Said
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file

@@ -56,7 +56,17 @@ def questions_from_json(fields: dict[str, Any]) -> tuple[Question, ...]:
     rows = fields.get("questions")
     if not isinstance(rows, list) or not rows:
         raise ValueError("no questions")
+    return tuple(_from_json(row) for row in rows)
+
+
+def _from_json(row: Any) -> Question:
+    """One row, of the types that `Question` has: `answers = "cat"` would be read as c, a and t."""
     try:
-        return tuple(Question(**{**row, "answers": tuple(row.get("answers", ()))}) for row in rows)
+        question = Question(**{**row, "answers": tuple(row.get("answers", ()))})
     except (TypeError, AttributeError) as error:
         raise ValueError("questions malformed") from error
+    texts = (question.question, question.question_type, question.answer_type, *question.answers)
+    fits = isinstance(row.get("answers", []), list) and isinstance(question.extra, dict)
+    if not fits or not all(isinstance(text, str) for text in texts):
+        raise ValueError("questions malformed")
+    return question

@@ -13,6 +13,7 @@ from mmtrain.data.config import DataConfig
 from mmtrain.data.order.plan import even_pieces
 from mmtrain.data.questions.files import EASY_VQA, QuestionedImage, read_questions
 from mmtrain.data.questions.question import Question, questions_from_json
+from mmtrain.data.questions.sets import OnFault, refuse
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import json_fields
 from mmtrain.data.sources.image_paths import image_key_option
@@ -73,6 +74,7 @@ def open_questions(
     key: str = "data.train",
     config: DataConfig | None = None,
     image_key: str = IMAGE_KEY,
+    on_fault: OnFault = refuse,
 ) -> SampleSource:
     """The source that a VQA set's names stand for.
 
@@ -84,13 +86,14 @@ def open_questions(
         key: the setting that `data` came from, for messages.
         config: for shards: where their indexes are, and what a damaged one means.
         image_key: for shards where there is no `config`: the extension of their images.
+        on_fault: as `read_questions`, of a set's own files.
 
     Raises:
         UsageError: a file is missing, of no known form, or does not fit the others.
     """
     image_key = image_key if config is None else config.image_key
     single = data if isinstance(data, str) else data[0] if len(data) == 1 else ""
-    if single.startswith(EASY_VQA) or questions is not None:
+    if brings_questions(single) or questions is not None:
         if single.startswith(EASY_VQA) and (questions or annotations):
             raise UsageError(f"{key} = {single} brings its questions; leave the files of them out")
         if not single:
@@ -100,7 +103,8 @@ def open_questions(
                 f"{image_key_option(key)} = {image_key} has no effect: the set's files say which "
                 "image a question is of; leave it out"
             )
-        return QuestionSource(read_questions(single, questions, annotations, key=key))
+        found = read_questions(single, questions, annotations, key=key, on_fault=on_fault)
+        return QuestionSource(found)
     if annotations is not None:
         raise UsageError(f"annotations = {annotations} needs questions, the file they belong to")
     if single and Path(single).is_dir() and not tars_in(single):
@@ -120,6 +124,11 @@ def open_questions(
         retry_seconds=config.retry_seconds,
         cache=config.open_cache(),
     )
+
+
+def brings_questions(data: str) -> bool:
+    """Whether a name stands for images and questions both."""
+    return data.startswith(EASY_VQA)
 
 
 def known_questions(source: SampleSource) -> list[Question]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from mmtrain.data.questions.forms import read_json_file
+from mmtrain.data.questions.json_file import read_json_file
 from mmtrain.data.questions.question import Question, Said
 from mmtrain.errors import UsageError
 

@@ -156,7 +156,7 @@ def test_mistakes_are_one_line(tmp_path: Path):
 
     files = write_set(tmp_path / "a")
     change(Path(files["annotations"]), drop_ids)
-    with pytest.raises(UsageError, match=r"2 of the 36 questions .* the first is question_id 11"):
+    with pytest.raises(UsageError, match=r"2 of the 36 questions .* such as question_id 11"):
         open_questions(**files)
     files = write_set(tmp_path / "b")
     change(Path(files["annotations"]), drop_answers)
@@ -164,7 +164,7 @@ def test_mistakes_are_one_line(tmp_path: Path):
         open_questions(**files)
     files = write_set(tmp_path / "c")
     (tmp_path / "c/images/COCO_train2014_000000000005.png").unlink()
-    with pytest.raises(UsageError, match=r"1 of 12 images are not there, the first is 5"):
+    with pytest.raises(UsageError, match=r"1 of 12 images are not there, such as 5"):
         open_questions(**files)
     with pytest.raises(UsageError, match="folder of images: name its file of questions"):
         open_questions(files["data"])

@@ -44,7 +44,7 @@ OTHERS: dict[str, tuple[Any, str]] = {
     "texts": ({"1": "what?"}, "of no known form"),
     "rows of one": ([["what?"]], "row 0 is no question, answer and image"),
     "an easy answer": ([["what?", 3, 1]], "row 0: answer = 3 is no text"),
-    "a list for an object": ({"questions": [["what?"]]}, "a row without 'question_id'"),
+    "a list for an object": ({"questions": [["what?"]]}, "row 0 is without 'question_id'"),
     "no text": (
         {"questions": [{"question_id": 1, "image_id": 1, "question": 7}]},
         "question_id 1: question = 7 is no text",

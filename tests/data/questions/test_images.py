@@ -141,8 +141,8 @@ def test_two_splits_in_one_file_keep_their_images(tmp_path: Path):
         ("annotations", lambda rows: rows.append(rows[4]), "question_id 11 is there twice"),
         ("annotations", lambda rows: rows[4].update(image_id=7), "about image 7, the question in"),
         ("annotations", lambda rows: rows[4].update(answers=["yes"]), "question_id 11 has answers"),
-        ("annotations", lambda rows: rows.append("x"), "a row without 'question_id'"),
-        ("questions", lambda rows: rows.append([1]), "a row without 'question_id'"),
+        ("annotations", lambda rows: rows.append("x"), "row 36 is without 'question_id'"),
+        ("questions", lambda rows: rows.append([1]), "row 36 is without 'question_id'"),
     ],
 )
 def test_answers_are_those_of_the_question(tmp_path: Path, file: str, edit: Any, told: str):

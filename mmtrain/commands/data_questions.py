@@ -1,0 +1,59 @@
+"""`mmtrain data check` of questions about images."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mmtrain.data.questions.check import QuestionReport
+from mmtrain.data.questions.source import brings_questions
+from mmtrain.errors import FaultsFound, UsageError
+
+_MAX_NAMED = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionOptions:
+    """Where questions are, as [vqa] says it."""
+
+    questions: str | None = None
+    """The set's file of questions."""
+    annotations: str | None = None
+    """VQAv2's file of answers."""
+    min_count: int | None = None
+    """As vqa.min_count."""
+
+    def is_set(self, data: tuple[str, ...]) -> bool:
+        """Whether data and these are a set's own files."""
+        brought = len(data) == 1 and brings_questions(data[0])
+        return brought or self.questions is not None or self.annotations is not None
+
+
+def tell_questions(report: QuestionReport) -> None:
+    """Say which rows, answers and images cannot be used.
+
+    Raises:
+        FaultsFound: there are any.
+    """
+    for line in report.named[:_MAX_NAMED]:
+        print(f"mmtrain: {line}", file=sys.stderr)
+    num_bad = sum(report.reasons.values())
+    if (more := num_bad - _MAX_NAMED) > 0:
+        print(f"mmtrain: and {more:,} more", file=sys.stderr)
+    told = f"{report.num_questions:,} questions about {report.num_images:,} images"
+    if not num_bad:
+        print(f"{told}, all can be used")
+        return
+    print(f"{told} are well formed")
+    reasons = ", ".join(f"{reason}: {count:,}" for reason, count in report.reasons.items())
+    raise FaultsFound(f"{num_bad:,} rows, answers or images would not be used ({reasons})")
+
+
+def refuse_idle(options: Mapping[str, object], what: str) -> None:
+    """Refuse what has no effect on the check of something.
+
+    Raises:
+        UsageError: an option has a value.
+    """
+    for option, value in options.items():
+        if value is not None:
+            raise UsageError(f"{option} has no effect on a check of {what}; leave it out")
