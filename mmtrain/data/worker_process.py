@@ -1,6 +1,7 @@
 """What a worker's process needs: how it is born, which signals it hears, how its end is told."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -76,6 +77,9 @@ def _why_killed(made: Any) -> str:
 
 def begin(environment: dict[str, str], _: int) -> None:
     """Be a worker, in the main process's environment; its number does not matter."""
+    # What was there before is the main process's: looking through it for garbage would copy the
+    # pages that a fork shares, in every worker.
+    gc.freeze()
     # The process that starts workers may be older than what was set since, such as credentials.
     if os.environ != environment:
         os.environ.clear()

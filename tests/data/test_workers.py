@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,30 @@ def test_batches_come_in_order(workers):
     assert len({batch.keys[1] for batch in batches}) == max(1, workers)
     assert (str(os.getpid()) in {batch.keys[1] for batch in batches}) == (workers == 0)
     assert_no_workers()
+
+
+class Collecting:
+    """Counts, by a text of the batch, the bytes that looking for garbage makes a worker's own."""
+
+    def __init__(self) -> None:
+        self.many = [[number] for number in range(300_000)]
+
+    def batch(self, number: int) -> ImageTextBatch:
+        before = private_bytes()
+        gc.collect()
+        return replace(blank(number), keys=(str(private_bytes() - before), ""))
+
+
+def private_bytes() -> int:
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Private_"))
+
+
+def test_a_worker_that_collects_garbage_copies_no_pages_of_the_main_process():
+    batches = Collecting()
+    lists = sys.getsizeof(batches.many[0]) * len(batches.many)
+    made = list(iterate_batches(batches, 0, 2, workers=2, prefetch=2, pin_memory=False))
+    assert max(int(batch.keys[0]) for batch in made) < lists / 4
 
 
 def test_no_more_workers_than_batches():
