@@ -12,16 +12,13 @@ process's processors, and each way's speed relative to the disk's, round by roun
 import argparse
 import itertools
 import multiprocessing
-import re
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ import torch
 from data_pipeline import BATCH, KINDS, SHARDS, SIZE, write_shards
 from machine import describe_machine
 from open_clip.transform import PreprocessCfg, image_transform_v2
+from range_server import serve
 from webdataset.compat import WebDataset
 
 from mmtrain.data.config import DataConfig
@@ -38,44 +36,6 @@ from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
 
 KIND = "256"
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Answers ranges of files in a folder."""
-
-    protocol_version = "HTTP/1.1"
-    folder: Path
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self._answer(is_head=True)
-
-    def do_GET(self) -> None:
-        self._answer(is_head=False)
-
-    def _answer(self, *, is_head: bool) -> None:
-        data = (self.folder / self.path.lstrip("/")).read_bytes()
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
-        first, last = (int(asked[1]), int(asked[2])) if asked else (0, len(data) - 1)
-        body = data[first : last + 1]
-        self.send_response(206 if asked else 200)
-        self.send_header("ETag", f'"{len(data)}"')
-        self.send_header("Content-Length", str(len(body)))
-        if asked:
-            self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
-        self.end_headers()
-        if not is_head:
-            self.wfile.write(body)
-
-
-def serve(folder: Path, told: Connection) -> None:
-    """A server until this process is ended; tells its port."""
-    Handler.folder = folder
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    told.send(server.server_address[1])
-    server.serve_forever()
 
 
 def open_ours(place: str, cache: Path | None) -> ImageTextData:
