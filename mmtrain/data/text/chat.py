@@ -37,18 +37,21 @@ class ChatTemplate:
     Args:
         source: the template.
         special_tokens: the names that templates know, such as bos_token, and their spelling.
+        today: what templates that tell the date say. None: the day on which they are rendered.
 
     Raises:
         UsageError: it is no template.
     """
 
-    def __init__(self, source: str, *, special_tokens: Mapping[str, str]) -> None:
+    def __init__(
+        self, source: str, *, special_tokens: Mapping[str, str], today: datetime | None = None
+    ) -> None:
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        environment.globals["strftime_now"] = lambda form: (today or datetime.now()).strftime(form)
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:

@@ -1,8 +1,10 @@
 """Tokenizers of decoders: text to ids and back, exactly, nothing cleaned or cut."""
 
+import base64
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from datetime import datetime
+from typing import Any, Protocol
 
 import sentencepiece
 from tokenizers import Tokenizer
@@ -26,6 +28,10 @@ class Codec(Protocol):
 
     def token_id(self, token: str) -> int | None:
         """The id of a token as the model spells it."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data that `build_codec` makes it of again."""
         ...
 
 
@@ -54,6 +60,9 @@ class JsonCodec:
     def token_id(self, token: str) -> int | None:
         return self._rust.token_to_id(token)
 
+    def describe(self) -> dict[str, Any]:
+        return {"definition": self._rust.to_str()}
+
 
 class SentencePieceCodec:
     """A SentencePiece model, as Llama-2 and Gemma carry it (`tokenizer.model`).
@@ -78,6 +87,8 @@ class SentencePieceCodec:
         added: Mapping[str, int] | None = None,
         hidden: Collection[str] = (),
     ) -> None:
+        self._definition = definition
+        self._hidden = sorted(hidden)
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             # An empty file would load as a model without pieces.
@@ -126,6 +137,27 @@ class SentencePieceCodec:
         found = self._processor.piece_to_id(token)
         return found if self._processor.id_to_piece(found) == token else None
 
+    def describe(self) -> dict[str, Any]:
+        return {
+            "pieces": base64.b64encode(self._definition).decode(),
+            "add_bos": bool(self._before),
+            "add_eos": bool(self._after),
+            "added": self._added,
+            "hidden": self._hidden,
+        }
+
+
+def build_codec(described: Mapping[str, Any]) -> Codec:
+    """The codec that `Codec.describe` describes.
+
+    Raises:
+        ValueError: it describes none.
+    """
+    rest = dict(described)
+    if "definition" in rest:
+        return JsonCodec(rest["definition"].encode())
+    return SentencePieceCodec(base64.b64decode(rest.pop("pieces")), **rest)
+
 
 class LanguageTokenizer:
     """A decoder's tokenizer: a codec, the names of its special tokens, its chat template.
@@ -135,6 +167,7 @@ class LanguageTokenizer:
         special_tokens: bos_token, eos_token and the like, as the model spells them.
         chat_template: of a model that was tuned on conversations.
         end_ids: tokens that end an answer. None: the end token of `special_tokens`.
+        today: what templates that tell the date say. None: the day on which they are rendered.
     """
 
     def __init__(
@@ -144,19 +177,53 @@ class LanguageTokenizer:
         special_tokens: Mapping[str, str] | None = None,
         chat_template: str | None = None,
         end_ids: Sequence[int] | None = None,
+        today: datetime | None = None,
     ) -> None:
-        self._codec = codec
+        self._codec, self._template = codec, chat_template
         self.special_tokens = dict(special_tokens or {})
         self.vocab_size = codec.vocab_size
-        eos = self.special_tokens.get("eos_token")
-        eos_id = None if eos is None else codec.token_id(eos)
+        eos_id = self.special_id("eos_token")
         own = () if eos_id is None else (eos_id,)
         self.end_ids: tuple[int, ...] = own if end_ids is None else tuple(end_ids)
         self._chat = (
             None
             if chat_template is None
-            else ChatTemplate(chat_template, special_tokens=self.special_tokens)
+            else ChatTemplate(chat_template, special_tokens=self.special_tokens, today=today)
         )
+
+    @property
+    def has_chat(self) -> bool:
+        """Whether it has a chat template."""
+        return self._chat is not None
+
+    def special_id(self, name: str) -> int | None:
+        """The id of a special token by its name, such as `bos_token`; None: it has none."""
+        token = self.special_tokens.get(name)
+        return None if token is None else self._codec.token_id(token)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data that `restore` makes it of again."""
+        return {
+            "codec": self._codec.describe(),
+            "special_tokens": self.special_tokens,
+            "chat_template": self._template,
+            "end_ids": list(self.end_ids),
+        }
+
+    @classmethod
+    def restore(
+        cls, described: Mapping[str, Any], *, today: datetime | None = None
+    ) -> "LanguageTokenizer":
+        """The tokenizer that `describe` describes.
+
+        Raises:
+            ValueError: it describes none.
+        """
+        try:
+            rest = dict(described)
+            return cls(build_codec(rest.pop("codec")), **rest, today=today)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"is no decoder's tokenizer ({error!r})") from error
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """The ids of a text, with the start and end tokens of the model's training or without."""

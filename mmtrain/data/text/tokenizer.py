@@ -18,6 +18,7 @@ from mmtrain.data.fingerprint import ids_fingerprint
 from mmtrain.data.text.cleaning import CLEANINGS, Cleaning
 from mmtrain.data.text.clip_bpe import ClipBpe
 from mmtrain.data.text.json_tokenizer import JsonTokenizer
+from mmtrain.data.text.language_tokens import LanguageTokens
 from mmtrain.data.text.sentence_piece import SentencePieceModel
 from mmtrain.data.text.siglip_pieces import SiglipPieces
 from mmtrain.data.work import COUNTER
@@ -28,7 +29,7 @@ from mmtrain.settings.paths import PathText
 
 CONFIG_FILE = "tokenizer_config.json"
 
-Kind = Literal["clip", "sentencepiece", "json", "siglip"]
+Kind = Literal["clip", "sentencepiece", "json", "siglip", "language"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,8 @@ class TokenizerConfig:
     kind: Kind = "clip"
     """`clip`: CLIP's byte-pair encoding. `sentencepiece`: a model of your own, given by `path`.
     `json`: a tokenizer.json of the `tokenizers` library, as Hugging Face's models carry it.
-    `siglip`: what transformers' SiglipTokenizer does, as read from its folder."""
+    `siglip`: what transformers' SiglipTokenizer does, as read from its folder. `language`: a
+    decoder's, which vqa.generate.init brings."""
     path: PathText | None = None
     """The model file: a SentencePiece `.model`, or a `tokenizer.json` that we saved. None, for
     `clip` only, takes CLIP's published merges."""
@@ -116,6 +118,7 @@ _MODELS: dict[Kind, Callable[[bytes], TokenModel]] = {
     "sentencepiece": SentencePieceModel,
     "json": JsonTokenizer,
     "siglip": SiglipPieces,
+    "language": LanguageTokens,
 }
 
 
@@ -156,6 +159,15 @@ class Tokenizer:
         with COUNTER.stage("text"):
             rows = self._rows(texts)
             return _padded(rows, max(map(len, rows), default=0), self.pad_id)
+
+    def reply_ids(self, text: str) -> list[int]:
+        """The ids of a text that follows another one: no start token, no end token."""
+        cleaned = self._clean(text)
+        if isinstance(self._model, LanguageTokens):
+            return self._model.reply_ids(cleaned)
+        room = self.context_length - len(self._before) - len(self._after)
+        ids = self._model.token_ids([cleaned], limit=room)[0][:room]
+        return [token for token in ids if token != self.eot_id]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, start, end and padding token left out."""
