@@ -9,6 +9,7 @@ from mmtrain.data.text.tokenizer import TokenizerConfig
 from mmtrain.errors import UsageError
 from mmtrain.eval.config import EvalConfig
 from mmtrain.loading.config import ModelConfig
+from mmtrain.loading.decoder_start import with_decoder
 from mmtrain.loading.start import with_start
 from mmtrain.models.parameters import LockConfig
 from mmtrain.optim import OptimConfig
@@ -70,7 +71,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> TrainRecipe:
     data = apply_overrides(TrainRecipe, read_toml(path), overrides or [])
     data = expand_paths(TrainRecipe, data)
     _keep_one_length(data, overrides or [])
-    recipe = decode(TrainRecipe, with_start(data))
+    recipe = decode(TrainRecipe, with_start(with_decoder(data)))
     if recipe.model.init_training and (recipe.model.init is None or recipe.vqa is not None):
         raise UsageError(
             "model.init_training = true goes on with model.init, a checkpoint of open_clip's "

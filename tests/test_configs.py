@@ -22,6 +22,7 @@ from mmtrain.recipe import TrainRecipe, load_recipe
 from mmtrain.settings.decode import decode, dump_toml, encode
 from mmtrain.settings.describe import describe
 from mmtrain.settings.read_toml import read_toml
+from tests.interop.decoder_folders import write_worded
 
 ROOT = Path(__file__).parents[1]
 # finetune.toml begins with a model's folder: tests/train/test_finetune.py reads and trains it.
@@ -58,9 +59,14 @@ def some_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name_of)
-def test_a_recipe_loads_and_survives_being_resolved(path: Path, some_model: Path):
-    starts_from_a_model = "init" in read_toml(path)["model"]
-    recipe = load_recipe(path, ["--model.init", str(some_model)] * starts_from_a_model)
+def test_a_recipe_loads_and_survives_being_resolved(path: Path, some_model: Path, tmp_path: Path):
+    table, starts = read_toml(path), []
+    if "init" in table["model"]:
+        starts += ["--model.init", str(some_model)]
+    if "init" in table.get("vqa", {}).get("generate", {}):
+        write_worded(tmp_path)
+        starts += ["--vqa.generate.init", str(tmp_path)]
+    recipe = load_recipe(path, starts)
     assert recipe.run.dir == f"runs/{path.stem}"
     assert decode(TrainRecipe, encode(recipe)) == recipe
     assert decode(TrainRecipe, tomllib.loads(dump_toml(encode(recipe)))) == recipe

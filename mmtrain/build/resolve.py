@@ -11,7 +11,7 @@ from mmtrain.recipe import TrainRecipe
 
 
 def run_tokenizer(recipe: TrainRecipe, start: Start | None) -> Tokenizer:
-    """The tokenizer of a run: the recipe's, or that of the model it starts from.
+    """The tokenizer of a run: the recipe's, or that of the model or decoder it starts from.
 
     Learned vectors of the text tower take places of its context, so texts have so many less.
 
@@ -20,6 +20,9 @@ def run_tokenizer(recipe: TrainRecipe, start: Start | None) -> Tokenizer:
         start: the model of model.init; None: nothing.
     """
     num_learned = recipe.model.text.num_context
+    length = recipe.tokenizer.context_length - num_learned
+    if (own := task_sections(recipe).tokenizer(length)) is not None:
+        return own
     if start is not None and recipe.tokenizer == TokenizerConfig():
         num_learned -= start.model.config.text.num_context
         return start.tokenizer.shortened(num_learned) if num_learned else start.tokenizer

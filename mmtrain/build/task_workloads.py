@@ -15,6 +15,7 @@ from mmtrain.parallel import Layout
 from mmtrain.plan.teachers import PlannedTeacher
 from mmtrain.plan.workload import Workload
 from mmtrain.tasks.answering import answer_objective
+from mmtrain.tasks.answering_start import build_answering
 from mmtrain.tasks.config import LossSection, VqaSection
 from mmtrain.tasks.terms.term import Comparison
 
@@ -96,7 +97,7 @@ class Answering(Workload):
 
     def whole_model(self) -> Vqa:
         """The tower, the question encoder where there is one, the heads."""
-        return Vqa(self.clip, self.section.model)
+        return build_answering(self.clip, self.section)
 
     def prepare(self, model: Vqa, stages: Sequence[VqaStage], layout: Layout) -> None:
         """The last stage gives losses, so that logits need not outlive a microbatch."""

@@ -22,6 +22,15 @@ def read_workload(recipe: TrainRecipe) -> Workload:
             "plan counts no adapter, and the recipe has a section [peft]; without it the plan is "
             "of training all weights"
         )
+    return model_workload(recipe)
+
+
+def model_workload(recipe: TrainRecipe) -> Workload:
+    """The same of the model alone, an adapter beside it or not.
+
+    Raises:
+        UsageError: as `read_workload`.
+    """
     start = read_start(recipe.model.init, name=recipe.model.name)
     tokenizer = run_tokenizer(recipe, start)
     recipe = resolve(recipe, tokenizer)

@@ -6,15 +6,16 @@ from typing import Any
 
 from mmtrain.cli.model_options import add_architecture
 from mmtrain.cli.parser import add_command
-from mmtrain.interop.forms import OURS, described, form_names
+from mmtrain.interop.forms import DECODER, OURS, described, form_names
 
 
 def add_export(commands: Any) -> None:
     """The commands that write a model in some form."""
     forms = {
-        "choices": form_names(),
+        "choices": (*form_names(), DECODER),
         "default": OURS,
-        "help": f"{described()} (%(default)s)",
+        "help": f"{described()}; {DECODER}: the decoder of a model that answers, as Hugging "
+        "Face's libraries read it (%(default)s)",
     }
     source = "a run, an export, or a folder in another tool's form"
     folder: dict[str, Any] = {"type": Path, "help": "a new folder"}

@@ -4,11 +4,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from mmtrain.build.resolve import resolve, run_tokenizer
+from mmtrain.build.tasks import task_sections
+from mmtrain.build.workload import model_workload
 from mmtrain.commands.summary_table import measured_table
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
@@ -21,11 +24,13 @@ from mmtrain.loading.vqa import is_vqa_folder, load_vqa
 from mmtrain.models import ClipConfig
 from mmtrain.models.flops import decoder_flops
 from mmtrain.models.named import MODEL_NAMES, named_model
+from mmtrain.models.vqa import Vqa
 from mmtrain.recipe import load_recipe
 from mmtrain.report.autograd_graph import draw_autograd_graph
 from mmtrain.report.graph import draw_graph
 from mmtrain.report.summary import Part, count, decoder_parts, summarize, vqa_parts
 from mmtrain.settings.paths import refuse_existing
+from mmtrain.tasks.answering_sections import AnsweringSections
 
 
 def export_command(*, model: Path, out: Path, form: str, architecture: str | None) -> None:
@@ -71,8 +76,11 @@ def summary_command(
     if is_decoder_folder(Path(model)):
         _summarize_decoder(Path(model), graph or autograd)
         return
-    if is_vqa_folder(Path(model)):
-        _summarize_vqa(Path(model), graph or autograd)
+    if is_vqa_folder(path):
+        _summarize_vqa(path.name, load_vqa(path).model, graph or autograd)
+        return
+    if path.suffix == ".toml" and (answers := _planned_answers(path)) is not None:
+        _summarize_vqa(path.name, answers, graph or autograd)
         return
     config, title = _architecture(model, architecture)
     summary = summarize(config)
@@ -115,16 +123,26 @@ def _summarize_decoder(folder: Path, graph: Path | None) -> None:
     )
 
 
-def _summarize_vqa(folder: Path, graph: Path | None) -> None:
+def _planned_answers(path: Path) -> Vqa | None:
+    """The model of a recipe that answers, without values; None: it is one of two towers."""
+    recipe = load_recipe(path)
+    if not isinstance(task_sections(recipe), AnsweringSections):
+        return None
+    with torch.device("meta"):
+        model = model_workload(recipe).whole_model()
+    assert isinstance(model, Vqa), "of its own workload"
+    return model
+
+
+def _summarize_vqa(title: str, model: Vqa, graph: Path | None) -> None:
     if graph is not None:
         raise UsageError(
-            f"graph = {graph} draws a CLIP's two towers, and {folder} answers questions"
+            f"graph = {graph} draws a CLIP's two towers, and {title} answers questions"
         )
-    model = load_vqa(folder).model
     _print(_parts_table(vqa_parts(model)))
     total = count(model)
     print(
-        f"{folder.name}: {total:,} parameters; at most {model.clip.text.context_length} tokens a "
+        f"{title}: {total:,} parameters; at most {model.clip.text.context_length} tokens a "
         f"question; weights in fp32: {4 * total / 2**30:.2f} GiB"
     )
 

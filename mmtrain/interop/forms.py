@@ -53,6 +53,8 @@ FORMS = {
     ),
 }
 """By the word after --format."""
+DECODER = "hf-decoder"
+"""The word for Hugging Face's form of the decoder alone, of a model that answers."""
 OURS = "mmtrain"
 """The word for our own, which `load` reads best."""
 

@@ -35,10 +35,12 @@ QWEN2_PIECES = (
 )
 """What Qwen2 cuts a text into before merging."""
 TRAVELLING = (
-    JSON_FILE, PIECES_FILE, TOKENIZER_CONFIG_FILE, TEMPLATE_FILE, GENERATION_FILE, "vocab.json",
-    "merges.txt", "added_tokens.json", "special_tokens_map.json",
+    CONFIG_FILE, JSON_FILE, PIECES_FILE, TOKENIZER_CONFIG_FILE, TEMPLATE_FILE, GENERATION_FILE,
+    "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
 )  # fmt: skip
-"""Files that say nothing of the weights; they are kept as they are."""
+"""Files beside the weights; all but config.json are kept as they are."""
+
+_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,7 @@ class DecoderPackage:
     family: Family | None = None
     """Which of their models it came as."""
     files: dict[str, bytes]
-    """Their tokenizer's and generation's files, by name."""
+    """Their config's, tokenizer's and generation's files, by name."""
 
 
 def is_decoder_folder(folder: Path) -> bool:
@@ -77,7 +79,7 @@ def read_hf_decoder(folder: Path) -> DecoderPackage:
     config, tensors = decoder_from_hf(data, read_weights(folder), source=str(source))
     files = {n: (folder / n).read_bytes() for n in TRAVELLING if (folder / n).is_file()}
     end_ids = _end_ids(folder, data)
-    tokenizer = read_tokenizer(folder, end_ids=end_ids)
+    tokenizer = read_folder_tokenizer(folder)
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         raise UsageError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, but the model's vocab_size = "
@@ -107,8 +109,22 @@ def write_hf_decoder(package: DecoderPackage, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder / WEIGHTS_FILE, tensors)
     for name, content in package.files.items():
-        replace_file(folder / name, content)
+        if name == CONFIG_FILE:
+            began_as = json.loads(content)
+            kept = {name: began_as.get(name) for name in _TOKEN_IDS}
+            data = {name: token for name, token in kept.items() if token is not None} | data
+        else:
+            replace_file(folder / name, content)
     replace_file(folder / CONFIG_FILE, json.dumps(data, indent=2) + "\n")
+
+
+def read_folder_tokenizer(folder: Path) -> LanguageTokenizer | None:
+    """A decoder's tokenizer, with the end tokens that its folder's configs name.
+
+    Raises:
+        UsageError: a file is missing or damaged.
+    """
+    return read_tokenizer(folder, end_ids=_end_ids(folder, read_json(folder / CONFIG_FILE)))
 
 
 def _end_ids(folder: Path, config: dict[str, Any]) -> tuple[int, ...] | None:

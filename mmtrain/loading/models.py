@@ -24,7 +24,7 @@ from mmtrain.errors import UsageError
 from mmtrain.files import replace_file, save_tensors, writing
 from mmtrain.interop.bare_weights import check_architecture, named_config, read_bare
 from mmtrain.interop.foreign_config import read_json
-from mmtrain.interop.forms import FORMS, OURS, form_names
+from mmtrain.interop.forms import DECODER, FORMS, OURS, form_names
 from mmtrain.interop.hf_clip_files import read_hf
 from mmtrain.interop.hf_decoder_files import read_hf_decoder
 from mmtrain.interop.model_kind import refuse_other_kind
@@ -33,6 +33,7 @@ from mmtrain.interop.open_clip_files import read_open_clip, says_itself
 from mmtrain.interop.package import ModelPackage
 from mmtrain.interop.tensor_links import check_tensors
 from mmtrain.interop.tokenizer_differences import tokenizer_differences
+from mmtrain.loading.vqa import export_decoder
 from mmtrain.models import Clip, ClipConfig, Decoder
 from mmtrain.settings.decode import decode, encode
 
@@ -196,7 +197,7 @@ def export_model(
     Args:
         source: what `load` takes.
         out: a new folder.
-        form: `mmtrain`, our own, or a name of `FORMS`; with - or _.
+        form: `mmtrain`, our own, a name of `FORMS`, or `hf-decoder`; with - or _.
         architecture: as `load`.
 
     Returns:
@@ -205,9 +206,14 @@ def export_model(
     Raises:
         UsageError: the source cannot be read, or the form cannot say what the model is.
     """
-    form = form.replace("_", "-")
-    if form not in form_names():
-        raise UsageError(f'format = "{form}" is unknown; use {" or ".join(form_names())}')
+    form, known = form.replace("_", "-"), (*form_names(), DECODER)
+    if form not in known:
+        raise UsageError(f'format = "{form}" is unknown; use {" or ".join(known)}')
+    if form == DECODER:
+        if architecture is not None:
+            raise UsageError(f"architecture = {architecture} has no effect on a decoder")
+        export_decoder(source, out=out)
+        return []
     package = read_package(source, architecture=architecture)
     with writing(out):
         theirs = write_package(package, out, form=form)

@@ -7,7 +7,8 @@ weights), model.safetensors and the tokenizer.
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,8 @@ from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.questions.answers import AnswerVocabulary
 from mmtrain.data.text.tokenizer import Tokenizer, load_tokenizer
 from mmtrain.errors import UsageError
-from mmtrain.files import replace_file, save_tensors
+from mmtrain.files import replace_file, save_tensors, writing
+from mmtrain.interop.hf_decoder_files import DecoderPackage, write_hf_decoder
 from mmtrain.interop.model_kind import refuse_other_kind
 from mmtrain.models import ClipConfig
 from mmtrain.models.vqa import Vqa, VqaConfig
@@ -28,6 +30,8 @@ from mmtrain.settings.decode import decode, encode
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = "mmtrain.vqa"
+DECODER = "decoder"
+"""The folder with the files that the decoder began with, but for the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,8 @@ class VqaModel:
     """What `classify` chooses among."""
     answer_length: int
     """Tokens of a written answer at most, its end token counted."""
+    decoder_files: Mapping[str, bytes] = field(default_factory=dict)
+    """config.json and the tokenizer's files of the folder that the decoder began as."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +84,9 @@ def save_vqa(folder: Path, saved: VqaModel) -> None:
     digest = _sha256(partial)
     os.replace(partial, weights)
     saved.tokenizer.save(folder)
+    for name, content in saved.decoder_files.items():
+        (folder / DECODER).mkdir(exist_ok=True)
+        replace_file(folder / DECODER / name, content)
     config = SavedVqa(
         clip=saved.model.clip,
         vqa=saved.model.config,
@@ -121,7 +130,35 @@ def load_vqa(path: Path, device: str | torch.device = "cpu", *, key: str = "mode
         preprocess=config.preprocess,
         vocabulary=AnswerVocabulary(answers=config.answers) if config.answers else None,
         answer_length=config.answer_length,
+        decoder_files={p.name: p.read_bytes() for p in sorted((folder / DECODER).glob("*"))},
     )
+
+
+def export_decoder(source: Path, *, out: Path) -> None:
+    """Write the decoder of a model that answers as a folder in Hugging Face's form.
+
+    Args:
+        source: a run's folder or its export.
+        out: a new folder.
+
+    Raises:
+        UsageError: the model writes no answers, or its decoder is none of theirs.
+    """
+    saved = load_vqa(source)
+    if saved.model.generate is None:
+        raise UsageError(f"model = {source} chooses its answers and has no decoder to write")
+    decoder, files = saved.model.generate.decoder, saved.decoder_files
+    began_as = json.loads(files[CONFIG_FILE])["model_type"] if CONFIG_FILE in files else None
+    package = DecoderPackage(
+        config=decoder.config,
+        tensors=decoder.state_dict(),
+        tokenizer=None,
+        end_ids=(),
+        family=began_as,
+        files=dict(files),
+    )
+    with writing(out):
+        write_hf_decoder(package, out)
 
 
 def is_vqa_folder(path: Path) -> bool:

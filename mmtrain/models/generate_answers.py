@@ -15,6 +15,7 @@ from mmtrain.models.slices import shallow_copy, slice_tower
 from mmtrain.models.vision import VisionConfig
 from mmtrain.nn import DecoderCache, Mask, TransformerConfig
 from mmtrain.nn.front_door import FrontDoor, FrontDoorConfig
+from mmtrain.nn.rope import RopeScaling
 from mmtrain.peft.prompts import PromptConfig, fill_prefix, given_prefix, learned_tokens
 
 
@@ -33,19 +34,25 @@ class GenerateConfig:
     """Entries of the token embedding. None: the tokenizer's."""
     text_length: int | None = None
     """Tokens of question and answer at most. None: the tokenizer's context and an answer."""
+    context_length: int | None = None
+    """Tokens of image, question and answer at most. None: as many as they can be."""
     learned_positions: bool = False
     """Learned positions instead of rotary ones."""
     rope_theta: float = 10000.0
     """Base of the rotary frequencies."""
+    rope_scaling: RopeScaling | None = None
+    """How they are slowed down for long texts. None: they are not."""
     embed_scale: bool = False
     """Multiply token vectors by sqrt(dim), as Gemma; images' are not."""
+    final_norm: bool = True
+    """A norm before the head; GPT-1 has none."""
     tied_head: bool = True
     """The logits' matrix is the token embedding."""
     prompt: PromptConfig | None = None
     """Learned tokens before the image's; [peft] sets it. None: there are none."""
 
     def __post_init__(self) -> None:
-        check_counts(self, "vocab_size", "text_length", most=1 << 30)
+        check_counts(self, "vocab_size", "text_length", "context_length", most=1 << 30)
         if self.prompt is not None and self.learned_positions:
             raise ValueError(
                 "prompt: learned tokens shift the text, for which learned_positions leaves no "
@@ -55,6 +62,36 @@ class GenerateConfig:
             raise ValueError(
                 'transformer.mask = "full" shows the answer; use causal, prefix, block'
             )
+
+    def decoder(self, num_before: int) -> DecoderConfig:
+        """The decoder's shape.
+
+        Args:
+            num_before: tokens before the text: learned ones and the image's.
+
+        Raises:
+            ValueError: `context_length` is too short for them and the text.
+        """
+        assert self.vocab_size is not None, "the tokenizer gives the vocabulary"
+        assert self.text_length is not None, "the tokenizer gives the length"
+        needed = num_before + self.text_length
+        if self.context_length is not None and self.context_length < needed:
+            raise ValueError(
+                f"generate.context_length = {self.context_length} holds no {num_before} tokens "
+                f"of an image and {self.text_length} of question and answer; shorten "
+                "tokenizer.context_length, or make fewer tokens of an image by vqa.connector"
+            )
+        return DecoderConfig(
+            transformer=self.transformer,
+            vocab_size=self.vocab_size,
+            context_length=self.context_length or needed,
+            positions="learned" if self.learned_positions else "rope",
+            rope_theta=self.rope_theta,
+            rope_scaling=self.rope_scaling,
+            embed_scale=self.embed_scale,
+            final_norm=self.final_norm,
+            tied_head=self.tied_head,
+        )
 
 
 class AnswerGenerator(nn.Module):
@@ -74,8 +111,6 @@ class AnswerGenerator(nn.Module):
         front_door: FrontDoorConfig | None,
     ) -> None:
         super().__init__()
-        assert config.vocab_size is not None, "the tokenizer gives the vocabulary"
-        assert config.text_length is not None, "the tokenizer gives the length"
         blocks = config.transformer
         self.connector = connected = Connector(connector, vision, dim=blocks.dim)
         self.front_door = (
@@ -86,17 +121,7 @@ class AnswerGenerator(nn.Module):
         prompt = config.prompt
         self.prompt = None if prompt is None else learned_tokens(prompt, blocks)
         num_learned = 0 if prompt is None else prompt.num_tokens
-        self.decoder = Decoder(
-            DecoderConfig(
-                transformer=blocks,
-                vocab_size=config.vocab_size,
-                context_length=num_learned + connected.num_tokens + config.text_length,
-                positions="learned" if config.learned_positions else "rope",
-                rope_theta=config.rope_theta,
-                embed_scale=config.embed_scale,
-                tied_head=config.tied_head,
-            )
-        )
+        self.decoder = Decoder(config.decoder(num_learned + connected.num_tokens))
 
     def slice(self, index: int, num_stages: int) -> "AnswerGenerator":
         """Stage `index` of it, over the same parts."""

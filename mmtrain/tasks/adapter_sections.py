@@ -49,7 +49,8 @@ def check_adapter(
     Raises:
         UsageError: naming it.
     """
-    starts = model.init, model.vision_init, vqa and vqa.init
+    starts = [model.init, model.vision_init, vqa and vqa.init]
+    starts.append(vqa and vqa.generate and vqa.generate.init)
     for key, given, remedy in (
         ("lock", lock != LockConfig(), "peft.also_train says what trains beside it"),
         ("model.init_training", model.init_training, "it goes on with other weights"),

@@ -20,6 +20,7 @@ from mmtrain.data.questions.question import Question
 from mmtrain.data.questions.source import open_questions, refuse_unanswered
 from mmtrain.errors import UsageError
 from mmtrain.eval.questions.answering import Answerer
+from mmtrain.loading.decoder_start import read_decoder
 from mmtrain.loading.vqa import VqaModel, load_vqa, save_vqa
 from mmtrain.losses.config import AnswerLossConfig
 from mmtrain.losses.vocabulary import VocabularyShares
@@ -27,6 +28,7 @@ from mmtrain.models import ClipConfig
 from mmtrain.models.vqa import Vqa
 from mmtrain.parallel import Layout
 from mmtrain.peft import baked
+from mmtrain.tasks.answering_sections import with_sizes
 from mmtrain.tasks.answering_start import build_started_model, refuse_other_answers, start_notes
 from mmtrain.tasks.config import VqaSection
 from mmtrain.tasks.dictionaries import fill_dictionaries
@@ -57,7 +59,8 @@ class AnsweringTask:
     ) -> None:
         _refuse_padding(clip, section)
         self._shared, self._clip = shared, clip
-        self.base = section.init or init or ""
+        begins = None if section.generate is None else section.generate.init
+        self.base = section.init or init or begins or ""
         source = open_questions(
             shared.data.only_train,
             questions=section.data.questions,
@@ -91,7 +94,9 @@ class AnsweringTask:
         if section.init is not None:
             self._whole = load_vqa(Path(section.init), key="vqa.init")
         found = {} if self._whole is None else self._whole.model.state_dict()
-        self.model = build_started_model(clip, self.section, shared, found)
+        decoder = None if begins is None else read_decoder(begins)
+        self._decoder_files = {} if decoder is None else decoder.files
+        self.model = build_started_model(clip, self.section, shared, found, decoder=decoder)
         # As one process has them, so that every rank finds the same centres.
         alone = {"rank": 0, "world_size": 1, "images": True, "pin_memory": False}
         all_data = build_data(**shared.batches() | alone)
@@ -119,13 +124,15 @@ class AnsweringTask:
     def check_adapted(self) -> None:
         """Refuse an adapter beside which a head stays as it was drawn, or a rate without use."""
         trains = {name for name, p in self.model.named_parameters() if p.requires_grad}
+        brought = "generate.decoder." if self._decoder_files else None
+        drawn = [n for n in self.model.state_dict() if brought is None or not n.startswith(brought)]
         for head in ("classify", "generate"):
-            names = self.model.state_dict()
-            frozen = any(name.startswith(f"{head}.") and name not in trains for name in names)
+            frozen = [n for n in drawn if n.startswith(f"{head}.") and n not in trains]
             if self.section.init is None and frozen:
+                part = head if brought is None else ".".join(frozen[0].split(".")[:2])
                 raise UsageError(
                     f"[peft] leaves parts of vqa.{head} as they were drawn; name a trained model "
-                    f'in vqa.init, or set peft.also_train = ["{head}.*"]'
+                    f'in vqa.init, or set peft.also_train = ["{part}.*"]'
                 )
         for start in self.learning_rates():
             if not any(name.startswith(start) for name in trains):
@@ -170,6 +177,7 @@ class AnsweringTask:
             preprocess=self._shared.preprocess,
             vocabulary=self.vocabulary,
             answer_length=self.section.data.answer_length,
+            decoder_files=self._decoder_files,
         )
         save_vqa(folder, saved)
 
@@ -181,8 +189,8 @@ class AnsweringTask:
         if classify is not None and self.vocabulary is not None:
             classify = replace(classify, num_answers=len(self.vocabulary.answers))
         if generate is not None:
-            size, longest = self._shared.tokenizer.vocab_size, self.data.text.longest
-            generate = replace(generate, vocab_size=size, text_length=longest)
+            longest = self.data.text.longest
+            generate = with_sizes(generate, self._shared.tokenizer, text_length=longest)
         return replace(section, classify=classify, generate=generate)
 
 

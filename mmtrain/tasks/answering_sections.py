@@ -13,9 +13,10 @@ from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.loading.config import ModelConfig
+from mmtrain.loading.decoder_start import decoder_tokenizer
 from mmtrain.losses.config import AnswerLossConfig
 from mmtrain.models.connector import ConnectorConfig
-from mmtrain.tasks.config import VqaSection
+from mmtrain.tasks.config import GenerateSection, VqaSection
 from mmtrain.train.config import TrainConfig
 
 
@@ -41,6 +42,13 @@ class AnsweringSections:
         """The heads take the towers as they are."""
         return model
 
+    def tokenizer(self, context_length: int) -> Tokenizer | None:
+        """That of the decoder that vqa.generate.init names."""
+        generate = self.vqa.generate
+        if generate is None or generate.init is None:
+            return None
+        return decoder_tokenizer(generate.init, context_length=context_length, chat=generate.chat)
+
     def sizes(self, data: DataConfig, tokenizer: Tokenizer) -> Mapping[str, Any]:
         """[vqa] with its lengths and number of answers; `num_answers` spares the questions.
 
@@ -51,7 +59,7 @@ class AnsweringSections:
         generate, classify = section.generate, section.classify
         if generate is not None:
             length = tokenizer.context_length + questions.answer_length
-            generate = replace(generate, vocab_size=tokenizer.vocab_size, text_length=length)
+            generate = with_sizes(generate, tokenizer, text_length=length)
         if classify is not None and classify.num_answers is None:
             found = self._vocabulary(self._open(data))
             classify = replace(classify, num_answers=len(found.answers))
@@ -104,6 +112,26 @@ class AnsweringSections:
             f"{source} is of a run that answers questions, and this --format writes a CLIP; use "
             "--format safetensors, or the run's export/"
         )
+
+
+def with_sizes(
+    generate: GenerateSection, tokenizer: Tokenizer, *, text_length: int
+) -> GenerateSection:
+    """[vqa.generate] with its vocabulary and length; a decoder that a run starts from may have more
+    entries than its tokenizer has ids.
+
+    Raises:
+        UsageError: it has fewer.
+    """
+    ids = tokenizer.vocab_size
+    entries = ids if generate.init is None else generate.vocab_size
+    assert entries is not None, "the folder says it"
+    if entries < ids:
+        raise UsageError(
+            f"vqa.generate.init = {generate.init}: its tokenizer has {ids} ids, but the model's "
+            f"vocab_size = {entries}"
+        )
+    return replace(generate, vocab_size=entries, text_length=text_length)
 
 
 def _idle(vqa: VqaSection) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ import torch
 
 from mmtrain.data.questions.answers import AnswerVocabulary
 from mmtrain.errors import UsageError
+from mmtrain.interop.hf_decoder_files import DecoderPackage
 from mmtrain.loading.start import contradictions, other_images, other_texts, start_lines
 from mmtrain.loading.vqa import VqaModel
 from mmtrain.models import Clip, ClipConfig
@@ -15,18 +16,37 @@ from mmtrain.tasks.config import VqaSection
 from mmtrain.tasks.task import Shared, copy_start
 
 
+def build_answering(clip: ClipConfig, section: VqaSection) -> Vqa:
+    """The model, without values.
+
+    Raises:
+        UsageError: the heads do not fit the towers.
+    """
+    try:
+        return Vqa(clip, section.model)
+    except ValueError as error:
+        raise UsageError(f"vqa.{error}") from error
+
+
 def build_started_model(
-    clip: ClipConfig, section: VqaSection, shared: Shared, found: dict[str, torch.Tensor]
+    clip: ClipConfig,
+    section: VqaSection,
+    shared: Shared,
+    found: dict[str, torch.Tensor],
+    *,
+    decoder: DecoderPackage | None = None,
 ) -> Vqa:
-    """The model with its initial weights: towers drawn, or from a CLIP, or all from a VQA model.
+    """The model with its initial weights: towers and decoder drawn, or from a CLIP and a decoder's
+    folder, or all from a VQA model.
 
     Args:
         clip: the towers.
         section: [vqa], filled in.
         shared: the CLIP that it starts from, and the seed.
         found: all weights of the model of vqa.init.
+        decoder: that of vqa.generate.init.
     """
-    model = Vqa(clip, section.model).init_weights(shared.seed)
+    model = build_answering(clip, section).init_weights(shared.seed)
     towers = Clip(clip).init_weights(shared.seed)
     if (start := shared.start) is not None:
         if model.text is None:
@@ -37,6 +57,9 @@ def build_started_model(
     model.vision.load_state_dict(_without_head(towers.vision.state_dict()))
     if model.text is not None:
         model.text.load_state_dict(_without_head(towers.text.state_dict()))
+    if decoder is not None:
+        assert model.generate is not None, "its section names the decoder"
+        model.generate.decoder.load_state_dict(decoder.tensors)
     if section.init is not None:
         _copy_all(found, model, section.init)
     return model
@@ -94,10 +117,25 @@ def start_notes(
             return ()
         if section.classify is None:  # nobody reads the text tower
             clip = replace(clip, text=start.model.config.text)
-        lines = start_lines(clip, start, tokenizer=shared.tokenizer, preprocess=shared.preprocess)
-        return tuple(lines)
+        generate = section.generate
+        brings_ids = generate is not None and generate.init is not None
+        return tuple(
+            start_lines(
+                clip,
+                start,
+                tokenizer=start.tokenizer if brings_ids else shared.tokenizer,
+                preprocess=shared.preprocess,
+            )
+        )
     key = f"vqa.init = {section.init}"
+    generate, told = section.generate, ()
+    if generate is not None and generate.init is not None:
+        told = (
+            f"{key} brings all weights: of vqa.generate.init = {generate.init} only shape and "
+            "tokenizer are taken",
+        )
     return (
+        *told,
         *contradictions(clip, whole.model.clip, section="model", key=key),
         *contradictions(section.model, whole.model.config, section="vqa", key=key),
         *other_images(shared.preprocess, whole.preprocess, key=key),

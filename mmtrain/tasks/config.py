@@ -1,9 +1,11 @@
 """The sections [loss] and [vqa] of a recipe."""
 
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from mmtrain.data.questions.batches import VqaDataConfig
 from mmtrain.losses.config import AnswerLossConfig, LossConfig
+from mmtrain.models.generate_answers import GenerateConfig
 from mmtrain.models.vqa import VqaConfig
 from mmtrain.settings.paths import PathText
 from mmtrain.tasks.terms import TermConfig
@@ -31,10 +33,38 @@ class LossSection(LossConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GenerateSection(GenerateConfig):
+    """A decoder that answers, and the weights that it starts from. With `init` only what training
+    chooses need be given: transformer.mask and stochastic_depth."""
+
+    init: PathText | None = None
+    """Start the decoder from a folder in Hugging Face's form (GPT-2, Llama, SmolLM2, Qwen ...). It
+    brings its shape, its weights, its tokenizer and its chat template."""
+    chat: bool | None = None
+    """Ask by the chat template of `init`: the question is what the user says, the answer what the
+    assistant does. None: where the folder has one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.chat is not None and self.init is None:
+            raise ValueError(
+                f"chat = {str(self.chat).lower()} has no effect without init, a decoder's folder "
+                "with a chat template; leave it out"
+            )
+
+    @property
+    def model(self) -> GenerateConfig:
+        """The architecture alone."""
+        return GenerateConfig(**{f.name: getattr(self, f.name) for f in fields(GenerateConfig)})
+
+
+@dataclass(frozen=True, kw_only=True)
 class VqaSection(VqaConfig):
     """Answer questions about images instead of matching captions. [model] says the towers: the
     image's, and the question's encoder."""
 
+    generate: GenerateSection | None = None
+    """Write answers."""
     data: VqaDataConfig = field(default_factory=VqaDataConfig)
     """Questions beside the images of data.train."""
     loss: AnswerLossConfig = field(default_factory=AnswerLossConfig)
@@ -60,4 +90,6 @@ class VqaSection(VqaConfig):
     @property
     def model(self) -> VqaConfig:
         """The architecture alone."""
-        return VqaConfig(**{f.name: getattr(self, f.name) for f in fields(VqaConfig)})
+        given: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(VqaConfig)}
+        given["generate"] = self.generate and self.generate.model
+        return VqaConfig(**given)

@@ -43,6 +43,10 @@ class ContrastiveSections:
             _check_logits(model, self.loss)
         return model
 
+    def tokenizer(self, context_length: int) -> Tokenizer | None:
+        """None: [model] brings what there is."""
+        return None
+
     def sizes(self, data: DataConfig, tokenizer: Tokenizer) -> Mapping[str, Any]:
         """The data fix nothing in them."""
         return {}

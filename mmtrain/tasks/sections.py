@@ -37,6 +37,18 @@ class Sections(Protocol):
         """
         ...
 
+    def tokenizer(self, context_length: int) -> Tokenizer | None:
+        """That of what the task's own sections start from, whatever [model] does; None: there is
+        none.
+
+        Args:
+            context_length: tokens of a text at most.
+
+        Raises:
+            UsageError: it cannot be had.
+        """
+        ...
+
     def sizes(self, data: DataConfig, tokenizer: Tokenizer) -> Mapping[str, Any]:
         """Sections with what tokenizer and data fix in them, as far as sizes are reckoned by it.
 

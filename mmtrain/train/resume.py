@@ -68,7 +68,8 @@ TOLD = frozenset(
         "data.mixture[].weight_changes[].weight",
         *("data.mixture[].max_epochs", "data.mixture_end"),
         # Where the weights began: those of the checkpoint hold, but the record would say otherwise.
-        *("model.init", "model.vision_init", "vqa.init", "peft.init"),
+        *("model.init", "model.vision_init", "vqa.init", "vqa.generate.init"),
+        "peft.init",
     }
 )
 """The steps from here on are others, which may be wanted: --resume-with-changes."""
@@ -103,7 +104,12 @@ FIXED = frozenset(
         *("tokenizer.add_eot", "tokenizer.pad_id"),
         *("model.vision", "model.text", "model.embed_dim", "model.init_logit_scale"),
         *("model.init_logit_bias", "model.name", "model.init_training"),
-        *("vqa.connector", "vqa.front_door", "vqa.classify", "vqa.generate", "vqa.loss"),
+        *("vqa.connector", "vqa.front_door", "vqa.classify", "vqa.loss"),
+        *("vqa.generate.transformer", "vqa.generate.vocab_size", "vqa.generate.text_length"),
+        *("vqa.generate.context_length", "vqa.generate.learned_positions"),
+        *("vqa.generate.rope_theta", "vqa.generate.rope_scaling", "vqa.generate.embed_scale"),
+        *("vqa.generate.final_norm", "vqa.generate.tied_head", "vqa.generate.prompt"),
+        "vqa.generate.chat",
         *("vqa.data.per_image", "vqa.data.answer_length", "vqa.data.image_only"),
         *("vqa.data.question_only", "vqa.min_count"),
         *("loss.kind", "loss.positives", "loss.max_logit_scale", "loss.weight", "loss.terms"),

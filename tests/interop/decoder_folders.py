@@ -69,12 +69,13 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def build_peer(name: str, *, seed: int = 0) -> Any:
-    """Their model in eval mode, every tensor random."""
+def build_peer(name: str, *, seed: int = 0, **changes: Any) -> Any:
+    """Their model in eval mode, every tensor random; `changes` of its config's fields."""
     import transformers
 
     kind, fields = DECODERS[name]
-    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**fields))
+    config = getattr(transformers, kind)(**fields | changes)
+    model = transformers.AutoModelForCausalLM.from_config(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -170,10 +170,7 @@ class TextForm:
         end = self.tokenizer.eot_id
         if end is None:
             raise UsageError("tokenizer: an answer needs an end token, which the model has not")
-        ids_1T, length_1 = self.tokenizer.encode([answer])
-        ids = [token for token in ids_1T[0, : int(length_1)].tolist() if token != end]
-        if ids and ids[0] == self.tokenizer.sot_id:
-            ids = ids[1:]
+        ids = self.tokenizer.reply_ids(answer)
         return torch.tensor([*ids[: self.answer_length - 1], end])
 
 

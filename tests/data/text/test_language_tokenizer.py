@@ -158,7 +158,9 @@ def test_a_decoders_folder_keeps_its_tokenizer_and_says_when_to_end(folders, tmp
     assert package.tokenizer.end_ids == (1, 3)
     write_hf_decoder(package, tmp_path / "again")
     again = read_hf_decoder(tmp_path / "again")
-    assert again.files == package.files and again.tokenizer.end_ids == (1, 3)
+    kept = {name: x for name, x in package.files.items() if name != "config.json"}
+    assert kept == {name: x for name, x in again.files.items() if name != "config.json"}
+    assert again.tokenizer.end_ids == (1, 3)
     want = peer_of(tmp_path / "again").apply_chat_template(
         CHATS[0], add_generation_prompt=True, return_dict=False
     )
