@@ -22,8 +22,11 @@ from types import TracebackType
 import mmtrain
 from mmtrain.errors import ExitStatus, leave_error
 from mmtrain.files import replace_file
+from mmtrain.parallel.flight import write_collectives
 
 _FOLDER = "heartbeats"
+_COLLECTIVES = "collectives-"
+"""And a rank's number: the names that torchfrtrace wants."""
 _HOUSE = Path(mmtrain.__file__).parent
 
 
@@ -176,14 +179,19 @@ class Watchdog:
         )
 
     def _end(self, hung: list[int], text: str) -> None:
-        """Say it once, leave this rank's stacks on disk, and end the process."""
+        """Say it once, leave this rank's stacks and collectives on disk, and end the process."""
         more = f" (and {len(hung) - 1} more ranks)" if 1 < len(hung) < self._world_size else ""
         stacks = self._path(self._rank).with_suffix(".stacks.txt")
         with stacks.open("w", encoding="utf-8") as stream:
             faulthandler.dump_traceback(stream)
+        waits = write_collectives(self._folder / f"{_COLLECTIVES}{self._rank}")
+        left = f"where the others were: {self._folder}/*.stacks.txt"
+        if waits is not None:
+            left += f"; rank {self._rank} waits in {waits}: torchfrtrace -p {_COLLECTIVES} "
+            left += f"{self._folder} compares the ranks"
         message = (
             f"{text}{more}; train.hang_minutes = {self._seconds / 60:g} ends the run, go on with "
-            f"--resume (where the others were: {self._folder}/*.stacks.txt)"
+            f"--resume ({left})"
         )
         speaker = min(set(range(self._world_size)) - set(hung), default=0)
         if self._rank == speaker:

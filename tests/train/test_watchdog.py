@@ -9,9 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.flight_recorder.components.loader import read_dump
 
 from mmtrain.errors import ExitStatus
 from mmtrain.train.watchdog import Watchdog
+from tests.ranks import run_ranks
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,6 +92,36 @@ def test_off_writes_nothing(tmp_path: Path) -> None:
         with Watchdog(tmp_path, seconds=seconds, rank=0, world_size=world_size) as dog:
             dog.beat(1)
     assert not list(tmp_path.iterdir())
+
+
+def wait_alone(rank: int, folder: str) -> None:
+    """Rank 1 leaves out a sum that rank 0 waits in, after one that both took."""
+    with Watchdog(Path(folder), seconds=1.0, rank=rank, world_size=2, leave=lambda _: None) as dog:
+        ones = torch.ones(3, 5)
+        dist.all_reduce(ones)
+        dog.beat(4)
+        if rank == 0:
+            dog.beat(5)
+            dist.all_reduce(ones)
+        else:
+            dog._stop.set()
+            while not (Path(folder) / "heartbeats/collectives-0").exists():
+                time.sleep(0.1)
+            dist.all_reduce(ones)
+
+
+def test_the_collective_that_waits_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With its size and number; what torchfrtrace reads of all of them lies beside."""
+    run_ranks(wait_alone, 2, str(tmp_path))
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "mmtrain: error" in line]
+    assert "rank 1 (host" in line and "has not answered" in line
+    assert "rank 0 waits in gloo:all_reduce of 3x5 (number 2 of group default_pg)" in line
+    assert f"torchfrtrace -p collectives- {tmp_path / 'heartbeats'}" in line
+    dump = read_dump("collectives-", str(tmp_path / "heartbeats/collectives-0"))
+    assert dump["rank"] == 0
+    assert [one["retired"] for one in dump["entries"]] == [True, False]
 
 
 @pytest.mark.slow
