@@ -84,6 +84,7 @@ def begin(environment: dict[str, str], _: int) -> None:
     if os.environ != environment:
         os.environ.clear()
         os.environ.update(environment)
+    gc.enable()  # a fork has what the main process has, which may collect garbage by itself
     _leave_signals_to_main()
 
 

@@ -26,8 +26,8 @@ class RunConfig:
     mirror_minutes: float = 30.0
     """How long the end of a run waits for what is still being sent to run.mirror."""
     peak_tflops: float | None = None
-    """10^12 products and sums a second that a device computes at most in train.precision, for the
-    MFU of metrics.jsonl. None: by the device's name, where that is known."""
+    """10^12 products and sums a second that a device computes at most in train.precision, for
+    MFU and HFU in metrics.jsonl. None: by the device's name, where that is known."""
 
     def __post_init__(self) -> None:
         if self.peak_tflops is not None and not 0 < self.peak_tflops < math.inf:
@@ -89,6 +89,9 @@ class TrainConfig:
     hang_minutes: float | None = 10.0
     """With several ranks: name a rank that finishes no step, or does not answer, for so long, and
     end the run (exit status 76). Startup, saving and evaluating take what they take. None: off."""
+    gc_every: int | None = 50
+    """Steps between collections of Python's garbage, on all ranks at once: left to itself it halts
+    one of them for some tenths of a second, in the middle of a step. None: left to itself."""
     straggler_factor: float | None = 2.0
     """With several ranks: name one that waits for data, or takes for a fixed product on its device,
     more than this many times the median. None: off."""
@@ -100,6 +103,7 @@ class TrainConfig:
             raise ValueError("set exactly one of steps and epochs")
         at_least_1 = ("steps", "epochs", "batch_size", "microbatches", "text_groups", "log_every")
         at_least_1 += ("checkpoint_every", "keep_checkpoints", "max_bad_steps", "straggler_every")
+        at_least_1 += ("gc_every",)
         for name in at_least_1:
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -14,6 +14,7 @@ from mmtrain.optim import OptimConfig, lr_factor
 from mmtrain.train.clock import Clock
 from mmtrain.train.config import TrainConfig
 from mmtrain.train.flags import Wishes
+from mmtrain.train.garbage import GarbageCollection
 from mmtrain.train.guard import Guard, TrainingStopped, Verdict
 from mmtrain.train.metrics import MetricsLog
 from mmtrain.train.state import RunState
@@ -51,15 +52,17 @@ class Loop:
     evaluate_every: int | None = None
     """Steps between evaluations; the one after the last step is the caller's."""
     utilisation: Utilisation | None = None
-    """Says the MFU, where the devices' peak is known."""
+    """Says MFU and HFU, where the devices' peak is known."""
     stragglers: StragglerWatch | None = None
     """Told of every step, so that a rank that is slow is named."""
     _rolled_back_to: int | None = field(default=None, init=False)
     _transfer: Transfer = field(init=False)
+    _garbage: GarbageCollection = field(init=False)
     _unjudged: deque[Step] = field(default_factory=deque, init=False)
 
     def __post_init__(self) -> None:
         self._transfer = Transfer(self.state.layout.device)
+        self._garbage = GarbageCollection(self.config.gc_every)
 
     def run(self) -> bool:
         """Train until the end, or until a signal asks to stop -> whether the end was reached.
@@ -71,6 +74,10 @@ class Loop:
             FaultsFound: the samples of an epoch do not add up.
             UsageError: too many samples cannot be used, or a checkpoint cannot be written.
         """
+        with self._garbage:
+            return self._run()
+
+    def _run(self) -> bool:
         saved_step, saved_time = self.state.step, time.monotonic()
         clock, batches = Clock(), self.data.iterate(self.state.step, self.total_steps)
         try:
@@ -98,7 +105,7 @@ class Loop:
                     self._tell_data(clock)
                     return False
                 if evaluates:
-                    with self.watchdog.busy("evaluating"):
+                    with self.watchdog.busy("evaluating"), self._garbage.resting():
                         self.evaluate()
                     clock.restart()
         except (TrainingStopped, FaultsFound):  # on every rank: what is on its way gets there
@@ -194,6 +201,7 @@ class Loop:
         if verdict.roll_back:
             with self.watchdog.busy("rolling back"):
                 self._roll_back()
+        self._garbage.step(self.state.step)
         self.watchdog.beat(self.state.step)
         if self.stragglers is not None:
             for line in self.stragglers.step(clock.last_wait):

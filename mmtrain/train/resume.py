@@ -48,6 +48,7 @@ FREE = frozenset(
         *("train.checkpoint_every", "train.checkpoint_minutes", "train.keep_checkpoints"),
         *("train.async_checkpoint", "train.max_bad_steps", "train.on_bad_steps"),
         *("train.hang_minutes", "train.straggler_factor", "train.straggler_every"),
+        "train.gc_every",
         *("parallel", "eval", "log"),
     }
 )
