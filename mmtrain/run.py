@@ -54,7 +54,7 @@ from mmtrain.train.run_folder import (
 )
 from mmtrain.train.run_lock import LEASE_SECONDS, RunLock
 from mmtrain.train.straggler import StragglerWatch
-from mmtrain.train.utilisation import Utilisation, peak_flops
+from mmtrain.train.utilisation import RowFlops, Utilisation, peak_flops, training_work
 from mmtrain.train.watchdog import Watchdog
 
 Resume = Literal["as it was", "with changes"] | None
@@ -222,7 +222,7 @@ def _build_loop(
 
 
 def _utilisation(run: Run) -> Utilisation | None:
-    """What says the MFU of two towers; None where a device's peak is not known."""
+    """What says MFU and HFU of two towers; None where a device's peak is not known."""
     given, device = run.recipe.run.peak_tflops, run.layout.device
     peak = peak_flops(device, precision=run.recipe.train.precision, peak_tflops_given=given)
     model = run.task.model
@@ -235,8 +235,20 @@ def _utilisation(run: Run) -> Utilisation | None:
         return None
     config, ranks = model.config, 1 if is_alone() else dist.get_world_size()
 
-    def flops(batch: ImageTextBatch) -> int:
-        return clip_flops(config, text_length=batch.tokens_BT.size(1)).training
+    towers = (model.vision, model.text)
+    works = [training_work(tower, tower.transformer.blocks) for tower in towers]
+    passes = run.state.objective.num_passes(run.state.schedule)
+    again = [
+        passes - 1 + (run.recipe.parallel.recompute.forwards_again if work > 1 else 0)
+        for work in works
+    ]
+
+    def flops(batch: ImageTextBatch) -> RowFlops:
+        one = clip_flops(config, text_length=batch.tokens_BT.size(1))
+        both = (one.image, one.text)
+        needed = sum(work * each for work, each in zip(works, both, strict=True))
+        more = sum(times * each for times, each in zip(again, both, strict=True))
+        return RowFlops(model=needed, hardware=needed + more)
 
     return Utilisation(flops, peak=peak * ranks)
 

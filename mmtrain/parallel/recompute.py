@@ -47,6 +47,11 @@ class RecomputeConfig:
     every: int = 1
     """Blocks 0, k, 2k, ... are recomputed; the others keep everything."""
 
+    @property
+    def forwards_again(self) -> float:
+        """Forwards that the backward does again; what `selective` computes again is no product."""
+        return 1 / self.every if self.kind == "full" else 0.0
+
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError(f"every = {self.every} must be at least 1")

@@ -125,7 +125,9 @@ def cost_of(
     forward = forward_flops(workload, plan.layout) * batch
     loss = sum(6.0 * batch**2 * one.width for one in workload.comparisons)
     model = 3 * forward + loss
-    hardware = model + forward * (plan.passes - 1) + forward * _recomputed(workload)
+    hardware = (
+        model + forward * (plan.passes - 1) + forward * workload.parallel.recompute.forwards_again
+    )
     rate = 1e12 * peak * assumed.efficiency
     weights = max(one.num_parameters for one in plan.memory)
     updating = _BYTES_OF_AN_UPDATE * weights / (1e9 * gpu.memory_gb_per_s)
@@ -161,13 +163,6 @@ def forward_flops(workload: Workload, layout: Layout) -> float:
         with FlopCount() as count, torch.no_grad():
             stages[0](images, **workload.rows(rows))
     return count.total / rows
-
-
-def _recomputed(workload: Workload) -> float:
-    """Forwards that the backward does again, by [parallel.recompute]; what `selective` computes
-    again is no product."""
-    recompute = workload.parallel.recompute
-    return 1 / recompute.every if recompute.kind == "full" else 0.0
 
 
 def _traffic(plan: Plan, gpu: Accelerator, assumed: Assumptions) -> tuple[float, float]:

@@ -48,6 +48,22 @@ CURVES = (
     Curve(key="logit_scale", title="Logit scale"),
     Curve(key="samples_per_second", title="Speed", unit="samples/s", from_zero=True, smooth=True),
     Curve(
+        key="mfu",
+        title="MFU",
+        unit="of the peak",
+        from_zero=True,
+        smooth=True,
+        show=percent_brief,
+    ),
+    Curve(
+        key="hfu",
+        title="HFU",
+        unit="of the peak",
+        from_zero=True,
+        smooth=True,
+        show=percent_brief,
+    ),
+    Curve(
         key="data_wait_fraction",
         title="Waiting for data",
         unit="of the time",

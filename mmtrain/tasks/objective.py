@@ -127,6 +127,11 @@ class Objective:
             self._source_loss.add(batch)
         return self._agree(out_RC, losses, known_C)
 
+    def num_passes(self, schedule: Schedule) -> int:
+        """Forwards of a step: two where a loss over all rows is computed before any backward."""
+        at_once = isinstance(schedule, LocalSchedule) and self._sums_over_images
+        return 1 if not self.batch_terms or schedule.single_pass or at_once else 2
+
     @property
     def _sums_over_images(self) -> bool:
         """Whether one pass does that has all texts and takes the images in parts."""

@@ -80,6 +80,7 @@ def _numbers(record: Record) -> str:
         "loss": "loss {:.4f}",
         "samples_per_second": "{:,.0f} samples/s",
         "mfu": "MFU {:.1%}",
+        "hfu": "HFU {:.1%}",
         "data_wait_fraction": "data wait {:.0%}",
         "data_batch_ms_p99": "batch in {:,.0f} ms",
     }

@@ -22,6 +22,10 @@ class Objective(Protocol):
         """
         ...
 
+    def num_passes(self, schedule: Any) -> int:
+        """Forwards of a step over this schedule."""
+        ...
+
     def rows(self, batch: Any) -> dict[str, Tensor]:
         """Per-row tensors of a batch for every stage."""
         ...

@@ -1,15 +1,18 @@
 """The MFU: what is known of devices, and the figure in a run's metrics."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from mmtrain.cli import main
 from mmtrain.loading import load
 from mmtrain.models.flops import clip_flops
 from mmtrain.parallel.accelerators import ACCELERATORS, find_accelerator, peak_tflops
-from mmtrain.train.utilisation import Utilisation, peak_flops
+from mmtrain.peft.lora import LoraConfig, apply_lora
+from mmtrain.train.utilisation import RowFlops, Utilisation, peak_flops, training_work
 
 CPU = torch.device("cpu")
 
@@ -48,17 +51,63 @@ def test_a_peak_is_that_of_the_precision_and_unknown_where_the_table_has_none():
 
 
 def test_the_share_follows_the_newest_batch():
-    utilisation = Utilisation(lambda batch: batch, peak=1000.0)
+    utilisation = Utilisation(lambda n: RowFlops(model=n, hardware=max(n, 30)), peak=1000.0)
     utilisation.see(5)
-    utilisation.see(20)
-    assert utilisation.figures(10.0) == {"mfu": 0.2}
+    assert utilisation.figures(10.0) == {"mfu": 0.05, "hfu": 0.3}
+    utilisation.see(40)
+    assert utilisation.figures(10.0) == {"mfu": 0.4}
+
+
+def test_what_is_locked_or_adapted_costs_less():
+    """Of four blocks of equal size."""
+
+    def work(tower: nn.Sequential) -> float:
+        return training_work(tower, nn.ModuleDict({str(i): b for i, b in enumerate(tower)}))
+
+    tower = nn.Sequential(*(nn.Linear(8, 8) for _ in range(4)))
+    assert work(tower) == 3
+    tower.requires_grad_(False)
+    assert work(tower) == 1
+    tower[3].requires_grad_()
+    assert work(tower) == 1.5
+    apply_lora(tower, LoraConfig(rank=1, targets=("*",)))
+    for name, weight in tower.named_parameters():
+        weight.requires_grad_("lora" in name)
+    assert 2 < work(tower) < 2.3
+
+
+def run_words(run: Path, *words: str) -> list[str]:
+    """A run of one step with a peak."""
+    start = ["train", "configs/debug_clip.toml", "--train.steps", "1", "--data.workers", "0"]
+    start += ["--train.batch_size", "4", "--train.microbatches", "1", "--train.log_every", "1"]
+    return [*start, "--run-dir", str(run), "--run.peak_tflops", "0.25", *words]
+
+
+@pytest.mark.parametrize(
+    ("words", "ratio"),
+    [
+        (["--train.microbatches", "2"], 4 / 3),
+        (["--parallel.recompute.kind", "full"], 4 / 3),
+        (["--parallel.recompute.kind", "full", "--parallel.recompute.every", "2"], 3.5 / 3),
+        (["--parallel.recompute.kind", "full", "--train.microbatches", "2"], 5 / 3),
+        (["--parallel.recompute.kind", "selective"], None),
+        (["--loss.kind", "siglip", "--train.microbatches", "2"], None),
+    ],
+)
+def test_what_is_computed_again_is_in_the_hfu(words, ratio, tmp_path, capsys):
+    assert main([*run_words(tmp_path / "run"), "--eval.zero_shot", "[]", *words]) == 0
+    (line,) = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    shown, page = capsys.readouterr().err, (tmp_path / "run/report.html").read_text()
+    assert ("hfu" in line) == ("HFU" in shown) == ("HFU" in page) == (ratio is not None)
+    assert "MFU" in page
+    if ratio is not None:
+        assert line["hfu"] == pytest.approx(ratio * line["mfu"])
+        assert f"HFU {line['hfu']:.1%}" in shown
 
 
 def test_a_run_says_its_mfu_where_the_peak_is_given(tmp_path, capsys):
-    words = ["train", "configs/debug_clip.toml", "--train.steps", "1", "--data.workers", "0"]
-    words += ["--train.batch_size", "4", "--train.microbatches", "1", "--train.log_every", "1"]
     run = tmp_path / "run"
-    assert main([*words, "--run-dir", str(run), "--run.peak_tflops", "0.25"]) == 0
+    assert main(run_words(run)) == 0
     (line,) = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     config = load(run)[0].config
     at_most = clip_flops(config).training * line["samples_per_second"] / 0.25e12
