@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,33 @@ def replace_file(path: Path, content: str | bytes) -> None:
         except OSError:
             partial.unlink(missing_ok=True)
             raise
+
+
+def create_file(path: Path, content: str) -> None:
+    """Write `path` whole, unless it is there: of processes that do so at once, one does.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
+    with writing(path):
+        try:
+            partial.write_text(content, encoding="utf-8")
+            try:
+                os.link(partial, path)
+            except FileExistsError:
+                pass
+            except OSError:  # a disk that has no links
+                if not path.exists():
+                    os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def other_files(folder: Path, begun: str) -> set[str]:
+    """The names in a folder, without what another process is about to make `begun` of."""
+    names = (path.name for path in folder.iterdir())
+    return {name for name in names if not name.startswith(f".{begun}.")}
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from mmtrain.cli.model_options import add_model, add_running, model_options
 from mmtrain.cli.parser import add_command
 from mmtrain.eval.evaluators.options import add_data
-from mmtrain.settings.numbers import at_least, fraction
+from mmtrain.settings.numbers import WHOLE, at_least, fraction, part
 
 
 def add_embed(commands: Any) -> None:
@@ -50,6 +50,14 @@ def add_embed(commands: Any) -> None:
         metavar="X",
         help="how many samples of a piece may be unusable; they have no row (%(default)s)",
     )
+    embed.add_argument(
+        "--shard-range",
+        type=part,
+        default=WHOLE,
+        metavar="I/N",
+        help="embed one of N shares of the files, I from 0, for N machines with one DIR; then the "
+        "same command without it ends the folder",
+    )
     add_running(embed)
 
 
@@ -65,4 +73,5 @@ def _embed(arguments: argparse.Namespace) -> None:
         dtype=arguments.dtype,
         piece=arguments.piece,
         max_bad_fraction=arguments.max_bad_fraction,
+        part=arguments.shard_range,
     )

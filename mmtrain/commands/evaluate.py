@@ -15,6 +15,7 @@ from mmtrain.eval.together import on_all_ranks
 from mmtrain.loading import load
 from mmtrain.parallel import ParallelConfig, build_layout, leave_ranks, pick_device
 from mmtrain.parallel.precision import Precision
+from mmtrain.settings.numbers import WHOLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ def eval_command(*, model: ModelOptions, evaluation: Evaluator, out: Path) -> No
     refuse_out(out)
     with waiting(model.retry_seconds):
         inputs = evaluation.open()
-        encoder = _build_encoder(model)
+        encoder = build_encoder(model)
         with on_all_ranks(encoder.group, encoder.device):
             result = evaluation.run(encoder, inputs)
     if encoder.is_main:
@@ -65,9 +66,10 @@ def embed_command(
     dtype: Literal["float16", "float32"],
     piece: int,
     max_bad_fraction: float,
+    part: tuple[int, int],
 ) -> None:
     """`mmtrain embed`: image features into a folder; begun again, it goes on."""
-    encoder = _build_encoder(model)
+    encoder = build_encoder(model)
 
     def say(done: int, of: int) -> None:
         print(f"{done} of {of} pieces", flush=True)
@@ -82,6 +84,7 @@ def embed_command(
             piece=piece,
             max_bad_fraction=max_bad_fraction,
             image_key=image_key,
+            part=part,
             progress=say if encoder.is_main else None,
         )
     if encoder.is_main:
@@ -90,6 +93,11 @@ def embed_command(
             f"wrote {out}: {report.num_rows:,} rows{skipped}; {report.num_made} of "
             f"{report.num_pieces} pieces made now"
         )
+        if part != WHOLE:
+            print(
+                f"these are part {part[0]}/{part[1]}; when all are there, the same command without "
+                "--shard-range ends the folder"
+            )
     leave_ranks()
 
 
@@ -103,7 +111,8 @@ def refuse_out(out: Path) -> None:
         raise UsageError(f"out = {out} must end in .json")
 
 
-def _build_encoder(options: ModelOptions) -> Encoder:
+def build_encoder(options: ModelOptions) -> Encoder:
+    """The model, on the device and the ranks that it runs on."""
     layout = build_layout(ParallelConfig(), pick_device(options.device, key="device"))
     clip, preprocess, tokenizer = load(
         options.path, device=layout.device, architecture=options.architecture

@@ -25,7 +25,7 @@ from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.storage.patience import patience, patiently
 from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
-from mmtrain.files import replace_file
+from mmtrain.files import create_file, other_files
 
 JOB = "make.json"
 """Says of what the shards beside it are being made."""
@@ -219,22 +219,22 @@ def _begin(out: Path, job: dict[str, Any]) -> None:
     path = out / JOB
     text = json.dumps(job, indent=1, sort_keys=True) + "\n"
     wanted = json.loads(text)
-    if out.is_dir() and path.is_file():
-        try:
-            before = dict(json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
-            raise UsageError(f"{path} is damaged; name a new folder, or remove this one") from error
-        if other := next((k for k in {**before, **wanted} if before.get(k) != wanted.get(k)), ""):
-            raise UsageError(
-                f"--out {out} was begun with {other} = {before.get(other)}, not "
-                f"{wanted.get(other)}; name a new folder, or remove it"
-            )
-        remove_partial(out)
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"--out {out} is not empty; name a new folder")
-    out.mkdir(parents=True, exist_ok=True)
-    replace_file(path, text)
+    names = other_files(out, JOB) if out.is_dir() else set()
+    if JOB not in names:
+        if names or (out.exists() and not out.is_dir()):
+            raise UsageError(f"--out {out} is not empty; name a new folder")
+        out.mkdir(parents=True, exist_ok=True)
+        create_file(path, text)
+    try:
+        before = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{path} is damaged; name a new folder, or remove this one") from error
+    if other := next((k for k in {**before, **wanted} if before.get(k) != wanted.get(k)), ""):
+        raise UsageError(
+            f"--out {out} was begun with {other} = {before.get(other)}, not "
+            f"{wanted.get(other)}; name a new folder, or remove it"
+        )
+    remove_partial(out)
 
 
 def mean_bytes(source: SampleSource) -> float:

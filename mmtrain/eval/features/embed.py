@@ -7,6 +7,7 @@ there are and however often the job was begun again. The files: embed_folder.py.
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -31,6 +32,7 @@ from mmtrain.eval.samples import (
     refuse_on_all_ranks,
     spans,
 )
+from mmtrain.settings.numbers import WHOLE, refuse_empty_part
 
 ResultT = TypeVar("ResultT")
 
@@ -43,11 +45,11 @@ class EmbedReport:
     """What a call did, the same on every rank."""
 
     num_rows: int
-    """Rows of all pieces."""
+    """Rows of all pieces, or of those of the part."""
     num_skipped: int
-    """Samples without a row."""
+    """Samples of these without a row."""
     num_pieces: int
-    """Pieces of the whole set."""
+    """How many pieces these are."""
     num_made: int
     """Pieces made by this call; the others were there."""
 
@@ -64,6 +66,7 @@ def embed(
     max_bad_fraction: float = 0.01,
     index_dir: str | None = None,
     image_key: str = DataConfig.image_key,
+    part: tuple[int, int] = WHOLE,
     progress: Callable[[int, int], None] | None = None,
 ) -> EmbedReport:
     """Write the image features of every sample into the folder `out`, or what of them is missing.
@@ -79,6 +82,8 @@ def embed(
             have no row.
         index_dir: where the shards' indexes are kept.
         image_key: the column of the images in a manifest or a saved data set.
+        part: number and count of equal parts of the pieces, of which one is made. Who makes all,
+            or finds them all there, says so in the folder.
         progress: told how many pieces are there, of how many.
 
     Raises:
@@ -91,6 +96,8 @@ def embed(
         require_parquet("format = parquet")
     source = open_source(data, index_dir=index_dir, image_key=image_key, key="data")
     pieces = spans(source.num_samples, piece)
+    refuse_empty_part(part, len(pieces), "pieces, see --piece")
+    numbers = range(part[0], len(pieces), part[1])
     folder = EmbedFolder(
         path=out,
         job={
@@ -104,7 +111,7 @@ def embed(
         },
         num_pieces=len(pieces),
     )
-    missing = _on_main_rank(encoder, folder.begin)
+    missing = [n for n in _on_main_rank(encoder, folder.begin) if n in numbers]
     rank, ranks = rank_and_size(encoder.group)
     maker = _PieceMaker(encoder, source, folder, max_bad_fraction=max_bad_fraction)
     own = [pieces[number] for number in missing[rank::ranks]]
@@ -116,12 +123,13 @@ def embed(
             passes = max(maker.num_batches(pieces[each]) for each in together)
             maker.make(number, range(0) if number is None else pieces[number], batches, passes)
             if progress is not None:
-                progress(len(pieces) - len(missing) + first + len(together), len(pieces))
-    num_skipped = _on_main_rank(encoder, folder.finish)
+                progress(len(numbers) - len(missing) + first + len(together), len(numbers))
+    end = folder.finish if part == WHOLE else partial(folder.num_skipped, numbers)
+    num_skipped = _on_main_rank(encoder, end)
     return EmbedReport(
-        num_rows=source.num_samples - num_skipped,
+        num_rows=sum(len(pieces[number]) for number in numbers) - num_skipped,
         num_skipped=num_skipped,
-        num_pieces=len(pieces),
+        num_pieces=len(numbers),
         num_made=len(missing),
     )
 

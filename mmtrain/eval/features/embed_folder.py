@@ -8,7 +8,7 @@ embed.json            what was embedded with what; there when all is done
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from mmtrain.data.fingerprint import same_data
 from mmtrain.errors import UsageError
 from mmtrain.eval.features.embed_files import features_file, read_piece, write_piece
-from mmtrain.files import replace_file
+from mmtrain.files import create_file, other_files, replace_file
 
 DONE_FILE = "embed.json"
 PARTIAL_FILE = "embed.partial.json"
@@ -64,15 +64,14 @@ class EmbedFolder:
         Raises:
             UsageError: it holds another job's embeddings or other things, or a piece is damaged.
         """
-        files = (self.path / name for name in (DONE_FILE, PARTIAL_FILE))
-        described = next((file for file in files if file.is_file()), None)
-        if described is not None:
-            self._refuse_other_job(described)
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise UsageError(f"out = {self.path} holds other things already; name a new folder")
-        else:
+        names = other_files(self.path, PARTIAL_FILE) if self.path.is_dir() else set()
+        if names.isdisjoint({DONE_FILE, PARTIAL_FILE}):
+            if names or (self.path.exists() and not self.path.is_dir()):
+                raise UsageError(f"out = {self.path} holds other things already; name a new folder")
             self.path.mkdir(parents=True, exist_ok=True)
-            _write_json(self.path / PARTIAL_FILE, self.job)
+            create_file(self.path / PARTIAL_FILE, _json(self.job))
+        files = (self.path / name for name in (PARTIAL_FILE, DONE_FILE))
+        self._refuse_other_job(next(file for file in files if file.is_file()))
         return [number for number in range(self.num_pieces) if not self._has(number)]
 
     def _has(self, number: int) -> bool:
@@ -138,9 +137,13 @@ class EmbedFolder:
         path = features_file(self.path, number, self.job["format"])
         write_piece(path, features.astype(self.job["dtype"]), keys)
 
+    def num_skipped(self, numbers: Iterable[int]) -> int:
+        """Samples of some pieces that have no row."""
+        return sum(map(self._num_skipped, numbers))
+
     def finish(self) -> int:
         """Say that all pieces are there: the number of skipped samples."""
-        num_skipped = sum(self._num_skipped(number) for number in range(self.num_pieces))
+        num_skipped = self.num_skipped(range(self.num_pieces))
         counts = {
             "num_rows": self.job["num_samples"] - num_skipped,
             "num_skipped": num_skipped,
@@ -155,4 +158,8 @@ class EmbedFolder:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    replace_file(path, json.dumps(content, indent=1) + "\n")
+    replace_file(path, _json(content))
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=1) + "\n"

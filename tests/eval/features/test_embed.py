@@ -14,7 +14,9 @@ from torch import nn
 from mmtrain.data.sources.open import open_source
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import encode_image_batch
+from mmtrain.eval.features import embed_folder
 from mmtrain.eval.features.embed import embed
+from mmtrain.eval.features.embed_folder import _SAME_JOB, PARTIAL_FILE, EmbedFolder
 from mmtrain.eval.samples import EvalBatches, spans
 from mmtrain.serve.index import read_embeddings
 from tests.data.shard_files import encoded, picture, write_shard
@@ -296,3 +298,41 @@ def test_features_are_those_of_an_evaluation(tmp_path: Path) -> None:
     )
     wanted = encode_image_batch(encoder, batches.batch(0).images_BCHW)
     assert np.array_equal(read_rows(tmp_path / "out")[0], wanted.numpy())
+
+
+@pytest.mark.parametrize("num", [2, 3, 5])
+def test_parts_of_machines_are_the_folder_of_one(tmp_path: Path, num: int) -> None:
+    """The last call, which finds every piece there, makes none."""
+    data = write_with_bad(tmp_path / "a.tar", 23, {0, 7, 8, 9})
+    embed(make_encoder(), data=data, out=tmp_path / "whole", piece=5)
+    rows = made = 0
+    for number in reversed(range(num)):
+        report = embed(
+            make_encoder(), data=data, out=tmp_path / "parts", piece=5, part=(number, num)
+        )
+        rows, made = rows + report.num_rows, made + report.num_made
+        assert not (tmp_path / "parts" / "embed.json").exists()
+    assert (rows, made) == (19, 5)
+    last = embed(make_encoder(), data=data, out=tmp_path / "parts", piece=5)
+    assert (last.num_rows, last.num_skipped, last.num_made) == (19, 4, 0)
+    assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
+    with pytest.raises(UsageError, match=r"--shard-range 1/6: there are only 5 pieces"):
+        embed(make_encoder(), data=data, out=tmp_path / "more", piece=5, part=(1, 6))
+
+
+def test_machines_that_begin_at_once_begin_one_job(tmp_path: Path, monkeypatch) -> None:
+    """One that is about to write is no other thing; of two that write the second sees the first."""
+    out, job = tmp_path / "out", dict.fromkeys(_SAME_JOB, "1")
+    out.mkdir()
+    (out / f".{PARTIAL_FILE}.other.17.partial").touch()
+    write = embed_folder.create_file
+
+    def after_another(path: Path, text: str) -> None:
+        path.write_text(json.dumps(job | {"dtype": "2"}))
+        write(path, text)
+
+    monkeypatch.setattr(embed_folder, "create_file", after_another)
+    with pytest.raises(UsageError, match="made with another dtype"):
+        EmbedFolder(path=out, job=job, num_pieces=2).begin()
+    same = EmbedFolder(path=out, job=job | {"dtype": "2"}, num_pieces=2)
+    assert same.begin() == [0, 1]
