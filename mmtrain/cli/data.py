@@ -143,23 +143,28 @@ def _captions(arguments: argparse.Namespace) -> tuple[str, ...] | None:
     return () if arguments.no_captions else arguments.captions and tuple(arguments.captions)
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    from mmtrain.commands.data import CheckOptions, data_check_command
+def check_options(arguments: argparse.Namespace) -> Any:
+    """What `check` was given."""
+    from mmtrain.commands.data import CheckOptions
     from mmtrain.commands.data_questions import QuestionOptions
 
-    data_check_command(
-        CheckOptions(
-            data=tuple(arguments.data),
-            index_dir=arguments.index_dir,
-            image_key=arguments.image_key,
-            captions=_captions(arguments),
-            questions=QuestionOptions(
-                questions=arguments.questions,
-                annotations=arguments.annotations,
-                min_count=arguments.min_count,
-            ),
-            label_key=arguments.label_key,
-            workers=arguments.workers,
-            part=arguments.shard_range,
-        )
+    return CheckOptions(
+        data=tuple(arguments.data),
+        index_dir=arguments.index_dir,
+        image_key=arguments.image_key,
+        captions=_captions(arguments),
+        questions=QuestionOptions(
+            questions=arguments.questions,
+            annotations=arguments.annotations,
+            min_count=arguments.min_count,
+        ),
+        label_key=arguments.label_key,
+        workers=arguments.workers,
+        part=arguments.shard_range,
     )
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from mmtrain.commands.data import data_check_command
+
+    data_check_command(check_options(arguments))

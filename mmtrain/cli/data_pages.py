@@ -125,7 +125,8 @@ def add_looked_at(parser: Parser) -> None:
     )
 
 
-def _options(arguments: argparse.Namespace) -> Any:
+def data_options(arguments: argparse.Namespace) -> Any:
+    """The data that a command was given."""
     from mmtrain.commands.data_pages import DataOptions
 
     return DataOptions(
@@ -141,7 +142,7 @@ def _view(arguments: argparse.Namespace) -> None:
     from mmtrain.commands.data_pages import data_view_command
 
     data_view_command(
-        _options(arguments),
+        data_options(arguments),
         out=arguments.out,
         num=arguments.num,
         seed=arguments.seed,
@@ -152,10 +153,11 @@ def _view(arguments: argparse.Namespace) -> None:
     )
 
 
-def _stats(arguments: argparse.Namespace) -> None:
-    from mmtrain.commands.data_stats import StatsOptions, data_stats_command
+def stats_options(arguments: argparse.Namespace) -> Any:
+    """What `stats` was given beside the data."""
+    from mmtrain.commands.data_stats import StatsOptions
 
-    options = StatsOptions(
+    return StatsOptions(
         out=arguments.out,
         json_out=arguments.json,
         num=arguments.num,
@@ -168,4 +170,9 @@ def _stats(arguments: argparse.Namespace) -> None:
         merge=arguments.merge,
         parts=arguments.parts,
     )
-    data_stats_command(_options(arguments), options)
+
+
+def _stats(arguments: argparse.Namespace) -> None:
+    from mmtrain.commands.data_stats import data_stats_command
+
+    data_stats_command(data_options(arguments), stats_options(arguments))

@@ -61,10 +61,11 @@ def add_embed(commands: Any) -> None:
     add_running(embed)
 
 
-def _embed(arguments: argparse.Namespace) -> None:
-    from mmtrain.commands.evaluate import embed_command
+def embed_options(arguments: argparse.Namespace) -> Any:
+    """What the command was given."""
+    from mmtrain.commands.evaluate import EmbedOptions
 
-    embed_command(
+    return EmbedOptions(
         model=model_options(arguments),
         data=tuple(arguments.data),
         image_key=arguments.image_key,
@@ -75,3 +76,9 @@ def _embed(arguments: argparse.Namespace) -> None:
         max_bad_fraction=arguments.max_bad_fraction,
         part=arguments.shard_range,
     )
+
+
+def _embed(arguments: argparse.Namespace) -> None:
+    from mmtrain.commands.evaluate import embed_command
+
+    embed_command(embed_options(arguments))

@@ -1,5 +1,6 @@
 """What `mmtrain` does with its words: find the command, run it, say a mistake in one line."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -76,18 +77,30 @@ def build_parser() -> Parser:
     return parser
 
 
-def _run(argv: list[str]) -> None:
+def parse(argv: list[str]) -> argparse.Namespace | None:
+    """What the words are; None: help or the versions were asked for, and are printed.
+
+    Raises:
+        UsageError: a mistake.
+    """
     everything = build_parser()
     refuse_document_dashes(argv, everything)
     words, overrides = split_overrides(argv)
     try:
         arguments, unknown = everything.parse_known_args(words)
     except SystemExit:
-        return  # help or the versions, printed; a mistake is a UsageError
+        return None
     parser: Parser = arguments.parser
     if unknown or (overrides and not parser.takes_overrides):
         raise UsageError(explain((unknown or overrides)[0], argv=argv, parser=parser))
     arguments.overrides = overrides
+    return arguments
+
+
+def _run(argv: list[str]) -> None:
+    arguments = parse(argv)
+    if arguments is None:
+        return
     try:
         with asked_cache(arguments):
             arguments.run(arguments)

@@ -60,7 +60,7 @@ def data_stats_command(data: DataOptions, options: StatsOptions) -> None:
     Raises:
         UsageError: neither is asked for, a file cannot be read or written, no sample has the label.
     """
-    _refuse_unfit(options)
+    refuse_unfit(options)
     source = data.open()
     if options.parts is None:
         whole = look(data, options, source, samples_of(options, source))
@@ -124,8 +124,12 @@ def _job(data: DataOptions, options: StatsOptions, source: SampleSource) -> Surv
     )
 
 
-def _refuse_unfit(options: StatsOptions) -> None:
-    """Options that do nothing, or files that cannot be written."""
+def refuse_unfit(options: StatsOptions) -> None:
+    """Refuse options that do nothing, and files that cannot be written.
+
+    Raises:
+        UsageError: naming them.
+    """
     is_share = options.part is not None
     if options.parts is None and (is_share or options.merge):
         word = "--shard-range" if is_share else "--merge"

@@ -1,6 +1,7 @@
 """`mmtrain eval` and `embed`: a model from disk, alone or under torchrun, whose ranks share out the
 samples."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,7 @@ from mmtrain.data.storage.patience import PATIENCE, waiting
 from mmtrain.errors import UsageError
 from mmtrain.eval import Encoder, write_result
 from mmtrain.eval.evaluators.evaluator import Evaluator
-from mmtrain.eval.features.embed import embed
+from mmtrain.eval.features.embed import EmbedReport, embed
 from mmtrain.eval.features.embed_files import PieceFormat
 from mmtrain.eval.together import on_all_ranks
 from mmtrain.loading import load
@@ -56,49 +57,74 @@ def eval_command(*, model: ModelOptions, evaluation: Evaluator, out: Path) -> No
     leave_ranks()
 
 
-def embed_command(
-    *,
-    model: ModelOptions,
-    data: tuple[str, ...],
-    image_key: str,
-    out: Path,
-    form: PieceFormat,
-    dtype: Literal["float16", "float32"],
-    piece: int,
-    max_bad_fraction: float,
-    part: tuple[int, int],
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions:
+    """What is embedded, and how it is kept; see `embed`."""
+
+    model: ModelOptions
+    """What embeds."""
+    data: tuple[str, ...]
+    """Paths as data.train takes them."""
+    image_key: str
+    """As data.image_key."""
+    out: Path
+    """The folder."""
+    form: PieceFormat
+    """Of its files."""
+    dtype: Literal["float16", "float32"]
+    """Of the features in them."""
+    piece: int
+    """Samples of a file."""
+    max_bad_fraction: float
+    """How many samples of a piece may be bad."""
+    part: tuple[int, int]
+    """Which of n parts of the pieces."""
+
+
+def embed_command(options: EmbedOptions) -> None:
     """`mmtrain embed`: image features into a folder; begun again, it goes on."""
-    encoder = build_encoder(model)
+    encoder = build_encoder(options.model)
 
     def say(done: int, of: int) -> None:
         print(f"{done} of {of} pieces", flush=True)
 
-    with waiting(model.retry_seconds):
-        report = embed(
-            encoder,
-            data=data,
-            out=out,
-            form=form,
-            dtype=dtype,
-            piece=piece,
-            max_bad_fraction=max_bad_fraction,
-            image_key=image_key,
-            part=part,
-            progress=say if encoder.is_main else None,
-        )
+    report = embed_data(options, encoder, progress=say if encoder.is_main else None)
     if encoder.is_main:
-        skipped = f", {report.num_skipped:,} skipped" if report.num_skipped else ""
-        print(
-            f"wrote {out}: {report.num_rows:,} rows{skipped}; {report.num_made} of "
-            f"{report.num_pieces} pieces made now"
-        )
-        if part != WHOLE:
-            print(
-                f"these are part {part[0]}/{part[1]}; when all are there, the same command without "
-                "--shard-range ends the folder"
-            )
+        tell_embedded(report, options)
     leave_ranks()
+
+
+def embed_data(
+    options: EmbedOptions, encoder: Encoder, *, progress: Callable[[int, int], None] | None = None
+) -> EmbedReport:
+    """Make the pieces that are asked for; see `embed`."""
+    with waiting(options.model.retry_seconds):
+        return embed(
+            encoder,
+            data=options.data,
+            out=options.out,
+            form=options.form,
+            dtype=options.dtype,
+            piece=options.piece,
+            max_bad_fraction=options.max_bad_fraction,
+            image_key=options.image_key,
+            part=options.part,
+            progress=progress,
+        )
+
+
+def tell_embedded(report: EmbedReport, options: EmbedOptions) -> None:
+    """Say what was made."""
+    skipped = f", {report.num_skipped:,} skipped" if report.num_skipped else ""
+    print(
+        f"wrote {options.out}: {report.num_rows:,} rows{skipped}; {report.num_made} of "
+        f"{report.num_pieces} pieces made now"
+    )
+    if options.part != WHOLE:
+        print(
+            f"these are part {options.part[0]}/{options.part[1]}; when all are there, the same "
+            "command without --shard-range ends the folder"
+        )
 
 
 def refuse_out(out: Path) -> None:

@@ -1,7 +1,7 @@
 """Which samples a training would not use: every one is read, and its image decoded, once."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,10 +108,36 @@ def check_with(reader: SampleReader, *, samples: np.ndarray | None, workers: int
     return SampleReport(
         num_samples=int(numbers.size),
         num_labelled=num_labelled,
-        reasons=dict(reasons.most_common()),
+        reasons=_most_first(reasons),
         named=tuple(named),
         hint=reader.describe(0) if bare else "",
     )
+
+
+def joined_reports(reports: Sequence[SampleReport], *, places: Sequence[str] = ()) -> SampleReport:
+    """Those of all parts of the data as one: the same as of a single check.
+
+    Args:
+        reports: in the order of the parts.
+        places: the shards in the order of the data; empty: parts follow each other.
+    """
+    reasons: Counter[str] = Counter()
+    for report in reports:
+        reasons.update(report.reasons)
+    rank = {place: number for number, place in enumerate(places)}
+    named = [each for report in reports for each in report.named]
+    return SampleReport(
+        num_samples=sum(report.num_samples for report in reports),
+        num_labelled=sum(report.num_labelled for report in reports),
+        reasons=_most_first(reasons),
+        named=tuple(sorted(named, key=lambda each: rank.get(each.place, 0))[:_MAX_NAMED]),
+        hint=reports[0].hint if all(report.hint for report in reports) else "",
+    )
+
+
+def _most_first(counts: Mapping[str, int]) -> dict[str, int]:
+    """Of like counts by name, whichever was met first."""
+    return dict(sorted(counts.items(), key=lambda named: (-named[1], named[0])))
 
 
 @dataclass(frozen=True, kw_only=True)
