@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from mmtrain.data.order.batch_sizes import BatchSizes, SizedBatches, batch_sizes
 from mmtrain.data.order.plan import PADDING, EpochPlan
+from mmtrain.data.order.stretches import Last, Stretch, batches_in
 from mmtrain.errors import UsageError
-
-Last = Literal["drop", "mask"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +35,10 @@ class Rows:
 class RowPlan(Protocol):
     """Which samples a batch holds: of one source, or of a mixture."""
 
-    batch_size: int
-    """Rows of a *global* batch."""
-    rows_per_rank: int
+    @property
+    def batch_size(self) -> int:
+        """Rows of the first *global* batch."""
+        ...
 
     @property
     def batches_per_epoch(self) -> int:
@@ -74,7 +75,7 @@ class RowPlan(Protocol):
         ...
 
 
-def rows_of_rank(batch_size: int, *, rank: int, world_size: int) -> np.ndarray:
+def rows_of_rank(batch: SizedBatches, *, rank: int, world_size: int) -> np.ndarray:
     """The r-th of R equal slices of a batch's rows, so that features gathered in the order of ranks
     are in global order.
 
@@ -82,41 +83,44 @@ def rows_of_rank(batch_size: int, *, rank: int, world_size: int) -> np.ndarray:
         UsageError: the batch does not divide by the ranks.
     """
     assert 0 <= rank < world_size
-    if batch_size % world_size:
+    if batch.batch_size % world_size:
         raise UsageError(
-            f"train.batch_size = {batch_size} must be a multiple of the {world_size} "
-            f"data-parallel ranks; use {-(-batch_size // world_size) * world_size}"
+            f"{batch} must be a multiple of the {world_size} "
+            f"data-parallel ranks; use {-(-batch.batch_size // world_size) * world_size}"
         )
-    size = batch_size // world_size
+    size = batch.batch_size // world_size
     return np.arange(rank * size, (rank + 1) * size)
 
 
-def rows_per_lane(batch_size: int, lanes: int) -> int:
+def rows_per_lane(batch: SizedBatches, lanes: int) -> int:
     """Rows of a batch that each lane gives.
 
     Raises:
         UsageError: the batch does not divide by the lanes.
     """
-    if batch_size % lanes:
-        works = [n for n in range(1, batch_size + 1) if batch_size % n == 0]
+    size = batch.batch_size
+    if size % lanes:
+        works = [n for n in range(1, size + 1) if size % n == 0]
         nearest = ", ".join(map(str, sorted(works, key=lambda n: abs(n - lanes))[:4]))
         raise UsageError(
-            f"data.lanes = {lanes} must divide train.batch_size = {batch_size}: each lane gives a "
+            f"data.lanes = {lanes} must divide {batch}: each lane gives a "
             f"batch equally many rows; use one of {nearest}"
         )
-    return batch_size // lanes
+    return size // lanes
 
 
 class BatchPlan:
     """Cuts the epochs into global batches and each of these into contiguous slices, one a rank.
 
-    Batch b of an epoch is its rows [b * batch_size, (b + 1) * batch_size). Of these the l-th of
-    L equal slices are the next ones of lane l. So ranks that divide the lanes own whole ones, and
-    the batches are the same for any number of ranks.
+    The batches of an epoch take its rows one after another; of one size, batch b has its rows
+    [b * batch_size, (b + 1) * batch_size). Of these the l-th of L equal slices are the next ones of
+    lane l. So ranks that divide the lanes own whole ones, and the batches are the same for any
+    number of ranks. Where the size changes, the order of samples goes on: rows that fill no batch
+    of an epoch are those of the size at its end.
 
     Args:
         plan: the order of samples, with its lanes.
-        batch_size: rows of a *global* batch.
+        batch_size: rows of a *global* batch, or of each of them.
         last: what becomes of rows that fill no whole batch: dropped (another part of the data in
             every epoch, if it is shuffled), or a last batch padded with masked rows.
         rank: this data-parallel rank.
@@ -130,35 +134,63 @@ class BatchPlan:
         self,
         plan: EpochPlan,
         *,
-        batch_size: int,
+        batch_size: int | BatchSizes,
         last: Last = "drop",
         rank: int = 0,
         world_size: int = 1,
     ):
-        self._row_B = rows_of_rank(batch_size, rank=rank, world_size=world_size)
-        if last == "drop" and batch_size > plan.num_samples:
+        self.plan, self.sizes = plan, batch_sizes(batch_size)
+        self._last: Last = last
+        self._stretches: list[Stretch] = []
+        epoch = start = 0
+        for part in self.sizes.parts:
+            if self._stretches:
+                epoch, start = self._stretches[-1].locate(part.first)
+            row_B = rows_of_rank(part, rank=rank, world_size=world_size)
+            self._stretches.append(self._stretch(part, row_B, epoch=epoch, start=start))
+        self.batches_per_epoch = self._stretches[0].per_epoch
+
+    def _stretch(self, part: SizedBatches, row_B: np.ndarray, *, epoch: int, start: int) -> Stretch:
+        num_samples, size = self.plan.num_samples, part.batch_size
+        if self._last == "drop" and size > num_samples:
             raise UsageError(
-                f"train.batch_size = {batch_size} is larger than the data "
-                f"({plan.num_samples} samples); use {plan.num_samples} or less, or set "
+                f"{part} is larger than the data "
+                f"({num_samples} samples); use {num_samples} or less, or set "
                 'data.last = "mask"'
             )
-        self.plan, self.batch_size, self.rows_per_rank = plan, batch_size, self._row_B.size
-        self._per_lane = rows_per_lane(batch_size, plan.lanes)
-        full, rest = divmod(plan.num_samples, batch_size)
-        self.batches_per_epoch = full + (last == "mask" and rest > 0)
+        return Stretch(
+            first=part.first,
+            epoch=epoch,
+            start=start,
+            batch_size=size,
+            row_B=row_B,
+            per_lane=rows_per_lane(part, self.plan.lanes),
+            in_first=batches_in(num_samples - start, size, last=self._last),
+            per_epoch=batches_in(num_samples, size, last=self._last),
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of the first global batch."""
+        return self.sizes.size(0)
+
+    def _locate(self, batch_number: int) -> tuple[Stretch, int, int]:
+        """A batch's stretch, epoch, and the rows of the epoch before it."""
+        stretch = self._stretches[self.sizes.part(batch_number)]
+        return stretch, *stretch.locate(batch_number)
 
     def rows(self, batch_number: int) -> Rows:
         """This rank's rows of a batch, counted over the whole run."""
-        epoch, batch = divmod(batch_number, self.batches_per_epoch)
-        lane_B, inside_B = np.divmod(self._row_B, self._per_lane)
-        number_B = batch * self._per_lane + inside_B
+        stretch, epoch, start = self._locate(batch_number)
+        lane_B, inside_B = np.divmod(stretch.row_B, stretch.per_lane)
+        number_B = start // self.plan.lanes + inside_B
         bounds = self.plan.lane_bounds(epoch)
         place_B = bounds[lane_B] + number_B
         real_B = place_B < bounds[lane_B + 1]
         place_B = np.where(real_B, place_B, PADDING)
         return Rows(
             epoch=epoch,
-            position_B=np.where(real_B, batch * self.batch_size + self._row_B, PADDING),
+            position_B=np.where(real_B, start + stretch.row_B, PADDING),
             sample_B=self.plan.samples(epoch, place_B),
             source_B=np.zeros_like(place_B),
             source_epoch_B=np.full_like(place_B, epoch),
@@ -167,8 +199,8 @@ class BatchPlan:
 
     def samples_in(self, batch_number: int) -> int:
         """Real samples of a global batch; the last one of an epoch may be padded."""
-        first = batch_number % self.batches_per_epoch * self.batch_size
-        return min(self.batch_size, self.plan.num_samples - first)
+        stretch, _, start = self._locate(batch_number)
+        return min(stretch.batch_size, self.plan.num_samples - start)
 
     def others(self, rows: Rows, row: int, draws: Sequence[float]) -> Iterator[int]:
         """Samples to take instead of a bad one, as the draws say."""
@@ -180,11 +212,12 @@ class BatchPlan:
 
     def epochs_done(self, batches: int) -> list[int]:
         """Epochs that are over after so many batches."""
-        return [batches // self.batches_per_epoch]
+        return [self._locate(batches)[1]]
 
     def left_out(self, source: int, epoch: int) -> np.ndarray:
         """Samples that fill no batch of an epoch, int64."""
-        bounds, taken = self.plan.lane_bounds(epoch), self.batches_per_epoch * self._per_lane
+        begun = [stretch for stretch in self._stretches if stretch.epoch <= epoch]
+        bounds, taken = self.plan.lane_bounds(epoch), begun[-1].taken(epoch) // self.plan.lanes
         rests = [np.arange(low + taken, high) for low, high in pairwise(bounds.tolist())]
         return self.plan.samples(epoch, np.concatenate(rests))
 

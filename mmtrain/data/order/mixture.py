@@ -9,9 +9,11 @@ from typing import Literal
 
 import numpy as np
 
-from mmtrain.data.order.batches import Last, Rows, rows_of_rank, rows_per_lane, shards_ahead
+from mmtrain.data.order.batch_sizes import BatchSizes, batch_sizes
+from mmtrain.data.order.batches import Rows, rows_of_rank, rows_per_lane, shards_ahead
 from mmtrain.data.order.plan import PADDING, EpochPlan
 from mmtrain.data.order.stream import MixtureEnd, Stream, Weights
+from mmtrain.data.order.stretches import Last
 from mmtrain.errors import UsageError
 
 _MOST_SAMPLES = 1 << 62
@@ -41,7 +43,7 @@ class MixturePlan:
         schedule: the sources' weights from a step on, from 0, rising.
         end: what becomes of the mixture when a source has done its epochs.
         batches: whether a batch is of all sources or of a single one.
-        batch_size: rows of a *global* batch.
+        batch_size: rows of a *global* batch, or of each of them.
         last: of the rows at the end of a mixture that fill no batch.
         rank: this data-parallel rank.
         world_size: data-parallel ranks.
@@ -57,22 +59,44 @@ class MixturePlan:
         *,
         end: MixtureEnd,
         batches: MixtureBatches,
-        batch_size: int,
+        batch_size: int | BatchSizes,
         last: Last = "drop",
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.sources, self.batch_size = sources, batch_size
+        self.sources, self.sizes = sources, batch_sizes(batch_size)
         self.end: MixtureEnd = end
-        self._row_B = rows_of_rank(batch_size, rank=rank, world_size=world_size)
-        self.rows_per_rank, self._last = self._row_B.size, last
-        self._lanes = sources[0].plan.lanes
-        self._per_lane = rows_per_lane(batch_size, self._lanes)
+        self._last, self._lanes = last, sources[0].plan.lanes
+        parts = self.sizes.parts
+        self._parts_rows = [rows_of_rank(part, rank=rank, world_size=world_size) for part in parts]
+        self._parts_per_lane = [rows_per_lane(part, self._lanes) for part in parts]
         self._is_single = batches == "single"
         self._check_sizes()
         self._streams = self._build_streams(schedule)
 
+    @property
+    def batch_size(self) -> int:
+        """Rows of the first global batch."""
+        return self.sizes.size(0)
+
+    @property
+    def _per_lane(self) -> int:
+        """Rows that each lane gives to a batch, where all are of one size."""
+        assert self.sizes.is_even
+        return self._parts_per_lane[0]
+
+    def _lane_rows(self, batches: int) -> int:
+        """Rows that each lane gives to the first batches."""
+        return self.sizes.rows_before(batches) // self._lanes
+
     def _check_sizes(self) -> None:
+        if self._is_single and not self.sizes.is_even:
+            first, *others = self.sizes.parts
+            other = next(part for part in others if part.batch_size != first.batch_size)
+            raise UsageError(
+                f'data.mixture_batches = "single" deals batches of one size, not {first} and then '
+                f'{other}; use "mixed", or one batch size'
+            )
         for source in self.sources:
             num, key = source.plan.num_samples, f"data.mixture: {source.name}"
             if num < self._lanes:
@@ -92,7 +116,7 @@ class MixturePlan:
         if self._is_single:
             limits = [self._limit_batches(source) for source in self.sources]
             return [Stream(schedule, limits, end=self.end)]
-        by_rows = [(step * self._per_lane, weights) for step, weights in schedule]
+        by_rows = [(self._lane_rows(step), weights) for step, weights in schedule]
         return [
             Stream(
                 by_rows,
@@ -124,8 +148,8 @@ class MixturePlan:
         if self._is_single:
             return ends[0]
         if self._last == "drop":
-            return min(ends) // self._per_lane
-        return -(-max(ends) // self._per_lane)
+            return self.sizes.whole(min(ends) * self._lanes)
+        return self.sizes.covering(max(ends) * self._lanes)
 
     @cached_property
     def _num_whole(self) -> float:
@@ -133,7 +157,7 @@ class MixturePlan:
         if self._is_single:
             return 0 if self._last == "mask" else math.inf
         ends = [stream.end for stream in self._streams if stream.end is not None]
-        return min(ends) // self._per_lane if ends else math.inf
+        return self.sizes.whole(min(ends) * self._lanes) if ends else math.inf
 
     @property
     def batches_per_epoch(self) -> int:
@@ -160,7 +184,7 @@ class MixturePlan:
                 f"{self._why_it_ends()}; train for less, raise max_epochs, or set "
                 'data.mixture_end = "repeat"'
             )
-        if steps * self.batch_size > _MOST_SAMPLES:
+        if self.sizes.rows_before(steps) > _MOST_SAMPLES:
             raise UsageError(f"{key} is beyond the samples that can be counted; train for less")
         counts = zip(self.sources, self.counts(steps).tolist(), strict=True)
         if unseen := next((source for source, count in counts if not count), None):
@@ -184,14 +208,14 @@ class MixturePlan:
     def samples_in(self, batch_number: int) -> int:
         """Real samples of a global batch; the last one may be padded."""
         if batch_number < self._num_whole:
-            return self.batch_size
+            return self.sizes.size(batch_number)
         counts = self.counts(batch_number + 1) - self.counts(batch_number)
         return int(counts.sum())
 
     def counts(self, batches: int) -> np.ndarray:
         """Samples of each source in the first batches, int64 [sources]."""
         if not self._is_single:
-            rows = batches * self._per_lane
+            rows = self._lane_rows(batches)
             return np.sum([stream.counts(rows) for stream in self._streams], axis=0)
         given = self._streams[0].counts(batches)
         return np.array(
@@ -208,7 +232,8 @@ class MixturePlan:
 
     def rows(self, batch_number: int) -> Rows:
         """This rank's rows of a batch, counted over the whole run."""
-        lane_B, inside_B = np.divmod(self._row_B, self._per_lane)
+        part = self.sizes.part(batch_number)
+        lane_B, inside_B = np.divmod(self._parts_rows[part], self._parts_per_lane[part])
         source_B, number_B = np.zeros_like(lane_B), np.full_like(lane_B, PADDING)
         if self._is_single:
             (source,), (number,) = self._streams[0].locate(batch_number, 1)
@@ -220,7 +245,7 @@ class MixturePlan:
         else:
             for lane in np.unique(lane_B).tolist():
                 own = np.flatnonzero(lane_B == lane)
-                first = batch_number * self._per_lane + int(inside_B[own[0]])
+                first = self._lane_rows(batch_number) + int(inside_B[own[0]])
                 found, number = self._streams[lane].locate(first, own.size)
                 source_B[own[: found.size]], number_B[own[: found.size]] = found, number
         return self._rows(batch_number, lane_B, source_B, number_B)
@@ -240,10 +265,11 @@ class MixturePlan:
             for epoch in np.unique(epoch_B[rows]).tolist():
                 now = rows & (epoch_B == epoch)
                 sample_B[now] = plan.samples(epoch, place_B[now])
-        first = batch_number * self.batch_size
+        first = self.sizes.rows_before(batch_number)
+        row_B = self._parts_rows[self.sizes.part(batch_number)]
         return Rows(
             epoch=0,
-            position_B=np.where(real_B, first + self._row_B, PADDING),
+            position_B=np.where(real_B, first + row_B, PADDING),
             sample_B=sample_B,
             source_B=source_B,
             source_epoch_B=epoch_B,
@@ -274,7 +300,7 @@ class MixturePlan:
             ]
         else:
             count_LS = [
-                stream.counts(batches * self._per_lane).tolist() for stream in self._streams
+                stream.counts(self._lane_rows(batches)).tolist() for stream in self._streams
             ]
         epochs_LS = [
             [int(one.plan.locate(lane, np.array([n]))[0][0]) for one, n in self._with(counts)]
