@@ -92,8 +92,14 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> TrainRecipe:
 
 
 def _keep_one_length(data: dict[str, Any], overrides: list[str]) -> None:
-    """`--train.steps 20` over a recipe that counts epochs means 20 steps, and conversely."""
+    """`--train.steps 20` over a recipe that counts epochs means 20 steps, and conversely; phases
+    have lengths of their own."""
     keys = {word.partition("=")[0].removeprefix("--") for word in overrides}
-    for given, other in (("steps", "epochs"), ("epochs", "steps")):
+    for given, other in (
+        ("steps", "epochs"),
+        ("epochs", "steps"),
+        ("phase", "steps"),
+        ("phase", "epochs"),
+    ):
         if f"train.{given}" in keys and f"train.{other}" not in keys:
             data["train"].pop(other, None)

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from mmtrain.build.mirror import RunMirror, refuse_held_mirror, take_from_mirror
 from mmtrain.build.open_clip_training import take_up_open_clip
+from mmtrain.build.phases import told_changes
 from mmtrain.build.run import ADAPTER, Run, build_run
 from mmtrain.data.batch import ImageTextBatch
 from mmtrain.data.config import DataConfig
@@ -105,8 +106,7 @@ def _train(recipe: TrainRecipe, layout: Layout, *, resume: Resume, signals: Stop
     else:
         take_from_mirror(run, say=_say)
         run = _resume(run, with_changes=resume == "with changes")
-    of = "steps" if recipe.train.epochs is None else "epochs"
-    run.data.check_length(run.total_steps, key=f"train.{of} = {getattr(recipe.train, of)}")
+    run.data.check_length(run.total_steps, key=recipe.train.length)
     for line in run.notes:
         _say(line)
     if recipe.model.init_training and run.state.step == 0:
@@ -146,12 +146,18 @@ def _headline(run: Run) -> Iterator[str]:
         yield f"mixing {', '.join(told)}"
     for root, commit in hub.COMMITS.items():
         yield f"{root} is read at commit {commit}"
-    steps = f"{run.total_steps:,} steps of {config.batch_size:,}"
+    given = data.phases.are_given
+    steps = f"{run.total_steps:,} steps"
+    steps += f" in {len(config.phase)} phases" if given else f" of {config.batch_size:,}"
     if run.recipe.data.stream:
         yield f"a stream, which cannot be resumed; {steps}"
     else:
         epochs = run.total_steps / data.batches_per_epoch
+        if given:
+            epochs = data.phases.sizes.rows_before(run.total_steps) / data.num_samples
         yield f"{data.num_samples:,} samples; {steps} ({epochs:,.4g} epochs)"
+    if given:
+        yield from data.phases.lines()
     part = run.num_trainable / run.num_parameters
     share = "" if part == 1 else f" of {run.num_parameters:,} ({part:.2%})"
     yield f"training {run.num_trainable:,}{share} parameters in {config.precision} on {run.layout}"
@@ -279,7 +285,17 @@ def _resume(run: Run, *, with_changes: bool) -> Run:
         nonlocal run
         run = _with_mixture_behind(run, state)
         batches = run.data.batches_per_epoch
-        changes.extend(find_changes(state["recipe"], run.recipe, batches_per_epoch=batches))
+        found = find_changes(state["recipe"], run.recipe, batches_per_epoch=batches)
+        changes.extend(
+            told_changes(
+                found,
+                run.recipe,
+                data=run.data,
+                saved=state["recipe"],
+                step=state["step"],
+                path=path,
+            )
+        )
         accepted = accepted_at(history, state["step"])
         check_changes(changes, path, wanted=with_changes, accepted=accepted)
 
@@ -312,7 +328,7 @@ def _with_mixture_behind(run: Run, state: Mapping[str, Any]) -> Run:
         return run
     data = run.data.go_on(decode(DataConfig, saved, path="data"), step=state["step"])
     recipe = replace(run.recipe, data=data)
-    steps = total_steps(recipe.train, batches_per_epoch=run.data.batches_per_epoch)
+    steps = total_steps(recipe.train, run.data)
     return replace(run, recipe=recipe, total_steps=steps)
 
 
@@ -327,6 +343,7 @@ def _write_facts(run: Run) -> None:
             **({"commits": hub.COMMITS} if hub.COMMITS else {}),
         },
         "total_steps": run.total_steps,
+        **({"phases": run.data.phases.facts()} if run.data.phases.are_given else {}),
         "parameters": {"trainable": run.num_trainable, "total": run.num_parameters},
         "ranks": 1 if is_alone() else dist.get_world_size(),
         "device": run.layout.device.type,

@@ -44,6 +44,7 @@ def open_data(recipe: TrainRecipe, **changes: Any) -> NumberedData[Any]:
         "tokenizer": tokenizer,
         "seed": recipe.run.seed,
         "batch_size": recipe.train.batch_size,
+        "phases": recipe.train.phase,
     }
     if recipe.data.stream:
         raise UsageError(

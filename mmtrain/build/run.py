@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmtrain.build.idle import idle_notes, refuse_idle
 from mmtrain.build.memory import check_memory
+from mmtrain.build.phases import check_phases
 from mmtrain.build.resolve import resolve, run_tokenizer
 from mmtrain.build.tasks import build_task
 from mmtrain.checkpoint.background_save import BackgroundSave
@@ -151,13 +152,15 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
         layout=layout,
         seed=recipe.run.seed,
         batch_size=recipe.train.batch_size,
+        phases=recipe.train.phase,
         eval_batch_size=recipe.eval.batch_size,
     )
     task = build_task(recipe, shared)
     recipe = replace(recipe, **task.sections())
+    check_phases(recipe, task.data.phases, layout)
     dropout = _freeze(task, recipe, layout)
     num_trainable, num_parameters = count_parameters(task.model)
-    num_steps = total_steps(recipe.train, batches_per_epoch=task.data.batches_per_epoch)
+    num_steps = total_steps(recipe.train, task.data)
     notes = idle_notes(
         recipe,
         total_steps=num_steps,

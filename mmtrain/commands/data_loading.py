@@ -31,15 +31,13 @@ def data_show_command(
         refuse_out(out, "--out", ".html")
     read = read_recipe(recipe, overrides)
     data = open_data(read)
-    steps = total_steps(read.train, batches_per_epoch=data.batches_per_epoch)
-    of = "steps" if read.train.epochs is None else "epochs"
-    data.check_length(steps, key=f"train.{of} = {getattr(read.train, of)}")
+    steps = total_steps(read.train, data)
+    data.check_length(steps, key=read.train.length)
     if step > steps:
         raise UsageError(f"--step {step}: the run has {steps:,} steps; name one of them")
-    if read.train.batch_size % world_size:
-        raise UsageError(
-            f"--world-size {world_size} must divide train.batch_size = {read.train.batch_size}"
-        )
+    sized = data.phases.sizes.parts[data.phases.number(step - 1)]
+    if sized.batch_size % world_size:
+        raise UsageError(f"--world-size {world_size} must divide {sized}")
     batch = data.batch(step - 1)
     rows = _rows(data, batch, step - 1, world_size=world_size)
     print(f"# step {step:,} of {steps:,}, epoch {batch.epoch}, {len(rows)} samples")
@@ -121,8 +119,13 @@ def data_bench_command(
         raise UsageError(
             f"--batches {batches}: an epoch has {data.batches_per_epoch}; ask for fewer"
         )
+    if data.phases.number(batches - 1) > 0:
+        raise UsageError(
+            f"--batches {batches}: train.phase[0] has {data.phases.firsts[1]}, and the figures are "
+            "of one phase; ask for no more"
+        )
     is_dropped = drop_cached(data, batches)
-    size = read.train.batch_size
+    size = data.plan.batch_size
     cold = measure_stages(data, batches)
     warm = measure_stages(data, batches)
     first = "files dropped from memory before" if is_dropped else "as the system had the files"

@@ -92,7 +92,15 @@ def _accounts(folder: RunFolder) -> Iterator[str]:
             own = bad[name]
             yield f"{name}: {count:,} planned = {count - own:,} delivered + {own:,} bad, replaced"
         return
-    yield from _epochs(folder, planned)
+    if not folder.facts.get("phases"):
+        yield from _epochs(folder, planned)
+    elif settled := folder.metrics[-1].get("epoch_accounts"):
+        sums = settled["data"]  # epochs of batches of several sizes: as the run added them up
+        yield (
+            f"the first {sums['epochs']:,} epochs: {sums['indexed']:,} indexed = "
+            f"{sums['delivered']:,} delivered + {sums['bad']:,} bad, replaced + "
+            f"{sums['dropped']:,} dropped"
+        )
 
 
 def _epochs(folder: RunFolder, planned: list[dict[str, Any]]) -> Iterator[str]:

@@ -21,13 +21,13 @@ from mmtrain.files import writing
 from mmtrain.nn.flops import FlopCount
 from mmtrain.nn.products import fast_products
 from mmtrain.nn.regions import region
-from mmtrain.optim import lr_factor
 from mmtrain.parallel import build_layout, leave_ranks, pick_device
 from mmtrain.ranks import on_rank_0, own_rank
 from mmtrain.recipe import load_recipe
 from mmtrain.report.step_times import StepTimes, read_step_times, what_bounds
 from mmtrain.settings.paths import escape_path
 from mmtrain.train.flags import Wishes
+from mmtrain.train.pace import lr_factor_at
 from mmtrain.train.transfer import Transfer
 from mmtrain.train.update import take_step
 from mmtrain.train.utilisation import peak_flops
@@ -123,11 +123,17 @@ def _take_step(run: Run, batches: Iterator[Any], transfer: Transfer) -> Any:
     with region("waiting for data"):
         batch = next(batches)
     number = run.state.step
+    run.state.enter(run.data.phases.at(number))
     take_step(
         run.state,
         batch,
         transfer=transfer,
-        lr_factor=lr_factor(number, total_steps=run.total_steps, config=run.recipe.optim),
+        lr_factor=lr_factor_at(
+            number,
+            phases=run.data.phases,
+            total_steps=run.total_steps,
+            config=run.recipe.optim,
+        ),
         clip_norm=run.recipe.optim.clip_norm,
         num_rows=run.data.samples_in(number),
         wishes=Wishes(),

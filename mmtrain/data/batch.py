@@ -81,6 +81,8 @@ class SampleBatch:
     """bool, False on padding rows of a last batch; such rows count nowhere."""
     epoch: int
     """The epoch these rows belong to."""
+    phase: int = 0
+    """Which phase of the run it is of, from 0."""
     keys: tuple[str, ...]
     """The samples' keys, so that a bad batch can be named; empty on padding rows."""
     bad: tuple[BadSample, ...] = ()

@@ -12,9 +12,9 @@ from mmtrain.data.images.decode import HIGHEST_MAX_IMAGE_PIXELS, MAX_IMAGE_PIXEL
 from mmtrain.data.images.transforms import AugmentConfig, Interpolation, ResizeMode
 from mmtrain.data.joins.joined import Missing
 from mmtrain.data.mixture import MixtureSource, SourceSettings, check_captions, check_mixture
-from mmtrain.data.order.batches import Last
 from mmtrain.data.order.mixture import MixtureBatches
 from mmtrain.data.order.stream import MixtureEnd
+from mmtrain.data.order.stretches import Last
 from mmtrain.data.shards.source import OnDamage, ShardSource
 from mmtrain.data.sources.source import IMAGE_KEY, SampleSource
 from mmtrain.data.storage.cache import GB, Cache, asked_for

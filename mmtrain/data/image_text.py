@@ -64,6 +64,7 @@ class ImageTextData(NumberedData[ImageTextBatch]):
             position_B=torch.from_numpy(rows.position_B),
             valid_B=torch.tensor([each is not None for each in samples]),
             epoch=rows.epoch,
+            phase=self.phases.number(number),
             keys=tuple("" if each is None else each.key for each in samples),
             bad=bad,
             taken=taken_by(rows, bad),

@@ -3,7 +3,7 @@ says."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, NotRequired, TypedDict
@@ -22,8 +22,9 @@ from mmtrain.data.order.batches import RowPlan, Rows
 from mmtrain.data.order.mixture import MixturePlan
 from mmtrain.data.order.plan import PADDING
 from mmtrain.data.order.randomness import uniform
+from mmtrain.data.phases import Phase, Phases
 from mmtrain.data.reused import ReusedMemory
-from mmtrain.data.row_plan import build_row_plan, files_ahead, tell_caches
+from mmtrain.data.row_plan import build_row_plan, files_ahead, run_phases, tell_caches
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import NO_CAPTION, NUM_CAPTION_DRAWS, Sample, SampleReader
 from mmtrain.data.sources.open import open_source
@@ -45,6 +46,7 @@ class BatchOptions(TypedDict):
     tokenizer: Tokenizer
     seed: int
     batch_size: int
+    phases: NotRequired[Sequence[Phase]]
     rank: NotRequired[int]
     world_size: NotRequired[int]
     images: NotRequired[bool]
@@ -64,6 +66,7 @@ class NumberedData(Generic[BatchT]):
         tokenizer: texts to ids.
         seed: the run's.
         batch_size: rows of a *global* batch.
+        phases: the recipe's [[train.phase]].
         rank: this data-parallel coordinate; all tensor- and pipeline-parallel ranks of one make the
             same batches.
         world_size: data-parallel coordinates.
@@ -88,6 +91,7 @@ class NumberedData(Generic[BatchT]):
         tokenizer: Tokenizer,
         seed: int,
         batch_size: int,
+        phases: Sequence[Phase] = (),
         rank: int = 0,
         world_size: int = 1,
         images: bool = True,
@@ -116,11 +120,13 @@ class NumberedData(Generic[BatchT]):
         """Number of the last batch of `iterate`."""
         self.sources = [self._open_source(settings) for settings in config.sources]
         self._threads = config.open_threads(self.sources)
+        self.phases = self.lay_out(phases, batch_size=batch_size)
+        """Of the run."""
         self._build_plan = partial(
             self._plan_of,
             shard_sizes=[source.shard_sizes for source in self.sources],
             seed=seed,
-            batch_size=batch_size,
+            batch_size=self.phases.sizes,
             rank=rank,
             world_size=world_size,
         )
@@ -130,6 +136,10 @@ class NumberedData(Generic[BatchT]):
             self._build_reader(source, settings, transform)
             for source, settings in zip(self.sources, config.sources, strict=True)
         ]
+
+    def lay_out(self, phases: Sequence[Phase], *, batch_size: int) -> Phases:
+        """Where phases of a run on these data begin and end; see `run_phases`."""
+        return run_phases(self.config, phases, batch_size=batch_size, num_samples=self.num_samples)
 
     def _plan_of(self, config: DataConfig, **common: Any) -> RowPlan:
         return build_row_plan(config, **common)

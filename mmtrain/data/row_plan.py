@@ -9,12 +9,16 @@ import numpy as np
 from mmtrain.data.config import DataConfig
 from mmtrain.data.joins.joined import JoinedSource
 from mmtrain.data.mixture import weight_schedule
+from mmtrain.data.order.batch_sizes import BatchSizes
 from mmtrain.data.order.batches import BatchPlan, RowPlan, Rows
 from mmtrain.data.order.mixture import Mixed, MixturePlan
 from mmtrain.data.order.plan import PADDING, EpochPlan
+from mmtrain.data.order.stretches import batches_in
+from mmtrain.data.phases import Phase, Phases, lay_out_phases
 from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.storage.cached import CachedFile
+from mmtrain.errors import UsageError
 
 
 def tell_caches(sources: Sequence[SampleSource], plan: RowPlan, rows: Rows) -> None:
@@ -54,12 +58,41 @@ def _shards_in(sources: Sequence[SampleSource], rows: Rows) -> Iterator[tuple[in
             yield number, source
 
 
+def run_phases(
+    config: DataConfig, phases: Sequence[Phase], *, batch_size: int, num_samples: int
+) -> Phases:
+    """Where the phases of a run begin and end.
+
+    Args:
+        config: the section [data].
+        phases: of the recipe; none of them where it has none.
+        batch_size: train.batch_size.
+        num_samples: of all sources.
+
+    Raises:
+        UsageError: a phase has no step, or is as long as epochs that these data do not have.
+    """
+    for number, phase in enumerate(phases):
+        if phase.epochs is not None and (config.mixture or config.stream):
+            why = (
+                "a mixture has no epochs of its own"
+                if config.mixture
+                else "with data.stream = true nobody knows how many samples an epoch has"
+            )
+            raise UsageError(f"train.phase[{number}]: {phase.length}: {why}; use samples or steps")
+    return lay_out_phases(
+        phases,
+        standard=Phase(steps=1, batch_size=batch_size),
+        per_epoch=lambda size: batches_in(num_samples, size, last=config.last),
+    )
+
+
 def build_row_plan(
     config: DataConfig,
     *,
     shard_sizes: Sequence[Sequence[int]],
     seed: int,
-    batch_size: int,
+    batch_size: int | BatchSizes,
     rank: int,
     world_size: int,
 ) -> RowPlan:
@@ -69,7 +102,7 @@ def build_row_plan(
         config: the section [data].
         shard_sizes: of each source.
         seed: the run's.
-        batch_size: rows of a *global* batch.
+        batch_size: rows of a *global* batch, or of each of them.
         rank: this data-parallel coordinate.
         world_size: data-parallel coordinates.
 

@@ -20,7 +20,8 @@ from mmtrain.data.image_text import ImageTextData
 from mmtrain.data.images.transforms import TrainTransform
 from mmtrain.data.mixture import SourceSettings
 from mmtrain.data.numbered import MOST_REPLACEMENTS, NumberedData
-from mmtrain.data.order.batches import Rows
+from mmtrain.data.order.batch_sizes import BatchSizes
+from mmtrain.data.order.batches import Rows, rows_of_rank
 from mmtrain.data.order.randomness import uniform
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import NUM_CAPTION_DRAWS, UNIQUE, Sample, SampleReader, StoredFeatures
@@ -173,7 +174,7 @@ class StreamPlan:
     """Numbers for what comes: all of one epoch without an end.
 
     Args:
-        batch_size: of a global batch.
+        batch_size: of each global batch.
         rank: which rows of it are these.
         world_size: how many share it.
 
@@ -184,18 +185,21 @@ class StreamPlan:
     batches_per_epoch = 0
     """Nobody knows."""
 
-    def __init__(self, *, batch_size: int, rank: int, world_size: int) -> None:
-        if batch_size % world_size:
-            raise UsageError(
-                f"train.batch_size = {batch_size} must be divisible by {world_size} ranks"
-            )
-        self.batch_size, self._first = batch_size, rank * (batch_size // world_size)
-        self.rows_per_rank = batch_size // world_size
+    def __init__(self, *, batch_size: BatchSizes, rank: int, world_size: int) -> None:
+        self._sizes = batch_size
+        self._parts_rows = [
+            rows_of_rank(part, rank=rank, world_size=world_size) for part in batch_size.parts
+        ]
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of the first global batch."""
+        return self._sizes.size(0)
 
     def rows(self, number: int) -> Rows:
         """This rank's rows of a batch."""
-        position_B = number * self.batch_size + self._first + np.arange(self.rows_per_rank)
-        zero_B = np.zeros(self.rows_per_rank, dtype=np.int64)
+        row_B = self._parts_rows[self._sizes.part(number)]
+        position_B, zero_B = self._sizes.rows_before(number) + row_B, np.zeros_like(row_B)
         return Rows(
             position_B=position_B,
             sample_B=position_B,
@@ -207,7 +211,7 @@ class StreamPlan:
 
     def samples_in(self, number: int) -> int:
         """Every batch is full."""
-        return self.batch_size
+        return self._sizes.size(number)
 
     def epochs_done(self, batches: int) -> list[int]:
         """None ever is."""

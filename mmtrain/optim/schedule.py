@@ -13,7 +13,7 @@ def warmup_steps(config: OptimConfig, *, total_steps: int) -> int:
     return round(fraction * total_steps)
 
 
-def lr_factor(step: int, *, total_steps: int, config: OptimConfig) -> float:
+def lr_factor(step: int, *, total_steps: int, config: OptimConfig, advance: int = 1) -> float:
     """Learning rate of a step as a share of its peak.
 
     Warm-up is (step + 1) / warmup; what follows counts from its end, as in open_clip: cosine is
@@ -23,11 +23,12 @@ def lr_factor(step: int, *, total_steps: int, config: OptimConfig) -> float:
     Args:
         step: number of updates done before this one, from 0.
         total_steps: updates of the whole run; the schedule ends there.
+        advance: how many of them this one counts as, where they count samples.
     """
     assert 0 <= step < total_steps, f"step {step} of {total_steps}"
     warmup = warmup_steps(config, total_steps=total_steps)
     if step < warmup:
-        return (step + 1) / warmup
+        return min(1.0, (step + advance) / warmup)
     floor = config.min_lr_fraction
     if config.schedule == "cosine":
         progress = (step - warmup) / (total_steps - warmup)

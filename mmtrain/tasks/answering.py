@@ -1,6 +1,6 @@
 """The task of answering: questions about images, their answers chosen or written."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from mmtrain.data.phases import Phase
 from mmtrain.data.questions.answers import (
     AnswerVocabulary,
     build_vocabulary,
@@ -113,6 +114,7 @@ class AnsweringTask:
             self.section.loss,
             layout=self._shared.layout,
             seed=self._shared.seed,
+            phases=self._shared.phases,
             lora_dropout=lora_dropout,
         )
 
@@ -230,7 +232,13 @@ def _without_network(model: Vqa) -> Vqa:
 
 
 def answer_objective(
-    model: Vqa, config: AnswerLossConfig, *, layout: Layout, seed: int, lora_dropout: bool = False
+    model: Vqa,
+    config: AnswerLossConfig,
+    *,
+    layout: Layout,
+    seed: int,
+    phases: Sequence[Phase] = (),
+    lora_dropout: bool = False,
 ) -> Objective:
     """A term for each head of the model.
 
@@ -239,11 +247,13 @@ def answer_objective(
         config: the section [vqa.loss].
         layout: the mesh.
         seed: of every random choice.
+        phases: of the run.
         lora_dropout: the model's adapter drops features.
     """
     draws = Draws(
         seed=seed,
         vision=model.clip.vision,
+        phases=phases,
         text=model.clip.text.transformer,
         text_rows="text_keep_QL2",
         purposes=("vision_keep_BL2", "text_keep_QL2"),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mmtrain.data.batch import ImageTextBatch
+from mmtrain.data.phases import Phase
 from mmtrain.data.samples import StoredFeatures
 from mmtrain.data.streamed import open_image_text
 from mmtrain.errors import UsageError
@@ -97,6 +98,7 @@ class ContrastiveTask:
             layout=self._shared.layout,
             seed=self._shared.seed,
             lora_dropout=lora_dropout,
+            phases=self._shared.phases,
             sources=[one.name for one in self._shared.data.mixture],
         )
 
@@ -169,6 +171,7 @@ def contrastive_objective(
     layout: Layout,
     seed: int,
     lora_dropout: bool = False,
+    phases: Sequence[Phase] = (),
     sources: Sequence[str] = (),
 ) -> Objective:
     """The contrastive loss and the terms beside it.
@@ -179,6 +182,7 @@ def contrastive_objective(
         layout: the mesh.
         seed: of every random choice.
         lora_dropout: the model's adapter drops features.
+        phases: of the run.
         sources: names of a mixture's, whose losses are told apart.
 
     Raises:
@@ -187,7 +191,11 @@ def contrastive_objective(
     """
     towers = model.config
     draws = Draws(
-        seed=seed, vision=towers.vision, text=towers.text.transformer, lora_dropout=lora_dropout
+        seed=seed,
+        vision=towers.vision,
+        phases=phases,
+        text=towers.text.transformer,
+        lora_dropout=lora_dropout,
     )
 
     def rows(batch: ImageTextBatch) -> Rows:

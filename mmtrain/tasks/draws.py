@@ -3,13 +3,15 @@
 Keyed by each sample's position, so that every pass, microbatch and layout sees the same.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from mmtrain.data.batch import SampleBatch
 from mmtrain.data.order.randomness import sample_keys, uniform
+from mmtrain.data.phases import Phase
 from mmtrain.models import VisionConfig
 from mmtrain.nn import TransformerConfig
 from mmtrain.nn.transformer import depth_keep
@@ -24,6 +26,8 @@ class Draws:
     """Of the run."""
     vision: VisionConfig
     """Its patch dropout and stochastic depth."""
+    phases: Sequence[Phase] = ()
+    """What the phases of the run change about that."""
     text: TransformerConfig
     """Its stochastic depth."""
     text_rows: str = "text_keep_BL2"
@@ -41,6 +45,8 @@ class Draws:
             text_position: position of each text, [B] or of several an image, [Q].
         """
         vision, rows = self.vision, {}
+        if self.phases:
+            vision = vision_in(self.phases[batch.phase], vision)
         if vision.patch_dropout:
             draw_BP = self._draw(batch, batch.position_B, "patch dropout", vision.num_patches)
             rows["kept_BP"] = draw_BP.argsort(1)[:, : vision.num_kept].sort(1).values
@@ -65,6 +71,17 @@ class Draws:
         return uniform(
             seed=self.seed, epoch=batch.epoch, position_B=position, purpose=purpose, num=num
         )
+
+
+def vision_in(phase: Phase, vision: VisionConfig) -> VisionConfig:
+    """The vision tower's config as it trains in a phase.
+
+    Raises:
+        ValueError: it cannot be so.
+    """
+    if phase.patch_dropout is None:
+        return vision
+    return replace(vision, patch_dropout=phase.patch_dropout)
 
 
 def question_positions(position_B: Tensor, num_questions: int) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from mmtrain.data.config import DataConfig
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.numbered import NumberedData
+from mmtrain.data.phases import Phase
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.eval import Encoder
@@ -40,6 +41,8 @@ class Shared:
     """Of the run."""
     batch_size: int
     """Rows of a global batch."""
+    phases: tuple[Phase, ...]
+    """Of the run; none where it has none."""
     eval_batch_size: int
     """Rows per rank and forward of an evaluation."""
 
@@ -50,6 +53,7 @@ class Shared:
             "tokenizer": self.tokenizer,
             "seed": self.seed,
             "batch_size": self.batch_size,
+            "phases": self.phases,
             "rank": self.layout.rank("dp"),
             "world_size": self.layout.size("dp"),
             "images": self.layout.is_first_stage,

@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from mmtrain.data.numbered import NumberedData
+from mmtrain.data.phases import Phase
 from mmtrain.errors import UsageError
 from mmtrain.optim import LossScaleConfig
 from mmtrain.parallel.precision import Precision
@@ -49,6 +51,9 @@ class TrainConfig:
     """Updates of the run. Either this or epochs."""
     epochs: int | None = None
     """Passes over the data. Either this or steps."""
+    phase: tuple[Phase, ...] = ()
+    """Stretches of the run, each with its own length and batch, in place of steps and epochs; in
+    them the learning rate follows the samples, not the steps."""
     batch_size: int = 256
     """Samples of a *global* batch: every one of them is every other's negative."""
     microbatches: int = 1
@@ -99,8 +104,7 @@ class TrainConfig:
     """Steps between looks for stragglers; each costs some 10 ms."""
 
     def __post_init__(self) -> None:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("set exactly one of steps and epochs")
+        self._check_length()
         at_least_1 = ("steps", "epochs", "batch_size", "microbatches", "text_groups", "log_every")
         at_least_1 += ("checkpoint_every", "keep_checkpoints", "max_bad_steps", "straggler_every")
         at_least_1 += ("gc_every",)
@@ -120,13 +124,36 @@ class TrainConfig:
         if self.straggler_factor is not None and self.straggler_factor <= 1:
             raise ValueError(f"straggler_factor = {self.straggler_factor} must be more than 1")
 
+    def _check_length(self) -> None:
+        given = {name: getattr(self, name) for name in ("steps", "epochs")}
+        told = [f"{name} = {value}" for name, value in given.items() if value is not None]
+        if self.phase and told:
+            raise ValueError(
+                f"{told[0]} contradicts [[train.phase]], whose phases have lengths of their own; "
+                "leave it out"
+            )
+        if not self.phase and len(told) != 1:
+            raise ValueError("set exactly one of steps and epochs")
 
-def total_steps(config: TrainConfig, *, batches_per_epoch: int) -> int:
+    @property
+    def length(self) -> str:
+        """The setting that says how long the run is, with its value."""
+        if self.phase:
+            return f"the length of {len(self.phase)} [[train.phase]]"
+        return (
+            f"train.epochs = {self.epochs}" if self.steps is None else f"train.steps = {self.steps}"
+        )
+
+
+def total_steps(config: TrainConfig, data: NumberedData[Any]) -> int:
     """Updates of the whole run.
 
     Raises:
         UsageError: it is as long as epochs that nobody knows the length of.
     """
+    if data.phases.total_steps is not None:
+        return data.phases.total_steps
+    batches_per_epoch = data.batches_per_epoch
     if config.steps is not None:
         return config.steps
     assert config.epochs is not None

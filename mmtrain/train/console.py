@@ -77,6 +77,7 @@ def build_console(stream: TextIO, total_steps: int, start_step: int) -> LiveCons
 def _numbers(record: Record) -> str:
     """The part of a record that the console shows."""
     forms = {
+        "phase": "phase {:.0f}",
         "loss": "loss {:.4f}",
         "samples_per_second": "{:,.0f} samples/s",
         "mfu": "MFU {:.1%}",

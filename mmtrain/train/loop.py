@@ -10,13 +10,14 @@ from mmtrain.checkpoint.background_save import BackgroundSave
 from mmtrain.data.batch import SampleBatch
 from mmtrain.data.numbered import NumberedData
 from mmtrain.errors import FaultsFound, UsageError
-from mmtrain.optim import OptimConfig, lr_factor
+from mmtrain.optim import OptimConfig
 from mmtrain.train.clock import Clock
 from mmtrain.train.config import TrainConfig
 from mmtrain.train.flags import Wishes
 from mmtrain.train.garbage import GarbageCollection
 from mmtrain.train.guard import Guard, TrainingStopped, Verdict
 from mmtrain.train.metrics import MetricsLog
+from mmtrain.train.pace import lr_factor_at
 from mmtrain.train.state import RunState
 from mmtrain.train.straggler import StragglerWatch
 from mmtrain.train.transfer import Transfer
@@ -120,11 +121,15 @@ class Loop:
     def _step(self, batch: SampleBatch, clock: Clock, *, save_due: bool) -> Step:
         """Give the device one update, which is judged later."""
         number, failed = self.state.step, self.background is not None and self.background.failed
+        phases = self.data.phases
+        self.state.enter(phases.at(number))
         step = take_step(
             self.state,
             batch,
             transfer=self._transfer,
-            lr_factor=lr_factor(number, total_steps=self.total_steps, config=self.optim),
+            lr_factor=lr_factor_at(
+                number, phases=phases, total_steps=self.total_steps, config=self.optim
+            ),
             clip_norm=self.optim.clip_norm,
             num_rows=self.data.samples_in(number),
             wishes=Wishes(
@@ -170,7 +175,7 @@ class Loop:
         self.state.objective.settle()
         if self.log is None:
             return
-        state = self.state
+        state, phases = self.state, self.data.phases
         scale = {} if state.loss_scale is None else {"loss_scale": float(step.loss_scale)}
         speed = clock.figures()
         if self.utilisation is not None:
@@ -179,6 +184,7 @@ class Loop:
             {
                 "step": state.step,
                 "epoch": step.epoch,
+                **({"phase": phases.number(step.number)} if phases.are_given else {}),
                 "samples_seen": state.samples_seen,
                 "loss": step.loss.item(),
                 "lr": state.optimizers.lr,

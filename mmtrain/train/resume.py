@@ -57,6 +57,11 @@ FREE = frozenset(
 TOLD = frozenset(
     {
         *("train.steps", "train.epochs", "train.loss_scale"),
+        # Those of the steps behind stay, see `told_changes` in build/phases.py.
+        "train.phase",
+        *("train.phase[].steps", "train.phase[].samples", "train.phase[].epochs"),
+        *("train.phase[].batch_size", "train.phase[].microbatches"),
+        *("train.phase[].lr_factor", "train.phase[].patch_dropout"),
         *("optim.lr", "optim.betas", "optim.eps", "optim.weight_decay", "optim.clip_norm"),
         *("optim.layer_decay", "optim.muon_lr", "optim.muon_momentum"),
         *("optim.muon_weight_decay", "optim.muon_adjust"),

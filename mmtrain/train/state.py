@@ -21,6 +21,7 @@ from mmtrain.checkpoint.checkpoint import (
 from mmtrain.data.accounts import EpochAccounts
 from mmtrain.data.bad_samples import BadSampleLog
 from mmtrain.data.fingerprint import same_data
+from mmtrain.data.phases import Phase
 from mmtrain.errors import UsageError
 from mmtrain.optim import Ema, LossScale, Optimizers
 from mmtrain.parallel import Layout, PipelineSchedule, gather_tensors
@@ -118,6 +119,11 @@ class RunState:
     """Real samples in those batches, over all ranks."""
     loss: Tensor | None = None
     """Of the last step: what a list of checkpoints shows."""
+
+    def enter(self, phase: Phase) -> None:
+        """Take the coming step as its phase says."""
+        if isinstance(self.schedule, LocalSchedule):  # a pipeline has one form for all
+            self.schedule.cut(phase.microbatches)
 
     def stage_parameters(self) -> dict[str, nn.Parameter]:
         """The towers' parameters that this rank holds, by their name in the whole model."""

@@ -65,9 +65,17 @@ class LocalSchedule:
         self.stage = stage
         self.whole = stage if whole is None else whole
         """The stage without what averages its gradients."""
-        self.num_microbatches = num_microbatches
-        self.single_pass = num_microbatches == 1
+        self.num_microbatches = self._standard = num_microbatches
         self.frozen_outputs: tuple[str, ...] = getattr(self.whole, "frozen_outputs", tuple)()
+
+    @property
+    def single_pass(self) -> bool:
+        """Whether `forward` serves."""
+        return self.num_microbatches == 1
+
+    def cut(self, num_microbatches: int | None) -> None:
+        """Compute in so many parts from here on; None: in those that it was made with."""
+        self.num_microbatches = num_microbatches or self._standard
 
     def _chunks(
         self, images_BCHW: Tensor, rows: dict[str, Tensor]
@@ -169,16 +177,35 @@ def build_schedule(
     Raises:
         UsageError: the rows cannot be cut so, or the pipeline's schedule wants other numbers.
     """
-    num_rows = batch_size // layout.size("dp")
-    if num_rows % num_microbatches:
-        works = [n for n in range(1, num_rows + 1) if num_rows % n == 0]
-        nearest = sorted(sorted(works, key=lambda n: abs(n - num_microbatches))[:3])
-        raise UsageError(
-            f"train.microbatches = {num_microbatches} must divide the {num_rows} rows that each "
-            f"data-parallel rank has of train.batch_size = {batch_size}; use for example "
-            f"{', '.join(map(str, nearest))}"
-        )
+    check_microbatches(
+        ("train.microbatches", num_microbatches), ("train.batch_size", batch_size), layout=layout
+    )
     if layout.size("pp") > 1:
         return PipelineSchedule(stages, layout, num_microbatches=num_microbatches)
     stage = replicate(stages[0], layout) if layout.has_replicas else stages[0]
     return LocalSchedule(stage, num_microbatches=num_microbatches, whole=stages[0])
+
+
+def check_microbatches(
+    microbatches: tuple[str, int], batch_size: tuple[str, int], *, layout: Layout
+) -> None:
+    """Refuse parts that the rows of a rank cannot be cut into.
+
+    Args:
+        microbatches: the setting that says how many, and its value.
+        batch_size: the setting that says the rows of a *global* batch, and its value.
+        layout: the mesh.
+
+    Raises:
+        UsageError: naming both.
+    """
+    (key, num_microbatches), (size_key, size) = microbatches, batch_size
+    num_rows = size // layout.size("dp")
+    if num_rows % num_microbatches:
+        works = [n for n in range(1, num_rows + 1) if num_rows % n == 0]
+        nearest = sorted(sorted(works, key=lambda n: abs(n - num_microbatches))[:3])
+        raise UsageError(
+            f"{key} = {num_microbatches} must divide the {num_rows} rows that each "
+            f"data-parallel rank has of {size_key} = {size}; use for example "
+            f"{', '.join(map(str, nearest))}"
+        )

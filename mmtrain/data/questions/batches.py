@@ -282,6 +282,7 @@ class VqaData(NumberedData[VqaBatch]):
             position_B=torch.from_numpy(rows.position_B),
             valid_B=torch.tensor([sample is not None for sample in samples]),
             epoch=rows.epoch,
+            phase=self.phases.number(number),
             keys=tuple("" if sample is None else sample.key for sample in samples),
             bad=bad,
             taken=taken_by(rows, bad),
