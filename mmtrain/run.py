@@ -16,10 +16,9 @@ from mmtrain.build.mirror import RunMirror, refuse_held_mirror, take_from_mirror
 from mmtrain.build.open_clip_training import take_up_open_clip
 from mmtrain.build.phases import told_changes
 from mmtrain.build.run import ADAPTER, Run, build_run
+from mmtrain.build.told import headline, write_run_facts
 from mmtrain.data.batch import ImageTextBatch
 from mmtrain.data.config import DataConfig
-from mmtrain.data.fingerprint import split_fingerprint
-from mmtrain.data.storage import hub
 from mmtrain.data.storage.cache import caching
 from mmtrain.data.storage.patience import waiting
 from mmtrain.errors import ExitStatus, UsageError
@@ -32,7 +31,7 @@ from mmtrain.ranks import is_alone, on_every_rank, on_rank_0, own_rank
 from mmtrain.recipe import TrainRecipe, load_recipe
 from mmtrain.report import write_report
 from mmtrain.settings.decode import decode, encode
-from mmtrain.settings.paths import escape_path, escape_paths, expand_paths
+from mmtrain.settings.paths import escape_path, expand_paths
 from mmtrain.settings.read_toml import read_toml
 from mmtrain.train.config import total_steps
 from mmtrain.train.evaluations import refuse_failed
@@ -51,7 +50,6 @@ from mmtrain.train.run_folder import (
     drop_leftovers,
     logged_steps,
     refuse_held,
-    write_facts,
 )
 from mmtrain.train.run_lock import LEASE_SECONDS, RunLock
 from mmtrain.train.straggler import StragglerWatch
@@ -112,8 +110,8 @@ def _train(recipe: TrainRecipe, layout: Layout, *, resume: Resume, signals: Stop
     if recipe.model.init_training and run.state.step == 0:
         for line in take_up_open_clip(run):
             _say(line)
-    _write_facts(run)
-    for line in _headline(run):
+    write_run_facts(run)
+    for line in headline(run):
         _say(line)
     with (
         _open_log(run) as log,
@@ -136,39 +134,6 @@ def _train(recipe: TrainRecipe, layout: Layout, *, resume: Resume, signals: Stop
     refuse_failed(failed)
     mirror.refuse_behind()
     return run.folder
-
-
-def _headline(run: Run) -> Iterator[str]:
-    """What is about to run, before its first step."""
-    config, data = run.recipe.train, run.data
-    if sources := _sources(run):
-        told = (f"{name} ({one['num_samples']:,} samples)" for name, one in sources.items())
-        yield f"mixing {', '.join(told)}"
-    for root, commit in hub.COMMITS.items():
-        yield f"{root} is read at commit {commit}"
-    given = data.phases.are_given
-    steps = f"{run.total_steps:,} steps"
-    steps += f" in {len(config.phase)} phases" if given else f" of {config.batch_size:,}"
-    if run.recipe.data.stream:
-        yield f"a stream, which cannot be resumed; {steps}"
-    else:
-        epochs = run.total_steps / data.batches_per_epoch
-        if given:
-            epochs = data.phases.sizes.rows_before(run.total_steps) / data.num_samples
-        yield f"{data.num_samples:,} samples; {steps} ({epochs:,.4g} epochs)"
-    if given:
-        yield from data.phases.lines()
-    part = run.num_trainable / run.num_parameters
-    share = "" if part == 1 else f" of {run.num_parameters:,} ({part:.2%})"
-    yield f"training {run.num_trainable:,}{share} parameters in {config.precision} on {run.layout}"
-
-
-def _sources(run: Run) -> dict[str, dict[str, int]]:
-    """What each source of a mixture holds; empty without one."""
-    if not run.recipe.data.mixture:
-        return {}
-    pairs = zip(run.recipe.data.mixture, run.data.sources, strict=True)
-    return {one.name: {"num_samples": source.num_samples} for one, source in pairs}
 
 
 def _written(folder: Path) -> Iterator[str]:
@@ -330,30 +295,6 @@ def _with_mixture_behind(run: Run, state: Mapping[str, Any]) -> Run:
     recipe = replace(run.recipe, data=data)
     steps = total_steps(recipe.train, run.data)
     return replace(run, recipe=recipe, total_steps=steps)
-
-
-def _write_facts(run: Run) -> None:
-    facts: dict[str, Any] = {
-        "data": {
-            "num_samples": run.data.num_samples,
-            "fingerprint": run.data.fingerprint,
-            "fingerprint_covers_content": split_fingerprint(run.data.fingerprint)[1] is not None,
-            "batches_per_epoch": run.data.batches_per_epoch,
-            **({"sources": sources} if (sources := _sources(run)) else {}),
-            **({"commits": hub.COMMITS} if hub.COMMITS else {}),
-        },
-        "total_steps": run.total_steps,
-        **({"phases": run.data.phases.facts()} if run.data.phases.are_given else {}),
-        "parameters": {"trainable": run.num_trainable, "total": run.num_parameters},
-        "ranks": 1 if is_alone() else dist.get_world_size(),
-        "device": run.layout.device.type,
-        "threads": torch.get_num_threads(),
-    }
-    changes = {f"at step {one['step']}": one["changes"] for one in read_history(run.folder)}
-    if changes:
-        facts["changed"] = changes
-    recipe = escape_paths(TrainRecipe, encode(run.recipe))
-    on_rank_0(lambda: write_facts(run.folder, recipe=recipe, facts=facts))
 
 
 def _open_log(run: Run) -> "_Log":

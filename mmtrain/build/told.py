@@ -1,0 +1,75 @@
+"""What a run is, told before its first step: to the user, and in its folder."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from mmtrain.build.run import Run
+from mmtrain.data.fingerprint import split_fingerprint
+from mmtrain.data.storage import hub
+from mmtrain.ranks import is_alone, on_rank_0
+from mmtrain.recipe import TrainRecipe
+from mmtrain.settings.decode import encode
+from mmtrain.settings.paths import escape_paths
+from mmtrain.train.resume import read_history
+from mmtrain.train.run_folder import write_facts
+
+
+def headline(run: Run) -> Iterator[str]:
+    """What is about to run, before its first step."""
+    config, data = run.recipe.train, run.data
+    if sources := _sources(run):
+        told = (f"{name} ({one['num_samples']:,} samples)" for name, one in sources.items())
+        yield f"mixing {', '.join(told)}"
+    for root, commit in hub.COMMITS.items():
+        yield f"{root} is read at commit {commit}"
+    given = data.phases.are_given
+    steps = f"{run.total_steps:,} steps"
+    steps += f" in {len(config.phase)} phases" if given else f" of {config.batch_size:,}"
+    if run.recipe.data.stream:
+        yield f"a stream, which cannot be resumed; {steps}"
+    else:
+        epochs = run.total_steps / data.batches_per_epoch
+        if given:
+            epochs = data.phases.sizes.rows_before(run.total_steps) / data.num_samples
+        yield f"{data.num_samples:,} samples; {steps} ({epochs:,.4g} epochs)"
+    if given:
+        yield from data.phases.lines()
+    part = run.num_trainable / run.num_parameters
+    share = "" if part == 1 else f" of {run.num_parameters:,} ({part:.2%})"
+    yield f"training {run.num_trainable:,}{share} parameters in {config.precision} on {run.layout}"
+
+
+def _sources(run: Run) -> dict[str, dict[str, int]]:
+    """What each source of a mixture holds; empty without one."""
+    if not run.recipe.data.mixture:
+        return {}
+    pairs = zip(run.recipe.data.mixture, run.data.sources, strict=True)
+    return {one.name: {"num_samples": source.num_samples} for one, source in pairs}
+
+
+def write_run_facts(run: Run) -> None:
+    """Write the recipe as it was resolved, and what it met here, into the run's folder."""
+    facts: dict[str, Any] = {
+        "data": {
+            "num_samples": run.data.num_samples,
+            "fingerprint": run.data.fingerprint,
+            "fingerprint_covers_content": split_fingerprint(run.data.fingerprint)[1] is not None,
+            "batches_per_epoch": run.data.batches_per_epoch,
+            **({"sources": sources} if (sources := _sources(run)) else {}),
+            **({"commits": hub.COMMITS} if hub.COMMITS else {}),
+        },
+        "total_steps": run.total_steps,
+        **({"phases": run.data.phases.facts()} if run.data.phases.are_given else {}),
+        "parameters": {"trainable": run.num_trainable, "total": run.num_parameters},
+        "ranks": 1 if is_alone() else dist.get_world_size(),
+        "device": run.layout.device.type,
+        "threads": torch.get_num_threads(),
+    }
+    changes = {f"at step {one['step']}": one["changes"] for one in read_history(run.folder)}
+    if changes:
+        facts["changed"] = changes
+    recipe = escape_paths(TrainRecipe, encode(run.recipe))
+    on_rank_0(lambda: write_facts(run.folder, recipe=recipe, facts=facts))
