@@ -11,41 +11,22 @@ import fcntl
 import hashlib
 import os
 import shutil
-import struct
 import time
-import zlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import NamedTuple
 
 from mmtrain.data.storage.evict import PARTIAL, Budget
-from mmtrain.data.storage.file import File
+from mmtrain.data.storage.piece import Piece, sealed
 from mmtrain.data.work import COUNTER
 from mmtrain.errors import UsageError
 
 GB = 10**9
-_BLOCK = 1 << 14
 _LARGEST_PIECE, _SMALLEST_PIECE = 8 << 20, 1 << 16
 _LEAST_PIECES = 16
 _AGE = 60.0
 _PATIENCE = 60.0
 _asked: ContextVar["Cache | None"] = ContextVar("cache", default=None)
-_END = struct.Struct("<8sQI")
-_MAGIC = b"mmtrain1"
-
-
-class Piece(NamedTuple):
-    """A part of a file, which is kept or fetched as one."""
-
-    path: Path
-    """Where it is kept."""
-    offset: int
-    """Where it begins in the file."""
-    size: int
-    """Bytes."""
-    file: File
-    """Fetches it."""
 
 
 class Cache:
@@ -104,19 +85,19 @@ class Cache:
         Raises:
             OSError, UsageError: as of the file.
         """
-        found = self._look_up(piece.path, first, size, piece.size)
+        found = self._look_up(piece, first, size)
         COUNTER.looked_up(is_there=found is not None)
         if found is not None:
             return found
-        with self._sole(piece.path, seconds=_PATIENCE) as descriptor:
+        with self._sole(Path(piece.path), seconds=_PATIENCE) as descriptor:
             if descriptor is None:
                 # Somebody else brought it, or it cannot be kept.
-                found = self._look_up(piece.path, first, size, piece.size)
+                found = self._look_up(piece, first, size)
                 if found is None:
                     found = piece.file.read(piece.offset + first, size)
                 return found
             whole = piece.file.read(piece.offset, piece.size)
-            self._keep(piece.path, descriptor, whole)
+            self._keep(Path(piece.path), descriptor, whole)
         return whole[first : first + size]
 
     def fetch(self, piece: Piece) -> bool:
@@ -128,29 +109,33 @@ class Cache:
         Raises:
             OSError, UsageError: as of the file.
         """
-        with self._sole(piece.path, seconds=0.0) as descriptor:
+        with self._sole(Path(piece.path), seconds=0.0) as descriptor:
             if descriptor is None:
                 return True
-            return self._keep(piece.path, descriptor, piece.file.read(piece.offset, piece.size))
+            return self._keep(
+                Path(piece.path), descriptor, piece.file.read(piece.offset, piece.size)
+            )
 
-    def _look_up(self, path: Path, first: int, size: int, length: int) -> bytes | None:
+    def _look_up(self, piece: Piece, first: int, size: int) -> bytes | None:
         """Bytes of a piece that is there and sound; one that is not sound is removed."""
         try:
             # Not kept open: a piece that is dropped gives back its room at once.
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(piece.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
         try:
-            found = _read_checked(descriptor, first, size, length)
-            if found is not None and time.time() - os.fstat(descriptor).st_mtime > _AGE:
-                os.utime(descriptor)  # what was wanted last is dropped last
+            found = piece.read(descriptor, first, size)
+            if found is not None and time.monotonic() - piece.looked_at > _AGE:
+                piece.looked_at = time.monotonic()
+                if time.time() - os.fstat(descriptor).st_mtime > _AGE:
+                    os.utime(descriptor)  # what was wanted last is dropped last
         except OSError:
             found = None
         finally:
             os.close(descriptor)
         if found is None:
             with contextlib.suppress(OSError):
-                path.unlink()
+                os.unlink(piece.path)
         return found
 
     @contextlib.contextmanager
@@ -174,10 +159,7 @@ class Cache:
 
     def _keep(self, path: Path, descriptor: int, data: bytes) -> bool:
         """Write a piece and give it its name; False: that failed, which leaves nothing."""
-        tail = b"".join(
-            struct.pack("<I", zlib.crc32(data[i : i + _BLOCK])) for i in range(0, len(data), _BLOCK)
-        )
-        whole = data + tail + _END.pack(_MAGIC, len(data), zlib.crc32(tail))
+        whole = sealed(data)
         try:
             os.ftruncate(descriptor, 0)  # what a process that was killed left
             if not self.budget.make_room(len(whole), descriptor=descriptor):
@@ -252,25 +234,3 @@ def _try_lock(descriptor: int, end: float) -> bool:
                 return False
         time.sleep(pause)
         pause = min(2 * pause, 0.1)
-
-
-def _read_checked(descriptor: int, first: int, size: int, length: int) -> bytes | None:
-    """Bytes of an opened piece; None unless its length and its blocks' checksums are right."""
-    num_blocks = -(-length // _BLOCK)
-    begin, end = first // _BLOCK, -(-(first + size) // _BLOCK)
-    tail_at = length + 4 * num_blocks
-    data = os.pread(descriptor, min(end * _BLOCK, length) - begin * _BLOCK, begin * _BLOCK)
-    tail = os.pread(descriptor, 4 * num_blocks + _END.size + 1, length)
-    if len(tail) != tail_at - length + _END.size:
-        return None
-    crcs = tail[: 4 * num_blocks]
-    if tail[4 * num_blocks :] != _END.pack(_MAGIC, length, zlib.crc32(crcs)):
-        return None
-    view = memoryview(data)
-    for block in range(begin, end):
-        at = (block - begin) * _BLOCK
-        wanted = int.from_bytes(crcs[4 * block : 4 * block + 4], "little")
-        if zlib.crc32(view[at : at + _BLOCK]) != wanted:
-            return None
-    inside = first - begin * _BLOCK
-    return data[inside : inside + size]

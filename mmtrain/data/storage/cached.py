@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Self
 
-from mmtrain.data.storage.cache import Cache, Piece
+from mmtrain.data.storage.cache import Cache
 from mmtrain.data.storage.file import File, Range, read_joined
+from mmtrain.data.storage.piece import Piece
 
 _GAP = 1 << 18
 
@@ -25,6 +26,8 @@ class CachedFile:
         self._file, self._cache = file, cache
         self.place = cache.folder_of(self.path, self.size, file.version)
         """The folder of its pieces."""
+        self._folder = str(self.place)
+        self._pieces: dict[int, Piece] = {}
 
     def read(self, offset: int, size: int) -> bytes:
         """See `File.read`."""
@@ -35,7 +38,7 @@ class CachedFile:
             return self._cache.read(self._piece(offset, end - offset), 0, end - offset)
         parts, length = [], self._cache.piece
         while offset < end:
-            piece = self._piece(offset // length * length, length)
+            piece = self._large_piece(offset // length)
             take = min(end, piece.offset + piece.size) - offset
             parts.append(self._cache.read(piece, offset - piece.offset, take))
             offset += take
@@ -43,13 +46,19 @@ class CachedFile:
 
     def pieces(self) -> Iterator[Piece]:
         """All of them in order, where it is kept in large ones."""
-        length = self._cache.piece
-        return (self._piece(begin, length) for begin in range(0, self.size, length))
+        return map(self._large_piece, range(-(-self.size // self._cache.piece)))
+
+    def _large_piece(self, number: int) -> Piece:
+        """One that knows what was found out about it, as long as the file is open."""
+        piece = self._pieces.get(number)
+        if piece is None:
+            length = self._cache.piece
+            piece = self._pieces[number] = self._piece(number * length, length)
+        return piece
 
     def _piece(self, offset: int, size: int) -> Piece:
         size = min(size, self.size - offset)
-        path = self.place / f"{offset}-{size}"
-        return Piece(path=path, offset=offset, size=size, file=self._file)
+        return Piece(self._folder, offset=offset, size=size, file=self._file)
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[memoryview]:
         """See `File.read_ranges`."""

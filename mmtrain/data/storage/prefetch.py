@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.data.storage.cache import Cache
-from mmtrain.data.storage.cached import CachedFile, Piece
+from mmtrain.data.storage.cached import CachedFile
+from mmtrain.data.storage.piece import Piece
 from mmtrain.errors import UsageError
 
 Coming = Callable[[], Iterable[CachedFile]]
@@ -118,7 +119,7 @@ class Prefetch:
                 room -= piece.size
                 if room < 0:
                     return
-                if piece.path.name not in there:
+                if piece.name not in there:
                     is_whole = False
                     yield piece
             if is_whole:
