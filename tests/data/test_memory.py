@@ -9,7 +9,7 @@ import pytest
 
 from mmtrain.data.accounts import EpochAccounts
 from mmtrain.data.config import MixtureSource
-from tests.data.shard_files import build_data, pairs, write_shard, write_set
+from tests.data.shard_files import build_data, pairs, write_set, write_shard
 from tests.data.storage.fault_server import serving
 
 SIZES = (9, 8, 7, 9, 8, 7)

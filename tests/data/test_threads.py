@@ -4,6 +4,7 @@ import os
 import pickle
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import replace
 
@@ -34,6 +35,36 @@ def test_order_exceptions_and_context() -> None:
     assert {thread for *_, thread in [(threading.get_ident(),)]} == set(
         Threads(1).map(lambda _: threading.get_ident(), range(3))
     )
+
+
+@pytest.mark.parametrize("fails", [{3: 0.0, 1: 0.05}, {0: 0.03, 1: 0.0, 2: 0.01}, {7: 0.0}])
+def test_the_first_that_fails_is_told_and_what_is_left_is_not_begun(fails) -> None:
+    begun = []
+
+    def make(number: int) -> None:
+        begun.append(number)
+        time.sleep(fails.get(number, 0.1))
+        if number in fails:
+            raise KeyError(number)
+
+    with pytest.raises(KeyError, match=str(min(fails))):
+        Threads(4).map(make, range(100))
+    assert max(begun) < 20
+    assert Threads(4).map(str, []) == []
+
+
+def test_a_thread_is_asked_once_whatever_it_makes(monkeypatch) -> None:
+    """To ask costs more than a look-up in the cache."""
+    asked = []
+    submit = ThreadPoolExecutor.submit
+
+    def counted(pool, *arguments):
+        asked.append(arguments)
+        return submit(pool, *arguments)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", counted)
+    assert Threads(3).map(str, range(200)) == [str(number) for number in range(200)]
+    assert len(asked) == 3
 
 
 def test_a_fork_begins_threads_of_its_own() -> None:
