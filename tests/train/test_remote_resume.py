@@ -181,8 +181,7 @@ def test_killed_and_resumed_elsewhere(tmp_path, monkeypatch, places, s3) -> None
 @pytest.mark.parametrize("sources", [("s3",) * 3, ("http",) * 3, ("http", "s3", "disk")])
 @pytest.mark.parametrize("lanes", [1, 2])
 @pytest.mark.parametrize("workers", [0, 2])
-# Without a mirror 2 of 12 cases failed once, on a busy machine, and not when run again.
-@pytest.mark.parametrize("mirrored", [pytest.param(False, marks=pytest.mark.xfail), True])
+@pytest.mark.parametrize("mirrored", [False, True])
 def test_killed_and_resumed_anywhere(
     tmp_path,
     monkeypatch,
