@@ -105,6 +105,10 @@ def idle_notes(
             "steps: the learning rate never reaches its peak",
         ),
         (
+            not evaluation.fast and evaluation.batch_size != type(evaluation).batch_size,
+            f"eval.batch_size = {evaluation.batch_size} has no effect without eval.fast = true",
+        ),
+        (
             evaluation.every is not None and not judged,
             f"{every} has no effect: the recipe names no evaluation",
         ),

@@ -21,6 +21,7 @@ from mmtrain.data.bad_samples import BAD_SAMPLES_FILE, BadSampleLog
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.numbered import NumberedData
 from mmtrain.errors import UsageError
+from mmtrain.eval.forward_size import forward_size
 from mmtrain.eval.scheduled import check_evaluation, command_words, run_evaluation
 from mmtrain.loading.start import read_start
 from mmtrain.models import Clip
@@ -153,7 +154,7 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
         seed=recipe.run.seed,
         batch_size=recipe.train.batch_size,
         phases=recipe.train.phase,
-        eval_batch_size=recipe.eval.batch_size,
+        eval_batch_size=forward_size(recipe.eval.batch_size, fast=recipe.eval.fast),
     )
     task = build_task(recipe, shared)
     recipe = replace(recipe, **task.sections())

@@ -27,8 +27,9 @@ _REMEDIES = {
 }
 """What a disk may say to a right program, and what the user can do."""
 _LESS_MEMORY = (
-    "the memory is too small for this; of a recipe lower train.batch_size, eval.batch_size or the "
-    "model's sizes, or raise train.microbatches; of a command lower --batch-size"
+    "the memory is too small for this; of a recipe lower train.batch_size or the model's sizes, "
+    "raise train.microbatches, or set eval.fast with a small eval.batch_size; to a command give "
+    "--fast with a small --batch-size"
 )
 _OUT_OF_MEMORY = ("can't allocate memory", "Cannot allocate memory", "out of memory")
 

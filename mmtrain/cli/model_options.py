@@ -10,7 +10,7 @@ from mmtrain.data.sources.source import IMAGE_KEY
 from mmtrain.data.storage.patience import PATIENCE
 from mmtrain.settings.numbers import at_least, seconds
 
-_RUNNING = ("architecture", "batch_size", "workers", "retry_seconds", "device", "precision")
+_RUNNING = ("architecture", "batch_size", "fast", "workers", "retry_seconds", "device", "precision")
 
 
 def add_architecture(parser: Parser) -> None:
@@ -54,9 +54,14 @@ def add_running(parser: Parser, *, image_key: bool = True, batches: bool = True)
         parser.add_argument(
             "--batch-size",
             type=at_least(1),
-            default=256,
             metavar="N",
-            help="samples a forward (%(default)s)",
+            help="samples a forward with --fast (256); else they are 64",
+        )
+        parser.add_argument(
+            "--fast",
+            action="store_true",
+            help="forwards of --batch-size samples, on which the last digits then depend; without, "
+            "a result is the same to the bit whatever batch size, ranks and workers",
         )
         parser.add_argument(
             "--workers",

@@ -1,6 +1,7 @@
 """`mmtrain eval` and `embed`: a model from disk, alone or under torchrun, whose ranks share out the
 samples."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,12 @@ from mmtrain.eval import Encoder, write_result
 from mmtrain.eval.evaluators.evaluator import Evaluator
 from mmtrain.eval.features.embed import EmbedReport, embed
 from mmtrain.eval.features.embed_files import PieceFormat
+from mmtrain.eval.forward_size import FAST_BATCH, FIXED_BATCH, forward_size
 from mmtrain.eval.together import on_all_ranks
 from mmtrain.loading import load
 from mmtrain.parallel import ParallelConfig, build_layout, leave_ranks, pick_device
 from mmtrain.parallel.precision import Precision
+from mmtrain.ranks import own_rank
 from mmtrain.settings.numbers import WHOLE
 
 
@@ -27,8 +30,10 @@ class ModelOptions:
     """What `load` takes."""
     architecture: str | None = None
     """Of a weights' file of which nothing says it."""
-    batch_size: int = 256
-    """Samples per rank and forward."""
+    fast: bool = False
+    """Forwards of batch_size samples, on which the last digits of a result then depend."""
+    batch_size: int | None = None
+    """Samples per rank and forward, where it is fast."""
     workers: int = 0
     """Processes per rank that read and decode."""
     retry_seconds: float = PATIENCE
@@ -37,6 +42,14 @@ class ModelOptions:
     """cpu, cuda, cuda:1 or auto."""
     precision: Precision = "fp32"
     """Number format of the forward passes."""
+
+    @property
+    def forward_size(self) -> int:
+        """Samples per rank and forward."""
+        if self.batch_size is not None and not self.fast and own_rank() == 0:
+            say = f"--batch-size {self.batch_size} has no effect without --fast"
+            print(f"mmtrain: {say}: forwards are of {FIXED_BATCH}", file=sys.stderr)
+        return forward_size(self.batch_size or FAST_BATCH, fast=self.fast)
 
 
 def eval_command(*, model: ModelOptions, evaluation: Evaluator, out: Path) -> None:
@@ -149,7 +162,7 @@ def build_encoder(options: ModelOptions) -> Encoder:
         preprocess=preprocess.config,
         device=layout.device,
         precision=options.precision,
-        batch_size=options.batch_size,
+        batch_size=options.forward_size,
         workers=options.workers,
         group=layout.group("dp"),
     )

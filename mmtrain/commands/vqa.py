@@ -49,7 +49,7 @@ def _answerer(model: ModelOptions, head: Head | None) -> Answerer:
         head=head,
         device=layout.device,
         precision=model.precision,
-        batch_size=model.batch_size,
+        batch_size=model.forward_size,
         workers=model.workers,
         group=layout.group("dp"),
     )

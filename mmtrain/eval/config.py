@@ -10,6 +10,7 @@ from mmtrain.eval.evaluators.pairs import PairsConfig
 from mmtrain.eval.evaluators.retrieval import RetrievalConfig
 from mmtrain.eval.evaluators.vqa import VqaEvalConfig
 from mmtrain.eval.evaluators.zero_shot import ZeroShotConfig
+from mmtrain.eval.forward_size import FAST_BATCH
 from mmtrain.settings.describe import annotations, section_in
 
 
@@ -19,8 +20,11 @@ class EvalConfig:
 
     every: int | None = None
     """Steps between evaluations. None: only at the end."""
-    batch_size: int = 256
-    """Samples per rank and forward."""
+    fast: bool = False
+    """Forwards of batch_size samples, on which the last digits of a result then depend. False: of
+    64, and every result is the same to the bit whatever the batch size, ranks and workers."""
+    batch_size: int = FAST_BATCH
+    """Samples per rank and forward, where fast = true."""
     zero_shot: tuple[ZeroShotConfig, ...] = ()
     """Zero-shot evaluations."""
     retrieval: tuple[RetrievalConfig, ...] = ()

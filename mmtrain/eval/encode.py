@@ -2,8 +2,10 @@
 
 Work is divided by whole batches: batch b belongs to rank b modulo the ranks. So a batch holds the
 same rows whatever the number of ranks, its features come out the same to the last bit, and results
-do not depend on the layout. All ranks run equally many forward passes (a sharded model's are
-collective), those without a batch left over a single row that counts nowhere.
+do not depend on the layout. Nor do they depend on a setting: the last bits of a product depend on
+its shape, so that a batch is of FIXED_BATCH samples unless somebody prefers another. All ranks run
+equally many forward passes (a sharded model's are collective), those without a batch left over a
+single row that counts nowhere.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,6 +21,7 @@ from mmtrain.collectives import rank_and_size
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
+from mmtrain.eval.forward_size import FIXED_BATCH
 from mmtrain.eval.together import on_all_ranks, sum_of_all
 from mmtrain.models.clip import Clip
 from mmtrain.models.fused import fused_clip
@@ -55,8 +58,8 @@ class Encoder:
     """Where the model is."""
     precision: Precision = "fp32"
     """Number format of the forward passes; scores are fp32 in any case."""
-    batch_size: int = 256
-    """Samples per rank and forward pass."""
+    batch_size: int = FIXED_BATCH
+    """Samples per rank and forward pass, from `forward_size`."""
     workers: int = 0
     """Processes per rank that read and decode."""
     group: ProcessGroup | None = None

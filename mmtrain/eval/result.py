@@ -15,6 +15,7 @@ import mmtrain
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder
+from mmtrain.eval.forward_size import FIXED_BATCH
 from mmtrain.files import replace_file
 from mmtrain.models.fingerprint import weights_fingerprint
 from mmtrain.settings.decode import encode
@@ -59,11 +60,13 @@ class EvalResult:
 
 def provenance(encoder: Encoder, source: SampleSource) -> dict[str, Any]:
     """What a figure needs beside it to be compared with another."""
+    fast = encoder.batch_size != FIXED_BATCH
     return {
         "data_fingerprint": source.fingerprint,
         "model_fingerprint": weights_fingerprint(encoder.model),
         "preprocess": encode(encoder.preprocess),
         "precision": encoder.precision,
+        **({"fast_batch_size": encoder.batch_size} if fast else {}),
         "versions": {
             "mmtrain": mmtrain.__version__,
             "torch": torch.__version__,

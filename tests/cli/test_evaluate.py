@@ -48,7 +48,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def encoder_of(model: Path) -> Encoder:
     clip, preprocess, tokenizer = mmtrain.load(model)
-    return Encoder(model=clip, tokenizer=tokenizer, preprocess=preprocess.config, batch_size=256)
+    return Encoder(model=clip, tokenizer=tokenizer, preprocess=preprocess.config)
 
 
 def run_eval(kind: str, model: Path, out: Path, **options: Any) -> dict[str, Any]:

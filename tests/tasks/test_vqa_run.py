@@ -38,8 +38,8 @@ ROOT = Path(__file__).parents[2]
 CORE: dict[str, Any] = {"dim": 16, "num_layers": 2, "num_heads": 2}
 
 
-def write_recipe(folder: Path, **changes: Any) -> Path:
-    files = write_set(folder)
+def write_recipe(folder: Path, *, num: int = 12, **changes: Any) -> Path:
+    files = write_set(folder, num=num)
     content = {
         "run": {"dir": str(folder / "run")},
         "data": {"train": files["data"]},
@@ -246,7 +246,7 @@ def test_predictions_ask_once_and_need_no_answers(
     monkeypatch.setattr(Vqa, "choose", counted)
     said, out = tmp_path / "said.json", tmp_path / "out.json"
     common = ["eval", "vqa", "--model", str(tmp_path / "one"), "--data", str(tmp_path / "images")]
-    common += ["--questions", str(tmp_path / "questions.json"), "--batch-size", "5"]
+    common += ["--questions", str(tmp_path / "questions.json"), "--fast", "--batch-size", "5"]
     known = ["--annotations", str(tmp_path / "annotations.json")]
     capsys.readouterr()
     assert main([*common, *known, "--predictions", str(said), "--out", str(out)]) == 0

@@ -22,6 +22,7 @@ from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import own_batches
+from mmtrain.eval.forward_size import FIXED_BATCH
 from mmtrain.eval.samples import EvalBatch, EvalBatches, Members, spans
 from mmtrain.eval.together import gather_all, on_all_ranks
 from mmtrain.models.fused import fused_vqa
@@ -52,7 +53,7 @@ class Answerer:
     """Where the model is."""
     precision: Precision = "fp32"
     """Number format of the forward passes."""
-    batch_size: int = 64
+    batch_size: int = FIXED_BATCH
     """Images per rank and forward pass."""
     workers: int = 0
     """Processes per rank that read and decode."""

@@ -88,6 +88,7 @@ def test_the_batch_size_does_not_change_what_is_evaluated(tmp_path: Path) -> Non
     ]
     calibration = dict(figures[0]["calibration"])
     for each in figures:
+        assert each.pop("fast_batch_size") in (1, 4, 13, 100)
         # Sums of floats, whose last bits depend on the shapes of the products.
         assert each.pop("calibration") == pytest.approx(calibration, rel=1e-4)
         for rows in ("confusions", "reliability"):

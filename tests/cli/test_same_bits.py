@@ -1,0 +1,142 @@
+"""An evaluation's files are the same to the byte however it is run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from mmtrain.cli import main
+from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.eval.encode import Encoder, encode_image_batch
+from mmtrain.eval.forward_size import FIXED_BATCH
+from mmtrain.loading import save_model
+from tests.data.shard_files import encoded, picture, write_shard
+from tests.serve.tiny import SIDE, TOKENIZER, tiny_clip
+from tests.tasks.test_vqa_run import write_recipe
+
+ROOT = Path(__file__).parents[2]
+COUNT = 2 * FIXED_BATCH + 11
+BATCHES = (1, 2, 7, 32)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of random weights, and pictures with classes and captions."""
+    folder = tmp_path_factory.mktemp("place")
+    preprocess = PreprocessConfig(image_size=SIDE)
+    save_model(folder / "m", model=tiny_clip(), tokenizer=TOKENIZER, preprocess=preprocess)
+    samples = []
+    for number in range(COUNT):
+        words = " ".join(["dot", "blue", "red", "square"][: 1 + number % 4])
+        files = {"txt": f"{words} {number}", "cls": str(number % 5)}
+        image = encoded(picture((17 + number % 7, 18), seed=number), "PNG")
+        samples.append((f"{number:05d}", {"png": image, **files}))
+    write_shard(folder / "a.tar", samples)
+    (folder / "classes.txt").write_text("dot\nblue dot\nsquare\nred thing\nnothing at all\n")
+    return folder
+
+
+def commands(place: Path) -> dict[str, list[str]]:
+    data = str(place / "a.tar")
+    classes = ["--classes", str(place / "classes.txt"), "--label-key", "cls"]
+    both = ["--train", data, "--test", data, *classes]
+    model = ["--model", str(place / "m")]
+    return {
+        "zero-shot": ["eval", "zero-shot", *model, "--data", data, *classes],
+        "retrieval": ["eval", "retrieval", *model, "--data", data],
+        "knn": ["eval", "knn", *model, *both],
+        "linear-probe": ["eval", "linear-probe", *model, *both],
+    }
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """`eval vqa` of a model of random weights that chooses and writes."""
+    folder = tmp_path_factory.mktemp("answers")
+    path = write_recipe(folder, num=COUNT)
+    assert main(["train", str(path), "--run-dir", str(folder / "run"), "--train.steps", "2"]) == 0
+    files = ["questions", "annotations"]
+    named = [word for one in files for word in (f"--{one}", str(folder / f"{one}.json"))]
+    return ["eval", "vqa", "--model", str(folder / "run"), "--data", str(folder / "images"), *named]
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("kind", ["zero-shot", "retrieval", "knn", "linear-probe"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_batch_size_and_workers_change_no_bit(
+    place: Path, tmp_path: Path, kind: str, precision: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*commands(place)[kind], "--precision", precision]
+    found = []
+    for number, batch in enumerate((None, *BATCHES)):
+        options = [] if batch is None else ["--batch-size", str(batch)]
+        options += ["--workers", "2"] if batch == 7 else []
+        out = tmp_path / str(number)
+        assert main([*words, *options, "--out", str(out / "r.json")]) == 0
+        told = f"--batch-size {batch} has no effect without --fast: forwards are of {FIXED_BATCH}"
+        assert (told in capsys.readouterr().err) == (batch is not None)
+        found.append(written(out))
+    assert all(each == found[0] for each in found)
+    assert b"fast" not in found[0]["r.json"]
+
+
+@pytest.mark.parametrize("head", ["classify", "generate"])
+def test_the_batch_size_changes_no_answer(answers: list[str], tmp_path: Path, head: str) -> None:
+    found = []
+    for number, batch in enumerate((1, 7, 32)):
+        out = tmp_path / str(number)
+        options = [
+            "--batch-size",
+            str(batch),
+            "--predictions",
+            str(tmp_path / f"said-{number}.json"),
+        ]
+        assert main([*answers, "--head", head, *options, "--out", str(out / "r.json")]) == 0
+        found.append(written(out) | {"said": (tmp_path / f"said-{number}.json").read_bytes()})
+    assert all(each == found[0] for each in found)
+
+
+def test_fast_takes_the_batch_size_and_says_so(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+
+    def counted(encoder: Encoder, images_BCHW: Tensor) -> Tensor:
+        taken.append(len(images_BCHW))
+        return encode_image_batch(encoder, images_BCHW)
+
+    monkeypatch.setattr("mmtrain.eval.samples.encode_image_batch", counted)
+    for words, sizes in (
+        ([], [FIXED_BATCH, FIXED_BATCH, 11]),
+        (["--fast"], [COUNT]),
+        (["--fast", "--batch-size", "100"], [100, COUNT - 100]),
+    ):
+        taken.clear()
+        out = tmp_path / "r.json"
+        assert main([*commands(place)["zero-shot"], *words, "--out", str(out)]) == 0
+        assert taken == sizes
+        assert ('"fast_batch_size"' in out.read_text()) == bool(words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["zero-shot", "retrieval", "knn", "linear-probe"])
+def test_ranks_change_no_bit(place: Path, tmp_path: Path, kind: str) -> None:
+    words = commands(place)[kind]
+    assert main([*words, "--out", str(tmp_path / "1" / "r.json")]) == 0
+    options = ["--batch-size", "7", "--workers", "2", "--out", str(tmp_path / "2" / "r.json")]
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", "2", "-m", "mmtrain", *words, *options),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+    )
+    assert written(tmp_path / "2") == written(tmp_path / "1")
