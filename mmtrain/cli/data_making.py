@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mmtrain.cli.cache_options import add_cache
 from mmtrain.cli.parser import Parser, add_command
 from mmtrain.data.sources.source import IMAGE_KEY
 from mmtrain.settings.numbers import at_least, named_share, num_bytes, part
@@ -78,6 +79,7 @@ def _add_making(parser: Parser, out: str) -> None:
     parser.add_argument(
         "--index-dir", type=Path, metavar="DIR", help="where SRC's indexes are (beside shards)"
     )
+    add_cache(parser)
     _add_shards(parser)
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave out what cannot be used, and say how many"

@@ -1,5 +1,7 @@
 """Commands read remote shards through a cache that they are given; each byte is fetched once."""
 
+from pathlib import Path
+
 import pytest
 
 from mmtrain.cli import main
@@ -52,6 +54,28 @@ def test_a_shard_is_fetched_once_for_all_commands_and_training(folder, tmp_path,
         # Each looks at a few pieces to tell that the shards are those that were indexed; check
         # does so twice, since it keeps no index.
         assert web.requests["bytes"] <= set_bytes(folder) + 8 * COMPARED
+    assert asked_for() is None
+
+
+@pytest.mark.parametrize(("workers", "seed"), [("0", "1"), ("2", "3")])
+def test_shards_are_made_of_the_cache(folder, tmp_path, workers, seed):
+    """In a drawn order, and parted: every byte is fetched once, and the shards are those that files
+    of this machine give."""
+    cache = ["--cache-dir", str(tmp_path / "c"), "--cache-gb", "1"]
+    how = ["--samples-per-shard", "9", "--seed", seed, "--workers", workers]
+    parts = ["--fractions", "train=0.7", "val=0.3"]
+    with serving(folder) as web:
+        data = f"{web.url}/{{000..007}}.tar"
+        for name, words in {"make": [], "split": parts}.items():
+            for place, each, also in (("web", data, cache), ("here", str(folder), [])):
+                out = ["--out", str(tmp_path / name / place)]
+                assert main(["data", name, each, *out, *how, *words, *also]) == 0
+        assert web.requests["bytes"] <= set_bytes(folder) + 8 * COMPARED
+    made = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("here/**/*.tar"))
+    assert len(made) > 14
+    for path in made:
+        twin = tmp_path / path.parts[0] / "web" / Path(*path.parts[2:])
+        assert (tmp_path / path).read_bytes() == twin.read_bytes(), path
     assert asked_for() is None
 
 
