@@ -91,6 +91,16 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> TrainRecipe:
     return replace(recipe, model=model, vqa=vqa)
 
 
+def mirror_in(overrides: list[str]) -> str | None:
+    """The `run.mirror` that the words of a command name.
+
+    Raises:
+        UsageError: a word that is no override, or a variable that is not set.
+    """
+    data = expand_paths(TrainRecipe, apply_overrides(TrainRecipe, {}, overrides))
+    return decode(RunConfig, {"dir": "", **data.get("run", {})}).mirror
+
+
 def _keep_one_length(data: dict[str, Any], overrides: list[str]) -> None:
     """`--train.steps 20` over a recipe that counts epochs means 20 steps, and conversely; phases
     have lengths of their own."""

@@ -16,7 +16,8 @@ def add_train(commands: Any) -> None:
         "train what a recipe describes; every key of it can be overridden",
         _train,
         usage="mmtrain train RECIPE [--section.key value ...] [--run-dir DIR] [--resume]\n"
-        "       mmtrain train RUN --resume | --resume-with-changes [--section.key value ...]",
+        "       mmtrain train RUN --resume | --resume-with-changes [--section.key value ...]\n"
+        "       mmtrain train --run-dir DIR --resume --run.mirror PLACE",
         takes_overrides=True,
         lists_keys=True,
     )
@@ -43,8 +44,24 @@ def _train(arguments: argparse.Namespace) -> None:
 
     with_changes = arguments.resume_with_changes
     resume = "with changes" if with_changes else "as it was" if arguments.resume else None
+    if resume is not None:
+        _bring_recipe(arguments)
     recipe, run_dir = _place(arguments.recipe, arguments.run_dir, resumes=resume is not None)
     train_command(recipe=recipe, overrides=arguments.overrides, run_dir=run_dir, resume=resume)
+
+
+def _bring_recipe(arguments: argparse.Namespace) -> None:
+    """Of a run to go on with, of which nothing is here, take the recipe from its mirror."""
+    run = arguments.run_dir if arguments.recipe is None else arguments.recipe
+    if run is None or run.is_file() or (arguments.recipe is not None and not run.is_dir()):
+        return
+    if run.is_dir() and any(not path.name.startswith(".") for path in run.iterdir()):
+        return
+    from mmtrain.recipe import mirror_in
+    from mmtrain.train.copy_run import bring_recipe
+
+    if (mirror := mirror_in(arguments.overrides)) is not None:
+        bring_recipe(mirror, run, key="--run.mirror")
 
 
 def _place(recipe: Path | None, run_dir: Path | None, *, resumes: bool) -> tuple[Path, Path | None]:
@@ -71,7 +88,8 @@ def _place(recipe: Path | None, run_dir: Path | None, *, resumes: bool) -> tuple
         raise UsageError(f"{run} and --run-dir {run_dir} are two folders to resume; keep one")
     if not (run / "recipe.toml").is_file():
         raise UsageError(
-            f"{run} holds no recipe.toml, so it is no run to go on with; name a RECIPE to begin one"
+            f"{run} holds no recipe.toml, so it is no run to go on with; name a RECIPE to begin "
+            "one, or by --run.mirror the copy of the run"
         )
     return run / "recipe.toml", run
 

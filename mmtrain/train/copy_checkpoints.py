@@ -10,11 +10,13 @@ from pathlib import Path
 
 from mmtrain.checkpoint.checkpoint import CHECKPOINTS
 from mmtrain.checkpoint.sealed_folder import MANIFEST_FILE, finish, read_manifest, step_of, verify
-from mmtrain.data.storage.fetch import fetch_file
+from mmtrain.data.storage.fetch import Checksum, fetch_file
 from mmtrain.data.storage.place import Place, read_small
+from mmtrain.data.storage.sent import keep_tags, unlike_sent
 from mmtrain.errors import UsageError
 
 _UNSEALED = f"{MANIFEST_FILE}.unsealed"
+_TAGS = "etags.json"
 
 
 def sealed_in(sizes: Mapping[str, int]) -> dict[int, str]:
@@ -47,7 +49,7 @@ def push_checkpoint(path: Path, place: Place, *, replaces: bool) -> int:
     folder = f"{CHECKPOINTS}/{path.name}"
     there = _below(folder, place.sizes())
     kept = _kept(place, folder, content, there, replaces=replaces)
-    missing = {name: size for name, (size, _) in files.items() if kept.get(name) != size}
+    missing = _missing(place, folder, files, kept)
     if MANIFEST_FILE in kept and not missing:
         return 0
     _unseal(place, folder, content, there=there, kept=kept)
@@ -60,9 +62,24 @@ def push_checkpoint(path: Path, place: Place, *, replaces: bool) -> int:
                 f"{place.address(f'{folder}/{name}')} has {arrived.get(name, 'no')} bytes, not "
                 f"{size}, though it was just sent; does another job write there?"
             )
+    every, sent = ([f"{folder}/{name}" for name in names] for names in (files, missing))
+    keep_tags(place, f"{folder}/{_TAGS}", every, sent=sent)
     place.put(f"{folder}/{MANIFEST_FILE}", content)
     place.delete([f"{folder}/{_UNSEALED}"])
     return sum(missing.values())
+
+
+def _missing(
+    place: Place, folder: str, files: Mapping[str, Checksum], kept: Mapping[str, int]
+) -> dict[str, int]:
+    """What must be sent, by size: also what has changed there since it was sent."""
+    wanted = {f"{folder}/{name}": checksum for name, checksum in files.items() if name in kept}
+    unlike = unlike_sent(place, f"{folder}/{_TAGS}", wanted)
+    return {
+        name: size
+        for name, (size, _) in files.items()
+        if name not in kept or f"{folder}/{name}" in unlike
+    }
 
 
 def _kept(

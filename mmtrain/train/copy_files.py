@@ -14,12 +14,14 @@ from mmtrain.checkpoint.checkpoint import CHECKPOINTS
 from mmtrain.data.bad_samples import BAD_SAMPLES_FILE
 from mmtrain.data.storage.fetch import Checksum, checksum_of, fetch_file
 from mmtrain.data.storage.place import Place, read_small
+from mmtrain.data.storage.sent import keep_tags, unlike_sent
 from mmtrain.errors import UsageError
 from mmtrain.files import sha256_of
 from mmtrain.train.guard import BAD_BATCHES_FILE
 from mmtrain.train.resume import HISTORY_FILE
 
 RECORD_FILE = "run-files.json"
+_TAGS_FILE = "run-etags.json"
 _FORMAT = {"format": "mmtrain run files", "version": 1}
 _LEFT_OUT = (CHECKPOINTS, "heartbeats")
 _TAKEN_BACK = (BAD_SAMPLES_FILE, BAD_BATCHES_FILE, HISTORY_FILE, "eval/*.failed.json")
@@ -49,13 +51,15 @@ def push_files(run: Path, place: Place, *, only: Collection[str] | None = None) 
         for name in record
         if only is None and name not in here and any(fnmatch(name, one) for one in _TAKEN_BACK)
     ]
-    sent = 0
+    known: dict[str, Checksum] = {}
     changed: dict[str, tuple[Checksum, Path | bytes]] = {}
     for name in sorted(here if only is None else here & set(only)):
         checksum, content = _read(run / name)
-        if record.get(name) != [checksum] or sizes.get(name) != checksum[0]:
+        if record.get(name) == [checksum]:
+            known[name] = checksum
+        else:
             changed[name] = checksum, content
-            sent += checksum[0]
+    changed |= {name: _read(run / name) for name in unlike_sent(place, _TAGS_FILE, known)}
     if changed or gone:
         coming: Record = {n: [*record.get(n, [None]), c] for n, (c, _) in changed.items()}
         _write_record(place, record, coming | {name: [*record[name], None] for name in gone})
@@ -64,7 +68,8 @@ def push_files(run: Path, place: Place, *, only: Collection[str] | None = None) 
         place.delete(gone)
         kept = {name: old for name, old in record.items() if name not in gone}
         _write_record(place, kept, {name: [c] for name, (c, _) in changed.items()})
-    return sent
+        keep_tags(place, _TAGS_FILE, kept.keys() | changed.keys(), sent=changed)
+    return sum(size for (size, _), _ in changed.values())
 
 
 def pull_files(place: Place, run: Path) -> int:
@@ -80,6 +85,16 @@ def pull_files(place: Place, run: Path) -> int:
         except (UsageError, FileNotFoundError):  # a run that goes on may just have sent it anew
             continue
     return _pull_files(place, run)
+
+
+def recorded(place: Place, name: str) -> list[Checksum]:
+    """What one of a run's files may be there; nothing: it is not there.
+
+    Raises:
+        OSError: the place cannot be read.
+    """
+    record = _read_record(place) if RECORD_FILE in place.sizes() else {}
+    return [one for one in record.get(name, []) if one is not None]
 
 
 def differing(place: Place, run: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """A run copied to another place and back: which checkpoints, and whether it is this run's."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,9 +10,11 @@ from mmtrain.checkpoint.checkpoint import CHECKPOINTS
 from mmtrain.checkpoint.sealed_folder import STATE_FILE, steps_in, verify
 from mmtrain.data.storage.place import FolderPlace, Place, open_place, read_small
 from mmtrain.errors import UsageError
+from mmtrain.files import create_file
 from mmtrain.train.copy_checkpoints import pull_checkpoint, sealed_in
-from mmtrain.train.copy_files import RECORD_FILE, pull_files
+from mmtrain.train.copy_files import RECORD_FILE, pull_files, recorded
 from mmtrain.train.resume import find_changes, show_value
+from mmtrain.train.run_folder import RECIPE_FILE
 from mmtrain.train.state import Identity
 
 Say = Callable[[str], object]
@@ -108,6 +111,33 @@ def pull_newer(
         raise UsageError(
             f"{key} = {place.named}: none of its checkpoints can be used, such as {damaged[0]}"
         )
+
+
+def bring_recipe(path: str, run: Path, *, key: str) -> None:
+    """Bring the recipe of a run's copy into a folder that has nothing of it; every rank may.
+
+    Args:
+        path: of the copy.
+        run: its folder, made here.
+        key: the setting that the path comes from.
+
+    Raises:
+        UsageError: no run is there, its recipe is damaged, or the place cannot be read.
+    """
+    place = open_copy(path, run, key=key)
+    try:
+        if not sealed_copies(place) or not (may_be := recorded(place, RECIPE_FILE)):
+            raise UsageError(
+                f"{key} = {place.named} holds no run to go on with; name a RECIPE to begin one"
+            )
+        content = read_small(place, RECIPE_FILE)
+    except OSError as error:
+        told = f"{error.filename or place.named}: {error.strerror}"
+        raise UsageError(f"{key} = {place.named}: {told}; mend that") from error
+    if (len(content), hashlib.sha256(content).hexdigest()) not in may_be:
+        raise UsageError(f"{place.address(RECIPE_FILE)} is damaged; name a RECIPE")
+    run.mkdir(parents=True, exist_ok=True)
+    create_file(run / RECIPE_FILE, content.decode())
 
 
 def bring_files(place: Place, run: Path, *, say: Say) -> int:

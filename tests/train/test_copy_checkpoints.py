@@ -7,7 +7,7 @@ import pytest
 
 from mmtrain.checkpoint.sealed_folder import verify
 from mmtrain.data.storage import fetch
-from mmtrain.data.storage.place import open_place
+from mmtrain.data.storage.place import open_place, read_small
 from mmtrain.errors import UsageError
 from mmtrain.train.copy_checkpoints import (
     prune_copies,
@@ -15,6 +15,7 @@ from mmtrain.train.copy_checkpoints import (
     push_checkpoint,
     sealed_in,
 )
+from mmtrain.train.copy_files import push_files
 from tests.data.storage.conftest import s3, s3_url  # noqa: F401
 from tests.train.copies import Failing, Killed, killed_at, save
 
@@ -114,6 +115,56 @@ def test_changed_bytes_are_named_and_nothing_is_taken_for_whole(tmp_path) -> Non
     with pytest.raises(UsageError, match=r"state.json has 2 bytes.*not sent"):
         push_checkpoint(path, Failing(tmp_path / "other"), replaces=False)
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("where", ["store", "disk"])
+def test_bytes_that_changed_there_are_sent_again(where, tmp_path, s3) -> None:  # noqa: F811
+    """Of the same size, in a checkpoint and in a run's own files; what has not changed stays."""
+    path = save(tmp_path / "run", 3)
+    (tmp_path / "run" / "notes.txt").write_text("a note")
+    (tmp_path / "run" / "recipe.toml").write_text("steps = 3")
+    place = open_place(f"{s3.url}/a" if where == "store" else str(tmp_path / "copy"), key="to")
+
+    def push() -> tuple[int, int]:
+        files = push_files(tmp_path / "run", place)
+        return push_checkpoint(path, place, replaces=False), files
+
+    assert min(push()) > 0
+    assert push() == (0, 0)
+    folder = "checkpoints/step-00000003"
+    names = ["state.json", "rank-00000.safetensors"]
+    for changed in ([names[0]], [names[1]], names):
+        for name in changed:
+            content = bytearray(read_small(place, f"{folder}/{name}"))
+            content[len(content) // 2] ^= 1
+            place.put(f"{folder}/{name}", bytes(content))
+        assert push() == (sum((path / name).stat().st_size for name in changed), 0)
+        assert whole(place, tmp_path)[3] == (path / names[1]).read_bytes()
+    place.put("notes.txt", b"A note")
+    assert push_files(tmp_path / "run", place, only=("recipe.toml",)) == 0
+    assert push() == (0, 6)
+    assert read_small(place, "notes.txt") == b"a note"
+    (tmp_path / "run" / "recipe.toml").write_text("steps = 4")
+    place.put("notes.txt", b"B note")
+    assert push_files(tmp_path / "run", place, only=("recipe.toml",)) == 9
+    assert push() == (0, 6) and push() == (0, 0)
+
+
+@pytest.mark.parametrize("damage", [b"", b"[1]", b"{", b"\xff"])
+def test_etags_that_cannot_be_read_send_all_again(damage, tmp_path, s3) -> None:  # noqa: F811
+    path, place = save(tmp_path / "run", 3), open_place(f"{s3.url}/b{len(damage)}", key="to")
+    sent = push_checkpoint(path, place, replaces=False)
+    place.put("checkpoints/step-00000003/etags.json", damage)
+    assert push_checkpoint(path, place, replaces=False) == sent
+    assert push_checkpoint(path, place, replaces=False) == 0
+
+
+def test_a_copy_without_etags_counts_by_sizes(tmp_path, s3) -> None:  # noqa: F811
+    path, place = save(tmp_path / "run", 3), open_place(f"{s3.url}/c", key="to")
+    push_checkpoint(path, place, replaces=False)
+    place.delete(["checkpoints/step-00000003/etags.json"])
+    assert push_checkpoint(path, place, replaces=False) == 0
+    assert whole(place, tmp_path).keys() == {3}
 
 
 def test_a_pull_that_is_killed_goes_on_inside_a_file(tmp_path, monkeypatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmtrain.cli import main
-from mmtrain.data.storage.place import open_place
+from mmtrain.data.storage.place import open_place, read_small
 from mmtrain.train.copy_checkpoints import sealed_in
 from mmtrain.train.metrics import MetricsLog
 from tests.data.storage.conftest import s3, s3_url  # noqa: F401
@@ -97,7 +97,36 @@ def test_a_machine_that_is_gone_costs_nothing(straight, tmp_path, s3, monkeypatc
     assert main(["report", str(back), "--out", str(tmp_path / "report.html")]) == 0
     shutil.rmtree(back)
     assert train(back, *words, "--resume") == 0 and losses(back) == losses(straight)
+    _resumed_without_a_recipe(url, straight, tmp_path, capsys)
     _local_wins_and_others_are_refused(run, url, words, capsys)
+
+
+def _resumed_without_a_recipe(url: str, straight: Path, tmp_path: Path, capsys) -> None:
+    """By the mirror alone, into a folder that is new, or empty but for what is hidden."""
+    for name in ("new", "empty"):
+        folder = tmp_path / name
+        if name == "empty":
+            folder.mkdir()
+            (folder / ".lock").touch()
+        where = [str(folder)] if name == "empty" else ["--run-dir", str(folder)]
+        assert main(["train", *where, "--resume", f"--run.mirror={url}"]) == 0
+        assert "step 8 came from" in capsys.readouterr().err
+        assert losses(folder) == losses(straight)
+    other = tmp_path / "other"
+    for mirror, told in (
+        (f"{url}/nothing", f"--run.mirror = {url}/nothing holds no run to go on with"),
+        ("none", "holds no recipe.toml"),
+        (str(other), "lie in each other"),
+        ("http://x/y", "a web server takes no files"),
+    ):
+        assert main(["train", "--run-dir", str(other), "--resume", "--run.mirror", mirror]) == 2
+        assert told in capsys.readouterr().err and not other.exists()
+    place = open_place(url, key="to")
+    recipe = read_small(place, "recipe.toml")
+    place.put("recipe.toml", recipe.replace(b"8", b"9"))
+    assert main(["train", "--run-dir", str(other), "--resume", "--run.mirror", url]) == 2
+    assert f"{url}/recipe.toml is damaged" in capsys.readouterr().err and not other.exists()
+    place.put("recipe.toml", recipe)
 
 
 def _local_wins_and_others_are_refused(run: Path, url: str, words, capsys) -> None:

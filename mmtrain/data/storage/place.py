@@ -4,9 +4,9 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from mmtrain.data.storage.addresses import (
     is_hub,
@@ -16,6 +16,7 @@ from mmtrain.data.storage.addresses import (
     scheme_of,
     split_store,
 )
+from mmtrain.data.storage.fetch import Checksum, checksum_of
 from mmtrain.data.storage.open import open_file
 from mmtrain.data.storage.patience import patience, patiently
 from mmtrain.data.storage.remote import told
@@ -44,6 +45,26 @@ class Place(Protocol):
 
         Raises:
             OSError: it cannot be asked, with an errno as a local folder's.
+        """
+        ...
+
+    def tags(self) -> dict[str, str]:
+        """What a store tells files' contents apart by, their etags; empty of a folder.
+
+        Raises:
+            OSError: it cannot be asked.
+        """
+        ...
+
+    def unlike(self, wanted: Mapping[str, Checksum], *, tags: Mapping[str, str]) -> set[str]:
+        """Those files that are not, or no longer, there with these contents.
+
+        Args:
+            wanted: size and hash of each.
+            tags: their etags when they were sent; a store's file without one counts by its size.
+
+        Raises:
+            OSError: it cannot be asked, or a file cannot be read.
         """
         ...
 
@@ -130,6 +151,19 @@ class FolderPlace:
                         found[path.relative_to(self.folder).as_posix()] = told.st_size
         return found
 
+    def tags(self) -> dict[str, str]:
+        """See `Place.tags`."""
+        return {}
+
+    def unlike(self, wanted: Mapping[str, Checksum], *, tags: Mapping[str, str]) -> set[str]:
+        """See `Place.unlike`: they are read."""
+        paths = {name: self.folder / name for name in wanted}
+        return {
+            name
+            for name, path in paths.items()
+            if not path.is_file() or checksum_of(path, [wanted[name]]) != wanted[name]
+        }
+
     def put(self, name: str, content: Path | bytes) -> None:
         """See `Place.put`."""
         path = self.folder / name
@@ -175,11 +209,30 @@ class StorePlace:
 
     def sizes(self) -> dict[str, int]:
         """See `Place.sizes`."""
+        return {name: told["size"] for name, told in self._listed().items()}
+
+    def tags(self) -> dict[str, str]:
+        """See `Place.tags`."""
+        tags = {name: told["e_tag"] for name, told in self._listed().items()}
+        return {name: tag for name, tag in tags.items() if tag is not None}
+
+    def unlike(self, wanted: Mapping[str, Checksum], *, tags: Mapping[str, str]) -> set[str]:
+        """See `Place.unlike`."""
+        there = self._listed()
+        return {
+            name
+            for name, (size, _) in wanted.items()
+            if name not in there
+            or there[name]["size"] != size
+            or there[name]["e_tag"] != tags.get(name, there[name]["e_tag"])
+        }
+
+    def _listed(self) -> dict[str, Any]:
         import obstore
 
         pages = self._patiently(lambda: list(obstore.list(self._store, self._prefix or None)))
         skip = len(self._key(""))
-        return {each["path"][skip:]: each["size"] for page in pages for each in page}
+        return {each["path"][skip:]: each for page in pages for each in page}
 
     def put(self, name: str, content: Path | bytes) -> None:
         """See `Place.put`."""
