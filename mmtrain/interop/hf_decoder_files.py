@@ -18,7 +18,7 @@ from mmtrain.files import replace_file, save_tensors
 from mmtrain.interop.foreign_config import read_json
 from mmtrain.interop.hf_clip_files import CONFIG_FILE, WEIGHTS_FILE, read_weights
 from mmtrain.interop.hf_decoder import decoder_from_hf, decoder_to_hf
-from mmtrain.interop.hf_decoder_config import CLASSES, Family
+from mmtrain.interop.hf_decoder_config import FAMILIES, Family
 from mmtrain.interop.hf_tokenizer_files import TokenizerFiles, read_files
 from mmtrain.interop.package import float_tensors
 from mmtrain.interop.tensor_links import Tensors
@@ -65,7 +65,7 @@ def is_decoder_folder(folder: Path) -> bool:
     """Whether a folder's config.json is of a decoder that we read."""
     path = folder / CONFIG_FILE
     data = read_json(path) if path.is_file() else None
-    return isinstance(data, dict) and data.get("model_type") in CLASSES
+    return isinstance(data, dict) and data.get("model_type") in FAMILIES
 
 
 def read_hf_decoder(folder: Path) -> DecoderPackage:

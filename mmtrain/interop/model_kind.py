@@ -66,6 +66,6 @@ def kind_of(path: Path) -> Kind | None:
     theirs = str(data.get("model_type"))
     if theirs in hf_clip_config.CLASSES:
         return "clip"
-    if theirs in hf_decoder_config.CLASSES:
+    if theirs in hf_decoder_config.FAMILIES:
         return "decoder"
     return "tower" if "architecture" in data else None
