@@ -87,7 +87,7 @@ def _parameters(recipe: TrainRecipe) -> Iterator[tuple[str, int]]:
         if path.startswith("model.text.") and not has_text:
             continue
         with torch.device("meta"):
-            block = Transformer(dataclasses.replace(config, num_layers=1))
+            block = Transformer(dataclasses.replace(config, num_layers=1, local_layers=None))
         size = sum(weight.numel() for weight in block.parameters())
         yield f"{path}.{_grows(config)}", config.num_layers * size
     vision, text = recipe.model.vision, recipe.model.text

@@ -93,6 +93,8 @@ def show(value: Any) -> str:
 def canonical_blocks(blocks: TransformerConfig) -> TransformerConfig:
     """The same of a stack of blocks."""
     norms = (blocks.norm, blocks.qk_norm)
+    local = tuple(layer for layer in range(blocks.num_layers) if blocks.is_local(layer))
+    usual = blocks.attention_scale == blocks.head_size**-0.5
     return replace(
         blocks,
         num_kv_heads=blocks.kv_heads,
@@ -100,6 +102,9 @@ def canonical_blocks(blocks: TransformerConfig) -> TransformerConfig:
         ff_dim=blocks.hidden_dim,
         norm_fraction=_used(blocks, "norm_fraction", "partial_rms" in norms),
         norm_bias=_used(blocks, "norm_bias", "layer" in norms),
+        attention_scale=None if usual else blocks.attention_scale,
+        local_window=blocks.local_window if local else None,
+        local_layers=local or None,
         layer_scale=None if blocks.layer_scale is None else 1.0,
         stochastic_depth=0.0,
         init="torch",

@@ -75,6 +75,12 @@ class ForeignConfig:
         value = self.only(name, None, *allowed) if not missing else None
         return allowed[0] if missing else value
 
+    def take_even_null(self, name: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
+        """`take` where null is a value of its own: the default only where it is missing."""
+        missing = name not in self._left
+        value = self.take(name, kind, None)
+        return default if missing else value
+
     def section(self, name: str) -> "ForeignConfig":
         """A nested section; empty where it is missing or null."""
         self._known.append(name)

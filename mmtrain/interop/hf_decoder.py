@@ -1,6 +1,7 @@
-"""transformers' GPT-1, GPT-2, Llama, Qwen2 and Gemma: config.json and state dict, both ways."""
+"""transformers' decoders, GPT-1, GPT-2, Llama and later: config.json and state dict, both ways."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from mmtrain.interop.hf_decoder_config import (
     decoder_config_to_hf,
     decoder_family,
 )
+from mmtrain.interop.hf_gated_families import GATED
 from mmtrain.interop.tensor_links import (
     Link,
     Tensors,
@@ -24,6 +26,7 @@ from mmtrain.interop.tensor_links import (
     transposed,
 )
 from mmtrain.models import Decoder, DecoderConfig
+from mmtrain.nn import TransformerConfig
 
 # Masks and frequencies that older files carry; they follow from the config.
 DERIVED = re.compile(r".*(\.attn\.(bias|masked_bias)|\.rotary_emb\.inv_freq|position_ids)")
@@ -104,10 +107,11 @@ def decoder_links(config: DecoderConfig, family: Family) -> list[Link]:
         links.append(same("head.norm.weight", "model.norm.weight"))
     for layer in range(config.transformer.num_layers):
         ours = f"transformer.blocks.{layer}"
-        if "gpt" in family:
+        if family == "openai-gpt" or family == "gpt2":
             links += _gpt_block_links(ours, f"transformer.h.{layer}")
         else:
-            links += _gated_block_links(ours, f"model.layers.{layer}", config)
+            norms = GATED[family].norms
+            links += _gated_block_links(ours, f"model.layers.{layer}", config.transformer, norms)
     return links
 
 
@@ -144,12 +148,14 @@ def _fused_transposed(ours: tuple[str, ...], theirs: str) -> Link:
     return Link(ours=ours, theirs=(theirs,), to_ours=to_ours, to_theirs=to_theirs)
 
 
-def _gated_block_links(ours: str, theirs: str, config: DecoderConfig) -> list[Link]:
-    blocks = config.transformer
-    links = [
-        same(f"{ours}.norm1.weight", f"{theirs}.input_layernorm.weight"),
-        same(f"{ours}.norm2.weight", f"{theirs}.post_attention_layernorm.weight"),
-    ]
+def _gated_block_links(
+    ours: str, theirs: str, blocks: TransformerConfig, norms: Mapping[str, str]
+) -> list[Link]:
+    links = [same(f"{ours}.{o}.weight", f"{theirs}.{t}.weight") for o, t in norms.items()]
+    if blocks.qk_norm is not None:
+        for part in "qk":
+            norm = f"{part}_norm.weight"
+            links.append(same(f"{ours}.attention.{norm}", f"{theirs}.self_attn.{norm}"))
     for part in "qkv":
         name = f"{theirs}.self_attn.{part}_proj"
         links += same_layer(f"{ours}.attention.{part}", name, bias=blocks.qkv_bias)

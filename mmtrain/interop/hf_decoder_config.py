@@ -91,9 +91,11 @@ def decoder_config_to_hf(config: DecoderConfig, *, family: Family | None = None)
 
 def _canonical(config: DecoderConfig) -> DecoderConfig:
     """The config without what no forward pass sees, under the one mask that their files mean."""
-    return replace(
-        config,
-        transformer=replace(canonical_blocks(config.transformer), mask="causal"),
-        rope_theta=config.rope_theta if config.positions == "rope" else 10000.0,
-        rope_scaling=config.rope_scaling if config.positions == "rope" else None,
-    )
+    ropes = {"rope_theta": 10000.0, "rope_scaling": None, "local_rope_theta": None}
+    if config.positions == "rope":
+        local, is_plain = config.local_rope_theta, config.rope_scaling is None
+        local = None if is_plain and local == config.rope_theta else local
+        ropes = {"rope_theta": config.rope_theta, "rope_scaling": config.rope_scaling}
+        ropes["local_rope_theta"] = local
+    blocks = replace(canonical_blocks(config.transformer), mask="causal")
+    return replace(config, transformer=blocks, **ropes)

@@ -9,6 +9,9 @@ from mmtrain.nn.rope import RopeScaling
 SCALINGS = ("linear", "llama3")
 """How rotary frequencies may be scaled; yarn, dynamic and longrope depend on more than that."""
 
+_SCALING = ("rope_type", "type", "factor", "low_freq_factor", "high_freq_factor")
+_SCALING += ("original_max_position_embeddings", "partial_rotary_factor")
+
 
 def rope_from_hf(fields: ForeignConfig) -> dict[str, Any]:
     """Base and scaling of the frequencies, from `rope_parameters` or the forms of older files.
@@ -19,10 +22,35 @@ def rope_from_hf(fields: ForeignConfig) -> dict[str, Any]:
     is_old = fields.holds("rope_scaling")
     old, new = fields.section("rope_scaling"), fields.section("rope_parameters")
     section, other = (old, new) if is_old else (new, old)
-    other.ignore("rope_type", "type", "factor", "low_freq_factor", "high_freq_factor")
-    other.ignore("original_max_position_embeddings", "partial_rotary_factor")
+    other.ignore(*_SCALING)
     theta = other.take("rope_theta", float, flat)
     other.close()
+    return _rope(section, theta)
+
+
+def layered_rope_from_hf(fields: ForeignConfig) -> dict[str, Any]:
+    """The same where local layers have a base of their own (Gemma 3): by layer's kind in
+    `rope_parameters`, or the forms of older files."""
+    flat = fields.take("rope_theta", float, 1e6)
+    local = fields.take("rope_local_base_freq", float, 1e4)
+    is_old = fields.holds("rope_scaling")
+    old, new = fields.section("rope_scaling"), fields.section("rope_parameters")
+    full, sliding = new.section("full_attention"), new.section("sliding_attention")
+    new.close()
+    theta = full.take("rope_theta", float, flat)
+    if is_old:  # laid over the newer form
+        full.ignore(*_SCALING)
+    rope = _rope(old if is_old else full, theta)
+    full.close()
+    sliding.only("rope_type", "default")
+    local = sliding.take("rope_theta", float, local)
+    sliding.close()
+    same = local == rope["rope_theta"] and "rope_scaling" not in rope
+    return rope | {"local_rope_theta": None if same else local}
+
+
+def _rope(section: ForeignConfig, theta: float) -> dict[str, Any]:
+    """Of one section; `theta` where it has none."""
     theta = section.take("rope_theta", float, theta)
     kind = section.only("rope_type", None, "default", *SCALINGS)
     kind = section.only("type", kind or "default", "default", *SCALINGS)
@@ -42,7 +70,22 @@ def rope_from_hf(fields: ForeignConfig) -> dict[str, Any]:
 
 
 def rope_to_hf(config: DecoderConfig) -> dict[str, Any]:
-    """The section `rope_parameters`."""
+    """Their fields in both forms, for old and new readers."""
+    section = _section(config)
+    data = {"rope_theta": config.rope_theta, "rope_parameters": section}
+    return data if config.rope_scaling is None else data | {"rope_scaling": section}
+
+
+def layered_rope_to_hf(config: DecoderConfig) -> dict[str, Any]:
+    """The same where local layers have a base of their own."""
+    data = rope_to_hf(config)
+    local = config.rope_theta if config.local_rope_theta is None else config.local_rope_theta
+    sliding = {"rope_type": "default", "rope_theta": local}
+    by_layer = {"full_attention": data["rope_parameters"], "sliding_attention": sliding}
+    return data | {"rope_local_base_freq": local, "rope_parameters": by_layer}
+
+
+def _section(config: DecoderConfig) -> dict[str, Any]:
     scaling = config.rope_scaling
     if scaling is None:
         return {"rope_type": "default", "rope_theta": config.rope_theta}

@@ -1,13 +1,14 @@
 """The decoders since Llama, an entry each: what a family's config leaves open, what it fixes.
 
-https://github.com/huggingface/transformers: models/llama (SmolLM2 too), qwen2, gemma.
+https://github.com/huggingface/transformers: models/llama (SmolLM2 too), qwen2 (Qwen2.5 too), qwen3,
+gemma, gemma2, gemma3, olmo2.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-GatedFamily = Literal["llama", "qwen2", "gemma"]
+GatedFamily = Literal["llama", "qwen2", "qwen3", "olmo2", "gemma", "gemma2", "gemma3_text"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,20 @@ class Gated:
     """Their fields with the values that we compute; the first is that of a file without it."""
     switches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Their switches, and the fields of our blocks that they are."""
-    windows: bool = False
-    """Layers may see a window, which we do not compute."""
+    numbers: Mapping[str, tuple[str, float | None]] = field(default_factory=dict)
+    """Their numbers that may be null: ours, and what a file without it means."""
+    query_scalar: float | None = None
+    """What `query_pre_attn_scalar`, one over the scores' squared scale, is without it. None: the
+    family has no such field."""
+    windows: Literal["switch", "pattern"] | None = None
+    """How a file without `layer_types` says which layers see a window: all behind
+    `max_window_layers` with `use_sliding_window`, or all but every n-th. None: none does."""
+    pattern: int = 1
+    """That n."""
+    local_rope: bool = False
+    """Local layers have rotary frequencies of their own."""
+    norms: Mapping[str, str] = field(default_factory=lambda: _PRE)
+    """The norms of a layer, ours and theirs."""
 
 
 SIZES = {
@@ -45,9 +58,24 @@ SIZES = {
 }
 """Their fields of all families: ours, and the type."""
 
+_PRE = {"norm1": "input_layernorm", "norm2": "post_attention_layernorm"}
+_BRANCH = {"norm1": "post_attention_layernorm", "norm2": "post_feedforward_layernorm"}
+_SANDWICH = {
+    "norm1": "input_layernorm",
+    "norm1_behind": "post_attention_layernorm",
+    "norm2": "pre_feedforward_layernorm",
+    "norm2_behind": "post_feedforward_layernorm",
+}
 _SWIGLU = {"activation": "swiglu", "norm": "rms", "qkv_bias": False, "out_bias": False}
 _SWIGLU |= {"ff_bias": False}
-_GEMMA = _SWIGLU | {"activation": "geglu_tanh", "norm": "gemma_rms"}
+_GEGLU = _SWIGLU | {"activation": "geglu_tanh", "norm": "gemma_rms"}
+_ATTENTION_BIAS = {"attention_bias": ("qkv_bias", "out_bias")}
+# Older files say "gelu" and mean the approximation by tanh.
+_GELU_TANH = {
+    "hidden_activation": ("gelu_pytorch_tanh",),
+    "hidden_act": ("gelu_pytorch_tanh", "gelu"),
+    "use_bidirectional_attention": (False,),
+}
 _LLAMA_7B = {
     "hidden_size": 4096,
     "intermediate_size": 11008,
@@ -63,6 +91,23 @@ _QWEN = _LLAMA_7B | {
     "max_position_embeddings": 32768,
     "vocab_size": 151936,
 }
+_GEMMA = _LLAMA_7B | {
+    "hidden_size": 3072,
+    "intermediate_size": 24576,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "head_dim": 256,
+    "max_position_embeddings": 8192,
+    "vocab_size": 256000,
+}
+_GEMMA_2 = _GEMMA | {
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+}
 
 GATED: dict[GatedFamily, Gated] = {
     "llama": Gated(
@@ -72,7 +117,7 @@ GATED: dict[GatedFamily, Gated] = {
         blocks=_SWIGLU,
         # pretraining_tp is a way to sum, not another sum.
         only={"hidden_act": ("silu",), "pretraining_tp": (1, *range(2, 65))},
-        switches={"attention_bias": ("qkv_bias", "out_bias"), "mlp_bias": ("ff_bias",)},
+        switches=_ATTENTION_BIAS | {"mlp_bias": ("ff_bias",)},
     ),
     "qwen2": Gated(
         architecture="Qwen2ForCausalLM",
@@ -80,31 +125,67 @@ GATED: dict[GatedFamily, Gated] = {
         tied=False,
         blocks=_SWIGLU | {"qkv_bias": True},
         only={"hidden_act": ("silu",)},
-        windows=True,
+        windows="switch",
+    ),
+    "qwen3": Gated(
+        architecture="Qwen3ForCausalLM",
+        sizes=_QWEN | {"head_dim": 128},
+        tied=False,
+        blocks=_SWIGLU | {"qk_norm": "rms"},
+        only={"hidden_act": ("silu",)},
+        switches=_ATTENTION_BIAS,
+        windows="switch",
+    ),
+    "olmo2": Gated(
+        architecture="Olmo2ForCausalLM",
+        sizes=_LLAMA_7B | {"vocab_size": 50304, "rms_norm_eps": 1e-5},
+        tied=False,
+        blocks=_SWIGLU | {"norm_order": "branch", "qk_norm": "rms", "qk_norm_over": "heads"},
+        only={"hidden_act": ("silu",)},
+        switches=_ATTENTION_BIAS,
+        norms=_BRANCH,
     ),
     "gemma": Gated(
         architecture="GemmaForCausalLM",
-        sizes=_LLAMA_7B
-        | {
-            "hidden_size": 3072,
-            "intermediate_size": 24576,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 16,
-            "head_dim": 256,
-            "max_position_embeddings": 8192,
-            "vocab_size": 256000,
-        },
+        sizes=_GEMMA,
         tied=True,
-        blocks=_GEMMA,
+        blocks=_GEGLU,
         decoder={"embed_scale": True},
-        # Older files say "gelu" and mean the approximation by tanh.
-        only={
-            "hidden_activation": ("gelu_pytorch_tanh",),
-            "hidden_act": ("gelu_pytorch_tanh", "gelu"),
-            "use_bidirectional_attention": (False,),
+        only=_GELU_TANH,
+        switches=_ATTENTION_BIAS,
+    ),
+    "gemma2": Gated(
+        architecture="Gemma2ForCausalLM",
+        sizes=_GEMMA_2,
+        tied=True,
+        blocks=_GEGLU | {"norm_order": "sandwich"},
+        decoder={"embed_scale": True},
+        only=_GELU_TANH,
+        switches=_ATTENTION_BIAS,
+        numbers={
+            "attn_logit_softcapping": ("attention_cap", 50.0),
+            "final_logit_softcapping": ("logit_cap", 30.0),
         },
-        switches={"attention_bias": ("qkv_bias", "out_bias")},
+        query_scalar=256,
+        windows="pattern",
+        pattern=2,
+        norms=_SANDWICH,
+    ),
+    "gemma3_text": Gated(
+        architecture="Gemma3ForCausalLM",
+        sizes=_GEMMA_2 | {"vocab_size": 262208, "max_position_embeddings": 131072},
+        tied=True,
+        blocks=_GEGLU | {"norm_order": "sandwich", "qk_norm": "gemma_rms"},
+        decoder={"embed_scale": True},
+        # Theirs does not read the scores' cap.
+        only=_GELU_TANH | {"attn_logit_softcapping": (None,)},
+        switches=_ATTENTION_BIAS,
+        numbers={"final_logit_softcapping": ("logit_cap", None)},
+        query_scalar=256,
+        windows="pattern",
+        pattern=6,
+        local_rope=True,
+        norms=_SANDWICH,
     ),
 }
 """By the config's model_type."""

@@ -132,7 +132,7 @@ def load_decoder(
     """A decoder and its tokenizer (None where the folder has none) from Hugging Face's form.
 
     Args:
-        path: a folder of GPT-1, GPT-2, Llama, Qwen2 or Gemma.
+        path: a folder of GPT-1, GPT-2, Llama, Qwen2, Qwen3, Gemma (1, 2, 3) or OLMo 2.
         device: where the weights go.
 
     Raises:

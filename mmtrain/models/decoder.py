@@ -30,7 +30,11 @@ class _Place:
     position_BT: Tensor
     mask: Mask
     local_mask: Mask | None
-    rope: RopeTable | None
+    ropes: "_Ropes"
+
+
+_Ropes = tuple[RopeTable | None, RopeTable | None]
+"""Of the layers that see all, and of the local ones where theirs is another."""
 
 
 class Decoder(Model):
@@ -65,7 +69,7 @@ class Decoder(Model):
             max_length=max_length,
             device=device,
         )
-        cache.rope = self._rope_table(torch.arange(max_length, device=device))
+        cache.ropes = self._rope_tables(torch.arange(max_length, device=device))
         return cache
 
     def forward(
@@ -121,7 +125,8 @@ class Decoder(Model):
             x if self.embed is None else self.embed(x, place.position_BT),
             mask=place.mask,
             local_mask=place.local_mask,
-            rope=place.rope,
+            rope=place.ropes[0],
+            local_rope=place.ropes[1],
             keep_BL2=keep_BL2,
             caches=None if cache is None else cache.layers,
         )
@@ -141,12 +146,15 @@ class Decoder(Model):
             return None
         return self.embed.token.matrix() + 0 * x.flatten()[0]
 
-    def _rope_table(self, position_BT: Tensor) -> RopeTable | None:
-        if self.config.positions != "rope":
-            return None
-        head_size = self.config.transformer.head_size
-        theta, scaling = self.config.rope_theta, self.config.rope_scaling
-        return rope_1d(position_BT, head_size, theta=theta, scaling=scaling)
+    def _rope_tables(self, position_BT: Tensor) -> _Ropes:
+        config = self.config
+        if config.positions != "rope":
+            return None, None
+        head_size, local = config.transformer.head_size, config.local_rope_theta
+        return (
+            rope_1d(position_BT, head_size, theta=config.rope_theta, scaling=config.rope_scaling),
+            None if local is None else rope_1d(position_BT, head_size, theta=local),
+        )
 
     def _place(
         self,
@@ -162,7 +170,7 @@ class Decoder(Model):
         """Positions and masks of a call; takes the cache's slots."""
         num_tokens, cached = x.size(1), 0 if cache is None else cache.num_slots
         # What counts on within the slots has a table; a caller's own positions may lie beyond it.
-        table = cache.rope if cache is not None and position_BT is None else None
+        tables = cache.ropes if cache is not None and position_BT is None else None
         if segment_BT is not None:
             if cache is not None:
                 segment_BT = cache.append_segments(segment_BT)
@@ -192,13 +200,13 @@ class Decoder(Model):
             position_BT=position_BT,
             mask=mask,
             local_mask=self._local(mask, position_BT, key_position_BS),
-            rope=self._rope_table(position_BT)
-            if table is None
-            else (table[0][position_BT], table[1][position_BT]),
+            ropes=self._rope_tables(position_BT)
+            if tables is None
+            else (_at(tables[0], position_BT), _at(tables[1], position_BT)),
         )
 
     def _local(self, mask: Mask, position_BT: Tensor, key_position_BS: Tensor) -> Mask | None:
-        """The mask of the odd layers: what `mask` allows within the window."""
+        """The mask of the local layers: what `mask` allows within the window."""
         window = self.config.transformer.local_window
         if window is None:
             return None
@@ -287,6 +295,10 @@ def real_tokens(config: TransformerConfig, length_B: Tensor, num_tokens: int) ->
     if config.mask == "causal":
         return None
     return torch.arange(num_tokens, device=length_B.device) < length_B[:, None]
+
+
+def _at(table: RopeTable | None, position_BT: Tensor) -> RopeTable | None:
+    return None if table is None else (table[0][position_BT], table[1][position_BT])
 
 
 def _positions(x: Tensor, real_BT: Tensor | None) -> Tensor:

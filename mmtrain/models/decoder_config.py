@@ -24,16 +24,29 @@ class DecoderConfig:
     """Base of the rotary frequencies."""
     rope_scaling: RopeScaling | None = None
     """How they are slowed down for long texts. None: they are not."""
+    local_rope_theta: float | None = None
+    """Base of the local layers' frequencies, which are never slowed down. None: the others'."""
     embed_scale: bool = False
     """Multiply token vectors by sqrt(dim), rounded to the weights' dtype (Gemma)."""
     final_norm: bool = True
     """A norm before the head; GPT-1 has none."""
     tied_head: bool = False
     """The logits' matrix is the token embedding."""
+    logit_cap: float | None = None
+    """Logits z become cap * tanh(z / cap) (arXiv:2408.00118). None: off."""
 
     def __post_init__(self) -> None:
         check_counts(self, "vocab_size", "context_length", most=1 << 30)
         blocks = self.transformer
+        if self.logit_cap is not None and self.logit_cap <= 0:
+            raise ValueError(f"logit_cap = {self.logit_cap} must be above 0")
+        if self.local_rope_theta is not None and (
+            blocks.local_window is None or self.positions != "rope"
+        ):
+            raise ValueError(
+                f"local_rope_theta = {self.local_rope_theta} has no effect without rotary "
+                "positions and transformer.local_window; leave it out"
+            )
         if blocks.mask == "full":
             raise ValueError(
                 'transformer.mask = "full" lets a decoder see what it must predict; use causal, '

@@ -42,12 +42,16 @@ class GenerateConfig:
     """Base of the rotary frequencies."""
     rope_scaling: RopeScaling | None = None
     """How they are slowed down for long texts. None: they are not."""
+    local_rope_theta: float | None = None
+    """Base of the local layers' frequencies, which are never slowed down. None: the others'."""
     embed_scale: bool = False
     """Multiply token vectors by sqrt(dim), as Gemma; images' are not."""
     final_norm: bool = True
     """A norm before the head; GPT-1 has none."""
     tied_head: bool = True
     """The logits' matrix is the token embedding."""
+    logit_cap: float | None = None
+    """Logits z become cap * tanh(z / cap) (arXiv:2408.00118). None: off."""
     prompt: PromptConfig | None = None
     """Learned tokens before the image's; [peft] sets it. None: there are none."""
 
@@ -88,9 +92,11 @@ class GenerateConfig:
             positions="learned" if self.learned_positions else "rope",
             rope_theta=self.rope_theta,
             rope_scaling=self.rope_scaling,
+            local_rope_theta=self.local_rope_theta,
             embed_scale=self.embed_scale,
             final_norm=self.final_norm,
             tied_head=self.tied_head,
+            logit_cap=self.logit_cap,
         )
 
 

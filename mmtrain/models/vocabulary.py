@@ -73,6 +73,7 @@ class DecoderHead(nn.Module):
             None if config.tied_head else nn.Linear(blocks.dim, config.vocab_size, bias=False)
         )
         self.tied = TiedLogits() if config.tied_head else None
+        self.cap = config.logit_cap
 
     def forward(self, x_BTD: Tensor, tied_VD: Tensor | None) -> Tensor:
         """[B, T, D] -> [B, T, V]; `tied_VD` is the token embedding's matrix where it is tied.
@@ -82,7 +83,12 @@ class DecoderHead(nn.Module):
         """
         x_BTD = x_BTD if self.norm is None else self.norm(x_BTD)
         if self.projection is not None:
-            return self.projection(x_BTD)
+            return self._capped(self.projection(x_BTD))
         if self.tied is None or tied_VD is None:
             raise ValueError("the head is tied to an embedding that another stage holds")
-        return self.tied(x_BTD, tied_VD)
+        return self._capped(self.tied(x_BTD, tied_VD))
+
+    def _capped(self, logits_BTV: Tensor) -> Tensor:
+        if self.cap is None:
+            return logits_BTV
+        return self.cap * torch.tanh(logits_BTV / self.cap)

@@ -41,15 +41,29 @@ def _plain_up_to(device: torch.device, dtype: torch.dtype) -> int:
     return PLAIN_UP_TO.get((device.type, dtype), 0)
 
 
-def _attend_plain(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask: Mask) -> Tensor:
+def _attend_plain(
+    q_BTNH: Tensor,
+    k_BSKH: Tensor,
+    v_BSKH: Tensor,
+    mask: Mask,
+    scale: float | None = None,
+    cap: float | None = None,
+) -> Tensor:
     """softmax(q k^T / sqrt(H)) v by three dense operations; query heads fold into the rows."""
     B, T, N, H = q_BTNH.shape
     S, K = k_BSKH.shape[1:3]
     G = N // K
-    q = (q_BTNH * H**-0.5).view(B, T, K, G, H).permute(0, 2, 3, 1, 4).reshape(B * K, G * T, H)
+    q = (
+        (q_BTNH * (H**-0.5 if scale is None else scale))
+        .view(B, T, K, G, H)
+        .permute(0, 2, 3, 1, 4)
+        .reshape(B * K, G * T, H)
+    )
     k = k_BSKH.permute(0, 2, 3, 1).reshape(B * K, H, S)
     v = v_BSKH.transpose(1, 2).reshape(B * K, S, H)
     scores = torch.bmm(q, k)
+    if cap is not None:
+        scores = cap * torch.tanh(scores / cap)
     allowed = mask.allowed
     if mask.causal:
         allowed = torch.ones(T, S, dtype=torch.bool, device=q.device).tril()[None]
@@ -61,22 +75,27 @@ def _attend_plain(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask: Mask) ->
     return out.view(B, K, G, T, H).permute(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
-def _attend_fused(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask: Mask) -> Tensor:
+def _attend_fused(
+    q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask: Mask, scale: float | None = None
+) -> Tensor:
     """torch's scaled_dot_product_attention, with its flag where a flag serves."""
     if q_BTNH.size(1) == 1 and not mask.causal:
-        return _attend_once(q_BTNH, k_BSKH, v_BSKH, mask)
+        return _attend_once(q_BTNH, k_BSKH, v_BSKH, mask, scale)
     out_BNTH = F.scaled_dot_product_attention(
         q_BTNH.transpose(1, 2),
         k_BSKH.transpose(1, 2),
         v_BSKH.transpose(1, 2),
         attn_mask=None if mask.allowed is None else mask.allowed[:, None],
         is_causal=mask.causal,
+        scale=scale,
         enable_gqa=q_BTNH.size(2) != k_BSKH.size(2),
     )
     return out_BNTH.transpose(1, 2)
 
 
-def _attend_once(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask: Mask) -> Tensor:
+def _attend_once(
+    q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask: Mask, scale: float | None
+) -> Tensor:
     """One query a row, as a step of decoding has: the query heads of a key head stand where tokens
     do, so that grouped keys and values are read in place; torch would repeat them for every head.
     """
@@ -86,11 +105,20 @@ def _attend_once(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask: Mask) -> 
         k_BSKH.transpose(1, 2),
         v_BSKH.transpose(1, 2),
         attn_mask=None if mask.allowed is None else mask.allowed[:, None],
+        scale=scale,
     )
     return out_BKGH.flatten(1, 2)[:, None]
 
 
-def attend(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask: Mask) -> Tensor:
+def attend(
+    q_BTNH: Tensor,
+    k_BSKH: Tensor,
+    v_BSKH: Tensor,
+    mask: Mask,
+    *,
+    scale: float | None = None,
+    cap: float | None = None,
+) -> Tensor:
     """Scaled dot-product attention. Vaswani et al. 2017, arXiv:1706.03762, Eq. 1.
 
     Args:
@@ -98,22 +126,25 @@ def attend(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask: Mask) -> Tensor
         k_BSKH: keys; K divides N, each key head serves N / K query heads (GQA, arXiv:2305.13245).
         v_BSKH: values.
         mask: `causal` needs T = S; every query must be allowed at least one key.
+        scale: what scores are multiplied by. None: 1 / sqrt(H).
+        cap: scores s become cap * tanh(s / cap), for which there is no fused kernel. None: off.
 
     Returns:
         [B, T, N, H].
     """
     assert not mask.causal or q_BTNH.size(1) == k_BSKH.size(1), "a causal flag needs T = S"
     longest = max(q_BTNH.size(1), k_BSKH.size(1))
-    if longest <= _plain_up_to(q_BTNH.device, q_BTNH.dtype):
-        return _attend_plain(q_BTNH, k_BSKH, v_BSKH, mask)
-    return _attend_fused(q_BTNH, k_BSKH, v_BSKH, mask)
+    if cap is not None or longest <= _plain_up_to(q_BTNH.device, q_BTNH.dtype):
+        return _attend_plain(q_BTNH, k_BSKH, v_BSKH, mask, scale, cap)
+    return _attend_fused(q_BTNH, k_BSKH, v_BSKH, mask, scale)
 
 
 class Attention(nn.Module):
     """Self-attention, or cross-attention where `context_dim` is given.
 
     The number of heads is inferred from the projections' outputs, so tensor parallelism that shards
-    them needs no change here. `q_norm` and `k_norm` act on each head (arXiv:2302.05442).
+    them needs no change here. `q_norm` and `k_norm` act on each head (arXiv:2302.05442), or with
+    `norm_over_heads` on all heads of a token together; `scale` and `cap` are `attend`'s.
     """
 
     def __init__(
@@ -128,6 +159,9 @@ class Attention(nn.Module):
         out_bias: bool = True,
         q_norm: nn.Module | None = None,
         k_norm: nn.Module | None = None,
+        norm_over_heads: bool = False,
+        scale: float | None = None,
+        cap: float | None = None,
     ) -> None:
         super().__init__()
         assert (q_norm is None) == (k_norm is None), "queries and keys are normalised together"
@@ -138,6 +172,20 @@ class Attention(nn.Module):
         self.v = nn.Linear(context_dim, num_kv_heads * head_dim, bias=qkv_bias)
         self.o = nn.Linear(num_heads * head_dim, dim, bias=out_bias)
         self.q_norm, self.k_norm = q_norm, k_norm
+        self.norm_over_heads, self.scale, self.cap = norm_over_heads, scale, cap
+
+    def queries_keys(self, x_BTD: Tensor, source_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised, without positions: [B, T, N, H] and [B, S, K, H]."""
+        q, k = self.q(x_BTD), self.k(source_BSD)
+        if self.norm_over_heads:
+            q, k = self._normalised(q, k)
+        q, k = q.unflatten(-1, (-1, self.head_dim)), k.unflatten(-1, (-1, self.head_dim))
+        return (q, k) if self.norm_over_heads else self._normalised(q, k)
+
+    def _normalised(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        if self.q_norm is None or self.k_norm is None:
+            return q, k
+        return self.q_norm(q), self.k_norm(k)
 
     def forward(
         self,
@@ -158,13 +206,10 @@ class Attention(nn.Module):
             cache: keys and values are appended to it and read back from it.
         """
         source = x_BTD if context_BSD is None else context_BSD
-        q = self.q(x_BTD).unflatten(-1, (-1, self.head_dim))
-        k = self.k(source).unflatten(-1, (-1, self.head_dim))
+        q, k = self.queries_keys(x_BTD, source)
         v = self.v(source).unflatten(-1, (-1, self.head_dim))
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = apply_rope(q, rope), apply_rope(k, rope)
         if cache is not None:
             k, v = cache.update(k, v)
-        return self.o(attend(q, k, v, mask).flatten(-2))
+        return self.o(attend(q, k, v, mask, scale=self.scale, cap=self.cap).flatten(-2))

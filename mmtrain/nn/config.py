@@ -11,12 +11,14 @@ from mmtrain.nn.feed_forward import GATED, Activation
 from mmtrain.nn.masks import MaskKind
 from mmtrain.nn.norm import NormKind, build_norm
 
+NormOrder = Literal["pre", "post", "branch", "sandwich"]
 InitScheme = Literal["torch", "scaled"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """Shape of a stack of blocks; it spans CLIP, SigLIP, timm's ViT, GPT-1/2, Llama and Gemma."""
+    """Shape of a stack of blocks; it spans CLIP, SigLIP, timm's ViT, GPT-1/2, Llama, Qwen,
+    Gemma and OLMo."""
 
     dim: int
     """Width of the residual stream."""
@@ -40,8 +42,9 @@ class TransformerConfig:
     """Share of the features that partial_rms measures."""
     norm_bias: bool = True
     """Whether layer norms have a bias; the other kinds never do."""
-    norm_order: Literal["pre", "post"] = "pre"
-    """pre: x + f(norm(x)); post: norm(x + f(x)), as GPT-1."""
+    norm_order: NormOrder = "pre"
+    """pre: x + f(norm(x)); post: norm(x + f(x)), as GPT-1; branch: x + norm(f(x)), as OLMo 2
+    (arXiv:2501.00656); sandwich: x + norm(f(norm(x))), as Gemma 2 (arXiv:2408.00118)."""
     qkv_bias: bool = True
     """Biases on the query, key and value projections."""
     out_bias: bool = True
@@ -49,8 +52,16 @@ class TransformerConfig:
     ff_bias: bool = True
     """Biases in the feed-forward."""
     qk_norm: NormKind | None = None
-    """Norm of queries and keys per head, its eps, fraction and bias as above (arXiv:2302.05442).
-    None: off."""
+    """Norm of queries and keys (arXiv:2302.05442), its eps, fraction and bias as above. None:
+    off."""
+    qk_norm_over: Literal["head", "heads"] = "head"
+    """head: each head has a statistic of its own, and all share their scales; heads: one of all
+    heads of a token, as OLMo 2."""
+    attention_scale: float | None = None
+    """What scores are multiplied by. None: 1 / sqrt(head_dim)."""
+    attention_cap: float | None = None
+    """Scores s become cap * tanh(s / cap) (arXiv:2408.00118); by plain products, which hold all
+    scores at once. None: off."""
     layer_scale: float | None = None
     """Initial value of the learned scale on each branch (arXiv:2103.17239, Eq. 4). None: off."""
     stochastic_depth: float = 0.0
@@ -59,8 +70,11 @@ class TransformerConfig:
     mask: MaskKind = "full"
     """full, causal, prefix (bidirectional prefix) or block (shared context, separate questions)."""
     local_window: int | None = None
-    """Keys that a query of the layers 1, 3, 5 ... sees, its own counted; the other layers see all
-    (GPT-3's alternation, arXiv:2005.14165, section 2.1; decoders only). None: no such layers."""
+    """Keys that a query of the local layers sees, its own counted; the other layers see all
+    (decoders only). None: no such layers."""
+    local_layers: tuple[int, ...] | None = None
+    """The local layers, from 0. None: 1, 3, 5 ... (GPT-3's alternation, arXiv:2005.14165, section
+    2.1)."""
     context_dim: int | None = None
     """Width of what cross-attention in every block looks at. None: no cross-attention."""
     init: InitScheme = "torch"
@@ -78,10 +92,41 @@ class TransformerConfig:
             raise ValueError(
                 f"num_kv_heads = {self.kv_heads} must divide num_heads = {self.num_heads}"
             )
+        self._check_layers()
+        for name in ("attention_scale", "attention_cap"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} = {value} must be above 0")
+        if self.qk_norm is None and self.qk_norm_over != "head":
+            raise ValueError(
+                f'qk_norm_over = "{self.qk_norm_over}" has no effect without qk_norm; leave it out'
+            )
+        if self.layer_scale is not None and self.norm_order in ("branch", "sandwich"):
+            raise ValueError(
+                f'layer_scale = {self.layer_scale} and norm_order = "{self.norm_order}" both scale '
+                "a branch where it ends; leave one out"
+            )
         if not 0 < self.norm_fraction <= 1:
             raise ValueError(f"norm_fraction = {self.norm_fraction} must lie in (0, 1]")
         if not 0 <= self.stochastic_depth < 1:
             raise ValueError(f"stochastic_depth = {self.stochastic_depth} must lie in [0, 1)")
+
+    def _check_layers(self) -> None:
+        layers = self.local_layers
+        if layers is None:
+            return
+        if self.local_window is None:
+            raise ValueError("local_layers has no effect without local_window; leave it out")
+        if wrong := [layer for layer in layers if not 0 <= layer < self.num_layers]:
+            raise ValueError(
+                f"local_layers has {wrong[0]}, and the layers are 0 to {self.num_layers - 1}"
+            )
+
+    def is_local(self, layer: int) -> bool:
+        """Whether a layer sees the window alone."""
+        if self.local_window is None:
+            return False
+        return layer % 2 == 1 if self.local_layers is None else layer in self.local_layers
 
     @property
     def kv_heads(self) -> int:

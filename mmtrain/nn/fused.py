@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmtrain.nn.attention import Attention, attend
-from mmtrain.nn.block import TransformerBlock
+from mmtrain.nn.block import BlockNorms, TransformerBlock
 from mmtrain.nn.feed_forward import Activation, FeedForward, apply_activation
 from mmtrain.nn.kv_cache import KVCache, LayerCache
 from mmtrain.nn.masks import Mask
@@ -92,6 +92,19 @@ class FusedAttention(nn.Module):
         heads = (part.out_features // self.head_dim for part in (attention.q, attention.k))
         self.num_heads, self.num_kv_heads = heads
         self.q_norm, self.k_norm = attention.q_norm, attention.k_norm
+        self.norm_over_heads = attention.norm_over_heads
+        self.how = {"scale": attention.scale, "cap": attention.cap}
+
+    def _normalised(self, qk: Tensor) -> Tensor:
+        """Queries and keys [B, T, N + K, H], each by its norm."""
+        assert self.q_norm is not None and self.k_norm is not None
+        q, k = qk[..., : self.num_heads, :], qk[..., self.num_heads :, :]
+        if self.norm_over_heads:
+            q = self.q_norm(q.flatten(-2)).unflatten(-1, (-1, self.head_dim))
+            k = self.k_norm(k.flatten(-2)).unflatten(-1, (-1, self.head_dim))
+        else:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return torch.cat([q, k], dim=-2)
 
     def forward(
         self, x_BTD: Tensor, *, mask: Mask, rope: RopeTable | None, cache: LayerCache | None
@@ -100,14 +113,14 @@ class FusedAttention(nn.Module):
         N, K = self.num_heads, self.num_kv_heads
         qkv = self.qkv(x_BTD).unflatten(-1, (N + 2 * K, self.head_dim))
         qk, v = qkv[..., : N + K, :], qkv[..., N + K :, :]
-        if self.q_norm is not None and self.k_norm is not None:
-            qk = torch.cat([self.q_norm(qk[..., :N, :]), self.k_norm(qk[..., N:, :])], dim=-2)
+        if self.q_norm is not None:
+            qk = self._normalised(qk)
         if rope is not None:
             qk = apply_rope(qk, rope)
         q, k = qk[..., :N, :], qk[..., N:, :]
         if cache is not None:
             k, v = cache.update(k, v)
-        return self.o(attend(q, k, v, mask).flatten(-2))
+        return self.o(attend(q, k, v, mask, **self.how).flatten(-2))
 
 
 class FusedFeedForward(nn.Module):
@@ -134,13 +147,14 @@ class FusedFeedForward(nn.Module):
         return self.down(up)
 
 
-class FusedBlock(nn.Module):
+class FusedBlock(BlockNorms):
     """A block without cross-attention, as `TransformerBlock` computes it in eval mode."""
 
     def __init__(self, block: TransformerBlock, *, dtype: torch.dtype | None) -> None:
         super().__init__()
-        self.pre_norm = block.pre_norm
+        self.norm_order = block.norm_order
         self.norm1, self.norm2 = block.norm1, block.norm2
+        self.norm1_behind, self.norm2_behind = block.norm1_behind, block.norm2_behind
         scales = [None if s is None else s.scale for s in (block.scale1, block.scale2)]
         self.attention = FusedAttention(block.attention, scale=scales[0], dtype=dtype)
         self.feed_forward = FusedFeedForward(block.feed_forward, scale=scales[1], dtype=dtype)
@@ -149,11 +163,13 @@ class FusedBlock(nn.Module):
         self, x_BTD: Tensor, *, mask: Mask, rope: RopeTable | None, cache: LayerCache | None
     ) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
-        if not self.pre_norm:
-            x_BTD = self.norm1(x_BTD + self.attention(x_BTD, mask=mask, rope=rope, cache=cache))
-            return self.norm2(x_BTD + self.feed_forward(x_BTD))
-        x_BTD = x_BTD + self.attention(self.norm1(x_BTD), mask=mask, rope=rope, cache=cache)
-        return x_BTD + self.feed_forward(self.norm2(x_BTD))
+        y = self._enter(x_BTD, self.norm1)
+        y = self.attention(y, mask=mask, rope=rope, cache=cache)
+        x_BTD = x_BTD + self._behind(y, self.norm1, self.norm1_behind)
+        x_BTD = self._leave(x_BTD, self.norm1)
+        y = self.feed_forward(self._enter(x_BTD, self.norm2))
+        x_BTD = x_BTD + self._behind(y, self.norm2, self.norm2_behind)
+        return self._leave(x_BTD, self.norm2)
 
 
 class FusedTransformer(Transformer):
@@ -182,6 +198,7 @@ class FusedTransformer(Transformer):
         mask: Mask,
         local_mask: Mask | None = None,
         rope: RopeTable | None = None,
+        local_rope: RopeTable | None = None,
         keep_BL2: Tensor | None = None,
         caches: Sequence[LayerCache] | None = None,
         context_BSD: Tensor | None = None,
@@ -196,10 +213,11 @@ class FusedTransformer(Transformer):
             raise ValueError("fused blocks take neither keep_BL2 nor a context: they only infer")
         for name, block in self.blocks.items():
             layer = int(name)
+            local = self.config.is_local(layer)
             x_BTD = block(
                 x_BTD,
-                mask=mask if local_mask is None or layer % 2 == 0 else local_mask,
-                rope=rope,
+                mask=local_mask if local and local_mask is not None else mask,
+                rope=local_rope if local and local_rope is not None else rope,
                 cache=None if caches is None else caches[layer],
             )
         return x_BTD

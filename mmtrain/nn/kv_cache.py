@@ -108,8 +108,9 @@ class DecoderCache:
         self.segment_BS: Tensor | None = None
         self.num_slots = 0
         self.is_padded = False
-        self.rope: RopeTable | None = None
-        """Of the positions 0 to max_length, so that no step makes it anew. None: make it."""
+        self.ropes: tuple[RopeTable | None, RopeTable | None] | None = None
+        """Of the positions 0 to max_length, for layers that see all and for local ones, so that no
+        step makes them anew. None: make them."""
 
     @property
     def positions(self) -> Tensor:

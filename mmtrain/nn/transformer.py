@@ -77,6 +77,7 @@ class Transformer(nn.Module):
         mask: Mask,
         local_mask: Mask | None = None,
         rope: RopeTable | None = None,
+        local_rope: RopeTable | None = None,
         keep_BL2: Tensor | None = None,
         caches: Sequence[LayerCache] | None = None,
         context_BSD: Tensor | None = None,
@@ -87,8 +88,9 @@ class Transformer(nn.Module):
         Args:
             x_BTD: tokens.
             mask: from build_mask.
-            local_mask: of the odd layers, where `local_window` is set. None: the same.
+            local_mask: of the local layers. None: the same.
             rope: tables of these tokens.
+            local_rope: of the local layers. None: the same.
             keep_BL2: factors of stochastic depth from depth_keep, over the whole stack's layers.
             caches: one per layer of the whole stack.
             context_BSD: what cross-attention looks at.
@@ -97,12 +99,14 @@ class Transformer(nn.Module):
         if rope is not None:  # once, not in every block
             dtype = _product_dtype(x_BTD)
             rope = rope[0].to(dtype), rope[1].to(dtype)
+            local_rope = local_rope and (local_rope[0].to(dtype), local_rope[1].to(dtype))
         for name, block in self.blocks.items():
             layer = int(name)
+            local = self.config.is_local(layer)
             x_BTD = block(
                 x_BTD,
-                mask=mask if local_mask is None or layer % 2 == 0 else local_mask,
-                rope=rope,
+                mask=local_mask if local and local_mask is not None else mask,
+                rope=local_rope if local and local_rope is not None else rope,
                 keep_B2=None if keep_BL2 is None else keep_BL2[:, layer],
                 cache=None if caches is None else caches[layer],
                 context_BSD=context_BSD,

@@ -52,6 +52,7 @@ def _over_shares(forward: Forward, *, mesh: DeviceMesh) -> Forward:
         mask: Mask,
         local_mask: Mask | None = None,
         rope: RopeTable | None = None,
+        local_rope: RopeTable | None = None,
         **kwargs: Any,
     ) -> Tensor:
         num_tokens = x_BTD.size(1)
@@ -60,10 +61,11 @@ def _over_shares(forward: Forward, *, mesh: DeviceMesh) -> Forward:
             x_BTD = F.pad(x_BTD, (0, 0, 0, padding))
             mask = pad_mask(mask, num_tokens, padding, x_BTD.device)
             local_mask = local_mask and pad_mask(local_mask, num_tokens, padding, x_BTD.device)
-            rope = rope and (pad_rope(rope[0], padding), pad_rope(rope[1], padding))
+            rope, local_rope = pad_rope(rope, padding), pad_rope(local_rope, padding)
         whole = DTensor.from_local(x_BTD, mesh, [Replicate()], run_check=False)
         share = whole.redistribute(placements=[Shard(1)]).to_local()
-        share = forward(share, mask=mask, local_mask=local_mask, rope=rope, **kwargs)
+        told = {"local_mask": local_mask, "rope": rope, "local_rope": local_rope}
+        share = forward(share, mask=mask, **told, **kwargs)
         sharded = DTensor.from_local(share, mesh, [Shard(1)], run_check=False)
         out = sharded.redistribute(placements=[Replicate()])
         # Contiguous, because a pipeline may send it on.
@@ -72,9 +74,12 @@ def _over_shares(forward: Forward, *, mesh: DeviceMesh) -> Forward:
     return run
 
 
-def pad_rope(table: Tensor, padding: int) -> Tensor:
-    """Rotary table [..., T, H] with rows for padding tokens."""
-    return F.pad(table, (0, 0, 0, padding))
+def pad_rope(tables: RopeTable | None, padding: int) -> RopeTable | None:
+    """Rotary tables [..., T, H] with rows for padding tokens."""
+    if tables is None:
+        return None
+    cos, sin = (F.pad(table, (0, 0, 0, padding)) for table in tables)
+    return cos, sin
 
 
 def pad_mask(mask: Mask, num_tokens: int, padding: int, device: torch.device) -> Mask:
@@ -173,13 +178,16 @@ def block_plan(config: TransformerConfig, *, tp: int, sequence: bool) -> dict[st
 
     return {
         "norm1": share,
+        "norm1_behind": share,
         **attention("attention"),
         "scale1": share,
         "norm_cross": share,
+        "norm_cross_behind": share,
         # What is looked at is whole on every rank.
         **attention("cross_attention", Replicate()),
         "scale_cross": share,
         "norm2": share,
+        "norm2_behind": share,
         "feed_forward": PrepareModuleInput(
             input_layouts=(outside,), desired_input_layouts=(Replicate(),)
         ),
@@ -207,6 +215,11 @@ def check_tensor_parallel(key: str, config: TransformerConfig, tp: int) -> None:
             raise UsageError(
                 f"parallel.tp = {tp} must divide {key}.{field} = {value}; use one of {works}"
             )
+    if tp > 1 and config.qk_norm_over == "heads":
+        raise UsageError(
+            f'parallel.tp = {tp}: {key}.qk_norm_over = "heads" needs all heads of a token on every '
+            "rank; set parallel.tp = 1"
+        )
     heads = config.kv_heads
     if heads % tp and tp % heads:
         works = [

@@ -92,6 +92,7 @@ def _over_tokens(forward: Forward, *, tp: int) -> Forward:
         mask: Mask,
         local_mask: Mask | None = None,
         rope: Any = None,
+        local_rope: Any = None,
         **kwargs: Any,
     ) -> Tensor:
         num_tokens = x_BTD.size(1)
@@ -100,9 +101,10 @@ def _over_tokens(forward: Forward, *, tp: int) -> Forward:
             x_BTD = F.pad(x_BTD, (0, 0, 0, padding))
             mask = pad_mask(mask, num_tokens, padding, x_BTD.device)
             local_mask = local_mask and pad_mask(local_mask, num_tokens, padding, x_BTD.device)
-            rope = rope and (pad_rope(rope[0], padding), pad_rope(rope[1], padding))
+            rope, local_rope = pad_rope(rope, padding), pad_rope(local_rope, padding)
         x_BTD = _Exchange.apply(x_BTD, share, gather)
-        x_BTD = forward(x_BTD, mask=mask, local_mask=local_mask, rope=rope, **kwargs)
+        told = {"local_mask": local_mask, "rope": rope, "local_rope": local_rope}
+        x_BTD = forward(x_BTD, mask=mask, **told, **kwargs)
         return _Exchange.apply(x_BTD, gather, share)[:, :num_tokens].contiguous()
 
     return run

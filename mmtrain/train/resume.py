@@ -114,6 +114,7 @@ FIXED = frozenset(
         *("vqa.generate.transformer", "vqa.generate.vocab_size", "vqa.generate.text_length"),
         *("vqa.generate.context_length", "vqa.generate.learned_positions"),
         *("vqa.generate.rope_theta", "vqa.generate.rope_scaling", "vqa.generate.embed_scale"),
+        *("vqa.generate.local_rope_theta", "vqa.generate.logit_cap"),
         *("vqa.generate.final_norm", "vqa.generate.tied_head", "vqa.generate.prompt"),
         "vqa.generate.chat",
         *("vqa.data.per_image", "vqa.data.answer_length", "vqa.data.image_only"),

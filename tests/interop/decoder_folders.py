@@ -25,6 +25,9 @@ LLAMA3 = {
     "original_max_position_embeddings": 32,
 }
 LINEAR = {"rope_type": "linear", "rope_theta": 5000.0, "factor": 2.5}
+WINDOWS = {"sliding_window": 5, "num_hidden_layers": 4}
+BY_LAYER = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+GEMMA2 = GATED | WINDOWS | {"num_key_value_heads": 2, "head_dim": 8}
 GPT: dict[str, Any] = {
     "vocab_size": 50,
     "n_positions": 64,
@@ -64,6 +67,40 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen2": ("Qwen2Config", GATED | {"num_key_value_heads": 2, "tie_word_embeddings": True}),
     "qwen2 untied": ("Qwen2Config", GATED | {"num_key_value_heads": 2, "rope_parameters": ROPE}),
+    "qwen2 windows behind": (
+        "Qwen2Config",
+        GATED
+        | WINDOWS
+        | {"use_sliding_window": True, "max_window_layers": 2, "num_key_value_heads": 2},
+    ),
+    "qwen3": ("Qwen3Config", GATED | {"num_key_value_heads": 2, "head_dim": 8}),
+    "qwen3 biases, windows by layer": (
+        "Qwen3Config",
+        GATED
+        | WINDOWS
+        | {"num_key_value_heads": 4, "head_dim": 4, "attention_bias": True}
+        | {"use_sliding_window": True, "tie_word_embeddings": True, "layer_types": BY_LAYER},
+    ),
+    "olmo2": ("Olmo2Config", GATED | {"rope_parameters": ROPE}),
+    "olmo2 grouped": ("Olmo2Config", GATED | {"num_key_value_heads": 2, "attention_bias": True}),
+    "gemma2": ("Gemma2Config", GEMMA2 | {"query_pre_attn_scalar": 24}),
+    "gemma2 small caps": (
+        "Gemma2Config",
+        GEMMA2 | {"attn_logit_softcapping": 0.7, "final_logit_softcapping": 1.5},
+    ),
+    "gemma2 no caps, windows by layer": (
+        "Gemma2Config",
+        GEMMA2
+        | {"attn_logit_softcapping": None, "final_logit_softcapping": None}
+        | {"layer_types": BY_LAYER, "query_pre_attn_scalar": 8},
+    ),
+    "gemma3": ("Gemma3TextConfig", GEMMA2 | {"query_pre_attn_scalar": 24, "num_hidden_layers": 7}),
+    "gemma3 linear, capped": (
+        "Gemma3TextConfig",
+        GEMMA2
+        | {"layer_types": BY_LAYER, "final_logit_softcapping": 2.0}
+        | {"rope_parameters": {"full_attention": LINEAR, "sliding_attention": ROPE}},
+    ),
     "gemma multi-query": ("GemmaConfig", GATED | {"num_key_value_heads": 1, "head_dim": 8}),
     "gemma": ("GemmaConfig", GATED | {"num_key_value_heads": 4, "head_dim": 4}),
 }

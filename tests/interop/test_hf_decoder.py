@@ -1,5 +1,6 @@
 """Decoders of transformers: the same logits, every tensor back, and one line where we cannot."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mmtrain.errors import UsageError
+from mmtrain.interop.canonical import canonical_blocks
+from mmtrain.interop.hf_decoder_config import FAMILIES, decoder_config_from_hf
 from mmtrain.interop.hf_decoder_files import read_hf_decoder, write_hf_decoder
 from mmtrain.models import Decoder, DecoderConfig
+from mmtrain.models.fused import fused_decoder
 from mmtrain.nn import TransformerConfig
 from tests.interop.decoder_folders import DECODERS, GATED, build_peer, edit_config, write_peer
 
@@ -29,8 +33,13 @@ def test_logits_and_tensors_are_theirs_both_ways(name, tmp_path):
 
     peer = write_peer(name, tmp_path / "theirs")
     want = peer(TOKENS).logits
-    got = load(tmp_path / "theirs")(TOKENS)
-    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+    ours = load(tmp_path / "theirs")
+    torch.testing.assert_close(ours(TOKENS), want, rtol=0, atol=1e-5)
+    for model in (ours, fused_decoder(ours)):
+        cache = model.build_cache(3, 20)
+        parts = [model(TOKENS[:, :11], cache=cache)]
+        parts += [model(TOKENS[:, [place]], cache=cache) for place in range(11, 20)]
+        torch.testing.assert_close(torch.cat(parts, 1), want, rtol=0, atol=1e-5)
     assert want.std() > 0.3, "logits that say something"
 
     write_hf_decoder(read_hf_decoder(tmp_path / "theirs"), tmp_path / "ours")
@@ -182,15 +191,68 @@ def test_what_we_cannot_compute_is_one_line(changes, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("gemma3", {"attn_logit_softcapping": 30.0}, "attn_logit_softcapping = 30.0 is not supp"),
+        ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention = true is"),
+        ("gemma3", {"layer_types": ["full_attention"]}, "we read 7 times full_attention or sli"),
+        ("gemma2", {"layer_types": ["chunked_attention"] * 4}, "layer_types = .'chunked_attentio"),
+        ("gemma2", {"hidden_activation": "silu"}, 'hidden_activation = "silu" is not supported'),
+        ("gemma2", {"attn_logit_softcapping": -1.0}, "attention_cap = -1.0 must be above 0"),
+        ("gemma2", {"query_pre_attn_scalar": "x"}, 'query_pre_attn_scalar = "x" must be float'),
+        ("olmo2", {"hidden_act": "gelu"}, 'hidden_act = "gelu" is not supported'),
+        ("olmo2", {"sliding_window": 4}, "sliding_window = 4 is unknown"),
+        ("qwen3", {"rope_scaling": {"type": "yarn", "factor": 2.0}}, 'type = "yarn" is not supp'),
+        ("qwen3", {"use_qk_norm": False}, "use_qk_norm = false is unknown"),
+    ],
+)
+def test_what_a_family_computes_otherwise_is_one_line(name, changes, message, tmp_path):
+    write_peer(name, tmp_path)
+    edit_config(tmp_path, **changes)
+    with pytest.raises(UsageError, match=message) as caught:
+        read_hf_decoder(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "older"),
+    [
+        ("gemma2", {"layer_types": None}),
+        ("gemma3", {"layer_types": None, "sliding_window_pattern": 6}),
+        ("gemma3 linear, capped", {"rope_parameters": None, "rope_theta": 5000.0}
+         | {"rope_local_base_freq": 5000.0, "rope_scaling": {"type": "linear", "factor": 2.5}}),
+        ("qwen2 windows behind", {"layer_types": None}),
+        ("olmo2", {"rope_parameters": None, "rope_theta": 5000.0}),
+    ],
+)  # fmt: skip
+def test_older_files_of_a_family(name, older, tmp_path):
+    peer = write_peer(name, tmp_path)
+    edit_config(tmp_path, **older)
+    torch.testing.assert_close(load(tmp_path)(TOKENS), peer(TOKENS).logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_file_leaves_out_is_what_transformers_takes(family):
+    import transformers
+
+    theirs = transformers.AutoConfig.for_model(family).to_dict()
+    ours, whole = (decoder_config_from_hf(data) for data in ({"model_type": family}, theirs))
+    blocks = [canonical_blocks(config.transformer) for config in (ours, whole)]
+    assert blocks[0] == blocks[1]
+    assert replace(ours, transformer=whole.transformer) == whole
+
+
 def test_what_they_cannot_express_is_refused():
     from mmtrain.interop.hf_decoder import decoder_to_hf
 
     blocks = TransformerConfig(
-        dim=16, num_layers=1, num_heads=4, mask="causal", norm="rms", local_window=4
+        dim=16, num_layers=2, num_heads=4, mask="causal", norm="rms", local_window=4
     )
     config = DecoderConfig(transformer=blocks, vocab_size=5, context_length=8)
     with pytest.raises(UsageError, match=r"cannot express .*transformer.local_window = 4"):
-        decoder_to_hf(config, Decoder(config).state_dict())
+        decoder_to_hf(config, Decoder(config).state_dict(), family="llama")
 
 
 def test_a_peer_is_not_the_zero_model():

@@ -1,5 +1,7 @@
 """The decoder: no leak from the future, padding and neighbours change nothing, caches agree."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -244,7 +246,7 @@ def test_padding_behind_causal_texts_needs_no_mask(
     real_BT = torch.arange(12) < length_B[:, None]
     seen: list[Mask] = []
 
-    def attended(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+    def attended(q: Tensor, k: Tensor, v: Tensor, mask: Mask, **how: Any) -> Tensor:
         seen.append(mask)
         return attend(q, k, v, mask)
 

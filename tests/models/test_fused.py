@@ -29,6 +29,14 @@ SHAPES = {
     "queries normalised": (replace(LLAMA, qk_norm="rms"), "rope"),
     "scaled branches": (replace(PLAIN, layer_scale=0.3, activation="quick_gelu"), "rope"),
     "norms behind": (replace(PLAIN, norm_order="post", activation="gelu_tanh"), "learned"),
+    "norms of branches": (
+        replace(LLAMA, norm_order="branch", qk_norm="rms", qk_norm_over="heads"),
+        "rope",
+    ),
+    "norms on both sides, capped": (
+        replace(LLAMA, norm_order="sandwich", attention_cap=2.0, attention_scale=0.5),
+        "rope",
+    ),
     "windows": (replace(PLAIN, local_window=3, ff_bias=False), "rope"),
 }
 PROMPTS = [[3, 8, 1, 20, 33, 4], [7, 7], [12, 40, 2]]

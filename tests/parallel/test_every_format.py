@@ -51,6 +51,8 @@ TEXT = (
 CORES = (
     *({"norm": kind, "qk_norm": kind} for kind in ("rms", "partial_rms", "gemma_rms")),
     {"norm_order": "post"},
+    {"norm_order": "sandwich", "layer_scale": None, "attention_cap": 4.0, "attention_scale": 0.2},
+    {"norm_order": "branch", "layer_scale": None, "qk_norm": "rms", "qk_norm_over": "heads"},
     {"activation": "geglu", "num_kv_heads": 1},
 )
 

@@ -49,6 +49,17 @@ def clip_with_odd_text() -> Stage:
             2,
             r"vqa\.generate\.transformer\.ff_dim = 33",
         ),
+        (
+            lambda: build_vqa(
+                generate=GenerateConfig(
+                    transformer=replace(CORE, mask="causal", qk_norm="rms", qk_norm_over="heads"),
+                    vocab_size=30,
+                    text_length=12,
+                )
+            ).stage(),
+            2,
+            r'vqa\.generate\.transformer\.qk_norm_over = "heads" needs all heads',
+        ),
         (lambda: build_decoder().stage(), 3, "decoder.transformer.num_heads = 4"),
     ],
 )

@@ -39,12 +39,23 @@ MODERN = dataclasses.replace(
     CORE, num_kv_heads=2, activation="swiglu", norm="rms", qk_norm="rms", qkv_bias=False
 )
 DECODER = DecoderConfig(
-    transformer=dataclasses.replace(MODERN, mask="causal", local_window=3, num_layers=3),
+    transformer=dataclasses.replace(
+        MODERN,
+        mask="causal",
+        local_window=3,
+        local_layers=(0, 2),
+        norm_order="sandwich",
+        attention_scale=0.4,
+        attention_cap=3.0,
+        num_layers=3,
+    ),
     vocab_size=VOCAB,
     context_length=QUESTION,
+    local_rope_theta=100.0,
     tied_head=True,
+    logit_cap=2.0,
 )
-"""Layers that see a window beside layers that see all; two key heads; tied."""
+"""Layers that see a window beside layers that see all; two key heads; tied; as Gemma 2 and 3."""
 GPT = DecoderConfig(
     transformer=dataclasses.replace(CORE, mask="causal", num_layers=3),
     vocab_size=VOCAB,

@@ -34,7 +34,7 @@ def started_recipe(folder: Path, decoder: Path, **generate: Any) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "chat"),
-    [("smollm2", CHATML), ("qwen2 untied", None), ("gpt2", CHATML), ("gemma multi-query", None)],
+    [("smollm2", CHATML), ("qwen3", None), ("gpt2", CHATML), ("gemma3", None), ("olmo2", CHATML)],
 )
 def test_a_run_starts_from_a_decoder_and_gives_it_back(
     name: str, chat: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -91,7 +91,8 @@ def look(
         top = fired_M.topk(min(num_entries, fired_M.numel()))
         place = "question" if name.endswith("question") else "image"
         entries[place] = list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
-    return Looked(grid=(map_P / map_P.sum()).unflatten(0, (side, side)), entries=entries)
+    map_P = map_P / map_P.sum().clamp(min=torch.finfo(map_P.dtype).tiny)
+    return Looked(grid=map_P.unflatten(0, (side, side)), entries=entries)
 
 
 def _answering_attention(model: Vqa, head: Head) -> Attention:
@@ -101,7 +102,9 @@ def _answering_attention(model: Vqa, head: Head) -> Attention:
         attention = block.cross_attention
     else:
         assert model.generate is not None
-        block = list(model.generate.decoder.transformer.blocks.values())[-1]
-        attention = block.attention
+        decoder = model.generate.decoder.transformer
+        # A window that ends behind the image would show nothing of it.
+        wide = [name for name in decoder.blocks if not decoder.config.is_local(int(name))]
+        attention = decoder.blocks[(wide or list(decoder.blocks))[-1]].attention
     assert isinstance(attention, Attention)
     return attention

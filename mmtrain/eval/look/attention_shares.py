@@ -28,20 +28,26 @@ def attention_shares(
         x_BTD, context_BSD, mask, rope: as its forward takes them.
     """
     source_BSD = x_BTD if context_BSD is None else context_BSD
-    q_BTNH = layer.q(x_BTD).unflatten(-1, (-1, layer.head_dim))
-    k_BSKH = layer.k(source_BSD).unflatten(-1, (-1, layer.head_dim))
-    if layer.q_norm is not None and layer.k_norm is not None:
-        q_BTNH, k_BSKH = layer.q_norm(q_BTNH), layer.k_norm(k_BSKH)
+    q_BTNH, k_BSKH = layer.queries_keys(x_BTD, source_BSD)
     if rope is not None:
         q_BTNH, k_BSKH = apply_rope(q_BTNH, rope), apply_rope(k_BSKH, rope)
-    return softmax_shares(q_BTNH, k_BSKH, mask).mean(1)
+    return softmax_shares(q_BTNH, k_BSKH, mask, scale=layer.scale, cap=layer.cap).mean(1)
 
 
-def softmax_shares(q_BTNH: Tensor, k_BSKH: Tensor, mask: Mask) -> Tensor:
-    """softmax(q k^T / sqrt(H)), fp32 [B, N, T, S]."""
+def softmax_shares(
+    q_BTNH: Tensor,
+    k_BSKH: Tensor,
+    mask: Mask,
+    *,
+    scale: float | None = None,
+    cap: float | None = None,
+) -> Tensor:
+    """softmax(q k^T / sqrt(H)), fp32 [B, N, T, S]; `scale` and `cap` as `attend` takes them."""
     k_BSNH = k_BSKH.repeat_interleave(q_BTNH.size(2) // k_BSKH.size(2), dim=2)
     logit_BNTS = torch.einsum("btnh,bsnh->bnts", q_BTNH.float(), k_BSNH.float())
-    logit_BNTS = logit_BNTS * q_BTNH.size(-1) ** -0.5
+    logit_BNTS = logit_BNTS * (q_BTNH.size(-1) ** -0.5 if scale is None else scale)
+    if cap is not None:
+        logit_BNTS = cap * torch.tanh(logit_BNTS / cap)
     allowed_BTS = mask.allowed
     if mask.causal:
         allowed_BTS = torch.ones_like(logit_BNTS[0, 0], dtype=torch.bool).tril()[None]
