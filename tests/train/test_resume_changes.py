@@ -16,7 +16,8 @@ from mmtrain.recipe import TrainRecipe, load_recipe
 from mmtrain.settings.decode import decode, dump_toml, encode
 from mmtrain.settings.describe import describe
 from mmtrain.settings.read_toml import read_toml
-from mmtrain.train.resume import FIXED, FREE, TOLD, find_changes, kinds_of, read_history
+from mmtrain.train.resume import find_changes, read_history
+from mmtrain.train.resume_keys import FIXED, FREE, TOLD, kinds_of
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "configs/debug_clip.toml"
@@ -62,7 +63,7 @@ def files(run: Path) -> dict[str, bytes]:
 
 
 def test_every_key_is_in_one_table() -> None:
-    """A new key must be put into FREE, TOLD or FIXED of mmtrain/train/resume.py, into one of them;
+    """A new key must be put into one of mmtrain/train/resume_keys.py: FREE, TOLD or FIXED;
     and what the tables name is there."""
     assert len(LEAVES) > 250
     assert {key: kinds for key in LEAVES if len(kinds := kinds_of(key)) != 1} == {}
