@@ -27,6 +27,7 @@ from mmtrain.tasks.adapter_sections import (
 from mmtrain.tasks.config import LossSection, VqaSection
 from mmtrain.train.config import RunConfig, TrainConfig
 from mmtrain.train.metrics import LogConfig
+from mmtrain.train.run_folder import RECIPE_FILE, has_begun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +62,16 @@ class TrainRecipe:
     """Mirrors of metrics.jsonl."""
 
 
-def load_recipe(path: Path, overrides: list[str] | None = None) -> TrainRecipe:
+def load_recipe(
+    path: Path, overrides: list[str] | None = None, *, resumes: bool = False
+) -> TrainRecipe:
     """Read a recipe, lay the overrides (`--train.steps 20 ...`) over its dict, decode the whole.
+
+    Args:
+        path: a TOML file.
+        overrides: words of a command line.
+        resumes: take what the run in run.dir recorded of the model that it started from, where it
+            has a checkpoint of its own, instead of reading that model, which may be gone.
 
     Raises:
         UsageError: an unknown key (with the nearest one), a wrong type, a bad value, a path with a
@@ -71,7 +80,8 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> TrainRecipe:
     data = apply_overrides(TrainRecipe, read_toml(path), overrides or [])
     data = expand_paths(TrainRecipe, data)
     _keep_one_length(data, overrides or [])
-    recipe = decode(TrainRecipe, with_start(with_decoder(data)))
+    begun = _begun(data) if resumes else None
+    recipe = decode(TrainRecipe, with_start(with_decoder(data), begun=begun))
     if recipe.model.init_training and (recipe.model.init is None or recipe.vqa is not None):
         raise UsageError(
             "model.init_training = true goes on with model.init, a checkpoint of open_clip's "
@@ -99,6 +109,15 @@ def mirror_in(overrides: list[str]) -> str | None:
     """
     data = expand_paths(TrainRecipe, apply_overrides(TrainRecipe, {}, overrides))
     return decode(RunConfig, {"dir": "", **data.get("run", {})}).mirror
+
+
+def _begun(data: dict[str, Any]) -> dict[str, Any] | None:
+    """What the run of a recipe recorded, if it has a checkpoint."""
+    section = data.get("run", {})
+    folder = section.get("dir") if isinstance(section, dict) else None
+    if not isinstance(folder, str) or not has_begun(Path(folder)):
+        return None
+    return expand_paths(TrainRecipe, read_toml(Path(folder) / RECIPE_FILE))
 
 
 def _keep_one_length(data: dict[str, Any], overrides: list[str]) -> None:

@@ -48,6 +48,7 @@ from mmtrain.train.resume import (
 from mmtrain.train.run_folder import (
     RECIPE_FILE,
     drop_leftovers,
+    has_begun,
     logged_steps,
     refuse_held,
 )
@@ -71,7 +72,7 @@ def train_command(
     """
     if run_dir is not None:
         overrides = [*overrides, "--run.dir", escape_path(str(run_dir))]
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, overrides, resumes=resume is not None)
     layout = build_layout(loaded.parallel, pick_device(loaded.train.device))
     try:
         patient = waiting(loaded.data.retry_seconds)
@@ -97,13 +98,14 @@ def _own_folder(recipe: TrainRecipe, *, resume: Resume) -> Iterator[None]:
 
 
 def _train(recipe: TrainRecipe, layout: Layout, *, resume: Resume, signals: StopSignals) -> Path:
-    run = build_run(recipe, layout)
+    begun = resume is not None and on_rank_0(lambda: has_begun(Path(recipe.run.dir)))
+    run = build_run(recipe, layout, begun=begun)
     on_every_rank(lambda: check_evaluations(run))
     if resume is None:
         drop_leftovers(run.folder)
     else:
         take_from_mirror(run, say=_say)
-        run = _resume(run, with_changes=resume == "with changes")
+        run = _resume(run, with_changes=resume == "with changes", begun=begun)
     run.data.check_length(run.total_steps, key=recipe.train.length)
     for line in run.notes:
         _say(line)
@@ -242,7 +244,7 @@ def check_evaluations(run: Run) -> None:
     run.check_evaluations()
 
 
-def _resume(run: Run, *, with_changes: bool) -> Run:
+def _resume(run: Run, *, with_changes: bool, begun: bool) -> Run:
     """Go on from the newest checkpoint, or begin where there is none, if the recipe allows it."""
     history, changes = read_history(run.folder), []
 
@@ -266,10 +268,11 @@ def _resume(run: Run, *, with_changes: bool) -> Run:
 
     path = run.state.resume(run.folder, warn=_say, check=check)
     if path is None:
-        begun = on_rank_0(lambda: logged_steps(run.folder))
-        if begun and (recipe := run.folder / RECIPE_FILE).exists():
+        assert not begun, "the weights were left to a checkpoint"
+        logged = on_rank_0(lambda: logged_steps(run.folder))
+        if logged and (recipe := run.folder / RECIPE_FILE).exists():
             check(recipe, {"recipe": expand_paths(TrainRecipe, read_toml(recipe)), "step": 0})
-        again = f"; its {begun[-1]} steps are done again" if begun else ""
+        again = f"; its {logged[-1]} steps are done again" if logged else ""
         _say(f"{run.folder} has no checkpoint yet: starting at step 0{again}")
         drop_leftovers(run.folder)
     else:

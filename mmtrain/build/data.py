@@ -4,13 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmtrain.build.resolve import resolve, run_tokenizer
+from mmtrain.build.resolve import begun_tokenizer, resolve
 from mmtrain.build.run import build_preprocess
 from mmtrain.build.tasks import task_sections
 from mmtrain.data.numbered import NumberedData
 from mmtrain.errors import UsageError
-from mmtrain.loading.start import read_start
 from mmtrain.recipe import TrainRecipe, load_recipe
+from mmtrain.settings.paths import escape_path
 from mmtrain.train.run_folder import RECIPE_FILE
 
 
@@ -24,7 +24,8 @@ def read_recipe(path: Path, overrides: list[str]) -> TrainRecipe:
         return load_recipe(path, overrides)
     if not (path / RECIPE_FILE).is_file():
         raise UsageError(f"{path} holds no {RECIPE_FILE}, so it is no run; name a RECIPE or a RUN")
-    return load_recipe(path / RECIPE_FILE, overrides)
+    words = ["--run.dir", escape_path(str(path)), *overrides]  # it may have been moved
+    return load_recipe(path / RECIPE_FILE, words, resumes=True)
 
 
 def open_data(recipe: TrainRecipe, **changes: Any) -> NumberedData[Any]:
@@ -37,7 +38,7 @@ def open_data(recipe: TrainRecipe, **changes: Any) -> NumberedData[Any]:
     Raises:
         UsageError: the data cannot be had, or the recipe contradicts itself.
     """
-    tokenizer = run_tokenizer(recipe, read_start(recipe.model.init, name=recipe.model.name))
+    tokenizer = begun_tokenizer(recipe, Path(recipe.run.dir))
     recipe = resolve(recipe, tokenizer)
     common: dict[str, Any] = {
         "preprocess": build_preprocess(recipe),

@@ -5,13 +5,12 @@ from typing import Any
 
 from torch import Tensor
 
-from mmtrain.build.resolve import run_tokenizer
+from mmtrain.build.resolve import begun_tokenizer
 from mmtrain.build.run import build_preprocess
 from mmtrain.build.tasks import task_sections
-from mmtrain.data.text.tokenizer import TokenizerConfig
+from mmtrain.checkpoint.inspection import run_of
 from mmtrain.errors import UsageError
 from mmtrain.interop.package import ModelPackage
-from mmtrain.loading.start import read_start
 from mmtrain.recipe import TrainRecipe
 from mmtrain.settings.decode import decode
 from mmtrain.train.adapting import plain_tensors
@@ -37,12 +36,9 @@ def checkpoint_package(
             f"{source} has no {' and no '.join(sorted(missing))} tower, so it is no CLIP; "
             "use --format safetensors"
         )
-    # Another tokenizer does not need the folder of model.init, which may be gone.
-    needs_start = recipe.tokenizer == TokenizerConfig() and recipe.model.init is not None
-    start = read_start(recipe.model.init, name=recipe.model.name) if needs_start else None
     return ModelPackage(
         config=recipe.model.clip,
         tensors=plain_tensors(weights, recipe.peft),
         preprocess=build_preprocess(recipe),
-        tokenizer=run_tokenizer(recipe, start),
+        tokenizer=begun_tokenizer(recipe, run_of(source)),
     )

@@ -1,13 +1,20 @@
 """A recipe as read into one that is complete: what one section fixes for another."""
 
 from dataclasses import fields, replace
+from pathlib import Path
 
 from mmtrain.build.tasks import task_sections
-from mmtrain.data.text.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
+from mmtrain.data.text.tokenizer import (
+    Tokenizer,
+    TokenizerConfig,
+    build_tokenizer,
+    load_tokenizer,
+)
 from mmtrain.errors import UsageError
-from mmtrain.loading.start import Start
+from mmtrain.loading.start import Start, read_start
 from mmtrain.models import TextConfig
 from mmtrain.recipe import TrainRecipe
+from mmtrain.train.run_folder import TOKENIZER
 
 
 def run_tokenizer(recipe: TrainRecipe, start: Start | None) -> Tokenizer:
@@ -23,11 +30,33 @@ def run_tokenizer(recipe: TrainRecipe, start: Start | None) -> Tokenizer:
     length = recipe.tokenizer.context_length - num_learned
     if (own := task_sections(recipe).tokenizer(length)) is not None:
         return own
-    if start is not None and recipe.tokenizer == TokenizerConfig():
+    if start is not None and brings_tokenizer(recipe):
         num_learned -= start.model.config.text.num_context
         return start.tokenizer.shortened(num_learned) if num_learned else start.tokenizer
     tokenizer = build_tokenizer(recipe.tokenizer)
     return tokenizer.shortened(num_learned) if num_learned else tokenizer
+
+
+def begun_tokenizer(recipe: TrainRecipe, folder: Path) -> Tokenizer:
+    """The tokenizer of a run that has begun: one that its start brought it has kept.
+
+    Args:
+        recipe: the run's.
+        folder: the run's.
+
+    Raises:
+        UsageError: it is not there (an older run), nor is the model of model.init.
+    """
+    if not brings_tokenizer(recipe):
+        return run_tokenizer(recipe, None)
+    if (folder / TOKENIZER).is_dir():
+        return load_tokenizer(folder / TOKENIZER)
+    return run_tokenizer(recipe, read_start(recipe.model.init, name=recipe.model.name))
+
+
+def brings_tokenizer(recipe: TrainRecipe) -> bool:
+    """Whether the tokenizer of a run is that of the model it starts from."""
+    return recipe.model.init is not None and recipe.tokenizer == TokenizerConfig()
 
 
 def resolve(recipe: TrainRecipe, tokenizer: Tokenizer) -> TrainRecipe:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmtrain.build.idle import idle_notes, refuse_idle
 from mmtrain.build.memory import check_memory
 from mmtrain.build.phases import check_phases
-from mmtrain.build.resolve import resolve, run_tokenizer
+from mmtrain.build.resolve import begun_tokenizer, resolve, run_tokenizer
 from mmtrain.build.tasks import build_task
 from mmtrain.checkpoint.background_save import BackgroundSave
 from mmtrain.data.accounts import EpochAccounts
@@ -132,8 +132,14 @@ class Run:
         )
 
 
-def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
+def build_run(recipe: TrainRecipe, layout: Layout, *, begun: bool = False) -> Run:
     """Compose data, model, layout, objective and optimizers.
+
+    Args:
+        recipe: as read.
+        layout: the mesh.
+        begun: all weights will come from the run's own checkpoint: nothing is read of a model that
+            it started from.
 
     Raises:
         UsageError: the recipe does not fit the data, the ranks or itself.
@@ -141,8 +147,11 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
     refuse_idle(recipe)
     if recipe.train.deterministic:
         use_deterministic_kernels()
-    start = read_start(recipe.model.init, name=recipe.model.name)
-    tokenizer = run_tokenizer(recipe, start)
+    if begun:
+        start, tokenizer = None, begun_tokenizer(recipe, Path(recipe.run.dir))
+    else:
+        start = read_start(recipe.model.init, name=recipe.model.name)
+        tokenizer = run_tokenizer(recipe, start)
     recipe = resolve(recipe, tokenizer)
     check_memory(recipe, layout)
     shared = Shared(
@@ -150,6 +159,7 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
         tokenizer=tokenizer,
         preprocess=build_preprocess(recipe),
         start=start,
+        begun=begun,
         layout=layout,
         seed=recipe.run.seed,
         batch_size=recipe.train.batch_size,
@@ -159,7 +169,7 @@ def build_run(recipe: TrainRecipe, layout: Layout) -> Run:
     task = build_task(recipe, shared)
     recipe = replace(recipe, **task.sections())
     check_phases(recipe, task.data.phases, layout)
-    dropout = _freeze(task, recipe, layout)
+    dropout = _freeze(task, recipe, layout, begun=begun)
     num_trainable, num_parameters = count_parameters(task.model)
     num_steps = total_steps(recipe.train, task.data)
     notes = idle_notes(
@@ -199,12 +209,13 @@ def use_deterministic_kernels() -> None:
     torch.use_deterministic_algorithms(True)
 
 
-def _freeze(task: Task, recipe: TrainRecipe, layout: Layout) -> LoraDropout | None:
+def _freeze(task: Task, recipe: TrainRecipe, layout: Layout, *, begun: bool) -> LoraDropout | None:
     """Apply [lock] or [peft] -> what draws the adapter's dropout, if it has any."""
     lock_towers(task.model.towers(), recipe.lock)
     if recipe.peft is None:
         return None
-    dropout = adapt(task.model, recipe.peft, layout=layout, seed=recipe.run.seed)
+    config = replace(recipe.peft, init=None) if begun else recipe.peft
+    dropout = adapt(task.model, config, layout=layout, seed=recipe.run.seed)
     if dropout is not None and recipe.train.text_groups > 1:
         raise UsageError(
             f"train.text_groups = {recipe.train.text_groups} takes texts in another order, which "

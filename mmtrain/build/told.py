@@ -6,15 +6,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from mmtrain.build.resolve import brings_tokenizer
 from mmtrain.build.run import Run
 from mmtrain.data.fingerprint import split_fingerprint
 from mmtrain.data.storage import hub
+from mmtrain.files import writing
 from mmtrain.ranks import is_alone, on_rank_0
 from mmtrain.recipe import TrainRecipe
 from mmtrain.settings.decode import encode
 from mmtrain.settings.paths import escape_paths
 from mmtrain.train.resume import read_history
-from mmtrain.train.run_folder import write_facts
+from mmtrain.train.run_folder import TOKENIZER, write_facts
 
 
 def headline(run: Run) -> Iterator[str]:
@@ -73,3 +75,6 @@ def write_run_facts(run: Run) -> None:
         facts["changed"] = changes
     recipe = escape_paths(TrainRecipe, encode(run.recipe))
     on_rank_0(lambda: write_facts(run.folder, recipe=recipe, facts=facts))
+    if brings_tokenizer(run.recipe):
+        with writing(run.folder):
+            on_rank_0(lambda: run.data.tokenizer.save(run.folder / TOKENIZER))

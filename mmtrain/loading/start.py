@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ _SHAPES = ("head_dim", "ff_dim", "num_kv_heads", "image_size", "vocab_size", "nu
 _SHAPES += ("context_length", "end_token_id", "num_context", "context_start")
 _SHAPES += ("num_answers", "text_length", "prompt", "front_door")
 """Fields that tensors would differ by, or that are told, or fixed, elsewhere."""
+_TOWERS = frozenset(field.name for field in fields(ClipConfig))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +60,16 @@ def read_start(path: str | None, *, name: str | None = None) -> Start | None:
     return Start(key=key, model=model, preprocess=preprocess.config, tokenizer=tokenizer)
 
 
-def with_start(data: dict[str, Any]) -> dict[str, Any]:
+def with_start(data: dict[str, Any], *, begun: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A recipe's dict over what its model's `name`, `init` and `vision_init` stand for.
 
     A start brings its resize and filter too, and a model with a bias of its logits its sigmoid
     loss, where the recipe says nothing of them.
+
+    Args:
+        data: the recipe's.
+        begun: the recipe that a run which goes on recorded. Where it started from the same model,
+            it says what that brought, and the model is not read.
 
     Raises:
         UsageError: there is no such model, or two keys say the same.
@@ -75,7 +81,9 @@ def with_start(data: dict[str, Any]) -> dict[str, Any]:
         return data  # for `decode` to refuse
     name, init, tower = (section.get(key, NONE) for key in ("name", "init", "vision_init"))
     below: dict[str, Any] = {"model": {}}
-    if init != NONE:
+    if begun is not None and (init, tower) != (NONE, NONE) and _starts_alike(section, begun):
+        below = _brought(begun)
+    elif init != NONE:
         if tower != NONE:
             raise UsageError("model.init brings an image tower, and so does model.vision_init")
         tokenizer = data.get("tokenizer", {})
@@ -87,17 +95,37 @@ def with_start(data: dict[str, Any]) -> dict[str, Any]:
         )
         _refuse_standard_tokenizer(tokenizer, own, init)
         below = {"model": encode(model.config), "data": _resize(preprocess)}
-    elif name != NONE:
-        below = {"model": encode(named_config(name, key="model.name"))}
-    if tower != NONE:
-        below["model"]["vision"] = encode(_image_tower(tower))
-        below["data"] = {"interpolation": read_timm_interpolation(Path(tower))}
+    else:
+        below = _named_towers(name, tower)
     for key in ("vocab_size", "context_length", "end_token_id"):
         below["model"].get("text", {}).pop(key, None)  # the tokenizer decides, see `resolve`
     merged = _overlay(below, data)
     if merged["model"].get("init_logit_bias", NONE) != NONE and "vqa" not in data:
         merged = _overlay({"loss": {"kind": "siglip"}}, merged)
     return merged
+
+
+def _named_towers(name: str, tower: str) -> dict[str, Any]:
+    """What `model.name` and `model.vision_init` stand for, where they are there."""
+    model = {} if name == NONE else encode(named_config(name, key="model.name"))
+    if tower == NONE:
+        return {"model": model}
+    return {
+        "model": model | {"vision": encode(_image_tower(tower))},
+        "data": {"interpolation": read_timm_interpolation(Path(tower))},
+    }
+
+
+def _starts_alike(section: Mapping[str, Any], begun: Mapping[str, Any]) -> bool:
+    was = begun.get("model", {})
+    return all(section.get(key, NONE) == was.get(key, NONE) for key in ("init", "vision_init"))
+
+
+def _brought(begun: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recorded recipe says of the model that its run started from."""
+    towers = {key: value for key, value in begun["model"].items() if key in _TOWERS}
+    resize = {key: begun["data"][key] for key in ("resize_mode", "interpolation")}
+    return {"model": towers, "data": resize}
 
 
 def _refuse_no_tokenizer(section: Any, init: str) -> None:

@@ -92,16 +92,18 @@ class AnsweringTask:
         self.section = self._filled_in(section)
         """[vqa] with what the data fixed in it."""
         self._whole = None
-        if section.init is not None:
+        if section.init is not None and not shared.begun:
             self._whole = load_vqa(Path(section.init), key="vqa.init")
-        found = {} if self._whole is None else self._whole.model.state_dict()
+        found = None if self._whole is None else self._whole.model.state_dict()
         decoder = None if begins is None else read_decoder(begins)
         self._decoder_files = {} if decoder is None else decoder.files
         self.model = build_started_model(clip, self.section, shared, found, decoder=decoder)
+        if shared.begun:
+            return
         # As one process has them, so that every rank finds the same centres.
         alone = {"rank": 0, "world_size": 1, "images": True, "pin_memory": False}
         all_data = build_data(**shared.batches() | alone)
-        fill_dictionaries(self.model, all_data, seed=shared.seed, given=found.keys())
+        fill_dictionaries(self.model, all_data, seed=shared.seed, given=found or ())
 
     def sections(self) -> Mapping[str, Any]:
         """[vqa], with answers and lengths."""

@@ -32,7 +32,7 @@ def build_started_model(
     clip: ClipConfig,
     section: VqaSection,
     shared: Shared,
-    found: dict[str, torch.Tensor],
+    found: dict[str, torch.Tensor] | None,
     *,
     decoder: DecoderPackage | None = None,
 ) -> Vqa:
@@ -43,7 +43,7 @@ def build_started_model(
         clip: the towers.
         section: [vqa], filled in.
         shared: the CLIP that it starts from, and the seed.
-        found: all weights of the model of vqa.init.
+        found: all weights of the model of vqa.init; None: there is none, or they are not needed.
         decoder: that of vqa.generate.init.
     """
     model = build_answering(clip, section).init_weights(shared.seed)
@@ -60,8 +60,8 @@ def build_started_model(
     if decoder is not None:
         assert model.generate is not None, "its section names the decoder"
         model.generate.decoder.load_state_dict(decoder.tensors)
-    if section.init is not None:
-        _copy_all(found, model, section.init)
+    if found is not None:
+        _copy_all(found, model, str(section.init))
     return model
 
 

@@ -61,7 +61,7 @@ class ContrastiveTask:
         self.model = Clip(clip).init_weights(shared.seed)
         if (start := shared.start) is not None:
             copy_start(start.key, lambda: copy_weights(start.model, self.model))
-        if vision_init is not None:
+        if vision_init is not None and not shared.begun:
             copy = partial(copy_image_tower, *read_timm_tower(Path(vision_init)), self.model)
             copy_start(f"model.vision_init = {vision_init}", copy)
         # torch's pipeline stages fix their shapes at the first step; some towers see their padding.
@@ -118,7 +118,7 @@ class ContrastiveTask:
         return stored + self._start_notes()
 
     def _start_notes(self) -> tuple[str, ...]:
-        if (folder := self._vision_init) is not None:
+        if (folder := self._vision_init) is not None and not self._shared.begun:
             key, (theirs, _) = f"model.vision_init = {folder}", read_timm_tower(Path(folder))
             ours = replace(self._clip.vision, projection=False, projection_bias=False)
             return tuple(contradictions(ours, theirs, section="model.vision", key=key))

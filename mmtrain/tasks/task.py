@@ -35,6 +35,8 @@ class Shared:
     """What images go through."""
     start: Start | None
     """The model that the run starts from."""
+    begun: bool = False
+    """Whether all weights come from the run's own checkpoint; nothing is read of a start then."""
     layout: Layout
     """The mesh."""
     seed: int

@@ -22,6 +22,8 @@ from mmtrain.train.metrics import METRICS_FILE, read_metrics
 from mmtrain.train.resume import HISTORY_FILE
 
 RECIPE_FILE = "recipe.toml"
+TOKENIZER = "tokenizer"
+"""The folder of a run that the tokenizer of its start is kept in."""
 FACTS_FILE = "run.json"
 _OF_STEPS = (BAD_SAMPLES_FILE, BAD_BATCHES_FILE, HISTORY_FILE)
 _PACKAGES = ("numpy", "pillow", "safetensors", "tokenizers", "webdataset")
@@ -47,6 +49,11 @@ def _refuse_held(path: Path) -> None:
             f"run.dir = {path} already holds a run{done}; add --resume to go on with it, or choose "
             "another --run-dir"
         )
+
+
+def has_begun(path: Path) -> bool:
+    """Whether a run has a checkpoint, so that it needs nothing more of what it started from."""
+    return (path / RECIPE_FILE).is_file() and bool(steps_in(path / CHECKPOINTS))
 
 
 def logged_steps(path: Path) -> list[int]:
