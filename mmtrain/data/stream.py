@@ -5,26 +5,29 @@ read as strictly as any other. The order is a seeded one of shards, mixed by a b
 shard, not to the sample; what can be indexed is better opened by `open_loader`.
 """
 
+import errno
 import random
-import shutil
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from webdataset.filters import shuffle
-from webdataset.gopen import gopen
 from webdataset.pipeline import DataPipeline
 
 from mmtrain.data.mapped import Map, keep_files
 from mmtrain.data.order.plan import EpochPlan
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.shards.index import build_index
+from mmtrain.data.shards.index import ShardIndex, build_index
 from mmtrain.data.shards.patterns import expand_braces
 from mmtrain.data.storage.addresses import scheme_of
 from mmtrain.data.storage.file import LocalFile
+from mmtrain.data.storage.one_way import take_whole
+from mmtrain.data.storage.patience import may_pass, patience, patiently
 from mmtrain.errors import UsageError
 from mmtrain.settings.paths import refuse_secrets
 
@@ -48,8 +51,9 @@ class Stream:
         rank: int,
         world_size: int,
         key: str = "train",
+        retry_seconds: float | None = None,
     ) -> None:
-        self._key = key
+        self._key, self._seconds = key, patience(retry_seconds)
         self.urls, self._map = tuple(urls), map
         self._seed, self._buffer = seed, buffer
         self._rank, self._world_size = rank, world_size
@@ -91,7 +95,8 @@ class Stream:
         for shard in shards[self._rank :: self._world_size]:
             if shard in self._done:
                 continue
-            for files in read_shard(self.urls[shard], key=self._key):
+            shard_files = read_shard(self.urls[shard], key=self._key, seconds=self._seconds)
+            for files in shard_files:
                 left[shard] += 1
                 yield shard, files
             whole.add(shard)
@@ -127,6 +132,7 @@ def open_stream(
     allow_pipe: bool = False,
     rank: int | None = None,
     world_size: int | None = None,
+    retry_seconds: float | None = None,
 ) -> Stream:
     """Open shards that cannot be indexed, for a trainer of your own; see the module.
 
@@ -139,6 +145,7 @@ def open_stream(
         rank: this data-parallel rank, which reads its share of the shards; None:
             torch.distributed's, or 0.
         world_size: how many there are.
+        retry_seconds: how long a shard that breaks off is taken anew; None: 10.
 
     Raises:
         UsageError: a command that is not allowed, or fewer shards than ranks.
@@ -154,7 +161,15 @@ def open_stream(
             f"rank = {rank}, world_size = {world_size}: {len(urls)} shards are shared out whole; "
             "use no more ranks than shards"
         )
-    return Stream(urls, map=map, seed=seed, buffer=buffer, rank=rank, world_size=world_size)
+    return Stream(
+        urls,
+        map=map,
+        seed=seed,
+        buffer=buffer,
+        rank=rank,
+        world_size=world_size,
+        retry_seconds=retry_seconds,
+    )
 
 
 def expand_stream(train: str | Sequence[str], *, key: str, lets: str) -> tuple[str, ...]:
@@ -183,26 +198,64 @@ def expand_stream(train: str | Sequence[str], *, key: str, lets: str) -> tuple[s
     return urls
 
 
-def read_shard(url: str, *, key: str) -> Iterator[dict[str, Any]]:
+def read_shard(url: str, *, key: str, seconds: float) -> Iterator[dict[str, Any]]:
     """The samples of a shard as webdataset gives them, in its order.
+
+    It is whole before the first is handed on; what breaks off is told and taken anew, so no sample
+    comes twice.
+
+    Args:
+        url: of the shard.
+        key: the setting that it comes from, for messages.
+        seconds: how long a fault is given to pass.
 
     Raises:
         UsageError: it cannot be had whole, or is damaged.
     """
+    told: list[str] = []
+
+    def again(error: OSError) -> bool:
+        if may_pass(error) and not told:
+            told.append(f"{key}: {url}: {error.strerror}; taken anew")
+            print(f"mmtrain: {told[0]}", file=sys.stderr, flush=True)
+        return may_pass(error)
+
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "shard.tar"
         try:
-            with gopen(url, "rb") as stream, place.open("wb") as file:
-                shutil.copyfileobj(stream, file, 1 << 20)
+            patiently(partial(_take, url, place), seconds=seconds, again=again)
+        except _BrokeOffError:
+            pass  # told below, of what there is
         except OSError as error:
-            told = error.strerror or str(error).rpartition(": ")[2]
-            raise UsageError(f"{key}: {url} cannot be read: {told}") from error
+            setting = "data.retry_seconds" if key.startswith("data.") else "retry_seconds"
+            waited = f", tried for {seconds:g} s ({setting})" if may_pass(error) else ""
+            raise UsageError(
+                f"{key}: {url} cannot be read: {error.strerror or error}{waited}"
+            ) from error
         with LocalFile(str(place)) as tar:
             index = build_index(tar, crc=False)
             if index.summary.damage:
-                first = index.summary.damage[0]
-                raise UsageError(f"{key}: {url} at byte {first.offset}: {first.reason}")
+                raise UsageError(f"{key}: {url} {_told_damage(index)}")
             for sample in range(index.summary.num_samples):
                 members = index.members(sample).items()
                 files = {name: tar.read(each.offset, each.size) for name, each in members}
                 yield {"__key__": index.key(sample), "__url__": url, **files}
+
+
+def _take(url: str, place: Path) -> None:
+    """All of a shard; a command whose output ends within a tar has broken off, whatever it says."""
+    take_whole(url, place)
+    if url.startswith(PIPE):
+        with LocalFile(str(place)) as tar:
+            index = build_index(tar, crc=False)
+        if index.summary.damage:
+            raise _BrokeOffError(errno.EIO, _told_damage(index))
+
+
+class _BrokeOffError(OSError):
+    """A command's output ends within a tar."""
+
+
+def _told_damage(index: ShardIndex) -> str:
+    first = index.summary.damage[0]
+    return f"at byte {first.offset}: {first.reason}"

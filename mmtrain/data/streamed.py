@@ -151,6 +151,7 @@ class StreamedData(ImageTextData):
             rank=self._rank * workers + number,
             world_size=self._world_size * workers,
             key="data.train",
+            retry_seconds=self.config.retry_seconds,
         )
         while True:
             num = 0

@@ -16,8 +16,10 @@ import pytest
 import webdataset
 
 from mmtrain.data import SampleError, Stream, open_stream
+from mmtrain.data.storage import one_way
 from mmtrain.errors import UsageError
 from tests.data.shard_files import write_set
+from tests.data.storage.fault_server import serving
 
 SIZES = [9, 5, 12, 7]
 
@@ -160,7 +162,65 @@ def test_damage_is_told_and_not_taken_for_the_end(
     else:
         path.unlink()
     with pytest.raises(UsageError, match=told):
-        list(open_stream(piped(folder), allow_pipe=True))
+        list(open_stream(piped(folder), allow_pipe=True, retry_seconds=0))
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "429", "cut", "drop", "stall"])
+def test_a_server_that_fails_is_asked_again(folder: Path, monkeypatch, capsys, fault: str) -> None:
+    """Every shard's first answer; samples come once, and each fault is told once."""
+    monkeypatch.setattr(one_way, "_STALL", 0.3)
+    expected = theirs([str(path) for path in sorted(folder.glob("*.tar"))])
+    asked: set[str] = set()
+
+    def first(path: str, number: int) -> str:
+        again, _ = path in asked, asked.add(path)
+        return "" if again else fault
+
+    with serving(folder, fault=first, stall=1.0) as server:
+        stream = open_stream(f"{server.url}/{{000..003}}.tar", retry_seconds=20)
+        assert sorted(keys(stream)) == sorted(expected)
+        assert server.requests["GET"] == 8
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4 and all("taken anew" in line and server.url in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "break_off", ["head -c 5000 {}; exit 3", "head -c 5000 {} | cat", "kill -9 $$"]
+)
+def test_a_command_that_breaks_off_is_run_again(
+    folder: Path, tmp_path: Path, capsys, break_off: str
+) -> None:
+    """Also where its status says that all is well."""
+    urls = []
+    for number, path in enumerate(sorted(folder.glob("*.tar"))):
+        mark = shlex.quote(str(tmp_path / f"mark{number}"))
+        broken = break_off.format(path)
+        urls.append(f"pipe:if [ -e {mark} ]; then cat {path}; else touch {mark}; {broken}; fi")
+    found = keys(open_stream(urls, allow_pipe=True, retry_seconds=20))
+    assert sorted(found) == [f"{n:05}" for n in range(sum(SIZES))]
+    assert capsys.readouterr().err.count("taken anew") == 4
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.0, "503 .*, tried for 0 s"), (0.5, "503 .*, tried for 0.5 s")]
+)
+def test_a_server_that_stays_broken_ends_it_in_one_line(
+    folder: Path, seconds: float, told: str
+) -> None:
+    with serving(folder, fault=lambda path, number: "503") as server:
+        stream = open_stream(f"{server.url}/000.tar", retry_seconds=seconds)
+        with pytest.raises(UsageError, match=rf"000.tar cannot be read: {told}"):
+            list(stream)
+    with pytest.raises(UsageError, match=r"000.tar cannot be read: (?!.*000.tar).* refused, tried"):
+        list(open_stream(f"{server.url}/000.tar", retry_seconds=0.2))
+
+
+def test_what_does_not_pass_is_told_at_once(folder: Path) -> None:
+    told = r"nothing.tar cannot be read: 404 [^,]*$"
+    with serving(folder) as server, pytest.raises(UsageError, match=told):
+        list(open_stream(f"{server.url}/nothing.tar", retry_seconds=60))
+    with pytest.raises(UsageError, match=r"a.tar cannot be read: .*tried for 0 s"):
+        list(open_stream("http://no-such-host.invalid/a.tar", retry_seconds=0))
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def asked_pause(path: str) -> float:
         urllib.request.urlopen(request, timeout=_TIMEOUT).close()
     except urllib.error.HTTPError as error:
         with error:
-            return _seconds(error.headers.get("Retry-After")) if error.code in BUSY else 0.0
+            return seconds_of(error.headers.get("Retry-After")) if error.code in BUSY else 0.0
     except (OSError, HTTPException):
         pass  # whoever reads next meets it too
     return 0.0
@@ -61,8 +61,8 @@ def _signed(path: str) -> tuple[str, Mapping[str, str]] | None:
         return None
 
 
-def _seconds(text: str | None) -> float:
-    """Of `120`, or of a date."""
+def seconds_of(text: str | None) -> float:
+    """What a `Retry-After` asks for: `120`, or a date."""
     if not text:
         return 0.0
     try:
