@@ -30,6 +30,10 @@ class Codec(Protocol):
         """The id of a token as the model spells it."""
         ...
 
+    def is_special(self, token_id: int) -> bool:
+        """Whether decoding leaves the token out."""
+        ...
+
     def describe(self) -> dict[str, Any]:
         """Plain data that `build_codec` makes it of again."""
         ...
@@ -50,6 +54,8 @@ class JsonCodec:
         self._rust.no_padding()
         self._rust.no_truncation()
         self.vocab_size = max(self._rust.get_vocab(with_added_tokens=True).values()) + 1
+        added = self._rust.get_added_tokens_decoder()
+        self._special = {number for number, token in added.items() if token.special}
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         return self._rust.encode(text, add_special_tokens=special).ids
@@ -59,6 +65,9 @@ class JsonCodec:
 
     def token_id(self, token: str) -> int | None:
         return self._rust.token_to_id(token)
+
+    def is_special(self, token_id: int) -> bool:
+        return token_id in self._special
 
     def describe(self) -> dict[str, Any]:
         return {"definition": self._rust.to_str()}
@@ -137,6 +146,11 @@ class SentencePieceCodec:
         found = self._processor.piece_to_id(token)
         return found if self._processor.id_to_piece(found) == token else None
 
+    def is_special(self, token_id: int) -> bool:
+        if token_id < self._processor.vocab_size():
+            return self._processor.is_control(token_id)
+        return token_id not in self._shown
+
     def describe(self) -> dict[str, Any]:
         return {
             "pieces": base64.b64encode(self._definition).decode(),
@@ -200,6 +214,10 @@ class LanguageTokenizer:
         """The id of a special token by its name, such as `bos_token`; None: it has none."""
         token = self.special_tokens.get(name)
         return None if token is None else self._codec.token_id(token)
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether a token is no text."""
+        return self._codec.is_special(token_id)
 
     def describe(self) -> dict[str, Any]:
         """Plain data that `restore` makes it of again."""

@@ -9,6 +9,9 @@ from mmtrain.data.text.language_tokenizer import LanguageTokenizer
 _DAY = datetime(2024, 7, 26)
 """What a chat template that tells the date says: a question's ids are the same tomorrow."""
 
+_ANSWER = "yes, 1234567"
+"""What no template says of itself."""
+
 
 class LanguageTokens:
     """Turns questions and answers into a decoder's ids.
@@ -88,14 +91,15 @@ class LanguageTokens:
         return bos if bos is not None and before[:1] == [bos] else None
 
     def _end(self) -> int | None:
-        """What the template puts behind an answer, if it may end one; else the end token."""
+        """The special token that the template puts behind an answer; else the end token."""
         own, ends = self._language.special_id("eos_token"), self._language.end_ids
-        if self._chat:
-            turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-            behind = self._language.render_chat(turns).rpartition("b")[2]
-            ids = self._language.encode(behind, special=False)
-            own = next((token for token in ids if token in {own, *ends}), own)
-        return next(iter(ends), None) if own is None else own
+        own = next(iter(ends), None) if own is None else own
+        if not self._chat:
+            return own
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _ANSWER}]
+        behind = self._language.render_chat(turns).rpartition(_ANSWER)[2]
+        ids = self._language.encode(behind, special=False)
+        return next((token for token in ids if self._language.is_special(token)), own)
 
 
 def define(language: LanguageTokenizer, *, chat: bool) -> bytes:
