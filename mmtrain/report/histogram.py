@@ -14,6 +14,8 @@ _TAIL = 99.5
 _GAP = 1.0
 _MAX_TICKS = 7
 _NAME_WIDTH, _ROW = 104, 21
+_LETTER, _LONGEST_NAME = 6.0, 28
+"""Width of a letter, at most nearly; letters of a name that are shown."""
 
 
 def histogram(
@@ -86,19 +88,26 @@ def name_bars(counts: Sequence[tuple[str, int]], *, label: str) -> Markup:
     """
     most = max(count for _, count in counts)
     total = sum(count for _, count in counts)
-    room = WIDTH - _NAME_WIDTH - 92
+    shown = {name: _shortened(name) for name, _ in counts}
+    left = max(_NAME_WIDTH, 8 + round(_LETTER * max(map(len, shown.values()))))
+    room = WIDTH - left - 92
     rows = []
     for number, (name, count) in enumerate(counts):
         y, width = number * _ROW + 4, max(1.0, room * count / most)
         told = f"{count:,} ({100 * count / total:.3g} %)"
         rows.append(
-            f'<text x="{_NAME_WIDTH - 8}" y="{y + 11}" text-anchor="end">{escape(name)}</text>'
-            f'<rect class="bar" x="{_NAME_WIDTH}" y="{y}" width="{width:.1f}" height="{_ROW - 7}" '
-            f'rx="2"/><text x="{_NAME_WIDTH + width + 6:.1f}" y="{y + 11}">{told}</text>'
+            f'<text x="{left - 8}" y="{y + 11}" text-anchor="end">{escape(shown[name])}'
+            f"<title>{escape(name)}</title></text>"
+            f'<rect class="bar" x="{left}" y="{y}" width="{width:.1f}" height="{_ROW - 7}" '
+            f'rx="2"/><text x="{left + width + 6:.1f}" y="{y + 11}">{told}</text>'
         )
     height = len(counts) * _ROW + 8
     head = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">'
     return Markup(head + "".join(rows) + "</svg>")
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1].rstrip()}…"
 
 
 def _edges(values: np.ndarray, *, log: bool, whole: bool) -> np.ndarray:

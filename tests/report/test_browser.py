@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from mmtrain.cli import main
 from mmtrain.eval.look.files import write_look
 from mmtrain.report import write_report
+from tests.data.shard_files import encoded, picture, write_shard
 from tests.report.folders import make_look, make_run, write_answers, write_probes
 from tests.report.test_look import TOLD
 
@@ -39,6 +41,20 @@ CONTRASTS = """() => {
       return [one.textContent.trim().slice(0, 40), (high + 0.05) / (low + 0.05)];
     });
 }"""
+
+# Texts of drawings that begin or end outside of them.
+CUT_IN_DRAWINGS = """() => [...document.querySelectorAll("svg")].flatMap((svg) => {
+  const box = svg.getBoundingClientRect();
+  return [...svg.querySelectorAll("text")]
+    .filter((text) => {
+      const own = text.getBoundingClientRect();
+      return own.left < box.left - 1 || own.right > box.right + 1;
+    })
+    .map((text) => text.textContent);
+})"""
+# How red the ground behind pictures is.
+GROUNDS = """() => [...document.querySelectorAll(".frame, .alike img")]
+  .map((one) => Number(getComputedStyle(one).backgroundColor.match(/[\\d.]+/)[0]))"""
 
 
 @pytest.fixture(scope="module")
@@ -122,4 +138,38 @@ def test_a_phone_shows_all_of_it_and_it_can_be_read(
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     red = int(re.findall(r"\d+", ground)[0])
     assert red > 200 if scheme == "light" else red < 60
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def data_pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Figures and a sheet of data with long names and the longest reasons."""
+    folder, long = tmp_path_factory.mktemp("data"), "a_key_without_a_break_" * 3
+    rows: list[tuple[str, dict[str, bytes | str]]] = [
+        (f"{long}{n}", {"png": encoded(picture((200, 9 + 90 * (n % 2))), "PNG"), "txt": "x" * 99})
+        for n in range(8)
+    ]
+    broken = {"no": b"no image", "cut": encoded(picture((90, 90)), "JPEG")[:300]}
+    rows += [(f"{long}{name}", {"jpg": image, "txt": "a"}) for name, image in broken.items()]
+    write_shard(folder / f"{'deep' * 9}.tar", [*rows, ("mute", {"png": rows[0][1]["png"]})])
+    pages = {"stats": folder / "stats.html", "view": folder / "view.html"}
+    for name, page in pages.items():
+        assert main(["data", name, str(folder), "--out", str(page)]) == 0
+    return pages
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 768, 1440])
+@pytest.mark.parametrize("name", ["stats", "view"])
+def test_pages_of_data_show_all_of_it_and_can_be_read(
+    browser: Browser, data_pages: dict[str, Path], name: str, width: int, scheme: str
+) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 740}, color_scheme=scheme)
+    page.goto(data_pages[name].as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert not [one for one in page.evaluate(CONTRASTS) if one[1] < 4.5]
+    assert page.evaluate(CUT_IN_DRAWINGS) == []
+    frames = page.evaluate(GROUNDS)
+    assert frames and all(red > 200 if scheme == "light" else red < 60 for red in frames)
     page.close()
