@@ -6,6 +6,8 @@ identity. Nothing here differentiates: the losses' own backward calls the transp
 Nothing waits for an accelerator, so a loss can be queued behind a running step.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -44,6 +46,19 @@ def gather_rows(x: Tensor, *, group: ProcessGroup | None) -> Tensor:
     out = sent.new_empty((ranks * rows, *x.shape[1:]))
     _all_gather(out, sent, group=group)
     return out.view(x.dtype)
+
+
+def gather_together(tensors: Sequence[Tensor], *, group: ProcessGroup | None) -> list[Tensor]:
+    """`gather_rows` of several tensors [B, ...] of any dtypes, their bytes in one collective."""
+    if group is None or len(tensors) < 2:
+        return [gather_rows(x, group=group) for x in tensors]
+    bytes_BN = [x.contiguous().view(x.shape[0], -1).view(torch.uint8) for x in tensors]
+    all_AN = gather_rows(torch.cat(bytes_BN, dim=1), group=group)
+    parts = all_AN.split([part.shape[1] for part in bytes_BN], dim=1)
+    return [
+        part.contiguous().view(x.dtype).view(-1, *x.shape[1:])
+        for part, x in zip(parts, tensors, strict=True)
+    ]
 
 
 def scatter_row_sums(x: Tensor, *, group: ProcessGroup | None) -> Tensor:

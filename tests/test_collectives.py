@@ -6,6 +6,7 @@ import torch.distributed as dist
 
 from mmtrain.collectives import (
     gather_rows,
+    gather_together,
     max_,
     rank_and_size,
     require_equal,
@@ -22,6 +23,7 @@ def test_without_a_group_nothing_moves():
     assert rank_and_size(None) == (0, 1)
     for collective in (gather_rows, scatter_row_sums, sum_, max_):
         assert collective(x, group=None) is x
+    assert all(each is x for each in gather_together([x, x], group=None))
     require_equal({"rows": 3}, group=None, device=CPU, remedy="")
 
 
@@ -41,6 +43,13 @@ def check_collectives(rank: int) -> None:
     gathered = gather_rows(flags[rank], group=group)
     assert gathered.dtype == torch.bool
     assert torch.equal(gathered, flags.view(6))
+
+    # Of any formats and shapes, columns of a matrix among them, to the bit.
+    mixed = [flags, both.double(), both[..., 0].bfloat16(), torch.tensor([[7, -1, 5], [1, 2, -9]])]
+    mixed += [both.transpose(1, 2)[:, :, :1].expand(2, 2, 3).transpose(1, 2)]
+    parts = gather_together([each[rank] for each in mixed], group=group)
+    for part, each in zip(parts, mixed, strict=True):
+        assert part.dtype == each.dtype and torch.equal(part, each.flatten(0, 1))
 
     # Rank r holds (r + 1) * x, so the sum is 3 x.
     x = torch.arange(8.0).view(4, 2)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from mmtrain.collectives import gather_rows, rank_and_size, require_equal
+from mmtrain.collectives import gather_together, rank_and_size, require_equal
 from mmtrain.losses._arguments import check_rows, check_shapes
 
 Positives = Literal["attract", "ignore"]
@@ -95,10 +95,7 @@ class Pairing:
 
         The gradient of those zeros is zero, so that not even a NaN there reaches a real row.
         """
-        x_BE = x_BE.to(self.dtype)
-        if self.valid_A is None:
-            return x_BE
-        return x_BE.masked_fill(~self.local(self.valid_A)[:, None], 0)
+        return _real(x_BE, None if self.valid_A is None else self.local(self.valid_A), self.dtype)
 
     def row_blocks(self) -> Iterator[slice]:
         """Slices of this rank's rows."""
@@ -162,13 +159,18 @@ def pair(
     positives: str = "attract",
     valid_B: Tensor | None,
     equal_rows: bool = False,
-) -> Pairing:
-    """Checks a loss's arguments and says who matches whom.
+) -> tuple[Pairing, list[Tensor]]:
+    """Checks a loss's arguments, says who matches whom, and gathers the texts, all that ranks need
+    of each other in one collective.
 
     Args:
         features: [B, E] of this rank's pairs by the name of the argument, all of one shape.
         teacher: another model's of the same pairs, of a width of their own.
         group, labels_B, positives, valid_B, equal_rows: as the losses have them.
+
+    Returns:
+        The pairing, and the texts [A, E] of all ranks as `Pairing.real` has them, without
+        gradients: the features', then the teacher's.
 
     Raises:
         ValueError: shapes, dtypes or `positives` are off, or the ranks hold unequal shapes.
@@ -186,17 +188,22 @@ def pair(
     dtype = torch.float64 if double else torch.float32
     rank, ranks = rank_and_size(group)
     num_columns = ranks * num_rows
-    valid_A, padding_A, num_valid = None, None, float(num_columns)
-    if valid_B is not None:
-        valid_A = gather_rows(valid_B, group=group)
+    texts = [x for name, x in (features | teacher).items() if name.endswith("text_BE")]
+    said = {"valid": valid_B, "labels": labels_B}
+    said = {name: x for name, x in said.items() if x is not None}
+    real = [_real(x.detach(), valid_B, dtype) for x in texts]
+    gathered = gather_together([*real, *said.values()], group=group)
+    all_said = dict(zip(said, gathered[len(real) :], strict=True))
+    padding_A, num_valid, valid_A = None, float(num_columns), all_said.get("valid")
+    if valid_A is not None:
         padding_A = torch.zeros(num_columns, dtype=dtype, device=device)
         padding_A.masked_fill_(~valid_A, EXCLUDED)
         num_valid = valid_A.sum().clamp_(min=1).to(dtype)
     identity_A = None
     if labels_B is not None:
-        identity_A = _identities(gather_rows(labels_B, group=group), valid_A)
+        identity_A = _identities(all_said["labels"], valid_A)
     block_rows, block_columns = block_shape(num_rows, num_columns, device)
-    return Pairing(
+    pairing = Pairing(
         num_rows=num_rows,
         num_columns=num_columns,
         offset=rank * num_rows,
@@ -212,6 +219,13 @@ def pair(
         block_rows=block_rows,
         block_columns=block_columns,
     )
+    return pairing, gathered[: len(real)]
+
+
+def _real(x_BE: Tensor, valid_B: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Features in the computing dtype, with zeros in place of padding."""
+    x_BE = x_BE.to(dtype)
+    return x_BE if valid_B is None else x_BE.masked_fill(~valid_B[:, None], 0)
 
 
 def _identities(label_A: Tensor, valid_A: Tensor | None) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mmtrain.collectives import gather_rows, sum_
+from mmtrain.collectives import sum_
 from mmtrain.losses._blocks import Block, Pairing, product
 from mmtrain.losses._gradients import FeatureGradients
 
@@ -18,7 +18,7 @@ class SigmoidSums:
 
     def __init__(
         self,
-        text_BE: Tensor,
+        text_AE: Tensor,
         *,
         scale: Tensor,
         bias: Tensor,
@@ -27,7 +27,7 @@ class SigmoidSums:
         need_scale: bool = True,
         need_bias: bool = True,
     ) -> None:
-        self._text_AE = gather_rows(text_BE, group=pairing.group)
+        self._text_AE = text_AE
         self._scale = scale
         self._bias = bias
         self._pairing = pairing
@@ -74,11 +74,14 @@ class SigmoidSums:
             self._scale_grads.append(gradients.of_scale(image_XE, factor=self._factor))
         return gradients.of_images(self._factor * self._scale) if need_image else None
 
-    def finish(self) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        """The loss over all ranks, the gradients of this rank's texts, of the scale and of the
-        bias, where they are wanted."""
+    def finish(
+        self, *, sum_loss: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """The loss over all ranks or this rank's share of it; the gradients of this rank's texts,
+        of the scale and of the bias, where they are wanted."""
         group = self._pairing.group
-        loss = sum_(torch.stack(self._losses).sum(), group=group) / self._pairing.num_valid
+        loss = torch.stack(self._losses).sum()
+        loss = (sum_(loss, group=group) if sum_loss else loss) / self._pairing.num_valid
         text_grad_BE = self._gradients.of_texts(self._factor, group=group)
         scale_grad, bias_grad = (
             None if grads is None else torch.stack(grads).sum()

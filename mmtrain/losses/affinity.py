@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from mmtrain.collectives import gather_rows, sum_
+from mmtrain.collectives import sum_
 from mmtrain.losses._arguments import as_scalar
 from mmtrain.losses._blocks import Block, Pairing, pair, product
 from mmtrain.losses._gradients import FeatureGradients, FinishedInForward
@@ -26,6 +26,7 @@ def affinity_loss(
     group: ProcessGroup | None = None,
     valid_B: Tensor | None = None,
     equal_rows: bool = False,
+    sum_loss: bool = True,
 ) -> Tensor:
     """How far the student's similarities of a global batch are from its teacher's.
 
@@ -52,6 +53,8 @@ def affinity_loss(
             row the loss is 0.
         equal_rows: the ranks are known to hold equally many rows and the same arguments: they do
             not ask each other, which would cost a collective.
+        sum_loss: False: what is returned is this rank's share of the loss, for a caller that adds
+            up the ranks' together with something else. The gradients are the same.
 
     Returns:
         The loss, 0-dim, fp32 or fp64. It can be differentiated once.
@@ -59,22 +62,29 @@ def affinity_loss(
     Raises:
         ValueError: shapes or dtypes do not fit, or the ranks hold unequal numbers of rows.
     """
-    pairing = pair(
+    pairing, texts = pair(
         {"image_BE": image_BE, "text_BE": text_BE},
         teacher={"teacher_image_BE": teacher_image_BE, "teacher_text_BE": teacher_text_BE},
         group=group,
         valid_B=valid_B,
         equal_rows=equal_rows,
     )
-    image_BE, text_BE = pairing.real(image_BE), pairing.real(text_BE)
+    # The texts that are computed with are the gathered ones; padding among them has no gradient.
+    image_BE, text_BE = pairing.real(image_BE), text_BE.to(pairing.dtype)
     scale = as_scalar(logit_scale, name="logit_scale", like=image_BE)
     teacher = _Features(
         image_BE=pairing.real(teacher_image_BE),
-        text_BE=pairing.real(teacher_text_BE),
+        text_AE=texts[1],
         scale=as_scalar(teacher_logit_scale, name="teacher_logit_scale", like=image_BE),
     )
-    differentiable = torch.is_grad_enabled()
-    return _AffinityLoss.apply(image_BE, text_BE, scale, teacher, pairing, differentiable)
+    given = _Given(
+        teacher=teacher,
+        text_AE=texts[0],
+        pairing=pairing,
+        differentiable=torch.is_grad_enabled(),
+        sums=sum_loss,
+    )
+    return _AffinityLoss.apply(image_BE, text_BE, scale, given)
 
 
 def feature_loss_B(x_BE: Tensor, teacher_BE: Tensor) -> Tensor:
@@ -96,11 +106,23 @@ def feature_loss_B(x_BE: Tensor, teacher_BE: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class _Features:
-    """One model's features of this rank's pairs and its logits' multiplier."""
+    """One model's features and its logits' multiplier."""
 
     image_BE: Tensor
-    text_BE: Tensor
+    text_AE: Tensor
+    """Of all ranks' pairs."""
     scale: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Given:
+    """What no gradient is wanted of."""
+
+    teacher: _Features
+    text_AE: Tensor
+    pairing: Pairing
+    differentiable: bool
+    sums: bool
 
 
 class _AffinityLoss(FinishedInForward):
@@ -112,22 +134,21 @@ class _AffinityLoss(FinishedInForward):
         image_BE: Tensor,
         text_BE: Tensor,
         scale: Tensor,
-        teacher: _Features,
-        pairing: Pairing,
-        differentiable: bool,
+        given: _Given,
     ) -> Tensor:
+        pairing = given.pairing
         need_image, need_text, need_scale = (
-            differentiable and need for need in ctx.needs_input_grad[:3]
+            given.differentiable and need for need in ctx.needs_input_grad[:3]
         )
         with torch.autocast(image_BE.device.type, enabled=False):
-            mine = _Features(image_BE=image_BE, text_BE=text_BE, scale=scale)
-            student, target = _Softmaxes.of(mine, pairing), _Softmaxes.of(teacher, pairing)
+            mine = _Features(image_BE=image_BE, text_AE=given.text_AE, scale=scale)
+            student, target = _Softmaxes.of(mine, pairing), _Softmaxes.of(given.teacher, pairing)
             gradients = FeatureGradients.zeros(
                 image_BE if need_image or need_scale else None,
                 student.text_AE if need_text else None,
             )
             loss = _add_blocks(gradients, student=student, target=target, pairing=pairing)
-        loss = sum_(loss, group=pairing.group) / (2 * pairing.num_valid)
+        loss = (sum_(loss, group=pairing.group) if given.sums else loss) / (2 * pairing.num_valid)
         factor = pairing.ranks / (2 * pairing.num_valid)
         scale_grad = gradients.of_scale(image_BE, factor=factor) if need_scale else None
         image_grad_BE = gradients.of_images(factor * scale) if need_image else None
@@ -153,13 +174,12 @@ class _Softmaxes:
     @classmethod
     def of(cls, features: _Features, pairing: Pairing) -> "_Softmaxes":
         """What `log_probabilities` needs, over all ranks."""
-        text_AE = gather_rows(features.text_BE, group=pairing.group)
         row_lse_B, column_lse_A, _ = log_sum_exps(
-            features.image_BE, text_AE, features.scale, pairing
+            features.image_BE, features.text_AE, features.scale, pairing
         )
         return cls(
             scaled_BE=features.image_BE * features.scale,
-            text_AE=text_AE,
+            text_AE=features.text_AE,
             row_lse_B=row_lse_B,
             column_lse_A=column_lse_A,
         )

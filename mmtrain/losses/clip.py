@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
-from mmtrain.collectives import gather_rows, sum_
+from mmtrain.collectives import sum_
 from mmtrain.losses._arguments import as_scalar
 from mmtrain.losses._blocks import Pairing, Positives, pair, product
 from mmtrain.losses._gradients import FeatureGradients
@@ -24,6 +24,7 @@ def clip_loss(
     positives: Positives = "attract",
     valid_B: Tensor | None = None,
     equal_rows: bool = False,
+    sum_loss: bool = True,
     row_loss_B: Tensor | None = None,
 ) -> Tensor:
     """Mean of image-to-text and text-to-image cross-entropy over the global batch.
@@ -53,6 +54,8 @@ def clip_loss(
             any true row the loss is 0.
         equal_rows: the ranks are known to hold equally many rows and the same arguments: they do
             not ask each other, which would cost a collective.
+        sum_loss: False: what is returned is this rank's share of the loss, for a caller that adds
+            up the ranks' together with something else. The gradients are the same.
         row_loss_B: is filled with each row's part, whose mean over the real rows is the loss: half
             of what its image and half of what its text lose (several positives counted from the
             image's side in both); 0 on padding.
@@ -64,7 +67,7 @@ def clip_loss(
         ValueError: shapes or dtypes do not fit, or the ranks hold unequal numbers of rows.
     """
     features = {"image_BE": image_BE, "text_BE": text_BE}
-    pairing = pair(
+    pairing, (text_AE,) = pair(
         features,
         group=group,
         labels_B=labels_B,
@@ -72,9 +75,10 @@ def clip_loss(
         valid_B=valid_B,
         equal_rows=equal_rows,
     )
-    image_BE, text_BE = pairing.real(image_BE), pairing.real(text_BE)
+    # The texts that are computed with are the gathered ones; padding among them has no gradient.
+    image_BE, text_BE = pairing.real(image_BE), text_BE.to(pairing.dtype)
     scale = as_scalar(logit_scale, name="logit_scale", like=image_BE)
-    return _ClipLoss.apply(image_BE, text_BE, scale, pairing, row_loss_B)
+    return _ClipLoss.apply(image_BE, text_BE, scale, text_AE, pairing, sum_loss, row_loss_B)
 
 
 class _ClipLoss(torch.autograd.Function):
@@ -86,11 +90,12 @@ class _ClipLoss(torch.autograd.Function):
         image_BE: Tensor,
         text_BE: Tensor,
         scale: Tensor,
+        text_AE: Tensor,
         pairing: Pairing,
+        sums: bool,
         told_B: Tensor | None,
     ) -> Tensor:
         with torch.autocast(image_BE.device.type, enabled=False):
-            text_AE = gather_rows(text_BE, group=pairing.group)
             row_lse_B, column_lse_A, positive_B = log_sum_exps(image_BE, text_AE, scale, pairing)
             class_A = _classes(pairing)
             if class_A is not None:
@@ -106,7 +111,8 @@ class _ClipLoss(torch.autograd.Function):
                 column_lse_A.masked_fill_(~pairing.valid_A, torch.inf)
             if told_B is not None:
                 told_B.copy_(loss_B / 2)
-            loss = sum_(loss_B.sum(), group=pairing.group) / (2 * pairing.num_valid)
+            loss = loss_B.sum()
+            loss = (sum_(loss, group=pairing.group) if sums else loss) / (2 * pairing.num_valid)
         ctx.save_for_backward(image_BE, text_AE, scale, row_lse_B, column_lse_A, class_A)
         ctx.pairing = pairing
         return loss
@@ -143,7 +149,7 @@ class _ClipLoss(torch.autograd.Function):
         scale_grad = gradients.of_scale(image_BE, factor=factor) if need_scale else None
         image_grad_BE = gradients.of_images(factor * scale) if need_image else None
         text_grad_BE = gradients.of_texts(factor, group=pairing.group)
-        return image_grad_BE, text_grad_BE, scale_grad, None, None
+        return image_grad_BE, text_grad_BE, scale_grad, None, None, None, None
 
 
 def _add_block_gradients(

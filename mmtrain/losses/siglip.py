@@ -1,5 +1,6 @@
 """Pairwise sigmoid loss (SigLIP), exact, in memory O(B * E)."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ def siglip_loss(
     positives: Positives = "attract",
     valid_B: Tensor | None = None,
     equal_rows: bool = False,
+    sum_loss: bool = True,
     row_loss_B: Tensor | None = None,
 ) -> Tensor:
     """Sum of the pairwise sigmoid losses over the global batch, divided by its size.
@@ -47,6 +49,8 @@ def siglip_loss(
             loss is 0.
         equal_rows: the ranks are known to hold equally many rows and the same arguments: they do
             not ask each other, which would cost a collective.
+        sum_loss: False: what is returned is this rank's share of the loss, for a caller that adds
+            up the ranks' together with something else. The gradients are the same.
         row_loss_B: is filled with each row's part, whose mean over the real rows is the loss: what
             its image loses beside all texts; 0 on padding.
 
@@ -57,7 +61,7 @@ def siglip_loss(
         ValueError: shapes or dtypes do not fit, or the ranks hold unequal numbers of rows.
     """
     features = {"image_BE": image_BE, "text_BE": text_BE}
-    pairing = pair(
+    pairing, (text_AE,) = pair(
         features,
         group=group,
         labels_B=labels_B,
@@ -65,11 +69,29 @@ def siglip_loss(
         valid_B=valid_B,
         equal_rows=equal_rows,
     )
-    image_BE, text_BE = pairing.real(image_BE), pairing.real(text_BE)
+    # The texts that are computed with are the gathered ones; padding among them has no gradient.
+    image_BE, text_BE = pairing.real(image_BE), text_BE.to(pairing.dtype)
     scale = as_scalar(logit_scale, name="logit_scale", like=image_BE)
     bias = as_scalar(logit_bias, name="logit_bias", like=image_BE)
-    wanted = torch.is_grad_enabled()
-    return _SiglipLoss.apply(image_BE, text_BE, scale, bias, pairing, wanted, row_loss_B)
+    parts = _Parts(
+        text_AE=text_AE,
+        pairing=pairing,
+        differentiable=torch.is_grad_enabled(),
+        sums=sum_loss,
+        told_B=row_loss_B,
+    )
+    return _SiglipLoss.apply(image_BE, text_BE, scale, bias, parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What no gradient is wanted of."""
+
+    text_AE: Tensor
+    pairing: Pairing
+    differentiable: bool
+    sums: bool
+    told_B: Tensor | None
 
 
 class _SiglipLoss(FinishedInForward):
@@ -82,23 +104,23 @@ class _SiglipLoss(FinishedInForward):
         text_BE: Tensor,
         scale: Tensor,
         bias: Tensor,
-        pairing: Pairing,
-        differentiable: bool,
-        told_B: Tensor | None,
+        parts: _Parts,
     ) -> Tensor:
         need_image, need_text, need_scale, need_bias = (
-            differentiable and need for need in ctx.needs_input_grad[:4]
+            parts.differentiable and need for need in ctx.needs_input_grad[:4]
         )
         sums = SigmoidSums(
-            text_BE,
+            parts.text_AE,
             scale=scale,
             bias=bias,
-            pairing=pairing,
+            pairing=parts.pairing,
             need_text=need_text,
             need_scale=need_scale,
             need_bias=need_bias,
         )
-        image_grad_BE = sums.add(image_BE, pairing=pairing, need_image=need_image, told_X=told_B)
-        loss, text_grad_BE, scale_grad, bias_grad = sums.finish()
+        image_grad_BE = sums.add(
+            image_BE, pairing=parts.pairing, need_image=need_image, told_X=parts.told_B
+        )
+        loss, text_grad_BE, scale_grad, bias_grad = sums.finish(sum_loss=parts.sums)
         ctx.save_for_backward(image_grad_BE, text_grad_BE, scale_grad, bias_grad)
         return loss

@@ -21,7 +21,7 @@ class SiglipGradients:
     """What a batch's loss is, and its gradients but those of the images."""
 
     loss: Tensor
-    """0-dim; mean over the global batch, the same on every rank."""
+    """0-dim; mean over the global batch, the same on every rank, or this rank's share of it."""
     text_BE: Tensor | None
     """Gradient of this rank's texts; of anything frozen: None."""
     logit_scale: Tensor | None
@@ -45,8 +45,8 @@ class SiglipByParts:
 
     Args:
         text_BE: features of all of this rank's texts.
-        logit_scale, logit_bias, group, labels_B, positives, valid_B, equal_rows, row_loss_B: as
-            `siglip_loss` has them.
+        logit_scale, logit_bias, group, labels_B, positives, valid_B, equal_rows, sum_loss,
+            row_loss_B: as `siglip_loss` has them.
         frozen: what wants no gradient, which is then not computed; alike on all ranks.
 
     Raises:
@@ -65,10 +65,11 @@ class SiglipByParts:
         positives: Positives = "attract",
         valid_B: Tensor | None = None,
         equal_rows: bool = False,
+        sum_loss: bool = True,
         frozen: Collection[Differentiable] = (),
         row_loss_B: Tensor | None = None,
     ) -> None:
-        self._pairing = pair(
+        self._pairing, (text_AE,) = pair(
             {"text_BE": text_BE},
             group=group,
             labels_B=labels_B,
@@ -79,11 +80,11 @@ class SiglipByParts:
         self._dim = text_BE.shape[1]
         self._seen = bytearray(self._pairing.num_rows)
         self._finished = False
-        text_BE = self._pairing.real(text_BE)
+        self._sum_loss = sum_loss
         self._sums = SigmoidSums(
-            text_BE,
-            scale=as_scalar(logit_scale, name="logit_scale", like=text_BE),
-            bias=as_scalar(logit_bias, name="logit_bias", like=text_BE),
+            text_AE,
+            scale=as_scalar(logit_scale, name="logit_scale", like=text_AE),
+            bias=as_scalar(logit_bias, name="logit_bias", like=text_AE),
             pairing=self._pairing,
             need_text="text" not in frozen,
             need_scale="logit_scale" not in frozen,
@@ -125,7 +126,7 @@ class SiglipByParts:
         if self._finished:
             raise ValueError("finish has been called before")
         self._finished = True
-        loss, text_grad_BE, scale_grad, bias_grad = self._sums.finish()
+        loss, text_grad_BE, scale_grad, bias_grad = self._sums.finish(sum_loss=self._sum_loss)
         return SiglipGradients(
             loss=loss, text_BE=text_grad_BE, logit_scale=scale_grad, logit_bias=bias_grad
         )

@@ -1,13 +1,11 @@
 """The logits' scale and bias: parameters of the objective, not of a tower."""
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mmtrain.losses.config import LossConfig
 from mmtrain.models import Clip
-from mmtrain.parallel import Layout
 
 
 class Logits:
@@ -47,23 +45,23 @@ class Logits:
                 before = parameter.grad
                 parameter.grad = gradient if before is None else before + gradient
 
+    @property
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.parameters().values() if p.requires_grad]
+
     @torch.no_grad()
-    def agree(self, layout: Layout) -> None:
-        """Average the gradients over dp and give them to all pipeline stages, all in one
-        collective."""
-        trained = [p for p in self.parameters().values() if p.requires_grad]
-        if not trained:
-            return
-        zero = torch.zeros_like(trained[0])
-        gradient_N = torch.stack([zero if p.grad is None else p.grad for p in trained])
-        if (group := layout.group("dp")) is not None:
-            dist.all_reduce(gradient_N, group=group)
-            gradient_N /= layout.size("dp")
-        if (group := layout.group("pp")) is not None:
-            source = dist.get_global_rank(group, layout.last_stage_rank)
-            dist.broadcast(gradient_N, source, group=group)
-        for parameter, gradient in zip(trained, gradient_N.unbind(), strict=True):
-            parameter.grad = gradient
+    def gradients(self) -> Tensor:
+        """Of those that train, [N]: this rank's; 0 where there is none."""
+        if not self._trained:
+            return torch.zeros(0, device=self.scale.device)
+        zero = torch.zeros_like(self.scale)
+        return torch.stack([zero if p.grad is None else p.grad for p in self._trained])
+
+    @torch.no_grad()
+    def take_gradients(self, gradient_N: Tensor) -> None:
+        """Those that all ranks agreed on, in the order of `gradients`."""
+        for parameter, gradient in zip(self._trained, gradient_N.unbind(), strict=True):
+            parameter.grad = gradient.to(parameter.dtype)
 
     @torch.no_grad()
     def clamp(self) -> None:

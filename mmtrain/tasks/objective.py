@@ -121,8 +121,6 @@ class Objective:
             losses = [loss]
         else:
             out_RC, losses = self._two_passes(schedule, batch, rows, known_C, loss_scale)
-        if self.logits is not None:
-            self.logits.agree(self.layout)
         if self._source_loss is not None:
             self._source_loss.add(batch)
         return self._agree(out_RC, losses, known_C)
@@ -225,7 +223,9 @@ class Objective:
 
     @torch.no_grad()
     def _agree(self, out_RC: Tensor | None, losses: list[Tensor] | None, known_C: Tensor) -> Tensor:
-        """The objective's value on every rank; what the terms say of the step is kept."""
+        """The objective's value on every rank; what the terms say of the step is kept. All that
+        only a rank, or the last stage, knows goes in one collective of each: the logits' gradients
+        too, which are averaged over dp."""
         handed, share = sum(self._handed.values()), self.layout.size("dp")
         like = {"dtype": torch.float64, "device": self.layout.device}  # one dtype on every stage
         sum_C = torch.zeros(known_C.numel() - handed, **like)
@@ -234,19 +234,33 @@ class Objective:
             sum_C = out_RC[:, handed:].double().sum(0)
         if losses is not None:
             value_N = torch.stack([loss.double() for loss in losses])
-        if self.row_terms and (group := self.layout.group("dp")) is not None:
-            dist.all_reduce(sum_C, group=group)
-        if (group := self.layout.group("pp")) is not None:
-            told = torch.cat([value_N, sum_C])
-            source = dist.get_global_rank(group, self.layout.last_stage_rank)
-            dist.broadcast(told, source, group=group)
-            value_N, sum_C = told[: value_N.numel()], told[value_N.numel() :]
+        parts = [value_N, sum_C]
+        if self.logits is not None:
+            gradient_N = self.logits.gradients()
+            parts.append(gradient_N / share if share > 1 else gradient_N)
+        value_N, sum_C, *gradients = self._sum_of_ranks(parts)
+        for gradient_N in gradients:
+            assert self.logits is not None
+            self.logits.take_gradients(gradient_N)
         self._value_N, self._sum_C = value_N, sum_C
         weight_N = [term.weight for term in self.batch_terms]
         total = (sum_C * known_C[handed:]).sum() / share
         for value, weight in zip(value_N, weight_N, strict=True):
             total = total + weight * value
         return total
+
+    def _sum_of_ranks(self, parts: list[Tensor]) -> list[Tensor]:
+        """Each summed over dp, as the last stage has them. Collective."""
+        dp, pp = self.layout.group("dp"), self.layout.group("pp")
+        if dp is None and pp is None:
+            return parts
+        told = torch.cat([part.double() for part in parts])
+        if dp is not None:
+            dist.all_reduce(told, group=dp)
+        if pp is not None:
+            source = dist.get_global_rank(pp, self.layout.last_stage_rank)
+            dist.broadcast(told, source, group=pp)
+        return [*told.split([part.numel() for part in parts])]
 
     def settle(self) -> None:
         """Before `figures`: bring together what only each rank knows. Collective."""

@@ -81,7 +81,7 @@ class Case:
         ]
         return torch.stack(losses).mean()
 
-    def ours(self, image: Tensor, text: Tensor, scale, bias, group=None) -> Tensor:
+    def ours(self, image: Tensor, text: Tensor, scale, bias, group=None, **rest) -> Tensor:
         """The loss under test; only siglip takes a bias, and affinity takes no labels."""
         if self.kind == "affinity":
             teacher_image, teacher_text = self.teacher(len(image))
@@ -94,8 +94,9 @@ class Case:
                 teacher_logit_scale=TEACHER_SCALE,
                 group=group,
                 valid_B=self.valid,
+                **rest,
             )
-        shared = {"group": group, "labels_B": self.labels, "valid_B": self.valid}
+        shared = {"group": group, "labels_B": self.labels, "valid_B": self.valid, **rest}
         if self.kind == "clip":
             return clip_loss(image, text, logit_scale=scale, positives=self.positives, **shared)
         return siglip_loss(

@@ -67,6 +67,9 @@ def check_case(case, leaves, own, num_ranks, group, tolerance) -> None:
     image, text, scale, bias = leaves
     mine = (image[own].detach().requires_grad_(), text[own].detach().requires_grad_(), scale, bias)
     got = case.rows(own).ours(*mine, group=group)
+    own_share = case.rows(own).ours(*mine, group=group, sum_loss=False).detach()
+    dist.all_reduce(own_share, group=group)
+    assert_near(own_share, want, tolerance, f"sum of the shares of {case}")
     assert_near(got, want, tolerance, f"loss of {case}")
     image_grad, text_grad, *scalar_grads = gradients(got, mine)
     # Averaging over the ranks divides what reaches a parameter by their number.
@@ -95,9 +98,9 @@ def check_parts(rank: int, num_ranks: int, group) -> None:
 
 
 def check_collectives(leaves, parts, group) -> None:
-    """One gather of the texts, one scatter of their gradients, one sum of the loss."""
+    """One gather of all, one scatter of the texts' gradients, one sum of the loss."""
     places = (
-        (_sigmoid_sums, "gather_rows"),
+        (_blocks, "gather_together"),
         (_gradients, "scatter_row_sums"),
         (_sigmoid_sums, "sum_"),
     )

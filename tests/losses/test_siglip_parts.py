@@ -42,7 +42,7 @@ def test_adding_a_part_communicates_nothing(monkeypatch):
     image, text, scale, bias = (x.detach() for x in inputs(6))
     sums = SiglipByParts(text, logit_scale=scale, logit_bias=bias)
     for where in (_blocks, _sigmoid_sums, _gradients):
-        for name in ("gather_rows", "scatter_row_sums", "sum_", "require_equal"):
+        for name in ("gather_together", "scatter_row_sums", "sum_", "require_equal"):
             monkeypatch.setattr(where, name, refused, raising=False)
     sums.add(image[:2], slice(0, 2))
     sums.add(image[2:], slice(2, 6))

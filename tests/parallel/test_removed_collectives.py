@@ -18,11 +18,13 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import RowwiseParallel
 
-from mmtrain.losses import _blocks, _gradients, _sigmoid_sums, _softmax, clip
+from mmtrain.collectives import gather_together
+from mmtrain.losses import _blocks, _gradients, _softmax
 from mmtrain.optim import clip as optim_clip
 from mmtrain.parallel import ParallelConfig
 from mmtrain.parallel.tensor import LocalCompute
-from mmtrain.tasks import logits, objective
+from mmtrain.tasks import objective
+from mmtrain.tasks.logits import Logits
 from tests.parallel.tiny_clip import SIGMOID, SOFTMAX, Trained, tiny_config
 from tests.ranks import run_ranks
 
@@ -32,9 +34,23 @@ TENSOR_SEQUENCE = ParallelConfig(tp=2)
 PIPELINE = ParallelConfig(pp=2)
 
 
-def own_twice(x: torch.Tensor, *, group: Any) -> torch.Tensor:
-    """A gather that hears nothing from the other rank."""
-    return torch.cat([x] * dist.get_world_size(group))
+def own_texts(tensors: Any, *, group: Any) -> list[torch.Tensor]:
+    """A gather that hears of no features from the other rank."""
+    first, *rest = gather_together(tensors, group=group)
+    return [tensors[0].repeat(first.size(0) // tensors[0].size(0), 1), *rest]
+
+
+def own_rest(tensors: Any, *, group: Any) -> list[torch.Tensor]:
+    """A gather that hears of nothing but features from the other rank."""
+    first, *rest = gather_together(tensors, group=group)
+    times = first.size(0) // tensors[0].size(0)
+    return [first, *(x.repeat(times) for x, _ in zip(tensors[1:], rest, strict=True))]
+
+
+def keep_own(self: Logits, gradient_N: torch.Tensor) -> None:
+    """Every rank goes on with its own gradient of the scale."""
+    for parameter, own in zip(self._trained, self.gradients().unbind(), strict=True):
+        parameter.grad = own
 
 
 def own_rows(x: torch.Tensor, *, group: Any) -> torch.Tensor:
@@ -90,18 +106,18 @@ class Removal:
 
 REMOVALS = {
     "softmax: features gathered": Removal(
-        target=clip, name="gather_rows", replacement=own_twice, layout=FSDP, seen_as="loss"
+        target=_blocks, name="gather_together", replacement=own_texts, layout=FSDP, seen_as="loss"
     ),
     "sigmoid: features gathered": Removal(
-        target=_sigmoid_sums,
-        name="gather_rows",
-        replacement=own_twice,
+        target=_blocks,
+        name="gather_together",
+        replacement=own_texts,
         layout=FSDP,
         loss=SIGMOID,
         seen_as="loss",
     ),
     "labels and valid rows gathered": Removal(
-        target=_blocks, name="gather_rows", replacement=own_twice, layout=FSDP, seen_as="loss"
+        target=_blocks, name="gather_together", replacement=own_rest, layout=FSDP, seen_as="loss"
     ),
     "softmax: text gradients scattered": Removal(
         target=_gradients,
@@ -122,20 +138,24 @@ REMOVALS = {
         target=_softmax, name="sum_", replacement=as_it_is, layout=FSDP, seen_as="loss"
     ),
     "softmax: loss summed": Removal(
-        target=clip, name="sum_", replacement=as_it_is, layout=FSDP, seen_as="loss"
+        target=objective,
+        name="dist",
+        replacement=without("all_reduce"),
+        layout=FSDP,
+        seen_as="loss",
     ),
     "sigmoid: loss summed": Removal(
-        target=_sigmoid_sums,
-        name="sum_",
-        replacement=as_it_is,
+        target=objective,
+        name="dist",
+        replacement=without("all_reduce"),
         layout=FSDP,
         loss=SIGMOID,
         seen_as="loss",
     ),
     "scale's gradient averaged over dp": Removal(
-        target=logits,
-        name="dist",
-        replacement=without("all_reduce"),
+        target=Logits,
+        name="take_gradients",
+        replacement=keep_own,
         layout=FSDP,
         seen_as="gradient",
     ),
@@ -177,9 +197,9 @@ REMOVALS = {
         seen_as="loss",
     ),
     "pp: scale's gradient broadcast": Removal(
-        target=logits,
-        name="dist",
-        replacement=without("broadcast"),
+        target=Logits,
+        name="take_gradients",
+        replacement=keep_own,
         layout=PIPELINE,
         microbatches=2,
         seen_as="gradient",

@@ -49,7 +49,7 @@ class ContrastiveTerm(BatchTerm):
         return self.of(outputs["image"], outputs["text"], batch, **told)
 
     def of(self, image_BE: Tensor, text_BE: Tensor, batch: ImageTextBatch, **told: Any) -> Tensor:
-        """The mean loss of unit-norm features over the global batch."""
+        """This rank's share of the mean loss of unit-norm features over the global batch."""
         arguments = self._arguments(batch) | told
         if self.config.kind == "siglip":
             assert self.logits.bias is not None
@@ -87,6 +87,7 @@ class ContrastiveTerm(BatchTerm):
             "positives": self.config.positives or "attract",
             "valid_B": batch.valid_B,
             "equal_rows": True,  # every rank has its share of the batch, padded
+            "sum_loss": False,
         }
 
 

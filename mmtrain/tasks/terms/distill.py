@@ -231,6 +231,7 @@ class AffinityTerm(BatchTerm):
             group=self.layout.group("dp"),
             valid_B=batch.valid_B,
             equal_rows=True,
+            sum_loss=False,
         )
 
 

@@ -96,8 +96,8 @@ class BatchTerm(Term):
     """A function of the outputs of all rows of the global batch."""
 
     def loss(self, outputs: Outputs, batch: Any, rows: Rows) -> Tensor:
-        """The global mean on every data-parallel rank, 0-dim, without the weight; its gradients are
-        scaled for averaging over the data-parallel group."""
+        """This rank's share of the global mean, whose sum over the data-parallel group that is,
+        0-dim, without the weight; its gradients are scaled for averaging over the group."""
         raise NotImplementedError
 
     @property
@@ -127,8 +127,8 @@ class Parts:
         raise NotImplementedError
 
     def finish(self) -> tuple[Tensor, Tensor | None]:
-        """-> the loss and the gradient [B, E] of the texts, if it is wanted; parameters have theirs
-        in `.grad`."""
+        """-> this rank's share of the loss and the gradient [B, E] of the texts, if it is wanted;
+        parameters have theirs in `.grad`."""
         raise NotImplementedError
 
 
