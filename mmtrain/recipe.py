@@ -5,17 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.data.config import DataConfig
-from mmtrain.data.text.tokenizer import TokenizerConfig
+from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.eval.config import EvalConfig
 from mmtrain.loading.config import ModelConfig
 from mmtrain.loading.decoder_start import with_decoder
 from mmtrain.loading.start import with_start
+from mmtrain.loading.text_sizes import refuse_other_sizes, text_sizes
+from mmtrain.losses.config import SIGLIP_BIAS
 from mmtrain.models.parameters import LockConfig
 from mmtrain.optim import OptimConfig
 from mmtrain.parallel import ParallelConfig
 from mmtrain.peft import PeftConfig
 from mmtrain.settings.decode import decode
+from mmtrain.settings.describe import NONE
 from mmtrain.settings.overrides import apply_overrides
 from mmtrain.settings.paths import expand_paths
 from mmtrain.settings.read_toml import read_toml
@@ -28,6 +31,8 @@ from mmtrain.tasks.config import LossSection, VqaSection
 from mmtrain.train.config import RunConfig, TrainConfig
 from mmtrain.train.metrics import LogConfig
 from mmtrain.train.run_folder import RECIPE_FILE, has_begun
+
+_SIZES = ("vocab_size", "context_length", "end_token_id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +86,9 @@ def load_recipe(
     data = expand_paths(TrainRecipe, data)
     _keep_one_length(data, overrides or [])
     begun = _begun(data) if resumes else None
-    recipe = decode(TrainRecipe, with_start(with_decoder(data), begun=begun))
+    filled = with_start(with_decoder(_with_written_scale(data)), begun=begun)
+    recipe = decode(TrainRecipe, filled)
+    _refuse_written_sizes(data, recipe)
     if recipe.model.init_training and (recipe.model.init is None or recipe.vqa is not None):
         raise UsageError(
             "model.init_training = true goes on with model.init, a checkpoint of open_clip's "
@@ -118,6 +125,33 @@ def _begun(data: dict[str, Any]) -> dict[str, Any] | None:
     if not isinstance(folder, str) or not has_begun(Path(folder)):
         return None
     return expand_paths(TrainRecipe, read_toml(Path(folder) / RECIPE_FILE))
+
+
+def _with_written_scale(data: dict[str, Any]) -> dict[str, Any]:
+    """A sigmoid's logits start at its published scale where the recipe says nothing; a scale that
+    is written stays, also one that is the default's. The bias alone is filled in then."""
+    model, loss = data.get("model", {}), data.get("loss", {})
+    if not isinstance(model, dict) or not isinstance(loss, dict) or "vqa" in data:
+        return data
+    unsaid = model.get("init_logit_bias", NONE) == NONE and model.get("init", NONE) == NONE
+    if loss.get("kind") != "siglip" or "init_logit_scale" not in model or not unsaid:
+        return data
+    return data | {"model": model | {"init_logit_bias": SIGLIP_BIAS}}
+
+
+def _refuse_written_sizes(data: dict[str, Any], recipe: TrainRecipe) -> None:
+    """What is written of the text tower must be what the tokenizer has, also where it is the
+    default's value; a start's own tokenizer is looked at by `with_start`.
+
+    Raises:
+        UsageError: it is not.
+    """
+    text = data.get("model", {}).get("text", {})
+    written = {name: getattr(recipe.model.text, name) for name in text if name in _SIZES}
+    if written and recipe.tokenizer != TokenizerConfig():
+        tokenizer, add_eot = build_tokenizer(recipe.tokenizer), recipe.tokenizer.add_eot
+        # Not yet shortened by the learned vectors, whose places it has.
+        refuse_other_sizes(written, text_sizes(tokenizer, num_context=0, add_eot=add_eot))
 
 
 def _keep_one_length(data: dict[str, Any], overrides: list[str]) -> None:

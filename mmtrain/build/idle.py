@@ -59,10 +59,16 @@ def _idle_model(model: ModelConfig) -> Iterator[tuple[str, str]]:
     if model.init is not None or model.vision_init is not None:
         return
     vision = model.vision
-    if not vision.num_prefix and vision.prefix_positions != VisionConfig.prefix_positions:
+    standard_prefix = VisionConfig.prefix_positions
+    if not vision.num_prefix and vision.prefix_positions != standard_prefix:
         yield (
             f'model.vision.prefix_positions = "{vision.prefix_positions}"',
             "without a token before the patches; set class_token or num_registers, or leave it out",
+        )
+    elif vision.positions != "learned" and vision.prefix_positions != standard_prefix:
+        yield (
+            f'model.vision.prefix_positions = "{vision.prefix_positions}"',
+            f'with positions = "{vision.positions}"; choose learned ones, or leave it out',
         )
     for name, tower, standard in (
         ("vision", model.vision, VisionConfig.rope_theta),

@@ -10,8 +10,8 @@ from mmtrain.data.text.tokenizer import (
     build_tokenizer,
     load_tokenizer,
 )
-from mmtrain.errors import UsageError
 from mmtrain.loading.start import Start, read_start
+from mmtrain.loading.text_sizes import refuse_other_sizes, text_sizes
 from mmtrain.models import TextConfig
 from mmtrain.recipe import TrainRecipe
 from mmtrain.train.run_folder import TOKENIZER
@@ -70,18 +70,14 @@ def resolve(recipe: TrainRecipe, tokenizer: Tokenizer) -> TrainRecipe:
             or [model] contradicts the task.
     """
     text, standard = recipe.model.text, {f.name: f.default for f in fields(TextConfig)}
-    from_tokenizer = {
-        "vocab_size": tokenizer.vocab_size,
-        "context_length": tokenizer.context_length + text.num_context,
-        "end_token_id": tokenizer.eot_id if recipe.tokenizer.add_eot else None,
-    }
-    for name, value in from_tokenizer.items():
-        asked = getattr(text, name)
-        if asked not in (value, standard[name]):
-            raise UsageError(
-                f"model.text.{name} = {asked}, but the tokenizer has {value}; leave it out, "
-                "the [tokenizer] section decides"
-            )
+    from_tokenizer = text_sizes(
+        tokenizer, num_context=text.num_context, add_eot=recipe.tokenizer.add_eot
+    )
+    # One that is written as its default says is refused where the recipe is read.
+    asked = {name: getattr(text, name) for name in from_tokenizer}
+    refuse_other_sizes(
+        {name: value for name, value in asked.items() if value != standard[name]}, from_tokenizer
+    )
     if text.num_context:
         from_tokenizer["context_start"] = tokenizer.num_before
     # The towers are complete here, so the record of the run does not hang on a name's meaning;

@@ -13,6 +13,7 @@ from mmtrain.interop.bare_weights import named_config
 from mmtrain.interop.model_kind import refuse_other_kind
 from mmtrain.interop.timm import read_timm_interpolation, read_timm_tower
 from mmtrain.loading import Preprocess, load
+from mmtrain.loading.text_sizes import refuse_other_sizes, text_sizes
 from mmtrain.losses.config import STANDARD_LIMIT
 from mmtrain.models import Clip, ClipConfig, VisionConfig
 from mmtrain.settings.decode import encode
@@ -94,6 +95,7 @@ def with_start(data: dict[str, Any], *, begun: Mapping[str, Any] | None = None) 
             init, architecture=None if name == NONE else name, key="model.init"
         )
         _refuse_standard_tokenizer(tokenizer, own, init)
+        _refuse_other_sizes(section.get("text", {}), tokenizer, own, model.config.text.num_context)
         below = {"model": encode(model.config), "data": _resize(preprocess)}
     else:
         below = _named_towers(name, tower)
@@ -154,6 +156,16 @@ def _refuse_standard_tokenizer(section: Any, own: Tokenizer, init: str) -> None:
             "tokenizer of its own, and the section says nothing that is not the default; leave it "
             "out, or name another tokenizer by tokenizer.path"
         )
+
+
+def _refuse_other_sizes(text: Any, section: Any, own: Tokenizer, num_context: int) -> None:
+    """What is written of the text tower must be what the start's tokenizer has, if that is kept."""
+    standard = encode(TokenizerConfig())
+    if not isinstance(text, dict) or not isinstance(section, dict):
+        return
+    if all(standard.get(key, NONE) == value for key, value in section.items()):
+        sizes = text_sizes(own, num_context=num_context, add_eot=True)
+        refuse_other_sizes({k: None if v == NONE else v for k, v in text.items()}, sizes)
 
 
 def _resize(preprocess: Preprocess) -> dict[str, str]:

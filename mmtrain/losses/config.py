@@ -6,6 +6,8 @@ from typing import Literal
 
 from mmtrain.losses.answer import AnswerLoss
 
+SIGLIP_BIAS = -10.0
+"""Of the logits at first (Zhai et al. 2023, arXiv:2303.15343, section 3.2)."""
 STANDARD_LIMIT = 100.0
 """Of the logits' multiplier, as every published CLIP has it."""
 

@@ -12,7 +12,7 @@ from mmtrain.data.streamed import open_image_text
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.loading.config import ModelConfig
-from mmtrain.losses.config import STANDARD_LIMIT
+from mmtrain.losses.config import SIGLIP_BIAS, STANDARD_LIMIT
 from mmtrain.models import ClipConfig
 from mmtrain.tasks.config import LossSection
 from mmtrain.train.config import TrainConfig
@@ -38,7 +38,7 @@ class ContrastiveSections:
         if self.loss.kind == "siglip" and model.init_logit_bias is None:
             unset = model.init is None and model.init_logit_scale == ClipConfig.init_logit_scale
             scale = math.log(10.0) if unset else model.init_logit_scale
-            model = replace(model, init_logit_bias=-10.0, init_logit_scale=scale)
+            model = replace(model, init_logit_bias=SIGLIP_BIAS, init_logit_scale=scale)
         if model.init is None:
             _check_logits(model, self.loss)
         return model

@@ -43,6 +43,13 @@ WRITES = ("--vqa.classify", "none", "--vqa.front_door", "none", "--vqa.min_count
             ),
             'model.vision.prefix_positions = "all" has no effect without a token before',
         ),
+        *(
+            (
+                ("--model.vision.positions", kind, "--model.vision.prefix_positions", prefix),
+                f'model.vision.prefix_positions = "{prefix}" has no effect with positions = ',
+            )
+            for kind, prefix in (("rope_2d", "all"), ("none", "none"), ("sinusoidal", "all"))
+        ),
     ],
 )
 def test_refused(

@@ -1,5 +1,6 @@
 """What a model that a run starts from brings, and what is said where the recipe contradicts it."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.loading import export_model, save_model
 from mmtrain.loading.start import read_start
-from mmtrain.models import Clip
+from mmtrain.models import Clip, ClipConfig
 from mmtrain.parallel import build_layout, pick_device
 from mmtrain.recipe import load_recipe
 from mmtrain.settings.decode import dump_toml, encode
@@ -268,3 +269,37 @@ def test_weights_are_the_starts(starts: dict[str, Path], tmp_path: Path) -> None
     found: dict[str, nn.Parameter] = {**run.state.stage_parameters()}
     found |= run.state.objective.parameters()
     assert all(torch.equal(found[name], want[name]) for name in want)
+
+
+def test_a_written_default_is_not_the_same_as_nothing(tmp_path: Path) -> None:
+    """`model.text.vocab_size = 49408` was taken for not written, and another tower was built."""
+    words = ["--tokenizer.kind", "sentencepiece", "--tokenizer.clean", "canonicalize"]
+    words += ["--tokenizer.path", str(SENTENCES.path), "--run.dir", str(tmp_path / "run")]
+    debug = Path("configs/debug_clip.toml")
+    assert main(["train", str(debug), *words, "--train.steps", "1"]) == 0
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        '[run]\ndir = "none"\n[data]\ntrain = "mmtrain/demo/debug/train.tar"\n'
+        f'[model]\ninit = "{tmp_path}/run"\n[train]\nsteps = 1\nbatch_size = 8\n'
+    )
+    standard = {"vocab_size": "49408", "context_length": "77", "end_token_id": "49407"}
+    for name, value in standard.items():
+        told = f"model.text.{name} = {value}, but the tokenizer"
+        for recipe, more in ((debug, words), (path, [])):
+            with pytest.raises(UsageError, match=told):
+                load_recipe(recipe, [*more, f"--model.text.{name}", value])
+    assert load_recipe(tmp_path / "run/recipe.toml").model.text.context_length == 24
+    # What the tokenizer has may be written.
+    assert load_recipe(path, ["--model.text.context_length", "24"])
+
+
+def test_a_written_scale_of_a_sigmoid_stays(tmp_path: Path) -> None:
+    standard = ClipConfig.init_logit_scale
+    words = ["--run.dir", str(tmp_path), "--loss.kind", "siglip", "--loss.max_logit_scale", "100"]
+    for said, scale in (
+        (["--model.init_logit_scale", f"{standard!r}"], standard),
+        ([], math.log(10)),
+    ):
+        read = load_recipe(Path("configs/debug_clip.toml"), [*words, *said])
+        model = resolve(read, run_tokenizer(read, None)).model
+        assert model.init_logit_scale == pytest.approx(scale) and model.init_logit_bias == -10
