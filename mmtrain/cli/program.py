@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mmtrain.cli.cache_options import asked_cache
 from mmtrain.cli.checkpoint import add_checkpoint
+from mmtrain.cli.compare import add_compare
 from mmtrain.cli.data import add_data
 from mmtrain.cli.demo import add_demo
 from mmtrain.cli.embed import add_embed
@@ -36,6 +37,7 @@ _GROUPS = (
     add_plan,
     add_profile,
     add_eval,
+    add_compare,
     add_embed,
     add_generate,
     add_ask,

@@ -10,8 +10,9 @@ import mmtrain
 from mmtrain.data.questions.forms import QuestionFile, read_question_file
 from mmtrain.data.questions.predictions import read_predictions
 from mmtrain.errors import UsageError
+from mmtrain.eval.outcomes import write_outcomes
 from mmtrain.eval.questions.accuracy import Mode
-from mmtrain.eval.questions.figures import vqa_figures
+from mmtrain.eval.questions.figures import answer_outcomes, vqa_figures
 from mmtrain.eval.questions.gqa import read_choices
 from mmtrain.files import replace_file
 
@@ -48,6 +49,9 @@ def eval_answers_command(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         replace_file(out, json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+        images = {question.question_id: str(image_id) for image_id, question in asked.rows}
+        of_each = [images[one.question.question_id] for one in said]
+        write_outcomes(out, answer_outcomes(said, mode, images=of_each))
     except OSError as error:
         raise UsageError(f"out = {out} cannot be written: {error}") from error
     show_figures(figures)

@@ -16,6 +16,7 @@ from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder
 from mmtrain.eval.forward_size import FIXED_BATCH
+from mmtrain.eval.outcomes import Outcome, write_outcomes
 from mmtrain.files import replace_file
 from mmtrain.models.fingerprint import weights_fingerprint
 from mmtrain.settings.decode import encode
@@ -56,6 +57,8 @@ class EvalResult:
     """The clearest successes."""
     worst: list[Example]
     """The worst failures, the worst first."""
+    outcomes: tuple[Outcome, ...] = ()
+    """What became of each sample."""
 
 
 def provenance(encoder: Encoder, source: SampleSource) -> dict[str, Any]:
@@ -87,8 +90,8 @@ def thumbnail(image: Image.Image) -> bytes:
 def write_result(path: Path, result: EvalResult, *, step: int | None = None) -> None:
     """Write the figures as JSON to `path` (NAME.json), over what an earlier evaluation left.
 
-    Examples go beside it, their pictures into the folder NAME. With `step` the figures are also
-    added to NAME.history.jsonl, from which a report draws their course.
+    Outcomes go beside it (NAME.outcomes.jsonl), examples' pictures into the folder NAME. With
+    `step` the figures are also added to NAME.history.jsonl, from which a report draws their course.
 
     Raises:
         UsageError: `path` cannot be written.
@@ -105,6 +108,7 @@ def write_result(path: Path, result: EvalResult, *, step: int | None = None) -> 
         text = json.dumps(figures, indent=2, ensure_ascii=False) + "\n"
         # A caption from a .json may hold half a character, which UTF-8 cannot write.
         replace_file(path, text.encode("utf-8", "replace"))
+        write_outcomes(path, result.outcomes)
         if step is not None:
             _add_to_history(path.with_suffix(".history.jsonl"), figures)
     except OSError as error:

@@ -17,6 +17,7 @@ from mmtrain.eval.captions import (
 from mmtrain.eval.encode import Encoder, encode_texts
 from mmtrain.eval.examples import pick_examples
 from mmtrain.eval.features.gathered import encode_set
+from mmtrain.eval.outcomes import Outcome
 from mmtrain.eval.result import EvalResult, provenance
 from mmtrain.eval.scores import own_blocks, rank_of_any, rank_of_target
 from mmtrain.eval.together import sum_of_all
@@ -89,7 +90,24 @@ def evaluate_retrieval(
         "captions": list(captions),
         **provenance(encoder, source),
     }
-    return EvalResult(figures=figures, best=best, worst=worst)
+    keys = [f"{sample} {source.key(sample)}" for sample in rows.samples]
+    outcomes = _outcomes(rank_N, rank_M, keys, known.image_M.tolist())
+    return EvalResult(figures=figures, best=best, worst=worst, outcomes=outcomes)
+
+
+def _outcomes(
+    rank_N: Tensor, rank_M: Tensor, keys: Sequence[str], image_M: Sequence[int]
+) -> tuple[Outcome, ...]:
+    """Of each image and of each of its texts, whether the first find is right."""
+    found = [
+        Outcome(metric="i2t_recall@1", id=key, image=key, score=float(rank < 1))
+        for key, rank in zip(keys, rank_N.tolist(), strict=True)
+    ]
+    found += [
+        Outcome(metric="t2i_recall@1", id=str(text), image=keys[image], score=float(rank < 1))
+        for text, (image, rank) in enumerate(zip(image_M, rank_M.tolist(), strict=True))
+    ]
+    return tuple(found)
 
 
 def _image_to_text(

@@ -9,6 +9,8 @@ import pytest
 
 from mmtrain.cli import main
 from mmtrain.cli.parser import names_place, typed_name
+from mmtrain.eval.outcomes import Outcome
+from mmtrain.eval.result import EvalResult, write_result
 from tests.fuzz.cases import DEBUG, make_templates
 from tests.fuzz.options import commands
 from tests.interop.decoder_folders import write_worded
@@ -27,6 +29,7 @@ RIGHT = {
     "eval pairs": f"{CLIP} --data {{shard}} --caption txt --negatives name",
     "eval vqa": f"--model {{asked}} --data {{vqa}}/images {ASKED} --out {{new}}.json",
     "eval answers": f"--predictions {{said}} {ASKED} --out {{new}}.json",
+    "compare": "{result} {result}",
     "embed": "--model {run} --data {shard} --out {new}",
     "generate": "--model {decoder} --prompt {text}",
     "ask": "--model {asked} --image {image} --question what?",
@@ -66,6 +69,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     said = [{"question_id": row["question_id"], "answer": "red"} for row in asked]
     assert main(["checkpoint", "push", str(made.runs[0]), str(folder / "copy")]) == 0
     (folder / "said.json").write_text(json.dumps(said))
+    outcome = Outcome(metric="accuracy", id="1", image="1", score=1.0)
+    result = EvalResult(figures={"accuracy": 1.0}, best=[], worst=[], outcomes=(outcome,))
+    write_result(folder / "result.json", result)
     return {
         "run": str(made.runs[0]),
         "copy": str(folder / "copy"),
@@ -77,6 +83,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "classes": str(DEBUG / "classes.json"),
         "decoder": str(folder / "decoder"),
         "said": str(folder / "said.json"),
+        "result": str(folder / "result.json"),
         "text": "a",
         "new": str(folder / "new"),
     }

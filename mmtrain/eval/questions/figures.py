@@ -8,6 +8,7 @@ from typing import Any
 from mmtrain.data.questions.predictions import one_form
 from mmtrain.data.questions.question import Question, Said
 from mmtrain.errors import UsageError
+from mmtrain.eval.outcomes import Outcome
 from mmtrain.eval.questions.accuracy import Mode, vqa_accuracy
 from mmtrain.eval.questions.gqa import (
     Choices,
@@ -73,6 +74,33 @@ def vqa_figures(
         own, left_out = gqa_figures(answered, choices)
         figures |= own | ({"left_out": left_out} if left_out else {})
     return figures
+
+
+def answer_outcomes(
+    answered: Sequence[Said], mode: Mode, *, images: Sequence[str]
+) -> tuple[Outcome, ...]:
+    """What became of each question that counts.
+
+    Args:
+        answered: every question of the set.
+        mode: of vqa_accuracy.
+        images: the image of each.
+    """
+    of = {one.question.question_id: image for one, image in zip(answered, images, strict=True)}
+    return tuple(
+        Outcome(
+            metric="accuracy",
+            id=str(one.question.question_id),
+            image=of[one.question.question_id],
+            score=accuracy_of(one, mode),
+            kinds={
+                name: kind
+                for name in ("answer_type", "question_type")
+                if (kind := getattr(one.question, name))
+            },
+        )
+        for one in counted(answered)
+    )
 
 
 def check_judged(questions: Sequence[Question], mode: Mode, *, choices: Choices | None) -> str:

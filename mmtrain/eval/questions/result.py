@@ -6,7 +6,12 @@ from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.questions.accuracy import Mode
 from mmtrain.eval.questions.answering import Answered, Answerer, Probe, answer_all
 from mmtrain.eval.questions.examples import answer_examples
-from mmtrain.eval.questions.figures import accuracy_of, mean_accuracy, vqa_figures
+from mmtrain.eval.questions.figures import (
+    accuracy_of,
+    answer_outcomes,
+    mean_accuracy,
+    vqa_figures,
+)
 from mmtrain.eval.questions.gqa import Choices
 from mmtrain.eval.result import EvalResult, provenance
 
@@ -50,4 +55,6 @@ def evaluate_vqa(
     if answerer.is_main:
         scores = [accuracy_of(one, mode) for one in answered]
         best, worst = answer_examples(answerer, source, answered, scores)
-    return EvalResult(figures=figures, best=best, worst=worst)
+    images = [one.image_key for one in answered]
+    outcomes = answer_outcomes(answered, mode, images=images)
+    return EvalResult(figures=figures, best=best, worst=worst, outcomes=outcomes)

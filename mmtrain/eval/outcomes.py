@@ -1,0 +1,108 @@
+"""What became of each sample of an evaluation, beside its figures: for comparing two results."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmtrain.errors import UsageError
+from mmtrain.files import replace_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One sample's part in a figure."""
+
+    metric: str
+    """The figure, which is the mean of its outcomes."""
+    id: str
+    """Of the question, the image or the text; unique within the metric."""
+    image: str
+    """What the outcomes of one image have in common: they are not independent of each other."""
+    score: float
+    """From 0 to 1."""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """Its types by name, such as question_type."""
+
+
+def outcomes_path(result: Path) -> Path:
+    """Where the outcomes of a result's file (NAME.json) are."""
+    return result.with_suffix(".outcomes.jsonl")
+
+
+def outcome_lines(outcomes: Iterable[Outcome]) -> bytes:
+    """A line for each."""
+    rows = (asdict(one) for one in outcomes)
+    kept = ({key: value for key, value in row.items() if value != {}} for row in rows)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+    # A key may hold half a character, which UTF-8 cannot write.
+    return text.encode("utf-8", "replace")
+
+
+def write_outcomes(result: Path, outcomes: Sequence[Outcome]) -> None:
+    """Beside a result's file; of a result that has none, what an earlier one left is removed.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = outcomes_path(result)
+    if outcomes:
+        replace_file(path, outcome_lines(outcomes))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def read_outcomes(result: Path) -> dict[str, dict[str, Outcome]]:
+    """The outcomes of a result, by metric and id.
+
+    Args:
+        result: NAME.json, as `mmtrain eval` wrote it.
+
+    Raises:
+        UsageError: there are none, the file is damaged, or it is of another result.
+    """
+    figures, path = _read_figures(result), outcomes_path(result)
+    if not path.is_file():
+        raise UsageError(
+            f"{result} has no {path.name} beside it; `mmtrain eval vqa`, `answers`, `zero-shot`, "
+            "`knn`, `linear-probe` and `retrieval` write both: repeat the evaluation"
+        )
+    found: dict[str, dict[str, Outcome]] = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        outcome = _read_line(line, f"{path}:{number}")
+        held = found.setdefault(outcome.metric, {})
+        if outcome.id in held:
+            raise UsageError(f"{path}:{number}: {outcome.id} is there twice; repeat the evaluation")
+        held[outcome.id] = outcome
+    for metric, held in found.items():
+        mean, told = sum(one.score for one in held.values()) / len(held), figures.get(metric)
+        if not isinstance(told, float | int) or abs(mean - told) > 1e-6:
+            raise UsageError(
+                f"{path} gives {metric} = {mean:.6g}, but {result.name} has {told}: they are of "
+                "two evaluations; repeat one"
+            )
+    if not found:
+        raise UsageError(f"{path} is empty; repeat the evaluation")
+    return found
+
+
+def _read_figures(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} is no result of `mmtrain eval`")
+    return found
+
+
+def _read_line(line: bytes, place: str) -> Outcome:
+    try:
+        outcome = Outcome(**json.loads(line))
+        texts = (outcome.metric, outcome.id, outcome.image, *outcome.kinds.values())
+        if all(isinstance(text, str) for text in texts) and 0 <= outcome.score <= 1:
+            return outcome
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UsageError(f"{place} is damaged ({error}); repeat the evaluation") from error
+    raise UsageError(f"{place} is damaged; repeat the evaluation")
