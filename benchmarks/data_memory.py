@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from machine import describe_machine, kernel_mib
 from PIL import Image
-from range_server import serve
+from range_server import serve_web, serving
 
 from mmtrain.data.accounts import EpochAccounts
 from mmtrain.data.config import DataConfig
@@ -155,24 +155,19 @@ def report(way: str, seen: list[Seen]) -> Iterator[str]:
 
 def compare(num_samples: int) -> Iterator[str]:
     """The rows of every way."""
-    context, num_shards = multiprocessing.get_context("spawn"), num_samples // EPOCHS // SHARD
+    num_shards = num_samples // EPOCHS // SHARD
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "shards"
         folder.mkdir()
         write_shards(folder, num_shards * SHARD)
-        here, there = context.Pipe()
-        server = context.Process(target=serve, args=(folder, there), daemon=True)
-        server.start()
-        url = f"http://127.0.0.1:{here.recv()}"
         for workers in (0, 2):
             seen = measure(str(folder), num_shards=num_shards, workers=workers, cache=None)
             yield from report(f"disk, {workers} workers", seen)
-        for workers in (0, 2):
-            cache = Path(name) / f"cache{workers}"
-            seen = measure(url, num_shards=num_shards, workers=workers, cache=cache)
-            yield from report(f"cache, {workers} workers", seen)
-        server.terminate()
-        server.join()
+        with serving(serve_web, folder) as url:
+            for workers in (0, 2):
+                cache = Path(name) / f"cache{workers}"
+                seen = measure(url, num_shards=num_shards, workers=workers, cache=cache)
+                yield from report(f"cache, {workers} workers", seen)
 
 
 def main() -> None:

@@ -1,17 +1,18 @@
 """From an object store to batches: an empty and a full cache against a disk and against webdataset.
 
-The photographs of `data_pipeline.py`, 256 pixels on the shorter side, lie on a disk and on a web
-server of ranges on loopback, a process of its own. By turns: ours from the disk; from the server
-with an empty cache on disk, with a full one; and webdataset with open_clip's transform, which reads
-the same URLs its own way (curl). Prints milliseconds an image, of the time that passed and of this
-process's processors, and each way's speed relative to the disk's, round by round.
+The photographs of `data_pipeline.py`, 256 pixels on the shorter side, lie on a disk and on a server
+on loopback, a process of its own: a web server of ranges, and moto's of S3. By turns: ours from the
+disk; from the server with an empty cache on disk, with a full one; and webdataset with open_clip's
+transform, which reads the same objects its own way (curl). Prints milliseconds an image, of the
+time that passed and of this process's processors, and each way's speed relative to the disk's,
+round by round.
 
     python benchmarks/data_remote.py --out benchmarks/results/data_remote_cpu.md
 """
 
 import argparse
 import itertools
-import multiprocessing
+import os
 import shutil
 import statistics
 import tempfile
@@ -27,7 +28,7 @@ import torch
 from data_pipeline import BATCH, KINDS, SHARDS, SIZE, write_shards
 from machine import describe_machine
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from range_server import serve
+from range_server import serve_s3, serve_web, serving
 from webdataset.compat import WebDataset
 
 from mmtrain.data.config import DataConfig
@@ -36,6 +37,8 @@ from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
 
 KIND = "256"
+SERVERS = {"web": serve_web, "S3": serve_s3}
+Times = dict[str, list[float]]
 
 
 def open_ours(place: str, cache: Path | None) -> ImageTextData:
@@ -69,10 +72,17 @@ def read_theirs(url: str) -> int:
     return sum(len(images) for images, _ in data)
 
 
-def ways(folder: Path, url: str, scratch: Path) -> dict[str, Callable[[], int]]:
-    """Each reads an epoch, once prepared, and says how many images it had."""
+def ways(folder: Path, place: str, url: str, scratch: Path) -> dict[str, Callable[[], int]]:
+    """Each reads an epoch, once prepared, and says how many images it had.
+
+    Args:
+        folder: of the shards on the disk.
+        place: of those on the server, as we read them.
+        url: the same for a web client.
+        scratch: holds the caches.
+    """
     cold = scratch / "cold"
-    emptied, numbers = open_ours(url, cold), itertools.count()
+    emptied, numbers = open_ours(place, cold), itertools.count()
 
     def read_cold() -> int:
         for kept in cold.iterdir():
@@ -82,40 +92,45 @@ def ways(folder: Path, url: str, scratch: Path) -> dict[str, Callable[[], int]]:
 
     return {
         "disk": partial(read_ours, open_ours(str(folder), None), itertools.count()),
-        "full cache": partial(read_ours, open_ours(url, scratch / "warm"), itertools.count()),
+        "full cache": partial(read_ours, open_ours(place, scratch / "warm"), itertools.count()),
         "empty cache": read_cold,
         "webdataset": partial(read_theirs, url),
     }
 
 
-def compare(rounds: int) -> list[str]:
+def compare(kind: str, rounds: int) -> list[str]:
     """A row for each way."""
-    context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "shards"
         folder.mkdir()
         write_shards(KIND, folder)
-        here, there = context.Pipe()
-        server = context.Process(target=serve, args=(folder, there), daemon=True)
-        server.start()
-        read = ways(folder, f"http://127.0.0.1:{here.recv()}", Path(name))
-        passed: dict[str, list[float]] = {way: [] for way in read}
-        worked: dict[str, list[float]] = {way: [] for way in read}
-        for turn in range(rounds + 1):
-            for way in list(read)[:: 1 if turn % 2 else -1]:
-                began, work = time.perf_counter(), time.process_time()
-                num_images = read[way]()
-                if turn:  # the first warms up
-                    passed[way].append((time.perf_counter() - began) / num_images * 1e3)
-                    worked[way].append((time.process_time() - work) / num_images * 1e3)
-        server.terminate()
-        server.join()
-    return [row(way, passed, worked) for way in read]
+        with serving(SERVERS[kind], folder) as url:
+            if kind == "S3":
+                os.environ |= {"AWS_ENDPOINT_URL": url, "AWS_DEFAULT_REGION": "us-east-1"}
+                os.environ |= {"AWS_ACCESS_KEY_ID": "known", "AWS_SECRET_ACCESS_KEY": "secret"}
+                url = f"{url}/shards"
+            place = "s3://shards" if kind == "S3" else url
+            passed, worked = take_turns(ways(folder, place, url, Path(name)), rounds)
+    return [row(kind, way, passed, worked) for way in passed]
 
 
-def row(way: str, passed: dict[str, list[float]], worked: dict[str, list[float]]) -> str:
+def take_turns(read: dict[str, Callable[[], int]], rounds: int) -> tuple[Times, Times]:
+    """Milliseconds an image of each way, in each round: that passed, and of processors."""
+    passed: Times = {way: [] for way in read}
+    worked: Times = {way: [] for way in read}
+    for turn in range(rounds + 1):
+        for way in list(read)[:: 1 if turn % 2 else -1]:
+            began, work = time.perf_counter(), time.process_time()
+            num_images = read[way]()
+            if turn:  # the first warms up
+                passed[way].append((time.perf_counter() - began) / num_images * 1e3)
+                worked[way].append((time.process_time() - work) / num_images * 1e3)
+    return passed, worked
+
+
+def row(kind: str, way: str, passed: Times, worked: Times) -> str:
     """One way's medians."""
-    cells = [way]
+    cells = [kind, way]
     for times in (passed, worked):
         ratios = [a / b for a, b in zip(times["disk"], times[way], strict=True)]
         cells += [
@@ -137,15 +152,15 @@ def main() -> None:
         "# From a store to batches, by a cache on disk",
         "",
         f"{describe_machine()}, open_clip {open_clip.__version__}, webdataset "
-        f"{version('webdataset')}; {KINDS[KIND]} photographs, {KIND} pixels on the shorter side, "
-        f"to {SIZE} pixels, batches of {BATCH}, no worker processes; milliseconds an image, "
-        f"median of {arguments.rounds} alternating rounds; speed relative to ours from the disk. "
-        "The server shares the machine; its processor time, and that of webdataset's curl, is not "
-        "counted.",
+        f"{version('webdataset')}, moto {version('moto')}; {KINDS[KIND]} photographs, {KIND} "
+        f"pixels on the shorter side, to {SIZE} pixels, batches of {BATCH}, no worker processes; "
+        f"milliseconds an image, median of {arguments.rounds} alternating rounds; speed relative "
+        "to ours from the disk. The server shares the machine; its processor time, and that of "
+        "webdataset's curl, is not counted.",
         "",
-        "| from | ms | speed | processor ms | speed by it |",
-        "|---|---|---|---|---|",
-        *compare(arguments.rounds),
+        "| server | from | ms | speed | processor ms | speed by it |",
+        "|---|---|---|---|---|---|",
+        *(row for kind in SERVERS for row in compare(kind, arguments.rounds)),
     ]
     print("\n".join(lines), flush=True)
     if arguments.out is not None:
