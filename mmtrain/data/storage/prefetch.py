@@ -27,6 +27,9 @@ _SHARE = 2
 is wanted soonest goes last."""
 _BELIEVED = 30.0
 """Seconds for which a file that was there whole is not looked for again."""
+_REST = 200.0
+"""Where nothing was missing, a look at what is wanted rests so many times as long as it took: of a
+large cache it is thousands of files."""
 
 
 class Prefetch:
@@ -49,6 +52,7 @@ class Prefetch:
         self._pieces: Iterator[Piece] = iter(())
         self._whole: dict[Path, float] = {}
         self._is_off = not self._cache.whole
+        self._looked, self._found_any, self._rests_until = 0.0, False, 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_cache": self._cache}
@@ -61,7 +65,7 @@ class Prefetch:
         """Go on with these files; what was wanted before counts no more."""
         if self._owner != os.getpid():  # a fork has none of the threads
             self._begin()
-        if self._is_off:
+        if self._is_off or time.monotonic() < self._rests_until:
             return
         with self._state:
             self._coming = coming
@@ -97,11 +101,17 @@ class Prefetch:
             while True:
                 with self._state:
                     coming, self._coming = self._coming, None
+                began = time.thread_time()
                 if coming is not None:
+                    self._looked, self._found_any = 0.0, False
                     self._pieces = self._missing(coming())
                 piece = None if self._is_off else next(self._pieces, None)
+                self._looked += time.thread_time() - began
+                self._found_any = self._found_any or piece is not None
                 with self._state:
                     if piece is None and self._coming is None:
+                        if not self._found_any:
+                            self._rests_until = time.monotonic() + _REST * self._looked
                         self._num_running -= 1
                         return None
                 if piece is not None:

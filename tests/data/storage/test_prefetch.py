@@ -76,6 +76,28 @@ def test_while_a_batch_is_used_the_next_shards_come(folder, tmp_path):
         assert web.requests["bytes"] == set_bytes(folder)
 
 
+def test_where_nothing_is_missing_the_next_look_waits(folder, tmp_path):
+    """In proportion to what the look took: else a large cache is walked through for each batch."""
+    looks = []
+
+    def coming():
+        looks.append(time.thread_time())
+        while time.thread_time() - looks[-1] < 0.01:
+            pass
+        return ()
+
+    ahead = Prefetch(Cache(str(tmp_path / "c"), max_bytes=10**7))
+    ahead.want(coming)
+    assert wait_for(lambda: ahead._rests_until > time.monotonic() + 1)
+    for _ in range(50):
+        ahead.want(coming)
+        time.sleep(0.002)
+    assert len(looks) == 1
+    ahead._rests_until = 0.0
+    ahead.want(coming)
+    assert wait_for(lambda: len(looks) == 2)
+
+
 @pytest.mark.parametrize("steps", [1, 4])
 def test_nothing_is_fetched_that_the_run_does_not_read(folder, tmp_path, steps):
     cache = tmp_path / "c"
