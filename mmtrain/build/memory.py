@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mmtrain.build.phase_recipes import PhaseRecipe, phase_recipes
 from mmtrain.build.tasks import task_sections
 from mmtrain.errors import UsageError
 from mmtrain.models.parameters import LockConfig
@@ -48,14 +49,19 @@ def check_memory(recipe: TrainRecipe, layout: Layout) -> None:
         bytes_each = 6 if recipe.train.precision == "bf16-pure" else 12
         told = f"training {total:,} parameters"
         _compare(largest, told, bytes_each * total // ranks, room, place)
-    vision, train = recipe.model.vision, recipe.train
+    for phase in phase_recipes(recipe):
+        _check_batch(phase, layout, room, place)
+
+
+def _check_batch(phase: PhaseRecipe, layout: Layout, room: int, place: str) -> None:
+    vision, train = phase.recipe.model.vision, phase.recipe.train
     rows = -(-train.batch_size // layout.size("dp"))
     pixels = 3 * vision.image_size**2
-    key = "model.vision.image_size" if pixels > rows else "train.batch_size"
+    key = phase.key("image_size" if pixels > rows else "batch_size")
     _compare(key, f"a batch of {rows:,} images", rows * pixels, room, place)
     kept = vision.num_kept + vision.num_prefix
     tokens = -(-rows // train.microbatches) * kept * vision.transformer.dim * 2
-    key = "model.vision.image_size" if kept > rows else "train.batch_size"
+    key = phase.key("image_size" if kept > rows else "batch_size")
     told = f"a microbatch of {kept:,} tokens an image"
     _compare(key, told, tokens, room, place)
 

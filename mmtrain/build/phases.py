@@ -1,6 +1,6 @@
 """Whether the phases of a recipe can be trained here, and be gone on with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,11 @@ from mmtrain.models import VisionConfig
 from mmtrain.parallel import Layout
 from mmtrain.recipe import TrainRecipe
 from mmtrain.settings.decode import decode
-from mmtrain.tasks.draws import vision_in
 from mmtrain.train.config import TrainConfig, total_steps
 from mmtrain.train.resume import Change
 from mmtrain.train.step import check_microbatches
 
-_SHAPES = ("batch_size", "microbatches", "patch_dropout")
+_SHAPES = ("batch_size", "microbatches", "patch_dropout", "image_size", "context_length")
 """What changes the shapes of a step."""
 _OWN = ("train.phase", "train.steps", "train.epochs")
 """Keys that say how long a run is, and in which phases."""
@@ -41,10 +40,7 @@ def check_phases(recipe: TrainRecipe, phases: Phases, layout: Layout) -> None:
         )
     for number, phase in enumerate(phases.phases):
         key, train = f"train.phase[{number}]", recipe.train
-        try:
-            vision_in(phase, recipe.model.vision)
-        except ValueError as error:
-            raise UsageError(f"{key}: {error}") from error
+        _refuse_other_towers(key, recipe.train.phase[number], recipe)
         has_own = phase.microbatches is not None
         check_microbatches(
             (f"{key}: microbatches", phase.microbatches or 1)
@@ -55,6 +51,49 @@ def check_phases(recipe: TrainRecipe, phases: Phases, layout: Layout) -> None:
         )
         if layout.size("pp") > 1:
             _refuse_other_shapes(key, phase, phases.phases[0], layout)
+
+
+def phase_notes(recipe: TrainRecipe, phases: Phases) -> Iterator[str]:
+    """That the last phase is not of what the model is used with."""
+    last, vision = phases.phases[-1], recipe.model.vision
+    length = recipe.model.text.context_length - recipe.model.text.num_context
+    for name, value, whole in (
+        ("image_size", last.image_size, vision.image_size),
+        ("context_length", last.context_length, length),
+    ):
+        if phases.are_given and value != whole:
+            yield (
+                f"the last phase has {name} = {value}, and the model is used with "
+                f"{whole}: a short phase of that behind it is worth its samples"
+            )
+
+
+def _refuse_other_towers(key: str, phase: Phase, recipe: TrainRecipe) -> None:
+    """Refuse images or texts of another size where the towers cannot take them."""
+    vision, text = recipe.model.vision, recipe.model.text
+    size, length = phase.image_size, phase.context_length
+    if size not in (None, vision.image_size) and vision.positions in ("sinusoidal", "rope"):
+        raise UsageError(
+            f'{key}: image_size = {size}: model.vision.positions = "{vision.positions}" counts '
+            "patches row by row, so that one of another size would have other places; use "
+            '"learned", "rope_2d" or "none", or one image size'
+        )
+    if recipe.vqa is not None and size not in (None, vision.image_size):
+        raise UsageError(
+            f"{key}: image_size = {size}: behind [vqa.generate] and its connectors an image has as "
+            "many tokens in all phases; leave it out beside [vqa]"
+        )
+    if length is None or length == text.context_length - text.num_context:
+        return
+    why = None
+    if recipe.vqa is not None:
+        why = "[vqa] has questions and answers of one length"
+    elif text.num_context:
+        why = "learned vectors of [peft] stand in the texts"
+    elif not text.cuts_padding:
+        why = "this text tower sees its padding, and texts are padded to all of it"
+    if why is not None:
+        raise UsageError(f"{key}: context_length = {length}: {why}; leave it out")
 
 
 def _refuse_other_shapes(key: str, phase: Phase, first: Phase, layout: Layout) -> None:

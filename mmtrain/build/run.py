@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmtrain.build.idle import idle_notes, refuse_idle
 from mmtrain.build.memory import check_memory
-from mmtrain.build.phases import check_phases
+from mmtrain.build.phases import check_phases, phase_notes
 from mmtrain.build.resolve import begun_tokenizer, resolve, run_tokenizer
 from mmtrain.build.tasks import build_task
 from mmtrain.checkpoint.background_save import BackgroundSave
@@ -189,7 +189,7 @@ def build_run(recipe: TrainRecipe, layout: Layout, *, begun: bool = False) -> Ru
         num_parameters=num_parameters,
         total_steps=num_steps,
         background=BackgroundSave() if recipe.train.async_checkpoint else None,
-        notes=(*notes, *task.notes()),
+        notes=(*notes, *phase_notes(recipe, task.data.phases), *task.notes()),
     )
 
 

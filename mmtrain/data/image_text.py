@@ -14,6 +14,7 @@ from mmtrain.data.first_look import (
 from mmtrain.data.images.transforms import TrainTransform
 from mmtrain.data.mixture import SourceSettings
 from mmtrain.data.numbered import NumberedData
+from mmtrain.data.phases import Phase
 from mmtrain.data.samples import UNIQUE, Sample, SampleReader, StoredFeatures
 from mmtrain.data.sources.source import SampleSource
 
@@ -53,11 +54,11 @@ class ImageTextData(NumberedData[ImageTextBatch]):
         return reader
 
     def batch(self, number: int) -> ImageTextBatch:
-        rows = self.plan.rows(number)
-        samples, bad = self._samples(rows)
-        tokens_BT, length_B = self._texts(samples)
+        rows, phase = self.plan.rows(number), self.phases.at(number)
+        samples, bad = self._samples(rows, phase)
+        tokens_BT, length_B = self._texts(samples, phase)
         return ImageTextBatch(
-            images_BCHW=self._stacked(samples),
+            images_BCHW=self._stacked(samples, phase),
             tokens_BT=tokens_BT,
             text_length_B=length_B,
             label_B=torch.tensor([UNIQUE if each is None else each.label for each in samples]),
@@ -73,9 +74,11 @@ class ImageTextData(NumberedData[ImageTextBatch]):
             texts=tuple(map(_caption, samples)) if self.keeps_texts else (),
         )
 
-    def _texts(self, samples: list[Sample | None]) -> tuple[Tensor, Tensor]:
+    def _texts(self, samples: list[Sample | None], phase: Phase) -> tuple[Tensor, Tensor]:
         """Ids [B, T] and lengths [B]; a text without any token counts one of padding."""
-        tokens_BT, length_B = self.tokenizer.encode([*map(_caption, samples)])
+        tokens_BT, length_B = self.tokenizer.at_length(phase.context_length).encode(
+            [*map(_caption, samples)]
+        )
         width = self._fixed_length or max(1, tokens_BT.size(1))
         tokens_BT = F.pad(tokens_BT, (0, width - tokens_BT.size(1)), value=self.tokenizer.pad_id)
         return tokens_BT, length_B.clamp(min=1)

@@ -79,7 +79,7 @@ class MappedData(NumberedData[MappedBatch]):
     def batch(self, number: int) -> MappedBatch:
         """This rank's rows of a global batch."""
         rows = self.plan.rows(number)
-        samples, bad = self._samples(rows)
+        samples, bad = self._samples(rows, self.phases.at(number))
         made = [each for each in samples if each is not None]
         content = [each.meta.fields["made"] for each in made]
         return MappedBatch(

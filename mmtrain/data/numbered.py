@@ -17,14 +17,14 @@ from mmtrain.data.fingerprint import join_fingerprint, join_sources, split_finge
 from mmtrain.data.first_look import one_line_for_disks
 from mmtrain.data.images.transforms import PreprocessConfig, TrainTransform
 from mmtrain.data.joins.joined import JoinedSource
-from mmtrain.data.mixture import SourceSettings, changed_at
+from mmtrain.data.mixture import SourceSettings
 from mmtrain.data.order.batches import RowPlan, Rows
 from mmtrain.data.order.mixture import MixturePlan
 from mmtrain.data.order.plan import PADDING
 from mmtrain.data.order.randomness import uniform
 from mmtrain.data.phases import Phase, Phases
 from mmtrain.data.reused import ReusedMemory
-from mmtrain.data.row_plan import build_row_plan, files_ahead, run_phases, tell_caches
+from mmtrain.data.row_plan import build_row_plan, files_ahead, gone_on, run_phases, tell_caches
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import NO_CAPTION, NUM_CAPTION_DRAWS, Sample, SampleReader
 from mmtrain.data.sources.open import open_source
@@ -109,7 +109,7 @@ class NumberedData(Generic[BatchT]):
                 "shards that are read by ranges, and open_stream in a trainer of your own"
             )
         self.config, self.tokenizer, self.seed = config, tokenizer, seed
-        self._images, self._image_size = images, preprocess.image_size
+        self._images, self._preprocess = images, preprocess
         self._fixed_length, self._pin_memory = fixed_length, pin_memory
         self.work = WorkSums()
         """What the batches took that `iterate` gave."""
@@ -131,15 +131,20 @@ class NumberedData(Generic[BatchT]):
             world_size=world_size,
         )
         self.plan = self._build_plan(config)
-        transform = TrainTransform(preprocess, config.augment) if images else None
         self._readers = [
-            self._build_reader(source, settings, transform)
+            self._build_reader(source, settings, self._transform(preprocess))
             for source, settings in zip(self.sources, config.sources, strict=True)
         ]
 
     def lay_out(self, phases: Sequence[Phase], *, batch_size: int) -> Phases:
         """Where phases of a run on these data begin and end; see `run_phases`."""
-        return run_phases(self.config, phases, batch_size=batch_size, num_samples=self.num_samples)
+        standard = Phase(
+            steps=1,
+            batch_size=batch_size,
+            image_size=self._preprocess.image_size,
+            context_length=self.tokenizer.context_length,
+        )
+        return run_phases(self.config, phases, standard=standard, num_samples=self.num_samples)
 
     def _plan_of(self, config: DataConfig, **common: Any) -> RowPlan:
         return build_row_plan(config, **common)
@@ -177,9 +182,21 @@ class NumberedData(Generic[BatchT]):
             caption_lines=settings.caption_lines,
             label_key=settings.label_key,
             max_pixels=config.max_image_pixels,
-            at_least=config.decoded_at_least(self._image_size),
+            at_least=config.decoded_at_least(self._preprocess.image_size),
             retry_seconds=config.retry_seconds,
         )
+
+    def _transform(self, preprocess: PreprocessConfig) -> TrainTransform | None:
+        return TrainTransform(preprocess, self.config.augment) if self._images else None
+
+    def _readers_in(self, phase: Phase) -> list[SampleReader]:
+        """One of each source, for images of the phase's size."""
+        size = phase.image_size
+        if size in (None, self._preprocess.image_size):
+            return self._readers
+        transform = self._transform(replace(self._preprocess, image_size=size))
+        at_least = self.config.decoded_at_least(size)
+        return [reader.at_size(transform, at_least=at_least) for reader in self._readers]
 
     @property
     def source(self) -> SampleSource:
@@ -227,22 +244,10 @@ class NumberedData(Generic[BatchT]):
         Raises:
             UsageError: the steps behind would not be those of `before`.
         """
-        sources = zip(before.mixture, self.config.mixture, strict=True)
-        mixture = tuple(changed_at(old, now, step) for old, now in sources)
-        config = replace(self.config, mixture=mixture)
-        then, plan = self._build_plan(before), self._build_plan(config)
-        assert isinstance(then, MixturePlan) and isinstance(plan, MixturePlan)
-        differ = then.counts(step) != plan.counts(step)
-        if differ.any():
-            name = config.mixture[int(differ.argmax())].name
-            raise UsageError(
-                f"data.mixture[{name}]: its max_epochs and data.mixture_end, as they are now, "
-                f"would have made other steps before step {step}; go on with what was saved "
-                "(without a recipe --resume takes the run's own), or start a new run in another "
-                "--run-dir"
-            )
-        self.config, self.plan = config, plan
-        return config
+        self.config, self.plan = gone_on(
+            before, self.config, step=step, build_plan=self._build_plan
+        )
+        return self.config
 
     def source_figures(self, steps: int) -> dict[str, dict[str, float]]:
         """Samples of each source, and its epochs, in the first steps; empty without a mixture."""
@@ -300,16 +305,20 @@ class NumberedData(Generic[BatchT]):
             if self._ahead is not None:
                 self._ahead.stop()
 
-    def _samples(self, rows: Rows) -> tuple[list[Sample | None], tuple[BadSample, ...]]:
+    def _samples(
+        self, rows: Rows, phase: Phase
+    ) -> tuple[list[Sample | None], tuple[BadSample, ...]]:
         """The rows' samples, None on padding, and the bad ones that others replaced."""
         bad: list[BadSample] = []
         tell_caches(self.sources, self.plan, rows)
         if self._ahead is not None and self._last is not None:
             self._ahead.want(partial(files_ahead, self.sources, self.plan, rows, last=self._last))
         with one_line_for_disks("data.mixture" if self.config.mixture else "data.train"):
-            return self._read(rows, bad), tuple(bad)
+            return self._read(rows, bad, readers=self._readers_in(phase)), tuple(bad)
 
-    def _read(self, rows: Rows, bad: list[BadSample]) -> list[Sample | None]:
+    def _read(
+        self, rows: Rows, bad: list[BadSample], *, readers: list[SampleReader]
+    ) -> list[Sample | None]:
         draw = partial(
             uniform, seed=self.seed, epoch=rows.epoch, position_B=torch.from_numpy(rows.position_B)
         )
@@ -324,7 +333,7 @@ class NumberedData(Generic[BatchT]):
             source = int(rows.source_B[row])
             for number in self.candidates(rows, row):
                 try:
-                    sample = self._readers[source].read(
+                    sample = readers[source].read(
                         number, caption_draws=caption_B2[row], transform_draws=crop_BN[row]
                     )
                     return sample, refused
@@ -382,14 +391,9 @@ class NumberedData(Generic[BatchT]):
             "mend such samples or leave them out"
         )
 
-    def _stacked(self, samples: list[Sample | None]) -> Tensor:
+    def _stacked(self, samples: list[Sample | None], phase: Phase) -> Tensor:
         if not self._images:
             return torch.empty(len(samples), 0, dtype=torch.uint8)
-        size = self._image_size
-        images_BHWC = self._memory.empty(len(samples), size, size, 3)
-        for image_HWC, sample in zip(images_BHWC, samples, strict=True):
-            if sample is None:
-                image_HWC.zero_()
-            else:
-                image_HWC.copy_(sample.pixels_CHW.permute(1, 2, 0))
-        return images_BHWC.permute(0, 3, 1, 2)
+        size = phase.image_size or self._preprocess.image_size
+        pixels = [None if sample is None else sample.pixels_CHW for sample in samples]
+        return self._memory.stacked(pixels, size=size)

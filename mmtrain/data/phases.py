@@ -12,7 +12,7 @@ from typing import Any
 
 from mmtrain.data.order.batch_sizes import BatchSizes, SizedBatches
 from mmtrain.errors import UsageError
-from mmtrain.limits import MOST_STEPS, check_counts
+from mmtrain.limits import MOST_PIXELS, MOST_STEPS, check_counts
 
 LENGTHS = ("steps", "samples", "epochs")
 _SIZE = "train.batch_size"
@@ -36,6 +36,11 @@ class Phase:
     """What the learning rate of optim.schedule is multiplied by."""
     patch_dropout: float | None = None
     """As model.vision.patch_dropout. None: that."""
+    image_size: int | None = None
+    """Side of the images, pixels; at most model.vision.image_size, whose positions are
+    interpolated. None: that."""
+    context_length: int | None = None
+    """Tokens of a text at most; at most tokenizer.context_length. None: that."""
 
     def __post_init__(self) -> None:
         given = [name for name in LENGTHS if getattr(self, name) is not None]
@@ -44,6 +49,8 @@ class Phase:
             raise ValueError(f"set exactly one of steps, samples and epochs, not {told}")
         check_counts(self, "steps", "samples", most=MOST_STEPS)
         check_counts(self, "batch_size", "microbatches", most=MOST_STEPS)
+        check_counts(self, "image_size", most=MOST_PIXELS)
+        check_counts(self, "context_length", least=3)
         if self.epochs is not None and not 0 < self.epochs <= MOST_STEPS:
             raise ValueError(f"epochs = {self.epochs:g} must be above 0 and at most {MOST_STEPS}")
         if not 0 < self.lr_factor < math.inf:

@@ -2,6 +2,7 @@
 
 import math
 import weakref
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -32,6 +33,16 @@ class ReusedMemory:
         lent = memory[:]  # torch holds this object as long as there is a tensor of it
         weakref.finalize(lent, self._give_back, memory).atexit = False
         return torch.from_numpy(lent).view(shape)
+
+    def stacked(self, images: Sequence[Tensor | None], *, size: int) -> Tensor:
+        """Images [C, H, W] of one size side by side, channels_last; black where there is none."""
+        images_BHWC = self.empty(len(images), size, size, 3)
+        for image_HWC, image_CHW in zip(images_BHWC, images, strict=True):
+            if image_CHW is None:
+                image_HWC.zero_()
+            else:
+                image_HWC.copy_(image_CHW.permute(1, 2, 0))
+        return images_BHWC.permute(0, 3, 1, 2)
 
     def _give_back(self, memory: np.ndarray) -> None:
         self._free = [*self._free, memory][-_MOST_FREE:]

@@ -1,6 +1,7 @@
 """The plan of a run's batches, from the section [data]."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from mmtrain.data.config import DataConfig
 from mmtrain.data.joins.joined import JoinedSource
-from mmtrain.data.mixture import weight_schedule
+from mmtrain.data.mixture import changed_at, weight_schedule
 from mmtrain.data.order.batch_sizes import BatchSizes
 from mmtrain.data.order.batches import BatchPlan, RowPlan, Rows
 from mmtrain.data.order.mixture import Mixed, MixturePlan
@@ -19,6 +20,11 @@ from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.storage.cached import CachedFile
 from mmtrain.errors import UsageError
+
+_MOST = {
+    "image_size": "model.vision.image_size",
+    "context_length": "tokenizer.context_length",
+}
 
 
 def tell_caches(sources: Sequence[SampleSource], plan: RowPlan, rows: Rows) -> None:
@@ -59,20 +65,28 @@ def _shards_in(sources: Sequence[SampleSource], rows: Rows) -> Iterator[tuple[in
 
 
 def run_phases(
-    config: DataConfig, phases: Sequence[Phase], *, batch_size: int, num_samples: int
+    config: DataConfig, phases: Sequence[Phase], *, standard: Phase, num_samples: int
 ) -> Phases:
     """Where the phases of a run begin and end.
 
     Args:
         config: the section [data].
         phases: of the recipe; none of them where it has none.
-        batch_size: train.batch_size.
+        standard: what a phase is that says nothing.
         num_samples: of all sources.
 
     Raises:
-        UsageError: a phase has no step, or is as long as epochs that these data do not have.
+        UsageError: a phase has no step, images or texts beyond the model's, or the length of epochs
+            that these data do not have.
     """
     for number, phase in enumerate(phases):
+        for name, key in _MOST.items():
+            value, most = getattr(phase, name), getattr(standard, name)
+            if None not in (value, most) and value > most:
+                raise UsageError(
+                    f"train.phase[{number}]: {name} = {value} is above {key} = {most}, whose "
+                    f"positions all phases share; raise {key}, or lower it"
+                )
         if phase.epochs is not None and (config.mixture or config.stream):
             why = (
                 "a mixture has no epochs of its own"
@@ -82,9 +96,43 @@ def run_phases(
             raise UsageError(f"train.phase[{number}]: {phase.length}: {why}; use samples or steps")
     return lay_out_phases(
         phases,
-        standard=Phase(steps=1, batch_size=batch_size),
+        standard=standard,
         per_epoch=lambda size: batches_in(num_samples, size, last=config.last),
     )
+
+
+def gone_on(
+    before: DataConfig,
+    now: DataConfig,
+    *,
+    step: int,
+    build_plan: Callable[[DataConfig], RowPlan],
+) -> tuple[DataConfig, RowPlan]:
+    """The mixture of a recipe with the weights that another had in the steps behind, and its plan.
+
+    Args:
+        before: the section of the steps behind, with sources of the same names.
+        now: this one.
+        step: updates done.
+        build_plan: of either.
+
+    Raises:
+        UsageError: the steps behind would not be those of `before`.
+    """
+    sources = zip(before.mixture, now.mixture, strict=True)
+    config = replace(now, mixture=tuple(changed_at(old, new, step) for old, new in sources))
+    then, plan = build_plan(before), build_plan(config)
+    assert isinstance(then, MixturePlan) and isinstance(plan, MixturePlan)
+    differ = then.counts(step) != plan.counts(step)
+    if differ.any():
+        name = config.mixture[int(differ.argmax())].name
+        raise UsageError(
+            f"data.mixture[{name}]: its max_epochs and data.mixture_end, as they are now, "
+            f"would have made other steps before step {step}; go on with what was saved "
+            "(without a recipe --resume takes the run's own), or start a new run in another "
+            "--run-dir"
+        )
+    return config, plan
 
 
 def build_row_plan(

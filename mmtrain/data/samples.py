@@ -1,11 +1,12 @@
 """One sample: from its files to pixels, a caption and a label, or the reason why not."""
 
+import copy
 import hashlib
 import io
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -128,6 +129,12 @@ class SampleReader:
         """Read these features too."""
         self._stored = stored
         self._wanted.add(f"{stored.name}.npy")
+
+    def at_size(self, transform: TrainTransform | None, *, at_least: int | None) -> Self:
+        """The same with another square of pixels; arguments as the class has them."""
+        other = copy.copy(self)
+        other._transform, other._at_least = transform, at_least
+        return other
 
     def read(
         self, sample: int, *, caption_draws: Sequence[float], transform_draws: Tensor

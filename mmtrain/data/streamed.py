@@ -5,7 +5,7 @@ batch is no function of its number: a run can begin, and not go on.
 """
 
 import hashlib
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from mmtrain.data.numbered import MOST_REPLACEMENTS, NumberedData
 from mmtrain.data.order.batch_sizes import BatchSizes
 from mmtrain.data.order.batches import Rows, rows_of_rank
 from mmtrain.data.order.randomness import uniform
+from mmtrain.data.phases import Phase
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import NUM_CAPTION_DRAWS, UNIQUE, Sample, SampleReader, StoredFeatures
 from mmtrain.data.sources.source import SampleSource
@@ -102,7 +103,9 @@ class StreamedData(ImageTextData):
             )
         return super().iterate(start, stop)
 
-    def _samples(self, rows: Rows) -> tuple[list[Sample | None], tuple[BadSample, ...]]:
+    def _samples(
+        self, rows: Rows, phase: Phase
+    ) -> tuple[list[Sample | None], tuple[BadSample, ...]]:
         draw = partial(
             uniform, seed=self.seed, epoch=rows.epoch, position_B=torch.from_numpy(rows.position_B)
         )
@@ -110,13 +113,17 @@ class StreamedData(ImageTextData):
         crop_BN = draw(purpose="crop", num=TrainTransform.num_draws)
         samples: list[Sample | None] = []
         bad: list[BadSample] = []
+        (reader,) = self._readers_in(phase)
         for row in range(rows.position_B.size):
-            samples.append(self._next(rows, row, bad, caption_B2[row], crop_BN[row]))
+            read = partial(
+                reader.read, 0, caption_draws=caption_B2[row], transform_draws=crop_BN[row]
+            )
+            samples.append(self._next(rows, row, bad, read))
         self._check_labels(samples)
         return samples, tuple(bad)
 
     def _next(
-        self, rows: Rows, row: int, bad: list[BadSample], caption_draws: Any, crop_draws: Any
+        self, rows: Rows, row: int, bad: list[BadSample], read: Callable[[], Sample]
     ) -> Sample:
         """The next sample that can be used."""
         source, position = self.source, int(rows.position_B[row])
@@ -125,9 +132,7 @@ class StreamedData(ImageTextData):
         while len(refused) <= MOST_REPLACEMENTS:
             source.files = self._take()
             try:
-                return self._readers[0].read(
-                    0, caption_draws=caption_draws, transform_draws=crop_draws
-                )
+                return read()
             except SampleError as error:
                 one = self._bad_sample(0, 0, error, position)
                 refused.append(replace(one, is_replacement=bool(refused)))

@@ -79,9 +79,8 @@ def vision_in(phase: Phase, vision: VisionConfig) -> VisionConfig:
     Raises:
         ValueError: it cannot be so.
     """
-    if phase.patch_dropout is None:
-        return vision
-    return replace(vision, patch_dropout=phase.patch_dropout)
+    own = {"patch_dropout": phase.patch_dropout, "image_size": phase.image_size}
+    return replace(vision, **{name: value for name, value in own.items() if value is not None})
 
 
 def question_positions(position_B: Tensor, num_questions: int) -> Tensor:

@@ -50,6 +50,7 @@ TOLD = frozenset(
         *("train.phase[].steps", "train.phase[].samples", "train.phase[].epochs"),
         *("train.phase[].batch_size", "train.phase[].microbatches"),
         *("train.phase[].lr_factor", "train.phase[].patch_dropout"),
+        *("train.phase[].image_size", "train.phase[].context_length"),
         *("optim.lr", "optim.betas", "optim.eps", "optim.weight_decay", "optim.clip_norm"),
         *("optim.layer_decay", "optim.muon_lr", "optim.muon_momentum"),
         *("optim.muon_weight_decay", "optim.muon_adjust"),

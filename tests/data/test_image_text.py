@@ -490,6 +490,9 @@ def test_a_text_of_no_token_counts_one(tmp_path):
     class Empty:
         context_length, pad_id = 16, 7
 
+        def at_length(self, context_length):
+            return self
+
         def encode(self, texts):
             return torch.zeros(len(texts), 0, dtype=torch.int64), torch.zeros(len(texts), dtype=int)
 

@@ -316,3 +316,17 @@ def test_sinusoidal_positions_are_the_papers():
             angle = t / 10000 ** (2 * i / 6)
             assert table[t, 2 * i].item() == pytest.approx(math.sin(angle), abs=1e-6)
             assert table[t, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-6)
+
+
+@pytest.mark.parametrize(("old", "new"), [((4, 4), (2, 2)), ((7, 7), (5, 3)), ((6, 4), (9, 8))])
+def test_positions_that_train_at_another_size(old, new):
+    """As products they are the resize that others see, with its gradient."""
+    table = torch.randn(old[0] * old[1], 5, dtype=torch.float64, requires_grad=True)
+    found = interpolate_positions(table, old, new)
+    with torch.no_grad():
+        torch.testing.assert_close(found, interpolate_positions(table, old, new))
+    grid = table.unflatten(0, old).permute(2, 0, 1)[None]
+    resized = F.interpolate(grid, size=new, mode="bicubic", antialias=True)[0].flatten(1).T
+    given = torch.randn_like(found)
+    ours, theirs = (torch.autograd.grad(x, table, given) for x in (found, resized))
+    torch.testing.assert_close(ours, theirs)

@@ -12,6 +12,7 @@ from torch import Tensor
 from mmtrain.build.run import Run
 from mmtrain.checkpoint.checkpoint import flatten
 from mmtrain.cli import main
+from mmtrain.models.vision import interpolate_positions
 from mmtrain.train.flags import Wishes
 from mmtrain.train.pace import lr_factor_at
 from mmtrain.train.transfer import Transfer
@@ -31,10 +32,10 @@ def phases(*each: dict[str, Any]) -> tuple[str, str]:
 
 
 TWO = phases(
-    {"samples": 100, "batch_size": 16, "patch_dropout": 0.5},
+    {"samples": 100, "batch_size": 16, "patch_dropout": 0.5, "image_size": 16, "context_length": 8},
     {"steps": 5, "batch_size": 24, "lr_factor": 0.5, "microbatches": 3},
 )
-"""6 steps of 16, and 5 of 24 that begin amid the second epoch of 64."""
+"""6 steps of 16, small and short, and 5 of 24 that begin amid the second epoch of 64."""
 
 
 def go_on(run: Run, *, until: int) -> list[float]:
@@ -205,7 +206,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line.removeprefix("mmtrain: ") for line in lines if line.startswith("mmtrain: ")]
 
 
-FIRST = {"steps": 6, "batch_size": 16, "patch_dropout": 0.5}
+FIRST = {"steps": 6, "batch_size": 16, "patch_dropout": 0.5, "image_size": 16, "context_length": 8}
 SECOND = {"steps": 5, "batch_size": 24, "lr_factor": 0.5, "microbatches": 3}
 
 
@@ -214,6 +215,8 @@ SECOND = {"steps": 5, "batch_size": 24, "lr_factor": 0.5, "microbatches": 3}
     [
         # Of the phase behind, and of the one under way.
         ((FIRST | {"patch_dropout": 0.25}, SECOND), "step 1 has batch_size = 16, lr_factor = 1"),
+        ((FIRST | {"image_size": 32}, SECOND), "image_size = 32, context_length = 8 now"),
+        ((FIRST | {"context_length": 9}, SECOND), "context_length = 9 now"),
         ((FIRST | {"steps": 5}, SECOND), "step 6 has batch_size = 24, lr_factor = 0.5"),
         ((FIRST | {"lr_factor": 2}, SECOND), "step 1 has batch_size = 16, lr_factor = 2"),
         ((FIRST, SECOND | {"batch_size": 12}), "step 7 has batch_size = 12"),
@@ -280,6 +283,21 @@ def test_phases_ahead_may_change(
             "train.phase[0]: microbatches = 3 must divide the 16 rows that each data-parallel rank "
             "has of train.batch_size = 16",
         ),
+        (phases({"steps": 1, "image_size": 20}), "train.phase[0]: patch_size = 8 must divide"),
+        (
+            phases({"steps": 1, "image_size": 40}),
+            "image_size = 40 is above model.vision",
+        ),
+        (phases({"steps": 1, "context_length": 25}), "context_length = 25 is above tokenizer.cont"),
+        (phases({"steps": 1, "context_length": 2}), "context_length = 2 must be at least 3"),
+        (
+            (*phases({"steps": 1, "image_size": 16}), "--model.vision.positions", "sinusoidal"),
+            "image_size = 16: model.vision.positions",
+        ),
+        (
+            (*phases({"steps": 1, "context_length": 8}), "--model.text.pool", "last"),
+            "context_length = 8: this text tower sees its padding",
+        ),
         ((*phases({"steps": 1, "batch_size": 6}), "--data.lanes", "4"), "data.lanes = 4 must"),
     ],
 )
@@ -290,6 +308,56 @@ def test_what_cannot_be_had_is_told(
     assert main(["train", RECIPE, "--run-dir", str(tmp_path / "run"), *words]) == 2
     (line,) = said(capsys)
     assert told in line, line
+
+
+def gradients(run: Run) -> dict[str, Tensor]:
+    """Of the first batch."""
+    (batch,) = run.data.iterate(0, 1)
+    run.state.objective.step(run.state.schedule, batch)
+    return {n: p.grad for n, p in run.state.stage_parameters().items() if p.grad is not None}
+
+
+def test_small_images_and_short_texts_are_a_small_models(tmp_path: Path) -> None:
+    """A phase gives the gradients of a model of that size, whose table of positions is the large
+    one's, interpolated, and whose texts' is its beginning."""
+    exact = (*PLAIN, "--train.precision", "fp64")
+    small_sizes = ("--model.vision.image_size", "16", "--tokenizer.context_length", "8")
+    phase = phases({"steps": 1, "image_size": 16, "context_length": 8}, {"steps": 1})
+    run = build("one", tmp_path, *exact, *phase)
+    small = build("one", tmp_path, *exact, *small_sizes, "--train.steps", "1")
+    of_image, of_text = "vision.embed.positional_embedding", "text.embed.positional_embedding"
+    ours, theirs = (each.state.stage_parameters() for each in (run, small))
+    tables = {}
+    for name, weight in theirs.items():
+        large = ours[name]
+        if name == of_image:
+            patches = interpolate_positions(large[1:], (4, 4), (2, 2))
+            large = torch.cat([large[:1], patches])
+        elif name == of_text:
+            large = large[:8]
+        tables[name] = large
+        weight.data.copy_(large.detach())
+    found, wanted = gradients(run), gradients(small)
+    for name in (of_image, of_text):
+        (given,) = torch.autograd.grad(tables[name], ours[name], wanted[name])
+        torch.testing.assert_close(found.pop(name), given, rtol=1e-9, atol=1e-15)
+        del wanted[name]
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-15)
+
+
+def test_workers_know_the_size_at_the_border(tmp_path: Path) -> None:
+    """Batches that were made ahead are those of their own phases, as one process makes them."""
+    run = build("one", tmp_path, *TWO, "--data.workers", "2", "--data.prefetch", "4")
+    made = list(run.data.iterate(4, 8))
+    assert [batch.images_BCHW.shape[-1] for batch in made] == [16, 16, 32, 32]
+    assert [batch.tokens_BT.size(1) <= 8 for batch in made[:2]] == [True, True]
+    for number, batch in enumerate(made, 4):
+        alone = run.data.batch(number)
+        assert torch.equal(batch.images_BCHW, alone.images_BCHW)
+        assert torch.equal(batch.tokens_BT, alone.tokens_BT)
+        assert batch.phase == alone.phase == int(number >= 6)
 
 
 def train_two_phases(rank: int, name: str, folder: str) -> None:

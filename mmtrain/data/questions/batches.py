@@ -241,15 +241,15 @@ class VqaData(NumberedData[VqaBatch]):
             transform=transform,
             captions={},
             max_pixels=config.max_image_pixels,
-            at_least=config.decoded_at_least(self._image_size),
+            at_least=config.decoded_at_least(self._preprocess.image_size),
             keep_fields=True,
             retry_seconds=config.retry_seconds,
         )
 
     def batch(self, number: int) -> VqaBatch:
         """This rank's images of a global batch, with their questions."""
-        rows = self.plan.rows(number)
-        samples, bad = self._samples(rows)
+        rows, phase = self.plan.rows(number), self.phases.at(number)
+        samples, bad = self._samples(rows, phase)
         draw = partial(
             uniform, seed=self.seed, epoch=rows.epoch, position_B=torch.from_numpy(rows.position_B)
         )
@@ -270,7 +270,7 @@ class VqaData(NumberedData[VqaBatch]):
                 pairs.append(_pair(question, answer_BN[row][slot]))
         tokens_QT, question_length_Q, length_Q = self.text.encode(pairs)
         answer_id_QK, answer_score_QK = self._targets(asked)
-        images_BCHW = self._stacked(samples)
+        images_BCHW = self._stacked(samples, phase)
         return VqaBatch(
             images_BCHW=torch.zeros_like(images_BCHW) if self.vqa.question_only else images_BCHW,
             tokens_QT=tokens_QT,

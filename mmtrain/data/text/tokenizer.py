@@ -194,6 +194,12 @@ class Tokenizer:
         length = self.context_length - num_tokens
         return Tokenizer(dataclasses.replace(self.config, context_length=length), self._model)
 
+    def at_length(self, context_length: int | None) -> "Tokenizer":
+        """The same with texts of so many tokens at most; None: as they are."""
+        if context_length in (None, self.context_length):
+            return self
+        return self.shortened(self.context_length - context_length)
+
     @property
     def definition(self) -> bytes:
         """The content of the model file, from which the same ids come again."""
