@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmtrain.build.tasks import task_sections
 from mmtrain.data.phases import LENGTHS, Phase, Phases
 from mmtrain.errors import UsageError
 from mmtrain.models import VisionConfig
@@ -78,19 +79,14 @@ def _refuse_other_towers(key: str, phase: Phase, recipe: TrainRecipe) -> None:
             "patches row by row, so that one of another size would have other places; use "
             '"learned", "rope_2d" or "none", or one image size'
         )
-    if recipe.vqa is not None and size not in (None, vision.image_size):
-        raise UsageError(
-            f"{key}: image_size = {size}: behind [vqa.generate] and its connectors an image has as "
-            "many tokens in all phases; leave it out beside [vqa]"
-        )
+    why = task_sections(recipe).why_one_size
+    if why is not None and size not in (None, vision.image_size):
+        raise UsageError(f"{key}: image_size = {size}: {why}; leave it out")
     if length is None or length == text.context_length - text.num_context:
         return
-    why = None
-    if recipe.vqa is not None:
-        why = "[vqa] has questions and answers of one length"
-    elif text.num_context:
+    if why is None and text.num_context:
         why = "learned vectors of [peft] stand in the texts"
-    elif not text.cuts_padding:
+    elif why is None and not text.cuts_padding:
         why = "this text tower sees its padding, and texts are padded to all of it"
     if why is not None:
         raise UsageError(f"{key}: context_length = {length}: {why}; leave it out")

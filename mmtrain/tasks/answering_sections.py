@@ -27,6 +27,7 @@ class AnsweringSections:
     vqa: VqaSection
     """[vqa]."""
     has_projection = False
+    why_one_size = "[vqa] has an image's tokens, and a question's, at places of their own"
 
     @property
     def has_text(self) -> bool:

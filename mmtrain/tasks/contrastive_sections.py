@@ -27,6 +27,7 @@ class ContrastiveSections:
     has_text = True
     has_projection = True
     starts_whole = False
+    why_one_size = None
 
     def resolve(self, model: ModelConfig) -> ModelConfig:
         """`loss.kind = "siglip"` needs a bias: where none is set, the logits start at SigLIP's

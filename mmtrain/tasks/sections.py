@@ -25,6 +25,11 @@ class Sections(Protocol):
         ...
 
     @property
+    def why_one_size(self) -> str | None:
+        """Why images and texts are of one size in all phases of a run; None: they need not be."""
+        ...
+
+    @property
     def starts_whole(self) -> bool:
         """All weights come from a trained model, beside what [model] names."""
         ...

@@ -526,3 +526,22 @@ def test_torchrun_trains_resumes_evaluates_and_exports(name: str, tmp_path: Path
     assert main(["train", str(path), *still, "--run-dir", str(two), "--resume-with-changes"]) == 0
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     assert exported.keys() == load_vqa(one).model.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [("image_size = 8", "image_size = 8: [vqa] has"), ("context_length = 8", "context_length = 8")],
+)
+def test_phases_have_images_and_questions_of_one_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], size: str, told: str
+) -> None:
+    """Whose places a decoder counts; batches may change."""
+    recipe = write_recipe(tmp_path, eval={"vqa": []})
+    words = ["train", str(recipe), "--train.phase"]
+    phases = "[{{ steps = 2, batch_size = 6{} }}, {{ steps = 1, patch_dropout = 0.5 }}]"
+    assert main([*words, phases.format(f", {size}")]) == 2
+    error = capsys.readouterr().err
+    assert f"train.phase[0]: {told}" in error and "at places of their own; leave it out" in error
+    if size.startswith("image"):
+        assert main([*words, phases.format("")]) == 0
+        assert len(losses(tmp_path / "run")) == 3
