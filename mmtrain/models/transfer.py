@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from mmtrain.models.clip import Clip
-from mmtrain.models.vision import VisionConfig, interpolate_positions
+from mmtrain.models.tower import interpolate_positions
+from mmtrain.models.vision import VisionConfig
 
 POSITIONS = "vision.embed.positional_embedding"
 

@@ -11,6 +11,7 @@ from mmtrain.limits import MOST_PIXELS, MOST_REGISTERS, check_counts
 from mmtrain.models.tower import (
     check_encoder,
     init_linears,
+    interpolate_positions,
     reset_norms,
     sinusoidal_positions,
 )
@@ -382,31 +383,3 @@ class VisionTower(nn.Module):
             self.head.projection.weight.normal_(0.0, std, generator=generator)
             if self.head.projection.bias is not None:
                 self.head.projection.bias.zero_()
-
-
-def interpolate_positions(table_PD: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """A grid of learned positions at another size, bicubic and antialiased as open_clip does it.
-
-    Args:
-        table_PD: positions of `old` rows x columns of patches.
-        old: the grid that the table is for.
-        new: the grid that is wanted.
-    """
-    if old == new:
-        return table_PD
-    wide = table_PD.to(torch.promote_types(table_PD.dtype, torch.float32))
-    if torch.is_grad_enabled() and wide.requires_grad:
-        # As products, whose gradient repeats itself on every device; interpolate's does not.
-        sides = (resize_weights(*each, like=wide) for each in zip(old, new, strict=True))
-        grid_RCD = torch.einsum("Rr,Cc,rcD->RCD", *sides, wide.unflatten(0, old))
-        return grid_RCD.flatten(0, 1).to(table_PD.dtype)
-    grid = wide.unflatten(0, old).permute(2, 0, 1)[None]
-    grid = F.interpolate(grid, size=new, mode="bicubic", antialias=True, align_corners=False)
-    return grid[0].flatten(1).T.to(table_PD.dtype)
-
-
-def resize_weights(old: int, new: int, *, like: Tensor) -> Tensor:
-    """What each of `new` places along a side takes of `old` ones, [new, old]: bicubic and
-    antialiased."""
-    places = torch.eye(old, dtype=like.dtype, device=like.device)[None, None]
-    return F.interpolate(places, size=(new, old), mode="bicubic", antialias=True)[0, 0]

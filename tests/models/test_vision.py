@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmtrain.models import VisionConfig, VisionTower
-from mmtrain.models.vision import CLIP_MEAN, CLIP_STD, PatchEmbed, interpolate_positions
+from mmtrain.models.tower import interpolate_positions
+from mmtrain.models.vision import CLIP_MEAN, CLIP_STD, PatchEmbed
 from mmtrain.nn import TransformerConfig
 
 D, E = 24, 20

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmtrain.build.run import Run
 from mmtrain.checkpoint.checkpoint import flatten
 from mmtrain.cli import main
-from mmtrain.models.vision import interpolate_positions
+from mmtrain.models.tower import interpolate_positions
 from mmtrain.train.flags import Wishes
 from mmtrain.train.pace import lr_factor_at
 from mmtrain.train.transfer import Transfer
