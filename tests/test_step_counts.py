@@ -97,4 +97,4 @@ def test_counts_are_those_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None
     assert step_counts.all_counts(list(step_counts.CASES)) == kept
     assert not any("waits" in step for step in kept["steps"].values())
     beside = {name: step.get("collectives", {}) for name, step in kept["steps"].items()}
-    assert max(each.get("beside", 0) for each in beside.values()) <= 7
+    assert max(each.get("beside", 0) for each in beside.values()) <= 6

@@ -1,6 +1,7 @@
 """The one global gradient norm, and clipping by it."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -10,12 +11,24 @@ from torch.distributed.tensor import DTensor, Replicate
 from mmtrain.optim.local import local, sum_pending
 
 
+@dataclass(kw_only=True)
+class Rider:
+    """Numbers that are wanted summed over all ranks: the norm's sum takes them along where all
+    gradients go into one over all ranks, so that the norm too is the same on each, whatever happens
+    to one rank's copy."""
+
+    values_N: Tensor
+    """fp64; this rank's, then the sums."""
+    is_summed: bool = False
+
+
 @torch.no_grad()
 def global_norm(
     parameters: Iterable[Tensor],
     *,
     pp_group: dist.ProcessGroup | None = None,
     shared: Iterable[Tensor] = (),
+    rider: Rider | None = None,
 ) -> Tensor:
     """L2 norm of all gradients of the model, the same on every rank.
 
@@ -28,6 +41,7 @@ def global_norm(
         pp_group: the ranks of all stages, over which the squares are summed.
         shared: parameters that every stage holds with the same gradient (the logits' scale and
             bias); counted once.
+        rider: is summed where it can go along.
 
     Returns:
         An fp64 scalar on the parameters' device (main memory where they are offloaded); nothing
@@ -43,7 +57,7 @@ def global_norm(
     for axes, locals_ in by_axes.items():
         square = _sum_of_squares(locals_)
         for group in axes:
-            dist.all_reduce(square, group=group)
+            square = _summed(square, group, rider if len(by_axes) == 1 else None)
         total += square
     if pp_group is not None:
         dist.all_reduce(total, group=pp_group)
@@ -60,6 +74,7 @@ def clip_gradients(
     pp_group: dist.ProcessGroup | None = None,
     shared: Iterable[Tensor] = (),
     loss_scale: Tensor | float = 1.0,
+    rider: Rider | None = None,
 ) -> Tensor:
     """Scale all gradients so that their global norm is at most `max_norm`; None only measures. Sums
     over ranks that gradients wait for are done first, in one collective.
@@ -70,6 +85,7 @@ def clip_gradients(
         pp_group: as in `global_norm`.
         shared: as in `global_norm`.
         loss_scale: what the loss was multiplied by; the gradients are divided by it.
+        rider: as in `global_norm`.
 
     Returns:
         The norm before clipping, without the loss scale. Where it is not finite the gradients are
@@ -77,7 +93,7 @@ def clip_gradients(
     """
     parameters, shared = list(parameters), list(shared)
     sum_pending(parameters)
-    norm = global_norm(parameters, pp_group=pp_group, shared=shared) / loss_scale
+    norm = global_norm(parameters, pp_group=pp_group, shared=shared, rider=rider) / loss_scale
     if max_norm is None and not isinstance(loss_scale, Tensor) and loss_scale == 1:
         return norm
     most = torch.ones_like(norm) if max_norm is None else max_norm / (norm + 1e-6)
@@ -89,6 +105,18 @@ def clip_gradients(
     for (device, dtype), parts in alike.items():
         torch._foreach_mul_(parts, factor.to(device, dtype))  # pyright: ignore[reportPrivateImportUsage]
     return norm
+
+
+def _summed(square: Tensor, group: dist.ProcessGroup, rider: Rider | None) -> Tensor:
+    """A sum over a group; if that is all ranks, with the rider's."""
+    goes = rider is not None and rider.values_N.device == square.device
+    if rider is None or not goes or dist.get_world_size(group) < dist.get_world_size():
+        dist.all_reduce(square, group=group)
+        return square
+    told = torch.cat([square[None], rider.values_N])
+    dist.all_reduce(told, group=group)
+    rider.values_N, rider.is_summed = told[1:], True
+    return told[0]
 
 
 def _gradients(parameters: Iterable[Tensor]) -> list[Tensor]:

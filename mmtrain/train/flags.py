@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mmtrain.optim.clip import Rider
 from mmtrain.ranks import is_alone
 
 
@@ -44,13 +45,15 @@ class Said:
 
 
 class StepFlags:
-    """The flags of one step. Collective over all ranks; waits for nothing until `read`.
+    """The flags of one step. Collective over all ranks, unless a norm's sum took them along; waits
+    for nothing until `read`.
 
     Args:
         loss: this rank's, a scalar.
         grad_norm: the norm before clipping, a scalar.
         wishes: this rank's.
         nothing: 0-dim bool, whether the batch has nothing to learn from. None: it has.
+        own: `own_flags` of the same, which may be summed over the ranks already. None: make them.
         can_fall: 0-dim bool, whether the loss scale can. None: there is none.
 
     Attributes:
@@ -65,22 +68,22 @@ class StepFlags:
         grad_norm: Tensor,
         wishes: Wishes,
         nothing: Tensor | None = None,
+        own: Rider | None = None,
         can_fall: Tensor | None = None,
     ) -> None:
         device = loss.device
         never = torch.zeros((), dtype=torch.bool, device=device)
-        found = [
-            ~loss.isfinite(),
-            ~grad_norm.to(device, non_blocking=True).isfinite(),
-            never if nothing is None else nothing,
-        ]
-        flags = torch.cat([torch.stack(found).to(torch.int32), _on_device(wishes, device)])
-        if not is_alone():
+        own = own_flags(loss=loss, wishes=wishes, nothing=nothing) if own is None else own
+        # Of a norm that carried the others the sum is the same on all ranks.
+        bad = ~grad_norm.to(device, non_blocking=True).isfinite()
+        flags = torch.cat([bad.double()[None], own.values_N])
+        if not is_alone() and not own.is_summed:
             dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        bad_loss, bad_norm, empty = flags[:3].bool()
+        flags = flags > 0
+        bad_norm, bad_loss, empty = flags[:3]
         self.overflow = bad_norm & ~bad_loss & (never if can_fall is None else can_fall)
         self.skip = bad_loss | bad_norm | empty
-        told = torch.cat([flags, self.overflow.to(torch.int32)[None]])
+        told = torch.cat([flags, self.overflow[None]])
         self._host = torch.empty(told.shape, dtype=told.dtype, pin_memory=device.type == "cuda")
         self._host.copy_(told, non_blocking=True)
         self._done = torch.cuda.Event() if device.type == "cuda" else None
@@ -91,7 +94,7 @@ class StepFlags:
         """What was said; waits until the device has come to this step's end."""
         if self._done is not None:
             self._done.synchronize()
-        bad_loss, bad_norm, nothing, *wishes, overflow = map(bool, self._host.tolist())
+        bad_norm, bad_loss, nothing, *wishes, overflow = self._host.tolist()
         return Said(
             wishes=Wishes(**dict(zip(_NAMES, wishes, strict=True))),
             bad_loss=bad_loss,
@@ -102,6 +105,13 @@ class StepFlags:
 
 
 _NAMES = tuple(field.name for field in fields(Wishes))
+
+
+def own_flags(*, loss: Tensor, wishes: Wishes, nothing: Tensor | None = None) -> Rider:
+    """What this rank says of a step before its gradient norm is known; arguments as `StepFlags`."""
+    bad = ~loss.isfinite()
+    found = torch.stack([bad, torch.zeros_like(bad) if nothing is None else nothing])
+    return Rider(values_N=torch.cat([found, _on_device(wishes, loss.device)]).double())
 
 
 def _on_device(wishes: Wishes, device: torch.device) -> Tensor:

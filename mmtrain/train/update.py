@@ -11,7 +11,7 @@ from torch import Tensor
 from mmtrain.data.batch import BadSample, SampleBatch
 from mmtrain.nn.regions import region
 from mmtrain.optim import clip_gradients
-from mmtrain.train.flags import StepFlags, Wishes
+from mmtrain.train.flags import StepFlags, Wishes, own_flags
 from mmtrain.train.state import RunState
 from mmtrain.train.transfer import Transfer
 
@@ -66,6 +66,8 @@ def take_step(
     state.optimizers.set_lr(lr_factor)
     factor = 1.0 if scale is None else scale.factor()
     loss = state.objective.step(state.schedule, on_device, loss_scale=factor)
+    nothing = state.objective.nothing_learnt
+    own = own_flags(loss=loss, wishes=wishes, nothing=nothing)
     with region("optimizer"):
         norm = clip_gradients(
             state.stage_parameters().values(),
@@ -73,12 +75,14 @@ def take_step(
             pp_group=state.layout.group("pp"),
             shared=state.objective.parameters().values(),
             loss_scale=factor,
+            rider=own,
         )
     flags = StepFlags(
         loss=loss,
         grad_norm=norm,
         wishes=wishes,
-        nothing=state.objective.nothing_learnt,
+        nothing=nothing,
+        own=own,
         can_fall=None if scale is None else scale.can_fall,
     )
     if scale is not None:

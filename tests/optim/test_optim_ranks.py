@@ -10,6 +10,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 from mmtrain.optim import Ema, OptimConfig, build_optimizers, clip_gradients
+from mmtrain.optim.clip import Rider
 from tests.ranks import run_ranks
 
 MAX_NORM = 0.05
@@ -134,11 +135,25 @@ def check_mixed_meshes(rank):
         whole.append(nn.Parameter(torch.zeros_like(gradient)))
         whole[-1].grad = gradient.clone()
     parameters.append(nn.Parameter(torch.zeros(2)))  # without a gradient
-    norm = clip_gradients(parameters, 1.0)
+    rider = Rider(values_N=torch.tensor([rank, 1.0, 0.0], dtype=torch.float64))
+    norm = clip_gradients(parameters, 1.0, rider=rider)
+    assert not rider.is_summed, "some gradients are in no sum, and one rank's may be spoilt"
     want = torch.nn.utils.clip_grad_norm_(whole, 1.0)
     torch.testing.assert_close(norm.float(), want)
     for got, p in zip(parameters, whole, strict=False):
         torch.testing.assert_close(full(got.grad), p.grad)
+
+
+def check_rider(rank):
+    """What goes with the one sum of all shards is summed, and the norm is what it was."""
+    mesh = init_device_mesh("cpu", (2,), mesh_dim_names=("dp",))
+    gradient = torch.arange(15.0).view(5, 3)
+    parameter = nn.Parameter(torch.zeros_like(distribute_tensor(gradient, mesh, [Shard(0)])))
+    parameter.grad = distribute_tensor(gradient, mesh, [Shard(0)])
+    rider = Rider(values_N=torch.tensor([rank, 1.0, 0.0], dtype=torch.float64))
+    norm = clip_gradients([parameter], None, rider=rider)
+    torch.testing.assert_close(norm.float(), gradient.norm())
+    assert rider.is_summed and rider.values_N.tolist() == [1, 2, 0]
 
 
 def check_stages(rank):
@@ -147,7 +162,9 @@ def check_stages(rank):
     grads = [torch.randn(4, 3), torch.randn(7)]
     mine, scale = nn.Parameter(torch.zeros_like(grads[rank])), nn.Parameter(torch.tensor(0.0))
     mine.grad, scale.grad = grads[rank].clone(), torch.tensor(2.0)
-    norm = clip_gradients([mine], 1.0, pp_group=dist.group.WORLD, shared=[scale])
+    rider = Rider(values_N=torch.ones(2, dtype=torch.float64))
+    norm = clip_gradients([mine], 1.0, pp_group=dist.group.WORLD, shared=[scale], rider=rider)
+    assert not rider.is_summed and rider.values_N.tolist() == [1, 1], "no sum of shards to go with"
     want = torch.cat([grads[0].flatten(), grads[1], torch.tensor([2.0])]).norm()
     torch.testing.assert_close(norm.float(), want)
     torch.testing.assert_close(scale.grad, 2.0 / want)
@@ -157,6 +174,7 @@ def check_stages(rank):
 def check_all(rank):
     check_fsdp(rank)
     check_mixed_meshes(rank)
+    check_rider(rank)
     check_stages(rank)
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from mmtrain.errors import UsageError
-from mmtrain.train.flags import StepFlags, Wishes
+from mmtrain.train.flags import StepFlags, Wishes, own_flags
 from mmtrain.train.guard import Guard, StopSignals, TrainingStopped, Verdict
 from tests.ranks import run_ranks
 
@@ -97,6 +98,16 @@ def agree(rank: int, folder: str) -> None:
     if rank == 1:
         signals.received = signal.SIGTERM
     assert judged(guard, GOOD, GOOD, step=2).stop
+    for bad, save in ((True, False), (False, True)):
+        loss = torch.tensor(torch.nan) if bad and rank == 1 else GOOD
+        wishes = Wishes(save=save and rank == 0)
+        own = own_flags(loss=loss, wishes=wishes)
+        dist.all_reduce(own.values_N)
+        own.is_summed = True
+        flags = StepFlags(loss=loss, grad_norm=GOOD, wishes=wishes, own=own)
+        said = flags.read()
+        assert (flags.skip.item(), said.bad_loss, said.wishes.save) == (bad, bad, save)
+        assert not said.bad_norm and not said.wishes.stop
 
 
 def test_ranks_agree(tmp_path: Path) -> None:
