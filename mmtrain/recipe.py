@@ -86,7 +86,7 @@ def load_recipe(
     data = expand_paths(TrainRecipe, data)
     _keep_one_length(data, overrides or [])
     begun = _begun(data) if resumes else None
-    filled = with_start(with_decoder(_with_written_scale(data)), begun=begun)
+    filled = with_start(with_decoder(_with_written_scale(data), begun=begun), begun=begun)
     recipe = decode(TrainRecipe, filled)
     _refuse_written_sizes(data, recipe)
     if recipe.model.init_training and (recipe.model.init is None or recipe.vqa is not None):
@@ -141,13 +141,16 @@ def _with_written_scale(data: dict[str, Any]) -> dict[str, Any]:
 
 def _refuse_written_sizes(data: dict[str, Any], recipe: TrainRecipe) -> None:
     """What is written of the text tower must be what the tokenizer has, also where it is the
-    default's value; a start's own tokenizer is looked at by `with_start`.
+    default's value; a start's own tokenizer is looked at by `with_start`, a decoder's by `resolve`.
 
     Raises:
         UsageError: it is not.
     """
     text = data.get("model", {}).get("text", {})
     written = {name: getattr(recipe.model.text, name) for name in text if name in _SIZES}
+    generate = recipe.vqa and recipe.vqa.generate
+    if generate and generate.init is not None:
+        return
     if written and recipe.tokenizer != TokenizerConfig():
         tokenizer, add_eot = build_tokenizer(recipe.tokenizer), recipe.tokenizer.add_eot
         # Not yet shortened by the learned vectors, whose places it has.

@@ -55,7 +55,9 @@ def begun_tokenizer(recipe: TrainRecipe, folder: Path) -> Tokenizer:
 
 
 def brings_tokenizer(recipe: TrainRecipe) -> bool:
-    """Whether the tokenizer of a run is that of the model it starts from."""
+    """Whether the tokenizer of a run is that of the model or decoder it starts from."""
+    if task_sections(recipe).brings_tokenizer:
+        return True
     return recipe.model.init is not None and recipe.tokenizer == TokenizerConfig()
 
 

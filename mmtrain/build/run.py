@@ -39,6 +39,7 @@ from mmtrain.train.config import total_steps
 from mmtrain.train.evaluations import Failed, attempt
 from mmtrain.train.metrics import MetricsLog
 from mmtrain.train.objective import Objective
+from mmtrain.train.run_folder import TOKENIZER
 from mmtrain.train.state import Identity, RunState, as_fp32
 from mmtrain.train.step import build_schedule
 
@@ -160,6 +161,7 @@ def build_run(recipe: TrainRecipe, layout: Layout, *, begun: bool = False) -> Ru
         preprocess=build_preprocess(recipe),
         start=start,
         begun=begun,
+        kept=Path(recipe.run.dir) / TOKENIZER,
         layout=layout,
         seed=recipe.run.seed,
         batch_size=recipe.train.batch_size,

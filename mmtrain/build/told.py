@@ -77,4 +77,10 @@ def write_run_facts(run: Run) -> None:
     on_rank_0(lambda: write_facts(run.folder, recipe=recipe, facts=facts))
     if brings_tokenizer(run.recipe):
         with writing(run.folder):
-            on_rank_0(lambda: run.data.tokenizer.save(run.folder / TOKENIZER))
+            on_rank_0(lambda: _keep(run))
+
+
+def _keep(run: Run) -> None:
+    """What the run's start brought beside the weights."""
+    run.data.tokenizer.save(run.folder / TOKENIZER)
+    run.task.keep(run.folder / TOKENIZER)

@@ -36,8 +36,13 @@ _TOKENIZER = ("context_length",)
 """Keys of [tokenizer] that a decoder's leaves open."""
 
 
-def with_decoder(data: dict[str, Any]) -> dict[str, Any]:
+def with_decoder(data: dict[str, Any], *, begun: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A recipe's dict with the shape of the decoder that vqa.generate.init names.
+
+    Args:
+        data: the recipe's.
+        begun: the recipe that a run which goes on recorded. Where it started from the same decoder,
+            it says its shape, and the folder is not read.
 
     Raises:
         UsageError: there is no such decoder, or a key says something else than it.
@@ -48,7 +53,9 @@ def with_decoder(data: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(init, str) or init == NONE:
         return data  # nothing to fill in, or for `decode` to refuse
     _refuse_other_tokenizer(data, init)
-    found = _section(_read_config(Path(init)))
+    was = {} if begun is None else begun.get("vqa", {}).get("generate", {})
+    alike = was.get("init", NONE) == init
+    found = was if alike else _section(_read_config(Path(init)))
     brought = dict(_flat(found))
     for name, value in _flat(generate):
         own = brought.get(name, NONE)

@@ -84,9 +84,7 @@ def save_vqa(folder: Path, saved: VqaModel) -> None:
     digest = _sha256(partial)
     os.replace(partial, weights)
     saved.tokenizer.save(folder)
-    for name, content in saved.decoder_files.items():
-        (folder / DECODER).mkdir(exist_ok=True)
-        replace_file(folder / DECODER / name, content)
+    write_decoder_files(folder, saved.decoder_files)
     config = SavedVqa(
         clip=saved.model.clip,
         vqa=saved.model.config,
@@ -130,8 +128,20 @@ def load_vqa(path: Path, device: str | torch.device = "cpu", *, key: str = "mode
         preprocess=config.preprocess,
         vocabulary=AnswerVocabulary(answers=config.answers) if config.answers else None,
         answer_length=config.answer_length,
-        decoder_files={p.name: p.read_bytes() for p in sorted((folder / DECODER).glob("*"))},
+        decoder_files=read_decoder_files(folder),
     )
+
+
+def write_decoder_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Into a folder in `folder`; nothing where there are none."""
+    for name, content in files.items():
+        (folder / DECODER).mkdir(parents=True, exist_ok=True)
+        replace_file(folder / DECODER / name, content)
+
+
+def read_decoder_files(folder: Path) -> dict[str, bytes]:
+    """What `write_decoder_files` wrote."""
+    return {path.name: path.read_bytes() for path in sorted((folder / DECODER).glob("*"))}
 
 
 def export_decoder(source: Path, *, out: Path) -> None:

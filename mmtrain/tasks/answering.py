@@ -22,7 +22,13 @@ from mmtrain.data.questions.source import open_questions, refuse_unanswered
 from mmtrain.errors import UsageError
 from mmtrain.eval.questions.answering import Answerer
 from mmtrain.loading.decoder_start import read_decoder
-from mmtrain.loading.vqa import VqaModel, load_vqa, save_vqa
+from mmtrain.loading.vqa import (
+    VqaModel,
+    load_vqa,
+    read_decoder_files,
+    save_vqa,
+    write_decoder_files,
+)
 from mmtrain.losses.config import AnswerLossConfig
 from mmtrain.losses.vocabulary import VocabularyShares
 from mmtrain.models import ClipConfig
@@ -95,8 +101,8 @@ class AnsweringTask:
         if section.init is not None and not shared.begun:
             self._whole = load_vqa(Path(section.init), key="vqa.init")
         found = None if self._whole is None else self._whole.model.state_dict()
-        decoder = None if begins is None else read_decoder(begins)
-        self._decoder_files = {} if decoder is None else decoder.files
+        decoder = None if begins is None or shared.begun else read_decoder(begins)
+        self._decoder_files = read_decoder_files(shared.kept) if decoder is None else decoder.files
         self.model = build_started_model(clip, self.section, shared, found, decoder=decoder)
         if shared.begun:
             return
@@ -128,7 +134,9 @@ class AnsweringTask:
     def check_adapted(self) -> None:
         """Refuse an adapter beside which a head stays as it was drawn, or a rate without use."""
         trains = {name for name, p in self.model.named_parameters() if p.requires_grad}
-        brought = "generate.decoder." if self._decoder_files else None
+        generate = self.section.generate
+        is_begun = generate is not None and generate.init is not None
+        brought = "generate.decoder." if is_begun else None
         drawn = [n for n in self.model.state_dict() if brought is None or not n.startswith(brought)]
         for head in ("classify", "generate"):
             frozen = [n for n in drawn if n.startswith(f"{head}.") and n not in trains]
@@ -184,6 +192,10 @@ class AnsweringTask:
             decoder_files=self._decoder_files,
         )
         save_vqa(folder, saved)
+
+    def keep(self, folder: Path) -> None:
+        """The files of the decoder's folder but for the weights."""
+        write_decoder_files(folder, self._decoder_files)
 
     def looks(self, evaluator: Answerer) -> None:
         """A report has the evaluations' own pictures."""

@@ -39,6 +39,11 @@ class AnsweringSections:
         """From vqa.init."""
         return self.vqa.init is not None
 
+    @property
+    def brings_tokenizer(self) -> bool:
+        """From vqa.generate.init."""
+        return self.vqa.generate is not None and self.vqa.generate.init is not None
+
     def resolve(self, model: ModelConfig) -> ModelConfig:
         """The heads take the towers as they are."""
         return model

@@ -159,6 +159,9 @@ class ContrastiveTask:
             preprocess=self._shared.preprocess,
         )
 
+    def keep(self, folder: Path) -> None:
+        """Nothing."""
+
     def looks(self, evaluator: Encoder) -> Encoder:
         """Both towers' maps; the other ranks are not there."""
         return replace(evaluator, group=None)

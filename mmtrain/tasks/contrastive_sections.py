@@ -29,6 +29,11 @@ class ContrastiveSections:
     starts_whole = False
     why_one_size = None
 
+    @property
+    def brings_tokenizer(self) -> bool:
+        """Nothing does."""
+        return False
+
     def resolve(self, model: ModelConfig) -> ModelConfig:
         """`loss.kind = "siglip"` needs a bias: where none is set, the logits start at SigLIP's
         published scale 10 and bias -10 (Zhai et al. 2023, arXiv:2303.15343, section 3.2).

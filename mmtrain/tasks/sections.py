@@ -34,6 +34,11 @@ class Sections(Protocol):
         """All weights come from a trained model, beside what [model] names."""
         ...
 
+    @property
+    def brings_tokenizer(self) -> bool:
+        """What the task's own sections start from has a tokenizer, see `tokenizer`."""
+        ...
+
     def resolve(self, model: ModelConfig) -> ModelConfig:
         """What the task fixes in [model], filled in.
 

@@ -37,6 +37,8 @@ class Shared:
     """The model that the run starts from."""
     begun: bool = False
     """Whether all weights come from the run's own checkpoint; nothing is read of a start then."""
+    kept: Path
+    """The folder of the run that keeps what its start brought, where it has begun."""
     layout: Layout
     """The mesh."""
     seed: int
@@ -131,6 +133,11 @@ class Task(Protocol):
 
     def export(self, folder: Path, evaluator: Any) -> None:
         """Write the model in our form; on one rank."""
+        ...
+
+    def keep(self, folder: Path) -> None:
+        """Write what a run that goes on without its start will need beside the tokenizer; on one
+        rank."""
         ...
 
     def looks(self, evaluator: Any) -> Encoder | None:

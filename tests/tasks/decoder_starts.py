@@ -1,12 +1,15 @@
 """Folders of decoders that a run can start from: random weights, a tokenizer, a chat template."""
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from mmtrain.settings.decode import dump_toml
 from tests.interop.decoder_folders import DECODERS, build_peer
+from tests.tasks.test_vqa_run import write_recipe
 
 TEXTS = [
     "what color is the shape?", "is there a circle?", "a red square and a blue triangle",
@@ -53,3 +56,14 @@ def write_decoder(
     build_peer(name, **sizes).save_pretrained(folder)
     write_tokenizer(folder, chat=chat, bos=bos)
     return folder
+
+
+def started_recipe(folder: Path, decoder: Path, **generate: Any) -> Path:
+    """A recipe that only writes, by the decoder of a folder."""
+    path = write_recipe(folder)
+    content = tomllib.loads(path.read_text())
+    content["tokenizer"] = {"context_length": 40}
+    del content["vqa"]["classify"], content["vqa"]["front_door"], content["vqa"]["min_count"]
+    content["vqa"]["generate"] = {"init": str(decoder)} | generate
+    path.write_text(dump_toml(content))
+    return path

@@ -5,7 +5,6 @@ import re
 import shutil
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,23 +12,11 @@ import torch
 from mmtrain.cli import main
 from mmtrain.loading.vqa import load_vqa
 from mmtrain.nn import TransformerConfig
-from mmtrain.settings.decode import dump_toml
 from mmtrain.tasks.config import GenerateSection
-from tests.tasks.decoder_starts import CHATML, write_decoder
-from tests.tasks.test_vqa_run import ROOT, build, losses, write_recipe
+from tests.tasks.decoder_starts import CHATML, started_recipe, write_decoder
+from tests.tasks.test_vqa_run import ROOT, build, losses
 
 DOC = ROOT / "docs/vqa.md"
-
-
-def started_recipe(folder: Path, decoder: Path, **generate: Any) -> Path:
-    """A recipe that only writes, by the decoder of a folder."""
-    path = write_recipe(folder)
-    content = tomllib.loads(path.read_text())
-    content["tokenizer"] = {"context_length": 40}
-    del content["vqa"]["classify"], content["vqa"]["front_door"], content["vqa"]["min_count"]
-    content["vqa"]["generate"] = {"init": str(decoder)} | generate
-    path.write_text(dump_toml(content))
-    return path
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from timm.models import save_for_hf
 
 import mmtrain
 from mmtrain.cli import main
+from tests.tasks.decoder_starts import CHATML, started_recipe, write_decoder
 from tests.tasks.test_vqa_run import write_recipe
 from tests.train.test_vision_init import RECIPE as TIMM
 
@@ -82,12 +83,17 @@ def start_vqa_from_clip(folder: Path, pretrained: Path) -> list[str]:
     return [str(path), "--model.init", str(folder / "start")]
 
 
+def start_decoder(folder: Path, _: Path) -> list[str]:
+    return [str(started_recipe(folder, write_decoder(folder / "start", chat=CHATML)))]
+
+
 STARTS: dict[str, Callable[[Path, Path], list[str]]] = {
     "clip": start_clip,
     "lora": start_lora,
     "timm": start_timm,
     "vqa": start_vqa,
     "vqa from clip": start_vqa_from_clip,
+    "decoder": start_decoder,
 }
 
 
@@ -127,7 +133,11 @@ def test_the_start_is_not_needed(
         found = exported(run)
         assert all(torch.equal(value, found[name]) for name, value in wanted.items())
     kept = ["checkpoint", "convert", str(run), "--out", str(tmp_path / "converted")]
-    if "vqa" not in start:
+    if start == "decoder":
+        words = ["export", str(run), "--format", "hf-decoder", "--out", str(tmp_path / "decoder")]
+        assert main(words) == 0
+        assert "chat_template" in (tmp_path / "decoder/tokenizer_config.json").read_text()
+    elif "vqa" not in start:
         assert main([*kept, "--format", "mmtrain"]) == 0
         ours, theirs = (mmtrain.load(path)[2] for path in (run, tmp_path / "converted"))
         assert ours.definition == theirs.definition
