@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from mmtrain.cli import main
 from mmtrain.data import open_loader
 from mmtrain.data.config import DataConfig
-from mmtrain.data.joins import keyed
+from mmtrain.data.joins import key_index, keyed
 from mmtrain.data.joins.keyed import open_keyed
 from mmtrain.errors import UsageError
 from mmtrain.eval.features.embed_files import features_file, write_piece
@@ -229,3 +230,58 @@ def test_no_room_to_unpack_is_one_line(
     monkeypatch.setattr(keyed.tempfile, "TemporaryFile", full)
     with pytest.raises(UsageError, match=r"No space left on device.*TMPDIR"):
         build_data(shards, join=(join,))
+
+
+def features_folder(folder: Path, keys: list[str], *, width: int = 4) -> Path:
+    """Two pieces of features, as `mmtrain embed` writes them: row n is full of n."""
+    folder.mkdir()
+    half = len(keys) // 2
+    for piece, part in enumerate((range(half), range(half, len(keys)))):
+        rows = np.repeat(np.array(part, dtype=np.float32)[:, None], width, axis=1)
+        np.save(folder / f"features-{piece:05}.npy", rows)
+        told = json.dumps([keys[number] for number in part])
+        (folder / f"keys-{piece:05}.json").write_text(told)
+    return folder
+
+
+def open_features(folder: Path) -> Any:
+    return open_keyed(str(folder), key_column="key", index_dir=None)
+
+
+ODD = ["", "a", "\n", "a\nb", "ключ", "b" * 300, "\ud800", "a b", "\n\n", "é", "e\u0301"]
+
+
+def test_keys_of_features_are_the_texts_that_were_written(tmp_path: Path) -> None:
+    one = open_features(features_folder(tmp_path / "f", ODD))
+    for found in (one, pickle.loads(pickle.dumps(one))):
+        for number, key in enumerate(ODD):
+            assert found.index.row(key) == number
+            own, row = found.row(number)
+            features_E = np.load(io.BytesIO(row.files["features.npy"]))
+            assert own == key and (features_E == number).all()
+    assert one.index.row("c") is None
+
+
+def test_a_key_of_features_takes_little_memory_and_features_go_to_no_worker(tmp_path: Path) -> None:
+    """16 bytes of hash and row, 8 of a place, and its letters; Python's text takes 66 alone."""
+    num, width = 20_000, 64
+    folder = features_folder(tmp_path / "f", [f"{n:09}" for n in range(num)], width=width)
+    tracemalloc.start()
+    try:
+        one = open_features(folder)
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held / num < 16 + 8 + 10 + 8
+    assert len(pickle.dumps(one)) < num * width  # a quarter of the features
+
+
+@pytest.mark.parametrize("alike", [1, 3])
+def test_keys_with_one_hash_are_told_apart(tmp_path: Path, monkeypatch: Any, alike: int) -> None:
+    monkeypatch.setattr(key_index, "_hashed", lambda key: len(key) % alike)
+    keys = [f"{'x' * (n % 4)}{n}" for n in range(12)]
+    one = open_features(features_folder(tmp_path / "f", keys))
+    assert [one.index.row(key) for key in keys] == [*range(12)]
+    folder = features_folder(tmp_path / "twice", [*keys, keys[2]])
+    with pytest.raises(UsageError, match="rows 3 and 13 have the same key"):
+        open_features(folder)

@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -16,6 +16,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 
 from mmtrain.data.images.decode import IMAGE_EXTENSIONS
+from mmtrain.data.joins.key_index import Index, PackedTexts
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.sources.table import TABLE_SUFFIXES, Table
@@ -56,43 +57,6 @@ class Keyed(Protocol):
         ...
 
 
-class Index:
-    """Row numbers by key, 16 bytes a row; whoever asks compares the key itself.
-
-    Args:
-        keys: of the rows, in order.
-        told: names them in messages.
-
-    Raises:
-        UsageError: there is none, or one is there twice.
-    """
-
-    def __init__(self, keys: Iterable[str], told: str) -> None:
-        hashes = np.array([_hashed(key) for key in keys], dtype=np.uint64)
-        if not hashes.size:
-            raise UsageError(f"{told} has no rows; name another")
-        self._row_N = np.argsort(hashes, kind="stable")
-        self._hash_N = hashes[self._row_N]
-        twice = np.flatnonzero(self._hash_N[1:] == self._hash_N[:-1])
-        if twice.size:
-            first, second = sorted(self._row_N[twice[0] : twice[0] + 2].tolist())
-            raise UsageError(
-                f"{told}: rows {first + 1} and {second + 1} have the same key; leave one row a key "
-                "(several captions may be a list)"
-            )
-
-    def row(self, key: str) -> int | None:
-        """The number of the row that may have a key."""
-        place = int(np.searchsorted(self._hash_N, hashed := _hashed(key)))
-        found = place < self._hash_N.size and int(self._hash_N[place]) == hashed
-        return int(self._row_N[place]) if found else None
-
-
-def _hashed(key: str) -> int:
-    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
-
-
 class KeyedTable:
     """A .csv, .tsv, .jsonl or .json with a column of keys."""
 
@@ -101,7 +65,7 @@ class KeyedTable:
         self._table = Table(path, column=key_column, option="data.join_key", key="data.join")
         self.fingerprint = self._table.fingerprint
         numbers = range(self._table.num_rows)
-        self.index = Index((self._key_of(number) for number in numbers), told)
+        self.index = Index(map(self._key_of, numbers), key_of=self._key_of, told=told)
 
     def _key_of(self, number: int) -> str:
         try:
@@ -144,7 +108,8 @@ class KeyedParquet:
                 for buffer in filter(None, chunk.buffers()):
                     digest.update(buffer)
         self.fingerprint = digest.hexdigest()
-        self.index = Index(map(str, table[key_column].to_pylist()), told)
+        keys = [str(key) for key in table[key_column].to_pylist()]
+        self.index = Index(keys, key_of=keys.__getitem__, told=told)
         try:
             self._file = _unpacked(table)
         except OSError as error:
@@ -204,28 +169,37 @@ class KeyedFeatures:
     """A folder of features-00000.npy with keys-00000.json, as `mmtrain embed` writes them."""
 
     def __init__(self, files: Sequence[Path], *, told: str) -> None:
-        self.path = str(files[0].parent)
+        self.path, self._files = str(files[0].parent), list(files)
         digest = hashlib.blake2b(digest_size=16)
-        self._pieces: list[np.ndarray] = []
-        self._keys: list[str] = []
+        self._pieces = []
         try:
-            for file in files:
-                features_NE = np.load(file, mmap_mode="r", allow_pickle=False)
-                place = file.with_name(file.name.replace("features", "keys")).with_suffix(".json")
-                keys = json.loads(place.read_text(encoding="utf-8"))
-                if features_NE.ndim != 2 or len(keys) != len(features_NE):
-                    raise ValueError(f"{file.name} holds no features with a key each")
-                digest.update(f"{features_NE.shape} {features_NE.dtype}".encode())
-                for place in (0, len(features_NE) // 2, len(features_NE) - 1):
-                    digest.update(features_NE[place : place + 1].tobytes())  # all may be terabytes
-                self._pieces.append(features_NE)
-                self._keys += map(str, keys)
+            self._keys = PackedTexts(self._read(file, digest) for file in files)
         except (OSError, ValueError) as error:
             raise UsageError(f"{told} cannot be read: {error}") from error
         self._end_P = np.cumsum([len(piece) for piece in self._pieces])
-        digest.update("\n".join(self._keys).encode("utf-8", "surrogatepass"))
+        digest.update(self._keys.all_bytes.data)
         self.fingerprint = digest.hexdigest()
-        self.index = Index(self._keys, told)
+        self.index = Index(self._keys, key_of=self._keys.__getitem__, told=told)
+
+    def _read(self, file: Path, digest: Any) -> list[str]:
+        """Open the features of a file; their keys."""
+        features_NE = np.load(file, mmap_mode="r", allow_pickle=False)
+        place = file.with_name(file.name.replace("features", "keys")).with_suffix(".json")
+        keys = json.loads(place.read_text(encoding="utf-8"))
+        if features_NE.ndim != 2 or len(keys) != len(features_NE):
+            raise ValueError(f"{file.name} holds no features with a key each")
+        digest.update(f"{features_NE.shape} {features_NE.dtype}".encode())
+        for row in (0, len(features_NE) // 2, len(features_NE) - 1):
+            digest.update(features_NE[row : row + 1].tobytes())  # all may be terabytes
+        self._pieces.append(features_NE)
+        return [*map(str, keys)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_pieces": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state  # a map is pickled as all that is in it
+        self._pieces = [np.load(each, mmap_mode="r", allow_pickle=False) for each in self._files]
 
     def row(self, number: int) -> tuple[str, Row]:
         """The features as the file features.npy."""
@@ -242,7 +216,8 @@ class KeyedShards:
         self._source = ShardSource(path, index_dir=index_dir, key="data.join")
         self.path, self.fingerprint = path, self._source.fingerprint
         numbers = range(self._source.num_samples)
-        self.index = Index((self._source.key(number) for number in numbers), told)
+        key_of = self._source.key
+        self.index = Index(map(key_of, numbers), key_of=key_of, told=told)
 
     def row(self, number: int) -> tuple[str, Row]:
         """Its files; its .json as fields."""
