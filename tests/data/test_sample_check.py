@@ -12,6 +12,7 @@ import pytest
 
 from mmtrain.cli import main
 from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.sample_check import check_samples, joined_reports
 from mmtrain.data.sources.open import open_source
 from mmtrain.errors import UsageError
 from mmtrain.eval.samples import EvalBatches, read_text_field, spans
@@ -272,3 +273,38 @@ def test_parts_of_a_table_are_stretches_of_its_rows(
         found.append(main(words))
         found.append(capsys.readouterr().err.count("image missing"))
     assert found[::2] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 5])
+@pytest.mark.parametrize("captions", [{"txt": 1.0}, {}])
+def test_reports_of_parts_join_to_that_of_one_check(
+    tmp_path: Path, num: int, captions: dict[str, float]
+) -> None:
+    """Names too, of which there are more than are kept, and what no sample has."""
+    kinds = [{"png": b"no"}, {"txt": "a"}, {"jpg": JPEG[:200]}, {"jpg": JPEG, "txt": "a"}]
+    for shard in range(5):
+        rows = [(f"{shard}-{n:03}", kinds[(shard + n) % 4 if n % 3 else 0]) for n in range(41)]
+        write_shard(tmp_path / f"{shard}.tar", rows)
+    whole = check_samples(open_source(str(tmp_path)), captions=captions, label_key="no")
+    parts = [
+        check_samples(open_source(str(tmp_path), part=(n, num)), captions=captions, label_key="no")
+        for n in range(num)
+    ]
+    places = [str(path) for path in sorted(tmp_path.glob("*.tar"))]
+    assert len(whole.named) == 100 and len(whole.reasons) > 1
+    assert joined_reports(parts, places=places) == whole
+
+
+def test_a_hint_is_given_where_every_part_has_it(tmp_path: Path) -> None:
+    mute, told = {"jpg": JPEG}, {"jpg": JPEG, "txt": "a"}
+    for last in (mute, told):
+        write_shard(tmp_path / "0.tar", [("a", mute), ("b", mute)])
+        write_shard(tmp_path / "1.tar", [("c", last)])
+        reports = [
+            check_samples(open_source(str(tmp_path), part=part), captions={"txt": 1.0})
+            for part in ((0, 1), (0, 2), (1, 2))
+        ]
+        assert joined_reports(reports[1:]) == reports[0]
+        assert bool(reports[0].hint) == (last is mute)
+        for path in tmp_path.iterdir():
+            path.unlink()
