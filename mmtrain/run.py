@@ -21,6 +21,7 @@ from mmtrain.data.batch import ImageTextBatch
 from mmtrain.data.config import DataConfig
 from mmtrain.data.storage.cache import caching
 from mmtrain.data.storage.patience import waiting
+from mmtrain.data.streamed import StreamedData
 from mmtrain.errors import ExitStatus, UsageError
 from mmtrain.files import writing
 from mmtrain.models import Clip
@@ -277,6 +278,9 @@ def _resume(run: Run, *, with_changes: bool, begun: bool) -> Run:
         drop_leftovers(run.folder)
     else:
         _say(f"resuming from {path}")
+        if isinstance(run.data, StreamedData):
+            for line in run.data.take_up(run.state.stream):
+                _say(line)
     if run.state.step > run.total_steps:
         raise UsageError(
             f"{path} is of step {run.state.step}, beyond the {run.total_steps} steps of this "

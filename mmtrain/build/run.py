@@ -20,6 +20,7 @@ from mmtrain.data.accounts import EpochAccounts
 from mmtrain.data.bad_samples import BAD_SAMPLES_FILE, BadSampleLog
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.numbered import NumberedData
+from mmtrain.data.streamed import StreamedData
 from mmtrain.errors import UsageError
 from mmtrain.eval.forward_size import forward_size
 from mmtrain.eval.scheduled import check_evaluation, command_words, run_evaluation
@@ -130,7 +131,17 @@ class Run:
             keep=self.recipe.train.keep_checkpoints,
             recipe=encode(self.recipe),
             background=self.background,
+            stream=self._stream_state(),
         )
+
+    def _stream_state(self) -> dict[str, Any] | None:
+        """Where a stream stands on all ranks. Collective where there is one."""
+        if not isinstance(self.data, StreamedData):
+            return None
+        own = self.data.stream_state()
+        states = gather(own)
+        places = {process: place for state in states for process, place in state["places"].items()}
+        return own | {"places": places}
 
 
 def build_run(recipe: TrainRecipe, layout: Layout, *, begun: bool = False) -> Run:

@@ -31,7 +31,7 @@ def headline(run: Run) -> Iterator[str]:
     steps = f"{run.total_steps:,} steps"
     steps += f" in {len(config.phase)} phases" if given else f" of {config.batch_size:,}"
     if run.recipe.data.stream:
-        yield f"a stream, which cannot be resumed; {steps}"
+        yield f"a stream, resumed at its shards' borders; {steps}"
     else:
         epochs = run.total_steps / data.batches_per_epoch
         if given:

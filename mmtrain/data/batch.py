@@ -94,6 +94,8 @@ class SampleBatch:
     """int64, which source of a mixture each row is of; None without a mixture."""
     taken: tuple[Taken, ...] = ()
     """What the rows take of their epochs; none in an evaluation."""
+    stream: Any = None
+    """Of a stream which process made it, and where that stood behind it."""
 
     @property
     def num_rows(self) -> int:

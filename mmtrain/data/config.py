@@ -55,7 +55,7 @@ class DataConfig:
     how many batches a source gets."""
     stream: bool = False
     """Read shards from their beginning, such as pipes and what servers without ranges send: exact
-    to the shard, and such a run cannot be resumed."""
+    to the shard, where a resumed run goes on."""
     allow_pipe: bool = False
     """Let a shell run what stands behind `pipe:` in `train`; with `stream`."""
     stream_buffer: int = 1000

@@ -5,15 +5,16 @@ read as strictly as any other. The order is a seeded one of shards, mixed by a b
 shard, not to the sample; what can be indexed is better opened by `open_loader`.
 """
 
+import contextlib
 import errno
 import random
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 from webdataset.filters import shuffle
@@ -32,6 +33,15 @@ from mmtrain.errors import UsageError
 from mmtrain.settings.paths import refuse_secrets
 
 PIPE = "pipe:"
+
+
+class StreamPlace(NamedTuple):
+    """Where a stream stands."""
+
+    epoch: int
+    """That it goes on with, from 0."""
+    done: list[int]
+    """Numbers of its shards that were handed on whole in this epoch."""
 
 
 class Stream:
@@ -56,14 +66,14 @@ class Stream:
         self._key, self._seconds = key, patience(retry_seconds)
         self.urls, self._map = tuple(urls), map
         self._seed, self._buffer = seed, buffer
-        self._rank, self._world_size = rank, world_size
+        self.rank, self._world_size = rank, world_size
         self.epoch = 0
         """That iterating goes on with, from 0."""
         self.bad: Counter[str] = Counter()
         """Samples left out because `map` refused them, by reason."""
         self._done: set[int] = set()
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Generator[Any, None, None]:
         """The rest of this epoch.
 
         Raises:
@@ -71,11 +81,18 @@ class Stream:
         """
         left: Counter[int] = Counter()
         whole: set[int] = set()
-        rng = random.Random(f"{self._seed} {self.epoch} {self._rank}")
+        rng = random.Random(f"{self._seed} {self.epoch} {self.rank}")
+        samples = self._samples(left, whole)
         pipeline = DataPipeline(
-            lambda: self._samples(left, whole),
+            lambda: samples,
             shuffle(self._buffer, initial=self._buffer, rng=rng),
         )
+        with contextlib.closing(samples):
+            yield from self._made(pipeline, left, whole)
+        self.epoch, self._done = self.epoch + 1, set()
+
+    def _made(self, pipeline: Iterable[Any], left: Counter[int], whole: set[int]) -> Iterator[Any]:
+        """What `map` makes of the samples; a shard is done when all of its were handed on."""
         for shard, files in pipeline:
             left[shard] -= 1
             if shard in whole and not left[shard]:
@@ -86,28 +103,38 @@ class Stream:
                 self.bad[str(error)] += 1
                 continue
             yield made
-        self.epoch, self._done = self.epoch + 1, set()
 
-    def _samples(self, left: Counter[int], whole: set[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _samples(
+        self, left: Counter[int], whole: set[int]
+    ) -> Generator[tuple[int, dict[str, Any]], None, None]:
         """Each sample with the number of its shard; counted as they go into the buffer."""
         order = EpochPlan([len(self.urls)], seed=self._seed, shuffle_group=1)
         shards = [order.sample(self.epoch, place) for place in range(len(self.urls))]
-        for shard in shards[self._rank :: self._world_size]:
+        for shard in shards[self.rank :: self._world_size]:
             if shard in self._done:
                 continue
-            shard_files = read_shard(self.urls[shard], key=self._key, seconds=self._seconds)
-            for files in shard_files:
-                left[shard] += 1
-                yield shard, files
+            with contextlib.closing(
+                read_shard(self.urls[shard], key=self._key, seconds=self._seconds)
+            ) as shard_files:
+                for files in shard_files:
+                    left[shard] += 1
+                    yield shard, files
             whole.add(shard)
             if not left[shard]:
                 self._done.add(shard)
 
+    def place(self) -> StreamPlace:
+        """Where it stands."""
+        return StreamPlace(self.epoch, sorted(self._done))
+
+    def go_on(self, place: StreamPlace) -> None:
+        """Go on there."""
+        self.epoch, self._done = place.epoch, set(place.done)
+
     def state_dict(self) -> dict[str, Any]:
         """The epoch, and the shards that were handed on whole, as plain JSON."""
         return {
-            "epoch": self.epoch,
-            "done": sorted(self._done),
+            **self.place()._asdict(),
             "seed": self._seed,
             "urls": list(self.urls),
         }
@@ -120,7 +147,7 @@ class Stream:
         """
         if (state["seed"], state["urls"]) != (self._seed, list(self.urls)):
             raise UsageError("the state is of other shards or of another seed; open it as it was")
-        self.epoch, self._done = state["epoch"], set(state["done"])
+        self.go_on(StreamPlace(state["epoch"], state["done"]))
 
 
 def open_stream(
@@ -198,7 +225,7 @@ def expand_stream(train: str | Sequence[str], *, key: str, lets: str) -> tuple[s
     return urls
 
 
-def read_shard(url: str, *, key: str, seconds: float) -> Iterator[dict[str, Any]]:
+def read_shard(url: str, *, key: str, seconds: float) -> Generator[dict[str, Any], None, None]:
     """The samples of a shard as webdataset gives them, in its order.
 
     It is whole before the first is handed on; what breaks off is told and taken anew, so no sample

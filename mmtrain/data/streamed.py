@@ -1,9 +1,11 @@
 """Training on shards that can only be read from their beginning; see stream.py.
 
 A process has its own shards and makes the batches whose turn is its own, of what comes next. So a
-batch is no function of its number: a run can begin, and not go on.
+batch is no function of its number, and says where its process stood behind it: a run goes on with
+the shards that were not handed on whole, those that were begun from their beginning.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import replace
@@ -27,7 +29,7 @@ from mmtrain.data.phases import Phase
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import NUM_CAPTION_DRAWS, UNIQUE, Sample, SampleReader, StoredFeatures
 from mmtrain.data.sources.source import SampleSource
-from mmtrain.data.stream import Stream, expand_stream
+from mmtrain.data.stream import Stream, StreamPlace, expand_stream
 from mmtrain.errors import UsageError
 
 
@@ -63,7 +65,13 @@ class StreamedData(ImageTextData):
                 f"data.stream = true shares out whole shards, and {len(self._urls)} are fewer than "
                 f"{self._world_size} ranks with data.workers = {config.workers}; use fewer"
             )
-        self._coming: Iterator[dict[str, Any]] | None = None
+        self._coming: Generator[dict[str, Any], None, None] | None = None
+        self._stream: Stream | None = None
+        """Of this process, and its number among all that read."""
+        self._process = 0
+        self._num_processes, self._is_told = processes, False
+        self._places: dict[int, StreamPlace] = {}
+        """Where processes of this rank stood behind their last batch that was handed on."""
         super().__init__(config, **common)
         self._is_first = True
 
@@ -89,19 +97,66 @@ class StreamedData(ImageTextData):
         """
         raise UsageError(f"{key}: data.stream = true has none; they need shards by ranges")
 
+    def batch(self, number: int) -> ImageTextBatch:
+        """What comes next, and where that leaves this process."""
+        made = super().batch(number)
+        assert self._stream is not None, "it gave the samples"
+        return replace(made, stream=(self._process, self._stream.place()))
+
     def iterate(self, start: int, stop: int) -> Generator[ImageTextBatch, None, None]:
-        """The batches of a run from its beginning.
+        """The batches of a run from its beginning, or behind what `take_up` was given.
 
         Raises:
-            UsageError: it is to go on elsewhere; or as `NumberedData.iterate`.
+            UsageError: it is to go on at a place that nobody told; or as `NumberedData.iterate`.
         """
-        if 0 < start < stop:
+        if 0 < start < stop and not self._is_told:
             raise UsageError(
-                f"data.stream = true: a stream cannot be gone on with at step {start}, since it is "
-                "read from its beginning; start a new run in another --run-dir, or read the shards "
-                "by ranges (a copy, a store, a server that knows them) without data.stream"
+                f"data.stream = true: the checkpoint of step {start} does not say which shards are "
+                "behind it; start a new run in another --run-dir, or read the shards by ranges (a "
+                "copy, a store, a server that knows them) without data.stream"
             )
-        return super().iterate(start, stop)
+        try:
+            for batch in super().iterate(start, stop):
+                if batch.stream is not None:
+                    process, place = batch.stream
+                    self._places[process] = place
+                yield batch
+        finally:
+            if self._coming is not None:
+                self._coming.close()  # a shard's temporary file goes with it
+                self._coming = None
+
+    def stream_state(self) -> dict[str, Any]:
+        """Where this rank's processes stand, as plain JSON."""
+        places = {str(process): place._asdict() for process, place in self._places.items()}
+        return {"processes": self._num_processes, "places": places}
+
+    def take_up(self, state: dict[str, Any] | None) -> Iterator[str]:
+        """Go on where the processes of all ranks stood; gives lines about it.
+
+        Args:
+            state: as `stream_state`, of all ranks together; None: nobody wrote it.
+
+        Raises:
+            UsageError: there are other processes now, which have other shards.
+        """
+        if state is None:
+            return
+        if state["processes"] != self._num_processes:
+            raise UsageError(
+                f"data.stream = true: {state['processes']} processes (ranks x data.workers) shared "
+                f"out the shards, and now there are {self._num_processes}; resume with as many"
+            )
+        places = {int(n): StreamPlace(**place) for n, place in state["places"].items()}
+        each = self._num_processes // self._world_size
+        own = range(self._rank * each, (self._rank + 1) * each)
+        self._places = {process: place for process, place in places.items() if process in own}
+        self._is_told = True
+        num_done = sum(len(place.done) for place in places.values())
+        yield (
+            f"data.stream: of the epoch {num_done:,} of {len(self._urls):,} shards are behind; "
+            "what was begun of others comes again"
+        )
 
     def _samples(
         self, rows: Rows, phase: Phase
@@ -145,7 +200,7 @@ class StreamedData(ImageTextData):
             self._coming = self._epochs()
         return next(self._coming)
 
-    def _epochs(self) -> Iterator[dict[str, Any]]:
+    def _epochs(self) -> Generator[dict[str, Any], None, None]:
         worker = get_worker_info()
         number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         stream = Stream(
@@ -158,13 +213,19 @@ class StreamedData(ImageTextData):
             key="data.train",
             retry_seconds=self.config.retry_seconds,
         )
+        self._stream, self._process = stream, stream.rank
+        if (begun := self._places.get(stream.rank)) is not None:
+            stream.go_on(begun)
+        may_be_empty = begun is not None
         while True:
             num = 0
-            for files in stream:
-                num += 1
-                yield files
-            if not num:
+            with contextlib.closing(iter(stream)) as rows:
+                for files in rows:
+                    num += 1
+                    yield files
+            if not num and not may_be_empty:
                 raise UsageError(f"data.train = {self._urls[0]} ...: no samples came")
+            may_be_empty = False  # of the epoch that was gone on with nothing may be left
 
     def _check_labels(self, samples: list[Sample | None]) -> None:
         key, is_first = self.config.label_key, self._is_first

@@ -119,6 +119,8 @@ class RunState:
     """Real samples in those batches, over all ranks."""
     loss: Tensor | None = None
     """Of the last step: what a list of checkpoints shows."""
+    stream: dict[str, Any] | None = None
+    """Where a stream stood in the checkpoint that was gone on from."""
 
     def enter(self, phase: Phase) -> None:
         """Take the coming step as its phase says."""
@@ -155,8 +157,16 @@ class RunState:
         keep: int,
         recipe: dict[str, Any],
         background: BackgroundSave | None = None,
+        stream: dict[str, Any] | None = None,
     ) -> None:
         """Write and seal a checkpoint of this step, or begin to in the background.
+
+        Args:
+            run_dir: the run's folder.
+            keep: how many checkpoints stay.
+            recipe: of the run, as plain JSON.
+            background: writes it while the run goes on.
+            stream: where a stream stands on all ranks together; None: it is none.
 
         Raises:
             UsageError: this one, or the one before in the background, could not be written.
@@ -172,6 +182,7 @@ class RunState:
             "accounts": self.accounts.state_dict(),
             "loss_scale": None if self.loss_scale is None else self.loss_scale.state_dict(),
             "recipe": recipe,
+            **({} if stream is None else {"stream": stream}),
         }
         save = save_checkpoint if background is None else background.begin
         save(run_dir / CHECKPOINTS, step=self.step, tensors=self.tensors(), state=state, keep=keep)
@@ -206,6 +217,7 @@ class RunState:
             warn(f"{path} does not say what its teachers were: those of the recipe are taken")
         load_checkpoint(path, self.tensors(), verified=True)
         self.step, self.samples_seen = state["step"], state["samples_seen"]
+        self.stream = state.get("stream")
         self.bad_samples.load_state_dict(state["bad_samples"])
         self.accounts.load_state_dict(state.get("accounts"), batches=self.step)
         # Absent where the checkpoint is older, or of a run at another precision: the scale begins.
