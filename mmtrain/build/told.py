@@ -11,6 +11,7 @@ from mmtrain.build.run import Run
 from mmtrain.data.fingerprint import split_fingerprint
 from mmtrain.data.storage import hub
 from mmtrain.files import writing
+from mmtrain.parallel import compiled_code
 from mmtrain.ranks import is_alone, on_rank_0
 from mmtrain.recipe import TrainRecipe
 from mmtrain.settings.decode import encode
@@ -39,6 +40,11 @@ def headline(run: Run) -> Iterator[str]:
         yield f"{data.num_samples:,} samples; {steps} ({epochs:,.4g} epochs)"
     if given:
         yield from data.phases.lines()
+    if config.compile:
+        yield (
+            f"every block is compiled in the first step; the code is kept in {compiled_code()} for "
+            "the next run (TORCHINDUCTOR_CACHE_DIR)"
+        )
     part = run.num_trainable / run.num_parameters
     share = "" if part == 1 else f" of {run.num_parameters:,} ({part:.2%})"
     yield f"training {run.num_trainable:,}{share} parameters in {config.precision} on {run.layout}"

@@ -80,7 +80,7 @@ class TrainConfig:
     loss_scale: LossScaleConfig = field(default_factory=LossScaleConfig)
     """The loss scale of fp16."""
     compile: bool = False
-    """torch.compile every block."""
+    """torch.compile every block. The code is kept for the next run (TORCHINDUCTOR_CACHE_DIR)."""
     device: str = "auto"
     """auto, cpu or cuda."""
     deterministic: bool = False

@@ -58,6 +58,8 @@ class Loop:
     """Told of every step, so that a rank that is slow is named."""
     _rolled_back_to: int | None = field(default=None, init=False)
     _transfer: Transfer = field(init=False)
+    _first: int = field(default=-1, init=False)
+    """Updates done before the first of this process."""
     _garbage: GarbageCollection = field(init=False)
     _unjudged: deque[Step] = field(default_factory=deque, init=False)
 
@@ -79,6 +81,7 @@ class Loop:
             return self._run()
 
     def _run(self) -> bool:
+        self._first = self.state.step
         saved_step, saved_time = self.state.step, time.monotonic()
         clock, batches = Clock(), self.data.iterate(self.state.step, self.total_steps)
         try:
@@ -121,7 +124,7 @@ class Loop:
     def _step(self, batch: SampleBatch, clock: Clock, *, save_due: bool) -> Step:
         """Give the device one update, which is judged later."""
         number, failed = self.state.step, self.background is not None and self.background.failed
-        phases = self.data.phases
+        phases, begun = self.data.phases, time.monotonic()
         self.state.enter(phases.at(number))
         step = take_step(
             self.state,
@@ -139,6 +142,9 @@ class Loop:
                 bad_samples=bool(batch.bad),
             ),
         )
+        if self.config.compile and number == self._first:
+            seconds = time.monotonic() - begun
+            self._say(f"the first step took {seconds:,.1f} s, most of it for compiling")
         self.state.accounts.record(batch.taken)
         self._unjudged.append(step)
         clock.count(step.num_rows)
