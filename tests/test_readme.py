@@ -106,7 +106,7 @@ def test_commands_of_the_data_page_are_understood():
 
 def test_options_in_the_text_exist():
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+(?![\w.-])", README + DATA_DOC))
-    known = {"--nproc-per-node", "--format", "--sort", "--out"}
+    known = {"--nproc-per-node", "--format", "--sort", "--out", "--gpus"}
     parsers = [build_parser()]
     while parsers:
         for action in parsers.pop()._actions:
