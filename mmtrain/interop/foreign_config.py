@@ -2,6 +2,7 @@
 
 import difflib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,17 @@ class ForeignConfig:
             wanted = " or ".join(one.__name__ for one in kinds)
             raise UsageError(f"{self.source}: {name} = {show(value)} must be {wanted}")
         return float(value) if float in kinds and int not in kinds else value
+
+    def take_numbers(self, name: str, default: Sequence[float]) -> tuple[float, ...]:
+        """The field's list of numbers; the default where it is missing or null.
+
+        Raises:
+            UsageError: it is none.
+        """
+        values = self.take(name, list, list(default))
+        if not all(type(value) in (int, float) for value in values):
+            raise UsageError(f"{self.source}: {name} = {show(values)} must be numbers")
+        return tuple(map(float, values))
 
     def only(self, name: str, *allowed: Any) -> Any:
         """The field's value, one of `allowed`; the first where it is missing or null.

@@ -91,6 +91,8 @@ def read_weights(folder: Path) -> Tensors:
         if index.is_file():
             parts = ForeignConfig(read_json(index), source=str(index)).take("weight_map", dict)
             tensors: Tensors = {}
+            if not all(isinstance(part, str) for part in parts.values()):
+                raise UsageError(f"{index}: weight_map must name a file for each tensor")
             for part in sorted(set(parts.values())):
                 path = folder / Path(part).name
                 tensors |= raw_state_dict(read_checkpoint(path), path)
@@ -118,7 +120,7 @@ def _read_preprocess(folder: Path, config: ClipConfig) -> tuple[ClipConfig, Prep
     )  # fmt: skip
     _one_in(fields, "rescale_factor", 1 / 255)
     mean, std = (
-        tuple(float(x) for x in fields.take(f"image_{name}", list, list(default)))
+        fields.take_numbers(f"image_{name}", default)
         for name, default in (("mean", config.vision.mean), ("std", config.vision.std))
     )
     preprocess = PreprocessConfig(

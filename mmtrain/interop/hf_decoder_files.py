@@ -7,6 +7,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from mmtrain.data.text.far_ids import refuse_far_ids
 from mmtrain.data.text.language_tokenizer import (
     Codec,
     JsonCodec,
@@ -224,6 +225,7 @@ def _with_added(rust: Tokenizer, files: TokenizerFiles) -> bytes:
                 f"{files.folder}: the added token {token.content} is {number} in one file and "
                 f"{own} by the others"
             )
+    refuse_far_ids(rust)
     return rust.to_str().encode()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from mmtrain.data.text.far_ids import refuse_far_ids
 from mmtrain.data.text.json_tokenizer import JsonTokenizer
 from mmtrain.data.text.siglip_pieces import AddedPiece, SiglipPieces, define
 from mmtrain.data.text.tokenizer import Tokenizer, TokenizerConfig, TokenModel
@@ -54,6 +55,10 @@ def read_hf_tokenizer(folder: Path, *, context_length: int, clean: str | None = 
 
 def _backend(files: TokenizerFiles) -> tuple[TokenModel, int | None]:
     rust, pad_id = build_backend(files)
+    try:
+        refuse_far_ids(rust)
+    except ValueError as error:
+        raise UsageError(f"{files.folder}: its tokenizer {error}") from error
     try:
         return JsonTokenizer(rust.to_str().encode()), pad_id
     except ValueError as error:

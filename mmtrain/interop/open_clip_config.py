@@ -35,6 +35,9 @@ def config_from_open_clip(model_cfg: dict[str, Any], *, source: str = "open_clip
     bias = fields.take("init_logit_bias", float, None)
     if "multimodal_cfg" in model_cfg:
         raise UsageError(f"{fields.source}: multimodal_cfg: a CoCa is not supported")
+    for name in ("vision_cfg", "text_cfg"):
+        if not fields.holds(name):
+            raise UsageError(f"{fields.source}: {name} is missing")
     vision = _read(fields.section("vision_cfg"), _vision, quick_gelu=quick_gelu)
     text = _read(fields.section("text_cfg"), _text, quick_gelu=quick_gelu)
     fields.close()

@@ -219,7 +219,7 @@ def _with_preprocess(config: ClipConfig, cfg: ForeignConfig) -> tuple[ClipConfig
     cfg.only("mode", "RGB")
     cfg.only("fill_color", 0)
     mean, std = (
-        tuple(float(number) for number in cfg.take(name, (list, tuple), default))
+        cfg.take_numbers(name, default)
         for name, default in (("mean", CLIP_MEAN), ("std", CLIP_STD))
     )
     interpolation = cfg.only("interpolation", "bicubic", "bilinear", "random")

@@ -83,12 +83,14 @@ def read_timm_tower(folder: Path) -> tuple[VisionConfig, Tensors]:
         args |= {"global_pool": pool}
     pixels = fields.section("pretrained_cfg")
     size = pixels.take("input_size", list, [3, args["img_size"], args["img_size"]])
+    if len(size) != 3 or type(size[-1]) is not int:
+        raise UsageError(f"{source}: pretrained_cfg: input_size = {size} must be 3, height, width")
     args["img_size"] = size[-1]
     config, tensors = vision_from_timm(
         args, read_tensors(folder / "model.safetensors"), source=source
     )
-    mean, std = (pixels.take(name, list, list(getattr(config, name))) for name in ("mean", "std"))
-    return replace(config, mean=tuple(mean), std=tuple(std)), float_tensors(tensors)
+    mean, std = (pixels.take_numbers(name, getattr(config, name)) for name in ("mean", "std"))
+    return replace(config, mean=mean, std=std), float_tensors(tensors)
 
 
 def read_timm_interpolation(folder: Path) -> Literal["bicubic", "bilinear"]:

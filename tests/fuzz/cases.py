@@ -10,7 +10,7 @@ from mmtrain.cli import main
 from mmtrain.settings.decode import dump_toml
 from tests.data.questions.vqa_files import write_set
 from tests.fuzz.damage import draw_damage
-from tests.fuzz.options import draw_command, draw_reader
+from tests.fuzz.options import draw_command, draw_folder_reader, draw_reader
 from tests.fuzz.recipes import draw_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +26,8 @@ class Templates(NamedTuple):
     """What they left behind."""
     files: list[str]
     """Paths of data of every kind."""
+    folders: dict[str, Path]
+    """What `embed`, `export` and `convert` wrote, by its kind; of the first run."""
 
 
 def make_templates(folder: Path) -> Templates:
@@ -43,7 +45,20 @@ def make_templates(folder: Path) -> Templates:
     shard, features = str(debug / "train.tar"), folder / "features"
     assert main(["embed", "--model", str(runs[0]), "--data", shard, "--out", str(features)]) == 0
     files = [*debug.iterdir(), *(folder / "vqa").iterdir(), *recipes, *runs, features]
-    return Templates(recipes, runs, [*map(str, files), str(runs[0] / "export")])
+    folders = {"npy": features} | _folders(folder, runs[0], shard)
+    return Templates(recipes, runs, [*map(str, files), str(runs[0] / "export")], folders)
+
+
+def _folders(folder: Path, run: Path, shard: str) -> dict[str, Path]:
+    """Features in several files, and the model in every form that has a towers' reader."""
+    parquet = folder / "parquet"
+    words = ["--data", shard, "--format", "parquet", "--piece", "20", "--out", str(parquet)]
+    assert main(["embed", "--model", str(run), *words]) == 0
+    made = {"parquet": parquet}
+    for form in ("mmtrain", "open-clip", "hf"):
+        made[form] = folder / form
+        assert main(["export", str(run), "--format", form, "--out", str(made[form])]) == 0
+    return made
 
 
 def _write(path: Path, recipe: dict[str, Any]) -> Path:
@@ -90,12 +105,17 @@ class Case(NamedTuple):
 def draw_case(seed: int, number: int, templates: Templates, cwd: Path) -> Case:
     """Case `number`, and in the folder `cwd` the files that it names."""
     rng = random.Random(f"{seed}-{number}")
-    kind = rng.choices(("recipe", "options", "files", "disk"), weights=(6, 2, 2, 1))[0]
+    kinds = ("recipe", "options", "files", "folders", "disk")
+    kind = rng.choices(kinds, weights=(6, 2, 2, 2, 1))[0]
     base = rng.randrange(len(templates.recipes))
     if kind == "recipe":
         drawn = draw_recipe(rng, templates.recipes[base], templates.files)
         (cwd / "recipe.toml").write_bytes(drawn.text)
         return Case(["train", "recipe.toml", *drawn.overrides])
+    if kind == "folders":
+        base, form = 0, rng.choice(sorted(templates.folders))
+        shutil.copytree(templates.folders[form], cwd / "folder")
+        draw_damage(rng, cwd / "folder")
     shutil.copytree(templates.runs[base], cwd / "run")
     shutil.copy(templates.recipes[base], cwd / "recipe.toml")
     if kind == "options":
@@ -103,5 +123,8 @@ def draw_case(seed: int, number: int, templates: Templates, cwd: Path) -> Case:
     if kind == "files":
         draw_damage(rng, cwd / "run")
     disk = rng.choice((0, 100, 2000, 20_000, 200_000)) if kind == "disk" else None
-    reader = draw_reader(rng, debug=templates.recipes[0].parent / "debug")
+    debug = templates.recipes[0].parent / "debug"
+    if kind == "folders":
+        return Case(draw_folder_reader(rng, of_features=form in ("npy", "parquet"), debug=debug))
+    reader = draw_reader(rng, debug=debug)
     return Case(reader, disk)

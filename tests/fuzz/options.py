@@ -85,3 +85,24 @@ def draw_reader(rng: random.Random, *, debug: Path) -> list[str]:
             )
         )
     )
+
+
+def draw_folder_reader(rng: random.Random, *, of_features: bool, debug: Path) -> list[str]:
+    """A right command that reads `folder`, features or a model, beside a run and its recipe."""
+    data, new = ["--data", str(debug / "train.tar")], ["--run-dir", "new", "--train.steps", "1"]
+    readers = (
+        (
+            ["serve", "--model", "run", "--index", "folder", "--port", "0"],
+            ["embed", "--model", "run", "--out", "folder", *data],
+            ["train", "recipe.toml", *new, "--data.join", "folder"],
+        )
+        if of_features
+        else (
+            ["convert", "folder", "new", "--format", rng.choice(("mmtrain", "open-clip", "hf"))],
+            ["eval", "retrieval", "--model", "folder", "--out", "new.json", *data],
+            ["embed", "--model", "folder", "--out", "new", *data],
+            ["train", "recipe.toml", *new, "--model.init", "folder"],
+            ["summary", "folder"],
+        )
+    )
+    return list(rng.choice(readers))

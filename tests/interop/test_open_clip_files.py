@@ -286,6 +286,21 @@ DAMAGE = {
     "no weights": (lambda f: (f / "open_clip_model.safetensors").unlink(), "but no weights"),
     "truncated": (truncate, "cannot be read as weights"),
     "no model_cfg": (damage_config(lambda c: c.pop("model_cfg")), "model_cfg is missing"),
+    **{
+        f"no {tower}": (
+            damage_config(lambda c, t=tower: c["model_cfg"].pop(t)),
+            f"{tower} is missing",
+        )
+        for tower in ("vision_cfg", "text_cfg")
+    },
+    "a mean of words": (
+        damage_config(lambda c: c["preprocess_cfg"].update(mean=["..", 0, 0])),
+        "preprocess_cfg: mean = .* must be numbers",
+    ),
+    "no text": (
+        damage_config(lambda c: c["model_cfg"].update(text_cfg=None)),
+        "text_cfg is missing",
+    ),
     "another width": (
         damage_config(lambda c: c["model_cfg"]["vision_cfg"].update(width=96)),
         "of another shape",

@@ -13,6 +13,8 @@ from importlib import resources
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from tokenizers.decoders import ByteLevel
 
+from mmtrain.data.text.far_ids import refuse_far_ids
+
 SOT = "<start_of_text>"
 EOT = "<end_of_text>"
 
@@ -124,6 +126,7 @@ class ClipBpe:
                 self._rust = Tokenizer.from_str(definition.decode("utf-8"))
             except Exception as error:  # the library raises nothing more precise
                 raise ValueError(f"is not a tokenizer.json ({error})") from error
+            refuse_far_ids(self._rust)
         sot_id, eot_id = self._rust.token_to_id(SOT), self._rust.token_to_id(EOT)
         if sot_id is None or eot_id is None:
             raise ValueError(f"has no {SOT} or no {EOT}")

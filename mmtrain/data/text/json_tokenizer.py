@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
+from mmtrain.data.text.far_ids import refuse_far_ids
+
 
 class JsonTokenizer:
     """Turns cleaned texts into ids; start and end token are those of the file's own template.
@@ -23,6 +25,7 @@ class JsonTokenizer:
             self._rust = Tokenizer.from_str(definition.decode("utf-8"))
         except Exception as error:  # the library raises nothing more precise
             raise ValueError(f"is not a tokenizer.json ({error})") from error
+        refuse_far_ids(self._rust)
         padding = self._rust.padding
         self._rust.no_padding()
         self._rust.no_truncation()

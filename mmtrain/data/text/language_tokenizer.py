@@ -10,6 +10,7 @@ import sentencepiece
 from tokenizers import Tokenizer
 
 from mmtrain.data.text.chat import ChatTemplate, Message
+from mmtrain.data.text.far_ids import refuse_far_ids
 from mmtrain.errors import UsageError
 
 
@@ -51,6 +52,7 @@ class JsonCodec:
             self._rust = Tokenizer.from_str(definition.decode("utf-8"))
         except Exception as error:  # the library raises nothing more precise
             raise ValueError(f"is not a tokenizer.json ({error})") from error
+        refuse_far_ids(self._rust)
         self._rust.no_padding()
         self._rust.no_truncation()
         self.vocab_size = max(self._rust.get_vocab(with_added_tokens=True).values()) + 1

@@ -269,8 +269,9 @@ def _build(config: TokenizerConfig, path: Path, definition: bytes) -> Tokenizer:
 def _read(path: Path, key: str) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{key} = {path}: {error.strerror}; name a file that exists") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{key} = {path}: {why}; name a file that exists") from error
 
 
 _SAVED_KEYS = {
