@@ -34,6 +34,7 @@ from mmtrain.report import write_report
 from mmtrain.settings.decode import decode, encode
 from mmtrain.settings.paths import escape_path, expand_paths
 from mmtrain.settings.read_toml import read_toml
+from mmtrain.tasks.draws import vision_in
 from mmtrain.train.config import total_steps
 from mmtrain.train.evaluations import refuse_failed
 from mmtrain.train.guard import Guard, StopSignals
@@ -211,14 +212,20 @@ def _utilisation(run: Run) -> Utilisation | None:
 
     towers = (model.vision, model.text)
     works = [training_work(tower, tower.transformer.blocks) for tower in towers]
-    passes = run.state.objective.num_passes(run.state.schedule)
-    again = [
-        passes - 1 + (run.recipe.parallel.recompute.forwards_again if work > 1 else 0)
-        for work in works
-    ]
+    visions = [vision_in(phase, config.vision) for phase in run.data.phases.phases]
 
     def flops(batch: ImageTextBatch) -> RowFlops:
-        one = clip_flops(config, text_length=batch.tokens_BT.size(1))
+        passes = run.state.objective.num_passes(run.state.schedule)
+        again = [
+            passes - 1 + (run.recipe.parallel.recompute.forwards_again if work > 1 else 0)
+            for work in works
+        ]
+        vision = visions[batch.phase]
+        one = clip_flops(
+            replace(config, vision=vision),
+            text_length=batch.tokens_BT.size(1),
+            num_patches=vision.num_kept,
+        )
         both = (one.image, one.text)
         needed = sum(work * each for work, each in zip(works, both, strict=True))
         more = sum(times * each for times, each in zip(again, both, strict=True))

@@ -1,7 +1,7 @@
 """`mmtrain export`, `convert`, `models` and `summary`: what is done with a model's files."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from rich.table import Table
 
 from mmtrain.build.resolve import resolve, run_tokenizer
 from mmtrain.build.tasks import task_sections
-from mmtrain.build.workload import model_workload
+from mmtrain.build.workload import flops_by_phase, model_workload, phase_workloads
 from mmtrain.commands.summary_table import measured_table
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
@@ -22,7 +22,7 @@ from mmtrain.loading import export_model, load
 from mmtrain.loading.start import read_start
 from mmtrain.loading.vqa import is_vqa_folder, load_vqa
 from mmtrain.models import ClipConfig
-from mmtrain.models.flops import decoder_flops
+from mmtrain.models.flops import clip_flops, decoder_flops
 from mmtrain.models.named import MODEL_NAMES, named_model
 from mmtrain.models.vqa import Vqa
 from mmtrain.recipe import load_recipe
@@ -92,10 +92,25 @@ def summary_command(
         "the backward in fp32; weights, gradients and AdamW in fp32: "
         f"{summary.training_bytes / 2**30:.2f} GiB"
     )
+    if path.suffix == ".toml":
+        for line in _phases(path):
+            print(line)
     if graph is not None:
         _write_picture("graph", graph, lambda: draw_graph(config, title=title))
     if autograd is not None:
         _write_picture("autograd", autograd, lambda: draw_autograd_graph(config, title=title))
+
+
+def _phases(path: Path) -> Iterator[str]:
+    """What each phase of a recipe costs; nothing where it has none."""
+    workload = model_workload(load_recipe(path))
+    if not workload.train.phase:
+        return
+    flops = [
+        clip_flops(part.clip, num_patches=part.clip.vision.num_kept).training
+        for part in phase_workloads(workload)
+    ]
+    yield from flops_by_phase(workload, flops)
 
 
 def _write_picture(key: str, path: Path, draw: Callable[[], str]) -> None:

@@ -7,10 +7,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mmtrain.build.workload import read_workload
+from mmtrain.build.workload import (
+    flops_by_phase,
+    phase_samples,
+    phase_workloads,
+    read_workload,
+)
 from mmtrain.errors import UsageError
 from mmtrain.parallel.accelerators import Accelerator
-from mmtrain.plan.cost import Assumptions, cost_of, find_gpu
+from mmtrain.plan.cost import Assumptions, Cost, cost_of, find_gpu, forward_flops
 from mmtrain.plan.layout import Plan, plan_layout
 from mmtrain.plan.memory import RankMemory
 from mmtrain.plan.workload import Workload
@@ -39,12 +44,62 @@ def plan_command(
     """
     renting = _renting(gpu, price=price, samples=samples, efficiency=efficiency)
     workload = read_workload(load_recipe(recipe, overrides))
-    plan = plan_layout(workload, world_size=world_size)
+    if not workload.train.phase:
+        plan = plan_layout(workload, world_size=world_size)
+        _print_plan(workload, plan)
+        if renting is not None:
+            _print_cost(workload, plan, *renting)
+        return
+    if samples is not None:
+        raise UsageError(
+            f"--samples {samples} contradicts [[train.phase]], whose phases say how many; leave it "
+            "out"
+        )
+    _print_phases(workload, world_size=world_size, renting=renting)
+
+
+def _print_phases(
+    workload: Workload,
+    *,
+    world_size: int,
+    renting: tuple[Accelerator, Assumptions, int | None] | None,
+) -> None:
+    """The plan of each phase, and what each is of the whole."""
+    flops, costs = [], []
+    both = zip(phase_workloads(workload), phase_samples(workload), strict=True)
+    for number, (part, samples) in enumerate(both):
+        plan = plan_layout(part, world_size=world_size)
+        print(f"phase {number}: {_told(part)}")
+        _print_plan(part, plan)
+        flops.append(3 * forward_flops(part, plan.layout))
+        if renting is not None:
+            costs.append(_print_cost(part, plan, renting[0], renting[1], samples))
+    for line in flops_by_phase(workload, flops):
+        print(line)
+    hours = [cost.hours for cost in costs if cost.hours is not None]
+    if hours and len(hours) == len(flops):
+        prices = [cost.price for cost in costs if cost.price is not None]
+        price = f", {sum(prices):,.0f} in all" if prices else ""
+        print(
+            f"all phases: {sum(hours):,.2f} hours, {sum(hours) * world_size:,.1f} GPU hours{price}"
+        )
+
+
+def _told(workload: Workload) -> str:
+    vision = workload.clip.vision
+    return (
+        f"images of {vision.image_size} px, {vision.num_kept} of {vision.num_patches} patches, "
+        f"texts of up to {workload.clip.text.context_length} tokens"
+    )
+
+
+def _print_plan(workload: Workload, plan: Plan) -> None:
+    """Layout, neighbours and memory."""
     train, parallel = workload.train, workload.parallel
     sizes = plan.layout.config
     print(
-        f"{world_size} ranks = pp {sizes.pp} x dp_replicate {sizes.dp_replicate} x dp_shard "
-        f"{sizes.dp_shard} x tp {sizes.tp}"
+        f"{plan.layout.world_size} ranks = pp {sizes.pp} x dp_replicate {sizes.dp_replicate} x "
+        f"dp_shard {sizes.dp_shard} x tp {sizes.tp}"
         f"{'' if sizes.dp_kind == 'fsdp' else f', {sizes.dp_kind}'}"
         f"; {plan.num_parameters / 1e6:,.1f} M parameters"
     )
@@ -74,8 +129,6 @@ def plan_command(
             "the total, which is the GPU's: gathered, activations, the gradients that a block has "
             "just made, and whole ones where there are microbatches"
         )
-    if renting is not None:
-        _print_cost(workload, plan, *renting)
 
 
 def _renting(
@@ -98,7 +151,7 @@ def _renting(
 
 def _print_cost(
     workload: Workload, plan: Plan, gpu: Accelerator, assumed: Assumptions, samples: int | None
-) -> None:
+) -> Cost:
     """Time and money on paper, and what they rest on."""
     batch, steps, ranks = workload.train.batch_size, workload.train.steps, plan.layout.world_size
     if samples is None and steps is not None:
@@ -117,7 +170,8 @@ def _print_cost(
             "train.microbatches or parallel.dp_shard"
         )
     if samples is None or cost.hours is None:
-        print("train.epochs are of data that are not read here: --samples N gives hours and price")
+        remedy = "give samples" if workload.train.phase else "--samples N gives hours and price"
+        print(f"epochs are of data that are not read here: {remedy}")
     else:
         price = "" if cost.price is None else f", {cost.price:,.0f} at {assumed.price:g} each"
         print(
@@ -127,6 +181,7 @@ def _print_cost(
     print("assumed, not measured:")
     for line in assumed.lines(gpu, workload.train.precision):
         print(f"- {line}")
+    return cost
 
 
 def _traffic_table(plan: Plan) -> Table:

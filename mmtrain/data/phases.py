@@ -107,12 +107,13 @@ class Phases:
             ]
         )
 
-    def facts(self) -> list[dict[str, Any]]:
-        """Of each phase what it says, and the step that it begins behind."""
-        return [
-            {"first_step": first} | {k: v for k, v in vars(phase).items() if v is not None}
-            for first, phase in zip(self.firsts, self.phases, strict=True)
-        ]
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """By number what each phase says, and the step that it begins behind."""
+        return {
+            str(number): {"first_step": first}
+            | {name: value for name, value in vars(phase).items() if value is not None}
+            for number, (first, phase) in enumerate(zip(self.firsts, self.phases, strict=True))
+        }
 
     def lines(self) -> Iterator[str]:
         """A line for each phase."""

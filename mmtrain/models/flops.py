@@ -25,7 +25,9 @@ class ClipFlops:
         return 3 * (self.image + self.text)
 
 
-def clip_flops(config: ClipConfig, *, text_length: int | None = None) -> ClipFlops:
+def clip_flops(
+    config: ClipConfig, *, text_length: int | None = None, num_patches: int | None = None
+) -> ClipFlops:
     """FLOPs of a CLIP at its native image size.
 
     Per tower of T tokens: 2 P T + 4 L T^2 (heads * head_dim), P being the matrices' parameters;
@@ -34,10 +36,12 @@ def clip_flops(config: ClipConfig, *, text_length: int | None = None) -> ClipFlo
     Args:
         config: the model.
         text_length: tokens of a text; None: the whole context.
+        num_patches: of an image that the tower sees, as `num_kept` in training; None: all.
     """
     tokens = config.text.context_length if text_length is None else text_length
+    patches = config.vision.num_patches if num_patches is None else num_patches
     return ClipFlops(
-        image=_vision_flops(config.vision, config.embed_dim),
+        image=_vision_flops(config.vision, config.embed_dim, patches),
         text=_text_flops(config.text, config.embed_dim, tokens),
     )
 
@@ -54,10 +58,10 @@ def _stack_flops(core: TransformerConfig, num_tokens: int) -> int:
     return products + scores
 
 
-def _vision_flops(config: VisionConfig, embed_dim: int) -> int:
-    core, tokens = config.transformer, config.num_tokens
+def _vision_flops(config: VisionConfig, embed_dim: int, num_patches: int) -> int:
+    core, tokens = config.transformer, config.num_prefix + num_patches
     flops = _stack_flops(core, tokens)
-    flops += 2 * 3 * config.patch_size**2 * core.dim * config.num_patches
+    flops += 2 * 3 * config.patch_size**2 * core.dim * num_patches
     if config.pool == "attention":
         # Keys and values of every token, one query, and the pool's own feed-forward.
         flops += 2 * 2 * core.dim**2 * tokens + 2 * 2 * core.dim**2 + 4 * tokens * core.dim

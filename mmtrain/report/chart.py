@@ -41,6 +41,7 @@ def line_chart(
     from_zero: bool = False,
     smooth: bool = False,
     show: Callable[[float], str] | None = None,
+    borders: Sequence[Point] = (),
 ) -> Markup:
     """One or several series over the steps; hovering tells the values.
 
@@ -51,6 +52,7 @@ def line_chart(
         smooth: a running median drawn over the points, which then step back; a rare spike among
             them may leave the drawing, so that it does not flatten all else.
         show: writes a value; None: `short_number`.
+        borders: (step, number of the phase that begins behind it); those outside are not drawn.
     """
     show = show or short_number
     drawn = [_Drawn(one, smooth=smooth) for one in lines]
@@ -67,6 +69,7 @@ def line_chart(
                 f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">',
                 *(_y_tick(show(value), y_of(value)) for value in y_ticks),
                 *(_x_tick(value, x_of(value)) for value in x_ticks),
+                *(_border(phase, x_of(step)) for step, phase in borders if first < step < last),
                 f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" '
                 f'y2="{HEIGHT - BOTTOM}"/>',
                 f'<g opacity="{1 if len(drawn) == 1 else 0.5}">',
@@ -188,6 +191,13 @@ def _y_tick(text: str, y: float) -> str:
     return (
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{text}</text>'
+    )
+
+
+def _border(phase: float, x: float) -> str:
+    return (
+        f'<line class="border" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}">'
+        f"<title>phase {phase:.0f}</title></line>"
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from mmtrain.report.chart import NUM_COLORS, Point, Series, line_chart, short_number
-from mmtrain.report.facts import recent
+from mmtrain.report.facts import phase_borders, recent
 from mmtrain.report.reliability import reliability_chart
 from mmtrain.report.render import percent
 from mmtrain.report.run_folder import Evaluation, RunFolder, column
@@ -95,6 +95,8 @@ def draw_curves(runs: Sequence[RunFolder], names: Sequence[str]) -> list[Drawing
         names: what the drawings call them.
     """
     drawings: list[Drawing] = []
+    # Of several runs nobody could tell whose border it is.
+    borders = phase_borders(runs[0]) if len(runs) == 1 else []
     for curve in CURVES:
         lines = _lines([column(run.metrics, curve.key) for run in runs], names)
         if lines:
@@ -104,6 +106,7 @@ def draw_curves(runs: Sequence[RunFolder], names: Sequence[str]) -> list[Drawing
                 from_zero=curve.from_zero,
                 smooth=curve.smooth,
                 show=curve.show,
+                borders=borders,
             )
             drawings.append(Drawing(title=curve.title, value=_value(curve, lines), svg=svg))
     return drawings

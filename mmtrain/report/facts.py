@@ -16,9 +16,21 @@ def run_length(run: RunFolder) -> str:
     if counts["samples_seen"] is not None:
         parts.append(f"{counts['samples_seen']:,.0f} samples seen")
     # None of a stream: nobody knows how long its epochs are.
-    if per_epoch := int(dict(flatten(run.facts)).get("data batches per epoch") or 0):
+    num_samples = int(dict(flatten(run.facts)).get("data num samples") or 0)
+    if phase_borders(run) and num_samples and counts["samples_seen"] is not None:
+        parts.append(f"{counts['samples_seen'] / num_samples:,.4g} epochs")
+    elif per_epoch := int(dict(flatten(run.facts)).get("data batches per epoch") or 0):
         parts.append(f"{counts['step'] / per_epoch:,.4g} epochs")
     return " · ".join(parts)
+
+
+def phase_borders(run: RunFolder) -> list[tuple[float, float]]:
+    """The step that each phase but the first begins behind, and its number."""
+    phases = run.facts.get("phases")
+    if not isinstance(phases, dict):
+        return []
+    found = ((each.get("first_step"), int(number)) for number, each in phases.items())
+    return [(first, number) for first, number in found if first]
 
 
 def recent(values: Sequence[float]) -> float:

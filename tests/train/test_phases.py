@@ -181,6 +181,9 @@ def test_metrics_name_the_phase(straight: Path) -> None:
         *range(120, 217, 24),
     ]
     assert found[-1]["epoch_accounts"]["data"]["epochs"] == 4
+    page = (straight / "report.html").read_text()
+    assert page.count("<title>phase 1</title>") >= 5, "on every curve"
+    assert "3.375 epochs" in page
 
 
 @pytest.mark.parametrize(

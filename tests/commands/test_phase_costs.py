@@ -1,0 +1,65 @@
+"""What the phases of a recipe cost, in `summary` and `plan`; its page and its debug recipe."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from mmtrain.cli import main
+from mmtrain.data.phases import Phase
+from mmtrain.models.flops import clip_flops
+from mmtrain.models.named import named_model
+from mmtrain.settings.decode import decode
+from mmtrain.train.config import TrainConfig
+from tests.test_readme import blocks
+
+ROOT = Path(__file__).parents[2]
+RECIPE = "configs/debug_phases.toml"
+
+
+def test_patches_that_are_left_out_cost_nothing() -> None:
+    """Half of them, about half of the tower."""
+    config = named_model("ViT-B-16")
+    whole, half = (clip_flops(config, num_patches=num).image for num in (196, 98))
+    assert whole == clip_flops(config).image
+    assert 0.47 < half / whole < 0.51
+
+
+def test_summary_and_plan_say_what_each_phase_costs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line for each; shares where all lengths are known, hours and price of the whole."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text((ROOT / RECIPE).read_text().replace("epochs = 1\n", "samples = 64\n"))
+    assert main(["summary", str(recipe)]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("phase ")]
+    assert [line.partition(":")[0] for line in told] == ["phase 0", "phase 1", "phase 2"]
+    costs = [float(re.search(r"([\d.]+) GFLOPs", line)[1]) for line in told]  # pyright: ignore
+    assert costs[0] < costs[1] < costs[2]
+    shares = [float(re.search(r"([\d.]+)% of the run", line)[1]) for line in told]  # pyright: ignore
+    assert sum(shares) == pytest.approx(100, abs=0.2)
+    words = ["plan", str(recipe), "--world-size", "2", "--gpu", "h100", "--price", "2"]
+    assert main([*words, "--train.precision", "bf16"]) == 0
+    out = capsys.readouterr().out
+    assert "phase 0: images of 16 px, 4 of 4 patches, texts of up to 12 tokens" in out
+    assert "phase 1: images of 32 px, 8 of 16 patches, texts of up to 24 tokens" in out
+    assert "batch 32 = 2 data-parallel ranks" in out and "batch 16 = 2 data-parallel ranks" in out
+    assert "all phases: 0.00 hours" in out
+    assert main([*words, "--samples", "5"]) == 2
+    assert "--samples 5 contradicts [[train.phase]]" in capsys.readouterr().err
+
+
+def test_an_epoch_is_as_long_as_data_that_are_not_read(capsys: pytest.CaptureFixture[str]) -> None:
+    """So its line says what a sample costs."""
+    assert main(["summary", RECIPE]) == 0
+    assert "GFLOPs to train on a sample, epochs = 1" in capsys.readouterr().out
+
+
+def test_the_page_has_phases_that_decode() -> None:
+    """And names every key."""
+    page = (ROOT / "docs/phases.md").read_text()
+    (block,) = blocks(page, "toml")
+    tables = tomllib.loads(block)
+    assert len(decode(TrainConfig, tables["train"], path="train").phase) == 3
+    assert all(f"`{name}`" in page for name in vars(Phase(steps=1)))
