@@ -26,6 +26,15 @@ class Outcome:
     """Its types by name, such as question_type."""
 
 
+def image_outcomes(metric: str, keys: Iterable[str], right: Iterable[bool]) -> tuple[Outcome, ...]:
+    """Of images in the order of their set, each right or wrong."""
+    named = (f"{number} {key}" for number, key in enumerate(keys))
+    return tuple(
+        Outcome(metric=metric, id=name, image=name, score=float(one))
+        for name, one in zip(named, right, strict=True)
+    )
+
+
 def outcomes_path(result: Path) -> Path:
     """Where the outcomes of a result's file (NAME.json) are."""
     return result.with_suffix(".outcomes.jsonl")
@@ -66,7 +75,7 @@ def read_outcomes(result: Path) -> dict[str, dict[str, Outcome]]:
     if not path.is_file():
         raise UsageError(
             f"{result} has no {path.name} beside it; `mmtrain eval vqa`, `answers`, `zero-shot`, "
-            "`knn`, `linear-probe` and `retrieval` write both: repeat the evaluation"
+            "`knn`, `linear-probe`, `pairs` and `retrieval` write both: repeat the evaluation"
         )
     found: dict[str, dict[str, Outcome]] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), 1):

@@ -15,7 +15,7 @@ from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.classify.classes import ClassList
 from mmtrain.eval.encode import Encoder
 from mmtrain.eval.examples import pick_examples
-from mmtrain.eval.outcomes import Outcome
+from mmtrain.eval.outcomes import image_outcomes
 from mmtrain.eval.result import EvalResult
 from mmtrain.eval.samples import Members, read_text_field
 from mmtrain.eval.scores import rank_of_target
@@ -262,9 +262,6 @@ def classification_result(
         num_candidates=len(names),
     )
     figures = verdicts.figures(known, per_class=per_class) | more
-    outcomes = tuple(
-        Outcome(metric="top1", id=key, image=key, score=float(rank == 0))
-        for number, rank in enumerate(verdicts.rank_N.tolist())
-        for key in (f"{number} {source.key(number)}",)
-    )
+    keys = map(source.key, range(len(verdicts.rank_N)))
+    outcomes = image_outcomes("top1", keys, (verdicts.rank_N == 0).tolist())
     return EvalResult(figures=figures, best=best, worst=worst, outcomes=outcomes)

@@ -95,6 +95,7 @@ class PairsConfig(Evaluator):
         from mmtrain.eval.encode import encode_texts
         from mmtrain.eval.examples import pick_examples
         from mmtrain.eval.features.gathered import encode_set
+        from mmtrain.eval.outcomes import image_outcomes
         from mmtrain.eval.result import EvalResult, provenance
 
         names = (self.caption, *self.negatives)
@@ -125,7 +126,9 @@ class PairsConfig(Evaluator):
             "negatives": list(self.negatives),
             **provenance(model, inputs),
         }
-        return EvalResult(figures=figures, best=best, worst=worst)
+        keys = map(inputs.key, range(len(pairs)))
+        outcomes = image_outcomes("accuracy", keys, (~is_wrong_N).tolist())
+        return EvalResult(figures=figures, best=best, worst=worst, outcomes=outcomes)
 
 
 def _scores(

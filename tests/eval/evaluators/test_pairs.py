@@ -56,6 +56,8 @@ def test_accuracy_is_the_share_of_images_that_prefer_their_caption(
         result, keys = run_evaluation(make_encoder(batch_size=batch_size), config)
         assert result.figures["accuracy"] == right_share(images, kept)
         assert keys == ("accuracy",)
+        scores = [outcome.score for outcome in result.outcomes]
+        assert sum(scores) / len(pairs) == pytest.approx(result.figures["accuracy"])
         assert result.figures["num_negatives"] == sum(map(len, kept)) - len(kept)
         chance = sum(1 / len(one) for one in kept) / len(kept)
         assert result.figures["chance"] == pytest.approx(chance)
