@@ -1,6 +1,7 @@
 """The MFU: what is known of devices, and the figure in a run's metrics."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,9 +112,32 @@ def test_a_run_says_its_mfu_where_the_peak_is_given(tmp_path, capsys):
     (line,) = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     config = load(run)[0].config
     at_most = clip_flops(config).training * line["samples_per_second"] / 0.25e12
-    at_least = clip_flops(config, text_length=2).training * line["samples_per_second"] / 0.25e12
+    least = clip_flops(config, text_length=2, num_patches=config.vision.num_kept)
+    at_least = least.training * line["samples_per_second"] / 0.25e12
     assert at_least < line["mfu"] <= at_most
     assert f"MFU {line['mfu']:.1%}" in capsys.readouterr().err
+
+
+def test_patches_that_are_left_out_and_smaller_images_are_less_work(tmp_path):
+    """Of a step in which a phase says so, and of the whole run."""
+    phases = "[{steps = 1}, {steps = 1, image_size = 16}, {steps = 1, patch_dropout = 0.5}]"
+    words = ["--train.steps", "none", "--train.phase", phases, "--eval.zero_shot", "[]"]
+    assert main([*run_words(tmp_path / "phases"), *words]) == 0
+    half = ["--model.vision.patch_dropout", "0.5", "--eval.zero_shot", "[]"]
+    assert main([*run_words(tmp_path / "half"), *half]) == 0
+    config = load(tmp_path / "phases")[0].config
+    found = []
+    for name in ("phases", "half"):
+        text = (tmp_path / name / "metrics.jsonl").read_text()
+        for line in map(json.loads, text.splitlines()):
+            found.append(line["mfu"] * 0.25e12 / line["samples_per_second"] / 3)
+    patches = [config.vision.num_kept, replace(config.vision, image_size=16).num_kept]
+    patches += [config.vision.num_patches // 2] * 2
+    texts = range(2, config.text.context_length + 1)
+    for flops, num in zip(found, patches, strict=True):
+        ones = (clip_flops(config, text_length=length, num_patches=num) for length in texts)
+        near = [one.image + one.text for one in ones]
+        assert flops in [pytest.approx(one) for one in near]
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "inf"])
