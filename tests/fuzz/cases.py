@@ -63,7 +63,13 @@ def _folders(folder: Path, run: Path, shard: str) -> dict[str, Path]:
 
 def _write(path: Path, recipe: dict[str, Any]) -> Path:
     recipe["run"] = {"dir": "run"}
-    recipe["train"] |= {"steps": 2, "checkpoint_every": 1}
+    recipe["train"] |= {"checkpoint_every": 1}
+    if phases := recipe["train"].get("phase"):  # one step of each of two
+        lengths = ("steps", "samples", "epochs")
+        kept = [{k: v for k, v in one.items() if k not in lengths} for one in phases[:2]]
+        recipe["train"]["phase"] = [{"steps": 1, **one} for one in kept]
+    else:
+        recipe["train"]["steps"] = 2
     path.write_text(dump_toml(recipe))
     return path
 
