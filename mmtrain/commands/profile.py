@@ -90,6 +90,12 @@ def _profile(run: Run, *, steps: int, out: Path, memory: bool) -> None:
             f"--steps {steps} and {_WARM_UP} to warm up are more than the {available} steps of the "
             "recipe; raise train.steps or lower --steps"
         )
+    if run.data.phases.number(steps + _WARM_UP - 1) > 0:
+        raise UsageError(
+            f"--steps {steps} and {_WARM_UP} to warm up are more than the "
+            f"{run.data.phases.firsts[1]} of train.phase[0], and a table is of one phase; lower "
+            "--steps"
+        )
     device, rank = run.layout.device, own_rank()
     batches, transfer = run.data.iterate(0, steps + _WARM_UP), Transfer(device)
     try:
@@ -198,7 +204,7 @@ class _Table:
     def print(self) -> None:
         """The table, what is known of the products, and the sentence."""
         times = self.times
-        rows = self.run.recipe.train.batch_size
+        rows = self.run.data.plan.batch_size
         print(
             f"{times.steps} steps of {times.step:,.1f} ms on {self.run.layout} "
             f"({rows / times.step * 1e3:,.1f} samples/s), "

@@ -63,3 +63,26 @@ def test_the_page_has_phases_that_decode() -> None:
     tables = tomllib.loads(block)
     assert len(decode(TrainConfig, tables["train"], path="train").phase) == 3
     assert all(f"`{name}`" in page for name in vars(Phase(steps=1)))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ("profile", RECIPE, "--steps", "7", "--out", "{out}"),
+            "more than the 8 of train.phase[0]",
+        ),
+        (("data", "bench", RECIPE, "--batches", "9"), "ask for fewer"),
+        (("data", "bench", "{long}", "--batches", "3"), "train.phase[0] has 2"),
+    ],
+)
+def test_figures_are_of_one_phase(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], told: str
+) -> None:
+    """A table of steps or batches of two kinds would be of neither."""
+    long = tmp_path / "long.toml"
+    text = (ROOT / RECIPE).read_text().replace("samples = 256\nbatch_size = 32", "steps = 2")
+    long.write_text(text)
+    given = [word.format(out=tmp_path / "out", long=long) for word in words]
+    assert main(given) == 2
+    assert told in capsys.readouterr().err
