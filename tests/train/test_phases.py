@@ -372,6 +372,7 @@ def train_two_phases(rank: int, name: str, folder: str) -> None:
         torch.save((losses, weights), Path(folder) / f"{name}.pt")
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one(tmp_path: Path) -> None:
     """Losses and updated weights, with microbatches in the second phase."""
     train_two_phases(0, "one", str(tmp_path))
