@@ -178,6 +178,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="markdown file to write the table to")
     parser.add_argument("--read", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.samples < 2 * EVERY * EPOCHS:
+        parser.error(f"--samples must be at least {2 * EVERY * EPOCHS:,}, for a slope")
     torch.set_num_threads(1)
     if arguments.read:
         place, num_shards, workers, *cache = arguments.read
