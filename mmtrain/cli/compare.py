@@ -12,8 +12,8 @@ def add_compare(commands: Any) -> None:
     compare = add_command(
         commands, "compare", "compare two results of eval, each difference with its interval", _run
     )
-    compare.add_argument("a", type=Path, metavar="A.json", help="what is compared with")
-    compare.add_argument("b", type=Path, metavar="B.json", help="a result on the same samples")
+    compare.add_argument("a", type=Path, metavar="FILE.json", help="A, what is compared with")
+    compare.add_argument("b", type=Path, metavar="FILE.json", help="B, of the same samples")
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -103,7 +103,9 @@ def _profile(run: Run, *, steps: int, out: Path, memory: bool) -> None:
         activities = [ProfilerActivity.CPU]
         if device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
-        with _memory_history(out, rank, wanted=memory), profile(activities=activities) as profiler:
+        # One cycle: torch 2.11 warns where nobody says that its events are kept.
+        traced = profile(activities=activities, acc_events=True)
+        with _memory_history(out, rank, wanted=memory), traced as profiler:
             for _ in range(steps):
                 with region("step"):
                     _take_step(run, batches, transfer)

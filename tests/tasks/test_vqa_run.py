@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from mmtrain.models.vqa import Asked, Vqa
 from mmtrain.nn.block import TransformerBlock
 from mmtrain.parallel import build_layout, pick_device
 from mmtrain.recipe import load_recipe
-from mmtrain.settings.decode import dump_toml, encode
+from mmtrain.settings.decode import dump_toml
 from tests.data.questions.gqa_files import draw_gqa, write_gqa
 from tests.data.questions.vqa_files import write_set
 from tests.ranks import run_ranks
@@ -371,10 +370,9 @@ def test_dictionaries_start_as_centres_and_the_model_as_without_them(tmp_path: P
 
 def test_a_front_door_that_is_new_starts_from_the_trained_features(tmp_path: Path):
     """Stage two of the paper: dictionaries are centres of what the trained towers make."""
-    with_door = load_recipe(write_recipe(tmp_path))
-    assert with_door.vqa is not None
-    bare = replace(with_door, vqa=replace(with_door.vqa, front_door=None))
-    (tmp_path / "bare.toml").write_text(dump_toml(encode(bare)))
+    bare = tomllib.loads(write_recipe(tmp_path).read_text())
+    del bare["vqa"]["front_door"]
+    (tmp_path / "bare.toml").write_text(dump_toml(bare))
     assert main(["train", str(tmp_path / "bare.toml"), "--run-dir", str(tmp_path / "one")]) == 0
     path, init = tmp_path / "recipe.toml", ["--vqa.init", str(tmp_path / "one")]
     name = "classify.front_doors.image.dictionary"

@@ -86,7 +86,9 @@ class Prefetch:
         if piece is None:
             return
         try:
-            self._is_off = not self._cache.fetch(piece)
+            # Never on again: a piece that somebody else brings says nothing of the room.
+            if not self._cache.fetch(piece):
+                self._is_off = True
         except (OSError, UsageError):  # the reader of these bytes meets it too, and tells it
             with self._turn:
                 self._pieces = iter(())

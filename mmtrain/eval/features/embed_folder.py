@@ -7,6 +7,7 @@ skipped-00000.json    samples of the piece without a row, and why; only if there
 embed.json            what was embedded with what; there when all is done
 """
 
+import contextlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -70,8 +71,10 @@ class EmbedFolder:
                 raise UsageError(f"out = {self.path} holds other things already; name a new folder")
             self.path.mkdir(parents=True, exist_ok=True)
             create_file(self.path / PARTIAL_FILE, _json(self.job))
-        files = (self.path / name for name in (PARTIAL_FILE, DONE_FILE))
-        self._refuse_other_job(next(file for file in files if file.is_file()))
+        for name in (PARTIAL_FILE, DONE_FILE):
+            # Either may be missing, and a machine that ends the job removes the first.
+            with contextlib.suppress(FileNotFoundError):
+                self._refuse_other_job(self.path / name)
         return [number for number in range(self.num_pieces) if not self._has(number)]
 
     def _has(self, number: int) -> bool:
