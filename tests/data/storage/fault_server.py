@@ -5,7 +5,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableSequence
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -35,7 +35,7 @@ class Ranges:
         self.folder, self.fault, self.stall, self.head = folder, fault, stall, head
         self.requests: Counter[str] = Counter()
         """By method, by fault, and `bytes` sent."""
-        self.log: list[tuple[str, str, float]] = []
+        self.log: MutableSequence[tuple[str, str, float]] = []
         """Path, range and time of every GET."""
         self.logins: set[str] = set()
         """What requests said in `Authorization`."""
