@@ -160,7 +160,9 @@ def build(case: Draw, **layout: Any) -> Trained:
         trained.batch = questions
     else:
         config = DECODERS[case.model]
-        blocks = dataclasses.replace(config.transformer, num_layers=case.num_layers)
+        blocks, count = config.transformer, case.num_layers
+        local = tuple(layer for layer in blocks.local_layers or () if layer < count)
+        blocks = dataclasses.replace(blocks, num_layers=count, local_layers=local or None)
         trained = TrainedDecoder(dataclasses.replace(config, transformer=blocks), **layout)
         trained.batch = texts
     return trained

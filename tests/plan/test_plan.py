@@ -30,7 +30,7 @@ from mmtrain.peft import PeftConfig
 from mmtrain.plan.layout import Plan, plan_layout
 from mmtrain.plan.order import idle_fraction, pipeline_order
 from mmtrain.recipe import TrainRecipe, load_recipe
-from mmtrain.tasks.config import LossSection, VqaSection
+from mmtrain.tasks.config import GenerateSection, LossSection, VqaSection
 from mmtrain.tasks.terms.distill import DistillConfig
 from mmtrain.tasks.terms.matryoshka import MatryoshkaConfig
 from tests.parallel.tiny_answers import BCE, QUESTION, SLOTS, TrainedVqa, both_heads
@@ -81,6 +81,9 @@ def recipe_of(config: Any, parallel: ParallelConfig, microbatches: int) -> Train
     """A recipe of a small model, 8 rows; a CLIP in fp32, one that answers in fp64."""
     recipe = load_recipe(ROOT / "configs/debug_clip.toml")
     clip, vqa = config if isinstance(config, tuple) else (config, None)
+    fields = {} if vqa is None else shallow(vqa)
+    if generate := fields.get("generate"):
+        fields["generate"] = GenerateSection(**shallow(generate))
     train = dataclasses.replace(
         recipe.train,
         batch_size=8,
@@ -91,7 +94,7 @@ def recipe_of(config: Any, parallel: ParallelConfig, microbatches: int) -> Train
     return dataclasses.replace(
         recipe,
         model=ModelConfig(**shallow(clip)),
-        vqa=vqa and VqaSection(**shallow(vqa), data=VqaDataConfig(per_image=SLOTS)),
+        vqa=vqa and VqaSection(**fields, data=VqaDataConfig(per_image=SLOTS)),
         parallel=parallel,
         train=train,
         optim=dataclasses.replace(recipe.optim, kind="adamw", ema_decay=None),

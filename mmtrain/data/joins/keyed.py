@@ -186,7 +186,8 @@ class KeyedFeatures:
         features_NE = np.load(file, mmap_mode="r", allow_pickle=False)
         place = file.with_name(file.name.replace("features", "keys")).with_suffix(".json")
         keys = json.loads(place.read_text(encoding="utf-8"))
-        if features_NE.ndim != 2 or len(keys) != len(features_NE):
+        has_keys = isinstance(keys, list) and len(keys) == len(features_NE)
+        if features_NE.ndim != 2 or not has_keys:
             raise ValueError(f"{file.name} holds no features with a key each")
         digest.update(f"{features_NE.shape} {features_NE.dtype}".encode())
         for row in (0, len(features_NE) // 2, len(features_NE) - 1):
