@@ -262,6 +262,14 @@ def test_keys_of_features_are_the_texts_that_were_written(tmp_path: Path) -> Non
     assert one.index.row("c") is None
 
 
+@pytest.mark.parametrize("content", ["1", "true", '"ab"', "null", '{"a": 1}', '["a", "b"]'])
+def test_damaged_keys_of_features_are_one_line(tmp_path: Path, content: str) -> None:
+    folder = features_folder(tmp_path / "f", ["a", "b"])
+    (folder / "keys-00000.json").write_text(content)
+    with pytest.raises(UsageError, match=r"cannot be read: .* holds no features with a key each"):
+        open_features(folder)
+
+
 def test_a_key_of_features_takes_little_memory_and_features_go_to_no_worker(tmp_path: Path) -> None:
     """16 bytes of hash and row, 8 of a place, and its letters; Python's text takes 66 alone."""
     num, width = 20_000, 64
