@@ -56,7 +56,8 @@ def gather_together(tensors: Sequence[Tensor], *, group: ProcessGroup | None) ->
     all_AN = gather_rows(torch.cat(bytes_BN, dim=1), group=group)
     parts = all_AN.split([part.shape[1] for part in bytes_BN], dim=1)
     return [
-        part.contiguous().view(x.dtype).view(-1, *x.shape[1:])
+        # A copy in any case: a part of a single row may begin where no number of its dtype may.
+        part.clone(memory_format=torch.contiguous_format).view(x.dtype).view(-1, *x.shape[1:])
         for part, x in zip(parts, tensors, strict=True)
     ]
 

@@ -31,6 +31,18 @@ def test_with_two_ranks():
     run_ranks(check_collectives, 2)
 
 
+def test_a_group_of_one_rank_with_one_row():
+    run_ranks(check_one_row, 1)
+
+
+def check_one_row(rank: int) -> None:
+    """Parts of a row of bytes begin where no number of their format may."""
+    odd = [torch.ones(1, 3), torch.tensor([True]), torch.tensor([7]), torch.ones(1, 1).bfloat16()]
+    parts = gather_together([*odd, torch.ones(1, 2).double()], group=dist.group.WORLD)
+    for part, each in zip(parts, odd, strict=False):
+        assert part.dtype == each.dtype and torch.equal(part, each)
+
+
 def check_collectives(rank: int) -> None:
     group = dist.group.WORLD
     assert rank_and_size(group) == (rank, 2)

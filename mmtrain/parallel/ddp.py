@@ -13,7 +13,7 @@ fp64 to the last bit, benchmarks/counting.py):
   `dp_replicate = N`, `dp_shard = 1` still is), wait for nothing, but copy all weights in every
   step: a step of configs/debug_clip.toml has 744 operations and 38.3 MB written against 499 and
   24.6, and 5 sums against 1; 288 MiB of weights want 500 to 700 MiB more memory, and their step
-  11 to 36 % more processor time. Their weights are DTensors, which ZeRO-1 cannot share out.
+  9 to 36 % more processor time. Their weights are DTensors, which ZeRO-1 cannot share out.
 
 Here the buckets stay, gradients are parts of them, and the host waits for nothing.
 """
