@@ -68,8 +68,8 @@ def add_eval_answers(kinds: Any) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="the answers, as the official servers want them: [{question_id, answer}] of VQAv2 and "
-        "easy-VQA, [{image, answer}] of VizWiz, [{questionId, prediction}] of GQA",
+        help="the answers, as the official servers want them: [{image, answer}] of VizWiz, "
+        "[{questionId, prediction}] of GQA, [{question_id, answer}] of other sets",
     )
     add_question_files(answers, needed=True)
     add_choices(answers)

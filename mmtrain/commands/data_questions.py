@@ -18,7 +18,7 @@ class QuestionOptions:
     questions: str | None = None
     """The set's file of questions."""
     annotations: str | None = None
-    """VQAv2's file of answers."""
+    """The file of answers of VQAv2 or OK-VQA."""
     min_count: int | None = None
     """As vqa.min_count."""
 

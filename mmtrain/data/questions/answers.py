@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from mmtrain.data.questions.question import Question, questions_from_json
-from mmtrain.data.questions.wording import normalize_answer
+from mmtrain.data.questions.wording import normalize_answer, normalize_textvqa
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import json_fields
 from mmtrain.data.sources.source import SampleSource
@@ -15,7 +15,9 @@ from mmtrain.errors import UsageError
 def compared_form(question: Question, answer: str) -> str:
     """An answer as the question's official evaluation compares it: GQA's as it is, else
     normalised."""
-    return answer if question.form == "gqa" else normalize_answer(answer)
+    if question.form == "gqa":
+        return answer
+    return normalize_textvqa(answer) if question.form == "textvqa" else normalize_answer(answer)
 
 
 def answer_scores(question: Question) -> dict[str, float]:

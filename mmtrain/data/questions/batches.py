@@ -38,7 +38,7 @@ class VqaDataConfig:
     """The set's file of questions; data.train is then the folder of its images. None: data.train
     brings them (easy_vqa:train, or shards packed by `mmtrain data vqa`)."""
     annotations: PathText | None = None
-    """VQAv2's file of answers."""
+    """The file of answers of VQAv2 or OK-VQA."""
     per_image: int = 8
     """Questions of an image in a batch. Of more, other ones are drawn in every epoch; fewer leave
     rows that do not count."""

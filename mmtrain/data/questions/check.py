@@ -10,7 +10,7 @@ from mmtrain.data.questions.answers import build_vocabulary, compared_form, ever
 from mmtrain.data.questions.batches import QuestionReader
 from mmtrain.data.questions.files import QuestionedImage
 from mmtrain.data.questions.question import Question
-from mmtrain.data.questions.sets import NO_ANSWER
+from mmtrain.data.questions.rows import NO_ANSWER
 from mmtrain.data.questions.source import (
     QuestionSource,
     known_questions,
@@ -65,7 +65,7 @@ def check_question_files(
     Args:
         data: the folder of images, or `easy_vqa:PART`.
         questions: the set's file of questions.
-        annotations: VQAv2's file of answers.
+        annotations: the file of answers of VQAv2 or OK-VQA.
         image_key: has no effect, and is refused.
         min_count: as vqa.min_count: questions of which all answers are rarer count; None: none do.
         workers: processes that read and decode; 0: this one.

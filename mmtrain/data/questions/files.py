@@ -8,7 +8,7 @@ from mmtrain.data.order.randomness import uniform
 from mmtrain.data.questions.forms import read_question_file
 from mmtrain.data.questions.images import ImageFolder, coco_split
 from mmtrain.data.questions.question import Question
-from mmtrain.data.questions.sets import OnFault, Rows, refuse
+from mmtrain.data.questions.rows import OnFault, Rows, refuse
 from mmtrain.errors import UsageError
 
 EASY_VQA = "easy_vqa:"
@@ -39,14 +39,14 @@ def read_questions(
 ) -> list[QuestionedImage]:
     """A set of questions from its own files, in the order of the images' ids.
 
-    What the files are is told from their content: VQAv2's two (questions and annotations), VizWiz's
-    list, GQA's table, or easy-VQA's triples.
+    What the files are is told from their content: VQAv2's two (questions and annotations), or
+    the one of another set.
 
     Args:
         images: the folder of images; or `easy_vqa:train`, `:val`, `:trainval` or `:test`, the data
             in the package easy-vqa, whose `val` is cut from its training images.
         questions: the file of questions.
-        annotations: VQAv2's answers.
+        annotations: VQAv2's or OK-VQA's answers.
         key: the setting that `images` came from, for messages.
         on_fault: what is told of a row or an image that cannot be used; it refuses the set, or
             returns, and the set goes on without.

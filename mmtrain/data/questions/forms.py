@@ -1,4 +1,4 @@
-"""The files of questions and answers that VQAv2, VizWiz, GQA and easy-VQA publish, as they are.
+"""The files of questions and answers that sets publish, as they are.
 
 Nothing here needs torch, so that a file of answers is judged without waiting for it.
 """
@@ -8,16 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.data.questions.json_file import read_json_file
-from mmtrain.data.questions.sets import (
-    OnFault,
-    Rows,
-    easy_vqa_rows,
-    gqa_rows,
-    refuse,
-    unknown_form,
-    vizwiz_rows,
-    vqa_v2_rows,
-)
+from mmtrain.data.questions.rows import OnFault, Rows, refuse, unknown_form
+from mmtrain.data.questions.sets import easy_vqa_rows, gqa_rows, vizwiz_rows, vqa_v2_rows
+from mmtrain.data.questions.text_vqa import text_vqa_rows
 from mmtrain.errors import UsageError
 
 
@@ -37,8 +30,8 @@ def read_question_file(
     """The questions of a file with their answers; what form it has is told from its content.
 
     Args:
-        questions: VQAv2's questions, VizWiz's list, GQA's table or easy-VQA's triples.
-        annotations: VQAv2's answers.
+        questions: the questions of VQAv2 or OK-VQA, or the one file of another set.
+        annotations: VQAv2's or OK-VQA's answers.
         on_fault: what is told of a row that cannot be used; it refuses the file, or returns.
 
     Raises:
@@ -48,12 +41,17 @@ def read_question_file(
     path = Path(questions)
     content = read_json_file(path, "questions")
     asked = content.get("questions") if isinstance(content, dict) else None
-    if content in ({}, []) or asked == []:
+    if content in ({}, []) or asked == [] or _is_empty(content):
         raise UsageError(f"questions = {path} holds no question; name another file")
     if isinstance(asked, list):
         rows = vqa_v2_rows(asked, annotations, path, on_fault)
         return QuestionFile(rows=rows, subtype=content.get("data_subtype"))
     return QuestionFile(rows=_others(content, annotations, path, on_fault))
+
+
+def _is_empty(content: Any) -> bool:
+    """A file of TextVQA, of none."""
+    return isinstance(content, dict) and content.get("data") == []
 
 
 def _others(content: Any, annotations: str | None, path: Path, on_fault: OnFault) -> Rows:
@@ -64,9 +62,11 @@ def _others(content: Any, annotations: str | None, path: Path, on_fault: OnFault
         raise UsageError(f"questions = {path}{given}:{swapped} this file {other.told}")
     if annotations is not None:
         raise UsageError(
-            f"annotations = {annotations}: only VQAv2 has such a file beside its questions, and "
-            f"{path} is none of its; leave it out"
+            f"annotations = {annotations}: only VQAv2 and OK-VQA have such a file beside their "
+            f"questions, and {path} is none of theirs; leave it out"
         )
+    if isinstance(content, dict) and isinstance(content.get("data"), list):
+        return text_vqa_rows(content["data"], path, on_fault)
     if isinstance(content, dict):
         return gqa_rows(content, path, on_fault)
     if not isinstance(content, list):

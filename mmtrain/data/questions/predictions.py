@@ -14,9 +14,15 @@ FIELDS: dict[Form, tuple[str, str]] = {
     "vqa": ("question_id", "answer"),
     "vizwiz": ("image", "answer"),
     "gqa": ("questionId", "prediction"),
+    "textvqa": ("question_id", "answer"),
 }
 """What a row calls the question's id and the answer."""
-_SETS: dict[Form, str] = {"vqa": "VQAv2's", "vizwiz": "VizWiz's", "gqa": "GQA's"}
+_SETS: dict[Form, str] = {
+    "vqa": "VQAv2's",
+    "vizwiz": "VizWiz's",
+    "gqa": "GQA's",
+    "textvqa": "TextVQA's",
+}
 
 
 def one_form(questions: Iterable[Question]) -> Form:
@@ -66,8 +72,8 @@ def read_predictions(path: Path, questions: Sequence[Question]) -> list[Said]:
     a file that answers them and no other is taken as well.
 
     Args:
-        path: JSON, `[{question_id, answer}]` of VQAv2 and easy-VQA, `[{image, answer}]` of VizWiz
-            or `[{questionId, prediction}]` of GQA.
+        path: JSON, `[{image, answer}]` of VizWiz, `[{questionId, prediction}]` of GQA and
+            `[{question_id, answer}]` of other sets.
         questions: those of the set.
 
     Raises:

@@ -1,10 +1,11 @@
 """One question about an image, whichever set it is of."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-Form = Literal["vqa", "vizwiz", "gqa"]
+Form = Literal["vqa", "vizwiz", "gqa", "textvqa"]
 """Whose official evaluation judges an answer; `vqa`: VQAv2's, and every set without its own."""
+FORMS: tuple[Form, ...] = get_args(Form)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,9 @@ class Question:
 
     @property
     def form(self) -> Form:
-        """The set's form, told by what only it has."""
+        """The set's form: what `extra` says, else told by what only it has."""
+        if "form" in self.extra:
+            return self.extra["form"]
         if "isBalanced" in self.extra or "types" in self.extra:
             return "gqa"
         return "vizwiz" if "answerable" in self.extra else "vqa"
@@ -67,6 +70,7 @@ def _from_json(row: Any) -> Question:
         raise ValueError("questions malformed") from error
     texts = (question.question, question.question_type, question.answer_type, *question.answers)
     fits = isinstance(row.get("answers", []), list) and isinstance(question.extra, dict)
+    fits = fits and question.extra.get("form", "vqa") in FORMS
     if not fits or not all(isinstance(text, str) for text in texts):
         raise ValueError("questions malformed")
     return question

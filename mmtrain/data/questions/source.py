@@ -13,7 +13,7 @@ from mmtrain.data.config import DataConfig
 from mmtrain.data.order.plan import even_pieces
 from mmtrain.data.questions.files import EASY_VQA, QuestionedImage, read_questions
 from mmtrain.data.questions.question import Question, questions_from_json
-from mmtrain.data.questions.sets import OnFault, refuse
+from mmtrain.data.questions.rows import OnFault, refuse
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import json_fields
 from mmtrain.data.sources.image_paths import image_key_option
@@ -82,7 +82,7 @@ def open_questions(
         data: with `questions`, the folder of images; else `easy_vqa:PART`, or shards whose .json
             holds the questions.
         questions: the set's file of questions.
-        annotations: VQAv2's file of answers.
+        annotations: the file of answers of VQAv2 or OK-VQA.
         key: the setting that `data` came from, for messages.
         config: for shards: where their indexes are, and what a damaged one means.
         image_key: for shards where there is no `config`: the extension of their images.
@@ -155,12 +155,12 @@ def refuse_unanswered(source: SampleSource) -> None:
     bare = [question for question in questions if not question.answers]
     if not bare:
         return
-    remedies = {
-        "vqa": "name the set's annotations (--annotations, vqa.data.annotations)",
-        "vizwiz": "name a split whose answers are published",
-        "gqa": "name a split whose answers are published",
-    }
+    remedy = (
+        "name the set's annotations (--annotations, vqa.data.annotations)"
+        if bare[0].form == "vqa"
+        else "name a split whose answers are published"
+    )
     raise UsageError(
         f"questions: {len(bare)} of {len(questions)} have no answers, the first is question_id "
-        f"{bare[0].question_id}; {remedies[bare[0].form]}"
+        f"{bare[0].question_id}; {remedy}"
     )

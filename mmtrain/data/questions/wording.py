@@ -76,6 +76,13 @@ def normalize_words(text: str) -> str:
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
+def normalize_textvqa(text: str) -> str:
+    """TextVQA's published rules (Singh et al. 2019, arXiv:1904.08920): VQAv2's, after commas and
+    question marks have gone without a trace and `'s` has become a word of its own."""
+    words = text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
+    return normalize_answer(words.strip())
+
+
 def normalize_answer(text: str) -> str:
     """All of the rules, as they are done to answers that annotators disagree on."""
     return normalize_words(strip_punctuation(clean_whitespace(text)))

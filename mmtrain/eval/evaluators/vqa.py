@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from mmtrain.data.questions.rows import KNOWN_SETS
 from mmtrain.data.sources.source import IMAGE_KEY
 from mmtrain.errors import UsageError
 from mmtrain.eval.evaluators.evaluator import Evaluator
@@ -38,7 +39,7 @@ class VqaEvalConfig(Evaluator):
     questions: PathText | None = None
     """The set's file of questions, as vqa.data.questions."""
     annotations: PathText | None = None
-    """VQAv2's file of answers."""
+    """The file of answers of VQAv2 or OK-VQA."""
     choices: PathText | None = None
     """GQA's choices file, for validity and plausibility."""
     head: Literal["classify", "generate"] | None = None
@@ -109,9 +110,11 @@ def add_question_files(parser: argparse.ArgumentParser, *, needed: bool = False)
         "--questions",
         required=needed,
         metavar="FILE",
-        help=f"questions of VQAv2, VizWiz, GQA or easy-VQA{of_package}",
+        help=f"questions of {KNOWN_SETS}{of_package}",
     )
-    parser.add_argument("--annotations", metavar="FILE", help="VQAv2's file of answers")
+    parser.add_argument(
+        "--annotations", metavar="FILE", help="the file of answers of VQAv2 or OK-VQA"
+    )
 
 
 def add_head(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from mmtrain.data.questions.predictions import one_form
 from mmtrain.data.questions.question import Question, Said
 from mmtrain.errors import UsageError
 from mmtrain.eval.outcomes import Outcome
-from mmtrain.eval.questions.accuracy import Mode, vqa_accuracy
+from mmtrain.eval.questions.accuracy import Mode, textvqa_accuracy, vqa_accuracy
 from mmtrain.eval.questions.gqa import (
     Choices,
     balanced_only,
@@ -25,6 +25,8 @@ def accuracy_of(said: Said, mode: Mode) -> float:
     if said.question.form == "gqa":
         return float(is_right(said))
     answers = said.question.answers
+    if said.question.form == "textvqa":
+        return textvqa_accuracy(said.prediction, answers, mode)
     return vqa_accuracy(said.prediction, answers, mode if len(answers) > 1 else "exact")
 
 
@@ -114,10 +116,11 @@ def check_judged(questions: Sequence[Question], mode: Mode, *, choices: Choices 
     if bare:
         raise UsageError(
             f"{len(bare)} of {len(questions)} questions have no answers, the first is question_id "
-            f"{bare[0]}; name the set's annotations (--annotations, VQAv2), or a split whose "
-            "answers are published"
+            f"{bare[0]}; name the set's annotations (--annotations, of VQAv2 and OK-VQA), or a "
+            "split whose answers are published"
         )
-    is_gqa = one_form(questions) == "gqa"
+    form = one_form(questions)
+    is_gqa = form == "gqa"
     if choices is not None and not is_gqa:
         raise UsageError("choices: only GQA has such a file, and these questions are not its")
     if is_gqa:
@@ -125,6 +128,10 @@ def check_judged(questions: Sequence[Question], mode: Mode, *, choices: Choices 
         used = balanced_only(unsaid)
         if choices is not None:
             refuse_missing_choices(used, choices)
+    if form == "textvqa":
+        if mode == "evalai":
+            raise UsageError("mode = evalai is VQAv2's; TextVQA's own is official, leave it out")
+        return "textvqa" if mode == "official" else mode
     if not is_gqa and any(len(question.answers) > 1 for question in questions):
         return mode
     if mode == "evalai":

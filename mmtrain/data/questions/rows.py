@@ -1,0 +1,110 @@
+"""What the readers of all sets share: rows of questions, and what is told of one that is none.
+
+A row that is no question goes to `on_fault`, which refuses the file (`refuse`) or counts the row.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mmtrain.data.questions.question import Question
+from mmtrain.errors import UsageError
+
+Rows = list[tuple[str, Question]]
+"""The image's id and a question about it."""
+
+OnFault = Callable[[str, UsageError], None]
+"""Is told why a row cannot be used, in few words and in a line that names it."""
+
+KNOWN_SETS = "VQAv2, OK-VQA, TextVQA, VizWiz, GQA or easy-VQA"
+
+MALFORMED = "malformed row"
+NO_ANSWER = "no answer"
+TWICE = "there twice"
+
+
+def refuse(_reason: str, error: UsageError) -> None:
+    """What is told of a row that cannot be used, where all must be."""
+    raise error
+
+
+def unknown_form(path: Path) -> UsageError:
+    """Says which forms there are."""
+    return UsageError(f"questions = {path} is of no known form; name a file of {KNOWN_SETS}")
+
+
+def by_question(rows: list[Any], told: str, on_fault: OnFault) -> dict[Any, dict[str, Any]]:
+    """Rows by their `question_id`, in the order of the file."""
+    found: dict[Any, dict[str, Any]] = {}
+    for number, row in enumerate(rows):
+        question_id = row.get("question_id") if isinstance(row, dict) else None
+        if not isinstance(question_id, int | str) or isinstance(question_id, bool):
+            error = UsageError(
+                f"{told}: row {number} is without 'question_id'; fetch the file again"
+            )
+            on_fault(MALFORMED, error)
+        elif question_id in found:
+            on_fault(TWICE, there_twice(told, f"question_id {question_id}"))
+        else:
+            found[question_id] = row
+    return found
+
+
+def there_twice(told: str, what: str) -> UsageError:
+    """What is told of an id that a file has twice."""
+    return UsageError(
+        f"{told}: {what} is there twice, as where two splits were joined; name the file of one "
+        "split"
+    )
+
+
+def text_of(row: dict[str, Any], name: str, told: str) -> str:
+    """A field that must be a text.
+
+    Args:
+        row: one of a file.
+        name: the field.
+        told: file and row, for messages.
+
+    Raises:
+        UsageError: it is missing, or something else.
+    """
+    value = row.get(name)
+    if not isinstance(value, str):
+        what = f"{name} = {value!r} is no text" if name in row else f"without {name!r}"
+        raise UsageError(f"{told}: {what}; fetch the file again")
+    return value
+
+
+def image_id_of(row: dict[str, Any], name: str, told: str) -> str:
+    """A field that names an image by text or number.
+
+    Raises:
+        UsageError: it is missing, or something else.
+    """
+    value = row.get(name)
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        what = f"{name} = {value!r} names no image" if name in row else f"without {name!r}"
+        raise UsageError(f"{told}: {what}; fetch the file again")
+    return str(value)
+
+
+class NoAnswersError(UsageError):
+    """A question of a set that has answers to the others."""
+
+
+def no_answers(told: str) -> UsageError:
+    """What is told of a question without answers in a file that has some."""
+    return NoAnswersError(f"{told} has no answers; mend or leave it out")
+
+
+def table_of(row: dict[str, Any], name: str, told: str) -> dict[str, Any]:
+    """A field that is a table; empty where it is not there.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    value = row.get(name) or {}
+    if not isinstance(value, dict):
+        raise UsageError(f"{told}: {name} = {value!r} is no table; fetch the file again")
+    return value

@@ -1,0 +1,85 @@
+"""Small files in the published forms of OK-VQA and TextVQA, drawn, and their images."""
+
+import json
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+MARKS = [*';/[]"{}()=+\\_-><@`,?!.']
+WORDS = ["a", "an", "The", "one", "none", "Ten", "dont", "Im", "1,000", "3.5", "U.S.", "no", "yes"]
+WORDS += ["hi-fi", "cat", "dog", "dog's", "Dogs'", "...", "\n", "\t", "red", "blue"]
+
+
+def draw_text(draw: random.Random) -> str:
+    """Words of which the rules make something else, with marks between them."""
+    joint = ("", " ", " ", "'s ", *draw.sample(MARKS, 2))
+    parts = [draw.choice(WORDS) + draw.choice(joint) for _ in range(draw.randint(0, 4))]
+    return "".join(parts)
+
+
+def draw_answers(draw: random.Random) -> list[str]:
+    """Ten, of which some are the same."""
+    pool = [draw_text(draw) for _ in range(draw.randint(1, 4))]
+    return [draw.choice(pool) for _ in range(10)]
+
+
+def write_images(folder: Path, names: Iterable[str]) -> str:
+    """A picture of each name, of another colour each."""
+    for number, name in enumerate(dict.fromkeys(names)):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (number * 40 % 256, number * 90 % 256, 90)).save(path)
+    return str(folder)
+
+
+def write_json(path: Path, content: Any) -> str:
+    """The file's name, for a command."""
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+def draw_text_vqa(seed: int, *, num: int = 30) -> dict[str, Any]:
+    """TextVQA_0.5.1_val.json."""
+    draw = random.Random(seed)
+    images = [f"{draw.randrange(16**16):016x}" for _ in range(6)]
+    rows = [
+        {
+            "question": draw.choice(("what does it say?", "what color is the sign?")),
+            "image_id": draw.choice(images),
+            "image_classes": ["Sign"],
+            "image_width": 16,
+            "image_height": 16,
+            "answers": draw_answers(draw),
+            "question_tokens": ["what", "does", "it", "say"],
+            "question_id": 34602 + number,
+            "set_name": "val",
+        }
+        for number in range(num)
+    ]
+    head = {"dataset_type": "val", "dataset_name": "textvqa", "dataset_version": "0.5.1"}
+    return head | {"data": rows}
+
+
+OK_TYPES = {"one": "Vehicles and Transportation", "two": "Brands", "other": "Other"}
+
+
+def draw_ok_vqa(seed: int, *, num: int = 30) -> tuple[dict[str, Any], dict[str, Any]]:
+    """OpenEnded_mscoco_val2014_questions.json and mscoco_val2014_annotations.json of OK-VQA 1.1."""
+    draw = random.Random(seed)
+    head = {"license": {}, "data_subtype": "val2014", "data_type": "mscoco", "info": {}}
+    questions, notes = [], []
+    for number in range(num):
+        row = {"image_id": draw.randint(1, 9), "question_id": 2971475 + number}
+        questions.append(row | {"question": "what is it for?"})
+        answers = [
+            {"answer_id": place + 1, "raw_answer": answer, "answer": answer}
+            | {"answer_confidence": "yes"}
+            for place, answer in enumerate(draw_answers(draw))
+        ]
+        kind = draw.choice(list(OK_TYPES))
+        notes.append(row | {"question_type": kind, "answer_type": "other", "answers": answers})
+    asked = head | {"task_type": "Open-Ended", "questions": questions}
+    return asked, head | {"annotations": notes, "question_types": OK_TYPES}
