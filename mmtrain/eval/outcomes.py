@@ -1,13 +1,19 @@
 """What became of each sample of an evaluation, beside its figures: for comparing two results."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
+from mmtrain.data.storage.addresses import base_name
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
+
+if TYPE_CHECKING:
+    from mmtrain.data.sources.source import SampleSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +30,45 @@ class Outcome:
     """From 0 to 1."""
     kinds: Mapping[str, str] = field(default_factory=dict)
     """Its types by name, such as question_type."""
+    asked: str = ""
+    """The question; empty where there is none."""
+    wanted: str = ""
+    """What would have been right."""
+    said: str = ""
+    """What the model gave."""
 
 
-def image_outcomes(metric: str, keys: Iterable[str], right: Iterable[bool]) -> tuple[Outcome, ...]:
-    """Of images in the order of their set, each right or wrong."""
-    named = (f"{number} {key}" for number, key in enumerate(keys))
-    return tuple(
-        Outcome(metric=metric, id=name, image=name, score=float(one))
-        for name, one in zip(named, right, strict=True)
+def sample_names(source: "SampleSource", samples: Iterable[int]) -> list[str]:
+    """Names of samples by which two evaluations find each other's, in whatever order each read
+    them: the key, with the name of its file, or of its file and folders, where keys repeat."""
+    numbers = list(samples)
+    keys = [source.key(number) for number in numbers]
+    if len(set(keys)) == len(keys):
+        return keys
+    places = [source.place(number) for number in numbers]
+    return told_apart(
+        keys,
+        [f"{base_name(place)}/{key}" for place, key in zip(places, keys, strict=True)],
+        [f"{place}/{key}" for place, key in zip(places, keys, strict=True)],
     )
+
+
+def told_apart(names: Sequence[str], *fuller: Sequence[str]) -> list[str]:
+    """Unique names: each in the first form that no other has; numbered where all forms repeat."""
+    found = list(names)
+    for form in fuller:
+        often = Counter(found)
+        found = [
+            other if often[name] > 1 else name for name, other in zip(found, form, strict=True)
+        ]
+    taken: set[str] = set()
+    for place, name in enumerate(found):
+        number = 1
+        while found[place] in taken:
+            number += 1
+            found[place] = f"{name} ({number})"
+        taken.add(found[place])
+    return found
 
 
 def outcomes_path(result: Path) -> Path:
@@ -43,7 +79,7 @@ def outcomes_path(result: Path) -> Path:
 def outcome_lines(outcomes: Iterable[Outcome]) -> bytes:
     """A line for each."""
     rows = (asdict(one) for one in outcomes)
-    kept = ({key: value for key, value in row.items() if value != {}} for row in rows)
+    kept = ({key: value for key, value in row.items() if value not in ({}, "")} for row in rows)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
     # A key may hold half a character, which UTF-8 cannot write.
     return text.encode("utf-8", "replace")
@@ -85,7 +121,7 @@ def read_outcomes(result: Path) -> dict[str, dict[str, Outcome]]:
             raise UsageError(f"{path}:{number}: {outcome.id} is there twice; repeat the evaluation")
         held[outcome.id] = outcome
     for metric, held in found.items():
-        mean, told = sum(one.score for one in held.values()) / len(held), figures.get(metric)
+        mean, told = fmean(one.score for one in held.values()), figures.get(metric)
         if not isinstance(told, float | int) or abs(mean - told) > 1e-6:
             raise UsageError(
                 f"{path} gives {metric} = {mean:.6g}, but {result.name} has {told}: they are of "
@@ -110,6 +146,7 @@ def _read_line(line: bytes, place: str) -> Outcome:
     try:
         outcome = Outcome(**json.loads(line))
         texts = (outcome.metric, outcome.id, outcome.image, *outcome.kinds.values())
+        texts += (outcome.asked, outcome.wanted, outcome.said)
         if all(isinstance(text, str) for text in texts) and 0 <= outcome.score <= 1:
             return outcome
     except (ValueError, TypeError, AttributeError) as error:

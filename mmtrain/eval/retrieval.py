@@ -17,7 +17,7 @@ from mmtrain.eval.captions import (
 from mmtrain.eval.encode import Encoder, encode_texts
 from mmtrain.eval.examples import pick_examples
 from mmtrain.eval.features.gathered import encode_set
-from mmtrain.eval.outcomes import Outcome
+from mmtrain.eval.outcomes import Outcome, sample_names, told_apart
 from mmtrain.eval.result import EvalResult, provenance
 from mmtrain.eval.scores import own_blocks, rank_of_any, rank_of_target
 from mmtrain.eval.together import sum_of_all
@@ -90,24 +90,37 @@ def evaluate_retrieval(
         "captions": list(captions),
         **provenance(encoder, source),
     }
-    keys = [f"{sample} {source.key(sample)}" for sample in rows.samples]
-    outcomes = _outcomes(rank_N, rank_M, keys, known.image_M.tolist())
+    found = [known.distinct[text] for text in first_N.tolist()]
+    outcomes = _outcomes(rank_N, rank_M, sample_names(source, rows.samples), rows.captions, found)
     return EvalResult(figures=figures, best=best, worst=worst, outcomes=outcomes)
 
 
 def _outcomes(
-    rank_N: Tensor, rank_M: Tensor, keys: Sequence[str], image_M: Sequence[int]
+    rank_N: Tensor,
+    rank_M: Tensor,
+    names: Sequence[str],
+    captions: Sequence[Sequence[str]],
+    found: Sequence[str],
 ) -> tuple[Outcome, ...]:
     """Of each image and of each of its texts, whether the first find is right."""
-    found = [
-        Outcome(metric="i2t_recall@1", id=key, image=key, score=float(rank < 1))
-        for key, rank in zip(keys, rank_N.tolist(), strict=True)
+    of_images = [
+        Outcome(
+            metric="i2t_recall@1",
+            id=name,
+            image=name,
+            score=float(rank < 1),
+            wanted=own[0],
+            said=own[0] if rank < 1 else said,
+        )
+        for name, own, said, rank in zip(names, captions, found, rank_N.tolist(), strict=True)
     ]
-    found += [
-        Outcome(metric="t2i_recall@1", id=str(text), image=keys[image], score=float(rank < 1))
-        for text, (image, rank) in enumerate(zip(image_M, rank_M.tolist(), strict=True))
+    texts = [(name, text) for name, own in zip(names, captions, strict=True) for text in own]
+    ids = told_apart([f"{name}: {text}" for name, text in texts])
+    of_texts = [
+        Outcome(metric="t2i_recall@1", id=id, image=name, score=float(rank < 1))
+        for id, (name, _), rank in zip(ids, texts, rank_M.tolist(), strict=True)
     ]
-    return tuple(found)
+    return (*of_images, *of_texts)
 
 
 def _image_to_text(

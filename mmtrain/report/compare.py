@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mmtrain.report.chart import NUM_COLORS, short_number
@@ -31,7 +32,7 @@ class Row:
 
 def comparison(runs: Sequence[RunFolder]) -> dict[str, Any]:
     """What compare.html shows of two or more runs."""
-    names = distinct_names(runs)
+    names = distinct_names([run.path for run in runs])
     settings, num_equal = _differences([_settings(run) for run in runs])
     facts, _ = _differences([dict(facts_of(run)) for run in runs])
     return {
@@ -56,14 +57,14 @@ def comparison(runs: Sequence[RunFolder]) -> dict[str, Any]:
     }
 
 
-def distinct_names(runs: Sequence[RunFolder]) -> list[str]:
-    """The folders' names, with as many folders above them as it takes to tell them apart."""
-    parts = [run.path.resolve().parts for run in runs]
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Their last parts, with as many folders above them as it takes to tell them apart."""
+    parts = [path.resolve().parts for path in paths]
     for depth in range(1, max(map(len, parts))):
         names = ["/".join(part[-depth:]) for part in parts]
         if len(set(names)) == len(names):
             return names
-    return [str(run.path.resolve()) for run in runs]
+    return [str(path.resolve()) for path in paths]
 
 
 def _summary(runs: Sequence[RunFolder]) -> list[Row]:

@@ -29,7 +29,7 @@ RIGHT = {
     "eval pairs": f"{CLIP} --data {{shard}} --caption txt --negatives name",
     "eval vqa": f"--model {{asked}} --data {{vqa}}/images {ASKED} --out {{new}}.json",
     "eval answers": f"--predictions {{said}} {ASKED} --out {{new}}.json",
-    "compare": "{result} {result}",
+    "compare": "{result} {result} --out {new}.html --data {shard}",
     "embed": "--model {run} --data {shard} --out {new}",
     "generate": "--model {decoder} --prompt {text}",
     "ask": "--model {asked} --image {image} --question what?",

@@ -15,7 +15,7 @@ from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.classify.classes import ClassList
 from mmtrain.eval.encode import Encoder
 from mmtrain.eval.examples import pick_examples
-from mmtrain.eval.outcomes import image_outcomes
+from mmtrain.eval.outcomes import Outcome, sample_names
 from mmtrain.eval.result import EvalResult
 from mmtrain.eval.samples import Members, read_text_field
 from mmtrain.eval.scores import rank_of_target
@@ -262,6 +262,21 @@ def classification_result(
         num_candidates=len(names),
     )
     figures = verdicts.figures(known, per_class=per_class) | more
-    keys = map(source.key, range(len(verdicts.rank_N)))
-    outcomes = image_outcomes("top1", keys, (verdicts.rank_N == 0).tolist())
+    outcomes = tuple(
+        Outcome(
+            metric="top1",
+            id=name,
+            image=name,
+            score=float(right == said),
+            kinds={"class": names[right]},
+            wanted=names[right],
+            said=names[said],
+        )
+        for name, right, said in zip(
+            sample_names(source, range(source.num_samples)),
+            verdicts.class_N.tolist(),
+            verdicts.predicted_N.tolist(),
+            strict=True,
+        )
+    )
     return EvalResult(figures=figures, best=best, worst=worst, outcomes=outcomes)

@@ -92,10 +92,12 @@ class PairsConfig(Evaluator):
     def run(self, model: "Encoder", inputs: "SampleSource") -> "EvalResult":
         """Accuracy: the share of images whose caption scores above all its negatives; an equal
         score is not above. Hsieh et al. 2023, arXiv:2306.14610 (SugarCrepe), Sec. 3."""
+        import torch
+
         from mmtrain.eval.encode import encode_texts
         from mmtrain.eval.examples import pick_examples
         from mmtrain.eval.features.gathered import encode_set
-        from mmtrain.eval.outcomes import image_outcomes
+        from mmtrain.eval.outcomes import Outcome, sample_names
         from mmtrain.eval.result import EvalResult, provenance
 
         names = (self.caption, *self.negatives)
@@ -126,8 +128,23 @@ class PairsConfig(Evaluator):
             "negatives": list(self.negatives),
             **provenance(model, inputs),
         }
-        keys = map(inputs.key, range(len(pairs)))
-        outcomes = image_outcomes("accuracy", keys, (~is_wrong_N).tolist())
+        outcomes = tuple(
+            Outcome(
+                metric="accuracy",
+                id=name,
+                image=name,
+                score=float(not is_wrong),
+                wanted=pair[0],
+                said=pair[first],
+            )
+            for name, pair, is_wrong, first in zip(
+                sample_names(inputs, range(len(pairs))),
+                pairs,
+                is_wrong_N.tolist(),
+                torch.where(is_wrong_N, 1 + wrong_NJ.argmax(1), 0).tolist(),
+                strict=True,
+            )
+        )
         return EvalResult(figures=figures, best=best, worst=worst, outcomes=outcomes)
 
 

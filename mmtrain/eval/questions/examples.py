@@ -12,6 +12,7 @@ from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.look.answers import Looked, look
 from mmtrain.eval.look.pictures import draw_heat, seen_part, to_webp
 from mmtrain.eval.questions.answering import Answered, Answerer
+from mmtrain.eval.questions.figures import most_given
 from mmtrain.eval.result import Example
 from mmtrain.eval.samples import decode_sample
 from mmtrain.models.vqa import Asked
@@ -51,17 +52,14 @@ def _spread(surest: list[Answered]) -> list[Answered]:
     for again in (False, True):
         for one in surest:
             images = {other.sample for other in chosen}
-            answers = {_right_answer(other) for other in chosen}
+            answers = {most_given(other.question.answers) for other in chosen}
             if len(chosen) == NUM_EXAMPLES:
                 return chosen
-            if one.sample not in images and (again or _right_answer(one) not in answers):
+            if one.sample not in images and (
+                again or most_given(one.question.answers) not in answers
+            ):
                 chosen.append(one)
     return chosen
-
-
-def _right_answer(one: Answered) -> str:
-    """What most annotators said."""
-    return max(sorted(set(one.question.answers)), key=one.question.answers.count)
 
 
 def _example(answerer: Answerer, source: SampleSource, one: Answered, *, rank: int) -> Example:
@@ -74,7 +72,7 @@ def _example(answerer: Answerer, source: SampleSource, one: Answered, *, rank: i
         sure += f"; {place} entries " + ", ".join(str(entry) for entry, _ in entries[:3])
     return Example(
         key=one.image_key,
-        text=f"{one.question.question} {_right_answer(one)}",
+        text=f"{one.question.question} {most_given(one.question.answers)}",
         predicted=one.prediction,
         rank=rank,
         num_candidates=2,

@@ -8,7 +8,7 @@ from typing import Any
 from mmtrain.data.questions.predictions import one_form
 from mmtrain.data.questions.question import Question, Said
 from mmtrain.errors import UsageError
-from mmtrain.eval.outcomes import Outcome
+from mmtrain.eval.outcomes import Outcome, told_apart
 from mmtrain.eval.questions.accuracy import Mode, textvqa_accuracy, vqa_accuracy
 from mmtrain.eval.questions.gqa import (
     Choices,
@@ -88,21 +88,32 @@ def answer_outcomes(
         mode: of vqa_accuracy.
         images: the image of each.
     """
-    of = {one.question.question_id: image for one, image in zip(answered, images, strict=True)}
+    kept = {id(one) for one in counted(answered)}
+    rows = [pair for pair in zip(answered, images, strict=True) if id(pair[0]) in kept]
+    numbers = [str(one.question.question_id) for one, _ in rows]
+    fuller = [f"{image} {number}" for (_, image), number in zip(rows, numbers, strict=True)]
     return tuple(
         Outcome(
             metric="accuracy",
-            id=str(one.question.question_id),
-            image=of[one.question.question_id],
+            id=name,
+            image=image,
             score=accuracy_of(one, mode),
             kinds={
                 name: kind
                 for name in ("answer_type", "question_type")
                 if (kind := getattr(one.question, name))
             },
+            asked=one.question.question,
+            wanted=most_given(one.question.answers),
+            said=one.prediction,
         )
-        for one in counted(answered)
+        for name, (one, image) in zip(told_apart(numbers, fuller), rows, strict=True)
     )
+
+
+def most_given(answers: Sequence[str]) -> str:
+    """What most annotators said; of equally many the first by letter."""
+    return max(sorted(set(answers)), key=answers.count)
 
 
 def check_judged(questions: Sequence[Question], mode: Mode, *, choices: Choices | None) -> str:

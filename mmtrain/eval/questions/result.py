@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from mmtrain.data.sources.source import SampleSource
+from mmtrain.eval.outcomes import sample_names
 from mmtrain.eval.questions.accuracy import Mode
 from mmtrain.eval.questions.answering import Answered, Answerer, Probe, answer_all
 from mmtrain.eval.questions.examples import answer_examples
@@ -55,6 +56,7 @@ def evaluate_vqa(
     if answerer.is_main:
         scores = [accuracy_of(one, mode) for one in answered]
         best, worst = answer_examples(answerer, source, answered, scores)
-    images = [one.image_key for one in answered]
+    names = sample_names(source, range(source.num_samples))
+    images = [names[one.sample] for one in answered]
     outcomes = answer_outcomes(answered, mode, images=images)
     return EvalResult(figures=figures, best=best, worst=worst, outcomes=outcomes)
