@@ -123,7 +123,7 @@ def _num_embedded(arguments: argparse.Namespace) -> int:
 
 def _embed(arguments: argparse.Namespace, part: tuple[int, int]) -> Any:
     options = replace(embed_options(arguments), part=part)
-    return embed_data(options, build_encoder(options.model))
+    return embed_data(options, build_encoder(options.model, images_only=True))
 
 
 def _end_embed(

@@ -16,6 +16,8 @@ from mmtrain.eval.features.embed_files import PieceFormat
 from mmtrain.eval.forward_size import FAST_BATCH, FIXED_BATCH, forward_size
 from mmtrain.eval.together import on_all_ranks
 from mmtrain.loading import load
+from mmtrain.loading.vqa import is_vqa_folder, load_vqa, refuse_architecture
+from mmtrain.models.answering_tower import AnsweringTower
 from mmtrain.parallel import ParallelConfig, build_layout, leave_ranks, pick_device
 from mmtrain.parallel.precision import Precision
 from mmtrain.ranks import own_rank
@@ -57,7 +59,7 @@ def eval_command(*, model: ModelOptions, evaluation: Evaluator, out: Path) -> No
     refuse_out(out)
     with waiting(model.retry_seconds):
         inputs = evaluation.open()
-        encoder = build_encoder(model)
+        encoder = build_encoder(model, images_only=not evaluation.reads_texts)
         with on_all_ranks(encoder.group, encoder.device):
             result = evaluation.run(encoder, inputs)
     if encoder.is_main:
@@ -96,7 +98,12 @@ class EmbedOptions:
 
 def embed_command(options: EmbedOptions) -> None:
     """`mmtrain embed`: image features into a folder; begun again, it goes on."""
-    encoder = build_encoder(options.model)
+    encoder = build_encoder(options.model, images_only=True)
+    if encoder.is_main and isinstance(encoder.model, AnsweringTower):
+        print(
+            f"{options.model.path} answers questions: a row is the mean of its image tower's "
+            "patches, and no text is in that space"
+        )
 
     def say(done: int, of: int) -> None:
         print(f"{done} of {of} pieces", flush=True)
@@ -150,16 +157,31 @@ def refuse_out(out: Path) -> None:
         raise UsageError(f"out = {out} must end in .json")
 
 
-def build_encoder(options: ModelOptions) -> Encoder:
-    """The model, on the device and the ranks that it runs on."""
+def build_encoder(options: ModelOptions, *, images_only: bool = False) -> Encoder:
+    """The model, on the device and the ranks that it runs on.
+
+    Args:
+        options: which, and how it is run.
+        images_only: no text is encoded, so that a model that answers will do too.
+    """
     layout = build_layout(ParallelConfig(), pick_device(options.device, key="device"))
-    clip, preprocess, tokenizer = load(
-        options.path, device=layout.device, architecture=options.architecture
-    )
+    if images_only and is_vqa_folder(options.path):
+        refuse_architecture(options.path, options.architecture)
+        saved = load_vqa(options.path, layout.device)
+        model, preprocess, tokenizer = (
+            AnsweringTower(saved.model).eval(),
+            saved.preprocess,
+            saved.tokenizer,
+        )
+    else:
+        model, transform, tokenizer = load(
+            options.path, device=layout.device, architecture=options.architecture
+        )
+        preprocess = transform.config
     return Encoder(
-        model=clip,
+        model=model,
         tokenizer=tokenizer,
-        preprocess=preprocess.config,
+        preprocess=preprocess,
         device=layout.device,
         precision=options.precision,
         batch_size=options.forward_size,

@@ -28,7 +28,8 @@ from mmtrain.models.vqa import Vqa
 from mmtrain.recipe import load_recipe
 from mmtrain.report.autograd_graph import draw_autograd_graph
 from mmtrain.report.graph import draw_graph
-from mmtrain.report.summary import Part, count, decoder_parts, summarize, vqa_parts
+from mmtrain.report.measure import measured_answering, measured_parts
+from mmtrain.report.summary import Part, count, decoder_parts, format_count, summarize
 from mmtrain.settings.paths import refuse_existing
 from mmtrain.tasks.answering_sections import AnsweringSections
 
@@ -84,7 +85,7 @@ def summary_command(
         return
     config, title = _architecture(model, architecture)
     summary = summarize(config)
-    _print(measured_table(config))
+    _print(measured_table(measured_parts(config)))
     print(
         f"{title}: {summary.num_parameters:,} parameters; {summary.image_tokens} tokens an image, "
         f"at most {summary.text_tokens} a text; {summary.image_flops / 1e9:.2f} + "
@@ -154,11 +155,15 @@ def _summarize_vqa(title: str, model: Vqa, graph: Path | None) -> None:
         raise UsageError(
             f"graph = {graph} draws a CLIP's two towers, and {title} answers questions"
         )
-    _print(_parts_table(vqa_parts(model)))
-    total = count(model)
+    parts, total, vision = measured_answering(model), count(model), model.clip.vision
+    _print(measured_table(parts))
+    flops = {one.part.name: one.measured.flops for one in parts if one.measured is not None}
+    names = [name for name in ("vision", "text", "classify", "generate") if name in flops]
     print(
-        f"{title}: {total:,} parameters; at most {model.clip.text.context_length} tokens a "
-        f"question; weights in fp32: {4 * total / 2**30:.2f} GiB"
+        f"{title}: {total:,} parameters; {vision.num_tokens} tokens an image, at most "
+        f"{model.clip.text.context_length} a question; "
+        f"{' + '.join(f'{format_count(flops[name])}FLOPs {name}' for name in names)} forward for "
+        f"an image and a question; weights in fp32: {4 * total / 2**30:.2f} GiB"
     )
 
 

@@ -1,22 +1,23 @@
 """The table of `mmtrain summary`: what each part of a model is, gives, costs and keeps."""
 
+from collections.abc import Sequence
+
 from rich.markup import escape
 from rich.table import Table
 
-from mmtrain.models import ClipConfig
-from mmtrain.report.measure import MeasuredPart, measured_parts
+from mmtrain.report.measure import MeasuredPart
 
 _MIB = 1 << 20
 
 
-def measured_table(config: ClipConfig) -> Table:
-    """A line a part; FLOPs and kept memory are of one image or one text."""
+def measured_table(parts: Sequence[MeasuredPart]) -> Table:
+    """A line a part; FLOPs and kept memory are of one image, one text or one question."""
     table = Table(box=None, pad_edge=False)
     for heading in ("part", "what", "output"):
         table.add_column(heading, no_wrap=heading == "part")
     for heading in ("parameters", "MFLOPs", "weights MiB", "kept MiB"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for one in measured_parts(config):
+    for one in parts:
         table.add_row(*(escape(cell) for cell in _cells(one)))
     return table
 

@@ -33,7 +33,12 @@ from mmtrain.interop.open_clip_files import read_open_clip, says_itself
 from mmtrain.interop.package import ModelPackage
 from mmtrain.interop.tensor_links import check_tensors
 from mmtrain.interop.tokenizer_differences import tokenizer_differences
-from mmtrain.loading.vqa import export_decoder
+from mmtrain.loading.vqa import (
+    export_answering,
+    export_decoder,
+    is_vqa_folder,
+    refuse_architecture,
+)
 from mmtrain.models import Clip, ClipConfig, Decoder
 from mmtrain.settings.decode import decode, encode
 
@@ -213,6 +218,10 @@ def export_model(
         if architecture is not None:
             raise UsageError(f"architecture = {architecture} has no effect on a decoder")
         export_decoder(source, out=out)
+        return []
+    if is_vqa_folder(source):
+        refuse_architecture(source, architecture)
+        export_answering(source, out=out, form=form)
         return []
     package = read_package(source, architecture=architecture)
     with writing(out):

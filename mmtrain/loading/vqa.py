@@ -21,6 +21,8 @@ from mmtrain.data.questions.answers import AnswerVocabulary
 from mmtrain.data.text.tokenizer import Tokenizer, load_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file, save_tensors, writing
+from mmtrain.interop.forms import DECODER as DECODER_FORM
+from mmtrain.interop.forms import OURS
 from mmtrain.interop.hf_decoder_files import DecoderPackage, write_hf_decoder
 from mmtrain.interop.model_kind import refuse_other_kind
 from mmtrain.models import ClipConfig
@@ -167,8 +169,48 @@ def export_decoder(source: Path, *, out: Path) -> None:
         family=began_as,
         files=dict(files),
     )
+    try:
+        with writing(out):
+            write_hf_decoder(package, out)
+    except UsageError as error:
+        raise UsageError(
+            f"the decoder of {source}: {error}; one that vqa.generate.init began can be written"
+        ) from error
+
+
+def export_answering(source: Path, *, out: Path, form: str) -> None:
+    """Write a model that answers in the only form that holds all of it, ours.
+
+    Args:
+        source: a run's folder or its export.
+        out: a new folder.
+        form: ours, or what was asked for.
+
+    Raises:
+        UsageError: another form, or the model cannot be read.
+    """
+    saved = load_vqa(source)
+    if form != OURS:
+        decoder = "" if saved.model.generate is None else f", or {DECODER_FORM}, its decoder alone"
+        raise UsageError(
+            f"format = {form} holds towers with their heads, and {source} answers questions: its "
+            "towers end before the last norm and the projection, so that no image has a feature "
+            f"beside a text's; use {OURS}, the whole model{decoder}"
+        )
     with writing(out):
-        write_hf_decoder(package, out)
+        save_vqa(out, saved)
+
+
+def refuse_architecture(path: Path, architecture: str | None) -> None:
+    """Of a model that says itself what it is.
+
+    Raises:
+        UsageError: one was given.
+    """
+    if architecture is not None:
+        raise UsageError(
+            f"architecture = {architecture} is for a CLIP's weights; {path} answers questions"
+        )
 
 
 def is_vqa_folder(path: Path) -> bool:

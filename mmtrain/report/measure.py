@@ -4,7 +4,7 @@ The pass runs on fake tensors: the model's own code and the kernels that torch p
 machine's CPU, with shapes in place of numbers. So nothing is counted that would not run.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmtrain.models import Clip, ClipConfig
-from mmtrain.report.summary import Part, summarize
+from mmtrain.models.vqa import Vqa, VqaConfig
+from mmtrain.report.summary import Part, summarize, vqa_parts
 
 
 def _attention_flops(q: tuple[int, ...], k: tuple[int, ...], *_: Any, **__: Any) -> int:
@@ -48,17 +49,25 @@ class MeasuredPart:
 
 
 def measured_parts(config: ClipConfig) -> list[MeasuredPart]:
-    """The summary's lines, measured; equal blocks are one line there, and its measures are theirs
-    together."""
-    modules = measure(config)
-    parts: list[MeasuredPart] = []
-    tower = ""
-    for part in summarize(config).parts:
-        tower = part.name if part.depth == 0 else tower
-        name = part.name.replace("each.", f"{tower}.transformer.blocks.0.", 1)
-        name = name.partition(".blocks.0..")[0]
-        parts.append(MeasuredPart(part=part, measured=modules.get(name)))
-    return parts
+    """The lines of a CLIP's summary, measured."""
+    return _with_measures(summarize(config).parts, measure(config))
+
+
+def measured_answering(model: Vqa) -> list[MeasuredPart]:
+    """The lines of a model that answers, measured."""
+    return _with_measures(vqa_parts(model), measure_answering(model.clip, model.config))
+
+
+def _with_measures(parts: list[Part], modules: Mapping[str, Measured]) -> list[MeasuredPart]:
+    """Equal blocks are one line of a summary, and its measures are theirs together."""
+    lines: list[MeasuredPart] = []
+    stack = ""
+    for part in parts:
+        if ".blocks.0" in part.name:
+            stack = part.name.partition(".blocks.0")[0]
+        name = part.name.replace("each.", f"{stack}.blocks.0.", 1).partition(".blocks.0..")[0]
+        lines.append(MeasuredPart(part=part, measured=modules.get(name)))
+    return lines
 
 
 def measure(config: ClipConfig) -> dict[str, Measured]:
@@ -73,6 +82,34 @@ def measure(config: ClipConfig) -> dict[str, Measured]:
         return _tower("vision", model.vision, lambda: model.vision(image)) | _tower(
             "text", model.text, lambda: model.text(tokens, length_B=length_B)
         )
+
+
+def measure_answering(clip: ClipConfig, config: VqaConfig) -> dict[str, Measured]:
+    """Every module of a model that answers, for one image with one question: the question as long
+    as the tokenizer makes it, of the decoder's text all that it has room for."""
+    size, length = clip.vision.image_size, clip.text.context_length
+    with FakeTensorMode():
+        model = Vqa(clip, config)
+        image = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+        image_BTD = torch.zeros(1, clip.vision.num_tokens, clip.vision.transformer.dim)
+        length_Q = torch.tensor([length])
+        found = _tower("vision", model.vision, lambda: model.vision(image))
+        if (text := model.text) is not None and (classify := model.classify) is not None:
+            text.num_groups = 1  # as in `measure`
+            tokens_QT = torch.ones(1, length, dtype=torch.int64)
+            question_QTD = torch.zeros(1, length, clip.text.transformer.dim)
+            found |= _tower("text", text, lambda: text(tokens_QT, length_B=length_Q))
+            found |= _tower(
+                "classify", classify, lambda: classify(image_BTD, question_QTD, length_Q)
+            )
+        if (generate := model.generate) is not None and config.generate is not None:
+            assert config.generate.text_length is not None, "a model has it"
+            text_QT = torch.ones(1, config.generate.text_length, dtype=torch.int64)
+            length_QA = torch.tensor([config.generate.text_length])
+            found |= _tower(
+                "generate", generate, lambda: generate(image_BTD, text_QT, length_Q, length_QA)
+            )
+    return found
 
 
 @dataclass
@@ -94,7 +131,7 @@ class _Watch:
         return tensor
 
 
-def _tower(root: str, tower: nn.Module, run: Callable[[], Tensor]) -> dict[str, Measured]:
+def _tower(root: str, tower: nn.Module, run: Callable[[], object]) -> dict[str, Measured]:
     names = {module: f"{root}.{name}".rstrip(".") for name, module in tower.named_modules()}
     watch = _Watch(found={name: Measured() for name in names.values()})
     for weight in tower.parameters():

@@ -47,12 +47,12 @@ def commands(folder: Path, model: str, out: Path) -> dict[str, tuple[str, list[s
     return {
         "eval zero-shot": ("clip", ["eval", "zero-shot", *one, "--data", *data, *classes, *result]),
         "eval retrieval": ("clip", ["eval", "retrieval", *one, "--data", *data, *result]),
-        "eval knn": ("clip", ["eval", "knn", *one, *sets]),
-        "eval linear-probe": ("clip", ["eval", "linear-probe", *one, *sets]),
-        "embed": ("clip", ["embed", *one, "--data", *data, "--out", str(out / "e")]),
-        "serve": ("clip", ["serve", *one]),
-        "export": ("clip", ["export", model, "--out", str(out / "x")]),
-        "convert": ("clip", ["convert", model, str(out / "x"), "--format", "hf"]),
+        "eval knn": ("clip or vqa", ["eval", "knn", *one, *sets]),
+        "eval linear-probe": ("clip or vqa", ["eval", "linear-probe", *one, *sets]),
+        "embed": ("clip or vqa", ["embed", *one, "--data", *data, "--out", str(out / "e")]),
+        "serve": ("clip or vqa", ["serve", *one]),
+        "export": ("clip or vqa", ["export", model, "--out", str(out / "x")]),
+        "convert": ("clip or vqa", ["convert", model, str(out / "x")]),
         "model.init": ("clip", ["train", debug, *run, "--model.init", model]),
         "model.init beside [vqa]": ("clip", ["train", answers, *run, "--model.init", model]),
         "model.vision_init": ("tower", ["train", debug, *run, "--model.vision_init", model]),
@@ -70,7 +70,7 @@ HOLDS = {"vqa": "vqa", "vqa/export": "vqa", "clip": "clip", "clip/export": "clip
     "open-clip": "clip", "hf": "clip", "decoder": "decoder", "timm": "tower"
 }  # fmt: skip
 TOLD = {
-    "vqa": "mmtrain exported it, with questions; use `mmtrain eval vqa` or `mmtrain ask`",
+    "vqa": "mmtrain exported it, with questions; use `mmtrain ask`, `serve` or `eval vqa`",
     "clip": "it holds a CLIP, which `mmtrain eval zero-shot`",
     "decoder": "it holds a decoder, which `mmtrain generate`",
     "tower": "it holds an image tower of timm's, from which a recipe starts by model.vision_init",
@@ -84,7 +84,7 @@ def test_a_model_of_another_kind_is_told_by_who_takes_it(
     held = HOLDS[name]
     assert kind_of(folder / name) == held
     for command, (wanted, words) in commands(folder, str(folder / name), tmp_path).items():
-        if wanted == held:
+        if held in wanted.split(" or "):
             continue
         assert main(words) == 2, command
         (line,) = capsys.readouterr().err.splitlines()

@@ -6,11 +6,19 @@ import pytest
 import torch
 
 from mmtrain.models import Clip, ClipConfig
-from mmtrain.models.flops import clip_flops
+from mmtrain.models.classify_answers import ClassifyConfig
+from mmtrain.models.flops import clip_flops, decoder_flops
+from mmtrain.models.generate_answers import GenerateConfig
 from mmtrain.models.text import TextConfig
 from mmtrain.models.vision import VisionConfig
+from mmtrain.models.vqa import Vqa, VqaConfig
 from mmtrain.nn import TransformerConfig
-from mmtrain.report.measure import measure, measured_parts
+from mmtrain.report.measure import (
+    measure,
+    measure_answering,
+    measured_answering,
+    measured_parts,
+)
 
 
 def config(**fields) -> ClipConfig:
@@ -77,3 +85,31 @@ def test_every_line_of_a_module_is_measured() -> None:
     assert bare and all(
         name == "logit_scale" or lines[name].part.detail.startswith("[") for name in bare
     )
+
+
+@pytest.mark.parametrize("mask", ["causal", "prefix", "block"])
+def test_the_parts_of_a_model_that_answers_are_measured(mask: str) -> None:
+    core = TransformerConfig(dim=48, num_layers=3, num_heads=4)
+    answers = VqaConfig(
+        classify=ClassifyConfig(fusion=core, num_answers=7),
+        generate=GenerateConfig(
+            transformer=dataclasses.replace(core, mask=mask, num_kv_heads=2),  # pyright: ignore[reportArgumentType]
+            vocab_size=64,
+            text_length=20,
+        ),
+    )
+    clip = config()
+    model, found = Vqa(clip, answers), measure_answering(clip, answers)
+    # The towers without their projections.
+    towers = clip_flops(clip)
+    assert found["vision"].flops == towers.image - 2 * 48 * 32
+    assert found["text"].flops == towers.text - 2 * 48 * 32
+    assert model.generate is not None
+    written = decoder_flops(model.generate.decoder.config, num_tokens=16 + 20)
+    assert found["generate.decoder"].flops == written - 2 * 48 * 64 * 16  # no image token's logits
+    lines = {one.part.name: one.measured for one in measured_answering(model)}
+    assert lines["classify.fusion.blocks.0..2"] == found["classify.fusion"]
+    assert (
+        lines["generate.decoder.transformer.blocks.0..2"] == found["generate.decoder.transformer"]
+    )
+    assert found["classify"].flops > 3 * found["classify.fusion.blocks.0"].flops > 0

@@ -41,6 +41,8 @@ class Evaluator:
     """What the command does, in a line of help."""
     judges: ClassVar[Literal["towers", "answers"]] = "towers"
     """What it is about: an Encoder's two towers, or an Answerer's answers to questions."""
+    reads_texts: ClassVar[bool] = True
+    """Of two towers the text tower is asked too; if not, a model that answers has features too."""
     shortest: ClassVar[tuple[str, ...]]
     """The figures that say the result shortest, all of them shares."""
     shown: ClassVar[Mapping[str, str]]

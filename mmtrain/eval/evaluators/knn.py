@@ -32,6 +32,7 @@ class KnnConfig(LabelledEvaluator):
 
     summary = "classify images by their nearest training images"
     sets = ("train", "test")
+    reads_texts = False
     shown: ClassVar[Mapping[str, str]] = {**ACCURACY, "num_train": ","}
 
     def __post_init__(self) -> None:

@@ -31,6 +31,7 @@ class LinearProbeConfig(LabelledEvaluator):
 
     summary = "fit a linear classifier to the image features"
     sets = ("train", "test", "validation")
+    reads_texts = False
     shown: ClassVar[Mapping[str, str]] = {**ACCURACY, "num_train": ",", "strength": "g"}
 
     def __post_init__(self) -> None:
