@@ -7,13 +7,9 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from mmtrain.data.text.codecs import Codec, JsonCodec, SentencePieceCodec
 from mmtrain.data.text.far_ids import refuse_far_ids
-from mmtrain.data.text.language_tokenizer import (
-    Codec,
-    JsonCodec,
-    LanguageTokenizer,
-    SentencePieceCodec,
-)
+from mmtrain.data.text.language_tokenizer import LanguageTokenizer
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file, save_tensors
 from mmtrain.interop.foreign_config import read_json

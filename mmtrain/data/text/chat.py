@@ -5,6 +5,7 @@ conversation and a few functions, nothing else.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
@@ -19,6 +20,12 @@ from mmtrain.errors import UsageError
 
 Message = Mapping[str, Any]
 """`{"role": "user", "content": "..."}`; templates may read more fields."""
+Span = tuple[int, int]
+"""The first character and the one behind the last."""
+_BEGIN, _END = "\ufdd0", "\ufdd1"
+"""No characters (Unicode has them for a program's own use): what the assistant says stands between
+them where that is asked."""
+_MARKS = "marks_what_is_said"
 
 
 class _Generation(Extension):
@@ -27,8 +34,15 @@ class _Generation(Extension):
     tags = {"generation"}  # noqa: RUF012 - the base class has it so
 
     def parse(self, parser: Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return [_if_marking(_BEGIN, line), *body, _if_marking(_END, line)]
+
+
+def _if_marking(mark: str, line: int) -> jinja2.nodes.Node:
+    """What writes a mark where `_MARKS` is true."""
+    written = jinja2.nodes.Output([jinja2.nodes.TemplateData(mark)])
+    return jinja2.nodes.If(jinja2.nodes.Name(_MARKS, "load"), [written], [], []).set_lineno(line)
 
 
 class ChatTemplate:
@@ -64,12 +78,33 @@ class ChatTemplate:
         Raises:
             UsageError: the template refuses the conversation, or asks for what the sandbox bars.
         """
+        return self._render(messages, add_generation_prompt=add_generation_prompt)
+
+    def render_marked(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
+        """The conversation as one text, and where in it stands what the template marks as said by
+        the assistant (`{% generation %}`); nothing where it has no such marks.
+
+        Raises:
+            UsageError: as `render`.
+        """
+        parts = re.split(f"([{_BEGIN}{_END}])", self._render(messages, **{_MARKS: True}))
+        text, spans = "", []
+        for part in parts:
+            if part == _BEGIN:
+                spans.append((len(text), len(text)))
+            elif part == _END:
+                spans[-1] = (spans[-1][0], len(text))
+            else:
+                text += part
+        return text, spans
+
+    def _render(self, messages: Sequence[Message], **names: bool) -> str:
         try:
             return self._template.render(
                 messages=list(messages),
                 tools=None,
                 documents=None,
-                add_generation_prompt=add_generation_prompt,
+                **{"add_generation_prompt": False} | names,
                 **self._special_tokens,
             )
         except Exception as error:  # a program of somebody else's may raise anything

@@ -4,7 +4,9 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 
+from mmtrain.data.text.chat import Message
 from mmtrain.data.text.language_tokenizer import LanguageTokenizer
+from mmtrain.data.text.said import SaidToken, said_tokens
 
 _DAY = datetime(2024, 7, 26)
 """What a chat template that tells the date says: a question's ids are the same tomorrow."""
@@ -66,6 +68,20 @@ class LanguageTokens:
     def reply_ids(self, text: str) -> list[int]:
         """The ids of an answer, without the end token."""
         return self._language.encode(self._gap + text, special=False)
+
+    @property
+    def has_chat(self) -> bool:
+        """Whether it asks by a chat template."""
+        return self._chat
+
+    def said_tokens(self, turns: Sequence[Message], *, mark: str) -> list[SaidToken]:
+        """The tokens of a whole conversation by the chat template; see there.
+
+        Raises:
+            UsageError: as there.
+        """
+        assert self._chat and self.eot_id is not None
+        return said_tokens(self._language, turns, mark=mark, end_id=self.eot_id)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of ids."""

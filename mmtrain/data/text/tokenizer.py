@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from mmtrain.data.fingerprint import ids_fingerprint
+from mmtrain.data.text.chat import Message
 from mmtrain.data.text.cleaning import CLEANINGS, Cleaning
 from mmtrain.data.text.clip_bpe import ClipBpe
 from mmtrain.data.text.json_tokenizer import JsonTokenizer
 from mmtrain.data.text.language_tokens import LanguageTokens
+from mmtrain.data.text.said import SaidToken
 from mmtrain.data.text.sentence_piece import SentencePieceModel
 from mmtrain.data.text.siglip_pieces import SiglipPieces
 from mmtrain.data.work import COUNTER
@@ -169,6 +171,26 @@ class Tokenizer:
         ids = self._model.token_ids([cleaned], limit=room)[0][:room]
         return [token for token in ids if token != self.eot_id]
 
+    def turn_ids(self, text: str) -> list[int]:
+        """The ids of a text without start and end token, as many as there is room for."""
+        room = self.context_length - len(self._before) - len(self._after)
+        return self._model.token_ids([self._clean(text)], limit=room)[0][:room]
+
+    def chat_tokens(self, turns: Sequence[Message], *, mark: str) -> list[SaidToken] | None:
+        """The tokens of a whole conversation, uncut; None: there is no chat template.
+
+        Args:
+            turns: of the conversation.
+            mark: what stands for an image in a text.
+
+        Raises:
+            UsageError: the template refuses the conversation, or hides what the assistant says.
+        """
+        model = self._model
+        if not isinstance(model, LanguageTokens) or not model.has_chat:
+            return None
+        return model.said_tokens(turns, mark=mark)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, start, end and padding token left out."""
         special = (self.sot_id, self.eot_id, self.pad_id)
@@ -179,6 +201,11 @@ class Tokenizer:
         cleaned = [self._clean(text) for text in texts]
         rows = self._model.token_ids(cleaned, limit=room)
         return [[*self._before, *row[:room], *self._after] for row in rows]
+
+    @property
+    def turn_ends(self) -> tuple[list[int], list[int]]:
+        """The tokens before and behind every text."""
+        return self._before, self._after
 
     @property
     def num_before(self) -> int:

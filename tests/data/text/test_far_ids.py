@@ -10,9 +10,9 @@ import pytest
 import mmtrain
 from mmtrain.cli import main
 from mmtrain.data.text.clip_bpe import ClipBpe
+from mmtrain.data.text.codecs import JsonCodec
 from mmtrain.data.text.far_ids import MOST_IDS
 from mmtrain.data.text.json_tokenizer import JsonTokenizer
-from mmtrain.data.text.language_tokenizer import JsonCodec
 from mmtrain.errors import UsageError
 
 FAR = (MOST_IDS, 1 << 30, (1 << 32) - 2)
