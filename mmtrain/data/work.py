@@ -33,6 +33,8 @@ class Work:
     """Pieces that it had to fetch."""
     num_unjoined: int = 0
     """Samples that a place that is joined had no row for."""
+    num_shortened: int = 0
+    """Dialogues that were read without their oldest turns, which they are too long for."""
     memory: int = 0
     """Resident bytes of that process, those that it shares with others too."""
 
@@ -78,6 +80,11 @@ class Counter:
     def missed(self) -> None:
         """A sample had no row in a place that is joined."""
         self._work.num_unjoined += 1
+
+    def shortened(self, *, is_shorter: bool) -> None:
+        """A dialogue was read, without its oldest turns or whole."""
+        with self._lock:
+            self._work.num_shortened += is_shorter
 
     def begin(self) -> None:
         """A batch begins; what was counted before the first is forgotten."""

@@ -70,6 +70,9 @@ class WorkSums:
         ]
         if "data_unjoined" in of:
             rows.append(("without a row", f"{of['data_unjoined']:,} reads, see data.join"))
+        if "data_shortened" in of:
+            told = f"{of['data_shortened']:,} dialogues lost their oldest turns"
+            rows.append(("too long", f"{told}, see vqa.dialogues.max_length"))
         return [f"{name:20} {told}" for name, told in rows]
 
 
@@ -85,6 +88,7 @@ def _fetched(of: dict[str, float]) -> list[tuple[str, str]]:
 class _Sums:
     def __init__(self) -> None:
         self.num = self._ready = self._bytes = self._memory = self._unjoined = 0
+        self._shortened = 0
         self._fetched = self._hits = self._misses = 0
         self._stages: dict[Stage, float] = dict.fromkeys(STAGES, 0.0)
         self._seconds = 0.0
@@ -95,6 +99,7 @@ class _Sums:
         self._ready += num_ready
         self._bytes += work.bytes_read
         self._unjoined += work.num_unjoined
+        self._shortened += work.num_shortened
         self._fetched += work.bytes_fetched
         self._hits += work.cache_hits
         self._misses += work.cache_misses
@@ -117,6 +122,7 @@ class _Sums:
             **{f"data_ms/{stage}": one * per_batch for stage, one in self._stages.items()},
             "data_ms/rest": rest * per_batch,
             **({"data_unjoined": self._unjoined} if self._unjoined else {}),
+            **({"data_shortened": self._shortened} if self._shortened else {}),
             "data_ready": self._ready / self.num,
             "memory_mb": resident_bytes() / _MB,
             "data_memory_mb": self._memory / _MB,

@@ -78,54 +78,45 @@ def _split(name: str) -> str:
     return str(path.parent / f"{f'{numbered[1]}-*' if numbered else known}.parquet")
 
 
-class ArrowSource:
+class ArrowRows:
     """Rows of a saved data set by number; memory-mapped by the `datasets` library, which reads it.
-
-    Captions and labels are columns: `data.captions = { caption = 1.0 }`. Images are columns too:
-    themselves, or their paths, which count from the files' folder.
+    Images are given as bytes or paths, so that they go through the same limits and decoders as
+    everybody's.
 
     Args:
         data: what `Dataset.save_to_disk` wrote, .parquet files, or one .arrow file of its cache.
-        image_key: the column of the images.
         key: the setting that the folder came from, for messages.
 
     Raises:
-        UsageError: the library is missing, the data set cannot be read, has several splits, or
-            lacks the column.
+        UsageError: the library is missing, the data set cannot be read, has no rows or several
+            splits.
     """
 
-    def __init__(
-        self, data: Path | Sequence[Path], *, image_key: str, key: str = "data.train"
-    ) -> None:
+    def __init__(self, data: Path | Sequence[Path], *, key: str) -> None:
         files = [data] if isinstance(data, Path) else list(data)
         self.path = files[0] if len(files) == 1 else files[0].parent
-        self.image_key = image_key
-        self._told = f"{key} = {self.path}"
+        self.told = f"{key} = {self.path}"
         rows = self._open(data)
-        self._folder = self.path if self.path.is_dir() else self.path.parent
-        if image_key not in rows.column_names:
-            raise UsageError(
-                f"{image_key_option(key)} = {image_key} is no column of {self.path} "
-                f"({', '.join(rows.column_names)}); name the images' one"
-            )
-        self._caption_column = caption_column(rows.column_names)
-        self._rows, self._pictures = _undecoded(rows, image_key)
-        self._fingerprint = (
+        self.folder = self.path if self.path.is_dir() else self.path.parent
+        self.columns: list[str] = rows.column_names
+        self.fingerprint = (
             self._content()
             if not self.path.is_dir() and _is_arrow(files)
             else str(rows._fingerprint)
         )
-        self.num_samples = len(rows)
-        self.shard_sizes = even_pieces(self.num_samples)
-        if not self.num_samples:
-            raise UsageError(f"{self._told} has no rows")
-        probes = [self._rows[number][image_key] for number in range(min(_NUM_PROBES, len(rows)))]
-        refuse_no_paths(probes, f"{self._told}: its column {image_key}")
+        self._rows, self.pictures = _undecoded(rows)
+        self.num_rows = len(rows)
+        if not self.num_rows:
+            raise UsageError(f"{self.told} has no rows")
+
+    def row(self, number: int) -> dict[str, Any]:
+        """A row by its columns."""
+        return dict(self._rows[number])
 
     def _open(self, data: Path | Sequence[Path]) -> Any:
         if importlib.util.find_spec("datasets") is None:
             raise UsageError(
-                f"{self._told} needs the package datasets; pip install 'mmtrain[datasets]'"
+                f"{self.told} needs the package datasets; pip install 'mmtrain[datasets]'"
             )
         if not isinstance(data, Path) and _is_arrow(data):
             self._refuse_other_than_stream()
@@ -140,11 +131,11 @@ class ArrowSource:
                 rows = datasets.Dataset.from_parquet([str(file) for file in data])
         except Exception as error:  # the library raises nearly anything
             told = " ".join(str(error).split())
-            raise UsageError(f"{self._told} cannot be read: {told}") from error
+            raise UsageError(f"{self.told} cannot be read: {told}") from error
         if isinstance(rows, datasets.DatasetDict):
             if len(rows) != 1:
                 choices = " or ".join(str(self.path / str(name)) for name in sorted(rows))
-                raise UsageError(f"{self._told} holds several splits; name one: {choices}")
+                raise UsageError(f"{self.told} holds several splits; name one: {choices}")
             rows = next(iter(rows.values()))
         return rows
 
@@ -155,15 +146,15 @@ class ArrowSource:
                 file.seek(-min(len(_STREAM_END), os.fstat(file.fileno()).st_size), os.SEEK_END)
                 tail = file.read()
         except OSError as error:
-            raise UsageError(f"{self._told} cannot be read: {error.strerror}") from error
+            raise UsageError(f"{self.told} cannot be read: {error.strerror}") from error
         if head == _FILE_MAGIC:
             raise UsageError(
-                f"{self._told} is of Arrow's file format (Feather), of which the stream format "
+                f"{self.told} is of Arrow's file format (Feather), of which the stream format "
                 "alone is read; write it as Parquet (pandas.read_feather, then to_parquet)"
             )
         if tail != _STREAM_END:  # the library would take the rows that are there for all
             raise UsageError(
-                f"{self._told} is no Arrow stream, or is cut: its end is missing; fetch or write "
+                f"{self.told} is no Arrow stream, or is cut: its end is missing; fetch or write "
                 "it again"
             )
 
@@ -172,10 +163,42 @@ class ArrowSource:
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
+
+class ArrowSource:
+    """Rows of a saved data set as samples.
+
+    Captions and labels are columns: `data.captions = { caption = 1.0 }`. Images are columns too:
+    themselves, or their paths, which count from the files' folder.
+
+    Args:
+        data: as `ArrowRows` takes it.
+        image_key: the column of the images.
+        key: the setting that the folder came from, for messages.
+
+    Raises:
+        UsageError: as `ArrowRows`, or the column is not there.
+    """
+
+    def __init__(
+        self, data: Path | Sequence[Path], *, image_key: str, key: str = "data.train"
+    ) -> None:
+        self._rows = rows = ArrowRows(data, key=key)
+        self.image_key = image_key
+        if image_key not in rows.columns:
+            raise UsageError(
+                f"{image_key_option(key)} = {image_key} is no column of {rows.path} "
+                f"({', '.join(rows.columns)}); name the images' one"
+            )
+        self._caption_column = caption_column(rows.columns)
+        self.num_samples = rows.num_rows
+        self.shard_sizes = even_pieces(self.num_samples)
+        probes = [rows.row(n)[image_key] for n in range(min(_NUM_PROBES, self.num_samples))]
+        refuse_no_paths(probes, f"{rows.told}: its column {image_key}")
+
     @property
     def fingerprint(self) -> str:
         """The data set's own, or the digest of an .arrow file."""
-        return self._fingerprint
+        return self._rows.fingerprint
 
     def key(self, sample: int) -> str:
         """The row's number."""
@@ -183,7 +206,7 @@ class ArrowSource:
 
     def place(self, sample: int) -> str:
         """The folder or the file."""
-        return str(self.path)
+        return str(self._rows.path)
 
     def read(self, sample: int, wanted: Collection[str] | None = None) -> dict[str, bytes]:
         """The image under its extension, the other columns as `json`, the caption's also as `txt`.
@@ -191,10 +214,10 @@ class ArrowSource:
         Raises:
             SampleError: the row has no image.
         """
-        row: dict[str, Any] = dict(self._rows[sample])
-        content = self._image(row.pop(self.image_key))
+        row = self._rows.row(sample)
+        content = stored_image(row.pop(self.image_key), self._rows.folder)
         caption = row.get(self._caption_column or "")
-        fields = {name: value for name, value in row.items() if name not in self._pictures}
+        fields = {name: value for name, value in row.items() if name not in self._rows.pictures}
         members = {
             _EXTENSIONS.get(content[:2], "image"): content,
             "json": json.dumps(fields, default=str).encode(),
@@ -203,25 +226,38 @@ class ArrowSource:
             members["txt"] = caption.encode()
         return {k: v for k, v in members.items() if wanted is None or k in wanted}
 
-    def _image(self, value: Any) -> bytes:
-        """An image as `datasets` keeps it: bytes, a path, or one of both."""
-        if isinstance(value, dict):
-            value = value.get("bytes") or value.get("path")
-        if value is None:
-            raise SampleError("no image")
-        return value if isinstance(value, bytes) else read_image(self._folder, value)
+
+def stored_image(value: Any, folder: Path) -> bytes:
+    """An image as `datasets` keeps it: bytes, a path, or one of both.
+
+    Args:
+        value: what the row has.
+        folder: from where a relative path counts.
+
+    Raises:
+        SampleError: there is none.
+    """
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if value is None:
+        raise SampleError("no image")
+    return value if isinstance(value, bytes) else read_image(folder, value)
 
 
 def _is_arrow(files: Sequence[Path]) -> bool:
     return files[0].suffix.lower() in ARROW_SUFFIXES
 
 
-def _undecoded(rows: Any, image_key: str) -> tuple[Any, set[str]]:
-    """The rows with images as bytes or paths, which go through the same limits and decoders as
-    everybody's; and the columns of other images."""
+def _undecoded(rows: Any) -> tuple[Any, set[str]]:
+    """The rows with images, and lists of images, as bytes or paths; the columns of images."""
     import datasets
 
-    pictures = {name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)}
-    for name in pictures:
-        rows = rows.cast_column(name, datasets.Image(decode=False))
-    return rows, pictures - {image_key}
+    pictures: set[str] = set()
+    for name, kind in rows.features.items():
+        if isinstance(kind, datasets.Image):
+            rows = rows.cast_column(name, datasets.Image(decode=False))
+            pictures.add(name)
+        elif isinstance(getattr(kind, "feature", None), datasets.Image):
+            rows = rows.cast_column(name, type(kind)(datasets.Image(decode=False)))
+            pictures.add(name)
+    return rows, pictures

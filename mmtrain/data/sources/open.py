@@ -15,8 +15,9 @@ samples and exact resume are the same for all. What a path is, is told from its 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from mmtrain.data.sample_error import IncompleteError, SampleError
 from mmtrain.data.shards.patterns import expand_patterns
@@ -48,13 +49,41 @@ _NUM_PROBES = 64
 """Samples that are looked at, evenly spread, before none is found to have `image_key`."""
 
 
+class MakeTable(Protocol):
+    """A source from a table's path."""
+
+    def __call__(self, path: Path, *, key: str) -> SampleSource: ...
+
+
+class MakeRows(Protocol):
+    """A source from a saved data set's folder or files."""
+
+    def __call__(self, data: Path | Sequence[Path], *, key: str) -> SampleSource: ...
+
+
+class Makers(NamedTuple):
+    """What becomes of files of rows."""
+
+    table: MakeTable
+    """Of CSV and JSON."""
+    rows: MakeRows
+    """Of Arrow and Parquet."""
+
+    @classmethod
+    def images(cls, image_key: str) -> "Makers":
+        """A row is an image, in the column `image_key`."""
+        return cls(
+            partial(ManifestSource, image_key=image_key), partial(ArrowSource, image_key=image_key)
+        )
+
+
 class Kind(NamedTuple):
     """One kind of data that is none of shards."""
 
     knows: Callable[[str], bool]
     """Whether a path is of it."""
-    open: Callable[[str, str, str], SampleSource | None]
-    """Path, column of the images, setting -> the source; None: shards after all."""
+    open: Callable[[str, Makers, str], SampleSource | None]
+    """Path, what becomes of rows, setting -> the source; None: shards after all."""
 
 
 def _starts(*starts: str) -> Callable[[str], bool]:
@@ -69,34 +98,34 @@ def _path(spec: str) -> Path:
     return Path(local_path(spec)).expanduser()
 
 
-def _open_table(spec: str, image_key: str, key: str) -> SampleSource:
+def _open_table(spec: str, make: Makers, key: str) -> SampleSource:
     if any(each in spec for each in "*?[{") and not _path(spec).exists():
         raise UsageError(f"{key} = {spec} names several tables; one is read: join them")
-    return ManifestSource(_path(spec), image_key=image_key, key=key)
+    return make.table(_path(spec), key=key)
 
 
-def _open_parquet(patterns: tuple[str, ...], image_key: str, key: str) -> SampleSource:
+def _open_parquet(patterns: tuple[str, ...], make: Makers, key: str) -> SampleSource:
     files = [Path(path) for path in expand_patterns(patterns, key=key)]
-    return ArrowSource(files, image_key=image_key, key=key)
+    return make.rows(files, key=key)
 
 
-def _open_arrow(spec: str, image_key: str, key: str) -> SampleSource:
+def _open_arrow(spec: str, make: Makers, key: str) -> SampleSource:
     if any(each in spec for each in "*?[{") and not _path(spec).exists():
         raise UsageError(
             f"{key} = {spec} names several Arrow files; one is read, or the whole folder that "
             "save_to_disk wrote: name that"
         )
-    return ArrowSource([_path(spec)], image_key=image_key, key=key)
+    return make.rows([_path(spec)], key=key)
 
 
-def _open_folder(spec: str, image_key: str, key: str) -> SampleSource | None:
+def _open_folder(spec: str, make: Makers, key: str) -> SampleSource | None:
     """What a folder holds; None: shards."""
     folder = _path(spec)
     try:
         if tars_in(folder):
             return None
         if is_saved(folder):
-            return ArrowSource(folder, image_key=image_key, key=key)
+            return make.rows(folder, key=key)
         listing = list_folder(folder)
     except OSError as error:
         raise UsageError(f"{key} = {folder} cannot be read: {error}") from error
@@ -108,7 +137,7 @@ def _open_folder(spec: str, image_key: str, key: str) -> SampleSource | None:
         )
     if listing.parquet:
         files = parquet_of_one_split(folder, listing.parquet, key=key)
-        return ArrowSource(files, image_key=image_key, key=key)
+        return make.rows(files, key=key)
     if not listing.images:
         refuse_wrong_level(folder, listing.of_kinds("arrow", "feather"), key=key)
         return None
@@ -120,7 +149,7 @@ KINDS = (
     Kind(_starts(TORCHVISION), lambda spec, _, key: TorchvisionSource(spec, key=key)),
     Kind(_starts(CLASSES, CAPTIONS), lambda spec, _, key: open_as(spec, key=key)),
     Kind(_ends(*TABLE_SUFFIXES), _open_table),
-    Kind(_ends(".parquet"), lambda spec, column, key: _open_parquet((spec,), column, key)),
+    Kind(_ends(".parquet"), lambda spec, make, key: _open_parquet((spec,), make, key)),
     Kind(_ends(*ARROW_SUFFIXES), _open_arrow),
     Kind(_ends(ZIP), lambda spec, _, key: ZipSource(_path(spec), key=key)),
     Kind(lambda spec: _path(spec).is_dir(), _open_folder),
@@ -134,9 +163,10 @@ def open_unsharded(
     image_key: str,
     key: str = "data.train",
     is_shared: bool = False,
+    make: Makers | None = None,
 ) -> SampleSource | None:
     """The source that a path stands for, if it is none of shards; arguments as `open_source`."""
-    source = _open_unsharded(patterns, image_key, key)
+    source = _open_unsharded(patterns, make or Makers.images(image_key), key)
     if source is not None and not is_shared and not takes_image_key(source, image_key):
         raise UsageError(
             f"{image_key_option(key)} = {image_key} has no effect: {key} = {patterns} has no "
@@ -152,17 +182,15 @@ def takes_image_key(source: SampleSource, image_key: str) -> bool:
     return image_key == IMAGE_KEY or isinstance(source, ShardSource)
 
 
-def _open_unsharded(
-    patterns: str | tuple[str, ...], image_key: str, key: str
-) -> SampleSource | None:
+def _open_unsharded(patterns: str | tuple[str, ...], make: Makers, key: str) -> SampleSource | None:
     listed = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     for each in filter(is_remote, listed):
         _refuse_remote(each, key)
     if len(listed) == 1:
         kind = next((kind for kind in KINDS if kind.knows(listed[0])), None)
-        return None if kind is None else kind.open(listed[0], image_key, key)
+        return None if kind is None else kind.open(listed[0], make, key)
     if listed and all(each.lower().endswith(".parquet") for each in listed):
-        return _open_parquet(listed, image_key, key)
+        return _open_parquet(listed, make, key)
     for each in listed:
         if any(kind.knows(each) for kind in KINDS if kind.open is not _open_folder):
             raise UsageError(
@@ -194,6 +222,7 @@ def open_source(
     cache: Cache | None = None,
     is_shared: bool = False,
     part: tuple[int, int] = WHOLE,
+    make: Makers | None = None,
 ) -> SampleSource:
     """The source that a path stands for; see the table above.
 
@@ -209,6 +238,7 @@ def open_source(
         is_shared: whether other data have the same `image_key`, so that it need not matter here.
         part: number and count of equal parts of the shards, of which one is opened; of data that
             are none, all is.
+        make: what becomes of files of rows; None: a row is an image.
 
     Raises:
         UsageError: nothing is there, it is damaged, or `image_key` is nowhere in it.
@@ -216,7 +246,7 @@ def open_source(
     if not isinstance(data, str | Sequence):
         return data
     patterns = data if isinstance(data, str) else tuple(data)
-    source = open_unsharded(patterns, image_key=image_key, key=key, is_shared=is_shared)
+    source = open_unsharded(patterns, image_key=image_key, key=key, is_shared=is_shared, make=make)
     if source is None:
         source = ShardSource(
             patterns,

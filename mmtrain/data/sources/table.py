@@ -21,7 +21,8 @@ from mmtrain.data.sources.csv_records import Separated, parse_record
 from mmtrain.data.sources.text_lines import BOM, Lines, Place
 from mmtrain.errors import UsageError
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+CSV_SUFFIXES = (".csv", ".tsv")
+TABLE_SUFFIXES = (*CSV_SUFFIXES, ".jsonl", ".ndjson", ".json")
 _WIDE_BOMS = (b"\xff\xfe", b"\xfe\xff")
 _SPACE = b" \t\r\n"
 _HEAD = 1 << 16
@@ -35,7 +36,8 @@ class Table:
     Args:
         path: the file; a .csv or .tsv has a header. Commas, tabs, semicolons and bars are told
             apart by it.
-        column: one that the table must have, such as the images' paths.
+        column: one that the table must have, such as the images' paths; None: any will do, and it
+            is no .csv.
         option: the setting that named the column, for messages.
         key: the setting that the path came from, for messages.
 
@@ -44,7 +46,12 @@ class Table:
     """
 
     def __init__(
-        self, path: Path, *, column: str, option: str = "data.image_key", key: str = "data.train"
+        self,
+        path: Path,
+        *,
+        column: str | None,
+        option: str = "data.image_key",
+        key: str = "data.train",
     ) -> None:
         self.path, self._told = path, f"{key} = {path}"
         self._separated: Separated | None = None
@@ -59,7 +66,7 @@ class Table:
         if not self.num_rows:
             raise UsageError(f"{self._told} has no rows")
         self.columns = self._separated.header if self._separated else self._keys(column)
-        if column not in self.columns:
+        if column is not None and column not in self.columns:
             raise UsageError(
                 f"{option} = {column} is no column of {path} ({', '.join(self.columns)}); "
                 f"{_hint(self.columns, option)}"
@@ -93,12 +100,13 @@ class Table:
             raise SampleError("row is no JSON object")
         return row
 
-    def _spans(self, column: str, option: str) -> Iterator[Place]:
+    def _spans(self, column: str | None, option: str) -> Iterator[Place]:
         with self.path.open("rb") as file:
             head = file.read(_HEAD)
         if head.startswith(_WIDE_BOMS):
             raise UsageError(f"{self._told} is UTF-16; save it as UTF-8")
-        if self.path.suffix.lower() in (".csv", ".tsv"):
+        if self.path.suffix.lower() in CSV_SUFFIXES:
+            assert column is not None, "the header is told by it"
             return self._csv_spans(column, option)
         if head.removeprefix(BOM).lstrip(_SPACE).startswith(b"[") and self._is_array():
             return self._array_spans()
@@ -175,7 +183,7 @@ class Table:
                 f"{self._told} is neither an array of rows nor a row a line; write one of these"
             ) from error
 
-    def _keys(self, column: str) -> list[str]:
+    def _keys(self, column: str | None) -> list[str]:
         """Of the first row that has the one of the name, else of the first at all."""
         keys: list[str] = []
         reason = ""

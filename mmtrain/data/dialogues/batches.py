@@ -1,0 +1,185 @@
+"""Batches of dialogues: tokens in rows, the pieces of all their images one after another."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from mmtrain.data.accounts import taken_by
+from mmtrain.data.batch import SampleBatch
+from mmtrain.data.config import DataConfig
+from mmtrain.data.dialogues.config import DialogueDataConfig
+from mmtrain.data.dialogues.reader import DialogueReader, DialogueSample
+from mmtrain.data.dialogues.source import open_dialogues
+from mmtrain.data.dialogues.tokens import DialogueText, DialogueTokens
+from mmtrain.data.images.tiles import TilesConfig
+from mmtrain.data.images.transforms import TrainTransform
+from mmtrain.data.mixture import SourceSettings
+from mmtrain.data.numbered import BatchOptions, NumberedData
+from mmtrain.data.phases import Phase
+from mmtrain.data.samples import Sample, SampleReader
+from mmtrain.data.sources.source import SampleSource
+from mmtrain.errors import UsageError
+
+_IDLE = (("captions", {"txt": 1.0}), ("caption_lines", None), ("label_key", None), ("join", ()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DialogueBatch(SampleBatch):
+    """B dialogues of T tokens at most. `images_BCHW` has the N pieces of their images, those of a
+    dialogue together, in the order in which they stand in it: whole images, or tiles and a
+    thumbnail."""
+
+    num_pieces_B: Tensor
+    """int64, pieces of each dialogue; they sum to N."""
+    place_N2: Tensor
+    """int64, row and column of each piece in its image's grid; -1 twice: the whole image."""
+    tokens_BT: Tensor
+    """int64; the pad token where an image's stand, and behind the end."""
+    length_B: Tensor
+    """int64, tokens, images' counted; 1 on padding rows."""
+    image_BT: Tensor
+    """bool, where images' tokens stand."""
+    trained_BT: Tensor
+    """bool, the tokens that are learnt: the assistant's words and what ends them."""
+
+    @property
+    def text_length(self) -> Tensor:
+        """The dialogues'."""
+        return self.length_B
+
+    def row_texts(self, decode: Callable[[list[int]], str]) -> list[str]:
+        """Each dialogue without its images."""
+        kept_BT = self.real_BT & ~self.image_BT
+        rows = zip(self.tokens_BT, kept_BT, self.valid_B.tolist(), strict=True)
+        return [decode(ids[kept].tolist()) if valid else "" for ids, kept, valid in rows]
+
+    @property
+    def real_BT(self) -> Tensor:
+        """bool, what is no padding."""
+        place_T = torch.arange(self.tokens_BT.size(1), device=self.tokens_BT.device)
+        return place_T < self.length_B[:, None]
+
+
+class DialogueData(NumberedData[DialogueBatch]):
+    """Batches of dialogues.
+
+    Args:
+        config: the recipe's section; captions and labels have no meaning here.
+        dialogues: how long they may be, and where their images are.
+        tiles: how images are cut; None: not at all.
+        tokens_per_piece: tokens that a piece becomes.
+        source: the samples, where they are open already.
+        common: as NumberedData takes them.
+
+    Raises:
+        UsageError: the files cannot be read or hold no dialogues, or a setting has no effect.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        *,
+        dialogues: DialogueDataConfig,
+        tiles: TilesConfig | None,
+        tokens_per_piece: int,
+        source: SampleSource | None = None,
+        **common: Unpack[BatchOptions],
+    ) -> None:
+        for name, unset in _IDLE:
+            if getattr(config, name) != unset:
+                raise UsageError(f"data.{name} has no effect on dialogues; leave it out")
+        if tiles is not None and config.fast_decode:
+            raise UsageError(
+                "data.fast_decode = true makes images smaller before [vqa.tiles] cuts them by "
+                "their size; leave out one of the two"
+            )
+        self.dialogues, self._tiles, self._source = dialogues, tiles, source
+        self.text = DialogueText(common["tokenizer"], dialogues, tokens_per_piece=tokens_per_piece)
+        super().__init__(config, **common)
+
+    def _open_source(self, settings: SourceSettings) -> SampleSource:
+        if self._source is not None:
+            return self._source
+        return open_dialogues(
+            settings.train,
+            images=self.dialogues.images,
+            config=self.config,
+            key=f"{settings.key}.train",
+        )
+
+    def _build_reader(
+        self, source: SampleSource, settings: SourceSettings, transform: TrainTransform | None
+    ) -> SampleReader:
+        config = self.config
+        return DialogueReader(
+            source,
+            transform=transform,
+            text=self.text,
+            tiles=self._tiles,
+            preprocess=self._preprocess,
+            max_pixels=config.max_image_pixels,
+            at_least=config.decoded_at_least(self._preprocess.image_size),
+            retry_seconds=config.retry_seconds,
+        )
+
+    def batch(self, number: int) -> DialogueBatch:
+        """This rank's rows of a global batch."""
+        rows, phase = self.plan.rows(number), self.phases.at(number)
+        samples, bad = self._samples(rows, phase)
+        tokens_BT, length_B, image_BT, trained_BT = self._laid_out(samples)
+        return DialogueBatch(
+            images_BCHW=self._pieces(samples, phase),
+            num_pieces_B=torch.tensor([_num_pieces(each) for each in samples]),
+            place_N2=torch.cat([_place_P2(each) for each in samples]),
+            tokens_BT=tokens_BT,
+            length_B=length_B,
+            image_BT=image_BT,
+            trained_BT=trained_BT,
+            position_B=torch.from_numpy(rows.position_B),
+            valid_B=torch.tensor([each is not None for each in samples]),
+            epoch=rows.epoch,
+            phase=self.phases.number(number),
+            keys=tuple("" if each is None else each.key for each in samples),
+            bad=bad,
+            taken=taken_by(rows, bad),
+            source_B=torch.from_numpy(rows.source_B) if self.config.mixture else None,
+        )
+
+    def _laid_out(self, samples: list[Sample | None]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Tokens, lengths, where images stand and what is learnt, [B, T] but for the lengths."""
+        found = [_tokens_of(each) for each in samples]
+        lengths = [1 if one is None else len(one.ids) for one in found]
+        width = self.dialogues.max_length if self._fixed_length else max(lengths)
+        tokens_BT = torch.full((len(found), width), self.tokenizer.pad_id)
+        image_BT = torch.zeros(len(found), width, dtype=torch.bool)
+        trained_BT = torch.zeros_like(image_BT)
+        for row, one in enumerate(found):
+            if one is not None:
+                tokens_BT[row, : lengths[row]] = torch.tensor(one.ids)
+                image_BT[row, : lengths[row]] = torch.tensor(one.image)
+                trained_BT[row, : lengths[row]] = torch.tensor(one.trained)
+        return tokens_BT, torch.tensor(lengths), image_BT, trained_BT
+
+    def _pieces(self, samples: list[Sample | None], phase: Phase) -> Tensor:
+        each = [s.pieces_PCHW for s in samples if isinstance(s, DialogueSample) and len(s.place_P2)]
+        if not self._images:
+            return torch.empty(sum(map(len, each)), 0, dtype=torch.uint8)
+        size = phase.image_size or self._preprocess.image_size
+        return self._memory.stacked([piece for pieces in each for piece in pieces], size=size)
+
+
+def _tokens_of(sample: Sample | None) -> DialogueTokens | None:
+    return sample.tokens if isinstance(sample, DialogueSample) else None
+
+
+def _num_pieces(sample: Sample | None) -> int:
+    return sample.place_P2.size(0) if isinstance(sample, DialogueSample) else 0
+
+
+def _place_P2(sample: Sample | None) -> Tensor:
+    if isinstance(sample, DialogueSample):
+        return sample.place_P2
+    return torch.empty(0, 2, dtype=torch.int64)
