@@ -19,6 +19,7 @@ from mmtrain.parallel import ParallelConfig
 from mmtrain.peft import PeftConfig
 from mmtrain.settings.decode import decode
 from mmtrain.settings.describe import NONE
+from mmtrain.settings.layers import laid_over, read_layers
 from mmtrain.settings.overrides import apply_overrides
 from mmtrain.settings.paths import expand_paths
 from mmtrain.settings.read_toml import read_toml
@@ -33,6 +34,8 @@ from mmtrain.train.metrics import LogConfig
 from mmtrain.train.run_folder import RECIPE_FILE, has_begun
 
 _SIZES = ("vocab_size", "context_length", "end_token_id")
+_LENGTHS = ("steps", "epochs", "phase")
+"""Keys of [train] that say how long it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +76,7 @@ def load_recipe(
     """Read a recipe, lay the overrides (`--train.steps 20 ...`) over its dict, decode the whole.
 
     Args:
-        path: a TOML file.
+        path: a TOML file, which may begin from another one (`base = "..."`).
         overrides: words of a command line.
         resumes: take what the run in run.dir recorded of the model that it started from, where it
             has a checkpoint of its own, instead of reading that model, which may be gone.
@@ -82,9 +85,12 @@ def load_recipe(
         UsageError: an unknown key (with the nearest one), a wrong type, a bad value, a path with a
             variable that is not set.
     """
-    data = apply_overrides(TrainRecipe, read_toml(path), overrides or [])
+    data: dict[str, Any] = {}
+    for layer in read_layers(path):
+        data = _with_one_length(laid_over(data, layer), _lengths_in(layer))
+    data = apply_overrides(TrainRecipe, data, overrides or [])
     data = expand_paths(TrainRecipe, data)
-    _keep_one_length(data, overrides or [])
+    data = _with_one_length(data, _lengths_among(overrides or []))
     begun = _begun(data) if resumes else None
     filled = with_start(with_decoder(_with_written_scale(data), begun=begun), begun=begun)
     recipe = decode(TrainRecipe, filled)
@@ -157,15 +163,22 @@ def _refuse_written_sizes(data: dict[str, Any], recipe: TrainRecipe) -> None:
         refuse_other_sizes(written, text_sizes(tokenizer, num_context=0, add_eot=add_eot))
 
 
-def _keep_one_length(data: dict[str, Any], overrides: list[str]) -> None:
+def _lengths_in(layer: dict[str, Any]) -> set[str]:
+    """Which of them a recipe's file says."""
+    train = layer.get("train", {})
+    return set(_LENGTHS).intersection(train) if isinstance(train, dict) else set()
+
+
+def _lengths_among(overrides: list[str]) -> set[str]:
+    """Which of them the words of a command line say."""
+    keys = {word.partition("=")[0].removeprefix("--") for word in overrides}
+    return {name for name in _LENGTHS if f"train.{name}" in keys}
+
+
+def _with_one_length(data: dict[str, Any], given: set[str]) -> dict[str, Any]:
     """`--train.steps 20` over a recipe that counts epochs means 20 steps, and conversely; phases
     have lengths of their own."""
-    keys = {word.partition("=")[0].removeprefix("--") for word in overrides}
-    for given, other in (
-        ("steps", "epochs"),
-        ("epochs", "steps"),
-        ("phase", "steps"),
-        ("phase", "epochs"),
-    ):
-        if f"train.{given}" in keys and f"train.{other}" not in keys:
-            data["train"].pop(other, None)
+    dropped = {"steps", "epochs"} - given
+    if not given or not isinstance(data.get("train"), dict):
+        return data
+    return data | {"train": {k: v for k, v in data["train"].items() if k not in dropped}}

@@ -4,14 +4,11 @@ import argparse
 import importlib.metadata
 import platform
 import re
-import shutil
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from mmtrain.errors import UsageError
-from mmtrain.settings.describe import describe
 from mmtrain.settings.nearest import nearest
 from mmtrain.settings.paths import expand_path
 
@@ -20,12 +17,13 @@ class Parser(argparse.ArgumentParser):
     """argparse, with mistakes in one line and a recipe's keys in the help of `train`."""
 
     def __init__(self, *, takes_overrides: bool = False, lists_keys: bool = False, **kwargs: Any):
-        super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
+        given = {"add_help": not lists_keys, "formatter_class": _HelpFormatter} | kwargs
+        super().__init__(allow_abbrev=False, **given)
+        if lists_keys:
+            self.add_argument("-h", "--help", action=KeysAction)
         self.register("type", Path, _path)
         self.takes_overrides = takes_overrides
         """Whether `--section.key value` may be among the words."""
-        self.lists_keys = lists_keys
-        """Whether help ends with every key of a recipe."""
 
     def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, args: Any = None, namespace: Any = None
@@ -51,10 +49,6 @@ class Parser(argparse.ArgumentParser):
             remedy = f"did you mean {near}?" if near else f"choose {' | '.join(known)}"
             message = f"{name} = {word} is unknown; {remedy}"
         raise UsageError(f"{message} (see {self.prog} --help)")
-
-    def format_help(self) -> str:
-        text = super().format_help()
-        return f"{text}\n{_recipe_keys()}" if self.lists_keys else text
 
 
 _EMPTY = "it is empty; is a variable not set?"
@@ -93,6 +87,30 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30)
+
+
+class KeysAction(argparse.Action):
+    """Help that ends with a recipe's sections, or is about the keys of one: `--help optim`."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(
+            nargs="?",
+            metavar="SECTION",
+            default=argparse.SUPPRESS,
+            help="show this help, or the keys of a recipe's section; all: of every one",
+            **kwargs,
+        )
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, _: Any, values: Any, __: Any = None
+    ) -> NoReturn:
+        from mmtrain.cli.recipe_keys import keys_help, sections_help  # torch: seconds
+
+        if values is None:
+            print(f"{parser.format_help()}\n{sections_help()}", end="")
+        else:
+            print(keys_help(values), end="")
+        parser.exit()
 
 
 class VersionAction(argparse.Action):
@@ -145,28 +163,3 @@ def add_device(parser: Parser) -> None:
     parser.add_argument(
         "--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 or auto (%(default)s)"
     )
-
-
-def _recipe_keys() -> str:
-    """Every key of a training recipe with its type, default and doc."""
-    from mmtrain.recipe import TrainRecipe  # torch: seconds that other help need not wait for
-
-    # Wider than a pipe's usual 80, since nothing there wraps or cuts lines.
-    width = min(shutil.get_terminal_size(fallback=(100, 24)).columns, 100)
-    lines = [
-        "recipe keys, in the file or as --section.key value; in paths ~ and $NAME are as they are",
-        "in a shell, and $$ is a dollar sign:",
-    ]
-    # A section's own keys before those of the sections in it, as TOML wants them.
-    sections: dict[str, list[str]] = {}
-    for key in describe(TrainRecipe):
-        if key.type in ("table", "table | none"):
-            sections[key.name] = ["", f"[{key.name}]  {key.doc}"]
-            continue
-        known = [name for name in sections if key.name.startswith(f"{name}.")]
-        section = sections[max(known, key=len)]
-        section.append(f"  {key.name} = {key.type}  ({key.default})")
-        section += textwrap.wrap(key.doc, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    for section in sections.values():
-        lines += section
-    return "\n".join(lines) + "\n"

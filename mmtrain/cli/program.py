@@ -18,6 +18,7 @@ from mmtrain.cli.pages import add_report, add_serve
 from mmtrain.cli.parser import Parser, VersionAction
 from mmtrain.cli.plan import add_plan
 from mmtrain.cli.profile import add_profile
+from mmtrain.cli.recipes import add_recipes
 from mmtrain.cli.train import add_train
 from mmtrain.cli.vqa import add_ask
 from mmtrain.cli.words import explain, in_words_of, refuse_document_dashes, split_overrides
@@ -26,13 +27,15 @@ from mmtrain.errors import ExitStatus, UsageError, leave_error, mistake_before_r
 _EXAMPLES = """\
 examples:
   mmtrain demo
-  mmtrain train configs/debug_clip.toml --run-dir runs/first
+  mmtrain recipes debug_clip
+  mmtrain train debug_clip.toml --run-dir runs/first
   mmtrain train runs/first --resume
   torchrun --nproc-per-node 8 -m mmtrain train RECIPE --parallel.tp 2
 
-`mmtrain COMMAND --help` tells more; `mmtrain train --help` lists every key of a recipe.
+`mmtrain COMMAND --help` tells more; `mmtrain train --help SECTION` lists the keys of a recipe.
 """
 _GROUPS = (
+    add_recipes,
     add_train,
     add_plan,
     add_profile,
@@ -60,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (mistake := mistake_before_restart()) is not None:
         leave_error(mistake, ExitStatus.MISTAKE)  # it was said; the next restart must know too
         return ExitStatus.MISTAKE
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     return end_well(lambda: _run(words), name="mmtrain")
 
 

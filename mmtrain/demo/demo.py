@@ -14,12 +14,13 @@ from rich.table import Table
 from mmtrain.demo.emoji_pairs import unpack_emoji_pairs
 from mmtrain.errors import UsageError
 from mmtrain.run import train_command
+from mmtrain.settings.shipped import shipped_recipes
 from mmtrain.train.metrics import METRICS_FILE, read_metrics
 
 DATA_DIR = Path("data/emoji_pairs")
 """Where clip_emoji.toml looks for its shards, from the working directory."""
 
-_RECIPE = "clip_emoji.toml"
+_RECIPE = "clip_emoji"
 _NOTE = (
     "Top-1 / top-5 in %, prompts are the emoji's names. No drawing by Twemoji or OpenMoji was "
     "trained on, nor any of the new concepts. open_clip 3.3: its own model and loss on the same "
@@ -84,9 +85,8 @@ def run_demo(
 
 
 def recipe_path() -> Path:
-    """The demo's recipe: an installed package carries it, a checkout has it in configs/."""
-    packaged = Path(__file__).with_name(_RECIPE)
-    return packaged if packaged.is_file() else Path(__file__).parents[2] / "configs" / _RECIPE
+    """The demo's recipe."""
+    return shipped_recipes()[_RECIPE]
 
 
 def results_table(results: dict[str, dict[str, Any]]) -> Table:

@@ -19,6 +19,7 @@ PARSERS = {" ".join(words): parser for words, parser in commands()}
 CLIP = "--model {run} --out {new}.json"
 ASKED = "--questions {vqa}/questions.json --annotations {vqa}/annotations.json"
 RIGHT = {
+    "recipes": "debug_clip --out {new}.toml",
     "train": "{recipe} --run-dir {new}",
     "plan": "{recipe} --world-size 1",
     "profile": "{recipe} --out {new} --steps 1",
