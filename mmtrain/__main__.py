@@ -1,9 +1,32 @@
-"""`python -m mmtrain`, the form that torchrun starts."""
+"""`python -m mmtrain`, the form that torchrun starts, and the script `mmtrain`."""
 
+import atexit
+import os
 import sys
+from collections.abc import Sequence
 
 from mmtrain.cli import main
 
+
+def run() -> int:
+    """Run the command line as a whole process. One rank of several ends without taking the
+    interpreter apart: threads of gloo's run until then, also of groups that were destroyed, and
+    what they let go of in it aborted the process after all was done (torch 2.14)."""
+    ended: list[int] = []
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # The first to be registered is the last to be called.
+        atexit.register(_leave, ended)
+    ended.append(main())
+    return ended[0]
+
+
+def _leave(ended: Sequence[int]) -> None:
+    if ended:  # else an exception is on its way out, with a status of its own
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended[0])
+
+
 # Workers of a DataLoader may import this module again under another name.
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -166,7 +166,7 @@ def _refuse_written_sizes(data: dict[str, Any], recipe: TrainRecipe) -> None:
 def _lengths_in(layer: dict[str, Any]) -> set[str]:
     """Which of them a recipe's file says."""
     train = layer.get("train", {})
-    return set(_LENGTHS).intersection(train) if isinstance(train, dict) else set()
+    return {name for name in _LENGTHS if isinstance(train, dict) and name in train}
 
 
 def _lengths_among(overrides: list[str]) -> set[str]:

@@ -1,7 +1,6 @@
 """The device mesh: which rank does what."""
 
 import os
-import time
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -18,8 +17,6 @@ ScheduleName = Literal[
 ]
 Axis = Literal["pp", "dp", "tp"]
 DataParallelKind = Literal["fsdp", "ddp", "zero1"]
-_THREADS_REST = 0.1
-"""Seconds until gloo's threads are done with the last collective."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,15 +255,9 @@ def build_layout(config: ParallelConfig, device: torch.device) -> Layout:
 
 
 def leave_ranks() -> None:
-    """End the process group that `build_layout` made, if it made one; the process may end then.
-
-    A thread of gloo's lets go of the last collective's tensors when that is over, and needs the
-    interpreter for it: where that was ending already the process aborted (torch 2.14; a test of
-    two ranks in 3 of 8 runs on busy cores). So it is given time.
-    """
+    """End the process group that `build_layout` made, if it made one."""
     if dist.is_initialized():
         dist.destroy_process_group()
-        time.sleep(_THREADS_REST)
 
 
 def _init_process_group(device: torch.device, *, cpu_offload: bool, alone: bool) -> None:

@@ -177,3 +177,45 @@ def test_too_little_memory(capsys: pytest.CaptureFixture[str], wanted: str) -> N
     line = capsys.readouterr().err
     assert line.startswith("mmtrain: error: ") and line.count("\n") == 1
     assert "lower train.batch_size" in line
+
+
+_LEFT = """
+import atexit, os, sys
+import mmtrain.__main__ as program
+
+class Left:
+    def __del__(self, abort=os.abort):
+        abort()
+
+def main():
+    global left
+    left = Left()  # as a thread's tensor, it is let go of when the interpreter is taken apart
+    sys.modules["somebody"] = left
+    atexit.register(lambda: print("a mirror's own end"))
+    print("done", end=" ")
+    STATEMENT
+
+program.main = main
+sys.exit(program.run())
+"""
+
+
+@pytest.mark.parametrize(
+    ("ranks", "statement", "status"),
+    [("2", "return 0", 0), ("2", "return 75", 75), ("1", "return 0", -6), ("2", "1 / 0", -6)],
+)
+def test_a_rank_ends_without_taking_the_interpreter_apart(
+    ranks: str, statement: str, status: int
+) -> None:
+    """What is left over then aborts the process after all was done; a lone process, and an
+    exception that nobody caught, end as Python has it. What others registered is called."""
+    done = subprocess.run(
+        [sys.executable, "-c", _LEFT.replace("STATEMENT", statement)],
+        env=os.environ | {"WORLD_SIZE": ranks},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == status, done.stderr
+    if status >= 0:
+        assert done.stdout == "done a mirror's own end\n"
+    assert ("ZeroDivisionError" in done.stderr) == (statement == "1 / 0")
