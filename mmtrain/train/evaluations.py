@@ -79,7 +79,7 @@ def _keep(folder: Path, name: str, result: EvalResult, step: int) -> Failure | N
 
     try:
         on_rank_0(write)
-    except (OSError, UsageError) as error:
+    except Exception as error:  # told as any other of an evaluation
         return Failure.of(error)
     return None
 

@@ -8,25 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch.distributed as dist
 from PIL import Image
 
 from mmtrain import run as run_module
 from mmtrain.cli import main
-from mmtrain.eval import encode as encode_module
-from mmtrain.eval import retrieval as retrieval_module
 from mmtrain.eval import samples as samples_module
-from mmtrain.eval.classify import labelled as labelled_module
-from mmtrain.eval.classify import linear_probe as linear_probe_module
-from mmtrain.eval.classify.classification import ClassTable, Verdicts
 from mmtrain.eval.config import EVALUATORS
-from mmtrain.eval.evaluators.retrieval import RetrievalConfig
 from mmtrain.eval.scheduled import command_words
 from mmtrain.settings.decode import decode
 from mmtrain.train.loop import Loop
 from mmtrain.train.metrics import read_metrics
 from tests.data.questions.vqa_files import change
-from tests.ranks import run_ranks
 from tests.tasks.test_vqa_run import write_recipe as write_vqa_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -259,91 +251,3 @@ def test_whatever_an_evaluation_raises(
     assert (tmp_path / "run/export/config.json").is_file()
     assert len(read_metrics(tmp_path / "run/metrics.jsonl")) == 6
     assert "Traceback" not in capsys.readouterr().err
-
-
-PLACES: dict[str, tuple[str, int, Any, str]] = {
-    "opens": ("retrieval", 1, RetrievalConfig, "open"),
-    "encodes": ("retrieval", 1, samples_module, "encode_image_batch"),
-    "encodes a text": ("retrieval", 0, encode_module, "_encode_text_batch"),
-    "between collectives": ("retrieval", 1, retrieval_module, "own_blocks"),
-    "behind the last one": ("retrieval", 1, retrieval_module, "_recalls"),
-    "uses a batch": ("zero_shot", 1, ClassTable, "fill"),
-    "between two sums": ("zero_shot", 0, Verdicts, "figures"),
-    "judges": ("knn", 1, labelled_module, "own_blocks"),
-    "fits a strength": ("linear_probe", 0, linear_probe_module, "_accuracy"),
-}
-"""What one rank fails at: the evaluation, the rank, what is patched."""
-
-
-def check_ranks(rank: int, folder: str, where: str) -> None:
-    """One rank of two has lost the data, or runs out of memory."""
-    kind, failing, holder, name = PLACES[where]
-    steps = {"done": 0}
-    real = getattr(holder, name)
-
-    def count(self: Loop, *args: Any, **options: Any) -> Any:
-        verdict = real_step(self, *args, **options)
-        steps["done"] = self.state.step
-        return verdict
-
-    def fail() -> None:
-        if rank == failing and 1 < steps["done"] < 6:
-            raise OSError(5, "gone") if where == "opens" else RuntimeError("out of memory")
-
-    def do_or_fail(*args: Any, **options: Any) -> Any:
-        fail()
-        return real(*args, **options)
-
-    real_step = Loop._step
-    Loop._step = count  # pyright: ignore[reportAttributeAccessIssue]
-    setattr(holder, name, do_or_fail)
-    table = KINDS[kind] | {"name": "one"}
-    if kind == "linear_probe":
-        table["strengths"] = [1.0, 0.1]
-    words = [*scheduled((kind, table)), "--eval.every", "2"]
-    words += ["--eval.batch_size", "16"]
-    run = Path(folder) / where
-    # The process group is the test's.
-    leave, dist.destroy_process_group = dist.destroy_process_group, lambda *_: None
-    try:
-        assert train(run, *words) == 0
-    finally:
-        dist.destroy_process_group = leave
-        setattr(holder, name, real)
-        Loop._step = real_step
-    dist.barrier()
-    assert steps_in(run / "eval/one.history.jsonl") == [6], where
-    assert not (run / "eval/one.failed.json").exists()
-    assert [row["step"] for row in read_metrics(run / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
-    failed = [row for row in rows_of(run / "metrics.jsonl") if "eval_failed" in row]
-    assert [(row["step"], row["eval_failed"]) for row in failed] == [(2, "one"), (4, "one")]
-    told = "OSError: [Errno 5] gone" if where == "opens" else "RuntimeError: out of memory"
-    assert all(row["error"] == f"rank {failing}: {told}" for row in failed), failed
-
-
-def check_refused(rank: int, folder: str) -> None:
-    words = KINDS["retrieval"] | ({"captions": ["caption"]} if rank == 1 else {})
-    leave, dist.destroy_process_group = dist.destroy_process_group, lambda *_: None
-    try:
-        assert train(Path(folder) / "run", *scheduled(("retrieval", words))) == 2
-    finally:
-        dist.destroy_process_group = leave
-    dist.barrier()
-
-
-def check_all(rank: int, folder: str, places: tuple[str, ...]) -> None:
-    check_refused(rank, folder)
-    for where in places:
-        check_ranks(rank, folder, where)
-
-
-@pytest.mark.parametrize(
-    "places",
-    [
-        ("opens", "between collectives", "uses a batch"),
-        pytest.param(tuple(PLACES), marks=pytest.mark.slow, id="all"),
-    ],
-)
-def test_a_failure_of_one_rank_is_everybodys(tmp_path: Path, places: tuple[str, ...]) -> None:
-    """No rank waits for one that is not coming; the training goes on, or does not begin."""
-    run_ranks(check_all, 2, str(tmp_path), places)
