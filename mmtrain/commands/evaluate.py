@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mmtrain.data.feature_files import PieceFormat
 from mmtrain.data.storage.patience import PATIENCE, waiting
 from mmtrain.errors import UsageError
 from mmtrain.eval import Encoder, write_result
 from mmtrain.eval.evaluators.evaluator import Evaluator
 from mmtrain.eval.features.embed import EmbedReport, embed
-from mmtrain.eval.features.embed_files import PieceFormat
 from mmtrain.eval.forward_size import FAST_BATCH, FIXED_BATCH, forward_size
 from mmtrain.eval.together import on_all_ranks
 from mmtrain.loading import load

@@ -47,9 +47,9 @@ def refuse_unknown_features(reader: SampleReader, stored: StoredFeatures, key: s
                     return
             except SampleError as error:
                 if str(error).startswith(stored.name):
+                    wide = "as many as model.embed_dim says; make them by a model that is as wide"
                     raise UsageError(
-                        f"{key}: {reader.source.key(number)}: {error.told}, as many as "
-                        "model.embed_dim says; make them by a model that is as wide"
+                        f"{key}: {reader.source.key(number)}: {error.told}; they must be {wide}"
                     ) from error
     raise UsageError(
         f"{key}: none of {len(probes)} samples looked at has {file}; data.join names the folder "

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mmtrain.data.batch import SampleMeta
+from mmtrain.data.feature_files import read_npy
 from mmtrain.data.images.decode import IMAGE_EXTENSIONS, MAX_IMAGE_PIXELS, decode_image, is_image
 from mmtrain.data.images.transforms import TrainTransform
 from mmtrain.data.sample_error import IncompleteError, SampleError
@@ -73,12 +74,16 @@ class StoredFeatures:
         if content is None:
             return None
         try:
-            found_E = np.load(io.BytesIO(content), allow_pickle=False).astype(np.float32)
-        except (ValueError, TypeError, OSError, EOFError) as error:
-            raise SampleError(f"{self.name} are no features") from error
-        if found_E.shape != (self.width,) or not np.isfinite(found_E).all():
-            told = f"shape {found_E.shape}, wanted {self.width} finite numbers"
+            with np.errstate(over="ignore"):  # found below
+                found_E = read_npy(io.BytesIO(content)).astype(np.float32)
+        except ValueError as error:
+            raise SampleError(f"{self.name} are no features", detail=str(error)) from error
+        if found_E.shape != (self.width,):
+            told = f"shape {found_E.shape}, wanted {self.width} numbers"
             raise SampleError(f"{self.name} do not fit", detail=told)
+        if not np.isfinite(found_E).all() or not found_E.any():
+            told = "all are 0, which has no direction" if not found_E.any() else "not all finite"
+            raise SampleError(f"{self.name} cannot be learnt from", detail=told)
         return found_E
 
 

@@ -1,6 +1,5 @@
 """The images that the page searches: their features, and the data that hold their pictures."""
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.progress import track
 from torch import Tensor
 
 from mmtrain.data.config import DataConfig
+from mmtrain.data.feature_files import DONE_FILE, PARTIAL_FILE, read_job, read_pieces
 from mmtrain.data.images.decode import decode_image
 from mmtrain.data.images.transforms import eval_transform
 from mmtrain.data.sample_error import SampleError
@@ -21,8 +21,6 @@ from mmtrain.data.sources.open import open_source
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder, encode_image_batch
-from mmtrain.eval.features.embed_files import features_file, read_piece
-from mmtrain.eval.features.embed_folder import DONE_FILE, PARTIAL_FILE
 from mmtrain.eval.result import PICTURE_SIDE, thumbnail
 from mmtrain.eval.samples import decode_sample
 
@@ -149,15 +147,16 @@ def read_embeddings(encoder: Encoder, folder: Path) -> ImageIndex:
             features are not this model's.
     """
     try:
-        job = json.loads((folder / DONE_FILE).read_text(encoding="utf-8"))
+        job = read_job(folder)
+        assert job is not None, "the caller looked"
         data, image_key = job["data"], str(job["image_key"])
-        paths = [
-            features_file(folder, number, job["format"]) for number in range(job["num_pieces"])
-        ]
-        pieces = [read_piece(path, dtype=job["dtype"]) for path in paths]
-        features, keys = [part for part, _ in pieces], [key for _, some in pieces for key in some]
-        if len(keys) != job["num_rows"]:
-            raise ValueError(f"{len(keys)} rows, and {DONE_FILE} tells of {job['num_rows']}")
+        if not isinstance(data, str) and not all(isinstance(one, str) for one in [*data]):
+            raise TypeError("its data are no paths")
+        paths, features, keys = [], [], []
+        for path, part, some in read_pieces(folder, job):
+            paths.append(path)
+            features.append(part)
+            keys += some
     except (OSError, ValueError, KeyError, TypeError) as error:
         told = f"{DONE_FILE} has no {error}" if isinstance(error, KeyError) else str(error)
         raise UsageError(

@@ -14,10 +14,10 @@ import pytest
 from mmtrain.cli import main
 from mmtrain.data import open_loader
 from mmtrain.data.config import DataConfig
+from mmtrain.data.feature_files import features_file, write_piece
 from mmtrain.data.joins import key_index, keyed
 from mmtrain.data.joins.keyed import open_keyed
 from mmtrain.errors import UsageError
-from mmtrain.eval.features.embed_files import features_file, write_piece
 from tests.data.shard_files import build_data, write_set, write_shard
 from tests.mistakes import mistake
 
@@ -266,7 +266,8 @@ def test_keys_of_features_are_the_texts_that_were_written(tmp_path: Path) -> Non
 def test_damaged_keys_of_features_are_one_line(tmp_path: Path, content: str) -> None:
     folder = features_folder(tmp_path / "f", ["a", "b"])
     (folder / "keys-00000.json").write_text(content)
-    with pytest.raises(UsageError, match=r"cannot be read: .* holds no features with a key each"):
+    told = "keys-00000.json is no list of keys|.* holds no features with a key each"
+    with pytest.raises(UsageError, match=rf"cannot be read \(({told})\)"):
         open_features(folder)
 
 

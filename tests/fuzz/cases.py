@@ -55,7 +55,7 @@ def _folders(folder: Path, run: Path, shard: str) -> dict[str, Path]:
     words = ["--data", shard, "--format", "parquet", "--piece", "20", "--out", str(parquet)]
     assert main(["embed", "--model", str(run), *words]) == 0
     made = {"parquet": parquet}
-    for form in ("mmtrain", "open-clip", "hf"):
+    for form in ("mmtrain", "open-clip", "hf", "timm"):
         made[form] = folder / form
         assert main(["export", str(run), "--format", form, "--out", str(made[form])]) == 0
     return made
@@ -131,6 +131,6 @@ def draw_case(seed: int, number: int, templates: Templates, cwd: Path) -> Case:
     disk = rng.choice((0, 100, 2000, 20_000, 200_000)) if kind == "disk" else None
     debug = templates.recipes[0].parent / "debug"
     if kind == "folders":
-        return Case(draw_folder_reader(rng, of_features=form in ("npy", "parquet"), debug=debug))
+        return Case(draw_folder_reader(rng, form=form, debug=debug))
     reader = draw_reader(rng, debug=debug)
     return Case(reader, disk)

@@ -87,22 +87,34 @@ def draw_reader(rng: random.Random, *, debug: Path) -> list[str]:
     )
 
 
-def draw_folder_reader(rng: random.Random, *, of_features: bool, debug: Path) -> list[str]:
+STORED = '[{kind = "distill", features = "features", target = "features"}]'
+
+
+def draw_folder_reader(rng: random.Random, *, form: str, debug: Path) -> list[str]:
     """A right command that reads `folder`, features or a model, beside a run and its recipe."""
     data, new = ["--data", str(debug / "train.tar")], ["--run-dir", "new", "--train.steps", "1"]
-    readers = (
-        (
+    train = ["train", "recipe.toml", *new]
+    distill = [*train, "--data.join", "folder", "--loss.terms", STORED]
+    if form in ("npy", "parquet"):
+        readers = (
             ["serve", "--model", "run", "--index", "folder", "--port", "0"],
             ["embed", "--model", "run", "--out", "folder", *data],
-            ["train", "recipe.toml", *new, "--data.join", "folder"],
+            [*train, "--data.join", "folder"],
+            distill,
+            [*distill, "--data.join_missing", "keep"],
         )
-        if of_features
-        else (
+    elif form == "timm":
+        readers = (
+            [*train, "--model.vision_init", "folder"],
+            [*train, "--model.init", "folder"],
+            ["summary", "folder"],
+        )
+    else:
+        readers = (
             ["convert", "folder", "new", "--format", rng.choice(("mmtrain", "open-clip", "hf"))],
             ["eval", "retrieval", "--model", "folder", "--out", "new.json", *data],
             ["embed", "--model", "folder", "--out", "new", *data],
-            ["train", "recipe.toml", *new, "--model.init", "folder"],
+            [*train, "--model.init", "folder"],
             ["summary", "folder"],
         )
-    )
     return list(rng.choice(readers))

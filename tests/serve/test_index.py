@@ -1,5 +1,6 @@
 """What can be searched: the nearest by brute force, whatever the parts; what cannot be used."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -181,5 +182,10 @@ def test_a_piece_of_another_model_is_refused(tmp_path: Path) -> None:
     model = tiny_clip()
     folder = write_embeddings(tmp_path, model)
     of_another_model(folder)
+    with pytest.raises(UsageError, match=r"features-00001\.npy and its keys are not the piece"):
+        open_index(tiny_encoder(model), [str(folder)])
+    told = json.loads((folder / "embed.json").read_text())
+    del told["digests"]  # as older ones are
+    (folder / "embed.json").write_text(json.dumps(told))
     with pytest.raises(UsageError, match=r"not of this model in features-00001\.npy"):
         open_index(tiny_encoder(model), [str(folder)])

@@ -8,13 +8,14 @@ import json
 import os
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import numpy as np
 
+from mmtrain.data.feature_files import probe_rows, read_job, read_npy, read_piece, read_pieces
 from mmtrain.data.images.decode import IMAGE_EXTENSIONS
 from mmtrain.data.joins.key_index import Index, PackedTexts
 from mmtrain.data.sample_error import SampleError
@@ -23,6 +24,7 @@ from mmtrain.data.sources.table import TABLE_SUFFIXES, Table
 from mmtrain.errors import UsageError
 
 _FEATURES = "features.npy"
+_AGAIN = "mmtrain embed makes what is missing of a folder, and names what it cannot use"
 _ROWS_AT_ONCE = 1 << 18
 """Of an unpacked table: few pieces, so that a row is found fast."""
 
@@ -168,39 +170,32 @@ def _mapped(place: str) -> Any:
 class KeyedFeatures:
     """A folder of features-00000.npy with keys-00000.json, as `mmtrain embed` writes them."""
 
-    def __init__(self, files: Sequence[Path], *, told: str) -> None:
-        self.path, self._files = str(files[0].parent), list(files)
+    def __init__(self, folder: Path, *, job: dict[str, Any] | None, told: str) -> None:
+        self.path, self._files = str(folder), []
         digest = hashlib.blake2b(digest_size=16)
         self._pieces = []
+        pieces = _any_pieces(folder) if job is None else read_pieces(folder, job)
         try:
-            self._keys = PackedTexts(self._read(file, digest) for file in files)
+            self._keys = PackedTexts(self._kept(*piece, digest) for piece in pieces)
         except (OSError, ValueError) as error:
-            raise UsageError(f"{told} cannot be read: {error}") from error
+            raise UsageError(f"{told} cannot be read ({error}); {_AGAIN}") from error
         self._end_P = np.cumsum([len(piece) for piece in self._pieces])
         digest.update(self._keys.all_bytes.data)
         self.fingerprint = digest.hexdigest()
         self.index = Index(self._keys, key_of=self._keys.__getitem__, told=told)
 
-    def _read(self, file: Path, digest: Any) -> list[str]:
-        """Open the features of a file; their keys."""
-        features_NE = np.load(file, mmap_mode="r", allow_pickle=False)
-        place = file.with_name(file.name.replace("features", "keys")).with_suffix(".json")
-        keys = json.loads(place.read_text(encoding="utf-8"))
-        has_keys = isinstance(keys, list) and len(keys) == len(features_NE)
-        if features_NE.ndim != 2 or not has_keys:
-            raise ValueError(f"{file.name} holds no features with a key each")
-        digest.update(f"{features_NE.shape} {features_NE.dtype}".encode())
-        for row in (0, len(features_NE) // 2, len(features_NE) - 1):
-            digest.update(features_NE[row : row + 1].tobytes())  # all may be terabytes
+    def _kept(self, file: Path, features_NE: np.ndarray, keys: list[str], digest: Any) -> list[str]:
+        digest.update(probe_rows(features_NE))
+        self._files.append(file)
         self._pieces.append(features_NE)
-        return [*map(str, keys)]
+        return keys
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_pieces": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state  # a map is pickled as all that is in it
-        self._pieces = [np.load(each, mmap_mode="r", allow_pickle=False) for each in self._files]
+        self._pieces = [read_npy(file) for file in self._files]
 
     def row(self, number: int) -> tuple[str, Row]:
         """The features as the file features.npy."""
@@ -242,10 +237,10 @@ def open_keyed(path: str, *, key_column: str, index_dir: str | None) -> AnyKeyed
     """
     told, place = f"data.join = {path}", Path(path).expanduser()
     if place.is_dir():
-        features = sorted(place.glob("features-*.npy"))
-        if features:
-            return KeyedFeatures(features, told=told)
+        job = _job(place, told=told)
         files = sorted(place.glob("*.parquet"))
+        if any(place.glob("features-*.npy")) or (job is not None and not files):
+            return KeyedFeatures(place, job=job, told=told)
         if files:
             return KeyedParquet(files, key_column=key_column, told=told)
     elif place.suffix.lower() in TABLE_SUFFIXES:
@@ -253,6 +248,29 @@ def open_keyed(path: str, *, key_column: str, index_dir: str | None) -> AnyKeyed
     elif place.suffix.lower() == ".parquet":
         return KeyedParquet([place], key_column=key_column, told=told)
     return KeyedShards(path, index_dir=index_dir, told=told)
+
+
+def _job(folder: Path, *, told: str) -> dict[str, Any] | None:
+    """What embed.json tells, of pieces that are all there; None: there is no such file."""
+    try:
+        job = read_job(folder)
+        if job is not None and job.get("format") == "parquet":
+            for _ in read_pieces(folder, job):
+                pass
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{told} cannot be read ({error}); {_AGAIN}") from error
+    return job
+
+
+def _any_pieces(folder: Path) -> Iterator[tuple[Path, np.ndarray, list[str]]]:
+    """Files of features that somebody else wrote."""
+    width = None
+    for path in sorted(folder.glob("features-*.npy")):
+        features_NE, keys = read_piece(path)
+        width = features_NE.shape[1] if width is None else width
+        if features_NE.shape[1] != width:
+            raise ValueError(f"{path.name} is {features_NE.shape[1]} wide, others are {width}")
+        yield path, features_NE, keys
 
 
 def _npy(values: np.ndarray) -> bytes:

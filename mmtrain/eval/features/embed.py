@@ -17,11 +17,11 @@ from torch import Tensor
 
 from mmtrain.collectives import rank_and_size, sum_
 from mmtrain.data.config import DataConfig
+from mmtrain.data.feature_files import PieceFormat, require_parquet
 from mmtrain.data.sources.open import open_source
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder, encode_image_batch
-from mmtrain.eval.features.embed_files import PieceFormat, require_parquet
 from mmtrain.eval.features.embed_folder import EmbedFolder, Skipped
 from mmtrain.eval.result import provenance
 from mmtrain.eval.samples import (

@@ -2,7 +2,7 @@
 
 features-00000.npy    [n, E] unit-norm features of the images of a piece
 keys-00000.json       the samples' keys, a row each
-                      (both in features-00000.parquet on request, see embed_files.py)
+                      (both in features-00000.parquet on request, see mmtrain/data/feature_files.py)
 skipped-00000.json    samples of the piece without a row, and why; only if there are any
 embed.json            what was embedded with what; there when all is done
 """
@@ -16,13 +16,19 @@ from typing import Any
 
 import numpy as np
 
+from mmtrain.data.feature_files import (
+    DONE_FILE,
+    PARTIAL_FILE,
+    features_file,
+    piece_digest,
+    read_json,
+    read_piece,
+    write_piece,
+)
 from mmtrain.data.fingerprint import same_data
 from mmtrain.errors import UsageError
-from mmtrain.eval.features.embed_files import features_file, read_piece, write_piece
 from mmtrain.files import create_file, other_files, replace_file
 
-DONE_FILE = "embed.json"
-PARTIAL_FILE = "embed.partial.json"
 _SAME_JOB = (
     "num_samples",
     "piece",
@@ -75,15 +81,24 @@ class EmbedFolder:
             # Either may be missing, and a machine that ends the job removes the first.
             with contextlib.suppress(FileNotFoundError):
                 self._refuse_other_job(self.path / name)
-        return [number for number in range(self.num_pieces) if not self._has(number)]
+        digests = self._digests()
+        return [number for number in range(self.num_pieces) if not self._has(number, digests)]
 
-    def _has(self, number: int) -> bool:
+    def _digests(self) -> Sequence[str]:
+        """Of the pieces when all of them were there; nothing before that."""
+        path = self.path / DONE_FILE
+        told = read_json(path).get("digests") if path.is_file() else None
+        return told if isinstance(told, list) else []
+
+    def _has(self, number: int, digests: Sequence[str]) -> bool:
         path = features_file(self.path, number, self.job["format"])
         if not path.is_file():
             return False
         try:
-            _, keys = read_piece(path, dtype=self.job["dtype"])
+            features_NE, keys = read_piece(path, dtype=self.job["dtype"])
             self._check_rows(number, len(keys))
+            if number < len(digests) and piece_digest(features_NE, keys) != digests[number]:
+                raise ValueError(f"{path.name} and its keys are not the piece that was written")
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"out = {self.path}: a piece is damaged ({error}); remove {path.name}, and the "
@@ -106,14 +121,14 @@ class EmbedFolder:
         file = self._skipped_file(number)
         if not file.is_file():
             return 0
-        skipped = json.loads(file.read_text(encoding="utf-8"))
+        skipped = read_json(file)
         if not isinstance(skipped, list):
             raise ValueError(f"{file.name} is no list")
         return len(skipped)
 
     def _refuse_other_job(self, described: Path) -> None:
         try:
-            before = json.loads(described.read_text(encoding="utf-8"))
+            before = read_json(described)
             other = [key for key in _SAME_JOB if not self._is_same(key, before.get(key))]
         except (ValueError, AttributeError) as error:
             raise UsageError(f"{described} is damaged ({error}); name a new folder") from error
@@ -146,11 +161,14 @@ class EmbedFolder:
 
     def finish(self) -> int:
         """Say that all pieces are there: the number of skipped samples."""
-        num_skipped = self.num_skipped(range(self.num_pieces))
+        numbers = range(self.num_pieces)
+        num_skipped = self.num_skipped(numbers)
+        files = (features_file(self.path, number, self.job["format"]) for number in numbers)
         counts = {
             "num_rows": self.job["num_samples"] - num_skipped,
             "num_skipped": num_skipped,
             "num_pieces": self.num_pieces,
+            "digests": [piece_digest(*read_piece(file)) for file in files],
         }
         _write_json(self.path / DONE_FILE, self.job | counts)
         (self.path / PARTIAL_FILE).unlink(missing_ok=True)
