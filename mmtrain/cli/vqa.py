@@ -69,7 +69,7 @@ def add_eval_answers(kinds: Any) -> None:
         required=True,
         metavar="FILE",
         help="the answers, as the official servers want them: [{image, answer}] of VizWiz, "
-        "[{questionId, prediction}] of GQA, [{question_id, answer}] of other sets",
+        "[{questionId, prediction}] of GQA, [{question_id, answer}] of other sets, or a row a line",
     )
     add_question_files(answers, needed=True)
     add_choices(answers)

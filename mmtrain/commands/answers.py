@@ -65,9 +65,13 @@ def show_figures(figures: dict[str, Any]) -> None:
             print(f"{key:24} {value:.2f} (lower is better)")
         elif isinstance(value, float):
             print(f"{key:24} {value:.2%}")
-    for name in ("per_answer_type", "per_question_type"):
+    names = ("per_answer_type", "per_question_type")
+    for name in names[:1] if "per_category" in figures else names:
         for kind, value in figures.get(name, {}).items():
             print(f"  {kind:22} {value:.2%}")
+    for category, own in figures.get("per_category", {}).items():
+        told = ", ".join(f"{name} {value:.2%}" for name, value in own.items())
+        print(f"  {category:22} {told}")
     for name, why in figures.get("left_out", {}).items():
         print(f"{name:24} left out: {why}")
     print(f"{'num_questions':24} {figures['num_questions']:,}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.data.questions.json_file import read_json_file
+from mmtrain.data.questions.pope import is_pope, pope_rows
 from mmtrain.data.questions.rows import OnFault, Rows, refuse, unknown_form
 from mmtrain.data.questions.sets import easy_vqa_rows, gqa_rows, vizwiz_rows, vqa_v2_rows
 from mmtrain.data.questions.text_vqa import text_vqa_rows
@@ -71,8 +72,10 @@ def _others(content: Any, annotations: str | None, path: Path, on_fault: OnFault
         return gqa_rows(content, path, on_fault)
     if not isinstance(content, list):
         raise unknown_form(path)
-    shape = next((type(row) for row in content if isinstance(row, list | dict)), None)
-    read = easy_vqa_rows if shape is list else vizwiz_rows
+    first = next((row for row in content if isinstance(row, list | dict)), None)
+    if is_pope(first):
+        return pope_rows(content, path, on_fault)
+    read = easy_vqa_rows if isinstance(first, list) else vizwiz_rows
     return read(content, path, on_fault)
 
 
@@ -106,7 +109,8 @@ def what_it_is(content: Any) -> OtherFile | None:
             return OtherFile(told="holds GQA's choices (--choices); name its questions")
     if isinstance(content, list) and content and isinstance(content[0], dict):
         keys = content[0].keys()
-        if "question" not in keys and keys & {"answer", "prediction", "answers"}:
+        said = {"answer", "prediction", "answers", "answer_id"}
+        if "question" not in keys and keys & said:
             return OtherFile(
                 told="holds answers without questions (`mmtrain eval answers --predictions` judges "
                 "such a file); name the questions that they answer"

@@ -15,6 +15,7 @@ FIELDS: dict[Form, tuple[str, str]] = {
     "vizwiz": ("image", "answer"),
     "gqa": ("questionId", "prediction"),
     "textvqa": ("question_id", "answer"),
+    "pope": ("question_id", "answer"),
 }
 """What a row calls the question's id and the answer."""
 _SETS: dict[Form, str] = {
@@ -22,7 +23,12 @@ _SETS: dict[Form, str] = {
     "vizwiz": "VizWiz's",
     "gqa": "GQA's",
     "textvqa": "TextVQA's",
+    "pope": "POPE's",
 }
+_BY_LINE: tuple[Form, ...] = ("pope",)
+"""Whose evaluation reads an object a line, in the order of the questions' file."""
+_ALSO = "text"
+"""What LLaVA's programs call an answer to a set that is read by line."""
 
 
 def one_form(questions: Iterable[Question]) -> Form:
@@ -56,11 +62,17 @@ def write_predictions(path: Path, answered: Sequence[Said]) -> None:
                 "where shards of two sets are read as one; evaluate each by itself"
             )
         seen.add(one.question.question_id)
-    id_name, answer_name = FIELDS[one_form(one.question for one in answered)]
+    form = one_form(one.question for one in answered)
+    id_name, answer_name = FIELDS[form]
     rows = [{id_name: one.question.question_id, answer_name: one.prediction} for one in answered]
+    if form in _BY_LINE:
+        rows.sort(key=lambda row: (isinstance(row[id_name], str), row[id_name]))
+        text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    else:
+        text = json.dumps(rows, ensure_ascii=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, json.dumps(rows, ensure_ascii=False) + "\n")
+        replace_file(path, text + "\n")
     except OSError as error:
         raise UsageError(f"predictions = {path} cannot be written: {error}") from error
 
@@ -73,7 +85,7 @@ def read_predictions(path: Path, questions: Sequence[Question]) -> list[Said]:
 
     Args:
         path: JSON, `[{image, answer}]` of VizWiz, `[{questionId, prediction}]` of GQA and
-            `[{question_id, answer}]` of other sets.
+            `[{question_id, answer}]` of other sets; or such a row a line.
         questions: those of the set.
 
     Raises:
@@ -111,6 +123,7 @@ def _said(path: Path, content: Any, form: Form) -> dict[Any, str]:
         raise UsageError(f"predictions = {path} is no list; write it in {wanted}")
     said: dict[Any, str] = {}
     for number, row in enumerate(content):
+        row = _renamed(row) if form in _BY_LINE else row
         if not isinstance(row, dict) or not {id_name, answer_name} <= row.keys():
             raise UsageError(f"predictions = {path}: {_wrong_row(row, number, form, wanted)}")
         question_id, answer = row[id_name], row[answer_name]
@@ -130,10 +143,17 @@ def _said(path: Path, content: Any, form: Form) -> dict[Any, str]:
     return said
 
 
+def _renamed(row: Any) -> Any:
+    """LLaVA's row of an answer as others have it; a question has its image beside its text."""
+    if not isinstance(row, dict) or not {"answer", "image", "label"}.isdisjoint(row):
+        return row
+    return {"answer" if name == _ALSO else name: value for name, value in row.items()}
+
+
 def _wrong_row(row: Any, number: int, form: Form, wanted: str) -> str:
     """What a row without the two fields is."""
     keys = row.keys() if isinstance(row, dict) else set()
-    if "answers" in keys or "question" in keys:
+    if keys & {"answers", "question", "label"}:
         return f"row {number} is a question or an annotation, no answer; write it in {wanted}"
     # VizWiz's and VQAv2's rows share a name: the id's tells them apart.
     for other, (id_name, _) in FIELDS.items():

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-Form = Literal["vqa", "vizwiz", "gqa", "textvqa"]
+Form = Literal["vqa", "vizwiz", "gqa", "textvqa", "pope"]
 """Whose official evaluation judges an answer; `vqa`: VQAv2's, and every set without its own."""
 FORMS: tuple[Form, ...] = get_args(Form)
 

@@ -16,7 +16,7 @@ Rows = list[tuple[str, Question]]
 OnFault = Callable[[str, UsageError], None]
 """Is told why a row cannot be used, in few words and in a line that names it."""
 
-KNOWN_SETS = "VQAv2, OK-VQA, TextVQA, VizWiz, GQA or easy-VQA"
+KNOWN_SETS = "VQAv2, OK-VQA, TextVQA, VizWiz, GQA, POPE or easy-VQA"
 
 MALFORMED = "malformed row"
 NO_ANSWER = "no answer"

@@ -9,6 +9,7 @@ from mmtrain.data.questions.predictions import one_form
 from mmtrain.data.questions.question import Question, Said
 from mmtrain.errors import UsageError
 from mmtrain.eval.outcomes import Outcome, told_apart
+from mmtrain.eval.questions import pope
 from mmtrain.eval.questions.accuracy import Mode, textvqa_accuracy, vqa_accuracy
 from mmtrain.eval.questions.gqa import (
     Choices,
@@ -22,10 +23,12 @@ from mmtrain.eval.questions.gqa import (
 def accuracy_of(said: Said, mode: Mode) -> float:
     """Of one answer: GQA's is right or wrong as it is written; a set with one answer to each
     question is judged by exact match after normalising."""
-    if said.question.form == "gqa":
+    form, answers = said.question.form, said.question.answers
+    if form == "gqa":
         return float(is_right(said))
-    answers = said.question.answers
-    if said.question.form == "textvqa":
+    if form == "pope":
+        return float(pope.is_right(said))
+    if form == "textvqa":
         return textvqa_accuracy(said.prediction, answers, mode)
     return vqa_accuracy(said.prediction, answers, mode if len(answers) > 1 else "exact")
 
@@ -72,6 +75,8 @@ def vqa_figures(
         groups.pop("", None)
         if groups:
             figures[name] = {kind: fmean(some) for kind, some in sorted(groups.items())}
+    if mode_used == "pope":
+        figures |= pope.pope_figures(answered)
     if mode_used == "gqa":
         own, left_out = gqa_figures(answered, choices)
         figures |= own | ({"left_out": left_out} if left_out else {})
@@ -139,6 +144,10 @@ def check_judged(questions: Sequence[Question], mode: Mode, *, choices: Choices 
         used = balanced_only(unsaid)
         if choices is not None:
             refuse_missing_choices(used, choices)
+    if form == "pope":
+        if mode != "official":
+            raise UsageError(f"mode = {mode} is VQAv2's; POPE has one rule, leave it out")
+        return form
     if form == "textvqa":
         if mode == "evalai":
             raise UsageError("mode = evalai is VQAv2's; TextVQA's own is official, leave it out")

@@ -1,4 +1,4 @@
-"""Small files in the published forms of OK-VQA and TextVQA, drawn, and their images."""
+"""Small files in the published forms of OK-VQA, TextVQA and POPE, drawn, and their images."""
 
 import json
 import random
@@ -83,3 +83,29 @@ def draw_ok_vqa(seed: int, *, num: int = 30) -> tuple[dict[str, Any], dict[str, 
         notes.append(row | {"question_type": kind, "answer_type": "other", "answers": answers})
     asked = head | {"task_type": "Open-Ended", "questions": questions}
     return asked, head | {"annotations": notes, "question_types": OK_TYPES}
+
+
+POPE = ("random", "popular", "adversarial")
+
+
+def draw_pope(seed: int, *, num: int = 30, joined: bool = False) -> list[dict[str, Any]]:
+    """The rows of coco_pope_random.json, or of a file with all categories."""
+    draw = random.Random(seed)
+    return [
+        {
+            "question_id": number + 1,
+            "image": f"COCO_val2014_{draw.randint(1, 6):012d}.png",
+            "text": draw.choice(
+                ("Is there a dog in the image?", "Is there a red car in the image?")
+            ),
+            "label": ("yes", "no", draw.choice(("yes", "no")))[number // 3 % 3],
+        }
+        | ({"category": POPE[number % 3]} if joined else {})
+        for number in range(num)
+    ]
+
+
+def write_lines(path: Path, rows: Iterable[Any]) -> str:
+    """A JSON value a line; the file's name."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)

@@ -37,3 +37,23 @@ def text_vqa_score(said: str, answers: list[str]) -> float:
             scores.append(min(1, float(len(matching)) / 3))
         worth[unique] = sum(scores) / len(scores)
     return worth.get(text_vqa_words(said), 0.0)
+
+
+def pope_score(rows: list[tuple[str, str]]) -> dict[str, float]:
+    """POPE's counts over (answer, label)."""
+    counts = {"TP": 0, "FP": 0, "TN": 0, "FN": 0}
+    for text, label in rows:
+        if text.find(".") != -1:
+            text = text.split(".")[0]
+        words = text.replace(",", "").split(" ")
+        positive = not ("No" in words or "not" in words or "no" in words)
+        counts[("T" if positive == (label == "yes") else "F") + ("P" if positive else "N")] += 1
+    tp, fp, tn, fn = counts.values()
+    precision, recall = tp / (tp + fp), tp / (tp + fn)
+    return {
+        "accuracy": (tp + tn) / len(rows),
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * precision * recall / (precision + recall),
+        "yes_ratio": (tp + fp) / len(rows),
+    }

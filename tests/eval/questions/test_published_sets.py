@@ -1,7 +1,6 @@
 """Sets in their published files: asked of a model, judged from a file, and by a second writing of
 their rules, all the same."""
 
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -20,41 +19,9 @@ from tests.data.questions.published_files import (
     write_images,
     write_json,
 )
+from tests.eval.questions.judging import asked, judged
 from tests.eval.questions.published_rules import text_vqa_score
 from tests.eval.questions.test_accuracy import port
-from tests.tasks.test_vqa_run import write_recipe
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model that chooses and writes, hardly trained."""
-    folder = tmp_path_factory.mktemp("model")
-    path = write_recipe(folder)
-    assert main(["train", str(path), "--run-dir", str(folder / "run"), "--train.steps", "2"]) == 0
-    return str(folder / "run")
-
-
-def judged(folder: Path, said: Any, files: list[str], *more: str) -> dict[str, Any]:
-    """The figures of `eval answers`."""
-    words = ["--predictions", write_json(folder / "said.json", said), *files, *more]
-    assert main(["eval", "answers", *words, "--out", str(folder / "judged.json")]) == 0
-    return json.loads((folder / "judged.json").read_text())
-
-
-def asked(model: str, folder: Path, files: list[str], *more: str) -> dict[str, Any]:
-    """The figures of `eval vqa`, which must be those of its predictions by `eval answers`."""
-    paths = ["--predictions", str(folder / "model.json")]
-    words = ["--model", model, *files, *more, *paths, "--out", str(folder / "asked.json")]
-    assert main(["eval", "vqa", *words]) == 0
-    found = json.loads((folder / "asked.json").read_text())
-    own = files[files.index("--questions") :]
-    assert main(["eval", "answers", *paths, *own, "--out", str(folder / "again.json")]) == 0
-    again = json.loads((folder / "again.json").read_text())
-    others = {"provenance", "head", "examples"}
-    assert {k: v for k, v in found.items() if k not in others} == {
-        k: v for k, v in again.items() if k not in others
-    }
-    return found
 
 
 def ok_vqa(folder: Path, seed: int = 0) -> tuple[list[str], list[dict[str, Any]]]:
