@@ -5,10 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-RESAMPLES = 10_000
-LEVEL = 0.95
-_AT_ONCE = 20_000_000
-"""Draws that are held at a time."""
+from mmtrain.eval.intervals import bootstrap_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,32 +56,6 @@ def compare_paired(
         table=(table[0], table[1], table[2], table[3]) if is_binary else None,
         p_value=mcnemar(table[1], table[2]) if is_binary else None,
     )
-
-
-def bootstrap_interval(
-    difference_N: NDArray[np.float64], image_N: NDArray[np.int64], *, seed: int = 0
-) -> tuple[float, float] | None:
-    """95 % percentile interval of the mean difference, whole images drawn with all their samples
-    (the cluster bootstrap; Efron and Tibshirani 1993, chapters 8 and 13). None for a single image.
-
-    Images with the same sum over as many samples are one class, of which a resample takes a
-    multinomial number: the same distribution, drawn in time that does not grow with the images.
-    """
-    _, place_N = np.unique(image_N, return_inverse=True)
-    num_C = np.bincount(place_N)
-    if num_C.size < 2:
-        return None
-    sum_C = np.bincount(place_N, weights=difference_N).round(9)
-    classes, count_K = np.unique(np.stack([sum_C, num_C]), axis=1, return_counts=True)
-    generator = np.random.default_rng(seed)
-    means: list[NDArray[np.float64]] = []
-    at_once, left = max(1, _AT_ONCE // count_K.size), RESAMPLES
-    while left > 0:
-        drawn_RK = generator.multinomial(num_C.size, count_K / num_C.size, size=min(at_once, left))
-        means.append((drawn_RK @ classes[0]) / (drawn_RK @ classes[1]))
-        left -= at_once
-    low, high = np.quantile(np.concatenate(means), ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return float(low), float(high)
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

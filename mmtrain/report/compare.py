@@ -2,14 +2,14 @@
 
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mmtrain.report.chart import NUM_COLORS, short_number
 from mmtrain.report.curves import draw_curves, draw_scores
 from mmtrain.report.facts import facts_of, flatten, last_loss, run_length, speed
-from mmtrain.report.render import percent
+from mmtrain.report.render import interval_text, percent
 from mmtrain.report.run_folder import RECALLS, Evaluation, Kind, RunFolder, column
 
 _NOTHING = "–"
@@ -24,6 +24,8 @@ class Row:
     """One for each run."""
     best: set[int]
     """Runs whose cell is the best of several."""
+    intervals: list[str] = field(default_factory=list)
+    """One for each run, empty where there is none; none at all where no run has one."""
     starts_group: bool = False
     """The first line of an evaluation."""
     group: str = ""
@@ -50,6 +52,7 @@ def comparison(runs: Sequence[RunFolder]) -> dict[str, Any]:
         "probes": _scores(runs, "probe", {"top1": "top-1", "top5": "top-5"}),
         "retrieval": _scores(runs, "retrieval", {key: _recall_name(key) for key in RECALLS}),
         "questions": _scores(runs, "questions", {"accuracy": "accuracy"}),
+        "evaluations": [one for run in runs for one in run.evaluations],
         "curves": draw_curves(runs, names) + draw_scores(runs, names),
         "settings": settings,
         "num_equal_settings": num_equal,
@@ -89,7 +92,9 @@ def _scores(runs: Sequence[RunFolder], kind: Kind, keys: dict[str, str]) -> list
         for number, (key, title) in enumerate(keys.items()):
             values = [found[name].result[key] if name in found else None for found in by_name]
             group = name if number == 0 else ""
-            rows.append(_row(title, values, percent, best=max, group=group))
+            row = _row(title, values, percent, best=max, group=group)
+            ends = [found[name].intervals.get(key) if name in found else None for found in by_name]
+            rows.append(replace(row, intervals=[interval_text(end) if end else "" for end in ends]))
     return rows
 
 

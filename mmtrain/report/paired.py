@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.eval.comparison import Comparison, Pair, verdict
+from mmtrain.eval.intervals import RESAMPLES
 from mmtrain.eval.outcomes import Outcome
-from mmtrain.eval.paired import RESAMPLES, Paired
+from mmtrain.eval.paired import Paired
 from mmtrain.report.chart import nice_ticks
 from mmtrain.report.compare import distinct_names
 from mmtrain.report.render import percent, render, write_page

@@ -7,6 +7,7 @@ import jinja2
 
 from mmtrain import __version__
 from mmtrain.errors import UsageError
+from mmtrain.eval.intervals import Interval
 from mmtrain.files import replace_file
 from mmtrain.report.chart import short_number
 
@@ -14,6 +15,11 @@ from mmtrain.report.chart import short_number
 def percent(value: float) -> str:
     """A fraction as a percentage with one digit."""
     return f"{100 * value:.1f} %"
+
+
+def interval_text(interval: Interval) -> str:
+    """The ends of an interval of a fraction, in percent."""
+    return f"{100 * interval.low:.1f} – {100 * interval.high:.1f}"
 
 
 def render(template: str, content: dict[str, Any]) -> str:
@@ -30,7 +36,7 @@ def render(template: str, content: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "short": short_number}
+    environment.filters |= {"percent": percent, "short": short_number, "interval": interval_text}
     return environment.get_template(template).render(version=__version__, **content)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from mmtrain.errors import UsageError
 from mmtrain.eval.failure import FAILED
+from mmtrain.report.intervals import Intervals, read_intervals
 from mmtrain.report.look_page import ShownLook, read_look
 from mmtrain.report.pictures import picture_uri
 from mmtrain.train.metrics import EVAL_FAILED
@@ -24,7 +25,7 @@ _FIGURES: dict[Kind, tuple[str, ...]] = {
     "zero-shot": _CLASSIFIED,
     "probe": _CLASSIFIED,
     "retrieval": (*RECALLS, "num_images", "num_texts"),
-    "questions": ("accuracy", "num_questions", "num_images"),
+    "questions": ("num_questions", "accuracy", "num_images"),
 }
 
 
@@ -42,6 +43,8 @@ class Evaluation:
     """eval/NAME.history.jsonl: one dict of figures per evaluated step, by step."""
     pictures: dict[str, str]
     """Data URIs of the pictures that the result names."""
+    intervals: Intervals
+    """Of its figures, where they can be told."""
 
     @property
     def figures(self) -> dict[str, float]:
@@ -222,6 +225,7 @@ def _read_evaluation(path: Path, result: dict[str, Any], notes: list[str]) -> Ev
         result=result,
         history=_read_steps(path.with_suffix(".history.jsonl"), notes),
         pictures=_read_pictures(path.parent, result),
+        intervals=read_intervals(path, result, notes),
     )
 
 
