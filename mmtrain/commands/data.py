@@ -36,6 +36,8 @@ def data_index_command(
 ) -> None:
     """`mmtrain data index`: write what indexes are missing or stale, with checksums, and join all
     into a catalogue; tell of what changed since there were others, and of damage."""
+    if merge and trust:
+        raise UsageError("--trust has no effect with --merge, which reads no shard; leave it out")
     report = index_shards(
         data,
         index_dir=_text(index_dir),

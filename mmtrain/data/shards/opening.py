@@ -31,6 +31,7 @@ from mmtrain.data.storage.machine_lock import lock_of_machine
 from mmtrain.data.storage.open import open_file, open_to_scan
 from mmtrain.data.storage.patience import may_pass, patience, patiently
 from mmtrain.errors import UsageError
+from mmtrain.settings.numbers import refuse_empty_part
 
 _THREADS = 8
 _MOST_COMPARED = 1000
@@ -105,12 +106,13 @@ def open_shards(
 
     Raises:
         UsageError: a shard is missing, no tar, or (without `crc`) no longer what its checksums say,
-            or those are in an index that is damaged; or an index cannot be kept.
+            or those are in an index that is damaged; an index cannot be kept; or there are fewer
+            shards than parts.
     """
     retry_seconds = patience(retry_seconds)
-    paths = expand_patterns(patterns, key=key, retry_seconds=retry_seconds)[part[0] :: part[1]]
-    if not paths:
-        raise UsageError(f"part {part[0]}/{part[1]} of {key} is empty; choose fewer parts")
+    paths = expand_patterns(patterns, key=key, retry_seconds=retry_seconds)
+    refuse_empty_part(part, len(paths), "shards")
+    paths = paths[part[0] :: part[1]]
     how = _How(
         index_dir=index_dir,
         crc=crc,
