@@ -15,16 +15,19 @@ import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
-from mmtrain.data.storage.evict import PARTIAL, Budget
-from mmtrain.data.storage.piece import Piece, sealed
+from mmtrain.data.storage.evict import PARTIAL, Budget, drop
+from mmtrain.data.storage.piece import OpenPiece, Piece, sealed
 from mmtrain.data.work import COUNTER
 from mmtrain.errors import UsageError
 
 GB = 10**9
 _LARGEST_PIECE, _SMALLEST_PIECE = 8 << 20, 1 << 16
 _LEAST_PIECES = 16
-_AGE = 60.0
+_MOST_OPEN = 256
+"""Pieces that a process keeps open: of the largest 2 GiB."""
 _PATIENCE = 60.0
 _asked: ContextVar["Cache | None"] = ContextVar("cache", default=None)
 
@@ -52,7 +55,18 @@ class Cache:
             self.piece *= 2
         self.whole = whole
         self.budget = Budget(self.folder, max_bytes=max_bytes)
+        self._begin()
         self._prepare(prefix)
+
+    def _begin(self) -> None:
+        self._opening, self._opened = Lock(), dict[str, OpenPiece]()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opening": None, "_opened": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._begin()
 
     def _prepare(self, prefix: str) -> None:
         try:
@@ -118,25 +132,31 @@ class Cache:
 
     def _look_up(self, piece: Piece, first: int, size: int) -> bytes | None:
         """Bytes of a piece that is there and sound; one that is not sound is removed."""
+        opened = self._opened.get(piece.path)
+        if opened is not None:
+            found = opened.read(first, size)
+            if found is not None and opened.is_still_kept():
+                return found
+            with self._opening:
+                self._opened.pop(piece.path, None)  # dropped; perhaps another one is there
         try:
-            # Not kept open: a piece that is dropped gives back its room at once.
-            descriptor = os.open(piece.path, os.O_RDONLY | os.O_CLOEXEC)
+            opened = OpenPiece(piece)
         except OSError:
             return None
-        try:
-            found = piece.read(descriptor, first, size)
-            if found is not None and time.monotonic() - piece.looked_at > _AGE:
-                piece.looked_at = time.monotonic()
-                if time.time() - os.fstat(descriptor).st_mtime > _AGE:
-                    os.utime(descriptor)  # what was wanted last is dropped last
-        except OSError:
-            found = None
-        finally:
-            os.close(descriptor)
+        found = opened.read(first, size)
         if found is None:
             with contextlib.suppress(OSError):
-                os.unlink(piece.path)
+                drop(piece.path)
+        elif opened.is_still_kept() and self.whole:
+            self._keep_open(piece.path, opened)
         return found
+
+    def _keep_open(self, path: str, opened: OpenPiece) -> None:
+        """The next look-up is then one call of the system, as a read from a disk is."""
+        with self._opening:
+            while len(self._opened) >= _MOST_OPEN:
+                del self._opened[next(iter(self._opened))]
+            self._opened[path] = opened
 
     @contextlib.contextmanager
     def _sole(self, path: Path, *, seconds: float) -> Iterator[int | None]:

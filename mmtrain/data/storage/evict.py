@@ -105,7 +105,7 @@ class Budget:
             if total + size <= _LEAVES * self._max_bytes:
                 break
             with suppress(OSError):
-                os.unlink(each.path)
+                drop(each.path)
             total -= each.size
         return total
 
@@ -122,6 +122,17 @@ class Budget:
                         os.unlink(entry.path)
                         continue
                     yield _Kept(folder.name, entry.path, found.st_size, found.st_mtime)
+
+
+def drop(path: str) -> None:
+    """Remove a piece, and give back its room although a process may have it open.
+
+    Raises:
+        OSError: it is not there, or cannot be removed.
+    """
+    with suppress(OSError):  # another user's
+        os.truncate(path, 0)
+    os.unlink(path)
 
 
 def _read(descriptor: int) -> int | None:

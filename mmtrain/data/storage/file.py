@@ -80,6 +80,10 @@ class LocalFile:
         """See `File.read_ranges`."""
         return read_joined(self, ranges, gap=_GAP)
 
+    def fileno(self) -> int:
+        """The descriptor, which stays this file's."""
+        return self._descriptor
+
     def close(self) -> None:
         """See `File.close`."""
         self._close()
