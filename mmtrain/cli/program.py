@@ -9,6 +9,7 @@ from mmtrain.cli.checkpoint import add_checkpoint
 from mmtrain.cli.compare import add_compare
 from mmtrain.cli.data import add_data
 from mmtrain.cli.demo import add_demo
+from mmtrain.cli.doctor import add_doctor
 from mmtrain.cli.embed import add_embed
 from mmtrain.cli.endings import end_well
 from mmtrain.cli.evaluate import add_eval
@@ -51,6 +52,7 @@ _GROUPS = (
     add_report,
     add_serve,
     add_demo,
+    add_doctor,
 )
 """In the order of the help."""
 

@@ -28,7 +28,7 @@ def fast_products(device: torch.device) -> Iterator[None]:
     """
     global _chosen
     before = _SETTING.fp32_precision, _chosen
-    if device.type == "cpu" and _onednn_is_better():
+    if device.type == "cpu" and onednn_is_better():
         _SETTING.fp32_precision, _chosen = "bf16", True
     try:
         yield
@@ -43,8 +43,9 @@ def by_onednn() -> bool:
 
 
 @cache
-def _onednn_is_better() -> bool:
-    """Whether this is an AMD processor with AVX-512 and without AMX, where nothing is rounded."""
+def onednn_is_better() -> bool:
+    """Whether `fast_products` chooses it: on an AMD processor with AVX-512 and without AMX, where
+    nothing is rounded."""
     cpu = torch.cpu
     if cpu._is_amx_tile_supported() or not cpu._is_avx512_supported():
         return False

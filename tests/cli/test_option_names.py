@@ -57,6 +57,7 @@ RIGHT = {
     "report": "{run} --out {new}.html",
     "serve": "--model {run}",
     "demo": "--data-only --out {new}",
+    "doctor": "--dir {vqa}",
 }
 """A command line of each command that ends well."""
 

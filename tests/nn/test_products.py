@@ -15,9 +15,9 @@ SETTING = torch.backends.mkldnn.matmul
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
     """What this machine is, which the tests pretend about."""
-    products._onednn_is_better.cache_clear()
+    products.onednn_is_better.cache_clear()
     yield
-    products._onednn_is_better.cache_clear()
+    products.onednn_is_better.cache_clear()
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *, amx: bool, avx512: bool, vendor: str) -> None:
