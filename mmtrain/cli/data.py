@@ -99,6 +99,13 @@ def _add_check(actions: Any) -> None:
         metavar="NAME",
         help="column or extension of the image, as data.image_key (%(default)s)",
     )
+    check.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="of dialogues: where relative paths of images start (the file's folder), as "
+        "vqa.dialogues.images",
+    )
     add_question_files(check)
     check.add_argument(
         "--min-count",
@@ -152,6 +159,7 @@ def check_options(arguments: argparse.Namespace) -> Any:
         data=tuple(arguments.data),
         index_dir=arguments.index_dir,
         image_key=arguments.image_key,
+        images=arguments.images,
         captions=_captions(arguments),
         questions=QuestionOptions(
             questions=arguments.questions,

@@ -9,15 +9,18 @@ import numpy as np
 
 from mmtrain.commands.data_questions import QuestionOptions, refuse_idle, tell_questions
 from mmtrain.commands.progress import Progress
+from mmtrain.data.dialogues.reader import DialogueReader
+from mmtrain.data.dialogues.source import holds_dialogues, refuse_no_dialogues, told_makers
 from mmtrain.data.questions.check import (
     QuestionReport,
     check_packed_questions,
     check_question_files,
     holds_questions,
 )
-from mmtrain.data.sample_check import SampleReport, check_samples
+from mmtrain.data.sample_check import SampleReport, check_samples, check_with
 from mmtrain.data.shards.cataloguing import write_catalogues
 from mmtrain.data.shards.check import CheckReport, check_shards, index_shards
+from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.sources.open import open_source, open_unsharded
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.survey.share import shared_samples
@@ -72,6 +75,8 @@ class CheckOptions:
     """Where indexes are."""
     image_key: str
     """As data.image_key."""
+    images: Path | None
+    """As vqa.dialogues.images."""
     captions: tuple[str, ...] | None
     """Places where captions are; empty: none are wanted; None: .txt, or there are questions."""
     questions: QuestionOptions
@@ -111,7 +116,7 @@ def data_check_command(options: CheckOptions) -> None:
 
 def _read_question_files(options: CheckOptions) -> QuestionReport:
     part = None if options.part == WHOLE else options.part
-    idle = {"--index-dir": options.index_dir, "--shard-range": part}
+    idle = {"--index-dir": options.index_dir, "--shard-range": part, "--images": options.images}
     refuse_idle(options.idle_on_questions() | idle, "a set of questions")
     given = options.questions
     return check_question_files(
@@ -136,7 +141,14 @@ def open_no_shards(options: CheckOptions) -> SampleSource | None:
             f"index_dir = {index_dir} is no folder, so no index can be compared with; name the one "
             "that `mmtrain data index` was given"
         )
-    source = open_unsharded(options.data, image_key=options.image_key, key="data")
+    if options.images is not None and not options.images.is_dir():
+        raise UsageError(f"--images = {options.images} is no folder; name one that exists")
+    source = open_unsharded(
+        options.data,
+        image_key=options.image_key,
+        key="data",
+        make=told_makers(options.image_key, _text(options.images)),
+    )
     if source is not None and index_dir is not None:
         raise UsageError(f"--index-dir = {index_dir}: only shards have indexes; leave it out")
     return source
@@ -182,6 +194,10 @@ def _read_all(
     options: CheckOptions, source: SampleSource, samples: np.ndarray | None
 ) -> SampleReport | QuestionReport:
     min_count = options.questions.min_count
+    is_told = options.captions is None or not isinstance(source, ShardSource)
+    if is_told and holds_dialogues(source):
+        return _read_dialogues(options, source, samples)
+    refuse_idle({"--images": options.images}, "data that are no file of dialogues")
     if options.captions is None and holds_questions(source):
         print("the samples hold questions, which are checked; --captions checks captions")
         refuse_idle(options.idle_on_questions(), "questions")
@@ -199,6 +215,21 @@ def _read_all(
         workers=options.workers,
         samples=samples,
     )
+
+
+def _read_dialogues(
+    options: CheckOptions, source: SampleSource, samples: np.ndarray | None
+) -> SampleReport:
+    is_packed = isinstance(source, ShardSource)
+    instead = "; --captions checks captions" if is_packed else ""
+    print(f"the samples are dialogues, which are checked{instead}")
+    idle = {"--min-count": options.questions.min_count}
+    refuse_idle(options.idle_on_questions() | idle, "dialogues")
+    if is_packed:
+        refuse_idle({"--images": options.images}, "shards, which hold their images")
+    refuse_no_dialogues(source, told=" ".join(options.data))
+    reader = DialogueReader(source, transform=None)
+    return check_with(reader, samples=samples, workers=options.workers)
 
 
 def tell_shards(report: CheckReport, options: CheckOptions) -> None:

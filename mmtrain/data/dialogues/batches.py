@@ -63,6 +63,27 @@ class DialogueBatch(SampleBatch):
         return place_T < self.length_B[:, None]
 
 
+def check_learnt(batch: DialogueBatch, *, tokens_per_piece: int, number: int) -> None:
+    """Refuse to train on what no dialogue should be: it would teach nothing, or nonsense.
+
+    Raises:
+        UsageError: naming the batch.
+    """
+    images_B = batch.image_BT.sum(1)
+    faults = {
+        "no token of it is trained": bool(batch.valid_B.any()) and not batch.trained_BT.any(),
+        "places of images are trained": bool((batch.trained_BT & batch.image_BT).any()),
+        "padding is trained": bool((batch.trained_BT & ~batch.real_BT).any()),
+        "tokens of images are cut": not images_B.equal(batch.num_pieces_B * tokens_per_piece),
+    }
+    for fault, is_there in faults.items():
+        if is_there:
+            told = f"of {next(filter(None, batch.keys), 'padding alone')} and others"
+            raise UsageError(
+                f"batch {number} {told}: {fault}; mmtrain data labels shows it, token by token"
+            )
+
+
 class DialogueData(NumberedData[DialogueBatch]):
     """Batches of dialogues.
 
@@ -130,7 +151,7 @@ class DialogueData(NumberedData[DialogueBatch]):
         rows, phase = self.plan.rows(number), self.phases.at(number)
         samples, bad = self._samples(rows, phase)
         tokens_BT, length_B, image_BT, trained_BT = self._laid_out(samples)
-        return DialogueBatch(
+        batch = DialogueBatch(
             images_BCHW=self._pieces(samples, phase),
             num_pieces_B=torch.tensor([_num_pieces(each) for each in samples]),
             place_N2=torch.cat([_place_P2(each) for each in samples]),
@@ -147,6 +168,8 @@ class DialogueData(NumberedData[DialogueBatch]):
             taken=taken_by(rows, bad),
             source_B=torch.from_numpy(rows.source_B) if self.config.mixture else None,
         )
+        check_learnt(batch, tokens_per_piece=self.text.tokens_per_piece, number=number)
+        return batch
 
     def _laid_out(self, samples: list[Sample | None]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Tokens, lengths, where images stand and what is learnt, [B, T] but for the lengths."""

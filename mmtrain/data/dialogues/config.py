@@ -25,7 +25,7 @@ class DialogueDataConfig:
     """Put several dialogues into a row of max_length tokens, each to see itself alone."""
 
     def __post_init__(self) -> None:
-        check_counts(self, "max_length", least=2, most=1 << 30)
+        check_counts(self, "max_length", least=2)
         if self.too_long not in get_args(TooLong):
             choices = " or ".join(get_args(TooLong))
             raise ValueError(f'too_long = "{self.too_long}" is unknown; use {choices}')

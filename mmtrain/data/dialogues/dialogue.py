@@ -126,8 +126,8 @@ def _turn(row: Mapping[str, Any], number: int, inline: list[Any]) -> Turn:
         named, key = row.get("role"), "content"
     role = _ROLES.get(named) if isinstance(named, str) else None
     if role is None:
-        known = ", ".join(_ROLES)
-        raise SampleError("unknown role", detail=f"turn {number + 1} is {named!r}'s; {known}")
+        known = " or ".join(_ROLES)
+        raise SampleError("unknown role", detail=f"turn {number + 1}: {named!r}, not {known}")
     return Turn(role, _text(row.get(key), f"turn {number + 1}: {key}", inline))
 
 

@@ -174,6 +174,37 @@ def dialogue_makers(images: str | None) -> Makers:
     return Makers(partial(DialogueTable, images=images), partial(DialogueRows, images=images))
 
 
+def told_makers(image_key: str, images: str | None) -> Makers:
+    """Files of rows as images, or as dialogues where they have these and no column of images that
+    anybody named."""
+    of_images, of_dialogues = Makers.images(image_key), dialogue_makers(images)
+
+    def table(path: Path, *, key: str) -> SampleSource:
+        try:
+            return of_images.table(path, key=key)
+        except UsageError:
+            is_json = path.suffix.lower() not in CSV_SUFFIXES and path.is_file()
+            if not is_json or image_key != IMAGE_KEY:
+                raise
+            if not _has_form(Table(path, column=None, key=key).columns):
+                raise
+            return of_dialogues.table(path, key=key)
+
+    def rows(data: Path | Sequence[Path], *, key: str) -> SampleSource:
+        try:
+            return of_images.rows(data, key=key)
+        except UsageError:
+            if image_key != IMAGE_KEY or not _has_form(ArrowRows(data, key=key).columns):
+                raise
+            return of_dialogues.rows(data, key=key)
+
+    return Makers(table, rows)
+
+
+def _has_form(columns: Iterable[str]) -> bool:
+    return IMAGE_KEY not in columns and any(name in columns for name in FORMS)
+
+
 def refuse_no_dialogues(source: SampleSource, *, told: str) -> None:
     """Look for a dialogue: of a file among all rows, of shards among some.
 
@@ -198,7 +229,10 @@ def refuse_no_dialogues(source: SampleSource, *, told: str) -> None:
 
 
 def holds_dialogues(source: SampleSource) -> bool:
-    """Whether some of the samples that are looked at have a field that dialogues are in."""
+    """Whether samples are dialogues: a file's that was opened as such, or some of those of shards
+    that are looked at, by the field that these are in."""
+    if not isinstance(source, ShardSource):
+        return isinstance(source, DialogueTable | DialogueRows)
     some = np.linspace(0, source.num_samples - 1, min(_NUM_PROBES, source.num_samples)).astype(int)
     for sample in some.tolist():
         try:

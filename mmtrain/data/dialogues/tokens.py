@@ -10,6 +10,7 @@ from mmtrain.data.sample_error import SampleError
 from mmtrain.data.text.said import SaidToken
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
+from mmtrain.limits import MOST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +56,8 @@ class DialogueText:
         if tokenizer.eot_id is None:
             raise UsageError("tokenizer: an answer needs an end token, which the model has not")
         self._end: int = tokenizer.eot_id
-        self._tokenizer = tokenizer.at_length(max(most, 3))
-        self._config, self._per_piece = config, tokens_per_piece
+        self._tokenizer = tokenizer.at_length(MOST)  # so that it cuts nothing
+        self._config, self.tokens_per_piece = config, tokens_per_piece
         self._refuse_endless()
 
     def encode(self, turns: Sequence[Turn], pieces: Sequence[int]) -> DialogueTokens:
@@ -71,7 +72,7 @@ class DialogueText:
         """
         taken = tuple(turns)
         found = self._tokens(taken, len(pieces))
-        most, image_length = self._config.max_length, self._per_piece * sum(pieces)
+        most, image_length = self._config.max_length, self.tokens_per_piece * sum(pieces)
 
         def length(tokens: list[SaidToken]) -> int:
             return len(tokens) - len(pieces) + image_length
@@ -103,7 +104,7 @@ class DialogueText:
         trained: list[bool] = []
         left = iter(pieces)
         for token, is_said in found:
-            num = 1 if token is not None else next(left) * self._per_piece
+            num = 1 if token is not None else next(left) * self.tokens_per_piece
             ids += [self._tokenizer.pad_id if token is None else token] * num
             image += [token is None] * num
             trained += [is_said] * num

@@ -1,6 +1,7 @@
 """Batches of dialogues: tokens and pieces in their places, functions of the number alone."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from mmtrain.data.config import DataConfig
-from mmtrain.data.dialogues.batches import DialogueBatch, DialogueData
+from mmtrain.data.dialogues.batches import DialogueBatch, DialogueData, check_learnt
 from mmtrain.data.dialogues.config import DialogueDataConfig
 from mmtrain.data.images.tiles import TilesConfig
 from mmtrain.data.images.transforms import AugmentConfig, PreprocessConfig
@@ -170,3 +171,24 @@ def test_rows_are_told_apart_by_their_text(tmp_path: Path):
     batch = build_data(train).batch(0)
     texts = batch.row_texts(TOKENIZER.decode)
     assert sorted(texts)[0] == "what color is thing 0 0 red"
+
+
+@pytest.mark.parametrize("fault", ["no token", "places of images", "padding", "tokens of images"])
+def test_a_batch_that_teaches_nothing_or_nonsense_is_refused(fault: str, tmp_path: Path):
+    batch = build_data(write_llava(tmp_path, 4)).batch(0)
+    check_learnt(batch, tokens_per_piece=4, number=0)
+    trained_BT, image_BT = batch.trained_BT.clone(), batch.image_BT.clone()
+    match fault:
+        case "no token":
+            trained_BT.zero_()
+        case "places of images":
+            trained_BT[1] |= image_BT[1]
+        case "padding":
+            trained_BT[0, -1] = True
+            batch.length_B[0] -= 1
+        case _:
+            image_BT[2, 0] = False
+    wrong = replace(batch, trained_BT=trained_BT, image_BT=image_BT)
+    with pytest.raises(UsageError, match=f"batch 0 of row.*: {fault}") as refused:
+        check_learnt(wrong, tokens_per_piece=4, number=0)
+    assert "\n" not in str(refused.value)
