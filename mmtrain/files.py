@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, and whose names are in the error where they are not."""
 
 import hashlib
+import json
 import os
 import re
 import socket
@@ -31,6 +32,14 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno is None or error.filename is not None:
             raise
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """`json.loads`, whose one error is a ValueError, however deep the text nests."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it nests too deep") from error
 
 
 def sha256_of(path: Path) -> str:

@@ -13,7 +13,6 @@ over the default process group where there is one: every rank calls them in the 
 file system with the others, and sees the same outcome and the same error.
 """
 
-import json
 import shutil
 import sys
 import warnings
@@ -33,6 +32,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from mmtrain.checkpoint.sealed_folder import STATE_FILE, prepare, prune, seal, steps_in, verify
 from mmtrain.checkpoint.tensors import TensorReader, TensorsOnlyPlanner, TensorWriter
 from mmtrain.errors import UsageError
+from mmtrain.files import parse_json
 from mmtrain.ranks import gather, is_alone, on_rank_0, own_rank
 
 CHECKPOINTS = "checkpoints"
@@ -131,7 +131,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def read_state(path: Path) -> dict[str, Any]:
     """What `save_checkpoint` was given as `state`."""
-    return json.loads((path / STATE_FILE).read_bytes())
+    return parse_json((path / STATE_FILE).read_bytes())
 
 
 def find_latest(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.errors import UsageError
-from mmtrain.files import sha256_of
+from mmtrain.files import parse_json, sha256_of
 
 MANIFEST_FILE = "manifest.json"
 STATE_FILE = "state.json"
@@ -38,7 +38,7 @@ def verify(path: Path, *, share: tuple[int, int] = (0, 1), hashes: bool = True) 
         hashes: False compares sizes alone, which reads no file and sees no changed byte.
     """
     try:
-        manifest = json.loads((path / MANIFEST_FILE).read_bytes())
+        manifest = parse_json((path / MANIFEST_FILE).read_bytes())
     except (OSError, ValueError):
         return [f"{MANIFEST_FILE} is missing or unreadable"]
     named = _STEP_NAME.fullmatch(path.name)
@@ -75,7 +75,7 @@ def read_manifest(content: bytes, *, step: int, named: str) -> dict[str, tuple[i
         UsageError: it is not the manifest of a checkpoint of this step.
     """
     try:
-        manifest = json.loads(content)
+        manifest = parse_json(content)
         files = manifest.pop("files")
         recorded = {str(n): (int(one["size"]), str(one["sha256"])) for n, one in files.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:

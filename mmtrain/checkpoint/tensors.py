@@ -42,6 +42,7 @@ from torch.futures import Future
 
 from mmtrain.checkpoint.sealed_folder import write_file
 from mmtrain.errors import UsageError
+from mmtrain.files import parse_json
 
 INDEX_FILE = "tensors.json"
 DTYPES = {
@@ -189,7 +190,7 @@ class TensorReader(StorageReader):
         """Every tensor's size, dtype and pieces, from the index."""
         tensors: dict[str, Any] = {}
         stored: dict[MetadataIndex, tuple[str, str]] = {}
-        index = json.loads((self.folder / INDEX_FILE).read_bytes())
+        index = parse_json((self.folder / INDEX_FILE).read_bytes())
         for name, entry in index.items():
             chunks = []
             for piece in entry["pieces"]:

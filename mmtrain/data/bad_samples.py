@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from mmtrain.data.batch import BadSample
 from mmtrain.errors import UsageError
-from mmtrain.files import replace_file
+from mmtrain.files import parse_json, replace_file
 
 BAD_SAMPLES_FILE = "bad_samples.jsonl"
 
@@ -148,7 +148,7 @@ def _lines_until(path: Path, last_step: int) -> Iterable[str]:
     """The whole lines of steps up to one; a kill may have cut the last line short."""
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             continue
         if isinstance(row, dict) and row.get("step", last_step + 1) <= last_step:

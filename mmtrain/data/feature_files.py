@@ -17,7 +17,7 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from mmtrain.errors import UsageError
-from mmtrain.files import replace_file
+from mmtrain.files import parse_json, replace_file
 
 DONE_FILE = "embed.json"
 PARTIAL_FILE = "embed.partial.json"
@@ -115,8 +115,8 @@ def read_json(path: Path) -> Any:
     if path.exists() and not path.is_file():
         raise ValueError(f"{path.name} is no file")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{path.name} is no JSON: {error}") from error
 
 

@@ -22,6 +22,7 @@ from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.storage.patience import patience, patiently
 from mmtrain.data.text.caption_text import caption_lines, split_captions
 from mmtrain.data.work import COUNTER
+from mmtrain.files import parse_json
 
 _IMAGES = frozenset(IMAGE_EXTENSIONS)
 _TEXTS = {"txt", "json", "cls"}
@@ -324,8 +325,8 @@ def json_fields(data: bytes | None) -> dict[str, Any]:
     if data is None:
         return {}
     try:
-        fields = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        fields = parse_json(data)
+    except ValueError as error:
         raise SampleError("json invalid") from error
     if not isinstance(fields, dict):
         raise SampleError("json invalid")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmtrain.data.storage.addresses import base_name
 from mmtrain.errors import UsageError
-from mmtrain.files import replace_file
+from mmtrain.files import parse_json, replace_file
 
 if TYPE_CHECKING:
     from mmtrain.data.sources.source import SampleSource
@@ -134,7 +134,7 @@ def read_outcomes(result: Path) -> dict[str, dict[str, Outcome]]:
 
 def _read_figures(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
     if not isinstance(found, dict):
@@ -144,7 +144,7 @@ def _read_figures(path: Path) -> dict[str, Any]:
 
 def _read_line(line: bytes, place: str) -> Outcome:
     try:
-        outcome = Outcome(**json.loads(line))
+        outcome = Outcome(**parse_json(line))
         texts = (outcome.metric, outcome.id, outcome.image, *outcome.kinds.values())
         texts += (outcome.asked, outcome.wanted, outcome.said)
         if all(isinstance(text, str) for text in texts) and 0 <= outcome.score <= 1:

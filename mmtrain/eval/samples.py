@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -22,6 +21,7 @@ from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder, encode_image_batch, own_batches
 from mmtrain.eval.together import gather_all, on_all_ranks, sum_of_all
+from mmtrain.files import parse_json
 
 Members = dict[str, bytes]
 """A sample's files by extension, without the dot."""
@@ -180,8 +180,8 @@ def read_text_field(members: Members, key: str, *, setting: str) -> Any:
         told = f"it has neither a .{key} nor a .json"
         raise IncompleteError(told, wanted=(key, "json"), detail=_places({}, setting))
     try:
-        fields = json.loads(members["json"])
-    except (ValueError, RecursionError) as error:
+        fields = parse_json(members["json"])
+    except ValueError as error:
         raise SampleError(f"its .json cannot be read ({error})") from error
     if not isinstance(fields, dict) or key not in fields:
         told = f"it has no .{key} and its .json no field {key!r}"

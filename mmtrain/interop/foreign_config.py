@@ -1,12 +1,14 @@
 """Reading another library's config: every field is understood, or refused by name."""
 
 import difflib
-import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mmtrain.errors import UsageError
+from mmtrain.files import parse_json
 from mmtrain.interop.canonical import show
 
 _MISSING: Any = object()
@@ -52,7 +54,32 @@ class ForeignConfig:
         if not fits:
             wanted = " or ".join(one.__name__ for one in kinds)
             raise UsageError(f"{self.source}: {name} = {show(value)} must be {wanted}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{self.source}: {name} = {value} must be finite")
         return float(value) if float in kinds and int not in kinds else value
+
+    def take_size(self, name: str, default: int) -> int:
+        """The field's number of things; the default where it is missing or null.
+
+        Raises:
+            UsageError: it is no whole number, or below 1.
+        """
+        value = self.take(name, int, default)
+        if value < 1:
+            raise UsageError(f"{self.source}: {name} = {value} must be at least 1")
+        return value
+
+    def take_side(self, name: str, default: int) -> int:
+        """The side of a square that is given as one number or as two.
+
+        Raises:
+            UsageError: it is none.
+        """
+        value = self.take(name, (int, list, tuple), default)
+        sides = [value, value] if isinstance(value, int) else list(value)
+        if len(sides) != 2 or sides[0] != sides[1] or type(sides[0]) is not int or sides[0] < 1:
+            raise UsageError(f"{self.source}: {name} = {show(value)} must be square, of 1 or more")
+        return sides[0]
 
     def take_numbers(self, name: str, default: Sequence[float]) -> tuple[float, ...]:
         """The field's list of numbers; the default where it is missing or null.
@@ -61,7 +88,7 @@ class ForeignConfig:
             UsageError: it is none.
         """
         values = self.take(name, list, list(default))
-        if not all(type(value) in (int, float) for value in values):
+        if not all(type(value) in (int, float) and math.isfinite(value) for value in values):
             raise UsageError(f"{self.source}: {name} = {show(values)} must be numbers")
         return tuple(map(float, values))
 
@@ -96,7 +123,8 @@ class ForeignConfig:
     def section(self, name: str) -> "ForeignConfig":
         """A nested section; empty where it is missing or null."""
         self._known.append(name)
-        return ForeignConfig(self._left.pop(name, None) or {}, source=f"{self.source}: {name}")
+        value = self._left.pop(name, None)
+        return ForeignConfig({} if value is None else value, source=f"{self.source}: {name}")
 
     def ignore(self, *names: str) -> None:
         """Fields without an effect on the model."""
@@ -123,6 +151,21 @@ class ForeignConfig:
             raise UsageError(f"{self.source}: {name} = {show(value)} is unknown{hint}")
 
 
+@contextmanager
+def refusing(source: str) -> Iterator[None]:
+    """Name the file in what our own configs say of its shapes.
+
+    Raises:
+        UsageError: for a ValueError.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise UsageError(f"{source}: {error}") from error
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file.
 
@@ -130,7 +173,7 @@ def read_json(path: Path) -> Any:
         UsageError: it is missing or no JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{path} is missing") from None
     except (OSError, ValueError) as error:

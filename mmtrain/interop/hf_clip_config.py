@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from mmtrain.errors import UsageError
 from mmtrain.interop.canonical import refuse_losses, show
-from mmtrain.interop.foreign_config import ForeignConfig
+from mmtrain.interop.foreign_config import ForeignConfig, refusing
 from mmtrain.models import ClipConfig, TextConfig, VisionConfig
 from mmtrain.nn import TransformerConfig
 from mmtrain.nn.feed_forward import Activation
@@ -57,13 +57,9 @@ def config_from_hf(data: dict[str, Any], *, source: str = "config.json") -> Clip
     fields = ForeignConfig(data, source=source)
     fields.ignore(*GENERIC.split())
     vision, text = (_section(fields, data, name) for name in ("vision_config", "text_config"))
-    try:
+    with refusing(source):
         build = _clip if kind == "clip" else _siglip
         config = build(kind, fields, vision, text)
-    except UsageError:
-        raise
-    except ValueError as error:  # a shape that our config refuses
-        raise UsageError(f"{source}: {error}") from error
     for section in (vision, text, fields):
         section.close()
     return config
@@ -76,7 +72,7 @@ def model_kind(data: Any, *, source: str) -> Kind:
         UsageError: none that we read.
     """
     kind = data.get("model_type") if isinstance(data, dict) else None
-    if kind not in CLASSES:
+    if not isinstance(kind, str) or kind not in CLASSES:
         raise UsageError(
             f"{source}: model_type = {show(kind)} is not supported; we read {', '.join(CLASSES)}"
         )
@@ -125,8 +121,8 @@ def _siglip(kind: Kind, _: ForeignConfig, vision: ForeignConfig, text: ForeignCo
     vision.only("num_channels", 3)
     if kind == "siglip2":
         patch_size, num_patches = (
-            _side(vision, "patch_size", 16),
-            vision.take("num_patches", int, 256),
+            vision.take_side("patch_size", 16),
+            vision.take_size("num_patches", 256),
         )
         grid = round(num_patches**0.5)
         if grid**2 != num_patches:
@@ -195,16 +191,8 @@ def _blocks(
 
 
 def _sizes(vision: ForeignConfig, *, patch_size: int) -> dict[str, Any]:
-    image, patch = _side(vision, "image_size", 224), _side(vision, "patch_size", patch_size)
+    image, patch = vision.take_side("image_size", 224), vision.take_side("patch_size", patch_size)
     return {"image_size": image, "patch_size": patch, "drop_edge": bool(image % patch)}
-
-
-def _side(section: ForeignConfig, name: str, default: int) -> int:
-    value = section.take(name, (int, list), default)
-    sides = [value, value] if isinstance(value, int) else value
-    if len(sides) != 2 or sides[0] != sides[1]:
-        raise UsageError(f"{section.source}: {name} = {value} must be square")
-    return sides[0]
 
 
 def config_to_hf(config: ClipConfig, *, kind: Kind | None = None) -> dict[str, Any]:

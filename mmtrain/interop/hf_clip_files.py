@@ -91,15 +91,23 @@ def read_weights(folder: Path) -> Tensors:
         if index.is_file():
             parts = ForeignConfig(read_json(index), source=str(index)).take("weight_map", dict)
             tensors: Tensors = {}
-            if not all(isinstance(part, str) for part in parts.values()):
-                raise UsageError(f"{index}: weight_map must name a file for each tensor")
+            _refuse_elsewhere(parts, index)
             for part in sorted(set(parts.values())):
-                path = folder / Path(part).name
+                path = folder / part
                 tensors |= raw_state_dict(read_checkpoint(path), path)
             if missing := sorted(parts.keys() - tensors.keys()):
                 raise UsageError(f"{index} names {missing[0]}, and {parts[missing[0]]} lacks it")
             return bare_names(tensors, index)  # a part alone may look as if it had a prefix
     raise UsageError(f"{folder} holds {CONFIG_FILE} but no weights ({' or '.join(WEIGHTS_FILES)})")
+
+
+def _refuse_elsewhere(parts: dict[str, Any], index: Path) -> None:
+    """A file of another folder is another model's."""
+    if not parts or not all(isinstance(part, str) for part in parts.values()):
+        raise UsageError(f"{index}: weight_map must name a file for each tensor")
+    for part in parts.values():
+        if not part or part != Path(part).name or "\0" in part or part == "..":
+            raise UsageError(f"{index}: weight_map names {part!r}, which is no file beside it")
 
 
 def _read_preprocess(folder: Path, config: ClipConfig) -> tuple[ClipConfig, PreprocessConfig]:

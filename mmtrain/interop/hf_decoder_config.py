@@ -5,7 +5,7 @@ from typing import Any
 
 from mmtrain.errors import UsageError
 from mmtrain.interop.canonical import canonical_blocks, differences, show
-from mmtrain.interop.foreign_config import ForeignConfig
+from mmtrain.interop.foreign_config import ForeignConfig, refusing
 from mmtrain.interop.hf_clip_config import GENERIC
 from mmtrain.interop.hf_gated_config import gated_from_hf, gated_to_hf
 from mmtrain.interop.hf_gated_families import GATED, GatedFamily
@@ -49,16 +49,12 @@ def decoder_config_from_hf(data: dict[str, Any], *, source: str = "config.json")
     """
     family = decoder_family(data, source=source)
     fields = ForeignConfig(data, source=source)
-    try:
+    with refusing(source):
         config = (
             gpt_from_hf(fields, family)
             if family == "openai-gpt" or family == "gpt2"
             else gated_from_hf(fields, family)
         )
-    except UsageError:
-        raise
-    except ValueError as error:  # a shape that our config refuses
-        raise UsageError(f"{source}: {error}") from error
     fields.ignore(*GENERIC.split(), *NO_EFFECT.split())
     fields.close()
     return config

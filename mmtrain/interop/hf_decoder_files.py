@@ -11,7 +11,7 @@ from mmtrain.data.text.codecs import Codec, JsonCodec, SentencePieceCodec
 from mmtrain.data.text.far_ids import refuse_far_ids
 from mmtrain.data.text.language_tokenizer import LanguageTokenizer
 from mmtrain.errors import UsageError
-from mmtrain.files import replace_file, save_tensors
+from mmtrain.files import parse_json, replace_file, save_tensors
 from mmtrain.interop.foreign_config import read_json
 from mmtrain.interop.hf_clip_files import CONFIG_FILE, WEIGHTS_FILE, read_weights
 from mmtrain.interop.hf_decoder import decoder_from_hf, decoder_to_hf
@@ -107,7 +107,7 @@ def write_hf_decoder(package: DecoderPackage, folder: Path) -> None:
     save_tensors(folder / WEIGHTS_FILE, tensors)
     for name, content in package.files.items():
         if name == CONFIG_FILE:
-            began_as = json.loads(content)
+            began_as = parse_json(content)
             kept = {name: began_as.get(name) for name in _TOKEN_IDS}
             data = {name: token for name, token in kept.items() if token is not None} | data
         else:

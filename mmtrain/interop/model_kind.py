@@ -1,10 +1,10 @@
 """Which kind of model a folder holds, so that a command of another kind can say who takes it."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from mmtrain.errors import UsageError
+from mmtrain.files import parse_json
 from mmtrain.interop import hf_clip_config, hf_decoder_config
 
 Kind = Literal["clip", "vqa", "decoder", "tower"]
@@ -56,7 +56,7 @@ def kind_of(path: Path) -> Kind | None:
     if (folder / "open_clip_config.json").is_file():
         return "clip"
     try:
-        data: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        data: Any = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):  # whoever reads it says what is wrong with it
         return None
     if not isinstance(data, dict):

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmtrain.errors import UsageError
 from mmtrain.interop.canonical import refuse_losses
-from mmtrain.interop.foreign_config import ForeignConfig
+from mmtrain.interop.foreign_config import ForeignConfig, refusing
 from mmtrain.interop.open_clip_timm import is_timm_tower, vision_from_cfg, vision_to_cfg
 from mmtrain.models import ClipConfig, TextConfig, VisionConfig
 from mmtrain.nn import TransformerConfig
@@ -41,22 +41,19 @@ def config_from_open_clip(model_cfg: dict[str, Any], *, source: str = "open_clip
     vision = _read(fields.section("vision_cfg"), _vision, quick_gelu=quick_gelu)
     text = _read(fields.section("text_cfg"), _text, quick_gelu=quick_gelu)
     fields.close()
-    return ClipConfig(
-        vision=vision,
-        text=text,
-        embed_dim=embed_dim,
-        init_logit_scale=scale,
-        init_logit_bias=bias,
-    )
+    with refusing(fields.source):
+        return ClipConfig(
+            vision=vision,
+            text=text,
+            embed_dim=embed_dim,
+            init_logit_scale=scale,
+            init_logit_bias=bias,
+        )
 
 
 def _read(section: ForeignConfig, build: Callable[..., Any], *, quick_gelu: bool) -> Any:
-    try:
+    with refusing(section.source):
         tower = build(section, quick_gelu=quick_gelu)
-    except UsageError:
-        raise
-    except ValueError as error:  # a shape that our config refuses
-        raise UsageError(f"{section.source}: {error}") from error
     section.close()
     return tower
 
@@ -68,7 +65,7 @@ def _vision(cfg: ForeignConfig, *, quick_gelu: bool) -> VisionConfig:
     cfg.only("pos_embed_type", "learnable")
     cfg.only("output_tokens", False)
     cfg.ignore("attn_pooler_queries", "attn_pooler_heads")
-    width, head_width = cfg.take("width", int, 768), cfg.take("head_width", int, 64)
+    width, head_width = cfg.take_size("width", 768), cfg.take_size("head_width", 64)
     pool = cfg.only("pool_type", "tok", "avg")
     norm_after = cfg.only("final_ln_after_pool", False, True)
     return VisionConfig(
@@ -80,8 +77,8 @@ def _vision(cfg: ForeignConfig, *, quick_gelu: bool) -> VisionConfig:
             mask="full",
             init="torch",
         ),
-        image_size=_side(cfg, "image_size", 224),
-        patch_size=_side(cfg, "patch_size", 16),
+        image_size=cfg.take_side("image_size", 224),
+        patch_size=cfg.take_side("patch_size", 16),
         embed_norm=not cfg.only("no_ln_pre", False, True),
         pool="first" if pool == "tok" else "mean",
         pool_norm="after" if norm_after or pool == "tok" else "before",
@@ -150,15 +147,6 @@ def _blocks(
         layer_scale=cfg.take("ls_init_value", float, None),
         **fields,
     )
-
-
-def _side(cfg: ForeignConfig, name: str, default: int) -> int:
-    """The side of a square given as one number or two."""
-    value = cfg.take(name, (int, list, tuple), default)
-    sides = [value, value] if isinstance(value, int) else list(value)
-    if len(sides) != 2 or sides[0] != sides[1] or type(sides[0]) is not int:
-        raise UsageError(f"{cfg.source}: {name} = {value} must be square")
-    return sides[0]
 
 
 def config_to_open_clip(config: ClipConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.text.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
 from mmtrain.errors import UsageError
-from mmtrain.files import replace_file, save_tensors
+from mmtrain.files import parse_json, replace_file, save_tensors
 from mmtrain.interop.foreign_config import ForeignConfig, read_json
 from mmtrain.interop.hf_tokenizer import read_hf_tokenizer
 from mmtrain.interop.hf_tokenizer_writing import has_clips_words, is_clips_own, write_hf_tokenizer
@@ -201,7 +201,7 @@ def _from_params(path: Path) -> tuple[dict[str, Any], ForeignConfig]:
         model_cfg["init_logit_bias"] = -10.0
     names = {"image_mean": "mean", "image_std": "std"}
     pixels = {
-        ours: json.loads(values[key])
+        ours: parse_json(values[key])
         for key, ours in names.items()
         if values.get(key, "None") != "None"
     }

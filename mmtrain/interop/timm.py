@@ -12,7 +12,7 @@ import torch
 
 from mmtrain.errors import UsageError
 from mmtrain.interop.canonical import canonical_vision, differences
-from mmtrain.interop.foreign_config import ForeignConfig, read_json
+from mmtrain.interop.foreign_config import ForeignConfig, read_json, refusing
 from mmtrain.interop.package import float_tensors, read_tensors
 from mmtrain.interop.tensor_links import (
     Link,
@@ -90,7 +90,8 @@ def read_timm_tower(folder: Path) -> tuple[VisionConfig, Tensors]:
         args, read_tensors(folder / "model.safetensors"), source=source
     )
     mean, std = (pixels.take_numbers(name, getattr(config, name)) for name in ("mean", "std"))
-    return replace(config, mean=mean, std=std), float_tensors(tensors)
+    with refusing(f"{source}: pretrained_cfg"):
+        return replace(config, mean=mean, std=std), float_tensors(tensors)
 
 
 def read_timm_interpolation(folder: Path) -> Literal["bicubic", "bilinear"]:
@@ -141,8 +142,8 @@ def vision_config_from_timm(args: dict[str, Any], *, source: str = "timm") -> Vi
         raise UsageError(f'{source}: fc_norm = true with global_pool = "token" is not supported')
     pre_norm = fields.only("pre_norm", False, True)
     no_embed_class = fields.only("no_embed_class", False, True)
-    image_size, patch_size = fields.take("img_size", int, 224), fields.take("patch_size", int, 16)
-    try:
+    image_size, patch_size = fields.take_size("img_size", 224), fields.take_size("patch_size", 16)
+    with refusing(source):
         config = VisionConfig(
             transformer=_blocks(fields),
             image_size=image_size,
@@ -158,10 +159,6 @@ def vision_config_from_timm(args: dict[str, Any], *, source: str = "timm") -> Vi
             projection=False,
             patch_dropout=fields.take("patch_drop_rate", float, 0.0),
         )
-    except UsageError:
-        raise
-    except ValueError as error:
-        raise UsageError(f"{source}: {error}") from error
     fields.close()
     return config
 

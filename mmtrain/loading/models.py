@@ -21,7 +21,7 @@ from mmtrain.data.images.transforms import PreprocessConfig, eval_transform
 from mmtrain.data.text.language_tokenizer import LanguageTokenizer
 from mmtrain.data.text.tokenizer import Tokenizer, load_tokenizer
 from mmtrain.errors import UsageError
-from mmtrain.files import replace_file, save_tensors, writing
+from mmtrain.files import parse_json, replace_file, save_tensors, writing
 from mmtrain.interop.bare_weights import check_architecture, named_config, read_bare
 from mmtrain.interop.foreign_config import read_json
 from mmtrain.interop.forms import DECODER, FORMS, OURS, form_names
@@ -261,7 +261,7 @@ def _read_ours(folder: Path) -> ModelPackage:
 
 def _read_config(path: Path) -> SavedConfig:
     try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        data: Any = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}; export the model again") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:

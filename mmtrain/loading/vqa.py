@@ -20,7 +20,7 @@ from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.questions.answers import AnswerVocabulary
 from mmtrain.data.text.tokenizer import Tokenizer, load_tokenizer
 from mmtrain.errors import UsageError
-from mmtrain.files import replace_file, save_tensors, writing
+from mmtrain.files import parse_json, replace_file, save_tensors, writing
 from mmtrain.interop.forms import DECODER as DECODER_FORM
 from mmtrain.interop.forms import OURS
 from mmtrain.interop.hf_decoder_files import DecoderPackage, write_hf_decoder
@@ -160,7 +160,7 @@ def export_decoder(source: Path, *, out: Path) -> None:
     if saved.model.generate is None:
         raise UsageError(f"model = {source} chooses its answers and has no decoder to write")
     decoder, files = saved.model.generate.decoder, saved.decoder_files
-    began_as = json.loads(files[CONFIG_FILE])["model_type"] if CONFIG_FILE in files else None
+    began_as = parse_json(files[CONFIG_FILE])["model_type"] if CONFIG_FILE in files else None
     package = DecoderPackage(
         config=decoder.config,
         tensors=decoder.state_dict(),
@@ -217,7 +217,7 @@ def is_vqa_folder(path: Path) -> bool:
     """Whether a folder, or a run's export/, says that it holds a model that answers."""
     config = _model_folder(path) / CONFIG_FILE
     try:
-        found = json.loads(config.read_text(encoding="utf-8"))
+        found = parse_json(config.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # whoever reads it says what is wrong with it
         return False
     return isinstance(found, dict) and found.get("format") == FORMAT
@@ -234,7 +234,7 @@ def _read_config(folder: Path, key: str) -> SavedVqa:
         why = "has no export/ yet; a run writes it when it ends" if unfinished else "holds no model"
         raise UsageError(f"{key} = {folder} {why}; name a run with questions or its export/")
     try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        data: Any = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}; export the model again") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:

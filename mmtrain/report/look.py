@@ -1,6 +1,5 @@
 """The part of the page that needs the model: RUN/look/, made where it is missing or out of date."""
 
-import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from mmtrain.eval.encode import Encoder
 from mmtrain.eval.evaluators.evaluator import Texts
 from mmtrain.eval.look.files import LOOK_FILE, write_look
 from mmtrain.eval.look.look import look_at
+from mmtrain.files import parse_json
 from mmtrain.loading import CONFIG_FILE, WEIGHTS_FILE, load
 from mmtrain.report.look_page import read_look
 from mmtrain.report.run_folder import LOOK_DIR
@@ -82,7 +82,7 @@ def _answers_questions(recipe: Path) -> bool:
 
 def _weights_hash(run: Path) -> str | None:
     try:
-        config = json.loads((run / "export" / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = parse_json((run / "export" / CONFIG_FILE).read_text(encoding="utf-8"))
         return str(config["sha256"][WEIGHTS_FILE])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -90,7 +90,7 @@ def _weights_hash(run: Path) -> str | None:
 
 def _is_current(path: Path, told: dict[str, Any]) -> bool:
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = parse_json(path.read_text(encoding="utf-8"))
         return {key: held.get(key) for key in told} == told
     except (OSError, ValueError, AttributeError):
         return False

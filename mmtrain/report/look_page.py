@@ -1,12 +1,12 @@
 """How the page shows a look: the maps as they are, the planes as dots in percent of a square."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmtrain.eval.look.files import LOOK_FILE
+from mmtrain.files import parse_json
 from mmtrain.report.pictures import picture_uri
 
 _MARGIN = 2.5
@@ -80,10 +80,10 @@ def read_look(folder: Path, notes: list[str]) -> ShownLook | None:
     """A look as the page shows it; None where there is none, and a note where it is damaged."""
     path = folder / LOOK_FILE
     try:
-        return _shown(folder, json.loads(path.read_text(encoding="utf-8")))
+        return _shown(folder, parse_json(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
         notes.append(f"{folder.name}/{path.name} is damaged and left out.")
         return None
 

@@ -1,6 +1,5 @@
 """What a run folder holds, read without trusting that it is complete: a run may still be going."""
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any, Literal
 
 from mmtrain.errors import UsageError
 from mmtrain.eval.failure import FAILED
+from mmtrain.files import parse_json
 from mmtrain.report.intervals import Intervals, read_intervals
 from mmtrain.report.look_page import ShownLook, read_look
 from mmtrain.report.pictures import picture_uri
@@ -176,8 +176,8 @@ def _read_text(path: Path, notes: list[str]) -> str:
 def _read_object(path: Path, notes: list[str]) -> dict[str, Any]:
     text = _read_text(path, notes)
     try:
-        value = json.loads(text) if text else {}
-    except (ValueError, RecursionError):
+        value = parse_json(text) if text else {}
+    except ValueError:
         value = None
     if isinstance(value, dict):
         return value
@@ -192,8 +192,8 @@ def _read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
+            row = parse_json(line)
+        except ValueError:
             row = None
         if isinstance(row, dict):
             rows.append(row)

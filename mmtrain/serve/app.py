@@ -15,6 +15,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from mmtrain.files import parse_json
 from mmtrain.serve.answers import Answers
 from mmtrain.serve.guard import Guard, Refusal, answer_defect, answer_refusal, read_body
 
@@ -157,8 +158,8 @@ class _Fields:
 
     def __init__(self, body: bytes) -> None:
         try:
-            data = json.loads(body)
-        except (ValueError, RecursionError) as error:
+            data = parse_json(body)
+        except ValueError as error:
             raise Refusal("the request is no JSON") from error
         if not isinstance(data, dict):
             raise Refusal("the request is no JSON object")

@@ -16,7 +16,7 @@ from mmtrain.data.storage.fetch import Checksum, checksum_of, fetch_file
 from mmtrain.data.storage.place import Place, read_small
 from mmtrain.data.storage.sent import keep_tags, unlike_sent
 from mmtrain.errors import UsageError
-from mmtrain.files import sha256_of
+from mmtrain.files import parse_json, sha256_of
 from mmtrain.train.guard import BAD_BATCHES_FILE
 from mmtrain.train.resume import HISTORY_FILE
 
@@ -141,7 +141,7 @@ def _read(path: Path) -> tuple[Checksum, Path | bytes]:
 def _read_record(place: Place) -> Record:
     named = place.address(RECORD_FILE)
     try:
-        content = json.loads(read_small(place, RECORD_FILE))
+        content = parse_json(read_small(place, RECORD_FILE))
         files = content.pop("files")
         record = {
             name: [None if one is None else (int(one[0]), str(one[1])) for one in each]

@@ -1,7 +1,6 @@
 """A run copied to another place and back: which checkpoints, and whether it is this run's."""
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from mmtrain.checkpoint.checkpoint import CHECKPOINTS
 from mmtrain.checkpoint.sealed_folder import STATE_FILE, steps_in, verify
 from mmtrain.data.storage.place import FolderPlace, Place, open_place, read_small
 from mmtrain.errors import UsageError
-from mmtrain.files import create_file
+from mmtrain.files import create_file, parse_json
 from mmtrain.train.copy_checkpoints import pull_checkpoint, sealed_in
 from mmtrain.train.copy_files import RECORD_FILE, pull_files, recorded
 from mmtrain.train.resume import find_changes, show_value
@@ -159,7 +158,7 @@ def newest_whole(run: Path) -> int:
 def _read_state(place: Place, folder: str) -> Mapping[str, Any]:
     name = f"{folder}/{STATE_FILE}"
     try:
-        state = json.loads(read_small(place, name))
+        state = parse_json(read_small(place, name))
         known = isinstance(state["identity"], dict) and isinstance(state["recipe"], dict)
     except (ValueError, KeyError, TypeError):
         known, state = False, {}

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, TextIO
 
 from mmtrain.errors import UsageError
+from mmtrain.files import parse_json
 from mmtrain.train.console import Record, build_console
 
 METRICS_FILE = "metrics.jsonl"
@@ -172,7 +173,7 @@ def _read_all(path: Path) -> list[dict[str, Any]]:
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:
             continue
         if isinstance(record, dict) and type(record.get("step")) is int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.errors import UsageError
-from mmtrain.files import replace_file
+from mmtrain.files import parse_json, replace_file
 from mmtrain.settings.describe import NONE, join, show
 from mmtrain.train.resume_keys import FIXED, FREE, TOLD, Kind, kinds_of
 
@@ -124,11 +124,11 @@ def read_history(run_dir: Path) -> list[dict[str, Any]]:
 def _read_record(line: bytes, place: str) -> dict[str, Any]:
     record: dict[str, Any] = {}
     try:
-        record = json.loads(line)
+        record = parse_json(line)
         is_whole = isinstance(record["step"], int) and isinstance(record["time"], str)
         pairs = record["changes"].values()
         is_whole = is_whole and all(isinstance(p, list) and len(p) == 2 for p in pairs)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         is_whole = False
     if not is_whole:
         raise UsageError(

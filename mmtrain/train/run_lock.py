@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from mmtrain.errors import UsageError
+from mmtrain.files import parse_json
 from mmtrain.ranks import on_rank_0, own_rank
 
 LOCK_FILE = ".lock"
@@ -136,7 +137,7 @@ def _ourselves() -> dict[str, Any]:
 def _read_holder(path: Path) -> dict[str, Any]:
     unknown = dict.fromkeys(_ourselves(), "unknown")
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(path.read_bytes())
     except (OSError, ValueError):  # it gave it up, or has not yet written
         return unknown
     return unknown | found if isinstance(found, dict) else unknown

@@ -21,7 +21,7 @@ from types import TracebackType
 
 import mmtrain
 from mmtrain.errors import ExitStatus, leave_error
-from mmtrain.files import replace_file
+from mmtrain.files import parse_json, replace_file
 from mmtrain.parallel.flight import write_collectives
 
 _FOLDER = "heartbeats"
@@ -142,7 +142,7 @@ class Watchdog:
         now = time.monotonic()
         for rank in range(self._world_size):
             try:
-                beat = Heartbeat(**json.loads(self._path(rank).read_bytes()))
+                beat = Heartbeat(**parse_json(self._path(rank).read_bytes()))
             except OSError:  # never written, or the disk is gone: as silent as one that stopped
                 beat = None
             before = self._seen.get(rank)

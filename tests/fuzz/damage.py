@@ -54,6 +54,10 @@ def _make_folder(rng: random.Random, path: Path) -> None:
     path.mkdir()
 
 
+def _nest(rng: random.Random, path: Path) -> None:
+    path.write_text(rng.choice(("[", '{"a": ')) * 100_000)
+
+
 def _retype(rng: random.Random, path: Path) -> None:
     """Another value somewhere in a JSON file, or in a line of one."""
     try:
@@ -88,5 +92,6 @@ _DAMAGES: tuple[Callable[[random.Random, Path], None], ...] = (
     _swap,
     _remove,
     _make_folder,
+    _nest,
     *(_retype,) * 4,
 )

@@ -13,6 +13,7 @@ from mmtrain.data.sample_error import SampleError
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.work import COUNTER
 from mmtrain.errors import UsageError
+from mmtrain.files import parse_json
 
 Missing = Literal["bad", "keep"]
 NO_ROW = "nothing to join under its key"
@@ -120,8 +121,8 @@ def _is_wanted(name: str, wanted: Collection[str] | None) -> bool:
 
 def _merged(content: bytes | None, fields: dict[str, Any]) -> bytes:
     try:
-        own = {} if content is None else json.loads(content)
-    except (ValueError, RecursionError) as error:
+        own = {} if content is None else parse_json(content)
+    except ValueError as error:
         raise SampleError("json invalid") from error
     if not isinstance(own, dict):
         raise SampleError("json invalid")

@@ -4,7 +4,6 @@ shards."""
 import hashlib
 import importlib.util
 import io
-import json
 import os
 import tempfile
 import weakref
@@ -22,6 +21,7 @@ from mmtrain.data.sample_error import SampleError
 from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.sources.table import TABLE_SUFFIXES, Table
 from mmtrain.errors import UsageError
+from mmtrain.files import parse_json
 
 _FEATURES = "features.npy"
 _AGAIN = "mmtrain embed makes what is missing of a folder, and names what it cannot use"
@@ -220,7 +220,7 @@ class KeyedShards:
         files = self._source.read(number)
         files = {k: v for k, v in files.items() if k not in IMAGE_EXTENSIONS}
         try:
-            fields = json.loads(files.pop("json", b"{}"))
+            fields = parse_json(files.pop("json", b"{}"))
         except ValueError as error:
             raise SampleError("joined json invalid") from error
         return self._source.key(number), Row(fields=fields, files=files)

@@ -25,7 +25,7 @@ from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.storage.patience import patience, patiently
 from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
-from mmtrain.files import create_file, other_files
+from mmtrain.files import create_file, other_files, parse_json
 
 JOB = "make.json"
 """Says of what the shards beside it are being made."""
@@ -226,7 +226,7 @@ def _begin(out: Path, job: dict[str, Any]) -> None:
         out.mkdir(parents=True, exist_ok=True)
         create_file(path, text)
     try:
-        before = dict(json.loads(path.read_text()))
+        before = dict(parse_json(path.read_text()))
     except (ValueError, TypeError) as error:
         raise UsageError(f"{path} is damaged; name a new folder, or remove this one") from error
     if other := next((k for k in {**before, **wanted} if before.get(k) != wanted.get(k)), ""):

@@ -25,6 +25,7 @@ from mmtrain.data.storage.addresses import base_name, is_remote, is_web
 from mmtrain.data.storage.file import File
 from mmtrain.data.storage.patience import may_pass
 from mmtrain.errors import UsageError
+from mmtrain.files import parse_json
 
 SUFFIX = ".index"
 CATALOGUE_SUFFIX = ".catalogue"
@@ -209,7 +210,7 @@ def _raise_passing(error: Exception) -> None:
 
 
 def _decode_summary(file: Mapping[str, np.ndarray]) -> IndexSummary:
-    data = json.loads(file["summary"].tobytes())
+    data = parse_json(file["summary"].tobytes())
     if data.pop("format") != _FORMAT:
         raise ValueError("an index of another version")
     if data["has_crc"] and not data.get("crc_hash"):

@@ -20,6 +20,7 @@ from mmtrain.data.sample_error import SampleError
 from mmtrain.data.sources.csv_records import Separated, parse_record
 from mmtrain.data.sources.text_lines import BOM, Lines, Place
 from mmtrain.errors import UsageError
+from mmtrain.files import parse_json
 
 CSV_SUFFIXES = (".csv", ".tsv")
 TABLE_SUFFIXES = (*CSV_SUFFIXES, ".jsonl", ".ndjson", ".json")
@@ -94,7 +95,7 @@ class Table:
             return _by_columns(text, self._separated)
         try:
             row = json.loads(text)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise SampleError("row is no JSON", detail=str(error)) from error
         if not isinstance(row, dict):
             raise SampleError("row is no JSON object")
@@ -169,7 +170,7 @@ class Table:
         """Whether what begins with a bracket is one array, and not a line that is no row."""
         lines = Lines(self.path)
         try:
-            json.loads(next(lines)[3])
+            parse_json(next(lines)[3])
         except ValueError:
             return True
         return next(lines, None) is None
@@ -177,7 +178,7 @@ class Table:
     def _refuse_one_object(self) -> None:
         """A .json may hold lines; one object over several lines is no table."""
         try:
-            json.loads(next(Lines(self.path), (0, 0, 0, b"{}"))[3])
+            parse_json(next(Lines(self.path), (0, 0, 0, b"{}"))[3])
         except ValueError as error:
             raise UsageError(
                 f"{self._told} is neither an array of rows nor a row a line; write one of these"

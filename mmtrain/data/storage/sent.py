@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 
 from mmtrain.data.storage.fetch import Checksum
 from mmtrain.data.storage.place import Place, read_small
+from mmtrain.files import parse_json
 
 
 def keep_tags(place: Place, name: str, files: Collection[str], *, sent: Collection[str]) -> None:
@@ -54,7 +55,7 @@ def unlike_sent(place: Place, name: str, wanted: Mapping[str, Checksum]) -> set[
 def _read_tags(place: Place, name: str) -> dict[str, str] | None:
     """None: it is damaged."""
     try:
-        tags = json.loads(read_small(place, name))
+        tags = parse_json(read_small(place, name))
     except FileNotFoundError:
         return {}
     except ValueError:

@@ -17,7 +17,7 @@ import numpy as np
 from mmtrain.data.fingerprint import same_data
 from mmtrain.data.survey.piece import COLUMNS, COUNTED, Piece, joined
 from mmtrain.errors import UsageError
-from mmtrain.files import replace_file
+from mmtrain.files import parse_json, replace_file
 
 _NAME = re.compile(r"stats-(\d{5,})-of-(\d{5,})\.npz")
 _DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile)
@@ -173,7 +173,7 @@ def _told(key: str, value: object) -> str:
 def _read_told(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            told = json.loads(file["told"].tobytes())
+            told = parse_json(file["told"].tobytes())
         missing = {"job", "num_looked", "bad", *COUNTED} - told.keys()
     except _DAMAGE as error:
         raise _damaged(path) from error

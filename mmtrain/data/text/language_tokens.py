@@ -7,6 +7,7 @@ from datetime import datetime
 from mmtrain.data.text.chat import Message
 from mmtrain.data.text.language_tokenizer import LanguageTokenizer
 from mmtrain.data.text.said import SaidToken, said_tokens
+from mmtrain.files import parse_json
 
 _DAY = datetime(2024, 7, 26)
 """What a chat template that tells the date says: a question's ids are the same tomorrow."""
@@ -34,7 +35,7 @@ class LanguageTokens:
     def __init__(self, definition: bytes) -> None:
         self._definition = definition
         try:
-            content = json.loads(definition)
+            content = parse_json(definition)
             self._chat, language = bool(content["chat"]), content["language"]
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"is no decoder's tokenizer ({error!r})") from error

@@ -15,6 +15,8 @@ from typing import Any
 
 import sentencepiece
 
+from mmtrain.files import parse_json
+
 _SPACE = "\u2581"
 """How pieces write a space."""
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -53,7 +55,7 @@ class SiglipPieces:
     def __init__(self, definition: bytes):
         self._definition = definition
         try:
-            content: dict[str, Any] = json.loads(definition)
+            content: dict[str, Any] = parse_json(definition)
             model = base64.b64decode(content["model"])
             added = [AddedPiece(**piece) for piece in content["added"]]
             unknown, end = content["unk"], content["eos"]
@@ -89,7 +91,7 @@ class SiglipPieces:
     @property
     def model(self) -> bytes:
         """The SentencePiece model."""
-        return base64.b64decode(json.loads(self._definition)["model"])
+        return base64.b64decode(parse_json(self._definition)["model"])
 
     def token_ids(self, texts: Sequence[str], *, limit: int) -> list[list[int]]:
         """The ids of each text, without the end token that `limit` leaves room for."""

@@ -25,7 +25,7 @@ from mmtrain.data.text.sentence_piece import SentencePieceModel
 from mmtrain.data.text.siglip_pieces import SiglipPieces
 from mmtrain.data.work import COUNTER
 from mmtrain.errors import UsageError
-from mmtrain.files import replace_file
+from mmtrain.files import parse_json, replace_file
 from mmtrain.limits import MOST
 from mmtrain.settings.paths import PathText
 
@@ -267,7 +267,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """
     config_path = folder / CONFIG_FILE
     try:
-        content = json.loads(_read(config_path, "tokenizer"))
+        content = parse_json(_read(config_path, "tokenizer"))
     except ValueError as error:
         if isinstance(error, UsageError):
             raise

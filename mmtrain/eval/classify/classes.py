@@ -51,7 +51,7 @@ def read_classes(path: Path | str) -> ClassList:
     try:
         text = path.read_text(encoding="utf-8")
         content = _lines(text) if path.suffix == ".txt" else json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"classes = {path} cannot be read: {error}") from error
     if not isinstance(content, list):
         raise UsageError(f'classes = {path} is no list; write [{{"id": ..., "name": ...}}, ...]')

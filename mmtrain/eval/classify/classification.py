@@ -1,6 +1,5 @@
 """From the scores of classes to figures: accuracy, calibration, what is taken for what."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from mmtrain.eval.result import EvalResult
 from mmtrain.eval.samples import Members, read_text_field
 from mmtrain.eval.scores import rank_of_target
 from mmtrain.eval.together import sum_of_all
+from mmtrain.files import parse_json
 
 NUM_CONFUSIONS = 20
 NUM_BINS = 15
@@ -70,8 +70,8 @@ def _several(label: Any) -> list[str]:
     """The labels of a JSON list, or of a text that spaces or commas divide."""
     if isinstance(label, str):
         try:
-            label = json.loads(label)
-        except (ValueError, RecursionError):
+            label = parse_json(label)
+        except ValueError:
             return [part for part in re.split(r"[\s,;]+", label) if part]
     return [str(one) for one in label] if isinstance(label, list) else [str(label)]
 
