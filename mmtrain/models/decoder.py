@@ -7,7 +7,7 @@ their checkpoints). A picture's features join a text as vectors:
     logits_BTV = decoder(torch.cat([image_BTD, text_BTD], 1), prefix_length_B=image_length_B)
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -109,9 +109,11 @@ class Decoder(Model):
         Raises:
             ValueError: more tokens than context_length, or the mask's kind needs what is missing.
         """
-        limit = self.config.context_length
-        if cache is None and segment_BT is None and x.size(1) > limit:
-            raise ValueError(f"a text of {x.size(1)} tokens exceeds context_length = {limit}")
+        limit, longest = self.config.context_length, x.size(1)
+        if mask is not None and mask.lengths is not None:
+            longest = max(mask.lengths)
+        if cache is None and segment_BT is None and longest > limit:
+            raise ValueError(f"a text of {longest} tokens exceeds context_length = {limit}")
         place = self._place(
             x,
             real_BT=real_BT,
@@ -210,6 +212,8 @@ class Decoder(Model):
         window = self.config.transformer.local_window
         if window is None:
             return None
+        if mask.lengths is not None:
+            return replace(mask, window=window)
         if position_BT.ndim == 1:
             position_BT = key_position_BS = position_BT[None]
         near = window_allowed(position_BT, key_position_BS.clamp(min=0), window)

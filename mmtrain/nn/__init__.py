@@ -12,7 +12,7 @@ from mmtrain.nn.attention import Attention, attend
 from mmtrain.nn.block import TransformerBlock
 from mmtrain.nn.config import TransformerConfig
 from mmtrain.nn.feed_forward import FeedForward
-from mmtrain.nn.host import HostLengths, sent
+from mmtrain.nn.host import HostLengths, Ragged, sent
 from mmtrain.nn.kv_cache import DecoderCache, GivenKV, KVCache
 from mmtrain.nn.masks import Mask
 from mmtrain.nn.norm import build_norm, unit_norm
@@ -29,6 +29,7 @@ __all__ = [
     "HostLengths",
     "KVCache",
     "Mask",
+    "Ragged",
     "Transformer",
     "TransformerBlock",
     "TransformerConfig",

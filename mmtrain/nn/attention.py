@@ -12,6 +12,7 @@ from mmtrain.nn.kv_cache import LayerCache
 from mmtrain.nn.masks import Mask
 from mmtrain.nn.products import by_onednn
 from mmtrain.nn.rope import RopeTable, apply_rope
+from mmtrain.nn.varlen import attend_varlen, takes_varlen
 
 # Longest sequence for which plain matmuls beat torch's fused kernels, forward and backward
 # together (benchmarks/attention_forms.py, batch 16, one thread). On a CPU with AMX, fused against
@@ -110,6 +111,25 @@ def _attend_once(
     return out_BKGH.flatten(1, 2)[:, None]
 
 
+def _attend_each(
+    q_1TNH: Tensor,
+    k_1SKH: Tensor,
+    v_1SKH: Tensor,
+    mask: Mask,
+    scale: float | None,
+    cap: float | None,
+) -> Tensor:
+    """Texts side by side, each by itself: nobody pays for pairs that do not see each other."""
+    assert mask.lengths is not None and q_1TNH.size(0) == 1, "texts stand side by side in one row"
+    if cap is None and takes_varlen(q_1TNH):
+        return attend_varlen(q_1TNH, k_1SKH, v_1SKH, mask, scale)
+    each = zip(*(x.split(mask.lengths, dim=1) for x in (q_1TNH, k_1SKH, v_1SKH)), strict=True)
+    out = [
+        attend(q, k, v, mask.of_one(q.size(1), q.device), scale=scale, cap=cap) for q, k, v in each
+    ]
+    return torch.cat(out, dim=1)
+
+
 def attend(
     q_BTNH: Tensor,
     k_BSKH: Tensor,
@@ -133,6 +153,8 @@ def attend(
         [B, T, N, H].
     """
     assert not mask.causal or q_BTNH.size(1) == k_BSKH.size(1), "a causal flag needs T = S"
+    if mask.lengths is not None:
+        return _attend_each(q_BTNH, k_BSKH, v_BSKH, mask, scale, cap)
     longest = max(q_BTNH.size(1), k_BSKH.size(1))
     if cap is not None or longest <= _plain_up_to(q_BTNH.device, q_BTNH.dtype):
         return _attend_plain(q_BTNH, k_BSKH, v_BSKH, mask, scale, cap)

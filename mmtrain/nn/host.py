@@ -1,5 +1,7 @@
 """What the host knows without asking the device."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,27 @@ class HostLengths:
     def longest(self) -> int:
         """Tokens of the longest text."""
         return int(self.length_B.max())
+
+
+class Ragged:
+    """A tensor of which every row of a batch has another number of entries, such as the pieces of
+    its images. Opaque and known to the host, as `HostLengths` is.
+
+    Args:
+        x: the entries of all rows, one after another.
+        counts: of each row.
+    """
+
+    def __init__(self, x: Tensor, counts: Sequence[int]) -> None:
+        assert x.size(0) == sum(counts), "every entry is of some row"
+        self.x, self.counts = x, tuple(counts)
+
+    def chunk(self, num: int) -> list["Ragged"]:
+        """Those of so many microbatches' rows, as `Tensor.chunk` cuts."""
+        each = -(-len(self.counts) // num)
+        rows = [self.counts[at : at + each] for at in range(0, len(self.counts), each)]
+        parts = self.x.split([sum(counts) for counts in rows])
+        return [Ragged(x, counts) for x, counts in zip(parts, rows, strict=True)]
 
 
 def sent(x: Tensor, device: torch.device) -> Tensor:

@@ -16,14 +16,30 @@ class Mask:
 
     `causal` alone reaches the kernels as a flag. `allowed` is a bool tensor that broadcasts to
     [B, T, S], True where attention is allowed, and then says all: `causal` is False beside it.
+    With `lengths` the one row holds texts of so many tokens side by side, each of which sees itself
+    alone, causally and, with a `window`, so many of its tokens at most.
     """
 
     causal: bool = False
     allowed: Tensor | None = None
+    lengths: tuple[int, ...] | None = None
+    window: int | None = None
 
     def __post_init__(self) -> None:
         if self.causal and self.allowed is not None:
             raise ValueError("a Mask is either causal or given as `allowed`, which then says all")
+        if self.lengths is not None and not self.causal:
+            raise ValueError("texts side by side are causal")
+        if self.window is not None and self.lengths is None:
+            raise ValueError("a window is of texts side by side; others have it in `allowed`")
+
+    def of_one(self, num_tokens: int, device: torch.device) -> "Mask":
+        """That of one of the texts side by side, of so many tokens."""
+        if self.window is None or num_tokens <= self.window:
+            return Mask(causal=True)
+        position_1T = torch.arange(num_tokens, device=device)[None]
+        near = window_allowed(position_1T, position_1T, self.window)
+        return Mask(allowed=near & causal_allowed(num_tokens, num_tokens, device=device))
 
 
 def causal_allowed(num_queries: int, num_keys: int, *, device: torch.device) -> Tensor:

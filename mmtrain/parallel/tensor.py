@@ -5,6 +5,7 @@ arXiv:2205.05198): q, k, v and the feed-forward's first matrices by columns, o a
 norms and residuals over a share of the tokens. parallel/tensor_plans.py applies it.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -83,7 +84,10 @@ def pad_rope(tables: RopeTable | None, padding: int) -> RopeTable | None:
 
 
 def pad_mask(mask: Mask, num_tokens: int, padding: int, device: torch.device) -> Mask:
-    """The mask over padded tokens. A causal flag needs no change: padding comes last."""
+    """The mask over padded tokens. A causal flag needs no change: padding comes last. Beside texts
+    side by side it is one more of them."""
+    if mask.lengths is not None:
+        return replace(mask, lengths=(*mask.lengths, padding))
     if mask.causal:
         return mask
     total = num_tokens + padding
