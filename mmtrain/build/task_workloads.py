@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmtrain.errors import UsageError
 from mmtrain.loading import read_package
 from mmtrain.models import Clip, ClipConfig, ClipStage
 from mmtrain.models.vqa import Vqa, VqaStage
@@ -107,7 +108,16 @@ class Answering(Workload):
             stage.question_length = self.clip.text.context_length
 
     def rows(self, num_images: int) -> dict[str, Tensor]:
-        """Questions and answers, and what is dropped."""
+        """Questions and answers, and what is dropped.
+
+        Raises:
+            UsageError: the rows are dialogues.
+        """
+        if self.section.dialogues is not None:
+            raise UsageError(
+                "plan counts images with so many texts each, and a dialogue of [vqa.dialogues] has "
+                "as many images and tokens as its data say; `mmtrain profile` measures its steps"
+            )
         text, generate = self.clip.text, self.section.generate
         found = _image_draws(self.clip, num_images)
         length = text.context_length

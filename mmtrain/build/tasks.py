@@ -12,6 +12,7 @@ from mmtrain.tasks.answering_sections import AnsweringSections
 from mmtrain.tasks.config import LossSection
 from mmtrain.tasks.contrastive import ContrastiveTask
 from mmtrain.tasks.contrastive_sections import ContrastiveSections
+from mmtrain.tasks.dialogues import DialogueTask
 from mmtrain.tasks.sections import Sections
 from mmtrain.tasks.task import Shared, Task
 
@@ -20,7 +21,7 @@ def task_sections(recipe: TrainRecipe) -> Sections:
     """What the task's own sections say before there is data or a model."""
     if recipe.vqa is None:
         return ContrastiveSections(loss=recipe.loss)
-    return AnsweringSections(vqa=recipe.vqa)
+    return AnsweringSections(vqa=recipe.vqa, vision=recipe.model.vision)
 
 
 def build_task(recipe: TrainRecipe, shared: Shared) -> Task:
@@ -42,7 +43,8 @@ def build_task(recipe: TrainRecipe, shared: Shared) -> Task:
     if recipe.loss != LossSection():
         raise UsageError("[loss] has no effect beside [vqa]; leave it out")
     _refuse_evaluations(recipe, "towers", "has no effect beside [vqa]; leave it out")
-    return AnsweringTask(shared, clip=model.clip, section=recipe.vqa, init=model.init)
+    build = AnsweringTask if recipe.vqa.dialogues is None else DialogueTask
+    return build(shared, clip=model.clip, section=recipe.vqa, init=model.init)
 
 
 def build_workload(recipe: TrainRecipe) -> Workload:

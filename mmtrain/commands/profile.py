@@ -160,7 +160,7 @@ def _warm_up(run: Run, batches: Iterator[Any], transfer: Transfer) -> Flops | No
         batch = _take_step(run, batches, transfer)
     state, batch = run.state, batch.to(run.layout.device)
     with FlopCount() as forward, torch.no_grad():
-        state.schedule.eval(batch.images_BCHW, state.objective.rows(batch))
+        state.schedule.eval(state.objective.images(batch), state.objective.rows(batch))
     for _ in range(_WARM_UP - 1):
         _take_step(run, batches, transfer)
     return Flops(model=min(3 * forward.total, whole.total), hardware=whole.total)

@@ -23,6 +23,7 @@ from mmtrain.settings.describe import NONE
 
 KEY = "vqa.generate.init"
 _CHOSEN = {"mask", "stochastic_depth", "text_length", "prompt", "rope_scaling", "transformer"}
+_CHOSEN |= {"reads"}
 """Fields that are training's to choose, that the run fills in, or that are sections."""
 _SECTIONS = {"": GenerateConfig, "transformer.": TransformerConfig, "rope_scaling.": RopeScaling}
 _FIXED = {

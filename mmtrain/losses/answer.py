@@ -53,8 +53,18 @@ def writing_loss(
 ) -> Tensor:
     """Each row's sum [Q] of the cross-entropies of the tokens that `mask_QT` marks, in fp32.
 
-    The logits at t are of the token at t + 1; so a mark on the first token counts nothing. With
-    `shares` the logits are those of this rank's share of the vocabulary.
+    A mark on the first token counts nothing; the rest as in `token_losses`.
+    """
+    return (token_losses(logits_QTV, tokens_QT, shares=shares) * mask_QT[:, 1:]).sum(1)
+
+
+def token_losses(
+    logits_QTV: Tensor, tokens_QT: Tensor, *, shares: VocabularyShares | None = None
+) -> Tensor:
+    """Cross-entropies [Q, T - 1] of every token but a row's first, in fp32 at least.
+
+    The logits at t are of the token at t + 1. With `shares` they are those of this rank's share of
+    the vocabulary.
     """
     wide = torch.promote_types(logits_QTV.dtype, torch.float32)
     logits_NV = logits_QTV[:, :-1].to(wide).flatten(0, 1)
@@ -63,7 +73,7 @@ def writing_loss(
         each_N = F.cross_entropy(logits_NV, target_N, reduction="none")
     else:
         each_N = sharded_cross_entropy(logits_NV, target_N, shares=shares)
-    return (each_N.view(tokens_QT.size(0), -1) * mask_QT[:, 1:]).sum(1)
+    return each_N.view(tokens_QT.size(0), -1)
 
 
 @torch.no_grad()
@@ -75,7 +85,14 @@ def num_right_tokens(
     shares: VocabularyShares | None = None,
 ) -> Tensor:
     """How many [Q] of each row's marked tokens have the largest logit; arguments as above."""
+    return (right_tokens(logits_QTV, tokens_QT, shares=shares) & mask_QT[:, 1:]).sum(1)
+
+
+@torch.no_grad()
+def right_tokens(
+    logits_QTV: Tensor, tokens_QT: Tensor, *, shares: VocabularyShares | None = None
+) -> Tensor:
+    """Whether every token but a row's first has the largest logit, [Q, T - 1]; as above."""
     logits_NV = logits_QTV[:, :-1].flatten(0, 1)
     said_N = logits_NV.argmax(1) if shares is None else sharded_argmax(logits_NV, shares=shares)
-    said_QT = said_N.view(tokens_QT.size(0), -1)
-    return ((said_QT == tokens_QT[:, 1:]) & mask_QT[:, 1:]).sum(1)
+    return said_N.view(tokens_QT.size(0), -1) == tokens_QT[:, 1:]

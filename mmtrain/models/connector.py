@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmtrain.data.images.tiles import WHOLE, TilesConfig
 from mmtrain.limits import check_counts
 from mmtrain.models.tower import init_linears, reset_norms
 from mmtrain.models.vision import VisionConfig
@@ -61,10 +62,7 @@ class Connector(nn.Module):
     @property
     def num_tokens(self) -> int:
         """Tokens of an image of the native size."""
-        if self.config.kind == "queries":
-            return self.config.num_queries
-        cut = self.config.factor**2 if self.config.kind == "pixel_shuffle" else 1
-        return self.vision.num_patches // cut
+        return num_image_tokens(self.config, self.vision)
 
     def forward(self, image_BTD: Tensor) -> Tensor:
         """The tower's tokens [B, T, D] -> [B, P, dim]."""
@@ -86,6 +84,37 @@ class Connector(nn.Module):
         init_linears(self, generator)
         if self.queries is not None:
             self.queries.normal_(0.0, self.queries.size(1) ** -0.5, generator=generator)
+
+
+def num_image_tokens(config: ConnectorConfig, vision: VisionConfig) -> int:
+    """Tokens that a connector makes of an image, or of a piece of one, of the native size."""
+    if config.kind == "queries":
+        return config.num_queries
+    cut = config.factor**2 if config.kind == "pixel_shuffle" else 1
+    return vision.num_patches // cut
+
+
+class GridPlaces(nn.Module):
+    """A learned vector for where a piece of an image stands: that of its row and of its column, or
+    those of a piece that is the whole image."""
+
+    no_decay: ClassVar = ("rows", "columns")
+
+    def __init__(self, tiles: TilesConfig, *, dim: int) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.zeros(tiles.most + 1, dim))
+        self.columns = nn.Parameter(torch.zeros(tiles.most + 1, dim))
+
+    def forward(self, place_N2: Tensor) -> Tensor:
+        """Rows and columns, WHOLE for the whole image -> [N, dim]."""
+        row_N, column_N = (place_N2 - WHOLE).unbind(1)
+        return F.embedding(row_N, self.rows) + F.embedding(column_N, self.columns)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw initial weights, N(.02) as a decoder's tokens."""
+        for table in (self.rows, self.columns):
+            table.normal_(0.0, 0.02, generator=generator)
 
 
 def shuffle_pixels(x_BPD: Tensor, grid_size: int, factor: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Writing an answer: the image's tokens begin the decoder's text, question and answer follow."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from mmtrain.limits import check_counts
 from mmtrain.models.connector import Connector, ConnectorConfig
 from mmtrain.models.decoder import Decoder, real_tokens
 from mmtrain.models.decoder_config import DecoderConfig
-from mmtrain.models.prefill import Prefilled, prefill
+from mmtrain.models.prefill import Prefilled, prefill, to_the_left
 from mmtrain.models.slices import shallow_copy, slice_tower
 from mmtrain.models.vision import VisionConfig
 from mmtrain.nn import DecoderCache, Mask, TransformerConfig
@@ -54,6 +55,9 @@ class GenerateConfig:
     """Logits z become cap * tanh(z / cap) (arXiv:2408.00118). None: off."""
     prompt: PromptConfig | None = None
     """Learned tokens before the image's; [peft] sets it. None: there are none."""
+    reads: Literal["questions", "dialogues"] = "questions"
+    """questions: an image, a question, its answer. dialogues: turns, with images where they are
+    shown, the lengths those of all; [vqa.dialogues] sets it."""
 
     def __post_init__(self) -> None:
         check_counts(self, "vocab_size", "text_length", "context_length", most=1 << 30)
@@ -65,6 +69,20 @@ class GenerateConfig:
         if self.transformer.mask == "full":
             raise ValueError(
                 'transformer.mask = "full" shows the answer; use causal, prefix, block'
+            )
+        if self.reads == "dialogues":
+            self._check_dialogues()
+
+    def _check_dialogues(self) -> None:
+        if self.transformer.mask != "causal":
+            raise ValueError(
+                f'transformer.mask = "{self.transformer.mask}" is of one question after its image, '
+                'and a dialogue has several turns; use "causal"'
+            )
+        if self.prompt is not None:
+            raise ValueError(
+                "prompt: learned tokens stand before one question's image, and a dialogue's "
+                'images stand within its turns; use an adapter of kind "lora"'
             )
 
     def decoder(self, num_before: int) -> DecoderConfig:
@@ -78,8 +96,14 @@ class GenerateConfig:
         """
         assert self.vocab_size is not None, "the tokenizer gives the vocabulary"
         assert self.text_length is not None, "the tokenizer gives the length"
-        needed = num_before + self.text_length
-        if self.context_length is not None and self.context_length < needed:
+        needed = self.text_length + (0 if self.reads == "dialogues" else num_before)
+        is_short = self.context_length is not None and self.context_length < needed
+        if is_short and self.reads == "dialogues":
+            raise ValueError(
+                f"generate.context_length = {self.context_length} holds no dialogue of {needed} "
+                "tokens; lower vqa.dialogues.max_length"
+            )
+        if is_short:
             raise ValueError(
                 f"generate.context_length = {self.context_length} holds no {num_before} tokens "
                 f"of an image and {self.text_length} of question and answer; shorten "
@@ -245,11 +269,7 @@ class AnswerGenerator(nn.Module):
         text_QTD = self.decoder.embed.token(tokens_QT)
         x_QSD = torch.cat([image_BPD.repeat_interleave(num_slots, dim=0), text_QTD], dim=1)
         length_Q = num_patches + question_length_Q
-        # Padding goes to the left, so that all rows are written on from the same slot.
-        place_S = torch.arange(x_QSD.size(1), device=x_QSD.device)
-        source_QS = (place_S - (x_QSD.size(1) - length_Q)[:, None]) % x_QSD.size(1)
-        x_QSD = x_QSD.gather(1, source_QS[:, :, None].expand(-1, -1, x_QSD.size(-1)))
-        real_QS = place_S >= (x_QSD.size(1) - length_Q)[:, None]
+        x_QSD, real_QS, source_QS = to_the_left(x_QSD, length_Q)
         kind = self.decoder.config.transformer.mask
         segment_QS = torch.where(real_QS, (source_QS >= num_patches).long(), -1)
         cache = self._filled_cache(x_QSD, max_new_tokens=max_new_tokens)

@@ -40,6 +40,17 @@ def left_pad(
     return tokens_BT.to(device), (torch.arange(longest) >= start_B1).to(device)
 
 
+def to_the_left(x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows padded on the right -> padded on the left, so that all are written on from the same
+    slot; which tokens are real, and from where each comes, [B, T]."""
+    num_tokens = x_BTD.size(1)
+    place_T = torch.arange(num_tokens, device=x_BTD.device)
+    start_B1 = (num_tokens - length_B)[:, None]
+    source_BT = (place_T - start_B1) % num_tokens
+    x_BTD = x_BTD.gather(1, source_BT[:, :, None].expand(-1, -1, x_BTD.size(-1)))
+    return x_BTD, place_T >= start_B1, source_BT
+
+
 @torch.no_grad()
 def prefill(
     decoder: Decoder,

@@ -6,19 +6,21 @@ is encoded once for its N.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from mmtrain.data.images.tiles import TilesConfig
 from mmtrain.models.classify_answers import AnswerClassifier, ClassifyConfig
 from mmtrain.models.clip import ClipConfig
 from mmtrain.models.connector import ConnectorConfig
+from mmtrain.models.dialogues import DialogueGenerator, DialogueStage
 from mmtrain.models.generate_answers import AnswerGenerator, GenerateConfig
 from mmtrain.models.model import Cuts, Model, Stack, Stage, Tower, tower_stacks
 from mmtrain.models.slices import balance, longest, slice_tower
 from mmtrain.models.text import TextTower
-from mmtrain.models.vision import VisionTower
+from mmtrain.models.vision import VisionConfig, VisionTower
 from mmtrain.nn import HostLengths
 from mmtrain.nn.front_door import FrontDoorConfig
 from mmtrain.nn.regions import region
@@ -38,8 +40,11 @@ class VqaConfig:
     """Choose among known answers."""
     generate: GenerateConfig | None = None
     """Write answers."""
+    tiles: TilesConfig | None = None
+    """Cut the images of dialogues into tiles. None: each is one square."""
 
     def __post_init__(self) -> None:
+        self._check_dialogues()
         if self.classify is None and self.generate is None:
             raise ValueError("neither classify nor generate is there; give one of them a section")
         question = self.front_door is not None and "question" in self.front_door.places
@@ -47,6 +52,23 @@ class VqaConfig:
             raise ValueError(
                 'front_door.places has "question", but only classify has a question encoder; use '
                 '["image"]'
+            )
+
+    @property
+    def reads_dialogues(self) -> bool:
+        """Whether its decoder reads turns with images among them."""
+        return self.generate is not None and self.generate.reads == "dialogues"
+
+    def _check_dialogues(self) -> None:
+        if self.tiles is not None and not self.reads_dialogues:
+            raise ValueError(
+                "tiles: a question's image is one square; only [vqa.dialogues] has images in "
+                "pieces, leave [vqa.tiles] out"
+            )
+        if self.classify is not None and self.reads_dialogues:
+            raise ValueError(
+                "classify chooses the answer to one question, and dialogues are written; leave "
+                "[vqa.classify] out"
             )
 
 
@@ -272,30 +294,33 @@ class Vqa(Model):
                 front_door=config.front_door,
             )
         if config.generate is not None:
-            self.generate = AnswerGenerator(
-                config.generate,
-                vision=clip.vision,
-                connector=config.connector,
-                front_door=config.front_door,
-            )
+            self.generate = _build_generator(config.generate, config, clip.vision)
+        self.packs = False
+        """Whether training puts the dialogues of a microbatch side by side in one row."""
 
     def towers(self) -> dict[str, Tower]:
         """Of images, and of questions where they are read by an encoder."""
         return {"vision": self.vision} | ({} if self.text is None else {"text": self.text})
 
-    def stage(self) -> VqaStage:
+    def stage(self) -> VqaStage | DialogueStage:
         """All parts as the one stage of a schedule; parameters are shared with this model."""
+        if isinstance(self.generate, DialogueGenerator):
+            return DialogueStage(self.vision, self.generate, packs=self.packs)
         return VqaStage(self.vision, self.text, self.classify, self.generate)
 
     def logits(self, images_BCHW: Tensor, asked: Asked) -> VqaLogits:
         """uint8 [B, 3, H, W] and the questions about them -> logits of the heads."""
-        return self.stage().logits(self.vision(images_BCHW), asked)
+        return self._asked_stage().logits(self.vision(images_BCHW), asked)
 
     def choose(self, images_BCHW: Tensor, asked: Asked) -> Tensor:
         """The classifier's logits [Q, A]."""
-        logits = self.stage().logits(self.vision(images_BCHW), asked).choice_QA
+        logits = self._asked_stage().logits(self.vision(images_BCHW), asked).choice_QA
         assert logits is not None, "the model has no classifier"
         return logits
+
+    def _asked_stage(self) -> VqaStage:
+        assert not self.config.reads_dialogues, "it goes on with dialogues and is asked by them"
+        return VqaStage(self.vision, self.text, self.classify, self.generate)
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> "Vqa":
@@ -305,3 +330,16 @@ class Vqa(Model):
             if head is not None:
                 head.init_weights(generator)
         return self
+
+
+def _build_generator(
+    generate: GenerateConfig, config: VqaConfig, vision: VisionConfig
+) -> AnswerGenerator:
+    parts: dict[str, Any] = {
+        "vision": vision,
+        "connector": config.connector,
+        "front_door": config.front_door,
+    }
+    if generate.reads == "dialogues":
+        return DialogueGenerator(generate, **parts, tiles=config.tiles)
+    return AnswerGenerator(generate, **parts)

@@ -1,6 +1,6 @@
 """The task of answering: questions about images, their answers chosen or written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from mmtrain.data.numbered import NumberedData
 from mmtrain.data.phases import Phase
 from mmtrain.data.questions.answers import (
     AnswerVocabulary,
@@ -32,7 +33,7 @@ from mmtrain.loading.vqa import (
 from mmtrain.losses.config import AnswerLossConfig
 from mmtrain.losses.vocabulary import VocabularyShares
 from mmtrain.models import ClipConfig
-from mmtrain.models.vqa import Vqa
+from mmtrain.models.vqa import Asked, Vqa
 from mmtrain.parallel import Layout
 from mmtrain.peft import baked
 from mmtrain.tasks.answering_sections import with_sizes
@@ -68,29 +69,11 @@ class AnsweringTask:
         self._shared, self._clip = shared, clip
         begins = None if section.generate is None else section.generate.init
         self.base = section.init or init or begins or ""
-        source = open_questions(
-            shared.data.only_train,
-            questions=section.data.questions,
-            annotations=section.data.annotations,
-            config=shared.data,
-        )
-        refuse_unanswered(source)
         self.vocabulary: AnswerVocabulary | None = None
         """What the classifier chooses among."""
         self.ceiling: float | None = None
         """What whoever always chooses the vocabulary's best answer would score in training."""
-        if section.classify is not None:
-            questions = list(every_question(source))
-            self.vocabulary = _vocabulary(section, questions)
-            self.ceiling = ceiling(questions, self.vocabulary)
-        build_data = partial(
-            VqaData,
-            shared.data,
-            vqa=section.data,
-            vocabulary=self.vocabulary,
-            with_answers=section.generate is not None,
-            source=source,
-        )
+        build_data = self._data_of(section)
         pipelined = shared.layout.size("pp") > 1
         self.data = build_data(
             fixed_length=shared.tokenizer.context_length if pipelined else None, **shared.batches()
@@ -109,7 +92,45 @@ class AnsweringTask:
         # As one process has them, so that every rank finds the same centres.
         alone = {"rank": 0, "world_size": 1, "images": True, "pin_memory": False}
         all_data = build_data(**shared.batches() | alone)
-        fill_dictionaries(self.model, all_data, seed=shared.seed, given=found or ())
+        fill_dictionaries(self.model, all_data, self._look_at, seed=shared.seed, given=found or ())
+
+    def _data_of(self, section: VqaSection) -> Callable[..., NumberedData[Any]]:
+        """What makes the batches, of what all data take; the answers that a classifier chooses
+        among are known then."""
+        shared = self._shared
+        source = open_questions(
+            shared.data.only_train,
+            questions=section.data.questions,
+            annotations=section.data.annotations,
+            config=shared.data,
+        )
+        refuse_unanswered(source)
+        if section.classify is not None:
+            questions = list(every_question(source))
+            self.vocabulary = _vocabulary(section, questions)
+            self.ceiling = ceiling(questions, self.vocabulary)
+        return partial(
+            VqaData,
+            shared.data,
+            vqa=section.data,
+            vocabulary=self.vocabulary,
+            with_answers=section.generate is not None,
+            source=source,
+        )
+
+    def _look_at(self, batch: Any) -> None:
+        """Let the model see a batch, through all its front doors."""
+        asked = Asked(
+            tokens_QT=batch.tokens_QT,
+            question_length_Q=batch.question_length_Q,
+            length_Q=batch.length_Q,
+        )
+        self.model.logits(batch.images_BCHW, asked)
+
+    def _text_length(self) -> int:
+        """Tokens of a text of the decoder's at most."""
+        assert isinstance(self.data, VqaData)
+        return self.data.text.longest
 
     def sections(self) -> Mapping[str, Any]:
         """[vqa], with answers and lengths."""
@@ -205,8 +226,7 @@ class AnsweringTask:
         if classify is not None and self.vocabulary is not None:
             classify = replace(classify, num_answers=len(self.vocabulary.answers))
         if generate is not None:
-            longest = self.data.text.longest
-            generate = with_sizes(generate, self._shared.tokenizer, text_length=longest)
+            generate = with_sizes(generate, self._shared.tokenizer, text_length=self._text_length())
         return replace(section, classify=classify, generate=generate)
 
 

@@ -1,13 +1,15 @@
 """What [vqa] says before there is data or a model."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from mmtrain.data.config import DataConfig
+from mmtrain.data.dialogues.batches import DialogueData
+from mmtrain.data.images.transforms import AugmentConfig
 from mmtrain.data.questions.answers import AnswerVocabulary, build_vocabulary, every_question
-from mmtrain.data.questions.batches import VqaData
+from mmtrain.data.questions.batches import VqaData, VqaDataConfig
 from mmtrain.data.questions.source import open_questions
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.text.tokenizer import Tokenizer
@@ -15,7 +17,8 @@ from mmtrain.errors import UsageError
 from mmtrain.loading.config import ModelConfig
 from mmtrain.loading.decoder_start import decoder_tokenizer
 from mmtrain.losses.config import AnswerLossConfig
-from mmtrain.models.connector import ConnectorConfig
+from mmtrain.models import VisionConfig
+from mmtrain.models.connector import ConnectorConfig, num_image_tokens
 from mmtrain.tasks.config import GenerateSection, VqaSection
 from mmtrain.train.config import TrainConfig
 
@@ -26,6 +29,8 @@ class AnsweringSections:
 
     vqa: VqaSection
     """[vqa]."""
+    vision: VisionConfig
+    """[model.vision], which says how many tokens an image is."""
     has_projection = False
     why_one_size = "[vqa] has an image's tokens, and a question's, at places of their own"
 
@@ -65,14 +70,18 @@ class AnsweringSections:
         generate, classify = section.generate, section.classify
         if generate is not None:
             length = tokenizer.context_length + questions.answer_length
+            if section.dialogues is not None:
+                length = section.dialogues.max_length
             generate = with_sizes(generate, tokenizer, text_length=length)
         if classify is not None and classify.num_answers is None:
             found = self._vocabulary(self._open(data))
             classify = replace(classify, num_answers=len(found.answers))
         return {"vqa": replace(section, classify=classify, generate=generate)}
 
-    def open_data(self, data: DataConfig, **common: Any) -> VqaData:
-        """Images with their questions."""
+    def open_data(self, data: DataConfig, **common: Any) -> VqaData | DialogueData:
+        """Images with their questions, or dialogues."""
+        if self.vqa.dialogues is not None:
+            return open_dialogue_data(data, self.vqa, self.vision, **common)
         source = self._open(data)
         return VqaData(
             data,
@@ -107,6 +116,8 @@ class AnsweringSections:
                 "beside [vqa], which pads questions as they come; leave it out",
             )
         yield from _idle(self.vqa)
+        if self.vqa.dialogues is not None:
+            yield from _idle_beside_dialogues(self.vqa, data)
 
     def idle_notes(self, data: DataConfig) -> Iterator[str]:
         """None."""
@@ -138,6 +149,33 @@ def with_sizes(
             f"vocab_size = {entries}"
         )
     return replace(generate, vocab_size=entries, text_length=text_length)
+
+
+def open_dialogue_data(
+    data: DataConfig, section: VqaSection, vision: VisionConfig, **common: Any
+) -> DialogueData:
+    """The batches of [vqa.dialogues]; `common` as all `NumberedData` take it."""
+    assert section.dialogues is not None
+    return DialogueData(
+        data,
+        dialogues=section.dialogues,
+        tiles=section.tiles,
+        tokens_per_piece=num_image_tokens(section.connector, vision),
+        **common,
+    )
+
+
+def _idle_beside_dialogues(vqa: VqaSection, data: DataConfig) -> Iterator[tuple[str, str]]:
+    standard = VqaDataConfig()
+    for name in (field.name for field in fields(VqaDataConfig)):
+        value = getattr(vqa.data, name)
+        if name != "answer_length" and value != getattr(standard, name):
+            yield f"vqa.data.{name}", "beside [vqa.dialogues], which has no questions; leave it out"
+    if vqa.tiles is None:
+        return
+    for name, standard in (("augment", AugmentConfig()), ("resize_mode", DataConfig.resize_mode)):
+        if getattr(data, name) != standard:
+            yield f"data.{name}", "beside [vqa.tiles], which cuts whole images; leave it out"
 
 
 def _idle(vqa: VqaSection) -> Iterator[tuple[str, str]]:

@@ -1,8 +1,9 @@
 """The sections [loss] and [vqa] of a recipe."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from mmtrain.data.dialogues.config import DialogueDataConfig
 from mmtrain.data.questions.batches import VqaDataConfig
 from mmtrain.losses.config import AnswerLossConfig, LossConfig
 from mmtrain.models.generate_answers import GenerateConfig
@@ -67,6 +68,8 @@ class VqaSection(VqaConfig):
     """Write answers."""
     data: VqaDataConfig = field(default_factory=VqaDataConfig)
     """Questions beside the images of data.train."""
+    dialogues: DialogueDataConfig | None = None
+    """Learn from whole dialogues, which data.train then has, instead of questions."""
     loss: AnswerLossConfig = field(default_factory=AnswerLossConfig)
     """What it costs to answer wrongly."""
     min_count: int = 9
@@ -79,6 +82,7 @@ class VqaSection(VqaConfig):
     """Peak learning rate of the question encoder. None: optim.lr."""
 
     def __post_init__(self) -> None:
+        self._read_dialogues()
         super().__post_init__()
         if self.min_count < 1:
             raise ValueError(f"min_count = {self.min_count} must be at least 1")
@@ -86,6 +90,20 @@ class VqaSection(VqaConfig):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} = {value} must be positive; [lock] freezes a tower")
+
+    def _read_dialogues(self) -> None:
+        """Tell the decoder what its texts are."""
+        if self.dialogues is None:
+            if self.reads_dialogues:
+                raise ValueError('generate.reads = "dialogues" needs [vqa.dialogues]; leave it out')
+            return
+        if self.generate is None:
+            raise ValueError("dialogues are written by a decoder; give it [vqa.generate]")
+        try:
+            generate = replace(self.generate, reads="dialogues")
+        except ValueError as error:
+            raise ValueError(f"generate.{error}") from error
+        object.__setattr__(self, "generate", generate)
 
     @property
     def model(self) -> VqaConfig:

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmtrain.data.questions.batches import VqaData
-from mmtrain.models.vqa import Asked, Vqa
+from mmtrain.data.numbered import NumberedData
+from mmtrain.errors import UsageError
+from mmtrain.models.vqa import Vqa
 from mmtrain.nn.front_door import FrontDoor, kmeans
 
 FEATURES_PER_ENTRY = 20
@@ -16,7 +17,14 @@ _AT_MOST_BATCHES = 64
 
 
 @torch.no_grad()
-def fill_dictionaries(model: Vqa, data: VqaData, *, seed: int, given: Collection[str] = ()) -> None:
+def fill_dictionaries(
+    model: Vqa,
+    data: NumberedData[Any],
+    look_at: Callable[[Any], None],
+    *,
+    seed: int,
+    given: Collection[str] = (),
+) -> None:
     """Fill every dictionary that wants it with k-means centres, in place.
 
     Features are those that enter each front door, of the first batches of the first epoch.
@@ -24,8 +32,12 @@ def fill_dictionaries(model: Vqa, data: VqaData, *, seed: int, given: Collection
     Args:
         model: whole.
         data: as one process has them, so that every rank finds the same centres.
+        look_at: lets the model see a batch.
         seed: the run's.
         given: parameters that another model brought; their dictionaries stay as they are.
+
+    Raises:
+        UsageError: there is no image to look at.
     """
     config = model.config.front_door
     doors = [
@@ -41,19 +53,18 @@ def fill_dictionaries(model: Vqa, data: VqaData, *, seed: int, given: Collection
     model.eval()
     try:
         for number in range(min(_AT_MOST_BATCHES, data.batches_per_epoch)):
-            batch = data.batch(number)
-            asked = Asked(
-                tokens_QT=batch.tokens_QT,
-                question_length_Q=batch.question_length_Q,
-                length_Q=batch.length_Q,
-            )
-            model.logits(batch.images_BCHW, asked)
+            look_at(data.batch(number))
             if all(sum(map(len, features)) >= wanted for features in seen.values()):
                 break
     finally:
         for hook in hooks:
             hook.remove()
         model.train()
+    if not all(seen.values()):
+        raise UsageError(
+            'vqa.front_door.init = "kmeans" needs images to take centres of, and the first '
+            f'{_AT_MOST_BATCHES} batches have none; use "random"'
+        )
     generator = torch.Generator().manual_seed(seed)
     for door in doors:
         features_BD = torch.cat(seen[door])

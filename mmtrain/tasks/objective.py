@@ -21,6 +21,10 @@ from mmtrain.tasks.terms.term import BatchTerm, Outputs, Rows, RowTerm, Term, pa
 from mmtrain.train.step import LocalSchedule
 
 Schedule = LocalSchedule | PipelineSchedule
+_NO_ANSWER = (
+    "no question about the images of a batch ({key} is the first) has an answer to learn from; "
+    "lower vqa.min_count or mend the answers"
+)
 
 
 class Objective:
@@ -33,6 +37,8 @@ class Objective:
         handed: outputs that batch terms read and their widths, in order.
         logits: the objective's own parameters.
         source_loss: what each source of a mixture loses; None without a mixture.
+        images: of a batch, as the first stage takes them. None: as they are.
+        nothing: what a user is told of a batch with nothing to learn from, `{key}` its first.
     """
 
     def __init__(
@@ -44,10 +50,12 @@ class Objective:
         handed: Mapping[str, int] | None = None,
         logits: Logits | None = None,
         source_loss: SourceLoss | None = None,
+        images: Callable[[Any], Any] | None = None,
+        nothing: str = _NO_ANSWER,
     ) -> None:
         self.layout, self.logits = layout, logits
         self._source_loss = source_loss
-        self._task_rows = rows
+        self._task_rows, self._task_images, self._nothing = rows, images, nothing
         self.terms = tuple(terms)
         self.row_terms = [term for term in terms if isinstance(term, RowTerm)]
         self.batch_terms = [term for term in terms if isinstance(term, BatchTerm)]
@@ -82,6 +90,10 @@ class Objective:
             rows |= term.rows(batch)
         return rows
 
+    def images(self, batch: Any) -> Any:
+        """A batch's images for the first stage."""
+        return batch.images_BCHW if self._task_images is None else self._task_images(batch)
+
     def criterion(self, outputs: Outputs, rows: Rows) -> Tensor:
         """What the last stage hands to the schedule of each row, [R, C]."""
         handed = [outputs[name] for name in self._handed]
@@ -96,7 +108,7 @@ class Objective:
             nothing to learn from, `nothing_learnt` says so and the gradients are 0.
         """
         known_C = self._known_gradient(batch)
-        images, rows = batch.images_BCHW, self.rows(batch)
+        images, rows = self.images(batch), self.rows(batch)
         if not self.batch_terms:
             gradient_RC = (known_C * loss_scale).expand(_num_rows(rows), -1)
             out_RC, losses = schedule.step(images, rows, gradient_RC), None
@@ -165,7 +177,7 @@ class Objective:
         """All outputs without gradients, their gradient, and that into the weights. Gao et al. 2021
         (GradCache), arXiv:2101.06983, section 3."""
         losses, gradient_RC = None, None
-        out_RC = schedule.eval(batch.images_BCHW, rows)
+        out_RC = schedule.eval(self.images(batch), rows)
         if out_RC is not None:
             out_RC = out_RC.detach().requires_grad_()
             total, losses = self._losses(schedule, out_RC, batch, rows)
@@ -177,7 +189,7 @@ class Objective:
         if self._handed.keys() - schedule.frozen_outputs:
             known = self._of_frozen_towers(schedule, out_RC, num_rows=_num_rows(rows))
             rows = rows | known
-            schedule.step(batch.images_BCHW, rows, gradient_RC)
+            schedule.step(self.images(batch), rows, gradient_RC)
         return out_RC, losses
 
     def _of_frozen_towers(
@@ -216,10 +228,7 @@ class Objective:
 
     def nothing_told(self, keys: Sequence[str]) -> str:
         """What a user is told of a batch with nothing to learn from, and what mends it."""
-        return (
-            f"no question about the images of a batch ({keys[0]} is the first) has an answer to "
-            "learn from; lower vqa.min_count or mend the answers"
-        )
+        return self._nothing.format(key=keys[0])
 
     @torch.no_grad()
     def _agree(self, out_RC: Tensor | None, losses: list[Tensor] | None, known_C: Tensor) -> Tensor:

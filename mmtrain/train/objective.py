@@ -26,6 +26,10 @@ class Objective(Protocol):
         """Forwards of a step over this schedule."""
         ...
 
+    def images(self, batch: Any) -> Any:
+        """A batch's images for the first stage."""
+        ...
+
     def rows(self, batch: Any) -> dict[str, Tensor]:
         """Per-row tensors of a batch for every stage."""
         ...

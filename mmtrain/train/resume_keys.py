@@ -22,6 +22,7 @@ FREE = frozenset(
         ),
         *("data.cache_dir", "data.cache_gb"),
         *("vqa.data.questions", "vqa.data.annotations"),
+        *("vqa.dialogues.images", "vqa.dialogues.pack"),
         # As the ids that it gives are, and a teacher's weights.
         *("tokenizer.path", "loss.terms[].teacher"),
         *(
@@ -105,7 +106,8 @@ FIXED = frozenset(
         *("vqa.generate.rope_theta", "vqa.generate.rope_scaling", "vqa.generate.embed_scale"),
         *("vqa.generate.local_rope_theta", "vqa.generate.logit_cap"),
         *("vqa.generate.final_norm", "vqa.generate.tied_head", "vqa.generate.prompt"),
-        "vqa.generate.chat",
+        *("vqa.generate.chat", "vqa.generate.reads", "vqa.tiles"),
+        *("vqa.dialogues.max_length", "vqa.dialogues.too_long"),
         *("vqa.data.per_image", "vqa.data.answer_length", "vqa.data.image_only"),
         *("vqa.data.question_only", "vqa.min_count"),
         *("loss.kind", "loss.positives", "loss.max_logit_scale", "loss.weight", "loss.terms"),

@@ -80,6 +80,7 @@ class LocalSchedule:
     def _chunks(
         self, images_BCHW: Tensor, rows: dict[str, Tensor]
     ) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        # Of which a row may have several; then it is a `Ragged`, cut with the rows.
         images = images_BCHW.chunk(self.num_microbatches)
         split = {name: value.chunk(self.num_microbatches) for name, value in rows.items()}
         return [

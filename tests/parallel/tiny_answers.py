@@ -218,7 +218,7 @@ class TrainedVqa(_Laid):
             if (tower := getattr(model, name)) is not None:
                 state = getattr(towers, name).state_dict().items()
                 tower.load_state_dict({n: v for n, v in state if not n.startswith("head.")})
-        _let_front_doors_speak(model)
+        let_front_doors_speak(model)
         model.double()
         if lock_vision is not None:
             lock_tower(model.vision, unlocked_layers=lock_vision)
@@ -231,7 +231,7 @@ class TrainedVqa(_Laid):
         return make_questions(with_answers=self.model.config.generate is not None, step=step)
 
 
-def _let_front_doors_speak(model: nn.Module) -> None:
+def let_front_doors_speak(model: nn.Module) -> None:
     """`fuse` starts at zero, which would hide whatever goes wrong behind it."""
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():

@@ -32,8 +32,8 @@ class DialogueBatch(SampleBatch):
     dialogue together, in the order in which they stand in it: whole images, or tiles and a
     thumbnail."""
 
-    num_pieces_B: Tensor
-    """int64, pieces of each dialogue; they sum to N."""
+    num_pieces: tuple[int, ...]
+    """Pieces of each of the B dialogues; they sum to N. The host cuts batches by them."""
     place_N2: Tensor
     """int64, row and column of each piece in its image's grid; -1 twice: the whole image."""
     tokens_BT: Tensor
@@ -70,11 +70,12 @@ def check_learnt(batch: DialogueBatch, *, tokens_per_piece: int, number: int) ->
         UsageError: naming the batch.
     """
     images_B = batch.image_BT.sum(1)
+    wanted_B = torch.tensor(batch.num_pieces) * tokens_per_piece
     faults = {
         "no token of it is trained": bool(batch.valid_B.any()) and not batch.trained_BT.any(),
         "places of images are trained": bool((batch.trained_BT & batch.image_BT).any()),
         "padding is trained": bool((batch.trained_BT & ~batch.real_BT).any()),
-        "tokens of images are cut": not images_B.equal(batch.num_pieces_B * tokens_per_piece),
+        "tokens of images are cut": not images_B.equal(wanted_B),
     }
     for fault, is_there in faults.items():
         if is_there:
@@ -153,7 +154,7 @@ class DialogueData(NumberedData[DialogueBatch]):
         tokens_BT, length_B, image_BT, trained_BT = self._laid_out(samples)
         batch = DialogueBatch(
             images_BCHW=self._pieces(samples, phase),
-            num_pieces_B=torch.tensor([_num_pieces(each) for each in samples]),
+            num_pieces=tuple(_num_pieces(each) for each in samples),
             place_N2=torch.cat([_place_P2(each) for each in samples]),
             tokens_BT=tokens_BT,
             length_B=length_B,

@@ -22,7 +22,8 @@ class DialogueDataConfig:
     image, nor what the system says), and where the last question is too long by itself it is a bad
     sample; with `refuse` it is one at once."""
     pack: bool = False
-    """Put several dialogues into a row of max_length tokens, each to see itself alone."""
+    """Compute the dialogues of a microbatch side by side in one row, none seeing another, instead
+    of in rows that are padded to the longest."""
 
     def __post_init__(self) -> None:
         check_counts(self, "max_length", least=2)

@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from mmtrain.data.dialogues.config import DialogueDataConfig
 from mmtrain.data.dialogues.dialogue import IMAGE, Turn, with_first
@@ -11,6 +12,9 @@ from mmtrain.data.text.said import SaidToken
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.limits import MOST
+
+_ANSWER = "yes"
+"""An answer, for the tokens before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,22 @@ class DialogueText:
         self._config, self.tokens_per_piece = config, tokens_per_piece
         self._refuse_endless()
 
+    def ask(self, question: str, pieces: Sequence[int]) -> DialogueTokens:
+        """The tokens of one question up to where its answer begins, as a dialogue begins that has
+        no other turn; its images come first.
+
+        Args:
+            question: what the user says.
+            pieces: of each image.
+
+        Raises:
+            SampleError: the chat template refuses it, or it has places of images of its own.
+        """
+        asked = Turn("user", IMAGE * len(pieces) + question)
+        found = self._tokens((asked, Turn("assistant", _ANSWER)), len(pieces))
+        before = list(takewhile(lambda one: not one.is_said, found))
+        return self._spread(before, pieces)
+
     def encode(self, turns: Sequence[Turn], pieces: Sequence[int]) -> DialogueTokens:
         """The tokens of a dialogue.
 
@@ -94,11 +114,17 @@ class DialogueText:
     def _laid_out(
         self, found: list[SaidToken], pieces: Sequence[int], *, num_left_out: int
     ) -> DialogueTokens:
-        """With the tokens of images in their places."""
+        """With the tokens of images in their places; something must be learnt."""
         if not any(one.is_said for one in found):
             raise SampleError("nothing of the dialogue is the assistant's")
         if found[0].is_said:
             raise SampleError("nothing stands before the answer")
+        return self._spread(found, pieces, num_left_out=num_left_out)
+
+    def _spread(
+        self, found: Sequence[SaidToken], pieces: Sequence[int], *, num_left_out: int = 0
+    ) -> DialogueTokens:
+        """With as many tokens for an image as its pieces have."""
         ids: list[int] = []
         image: list[bool] = []
         trained: list[bool] = []

@@ -6,6 +6,7 @@ section 3.2). The same cut serves training and asking.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,32 @@ class TilesConfig:
     def most_pieces(self) -> int:
         """Of an image."""
         return self.most + self.thumbnail
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pieces:
+    """The pieces of several images, one after another."""
+
+    images_NCHW: Tensor
+    """uint8."""
+    place_N2: Tensor
+    """int64, row and column of each in its image's grid."""
+    counts: tuple[int, ...]
+    """Of each image."""
+
+    @staticmethod
+    def whole(images_BCHW: Tensor) -> "Pieces":
+        """Of images that are one piece each."""
+        num = images_BCHW.size(0)
+        place_N2 = torch.full((num, 2), WHOLE, device=images_BCHW.device)
+        return Pieces(images_NCHW=images_BCHW, place_N2=place_N2, counts=(1,) * num)
+
+    @staticmethod
+    def joined(cuts: Sequence[tuple[Tensor, Tensor]]) -> "Pieces":
+        """Of images as `cut` gives them."""
+        images, places = zip(*cuts, strict=True)
+        counts = tuple(len(places_P2) for places_P2 in places)
+        return Pieces(images_NCHW=torch.cat(images), place_N2=torch.cat(places), counts=counts)
 
 
 def grid_of(height: int, width: int, config: TilesConfig, *, size: int) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from mmtrain.losses.vocabulary import VocabularyShares
 from mmtrain.tasks.terms.term import Outputs, Rows, RowTerm
 
 
-class _AnswerTerm(RowTerm):
+class AnswerTerm(RowTerm):
     """Of each question its loss, and how much of it was right."""
 
     num_columns = 2
@@ -27,7 +27,7 @@ class _AnswerTerm(RowTerm):
         return {"answer_accuracy": sums[1] / max(count, 1)}
 
 
-class ChoiceTerm(_AnswerTerm):
+class ChoiceTerm(AnswerTerm):
     """Choosing among known answers: the mean over questions that have one.
 
     Args:
@@ -55,7 +55,7 @@ class ChoiceTerm(_AnswerTerm):
         return known_Q.sum()
 
 
-class WritingTerm(_AnswerTerm):
+class WritingTerm(AnswerTerm):
     """Writing an answer: the mean over its tokens.
 
     Args:

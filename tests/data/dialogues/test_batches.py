@@ -83,7 +83,7 @@ def test_a_batch_is_a_function_of_its_number(tmp_path: Path):
     assert same(batch, other)
     made = [*build_data(train, workers=2).iterate(0, 2)]
     assert same(made[1], batch)
-    assert batch.images_BCHW.shape == (4, 3, 16, 16) and batch.num_pieces_B.tolist() == [1] * 4
+    assert batch.images_BCHW.shape == (4, 3, 16, 16) and batch.num_pieces == (1,) * 4
 
 
 def test_the_assistants_words_and_their_ends_are_trained(tmp_path: Path):
@@ -112,7 +112,7 @@ def test_images_stand_in_their_places_in_order(tmp_path: Path):
     first = 0
     for row, key in enumerate(batch.keys):
         number = int(key.rpartition(":")[2]) - 1
-        num = int(batch.num_pieces_B[row])
+        num = batch.num_pieces[row]
         if number == 3:
             assert num == 0 and row_of(batch, row) == ["a", ".", "RED", "."]
             continue
@@ -128,19 +128,19 @@ def test_tiles_make_several_pieces_of_an_image(tmp_path: Path):
     train = write_llava(tmp_path, 4)
     (tmp_path / "pictures/1.png").write_bytes(picture(1, size=(40, 16)))
     batch = build_data(train, tiles=TilesConfig(most=2)).batch(0)
-    pieces = dict(zip(batch.keys, batch.num_pieces_B.tolist(), strict=True))
+    pieces = dict(zip(batch.keys, batch.num_pieces, strict=True))
     assert pieces["row1"] == 3
     row = batch.keys.index("row1")
-    first = int(batch.num_pieces_B[:row].sum())
+    first = sum(batch.num_pieces[:row])
     assert batch.place_N2[first : first + 3].tolist() == [[0, 0], [0, 1], [-1, -1]]
-    assert batch.image_BT.sum(1).tolist() == [4 * n for n in batch.num_pieces_B.tolist()]
+    assert batch.image_BT.sum(1).tolist() == [4 * n for n in batch.num_pieces]
 
 
 def test_padding_rows_have_one_token_and_no_piece(tmp_path: Path):
     data = build_data(write_llava(tmp_path, 5), last="mask")
     batch = data.batch(1)
     assert batch.valid_B.tolist() == [True, False, False, False]
-    assert batch.length_B[1:].tolist() == [1] * 3 and batch.num_pieces_B[1:].tolist() == [0] * 3
+    assert batch.length_B[1:].tolist() == [1] * 3 and batch.num_pieces[1:] == (0,) * 3
     assert batch.images_BCHW.size(0) == 1 and not batch.trained_BT[1:].any()
 
 

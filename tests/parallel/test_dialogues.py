@@ -1,0 +1,91 @@
+"""A model of dialogues under every layout, side by side in one row or not: one process's numbers.
+
+As test_answers.py: in fp64 the gradients, their clipped norm and the weights after three AdamW
+steps, within 1e-9. Rows have other numbers of pieces, some none, and microbatches without any.
+"""
+
+from functools import cache
+
+import pytest
+
+from mmtrain.errors import UsageError
+from mmtrain.parallel import ParallelConfig
+from tests.parallel.tiny_clip import Result
+from tests.parallel.tiny_dialogues import TrainedDialogues, reading
+from tests.ranks import run_ranks
+
+STEPS = 3
+Case = tuple[ParallelConfig, int, bool]
+"""Layout, microbatches, side by side."""
+FAST: list[Case] = [
+    (ParallelConfig(tp=2), 1, True),
+    (ParallelConfig(dp_kind="ddp"), 4, True),
+    (ParallelConfig(dp_shard=2), 2, False),
+]
+SLOW: list[Case] = [
+    (ParallelConfig(tp=2), 2, False),
+    (ParallelConfig(tp=2, sequence=False), 2, True),
+    (ParallelConfig(dp_shard=2), 4, True),
+    (ParallelConfig(dp_kind="ddp"), 1, False),
+    (ParallelConfig(dp_kind="zero1"), 2, True),
+    (ParallelConfig(dp_replicate=2), 1, True),
+]
+
+
+@cache
+def reference() -> Result:
+    """A single process in one pass, rows padded."""
+    return TrainedDialogues(reading()).train(num_steps=STEPS)
+
+
+def compare(rank: int, cases: list[Case]) -> None:
+    """Every case, on all ranks."""
+    for parallel, microbatches, packs in cases:
+        trained = TrainedDialogues(
+            reading(), parallel=parallel, num_microbatches=microbatches, packs=packs
+        )
+        told = f"{parallel}, {microbatches} microbatches, packs = {packs}"
+        trained.train(num_steps=STEPS).check(reference(), told)
+
+
+@pytest.mark.parametrize(("microbatches", "packs"), [(4, False), (1, True), (2, True), (8, True)])
+def test_one_process(microbatches: int, packs: bool) -> None:
+    """Cut with their pieces, and side by side."""
+    trained = TrainedDialogues(reading(), num_microbatches=microbatches, packs=packs)
+    trained.train(num_steps=STEPS).check(reference(), f"{microbatches}, {packs}")
+
+
+def test_a_locked_tower_keeps_its_weights() -> None:
+    want = TrainedDialogues(reading(), lock_vision=0)
+    before = {n: p.clone() for n, p in want.model.vision.named_parameters()}
+    result = want.train(num_steps=1)
+    assert not any(name.startswith("vision.") for name in result.gradients)
+    assert all(before[n].equal(p) for n, p in want.model.vision.named_parameters())
+    packed = TrainedDialogues(reading(), lock_vision=0, packs=True).train(num_steps=1)
+    packed.check(result, "locked")
+
+
+def test_two_ranks() -> None:
+    run_ranks(compare, 2, FAST)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_two_ranks_in_other_layouts() -> None:
+    run_ranks(compare, 2, SLOW)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_four_ranks() -> None:
+    run_ranks(compare, 4, [(ParallelConfig(tp=2, dp_shard=2), 2, True)])
+
+
+def cut(rank: int) -> None:
+    with pytest.raises(UsageError, match=r"parallel.pp = 2 cuts dialogues"):
+        TrainedDialogues(reading(), parallel=ParallelConfig(pp=2), num_microbatches=2)
+
+
+@pytest.mark.slow
+def test_a_pipeline_is_refused() -> None:
+    run_ranks(cut, 2)
