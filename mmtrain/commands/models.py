@@ -22,6 +22,7 @@ from mmtrain.loading import export_model, load
 from mmtrain.loading.start import read_start
 from mmtrain.loading.vqa import is_vqa_folder, load_vqa
 from mmtrain.models import ClipConfig
+from mmtrain.models.dialogues import DialogueGenerator
 from mmtrain.models.flops import clip_flops, decoder_flops
 from mmtrain.models.named import MODEL_NAMES, named_model
 from mmtrain.models.vqa import Vqa
@@ -159,11 +160,15 @@ def _summarize_vqa(title: str, model: Vqa, graph: Path | None) -> None:
     _print(measured_table(parts))
     flops = {one.part.name: one.measured.flops for one in parts if one.measured is not None}
     names = [name for name in ("vision", "text", "classify", "generate") if name in flops]
+    longest, text, one = model.clip.text.context_length, "question", "an image and a question"
+    if isinstance(model.generate, DialogueGenerator):
+        longest, text = model.generate.decoder.config.context_length, "dialogue"
+        one = "the longest with one piece of an image"
     print(
         f"{title}: {total:,} parameters; {vision.num_tokens} tokens an image, at most "
-        f"{model.clip.text.context_length} a question; "
+        f"{longest} a {text}; "
         f"{' + '.join(f'{format_count(flops[name])}FLOPs {name}' for name in names)} forward for "
-        f"an image and a question; weights in fp32: {4 * total / 2**30:.2f} GiB"
+        f"{one}; weights in fp32: {4 * total / 2**30:.2f} GiB"
     )
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from mmtrain.commands.answers import refuse_overwriting, show_figures
 from mmtrain.commands.evaluate import ModelOptions, refuse_out
 from mmtrain.data.images.decode import open_image
+from mmtrain.data.images.tiles import Pieces
 from mmtrain.data.images.transforms import eval_transform
 from mmtrain.data.questions.batches import TextForm
 from mmtrain.data.questions.predictions import write_predictions
@@ -31,6 +32,7 @@ from mmtrain.eval.questions.answering import (
 from mmtrain.eval.questions.figures import check_judged
 from mmtrain.eval.questions.result import PROBES, evaluate_vqa
 from mmtrain.eval.result import write_result
+from mmtrain.eval.samples import cut_image
 from mmtrain.files import writing
 from mmtrain.loading.vqa import load_vqa
 from mmtrain.models.vqa import Asked, Head
@@ -126,30 +128,42 @@ def ask_command(
     if out is not None and out.suffix != ".png":
         raise UsageError(f"out = {out} must end in .png")
     answerer = _answerer(model, head)
+    if out is not None and answerer.model.config.reads_dialogues:
+        raise UsageError(
+            f"out = {out} draws where a model looks at the image before a question, and model = "
+            f"{model.path} reads dialogues; leave --out away"
+        )
     try:
         picture = open_image(image.read_bytes())
-        pixels_BCHW = eval_transform(answerer.preprocess)(picture)[None].to(answerer.device)
+        pieces = _pieces_of(answerer, picture)
     except OSError as error:
         raise UsageError(f"image = {image}: {error.strerror}; name a picture") from error
     except (SampleError, ValueError) as error:
         raise UsageError(f"image = {image}: {error}; name another picture") from error
     for number, question in enumerate(questions, 1):
         print(question)
-        for answer, probability in _candidates(answerer, pixels_BCHW, question):
+        for answer, probability in _candidates(answerer, pieces, question):
             print(f"  {answer:20} {probability:.2%}")
         if out is not None:
             path = out if len(questions) == 1 else out.with_stem(f"{out.stem}-{number}")
-            _draw(answerer, picture, pixels_BCHW, question, path)
+            _draw(answerer, picture, pieces.images_NCHW, question, path)
 
 
-def _candidates(
-    answerer: Answerer, pixels_BCHW: torch.Tensor, question: str
-) -> list[tuple[str, float]]:
+def _pieces_of(answerer: Answerer, picture: Image.Image) -> Pieces:
+    """What the model sees of a picture, on its device."""
+    tiles, device = answerer.model.config.tiles, answerer.device
+    if tiles is None:
+        return Pieces.whole(eval_transform(answerer.preprocess)(picture)[None].to(device))
+    pieces_PCHW, place_P2 = cut_image(picture, answerer.preprocess, tiles)
+    return Pieces.joined([(pieces_PCHW.to(device), place_P2.to(device))])
+
+
+def _candidates(answerer: Answerer, pieces: Pieces, question: str) -> list[tuple[str, float]]:
     """The likeliest answers of a classifier, or the one that was written."""
     if answerer.chosen_head == "generate":
-        return answer_texts(answerer, pixels_BCHW, [question])
+        return answer_texts(answerer, pieces, [question])
     assert answerer.vocabulary is not None
-    best = choice_probabilities(answerer, pixels_BCHW, [question])[0]
+    best = choice_probabilities(answerer, pieces.images_NCHW, [question])[0]
     top = best.topk(min(5, best.numel()))
     answers = [answerer.vocabulary.answers[place] for place in top.indices.tolist()]
     return list(zip(answers, top.values.tolist(), strict=True))

@@ -6,11 +6,13 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from mmtrain.data.images.decode import open_image
+from mmtrain.data.images.tiles import Pieces, TilesConfig, cut
 from mmtrain.data.images.transforms import PreprocessConfig, eval_transform
 from mmtrain.data.sample_error import IncompleteError, SampleError
 from mmtrain.data.samples import image_file, read_members
@@ -65,6 +67,8 @@ class EvalBatch(Generic[ValueT]):
     """What was read beside each image, a class or captions; of the samples without fault."""
     faults: list[Fault]
     """Samples that cannot be evaluated."""
+    pieces: Pieces | None = None
+    """Of the images, where they are cut into tiles; `images_BCHW` is then black."""
 
     def pin_memory(self) -> "EvalBatch[ValueT]":
         """The same in page-locked memory (called by DataLoader where an accelerator is fed)."""
@@ -80,6 +84,7 @@ class EvalBatches(Generic[ValueT]):
         read_value: what is wanted of a sample beside its image.
         names: the files or fields of the .json that `read_value` looks at; None: all files.
         spans: the first sample of each batch and the one behind its last.
+        tiles: how images are cut; None: not at all.
     """
 
     def __init__(
@@ -90,8 +95,9 @@ class EvalBatches(Generic[ValueT]):
         read_value: Callable[[Members], ValueT],
         names: Collection[str] | None = None,
         spans: Sequence[range],
+        tiles: TilesConfig | None = None,
     ) -> None:
-        self.source = source
+        self.source, self.preprocess, self.tiles = source, preprocess, tiles
         self.transform = eval_transform(preprocess)
         self.read_value = read_value
         self.names = names
@@ -109,6 +115,7 @@ class EvalBatches(Generic[ValueT]):
         images_BCHW = self._black(len(span))
         values: list[ValueT] = []
         faults: list[Fault] = []
+        cuts: list[tuple[Tensor, Tensor]] = []
         for row, index in enumerate(span):
             try:
                 # A disk that stayed away is not waited for sample by sample.
@@ -121,7 +128,10 @@ class EvalBatches(Generic[ValueT]):
                     retry_seconds=0.0 if is_lost else self.retry_seconds,
                 )
                 value = self.read_value(members)
-                images_BCHW[row] = self._square(members)
+                if self.tiles is None:
+                    images_BCHW[row] = self._square(members)
+                else:
+                    cuts.append(cut_image(decode_sample(members), self.preprocess, self.tiles))
                 values.append(value)
             # A disk that fails on one rank must stop all of them, not leave them waiting.
             except (SampleError, OSError, UsageError) as caught:
@@ -132,7 +142,13 @@ class EvalBatches(Generic[ValueT]):
                 faults.append(
                     Fault(row=row, name=self._name(index), reason=reason, is_bad_sample=bad)
                 )
-        return EvalBatch(first=span.start, images_BCHW=images_BCHW, values=values, faults=faults)
+        return EvalBatch(
+            first=span.start,
+            images_BCHW=images_BCHW,
+            values=values,
+            faults=faults,
+            pieces=Pieces.joined(cuts) if cuts else None,
+        )
 
     def _black(self, num: int) -> Tensor:
         return torch.zeros(num, 3, self.image_size, self.image_size, dtype=torch.uint8)
@@ -152,6 +168,15 @@ class EvalBatches(Generic[ValueT]):
             return self.transform(image)
         except ValueError as error:
             raise SampleError("image too elongated") from error
+
+
+def cut_image(
+    image: Image.Image, preprocess: PreprocessConfig, tiles: TilesConfig
+) -> tuple[Tensor, Tensor]:
+    """The pieces of an image and their places, as training cuts it."""
+    pixels_HWC = torch.from_numpy(np.array(image.convert("RGB")))
+    size, filter_ = preprocess.image_size, preprocess.interpolation
+    return cut(pixels_HWC, tiles, size=size, interpolation=filter_)
 
 
 def decode_sample(members: Members) -> Image.Image:

@@ -14,6 +14,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmtrain.models import Clip, ClipConfig
+from mmtrain.models.dialogues import DialogueGenerator, Told
 from mmtrain.models.vqa import Vqa, VqaConfig
 from mmtrain.report.summary import Part, summarize, vqa_parts
 
@@ -102,7 +103,10 @@ def measure_answering(clip: ClipConfig, config: VqaConfig) -> dict[str, Measured
             found |= _tower(
                 "classify", classify, lambda: classify(image_BTD, question_QTD, length_Q)
             )
-        if (generate := model.generate) is not None and config.generate is not None:
+        if isinstance(dialogues := model.generate, DialogueGenerator):
+            told, place_12 = _one_dialogue(dialogues), torch.full((1, 2), -1)
+            found |= _tower("generate", dialogues, lambda: dialogues(image_BTD, place_12, told))
+        elif (generate := model.generate) is not None and config.generate is not None:
             assert config.generate.text_length is not None, "a model has it"
             text_QT = torch.ones(1, config.generate.text_length, dtype=torch.int64)
             length_QA = torch.tensor([config.generate.text_length])
@@ -110,6 +114,16 @@ def measure_answering(clip: ClipConfig, config: VqaConfig) -> dict[str, Measured
                 "generate", generate, lambda: generate(image_BTD, text_QT, length_Q, length_QA)
             )
     return found
+
+
+def _one_dialogue(generate: DialogueGenerator) -> Told:
+    """As long as there can be, with one piece of an image."""
+    assert generate.connector is not None
+    length, image = generate.decoder.config.context_length, generate.connector.num_tokens
+    return Told(
+        tokens_BT=torch.ones(1, length, dtype=torch.int64),
+        image_BT=(torch.arange(length) < image)[None],
+    )
 
 
 @dataclass

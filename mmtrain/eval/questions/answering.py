@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from mmtrain.collectives import rank_and_size
+from mmtrain.data.dialogues.config import DialogueDataConfig
+from mmtrain.data.dialogues.tokens import DialogueText, DialogueTokens
+from mmtrain.data.images.tiles import Pieces
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.questions.answers import AnswerVocabulary
 from mmtrain.data.questions.batches import TextForm
@@ -25,7 +28,11 @@ from mmtrain.eval.encode import own_batches
 from mmtrain.eval.forward_size import FIXED_BATCH
 from mmtrain.eval.samples import EvalBatch, EvalBatches, Members, spans
 from mmtrain.eval.together import gather_all, on_all_ranks
+from mmtrain.models.connector import num_image_tokens
+from mmtrain.models.dialogues import DialogueGenerator, Told
 from mmtrain.models.fused import fused_vqa
+from mmtrain.models.generate_answers import AnswerGenerator
+from mmtrain.models.prefill import Prefilled
 from mmtrain.models.vqa import Asked, Head, Vqa
 from mmtrain.parallel.precision import Precision, autocast, product_dtype
 
@@ -78,6 +85,22 @@ class Answerer:
         """The model as it answers: with fused blocks, where they are whole ones."""
         return fused_vqa(self.model, dtype=product_dtype(self.precision))
 
+    @cached_property
+    def dialogue_text(self) -> DialogueText:
+        """What makes tokens of a question to a model of dialogues."""
+        config = self.model.config
+        assert config.generate is not None and config.generate.text_length is not None
+        return DialogueText(
+            self.tokenizer,
+            DialogueDataConfig(max_length=config.generate.text_length),
+            tokens_per_piece=self.tokens_per_piece,
+        )
+
+    @property
+    def tokens_per_piece(self) -> int:
+        """That an image, or a piece of one, becomes."""
+        return num_image_tokens(self.model.config.connector, self.model.clip.vision)
+
     @property
     def is_main(self) -> bool:
         """Whether this rank writes."""
@@ -118,6 +141,7 @@ def answer_all(
         read_value=read_asked,
         names=("json",),
         spans=[every[number] for number in numbers],
+        tiles=answerer.model.config.tiles,
     )
     own: list[tuple[int, list[Answered]]] = []
     faults: list[str] = []
@@ -161,9 +185,11 @@ def _answer_batch(
     batch: EvalBatch[tuple[Question, ...]],
     probe: Probe | None,
 ) -> list[Answered]:
-    images_BCHW = batch.images_BCHW.to(answerer.device, non_blocking=True)
+    pieces = Pieces.whole(batch.images_BCHW) if batch.pieces is None else batch.pieces
+    images_NCHW = pieces.images_NCHW.to(answerer.device, non_blocking=True)
     if probe == "question":
-        images_BCHW = torch.zeros_like(images_BCHW)
+        images_NCHW = torch.zeros_like(images_NCHW)
+    pieces = replace(pieces, images_NCHW=images_NCHW, place_N2=pieces.place_N2.to(answerer.device))
     num_slots = max(len(questions) for questions in batch.values)
     texts: list[str] = []
     for questions in batch.values:
@@ -171,7 +197,7 @@ def _answer_batch(
         texts += [""] * (num_slots - len(questions))
     if probe == "image":
         texts = [""] * len(texts)
-    said = answer_texts(answerer, images_BCHW, texts)
+    said = answer_texts(answerer, pieces, texts)
     return [
         Answered(
             question=question,
@@ -187,12 +213,16 @@ def _answer_batch(
 
 @torch.no_grad()
 def answer_texts(
-    answerer: Answerer, images_BCHW: Tensor, texts: Sequence[str]
+    answerer: Answerer, pieces: Pieces, texts: Sequence[str]
 ) -> list[tuple[str, float]]:
-    """The answer to each of Q = B * N questions, an image's together, and its probability."""
+    """The answer to each of Q = B * N questions, an image's together, and its probability.
+
+    Raises:
+        UsageError: a model of dialogues has no room for a question.
+    """
     if answerer.chosen_head == "generate":
-        return write_answers(answerer, images_BCHW, texts)
-    probability_QA = choice_probabilities(answerer, images_BCHW, texts)
+        return write_answers(answerer, pieces, texts)
+    probability_QA = choice_probabilities(answerer, pieces.images_NCHW, texts)
     best_Q = probability_QA.max(1)
     assert answerer.vocabulary is not None
     answers = answerer.vocabulary.answers
@@ -222,19 +252,13 @@ def _asked(answerer: Answerer, texts: Sequence[str]) -> Asked:
 
 @torch.no_grad()
 def write_answers(
-    answerer: Answerer, images_BCHW: Tensor, texts: Sequence[str]
+    answerer: Answerer, pieces: Pieces, texts: Sequence[str]
 ) -> list[tuple[str, float]]:
     """Greedily written answers, each with the product of its tokens' probabilities."""
-    model, asked = answerer.fused, _asked(answerer, texts)
-    generator = model.generate
+    generator = answerer.fused.generate
     assert generator is not None, "the head was looked up"
     with autocast(answerer.precision, answerer.device):
-        start = generator.read(
-            model.vision(images_BCHW),
-            asked.tokens_QT,
-            asked.question_length_Q,
-            max_new_tokens=answerer.answer_length,
-        )
+        start = _read(answerer, generator, pieces, texts)
         logits_QV, steps = start.logits_BV, []
         going_Q = torch.ones(len(texts), dtype=torch.bool, device=answerer.device)
         total_Q = torch.zeros(len(texts), device=answerer.device)
@@ -249,3 +273,63 @@ def write_answers(
     rows = torch.stack(steps, dim=1).tolist()
     answers = [answerer.tokenizer.decode(row) for row in rows]
     return list(zip(answers, total_Q.exp().tolist(), strict=True))
+
+
+def _read(
+    answerer: Answerer, generator: AnswerGenerator, pieces: Pieces, texts: Sequence[str]
+) -> Prefilled:
+    """Images and questions in the decoder's cache, as the model was trained to read them."""
+    model, most = answerer.fused, answerer.answer_length
+    image_NTD = model.vision(pieces.images_NCHW)
+    if not isinstance(generator, DialogueGenerator):
+        asked = _asked(answerer, texts)
+        return generator.read(
+            image_NTD, asked.tokens_QT, asked.question_length_Q, max_new_tokens=most
+        )
+    told, length_Q = _as_dialogues(answerer, pieces.counts, texts)
+    return generator.read_on(image_NTD, pieces.place_N2, told, length_Q, max_new_tokens=most)
+
+
+def _asked_alone(answerer: Answerer, text: str, num_pieces: int) -> DialogueTokens:
+    try:
+        return answerer.dialogue_text.ask(text, [num_pieces])
+    except SampleError as error:
+        raise UsageError(f"the question {text[:40]!r}: {error.told}; ask otherwise") from error
+
+
+def _as_dialogues(
+    answerer: Answerer, counts: Sequence[int], texts: Sequence[str]
+) -> tuple[Told, Tensor]:
+    """Questions as dialogues of one turn, its image first, and their lengths [Q].
+
+    Raises:
+        UsageError: one of them leaves no room for its answer.
+    """
+    num_slots, per_piece = len(texts) // len(counts), answerer.tokens_per_piece
+    assert answerer.model.generate is not None
+    most = answerer.model.generate.decoder.config.context_length - answerer.answer_length
+    asked, first, at = [], [], 0
+    for image, count in enumerate(counts):
+        for text in texts[image * num_slots : (image + 1) * num_slots]:
+            asked.append(_asked_alone(answerer, text, count))
+            first.append(at)
+            if (length := len(asked[-1].ids)) > most:
+                raise UsageError(
+                    f"the question {text[:40]!r} and its image are {length:,} tokens, and an "
+                    f"answer of {answerer.answer_length} leaves room for {most:,} "
+                    "(vqa.dialogues.max_length of the training); ask more briefly"
+                )
+        at += count * per_piece
+    length_Q = torch.tensor([len(one.ids) for one in asked])
+    tokens_QT = torch.full((len(asked), int(length_Q.max())), answerer.tokenizer.pad_id)
+    image_QT = torch.zeros(tokens_QT.shape, dtype=torch.bool)
+    for row, one in enumerate(asked):
+        tokens_QT[row, : len(one.ids)] = torch.tensor(one.ids)
+        image_QT[row, : len(one.ids)] = torch.tensor(one.image)
+    device = answerer.device
+    told = Told(
+        tokens_BT=tokens_QT.to(device),
+        image_BT=image_QT.to(device),
+        first_B=torch.tensor(first).to(device),
+    )
+    return told, length_Q.to(device)

@@ -83,8 +83,10 @@ def _example(answerer: Answerer, source: SampleSource, one: Answered, *, rank: i
 
 
 def _look(answerer: Answerer, pixels_1CHW: Tensor, question: str) -> Looked | None:
-    """Where the model looks; None where its tokens have no place in the image."""
-    if answerer.model.config.connector.kind == "queries":
+    """Where the model looks; None where its tokens have no place in the image, or stand within a
+    dialogue."""
+    config = answerer.model.config
+    if config.connector.kind == "queries" or config.reads_dialogues:
         return None
     tokens_1T, length_1, _ = TextForm(tokenizer=answerer.tokenizer).encode([(question, "")])
     tokens_1T, length_1 = tokens_1T.to(answerer.device), length_1.to(answerer.device)
