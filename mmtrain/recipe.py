@@ -22,7 +22,7 @@ from mmtrain.settings.describe import NONE
 from mmtrain.settings.layers import laid_over, read_layers
 from mmtrain.settings.overrides import apply_overrides
 from mmtrain.settings.paths import expand_paths
-from mmtrain.settings.read_toml import read_toml
+from mmtrain.settings.read_toml import parse_toml, read_toml
 from mmtrain.tasks.adapter_sections import (
     check_adapter,
     refuse_cut_adapters,
@@ -30,12 +30,14 @@ from mmtrain.tasks.adapter_sections import (
 )
 from mmtrain.tasks.config import LossSection, VqaSection
 from mmtrain.train.config import RunConfig, TrainConfig
+from mmtrain.train.copy_run import copied_recipe
 from mmtrain.train.metrics import LogConfig
 from mmtrain.train.run_folder import RECIPE_FILE, has_begun
 
 _SIZES = ("vocab_size", "context_length", "end_token_id")
 _LENGTHS = ("steps", "epochs", "phase")
 """Keys of [train] that say how long it is."""
+_STARTS = ("model.init", "model.vision_init", "vqa.init", "vqa.generate.init", "peft.init")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,12 +127,30 @@ def mirror_in(overrides: list[str]) -> str | None:
 
 
 def _begun(data: dict[str, Any]) -> dict[str, Any] | None:
-    """What the run of a recipe recorded, if it has a checkpoint."""
+    """What the run of a recipe recorded, if it has a checkpoint, here or in its mirror."""
     section = data.get("run", {})
     folder = section.get("dir") if isinstance(section, dict) else None
-    if not isinstance(folder, str) or not has_begun(Path(folder)):
+    if not isinstance(folder, str):
         return None
-    return expand_paths(TrainRecipe, read_toml(Path(folder) / RECIPE_FILE))
+    if has_begun(Path(folder)):
+        return expand_paths(TrainRecipe, read_toml(Path(folder) / RECIPE_FILE))
+    mirror = section.get("mirror", NONE)
+    if not isinstance(mirror, str) or mirror == NONE or not names_start(data):
+        return None
+    text = copied_recipe(mirror, Path(folder), key="run.mirror")
+    named = f"{RECIPE_FILE} of {mirror}"
+    return None if text is None else expand_paths(TrainRecipe, parse_toml(text, named=named))
+
+
+def names_start(data: dict[str, Any]) -> bool:
+    """Whether a recipe's dict begins with weights that lie elsewhere."""
+    return any(_value_of(data, key) not in (None, NONE) for key in _STARTS)
+
+
+def _value_of(data: Any, key: str) -> Any:
+    for name in key.split("."):
+        data = data.get(name) if isinstance(data, dict) else None
+    return data
 
 
 def _with_written_scale(data: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
-from mmtrain.build.mirror import RunMirror, refuse_held_mirror, take_from_mirror
+from mmtrain.build.mirror import RunMirror, refuse_held_mirror, take_begun, take_from_mirror
 from mmtrain.build.open_clip_training import take_up_open_clip
 from mmtrain.build.phases import told_changes
 from mmtrain.build.run import ADAPTER, Run, build_run
@@ -100,7 +100,10 @@ def _own_folder(recipe: TrainRecipe, *, resume: Resume) -> Iterator[None]:
 
 
 def _train(recipe: TrainRecipe, layout: Layout, *, resume: Resume, signals: StopSignals) -> Path:
-    begun = resume is not None and on_rank_0(lambda: has_begun(Path(recipe.run.dir)))
+    folder = Path(recipe.run.dir)
+    if resume is not None and not on_rank_0(lambda: has_begun(folder)):
+        take_begun(recipe, say=_say)
+    begun = resume is not None and on_rank_0(lambda: has_begun(folder))
     run = build_run(recipe, layout, begun=begun)
     on_every_rank(lambda: check_evaluations(run))
     if resume is None:

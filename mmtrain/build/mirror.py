@@ -10,6 +10,8 @@ from mmtrain.build.run import Run
 from mmtrain.data.storage.place import Place
 from mmtrain.errors import UsageError
 from mmtrain.ranks import gather, is_alone, on_rank_0, on_rank_0_at_leisure, own_rank
+from mmtrain.recipe import TrainRecipe, names_start
+from mmtrain.settings.decode import encode
 from mmtrain.train.config import RunConfig
 from mmtrain.train.copy_files import push_files
 from mmtrain.train.copy_run import (
@@ -43,6 +45,23 @@ def _refuse_held(config: RunConfig) -> None:
                 f"{_KEY} = {place.named} already holds a run of {max(there)} steps; add --resume "
                 "to go on with it, or name another place"
             )
+
+
+def take_begun(recipe: TrainRecipe, *, say: Say) -> None:
+    """Bring a run that began elsewhere from weights that may be gone, before it is built: its own
+    checkpoint has them. Whether it is this run, its resume looks at. Collective.
+
+    Raises:
+        UsageError: the mirror cannot be read.
+    """
+    if recipe.run.mirror is not None and names_start(encode(recipe)):
+        on_rank_0_at_leisure(lambda: _take_unseen(recipe.run, say))
+
+
+def _take_unseen(config: RunConfig, say: Say) -> None:
+    with _reached(config) as place:
+        if sealed_copies(place):
+            pull_newer(place, Path(config.dir), check=lambda _: None, say=say, key=_KEY)
 
 
 def take_from_mirror(run: Run, *, say: Say) -> None:

@@ -19,15 +19,27 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: it is missing, empty or no TOML, with the line and what to write instead.
     """
-    text = _read(path)
+    return parse_toml(_read(path), named=str(path))
+
+
+def parse_toml(text: str, *, named: str) -> dict[str, Any]:
+    """The text of a TOML file as a dict.
+
+    Args:
+        text: without a byte order mark.
+        named: the file, for messages.
+
+    Raises:
+        UsageError: it is empty or no TOML.
+    """
     try:
         data = tomllib.loads(text)
     except RecursionError:
-        raise UsageError(f"recipe {path} is no valid TOML: brackets in brackets") from None
+        raise UsageError(f"recipe {named} is no valid TOML: brackets in brackets") from None
     except ValueError as error:  # also of a number that Python refuses to read
-        raise UsageError(f"recipe {path} is no valid TOML: {error}{_hint(text, error)}") from None
+        raise UsageError(f"recipe {named} is no valid TOML: {error}{_hint(text, error)}") from None
     if not data:
-        raise UsageError(f"recipe {path} is empty; configs/ holds examples")
+        raise UsageError(f"recipe {named} is empty; configs/ holds examples")
     return data
 
 

@@ -112,31 +112,42 @@ def pull_newer(
         )
 
 
-def bring_recipe(path: str, run: Path, *, key: str) -> None:
-    """Bring the recipe of a run's copy into a folder that has nothing of it; every rank may.
+def copied_recipe(path: str, run: Path, *, key: str) -> str | None:
+    """The recipe of a run's copy; None: no run is there. Every rank may ask.
 
     Args:
         path: of the copy.
-        run: its folder, made here.
+        run: its folder here.
         key: the setting that the path comes from.
 
     Raises:
-        UsageError: no run is there, its recipe is damaged, or the place cannot be read.
+        UsageError: the recipe there is damaged, or the place cannot be read.
     """
     place = open_copy(path, run, key=key)
     try:
         if not sealed_copies(place) or not (may_be := recorded(place, RECIPE_FILE)):
-            raise UsageError(
-                f"{key} = {place.named} holds no run to go on with; name a RECIPE to begin one"
-            )
+            return None
         content = read_small(place, RECIPE_FILE)
     except OSError as error:
         told = f"{error.filename or place.named}: {error.strerror}"
         raise UsageError(f"{key} = {place.named}: {told}; mend that") from error
     if (len(content), hashlib.sha256(content).hexdigest()) not in may_be:
         raise UsageError(f"{place.address(RECIPE_FILE)} is damaged; name a RECIPE")
+    return content.decode()
+
+
+def bring_recipe(path: str, run: Path, *, key: str) -> None:
+    """Bring the recipe of a run's copy into a folder that has nothing of it; arguments as
+    `copied_recipe` takes them.
+
+    Raises:
+        UsageError: no run is there, or as `copied_recipe`.
+    """
+    content = copied_recipe(path, run, key=key)
+    if content is None:
+        raise UsageError(f"{key} = {path} holds no run to go on with; name a RECIPE to begin one")
     run.mkdir(parents=True, exist_ok=True)
-    create_file(run / RECIPE_FILE, content.decode())
+    create_file(run / RECIPE_FILE, content)
 
 
 def bring_files(place: Place, run: Path, *, say: Say) -> int:

@@ -15,6 +15,7 @@ import mmtrain
 from mmtrain.cli import main
 from tests.tasks.decoder_starts import CHATML, started_recipe, write_decoder
 from tests.tasks.test_vqa_run import write_recipe
+from tests.train.test_mirrored_run import Crash, at_step, crash_when_sent
 from tests.train.test_vision_init import RECIPE as TIMM
 
 RECIPE = "configs/debug_clip.toml"
@@ -163,3 +164,40 @@ def test_what_still_needs_it_names_its_key(
     (line,) = capsys.readouterr().err.splitlines()
     assert "model.init = " in line and "does not exist" in line
     assert main(["data", "show", str(tmp_path / "run"), "--step", "1"]) == 2
+
+
+@pytest.mark.parametrize(
+    "start",
+    [pytest.param(name, marks=pytest.mark.slow) if name != "decoder" else name for name in STARTS],
+)
+def test_the_start_is_not_needed_on_another_machine(
+    start: str,
+    pretrained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nothing but the recipe and what was copied is there."""
+    url = str(tmp_path / "copy")
+    words = [*STARTS[start](tmp_path, pretrained), *SHORT, "--train.log_every", "1"]
+    assert main(["train", *words, "--run-dir", str(tmp_path / "straight")]) == 0
+    words += ["--run.mirror", url]
+    with monkeypatch.context() as patch:
+        at_step(patch, 3, lambda: crash_when_sent(url, 2))
+        with pytest.raises(Crash):
+            main(["train", *words, "--run-dir", str(tmp_path / "run")])
+    shutil.rmtree(tmp_path / "run")
+    shutil.rmtree(tmp_path / "start")
+    capsys.readouterr()
+    other = [*words, "--run-dir", str(tmp_path / "other"), "--run.seed", "5", "--resume"]
+    assert main(["train", *other]) == 2
+    assert "seed" in capsys.readouterr().err.splitlines()[-1]
+    shutil.copytree(url, f"{url}2")
+    wanted = exported(tmp_path / "straight")
+    # By the recipe that it was begun with, and by the copied one.
+    for new, recipe in (("new", words), ("newer", ["--run.mirror", f"{url}2"])):
+        capsys.readouterr()
+        assert main(["train", *recipe, "--run-dir", str(tmp_path / new), "--resume"]) == 0
+        assert "step-00000002" in capsys.readouterr().err
+        found = exported(tmp_path / new)
+        assert all(torch.equal(value, found[name]) for name, value in wanted.items())
