@@ -17,6 +17,7 @@ from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.text.tokenizer import build_tokenizer
 from mmtrain.demo import debug_pairs, unpack_emoji_pairs
 from mmtrain.loading import save_model
+from mmtrain.loading.vqa import load_vqa
 from mmtrain.models import Clip
 from mmtrain.recipe import TrainRecipe, load_recipe
 from mmtrain.settings.decode import decode, dump_toml, encode
@@ -134,8 +135,11 @@ def test_a_debug_recipe_trains(path: Path, tmp_path: Path):
     assert sum(losses[-4:]) < sum(losses[:4]), "it does not learn"
     for name in ("recipe.toml", "report.html", f"checkpoints/step-{steps:08d}"):
         assert (run / name).exists(), name
-    model, _, tokenizer = mmtrain.load(run)
-    assert model.encode_text(tokenizer(["a red circle"])).shape == (1, recipe.model.embed_dim)
+    if recipe.vqa is None:
+        model, _, tokenizer = mmtrain.load(run)
+        assert model.encode_text(tokenizer(["a red circle"])).shape == (1, recipe.model.embed_dim)
+    else:
+        assert load_vqa(run).model.config.reads_dialogues
     # What the folder records can be run again.
     assert load_recipe(run / "recipe.toml").train == recipe.train
 

@@ -9,7 +9,7 @@ same pins give the same pixels and the same splits:
     OUT/emoji/*.tar.xz                 .webp .txt .json of each pair
     OUT/emoji/classes.json             the seen and the unseen concepts
     OUT/emoji/{stats,manifest}.json    counts and one hash over all pixels; hashes of the tars
-    OUT/debug/                         a few small pairs, not packed
+    OUT/debug/                         a few small pairs, not packed, and dialogues about them
 """
 
 import functools
@@ -19,6 +19,7 @@ import json
 import lzma
 import os
 import sys
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -202,6 +203,36 @@ def write_json(path: Path, content: object, *, indent: int = 1) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
+def write_dialogues(path: Path, shown: list[tuple[bytes, dict]]) -> None:
+    """A dialogue about each drawing, a row a line with the drawing in it: what it is and of which
+    group, in either order; in every fourth a second drawing is shown on the way.
+
+    Args:
+        path: the file.
+        shown: drawings, and what their concepts say.
+    """
+    lines = []
+    for number, (webp, about) in enumerate(shown):
+        images = [webp]
+        asked = [("what is it?", about["name"]), ("of which group is it?", about["group"])]
+        if number % 2:
+            asked = asked[::-1]
+        if number % 4 == 3:
+            other, its = shown[(number + 7) % len(shown)]
+            images.append(other)
+            asked.append(("<image>\nand this?", its["name"]))
+        turns = [
+            {"from": side, "value": text}
+            for pair in asked
+            for side, text in zip(("human", "gpt"), pair, strict=True)
+        ]
+        turns[0]["value"] = f"<image>\n{turns[0]['value']}"
+        urls = [f"data:image/webp;base64,{b64encode(image).decode()}" for image in images]
+        row = {"conversations": turns, "image": urls}
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    path.write_text("".join(lines), encoding="utf-8")
+
+
 def write_debug(folder: Path, train: list[Pair]) -> None:
     """The smallest drawings of `DEBUG_CONCEPTS`, with their classes."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -212,6 +243,8 @@ def write_debug(folder: Path, train: list[Pair]) -> None:
         chosen += small[:DEBUG_DRAWINGS]
     chosen.sort(key=lambda pair: pair.order)
     (folder / "train.tar").write_bytes(to_tar(chosen))
+    shown = [(pair.webp, pair.concept.about()) for pair in chosen]
+    write_dialogues(folder / "dialogues.jsonl", shown)
     concepts = {pair.concept.code: pair.concept for pair in chosen}
     classes = [{"id": c.code.upper(), "name": c.name} for _, c in sorted(concepts.items())]
     write_json(folder / "classes.json", classes, indent=0)
