@@ -98,7 +98,8 @@ def _parameters(recipe: TrainRecipe) -> Iterator[tuple[str, int]]:
         yield f"{path}.{_grows(config)}", config.num_layers * size
     vision, text = recipe.model.vision, recipe.model.text
     width, depth = vision.transformer.dim, text.transformer.dim
-    yield "model.vision.patch_size", 3 * vision.patch_size**2 * width
+    if vision.trunk is None:
+        yield "model.vision.patch_size", 3 * vision.patch_size**2 * width
     if vision.positions == "learned":
         yield "model.vision.image_size", vision.num_patches * width
     if has_text:

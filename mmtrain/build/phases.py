@@ -79,6 +79,11 @@ def _refuse_other_towers(key: str, phase: Phase, recipe: TrainRecipe) -> None:
             "patches row by row, so that one of another size would have other places; use "
             '"learned", "rope_2d" or "none", or one image size'
         )
+    if vision.trunk is not None and phase.patch_dropout:
+        raise UsageError(
+            f"{key}: patch_dropout = {phase.patch_dropout}: model.vision.trunk sees whole images; "
+            "leave it out"
+        )
     why = task_sections(recipe).why_one_size
     if why is not None and size not in (None, vision.image_size):
         raise UsageError(f"{key}: image_size = {size}: {why}; leave it out")

@@ -24,7 +24,13 @@ def read_workload(recipe: TrainRecipe) -> Workload:
             "plan counts no adapter, and the recipe has a section [peft]; without it the plan is "
             "of training all weights"
         )
-    return model_workload(recipe)
+    workload = model_workload(recipe)
+    if (trunk := workload.clip.vision.trunk) is not None:
+        raise UsageError(
+            f"plan counts what our blocks keep and send, and model.vision.trunk ({trunk.kind}) has "
+            "none; mmtrain profile measures a step"
+        )
+    return workload
 
 
 def phase_workloads(workload: Workload) -> list[Workload]:

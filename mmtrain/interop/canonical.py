@@ -39,6 +39,8 @@ def canonical_vision(
 ) -> VisionConfig:
     """The same of one tower, with mean and std of `pixels_of` where these travel apart."""
     pixels = vision if pixels_of is None else pixels_of
+    if vision.trunk is not None:  # it has no other knob
+        return replace(vision, mean=pixels.mean, std=pixels.std)
     return replace(
         vision,
         transformer=canonical_blocks(vision.transformer),
@@ -70,14 +72,29 @@ def refuse_losses(config: ClipConfig, read_back: ClipConfig, *, form: str) -> No
         raise UsageError(f"{option} cannot express {', '.join(lost)}; use --format mmtrain")
 
 
+def refuse_trunk(tower: VisionConfig, *, form: str) -> None:
+    """Refuse a tower that a form has no words for, since none of our blocks are in it.
+
+    Raises:
+        UsageError: naming its trunk.
+    """
+    if tower.trunk is not None:
+        raise UsageError(
+            f'--format {form} cannot express model.vision.trunk.kind = "{tower.trunk.kind}"; use '
+            "--format open-clip or mmtrain"
+        )
+
+
 def differences(one: Any, other: Any, *, path: str = "model") -> list[str]:
     """`path.field = value` of `one` for every field in which two configs of a class differ."""
     found: list[str] = []
     for field in dataclasses.fields(one):
         mine, theirs = getattr(one, field.name), getattr(other, field.name)
         name = f"{path}.{field.name}"
-        if dataclasses.is_dataclass(mine):
+        if dataclasses.is_dataclass(mine) and type(mine) is type(theirs):
             found += differences(mine, theirs, path=name)
+        elif dataclasses.is_dataclass(mine):  # of a kind that the other has not
+            found.append(f"{name}.kind = {show(getattr(mine, 'kind', None))}")
         elif mine != theirs:
             found.append(f"{name} = {show(mine)}")
     return found

@@ -36,6 +36,10 @@ class ForeignConfig:
         """Whether the field is there and not null; the field stays."""
         return self._left.get(name) is not None
 
+    def lists(self, name: str) -> bool:
+        """Whether the field is there and a list; it stays."""
+        return isinstance(self._left.get(name), list)
+
     def take(self, name: str, kind: type | tuple[type, ...], default: Any = _MISSING) -> Any:
         """The field's value, of `kind`; the default where it is missing or null.
 

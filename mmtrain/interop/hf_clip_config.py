@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from mmtrain.errors import UsageError
-from mmtrain.interop.canonical import refuse_losses, show
+from mmtrain.interop.canonical import refuse_losses, refuse_trunk, show
 from mmtrain.interop.foreign_config import ForeignConfig, refusing
 from mmtrain.models import ClipConfig, TextConfig, VisionConfig
 from mmtrain.nn import TransformerConfig
@@ -205,6 +205,7 @@ def config_to_hf(config: ClipConfig, *, kind: Kind | None = None) -> dict[str, A
     Raises:
         UsageError: it computes something else, naming the fields.
     """
+    refuse_trunk(config.vision, form="hf")
     if kind is None:
         kind = "siglip" if config.vision.pool == "attention" else "clip"
     names: dict[str, str] = {value: name for name, value in reversed(ACTIVATIONS.items())}

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmtrain.interop.open_clip_config import config_from_open_clip, config_to_open_clip
 from mmtrain.interop.open_clip_timm import tower_links
+from mmtrain.interop.open_clip_trunk import trunk_links, with_counters, without_counters
 from mmtrain.interop.tensor_links import (
     Link,
     Tensors,
@@ -43,6 +44,8 @@ def from_open_clip(
     """
     config = config_from_open_clip(model_cfg, source=source)
     tensors = {name: x for name, x in tensors.items() if name not in _JIT_CONSTANTS}
+    if config.vision.trunk is not None:
+        tensors = without_counters(tensors)
     is_timm = model_cfg["vision_cfg"].get("timm_model_name") is not None
     prefix = "text." if any(name.startswith("text.") for name in tensors) else ""
     for name in ("logit_scale", "logit_bias"):  # nonscalar_logit_scale keeps them as [1]
@@ -71,7 +74,8 @@ def to_open_clip(
         model_cfg["custom_text"] = True
     is_timm = "timm_model_name" in model_cfg["vision_cfg"]
     links = _links(config, "text." if custom_text else "", timm=is_timm)
-    return model_cfg, tensors_to(links, tensors)
+    theirs = tensors_to(links, tensors)
+    return model_cfg, theirs if config.vision.trunk is None else with_counters(theirs)
 
 
 def _links(config: ClipConfig, prefix: str, *, timm: bool) -> list[Link]:
@@ -80,7 +84,10 @@ def _links(config: ClipConfig, prefix: str, *, timm: bool) -> list[Link]:
     links = [reshaped("logit_scale", "logit_scale", ())]
     if config.init_logit_bias is not None:
         links.append(reshaped("logit_bias", "logit_bias", ()))
-    links += tower_links(config.vision) if timm else _vision_links(config.vision)
+    if config.vision.trunk is not None:
+        links += trunk_links(config.vision)
+    else:
+        links += tower_links(config.vision) if timm else _vision_links(config.vision)
     links += [
         same("text.embed.token.weight", f"{prefix}token_embedding.weight"),
         same("text.embed.positional_embedding", f"{prefix}positional_embedding"),

@@ -11,6 +11,7 @@ from mmtrain.errors import UsageError
 from mmtrain.interop.canonical import refuse_losses
 from mmtrain.interop.foreign_config import ForeignConfig, refusing
 from mmtrain.interop.open_clip_timm import is_timm_tower, vision_from_cfg, vision_to_cfg
+from mmtrain.interop.open_clip_trunk import resnet_from_cfg, trunk_to_cfg
 from mmtrain.models import ClipConfig, TextConfig, VisionConfig
 from mmtrain.nn import TransformerConfig
 from mmtrain.nn.feed_forward import Activation
@@ -61,6 +62,8 @@ def _read(section: ForeignConfig, build: Callable[..., Any], *, quick_gelu: bool
 def _vision(cfg: ForeignConfig, *, quick_gelu: bool) -> VisionConfig:
     if cfg.holds("timm_model_name"):  # its activation is timm's, whatever quick_gelu says
         return vision_from_cfg(cfg)
+    if cfg.lists("layers"):
+        return resnet_from_cfg(cfg)
     cfg.only("attentional_pool", False)
     cfg.only("pos_embed_type", "learnable")
     cfg.only("output_tokens", False)
@@ -171,6 +174,8 @@ def config_to_open_clip(config: ClipConfig) -> dict[str, Any]:
 
 
 def _vision_to(vision: VisionConfig) -> dict[str, Any]:
+    if vision.trunk is not None:
+        return trunk_to_cfg(vision)
     cfg: dict[str, Any] = {
         "image_size": vision.image_size,
         "patch_size": vision.patch_size,

@@ -21,11 +21,11 @@ from mmtrain.interop.jit_archive import is_jit_archive, read_jit_archive
 from mmtrain.interop.open_clip import from_open_clip, to_open_clip
 from mmtrain.interop.open_clip_config import config_to_open_clip
 from mmtrain.interop.open_clip_timm import is_timm_tower
+from mmtrain.interop.openai_files import cfg_of_openai
 from mmtrain.interop.package import ModelPackage, float_tensors, read_tensors
-from mmtrain.interop.tensor_links import Tensors
 from mmtrain.models import ClipConfig
 from mmtrain.models.named import MODEL_NAMES, QUICKGELU, named_model
-from mmtrain.models.vision import CLIP_MEAN, CLIP_STD
+from mmtrain.models.vision_config import CLIP_MEAN, CLIP_STD
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -124,46 +124,6 @@ def write_open_clip(package: ModelPackage, folder: Path) -> Tokenizer:
     save_tensors(folder / WEIGHTS_FILE, tensors)
     replace_file(folder / CONFIG_FILE, json.dumps(content, indent=2) + "\n")
     return read_open_clip_tokenizer(model_cfg["text_cfg"], package.config, folder)
-
-
-def cfg_of_openai(tensors: Tensors, *, source: str) -> dict[str, Any]:
-    """The model_cfg of OpenAI's files, which carry no config: the shapes say all but the heads, of
-    64 features each, and the activation, QuickGELU.
-
-    Raises:
-        UsageError: the tensors are no ViT of theirs.
-    """
-    names = ("visual.proj", "visual.conv1.weight", "visual.positional_embedding")
-    names += ("text_projection", "positional_embedding", "token_embedding.weight")
-    if missing := [name for name in names if name not in tensors]:
-        raise UsageError(f"{source}: {missing[0]} is missing, so this is no ViT of OpenAI's CLIP")
-    shapes = {name: tuple(tensors[name].shape) for name in names}
-    width, _, _, patch_size = shapes["visual.conv1.weight"]
-    grid = round((shapes["visual.positional_embedding"][0] - 1) ** 0.5)
-    context_length, text_width = shapes["positional_embedding"]
-    layers = {
-        prefix: len(
-            {n.split(".resblocks.")[1].split(".")[0] for n in tensors if n.startswith(prefix)}
-        )
-        for prefix in ("visual.transformer.resblocks.", "transformer.resblocks.")
-    }
-    return {
-        "embed_dim": shapes["text_projection"][1],
-        "quick_gelu": True,
-        "vision_cfg": {
-            "image_size": patch_size * grid,
-            "patch_size": patch_size,
-            "width": width,
-            "layers": layers["visual.transformer.resblocks."],
-        },
-        "text_cfg": {
-            "context_length": context_length,
-            "vocab_size": shapes["token_embedding.weight"][0],
-            "width": text_width,
-            "heads": text_width // 64,
-            "layers": layers["transformer.resblocks."],
-        },
-    }
 
 
 def _weights_in(folder: Path) -> Path:

@@ -18,6 +18,8 @@ classifier."""
 
 def is_timm_tower(vision: VisionConfig) -> bool:
     """Whether open_clip can have the tower from timm alone."""
+    if vision.trunk is not None:
+        return False
     native = vision.class_token and vision.projection and not vision.projection_bias
     plain = not vision.patch_bias and vision.num_registers == 0 and vision.pool != "attention"
     return not (native and plain)

@@ -9,6 +9,7 @@ import torch
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file, save_tensors
+from mmtrain.interop.canonical import refuse_trunk
 from mmtrain.interop.package import ModelPackage
 from mmtrain.interop.timm import vision_to_timm
 from mmtrain.models import VisionTower
@@ -28,6 +29,7 @@ def write_timm(package: ModelPackage, folder: Path) -> Tokenizer:
     Raises:
         UsageError: timm has no such tower, naming the fields.
     """
+    refuse_trunk(package.config.vision, form="timm")
     vision = replace(package.config.vision, projection=False, projection_bias=False)
     with torch.device("meta"):
         names = VisionTower(vision, embed_dim=vision.transformer.dim).state_dict()

@@ -27,6 +27,7 @@ class ClassifyConfig:
 
     def __post_init__(self) -> None:
         check_counts(self, "num_answers", most=1 << 30)
+        self.fusion.check_blocks()
         if self.fusion.mask != "full":
             raise ValueError(f'fusion.mask = "{self.fusion.mask}" must be "full"')
         if self.fusion.context_dim not in (None, self.fusion.dim):

@@ -117,6 +117,8 @@ class ClipStage(Stage):
         """As often as the shorter tower has layers: both are cut, side by side."""
         shorter = min(self.stacks().values(), key=lambda stack: stack.blocks.config.num_layers)
         most = shorter.blocks.config.num_layers
+        if not most:
+            return Cuts(most=1, what=f"{shorter.key.removesuffix('transformer')}trunk")
         return Cuts(most=most, what=f"{shorter.key}.num_layers = {most}")
 
     def _cut(self, index: int, num_stages: int) -> "ClipStage":

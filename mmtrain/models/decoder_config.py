@@ -38,6 +38,7 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         check_counts(self, "vocab_size", "context_length", most=1 << 30)
         blocks = self.transformer
+        blocks.check_blocks()
         if self.logit_cap is not None and self.logit_cap <= 0:
             raise ValueError(f"logit_cap = {self.logit_cap} must be above 0")
         if self.local_rope_theta is not None and (

@@ -1,12 +1,17 @@
 """Floating-point operations of a forward pass, counted from the shapes alone."""
 
+import functools
 from dataclasses import dataclass
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmtrain.models.clip import ClipConfig
 from mmtrain.models.decoder_config import DecoderConfig
 from mmtrain.models.text import TextConfig
-from mmtrain.models.vision import VisionConfig
+from mmtrain.models.vision import VisionConfig, build_embed
 from mmtrain.nn import TransformerConfig
+from mmtrain.nn.flops import FlopCount
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +36,8 @@ def clip_flops(
     """FLOPs of a CLIP at its native image size.
 
     Per tower of T tokens: 2 P T + 4 L T^2 (heads * head_dim), P being the matrices' parameters;
-    norms, activations and softmax are not counted. PaLM, arXiv:2204.02311, appendix B.
+    norms, activations and softmax are not counted. PaLM, arXiv:2204.02311, appendix B. A trunk's
+    products are counted as they are called.
 
     Args:
         config: the model.
@@ -58,7 +64,21 @@ def _stack_flops(core: TransformerConfig, num_tokens: int) -> int:
     return products + scores
 
 
+@functools.lru_cache
+def _trunk_flops(config: VisionConfig) -> int:
+    """Of an image, as its products are called."""
+    with FakeTensorMode():
+        embed = build_embed(config)
+        side = config.image_size
+        with FlopCount() as count, torch.no_grad():
+            embed(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+    return count.total
+
+
 def _vision_flops(config: VisionConfig, embed_dim: int, num_patches: int) -> int:
+    if config.trunk is not None:
+        projection = 2 * config.transformer.dim * embed_dim if config.projection else 0
+        return _trunk_flops(config) + projection
     core, tokens = config.transformer, config.num_prefix + num_patches
     flops = _stack_flops(core, tokens)
     flops += 2 * 3 * config.patch_size**2 * core.dim * num_patches

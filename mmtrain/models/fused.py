@@ -20,7 +20,7 @@ from mmtrain.models.clip import Clip
 from mmtrain.models.decoder import Decoder
 from mmtrain.models.slices import shallow_copy
 from mmtrain.models.text import TextTower
-from mmtrain.models.vision import PatchEmbed, VisionTower
+from mmtrain.models.vision import PatchEmbed, VisionEmbed, VisionTower
 from mmtrain.models.vocabulary import DecoderHead
 from mmtrain.models.vqa import Vqa
 from mmtrain.nn.fused import FusedLinear, FusedTransformer, can_fuse, fuse
@@ -94,7 +94,7 @@ def fused_vqa(vqa: Vqa, *, dtype: torch.dtype | None = None) -> Vqa:
 def _fused_vision(tower: VisionTower, dtype: torch.dtype | None) -> VisionTower:
     twin = _fused_tower(tower, dtype)
     # In fp16 the embedding scales pixels and weights as it goes.
-    if twin.embed is not None and dtype != torch.float16:
+    if isinstance(twin.embed, VisionEmbed) and dtype != torch.float16:
         twin.embed = shallow_copy(twin.embed)
         twin.embed.patch = FusedPatchEmbed(twin.embed.patch, dtype=dtype)
     return twin

@@ -61,6 +61,7 @@ class GenerateConfig:
 
     def __post_init__(self) -> None:
         check_counts(self, "vocab_size", "text_length", "context_length", most=1 << 30)
+        self.transformer.check_blocks()
         if self.prompt is not None and self.learned_positions:
             raise ValueError(
                 "prompt: learned tokens shift the text, for which learned_positions leaves no "

@@ -11,7 +11,9 @@ from functools import partial
 
 from mmtrain.models.clip import ClipConfig
 from mmtrain.models.text import TextConfig
+from mmtrain.models.trunks.config import ResNetTrunk
 from mmtrain.models.vision import VisionConfig
+from mmtrain.models.vision_config import resnet_vision
 from mmtrain.nn import TransformerConfig
 
 
@@ -42,6 +44,20 @@ def _clip(
         text=TextConfig(transformer=encoder),
         embed_dim=embed_dim,
     )
+
+
+def _resnet(
+    *,
+    embed_dim: int,
+    layers: tuple[int, int, int, int],
+    text_dim: int,
+    width: int = 64,
+    image_size: int = 224,
+) -> ClipConfig:
+    """OpenAI's CLIP of a ResNet."""
+    shape = _clip(embed_dim=embed_dim, vision=(64, 1), text=(text_dim, 12), patch_size=32)
+    trunk = ResNetTrunk(layers=layers, width=width, num_heads=width // 2)
+    return replace(shape, vision=resnet_vision(trunk, image_size=image_size))
 
 
 def _siglip(
@@ -157,6 +173,17 @@ _modern_base = partial(_modern, embed_dim=512, vision=(768, 12), text=(512, 6))
 _modern_large = partial(_modern, embed_dim=768, vision=(1024, 24), text=(768, 12))
 
 _BUILDERS: dict[str, Callable[[], ClipConfig]] = {
+    "RN50": partial(_resnet, embed_dim=1024, layers=(3, 4, 6, 3), text_dim=512),
+    "RN101": partial(_resnet, embed_dim=512, layers=(3, 4, 23, 3), text_dim=512),
+    "RN50x4": partial(
+        _resnet, embed_dim=640, layers=(4, 6, 10, 6), width=80, image_size=288, text_dim=640
+    ),
+    "RN50x16": partial(
+        _resnet, embed_dim=768, layers=(6, 8, 18, 8), width=96, image_size=384, text_dim=768
+    ),
+    "RN50x64": partial(
+        _resnet, embed_dim=1024, layers=(3, 15, 36, 10), width=128, image_size=448, text_dim=1024
+    ),
     "ViT-S-32": partial(_small, patch_size=32),
     "ViT-S-16": partial(_small, patch_size=16),
     "ViT-M-32": partial(_medium, patch_size=32),
@@ -183,7 +210,10 @@ _BUILDERS: dict[str, Callable[[], ClipConfig]] = {
     "Modern-L-14": partial(_modern_large, patch_size=14),
 }
 QUICKGELU = "-quickgelu"
-_WITH_QUICKGELU = ("ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336", "ViT-H-14", "ViT-bigG-14")
+_WITH_QUICKGELU = (
+    *("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64"),
+    *("ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336", "ViT-H-14", "ViT-bigG-14"),
+)
 
 MODEL_NAMES = (*_BUILDERS, *(name + QUICKGELU for name in _WITH_QUICKGELU))
 """Every name that `named_model` knows."""
@@ -203,10 +233,9 @@ def named_model(name: str) -> ClipConfig:
     config = _BUILDERS[name.removesuffix(QUICKGELU)]()
     if not name.endswith(QUICKGELU):
         return config
-    vision = replace(config.vision.transformer, activation="quick_gelu")
     text = replace(config.text.transformer, activation="quick_gelu")
-    return replace(
-        config,
-        vision=replace(config.vision, transformer=vision),
-        text=replace(config.text, transformer=text),
-    )
+    config = replace(config, text=replace(config.text, transformer=text))
+    if config.vision.trunk is not None:  # its activation is ReLU
+        return config
+    vision = replace(config.vision.transformer, activation="quick_gelu")
+    return replace(config, vision=replace(config.vision, transformer=vision))

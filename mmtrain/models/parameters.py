@@ -99,7 +99,9 @@ def lock_tower(tower: Tower, *, unlocked_layers: int = 0) -> None:
     """
     top = _top(tower)
     for name, parameter in tower.named_parameters():
-        parameter.requires_grad_(top - _layer(name, top) < unlocked_layers)
+        # Statistics, which do not train, stay as they are.
+        trains = parameter.requires_grad and top - _layer(name, top) < unlocked_layers
+        parameter.requires_grad_(trains)
 
 
 def _is_table(model: nn.Module, name: str) -> bool:

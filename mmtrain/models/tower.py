@@ -19,6 +19,7 @@ def check_encoder(config: TransformerConfig, *, masks: tuple[MaskKind, ...], rop
     Raises:
         ValueError: naming the field, its value and the remedy.
     """
+    config.check_blocks()
     if config.mask not in masks:
         raise ValueError(
             f'transformer.mask = "{config.mask}" is not for this tower; use {" or ".join(masks)}'

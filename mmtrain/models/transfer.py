@@ -5,9 +5,12 @@ from torch import Tensor
 
 from mmtrain.models.clip import Clip
 from mmtrain.models.tower import interpolate_positions
+from mmtrain.models.trunks.resnet import STRIDE
 from mmtrain.models.vision import VisionConfig
 
 POSITIONS = "vision.embed.positional_embedding"
+PLACES = "vision.embed.trunk.attnpool.positional_embedding"
+"""Those of a ResNet's last features, behind that of their mean."""
 
 
 @torch.no_grad()
@@ -66,13 +69,15 @@ def _resize_positions(
     found: dict[str, Tensor], wanted: dict[str, Tensor], source: VisionConfig, target: VisionConfig
 ) -> None:
     """Interpolate the image tower's learned positions where both have them."""
-    if POSITIONS not in found or POSITIONS not in wanted:
-        return
-    num_first = target.num_positioned_prefix
-    old, new = source.grid_size, target.grid_size
-    table = found[POSITIONS]
-    grid = interpolate_positions(table[num_first:], (old, old), (new, new))
-    found[POSITIONS] = torch.cat([table[:num_first], grid])
+    for name, num_first, old, new in (
+        (POSITIONS, target.num_positioned_prefix, source.grid_size, target.grid_size),
+        (PLACES, 1, source.image_size // STRIDE, target.image_size // STRIDE),
+    ):
+        if name not in found or name not in wanted:
+            continue
+        table = found[name]
+        grid = interpolate_positions(table[num_first:], (old, old), (new, new))
+        found[name] = torch.cat([table[:num_first], grid])
 
 
 def _load(found: dict[str, Tensor], target: Clip) -> None:

@@ -1,136 +1,24 @@
 """The vision tower: a ViT over uint8 images."""
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmtrain.limits import MOST_PIXELS, MOST_REGISTERS, check_counts
 from mmtrain.models.tower import (
-    check_encoder,
     init_linears,
     interpolate_positions,
     reset_norms,
     sinusoidal_positions,
 )
-from mmtrain.nn import AttentionPool, Transformer, TransformerConfig, pool_tokens
+from mmtrain.models.trunks.image import ImageTrunk
+from mmtrain.models.vision_config import VisionConfig
+from mmtrain.nn import AttentionPool, Transformer, pool_tokens
 from mmtrain.nn.rope import RopeTable, rope_1d, rope_2d
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 FP16_SCALE = 128
 """Between pixels and the weight that acts on them, in fp16: a power of two, so nothing rounds."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class VisionConfig:
-    """A ViT. Dosovitskiy et al. 2020, arXiv:2010.11929, and what was added to it since."""
-
-    transformer: TransformerConfig
-    """The blocks."""
-    image_size: int = 224
-    """Side of the square training images, pixels."""
-    patch_size: int = 32
-    """Side of a patch, pixels; must divide image_size, or see drop_edge."""
-    drop_edge: bool = False
-    """Leave out the pixels right of and below the last whole patch, as a convolution does: SigLIP
-    has 27 patches of 14 in 384 pixels. False: such images are refused."""
-    mean: tuple[float, ...] = CLIP_MEAN
-    """Per channel, on the scale 0 to 1; images are normalised inside the model."""
-    std: tuple[float, ...] = CLIP_STD
-    """Per channel, on the scale 0 to 1."""
-    patch_bias: bool = False
-    """Bias of the patch embedding."""
-    class_token: bool = True
-    """A learned first token."""
-    num_registers: int = 0
-    """Learned tokens that no pooling reads (arXiv:2309.16588)."""
-    positions: Literal["learned", "sinusoidal", "rope", "rope_2d", "none"] = "learned"
-    """How patches know their place."""
-    prefix_positions: Literal["none", "class", "all"] = "class"
-    """Which tokens before the patches have a learned position too: none, the class token, or the
-    class token and the registers."""
-    rope_theta: float = 100.0
-    """Base of the rotary frequencies."""
-    embed_norm: bool = True
-    """A norm before the first block, as OpenAI's CLIP."""
-    pool: Literal["first", "mean", "attention"] = "first"
-    """The class token, the mean over patches, or attention pooling of the patches (MAP)."""
-    pool_norm: Literal["before", "after"] = "after"
-    """Where the final norm stands."""
-    projection: bool = True
-    """A linear map to the shared embedding; False needs dim = embed_dim."""
-    projection_bias: bool = False
-    """Bias of that map."""
-    patch_dropout: float = 0.0
-    """Share of the patches left out in training (arXiv:2212.00794)."""
-
-    def __post_init__(self) -> None:
-        check_counts(self, "patch_size", "image_size", most=MOST_PIXELS)
-        check_counts(self, "num_registers", least=0, most=MOST_REGISTERS)
-        if self.drop_edge and self.image_size < self.patch_size:
-            raise ValueError(
-                f"patch_size = {self.patch_size} exceeds image_size = {self.image_size}"
-            )
-        if self.image_size % self.patch_size and not self.drop_edge:
-            raise ValueError(
-                f"patch_size = {self.patch_size} must divide image_size = {self.image_size}"
-            )
-        if self.pool == "first" and not self.class_token:
-            raise ValueError('pool = "first" needs class_token = true; or use mean or attention')
-        if not 0 <= self.patch_dropout < 1:
-            raise ValueError(f"patch_dropout = {self.patch_dropout} must lie in [0, 1)")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(
-                f"mean = {list(self.mean)} and std = {list(self.std)} must have three entries, one "
-                "per channel, those of std above 0"
-            )
-        if self.projection_bias and not self.projection:
-            raise ValueError("projection_bias = true needs projection = true")
-        rope = {"rope": 2, "rope_2d": 4}.get(self.positions, 1)
-        check_encoder(self.transformer, masks=("full",), rope=rope)
-        heads, dim = self.transformer.num_heads, self.transformer.dim
-        if self.pool == "attention" and dim % heads:
-            raise ValueError(
-                f'pool = "attention" needs transformer.num_heads = {heads} to divide '
-                f"transformer.dim = {dim}"
-            )
-
-    @property
-    def grid_size(self) -> int:
-        """Patches per side."""
-        return self.image_size // self.patch_size
-
-    @property
-    def num_patches(self) -> int:
-        """Patches of an image of image_size."""
-        return self.grid_size**2
-
-    @property
-    def num_prefix(self) -> int:
-        """Tokens before the patches."""
-        return int(self.class_token) + self.num_registers
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of an image of image_size."""
-        return self.num_prefix + self.num_patches
-
-    @property
-    def num_positioned_prefix(self) -> int:
-        """Tokens before the patches that have a learned position."""
-        return {
-            "none": 0,
-            "class": int(self.class_token),
-            "all": self.num_prefix,
-        }[self.prefix_positions]
-
-    @property
-    def num_kept(self) -> int:
-        """Patches that training keeps of each image."""
-        return max(1, int(self.num_patches * (1 - self.patch_dropout)))
 
 
 class PatchEmbed(nn.Module):
@@ -263,6 +151,17 @@ class VisionEmbed(nn.Module):
             x_BPD = torch.cat([prefix_BTD, x_BPD], dim=1)
         return x_BPD if self.norm is None else self.norm(x_BPD)
 
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw initial weights, see VisionTower.init_weights."""
+        bound = self.patch.weight.size(1) ** -0.5
+        self.patch.weight.uniform_(-bound, bound, generator=generator)
+        if self.patch.bias is not None:
+            self.patch.bias.uniform_(-bound, bound, generator=generator)
+        for table in (self.class_embedding, self.registers, self.positional_embedding):
+            if table is not None:
+                table.normal_(0.0, self.config.transformer.dim**-0.5, generator=generator)
+        reset_norms(self.norm)
+
 
 class VisionHead(nn.Module):
     """Tokens to one embedding: norm, pool, projection."""
@@ -271,7 +170,7 @@ class VisionHead(nn.Module):
         super().__init__()
         self.config = config
         core, dim = config.transformer, config.transformer.dim
-        self.norm = core.build_norm(dim)
+        self.norm = core.build_norm(dim) if config.trunk is None else nn.Identity()
         self.pool = (
             AttentionPool(
                 dim,
@@ -301,16 +200,23 @@ class VisionHead(nn.Module):
         return x_BD if self.projection is None else self.projection(x_BD)
 
 
+def build_embed(config: VisionConfig) -> VisionEmbed | ImageTrunk:
+    """What makes tokens of images."""
+    if config.trunk is None:
+        return VisionEmbed(config)
+    return ImageTrunk(config.trunk, image_size=config.image_size, mean=config.mean, std=config.std)
+
+
 class VisionTower(nn.Module):
     """embed -> transformer -> head. A pipeline stage holds None for what another stage has."""
 
-    embed: VisionEmbed | None
+    embed: VisionEmbed | ImageTrunk | None
     head: VisionHead | None
 
     def __init__(self, config: VisionConfig, *, embed_dim: int) -> None:
         super().__init__()
         self.config = config
-        self.embed = VisionEmbed(config)
+        self.embed = build_embed(config)
         self.transformer = Transformer(config.transformer)
         self.head = VisionHead(config, embed_dim)
 
@@ -359,23 +265,13 @@ class VisionTower(nn.Module):
         | projection, its bias                  | w^-.5 N(1), 0                 |
         | norms                                 | identity                      |
         | blocks                                | Transformer.init_weights      |
+        | trunk                                 | whoever owns it               |
         """
         assert self.embed is not None and self.head is not None, "a slice cannot be initialised"
         std = self.config.transformer.dim**-0.5
-        bound = self.embed.patch.weight.size(1) ** -0.5
-        self.embed.patch.weight.uniform_(-bound, bound, generator=generator)
-        if self.embed.patch.bias is not None:
-            self.embed.patch.bias.uniform_(-bound, bound, generator=generator)
-        tables = (
-            self.embed.class_embedding,
-            self.embed.registers,
-            self.embed.positional_embedding,
-        )
-        for table in tables:
-            if table is not None:
-                table.normal_(0.0, std, generator=generator)
+        self.embed.init_weights(generator)
         self.transformer.init_weights(generator)
-        reset_norms(self.embed.norm, self.head.norm, self.head.pool)
+        reset_norms(self.head.norm, self.head.pool)
         if self.head.pool is not None:
             self.head.pool.query.normal_(0.0, std, generator=generator)
             init_linears(self.head.pool, generator)

@@ -23,7 +23,7 @@ class TransformerConfig:
     dim: int
     """Width of the residual stream."""
     num_layers: int
-    """Blocks."""
+    """Blocks; 0 in a tower that has a trunk instead."""
     num_heads: int
     """Query heads."""
     num_kv_heads: int | None = None
@@ -82,7 +82,7 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         check_counts(self, "dim", "num_heads", "num_kv_heads", "head_dim", "ff_dim", "context_dim")
-        check_counts(self, "num_layers", most=MOST_LAYERS)
+        check_counts(self, "num_layers", least=0, most=MOST_LAYERS)
         check_counts(self, "local_window", most=sys.maxsize)
         if self.head_dim is None and self.dim % self.num_heads:
             raise ValueError(
@@ -110,6 +110,14 @@ class TransformerConfig:
             raise ValueError(f"norm_fraction = {self.norm_fraction} must lie in (0, 1]")
         if not 0 <= self.stochastic_depth < 1:
             raise ValueError(f"stochastic_depth = {self.stochastic_depth} must lie in [0, 1)")
+
+    def check_blocks(self) -> None:
+        """Refuse a stack without a block, for who has nothing else.
+
+        Raises:
+            ValueError: naming the field.
+        """
+        check_counts(self, "num_layers")
 
     def _check_layers(self) -> None:
         layers = self.local_layers

@@ -213,6 +213,11 @@ def check_tensor_parallel(key: str, config: TransformerConfig, tp: int) -> None:
     Raises:
         UsageError: naming the field, its value and the degrees that work.
     """
+    if tp > 1 and not config.num_layers:
+        raise UsageError(
+            f"parallel.tp = {tp} cannot cut {key.removesuffix('transformer')}trunk, which is not "
+            "made of our blocks; set parallel.tp = 1"
+        )
     for field, value in (("num_heads", config.num_heads), ("ff_dim", config.hidden_dim)):
         if value % tp:
             works = [n for n in range(1, value + 1) if value % n == 0 and n <= 64]

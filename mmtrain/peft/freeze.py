@@ -32,7 +32,7 @@ def freeze_all_but(model: nn.Module, *, learned: str | None, also_train: tuple[s
             )
         chosen |= matching
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in chosen)
+        parameter.requires_grad_(parameter.requires_grad and name in chosen)
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

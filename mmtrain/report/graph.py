@@ -70,6 +70,12 @@ def draw_graph(config: ClipConfig, *, title: str) -> str:
 def _vision(config: ClipConfig) -> list[Box]:
     vision = config.vision
     size, grid = vision.image_size, vision.grid_size
+    if vision.trunk is not None:
+        return [
+            Box(title="image", detail=f"uint8 [B, 3, {size}, {size}]", kind="ends"),
+            Box(title="normalise + trunk", detail=vision.trunk.title, kind="core"),
+            _projection(vision.projection, vision.transformer.dim, config.embed_dim),
+        ]
     prefix = [
         *(["class token"] if vision.class_token else []),
         *([f"{vision.num_registers} registers"] if vision.num_registers else []),

@@ -90,7 +90,7 @@ def read_look(folder: Path, notes: list[str]) -> ShownLook | None:
 
 def _shown(folder: Path, look: dict[str, Any]) -> ShownLook:
     keys, texts = [str(key) for key in look["keys"]], [str(text) for text in look["texts"]]
-    if not keys or not look["maps"]:
+    if not keys or look["maps"] == []:
         raise ValueError("nothing is in it")
     image_xyuv, text_xyuv = _places(look["planes"], len(keys), len(texts))
     columns, tile = int(look["sheet"]["columns"]), int(look["sheet"]["tile"])
@@ -112,7 +112,7 @@ def _shown(folder: Path, look: dict[str, Any]) -> ShownLook:
         evaluation=str(look["evaluation"]["name"]),
         is_captions=look["evaluation"]["kind"] == "retrieval",
         num_samples=int(look["num_samples"]),
-        maps=[_map(folder, one) for one in look["maps"]],
+        maps=[_map(folder, one) for one in look["maps"] or []],
         dots=dots,
         words=[(text, _style("xyuv", xyuv)) for text, xyuv in zip(texts, text_xyuv, strict=True)],
         pca_share=float(look["pca_share"]),

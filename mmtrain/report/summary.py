@@ -120,6 +120,8 @@ def _tower(name: str, core: TransformerConfig, tower: nn.Module) -> list[Part]:
 def _blocks(name: str, core: TransformerConfig, stack: nn.Module) -> list[Part]:
     """All blocks in one line, and the inside of the first."""
     assert isinstance(stack.blocks, nn.ModuleDict)
+    if not core.num_layers:
+        return []
     first = stack.blocks["0"]
     label = f"{name}.blocks.0..{core.num_layers - 1}" if core.num_layers > 1 else f"{name}.blocks.0"
     parts = [_part(label, 1, f"{core.num_layers} x {_block_detail(core)}", stack)]
@@ -168,6 +170,8 @@ def _detail(module: nn.Module) -> str:
 
 
 def _tower_detail(core: TransformerConfig) -> str:
+    if not core.num_layers:
+        return f"a trunk, width {core.dim}"
     return f"{core.num_layers} layers, width {core.dim}, {core.num_heads} heads, {core.mask} mask"
 
 

@@ -20,7 +20,7 @@ from mmtrain.data.images.transforms import eval_transform
 from mmtrain.data.sample_error import SampleError
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder, encode_texts
-from mmtrain.eval.look.attention_maps import ReadImage, read_images, text_maps
+from mmtrain.eval.look.attention_maps import ReadImage, has_maps, read_images, text_maps
 from mmtrain.eval.samples import decode_sample
 from mmtrain.models import Clip
 from mmtrain.serve.guard import Refusal
@@ -141,6 +141,8 @@ class Answers:
         with self._lock, _refusing("the text"):
             image = self._image(image_id)
             text_1E = self._text_features([text])
+            if not has_maps(self._model):
+                raise Refusal("this model's image tower has no patches that a map could be of")
             return text_maps(self._model, image.read, text_1E)[0].tolist()
 
     def _add(self, image: Image.Image) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from mmtrain.interop.open_clip_training import read_open_clip_training
 from mmtrain.loading import read_package
 from mmtrain.models import Clip
 from mmtrain.models.parameters import no_decay_names
-from mmtrain.models.vision import CLIP_MEAN, CLIP_STD
+from mmtrain.models.vision_config import CLIP_MEAN, CLIP_STD
 from mmtrain.optim import OptimConfig, build_optimizers
 from tests.interop.peers import tiny_open_clip
 from tests.interop.test_open_clip import build_theirs

@@ -5,8 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from mmtrain.models import Clip, ClipConfig, TextConfig, VisionConfig
+from mmtrain.models import Clip, ClipConfig, DecoderConfig, TextConfig, VisionConfig
+from mmtrain.models.classify_answers import ClassifyConfig
 from mmtrain.models.clip import ClipStage
+from mmtrain.models.generate_answers import GenerateConfig
 from mmtrain.nn import TransformerConfig
 
 CORE = TransformerConfig(dim=16, num_layers=3, num_heads=2)
@@ -67,3 +69,17 @@ def test_weights_follow_the_seed():
     assert one.logit_scale.item() == pytest.approx(2.6592, abs=1e-4)
     assert one.logit_bias is not None and one.logit_bias.item() == -10
     assert Clip(dataclasses.replace(CONFIG, init_logit_bias=None)).logit_bias is None
+
+
+def test_only_a_tower_with_a_trunk_has_no_blocks():
+    none = TransformerConfig(dim=16, num_layers=0, num_heads=4)
+    causal = dataclasses.replace(none, mask="causal")
+    for build in (
+        lambda: VisionConfig(transformer=none),
+        lambda: TextConfig(transformer=none),
+        lambda: DecoderConfig(transformer=causal, vocab_size=9, context_length=8),
+        lambda: GenerateConfig(transformer=causal),
+        lambda: ClassifyConfig(fusion=none),
+    ):
+        with pytest.raises(ValueError, match="num_layers = 0 must be at least 1"):
+            build()

@@ -22,6 +22,8 @@ PROFILE = {
     "ViT-g-14": (1366.68, 534.06, 47.09),
     "ViT-bigG-14": (2539.57, 967.5, 97.86),
     "ViT-B-16-SigLIP": (203.16, 35.42, 11.02),
+    # Its image tower pools with one query, where open_clip computes those of all places.
+    "RN50": (102.01, 11.59, 5.96),
 }
 
 
@@ -59,7 +61,11 @@ def test_shapes_are_open_clips(name: str) -> None:
     )
     assert core.activation == quick and name.endswith(QUICKGELU) == (quick == "quick_gelu")
     assert ours.vision.image_size == vision.get("image_size", 224)
-    if "timm_model_name" not in vision:
+    if isinstance(vision.get("layers"), list):
+        trunk = ours.vision.trunk
+        assert trunk is not None
+        assert (list(trunk.layers), trunk.width) == (vision["layers"], vision["width"])
+    elif "timm_model_name" not in vision:
         core = ours.vision.transformer
         assert (core.dim, core.num_layers) == (vision["width"], vision["layers"])
         assert core.head_size == vision.get("head_width", 64)

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from mmtrain.models import VisionConfig, VisionTower
 from mmtrain.models.tower import interpolate_positions
-from mmtrain.models.vision import CLIP_MEAN, CLIP_STD, PatchEmbed
+from mmtrain.models.vision import PatchEmbed
+from mmtrain.models.vision_config import CLIP_MEAN, CLIP_STD
 from mmtrain.nn import TransformerConfig
 
 D, E = 24, 20

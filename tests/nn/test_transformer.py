@@ -260,7 +260,7 @@ def test_weights_are_drawn_by_the_table(init):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_layers": 0}, "num_layers = 0 must be at least 1"),
+        ({"num_layers": -1}, "num_layers = -1 must be at least 0"),
         ({"num_kv_heads": 0}, "num_kv_heads = 0 must be at least 1"),
         ({"num_heads": 3}, "num_heads = 3 must divide dim = 16, or set head_dim"),
         ({"num_kv_heads": 3}, "num_kv_heads = 3 must divide num_heads = 4"),

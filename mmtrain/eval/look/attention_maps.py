@@ -32,6 +32,11 @@ class ReadImage:
     """Rows and columns of patches, which are the last of the T tokens."""
 
 
+def has_maps(model: Clip) -> bool:
+    """Whether the tower has patches that its blocks look at; one that is a trunk has not."""
+    return model.vision.config.trunk is None
+
+
 @torch.no_grad()
 def read_images(model: Clip, images_BCHW: Tensor) -> ReadImage:
     """One pass through the tower.
@@ -44,6 +49,8 @@ def read_images(model: Clip, images_BCHW: Tensor) -> ReadImage:
     assert vision.embed is not None, "a slice of the tower reads no images"
     size = vision.config.patch_size
     grid = images_BCHW.size(-2) // size, images_BCHW.size(-1) // size
+    if not has_maps(model):
+        grid = 1, 1
     token_BTD = vision.embed(images_BCHW)
     mask = vision.transformer.build_mask(token_BTD.size(1), device=token_BTD.device)
     rope = vision.rope_table(grid, None, token_BTD.device)
@@ -64,7 +71,12 @@ def text_maps(model: Clip, image: ReadImage, text_BE: Tensor) -> Tensor:
         model: as for `read_images`.
         image: its result.
         text_BE: unit-norm, one text an image.
+
+    Raises:
+        ValueError: the tower has no patches, see `has_maps`.
     """
+    if not has_maps(model):
+        raise ValueError("this model's image tower has no patches that a map could be of")
     first = image.token_BTD.size(1) - image.grid[0] * image.grid[1]
     prefix_BTD, patch_BPD = image.token_BTD[:, :first], image.token_BTD[:, first:]
     change_BPD = patch_BPD - patch_BPD.mean(1, keepdim=True)
@@ -89,6 +101,8 @@ def _finish(model: Clip, token_BTD: Tensor, grid: tuple[int, int]) -> Tensor:
     """The last block and the head: [B, T, D] -> unit-norm [B, E]."""
     vision = model.vision
     assert vision.head is not None, "a slice of the tower has no features"
+    if not has_maps(model):  # a trunk has pooled already
+        return unit_norm(vision.head(token_BTD))
     last = list(vision.transformer.blocks.values())[-1]
     mask = vision.transformer.build_mask(token_BTD.size(1), device=token_BTD.device)
     rope = vision.rope_table(grid, None, token_BTD.device)

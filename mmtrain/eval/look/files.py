@@ -40,7 +40,8 @@ def write_look(folder: Path, look: Look, *, told: dict[str, Any]) -> None:
         },
         "pca_share": look.pca_share,
         "sheet": {"picture": _SHEET, "columns": SHEET_COLUMNS, "tile": TILE},
-        "maps": [_write_map(folder, number, one) for number, one in enumerate(look.maps, 1)],
+        "maps": [_write_map(folder, number, one) for number, one in enumerate(look.maps, 1)]
+        or None,  # a tower without patches
     }
     text = json.dumps(content, ensure_ascii=False) + "\n"
     # A caption from a .json may hold half a character, which UTF-8 cannot write.

@@ -15,7 +15,7 @@ from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder, encode_image_batch, encode_texts
 from mmtrain.eval.features.embedding_map import neighbour_plane, principal_plane
-from mmtrain.eval.look.attention_maps import read_images, text_maps
+from mmtrain.eval.look.attention_maps import has_maps, read_images, text_maps
 from mmtrain.eval.look.pictures import draw_heat, draw_sheet, seen_part, to_webp
 from mmtrain.eval.look.rollout import attention_rollout
 from mmtrain.eval.samples import Members, decode_sample
@@ -170,6 +170,8 @@ def _maps(
     texts: Sequence[str],
 ) -> list[MapExample]:
     assert isinstance(encoder.model, Clip)
+    if not has_maps(encoder.model):
+        return []
     pixels_BCHW = pixels_BCHW.to(encoder.device)
     read = read_images(encoder.model, pixels_BCHW)
     text_BE = encode_texts(encoder, texts)

@@ -1,0 +1,88 @@
+"""Which trunk a tower has, plain data."""
+
+import json
+from dataclasses import MISSING, dataclass, fields
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from mmtrain.limits import MOST_LAYERS, check_counts
+from mmtrain.nn import TransformerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetTrunk:
+    """The ResNet of CLIP: three convolutions first, pooling before every stride, and attention
+    pooling last. Radford et al. 2021, arXiv:2103.00020, section 2.4."""
+
+    kind: Literal["resnet"] = "resnet"
+    """Tells this table from the other trunks'."""
+    layers: tuple[int, ...]
+    """Blocks of each of the four stages."""
+    width: int = 64
+    """Channels of the first stage; the features have 32 times as many."""
+    num_heads: int = 32
+    """Heads of the attention pooling."""
+
+    def __post_init__(self) -> None:
+        check_counts(self, "width", "num_heads")
+        if len(self.layers) != 4 or not all(1 <= n <= MOST_LAYERS for n in self.layers):
+            raise ValueError(f"layers = {list(self.layers)} must be four counts of at least 1")
+        if self.width % 2 or self.dim % self.num_heads:
+            raise ValueError(
+                f"width = {self.width} must be even, and num_heads = {self.num_heads} divide 32 of "
+                "it"
+            )
+
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+        return f"ResNet of {'-'.join(map(str, self.layers))} blocks, width {self.width}"
+
+    @property
+    def dim(self) -> int:
+        """Features of the pooled image."""
+        return 32 * self.width
+
+
+ImageTrunkConfig = ResNetTrunk
+"""Those of images."""
+
+
+def no_blocks(dim: int) -> TransformerConfig:
+    """The blocks of a tower that has a trunk: none."""
+    return TransformerConfig(dim=dim, num_layers=0, num_heads=1)
+
+
+def check_beside_trunk(config: Any, *, free: tuple[str, ...], **fixed: Any) -> None:
+    """Refuse fields of a tower's config that its trunk leaves nothing to say.
+
+    Args:
+        config: of the tower.
+        free: its fields that count beside a trunk.
+        fixed: those that have one value then.
+
+    Raises:
+        ValueError: naming the first other one.
+    """
+    fixed |= {"transformer": no_blocks(config.transformer.dim)}
+    for field in fields(config):
+        if field.name in free or field.name == "trunk":
+            continue
+        assert field.default is not MISSING or field.name in fixed
+        value, wanted = getattr(config, field.name), fixed.get(field.name, field.default)
+        if value != wanted:
+            shown = "" if field.name == "transformer" else f" = {json.dumps(value)}"
+            raise ValueError(
+                f"{field.name}{shown} has no effect on a tower with trunk.kind = "
+                f'"{config.trunk.kind}", which has no blocks or patches of ours; leave it out'
+            )
+
+
+def check_library(module: str, package: str, *, what: str) -> None:
+    """Refuse a trunk whose library is not here.
+
+    Raises:
+        ValueError: saying how to install it.
+    """
+    if find_spec(module) is None:
+        raise ValueError(f'{what} needs the package {package}; pip install "mmtrain[towers]"')
