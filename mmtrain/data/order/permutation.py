@@ -3,10 +3,11 @@
 A number's place is told by one uniform draw, which is a function of it. So a piece, the numbers
 whose draws are in one interval, is found without the others: all draws are made anew, a block at a
 time in a core's cache, and those of the interval are kept. Ten million draws take 40 ms, and a
-piece of a million has 4 MiB, however many numbers there are.
+piece of a million has 4 MiB, however many numbers there are. How many draws are in each interval
+is counted once, while the piece is found that is wanted first.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -19,6 +20,8 @@ _BLOCK = 1 << 15
 _LOST = 11
 """Bits of 64 that a draw in [0, 1) does not keep."""
 _BUCKET_BITS = 12
+_Chosen = tuple[np.ndarray, np.ndarray]
+"""Numbers, and the states behind their draws."""
 
 
 class Permutation:
@@ -40,16 +43,27 @@ class Permutation:
         self.size = size
         self._key = stream_key(seed=seed, epoch=epoch, purpose=purpose)
         self._num_pieces = max(1, -(-size // most))
+        self._bits = max(_BUCKET_BITS, self._num_pieces.bit_length()) * (self._num_pieces > 1)
+        self._found: dict[int, list[_Chosen]] = {}
         self._dtype = np.int32 if size <= np.iinfo(np.int32).max else np.int64
 
     def pieces_at(self, place_B: np.ndarray) -> np.ndarray:
         """The piece that each place is in, int64 [B]."""
+        if self._bits and place_B.size and "_ends" not in self.__dict__:
+            likely = int(place_B[0]) * self._num_pieces // self.size
+            self._found[likely] = list(self._choose(*self._bounds(likely), counts=True))
         ends = self._ends[self._buckets[1:] - 1]
         return np.searchsorted(ends, place_B, side="right")
 
     def piece(self, piece: int) -> tuple[np.ndarray, int]:
         """The numbers in a piece, int32 where that holds them, and the place of the first."""
-        return self._between(*self._buckets[piece : piece + 2].tolist())
+        found = self._found.get(piece)
+        self._found = {}
+        return self._between(*self._bounds(piece), found=found)
+
+    def _bounds(self, piece: int) -> tuple[int, int]:
+        first, stop = self._buckets[piece : piece + 2].tolist()
+        return first, stop
 
     def at(self, place: int) -> int:
         """The number at one place; the piece around it is not made."""
@@ -59,21 +73,37 @@ class Permutation:
 
     @cached_property
     def _buckets(self) -> np.ndarray:
-        """Where each piece begins in `_ends`, and behind the last the end."""
-        return np.arange(self._num_pieces + 1) * self._ends.size // self._num_pieces
+        """The interval that each piece begins with, and behind the last the end."""
+        return np.arange(self._num_pieces + 1) * (1 << self._bits) // self._num_pieces
 
     @cached_property
     def _ends(self) -> np.ndarray:
         """Where the numbers end whose draws are in each of 2^n equal intervals; of one, if all
         numbers are one piece."""
-        if self._num_pieces == 1:
+        if not self._bits:
             return np.array([self.size])
-        bits = max(_BUCKET_BITS, self._num_pieces.bit_length())
-        counts = np.zeros(1 << bits, dtype=np.int64)
+        counts = np.zeros(1 << self._bits, dtype=np.int64)
         for _, state_N in self._states():
-            bucket_N = (state_N >> np.uint64(64 - bits)).view(np.int64)
-            counts += np.bincount(bucket_N, minlength=counts.size)
+            self._count(state_N, counts)
         return np.cumsum(counts)
+
+    def _count(self, state_N: np.ndarray, counts: np.ndarray) -> None:
+        bucket_N = (state_N >> np.uint64(64 - self._bits)).view(np.int64)
+        counts += np.bincount(bucket_N, minlength=counts.size)
+
+    def _choose(self, bucket: int, stop: int, *, counts: bool = False) -> Iterator[_Chosen]:
+        """The numbers whose draws are in a range of intervals, with their states, in order; all
+        draws are counted on the way."""
+        low = np.uint64(bucket << 64 - self._bits)
+        last = np.uint64((stop - bucket << 64 - self._bits) - 1)
+        count_I = np.zeros(1 << self._bits, dtype=np.int64)
+        for number, state_N in self._states():
+            if counts:
+                self._count(state_N, count_I)
+            chosen = np.flatnonzero(state_N - low <= last)  # wraps around where it is below
+            yield chosen + number, state_N[chosen]
+        if counts:
+            self._ends = np.cumsum(count_I)
 
     def _states(self) -> Iterator[tuple[int, np.ndarray]]:
         """A block at a time: its first number, and the states behind all draws. They agree with
@@ -83,7 +113,9 @@ class Permutation:
             begin = _unsigned(first * GAMMA + self._key)
             yield first, _mixed(steps[: self.size - first] + begin)
 
-    def _between(self, bucket: int, stop: int) -> tuple[np.ndarray, int]:
+    def _between(
+        self, bucket: int, stop: int, *, found: Iterable[_Chosen] | None = None
+    ) -> tuple[np.ndarray, int]:
         """The numbers whose draws are in a range of intervals, and the place of the first.
 
         Sorting plain numbers is many times faster than sorting by them. So each draw takes the high
@@ -91,19 +123,19 @@ class Permutation:
         right afterwards.
         """
         first = int(self._ends[bucket - 1]) if bucket else 0
-        bits = 64 - (self._ends.size.bit_length() - 1)
-        low, last = np.uint64(bucket << bits), np.uint64((stop - bucket << bits) - 1)
+        bits = 64 - self._bits
+        low = np.uint64(bucket << bits)
+        last = (stop - bucket << bits) - 1
         width = max(1, (self.size - 1).bit_length())
-        lost = np.uint64(max(0, int(last).bit_length() - _LOST + width - 64))
+        lost = np.uint64(max(0, last.bit_length() - _LOST + width - 64))
         packed = np.empty(int(self._ends[stop - 1]) - first, dtype=np.uint64)
         filled = 0
-        for number, state_N in self._states():
-            chosen = np.flatnonzero(state_N - low <= last)  # wraps around where it is below
-            row = packed[filled : filled + chosen.size]
-            draw_N = _draws(state_N[chosen]) - (low >> np.uint64(_LOST))
+        for number_N, state_N in self._choose(bucket, stop) if found is None else found:
+            row = packed[filled : filled + number_N.size]
+            draw_N = _draws(state_N) - (low >> np.uint64(_LOST))
             np.left_shift(draw_N >> lost, np.uint64(width), out=row)
-            row |= (chosen + number).view(np.uint64)
-            filled += chosen.size
+            row |= number_N.view(np.uint64)
+            filled += number_N.size
         packed.sort()
         tied = _tied(packed, width) if lost else np.zeros(0, dtype=np.int64)
         packed &= np.uint64((1 << width) - 1)

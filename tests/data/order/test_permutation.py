@@ -41,6 +41,26 @@ def test_pieces_are_parts_of_the_whole(size: int, most: int):
         assert order.at(place) == whole[place]
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.999999])
+def test_what_is_wanted_first_is_found_while_all_draws_are_counted(share: float, monkeypatch):
+    """Once over 400 million draws takes 1.5 s; the piece around a place is taken along."""
+    passes, states = [], Permutation._states
+    monkeypatch.setattr(Permutation, "_states", lambda self: passes.append(1) or states(self))
+    whole = np.argsort(drawn(300_000), kind="stable")
+    for near in range(-40, 40, 8):  # also where the guess is the piece beside it
+        place = min(max(0, int(share * whole.size) + near), whole.size - 1)
+        order = Permutation(whole.size, **KEY, most=7000)
+        passes.clear()
+        (piece,) = order.pieces_at(np.array([place])).tolist()
+        numbers, first = order.piece(piece)
+        assert numbers[place - first] == whole[place]
+        assert len(passes) <= 2
+        assert np.array_equal(numbers, whole[first : first + numbers.size])
+        assert not order._found
+    if share in (0.0, 0.999999):
+        assert len(passes) == 1
+
+
 @pytest.mark.parametrize("most", [1 << 20, 500])
 @pytest.mark.parametrize("size", [3, 2048, 5000, 100_000])
 def test_equal_draws_stand_by_number(size: int, most: int, monkeypatch: pytest.MonkeyPatch):
