@@ -3,9 +3,11 @@
 The photographs of `data_pipeline.py`, 256 pixels on the shorter side, lie on a disk and on a server
 on loopback, a process of its own: a web server of ranges, and moto's of S3. By turns: ours from the
 disk; from the server with an empty cache on disk, with a full one; and webdataset with open_clip's
-transform, which reads the same objects its own way (curl). Prints milliseconds an image, of the
-time that passed and of this process's processors, and each way's speed relative to the disk's,
-round by round.
+transform, which reads the same objects its own way (curl). The disk is read by eight threads, as a
+store is, and by one, as it is unless `data.threads` says more: side by side on the two halves of a
+core, the same work counts as more of a processor's time. Prints milliseconds an image, of the time
+that passed and of this process's processors, and each way's speed relative to the disk's by as many
+threads, round by round.
 
     python benchmarks/data_remote.py --out benchmarks/results/data_remote_cpu.md
 """
@@ -36,18 +38,19 @@ from mmtrain.data.image_text import ImageTextData
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
 
-KIND = "256"
+KIND, THREADS = "256", 8
 SERVERS = {"web": serve_web, "S3": serve_s3}
 Times = dict[str, list[float]]
 
 
-def open_ours(place: str, cache: Path | None) -> ImageTextData:
+def open_ours(place: str, cache: Path | None, *, threads: int = THREADS) -> ImageTextData:
     """The data of shards in a folder or behind a URL."""
     return ImageTextData(
         DataConfig(
             train=f"{place}/{{00000..{SHARDS - 1:05d}}}.tar",
             cache_dir=None if cache is None else str(cache),
             cache_gb=None if cache is None else 1.0,
+            threads=threads,
         ),
         preprocess=PreprocessConfig(image_size=SIZE),
         tokenizer=build_tokenizer(TokenizerConfig()),
@@ -92,6 +95,9 @@ def ways(folder: Path, place: str, url: str, scratch: Path) -> dict[str, Callabl
 
     return {
         "disk": partial(read_ours, open_ours(str(folder), None), itertools.count()),
+        "disk, one thread": partial(
+            read_ours, open_ours(str(folder), None, threads=1), itertools.count()
+        ),
         "full cache": partial(read_ours, open_ours(place, scratch / "warm"), itertools.count()),
         "empty cache": read_cold,
         "webdataset": partial(read_theirs, url),
