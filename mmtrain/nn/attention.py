@@ -111,6 +111,7 @@ def _attend_once(
     return out_BKGH.flatten(1, 2)[:, None]
 
 
+@torch.compiler.disable()  # code would be compiled anew for the lengths of every step
 def _attend_each(
     q_1TNH: Tensor,
     k_1SKH: Tensor,

@@ -81,6 +81,15 @@ def test_four_ranks() -> None:
     run_ranks(compare, 4, [(ParallelConfig(tp=2, dp_shard=2), 2, True)])
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_compiled_blocks() -> None:
+    """The lengths of a row change in every step, and the code stays."""
+    trained = TrainedDialogues(reading(), packs=True, num_microbatches=2, compile=True)
+    trained.train(num_steps=STEPS).check(reference(), "compiled")
+
+
 def cut(rank: int) -> None:
     with pytest.raises(UsageError, match=r"parallel.pp = 2 cuts dialogues"):
         TrainedDialogues(reading(), parallel=ParallelConfig(pp=2), num_microbatches=2)
