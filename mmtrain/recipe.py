@@ -102,9 +102,9 @@ def load_recipe(
             "model.init_training = true goes on with model.init, a checkpoint of open_clip's "
             "training of two towers; name it, or set it to false"
         )
-    if recipe.data.mixture and recipe.vqa is not None:
+    if recipe.data.mixture and recipe.vqa is not None and recipe.vqa.dialogues is None:
         raise UsageError(
-            "data.mixture does not work beside [vqa], whose questions are of one set of images; "
+            "data.mixture mixes dialogues beside [vqa], and questions are of one set of images; "
             "name that in data.train"
         )
     peft, model, vqa = recipe.peft, recipe.model, recipe.vqa

@@ -71,9 +71,9 @@ def _without_head(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _copy_all(found: dict[str, torch.Tensor], model: Vqa, init: str) -> None:
     """Every weight of another VQA model; what only this one has (a front door,
-    learned tokens) starts anew."""
+    learned tokens, places of tiles) starts anew."""
     wanted = model.state_dict()
-    parts = ("front_door", "generate.prompt.", "text.embed.context")
+    parts = ("front_door", "generate.prompt.", "generate.places.", "text.embed.context")
     new = [n for n in wanted if n not in found and not any(part in n for part in parts)]
     other = [
         name

@@ -188,7 +188,7 @@ def test_questions_have_no_mixture(tmp_path: Path, capsys) -> None:
     text = re.sub(r"(?m)^train = .*$", mixture, text, count=1)
     (tmp_path / "recipe.toml").write_text(text)
     assert main(["train", str(tmp_path / "recipe.toml")]) == 2
-    assert "data.mixture does not work beside [vqa]" in capsys.readouterr().err
+    assert "questions are of one set of images; name that in data.train" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("count", [(1 << 36) + 1, 1 << 63])

@@ -1,6 +1,7 @@
 """A run that learns dialogues: it learns, resumes bit for bit, is exported, asked and evaluated."""
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from mmtrain.cli import main
 from mmtrain.errors import UsageError
 from mmtrain.loading.vqa import load_vqa
+from mmtrain.settings.decode import dump_toml
 from tests.tasks.decoder_starts import CHATML, write_decoder
 from tests.tasks.dialogue_recipes import dialogue_recipe
 from tests.tasks.test_vqa_run import build, losses
@@ -100,6 +102,48 @@ def test_from_a_trained_decoder_with_an_adapter(
         build(path, *adapter, "--peft.dropout", "0.1")
 
 
+def test_training_in_stages(tmp_path: Path) -> None:
+    """From a model of questions, all its weights; from one without tiles, places start anew."""
+    path, one, two = dialogue_recipe(tmp_path, size=(40, 24)), tmp_path / "one", tmp_path / "two"
+    content = tomllib.loads(path.read_text())
+    del content["vqa"]["dialogues"]
+    content["data"]["train"] = str(tmp_path / "images")
+    files = {name: str(tmp_path / f"{name}.json") for name in ("questions", "annotations")}
+    content["vqa"]["data"] |= files
+    (tmp_path / "questions.toml").write_text(dump_toml(content))
+    words = ["--train.steps", "2", "--eval.vqa", "[]", "--run-dir"]
+    assert main(["train", str(tmp_path / "questions.toml"), *words, str(one)]) == 0
+    words = ["--vqa.init", str(one), *words]
+    assert main(["train", str(path), *words, str(two)]) == 0
+    begun = build(path, "--vqa.init", str(one)).state.stage_parameters()
+    wanted = load_vqa(one).model.state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in begun.items())
+    state = build(path, "--vqa.init", str(two), "--vqa.tiles.most", "4").state.stage_parameters()
+    wanted = load_vqa(two).model.state_dict()
+    assert state.keys() - wanted.keys() == {"generate.places.rows", "generate.places.columns"}
+    assert all(torch.equal(state[name], value) for name, value in wanted.items())
+
+
+def test_several_sets_are_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = dialogue_recipe(tmp_path)
+    content = tomllib.loads(path.read_text())
+    train = content["data"].pop("train")
+    lines = Path(train).read_text().splitlines(keepends=True)
+    (tmp_path / "some.jsonl").write_text("".join(lines[:3]))
+    content["data"] |= {
+        "mixture_end": "repeat",
+        "mixture": [
+            {"name": "all", "train": train, "weight": 1.0},
+            {"name": "some", "train": str(tmp_path / "some.jsonl"), "weight": 1.0},
+        ],
+    }
+    path.write_text(dump_toml(content))
+    run = tmp_path / "one"
+    assert main(["train", str(path), "--eval.vqa", "[]", "--run-dir", str(run)]) == 0
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["source_samples"] == {"all": 12, "some": 12}
+
+
 def test_a_front_door_is_filled_from_pieces(tmp_path: Path) -> None:
     door = {"front_door": {"entries": 4, "places": ["image"]}}
     state = build(dialogue_recipe(tmp_path, size=(40, 24), vqa=TILES | door)).state
@@ -130,8 +174,6 @@ def test_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert told in shown and not run.exists(), (words, shown)
     assert main(["plan", str(path), "--world-size", "1"]) == 2
     assert "vqa.dialogues" in capsys.readouterr().err
-    questions = path.read_text().replace("[vqa.dialogues]", "[vqa.other]")
-    (tmp_path / "other.toml").write_text(questions.partition("[vqa.other]")[0])
 
 
 def test_tiles_need_dialogues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
