@@ -187,6 +187,16 @@ def _idle(vqa: VqaSection) -> Iterator[tuple[str, str]]:
                 f"vqa.connector.{name} = {value}",
                 f'with kind = "{connector.kind}"; set kind = "{kind}", or leave it out',
             )
+    blocks = {
+        "generate.transformer": vqa.generate and vqa.generate.transformer,
+        "classify.fusion": vqa.classify and vqa.classify.fusion,
+    }
+    for name, core in blocks.items():
+        if core is not None and core.stochastic_depth:
+            yield (
+                f"vqa.{name}.stochastic_depth = {core.stochastic_depth}",
+                "in a head, of whose blocks none is dropped; leave it out, towers have it",
+            )
     one_head = vqa.classify is None or vqa.generate is None
     if one_head and vqa.loss.generate_weight != AnswerLossConfig.generate_weight:
         yield (

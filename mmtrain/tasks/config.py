@@ -36,7 +36,7 @@ class LossSection(LossConfig):
 @dataclass(frozen=True, kw_only=True)
 class GenerateSection(GenerateConfig):
     """A decoder that answers, and the weights that it starts from. With `init` only what training
-    chooses need be given: transformer.mask and stochastic_depth."""
+    chooses need be given, transformer.mask."""
 
     init: PathText | None = None
     """Start the decoder from a folder in Hugging Face's form (GPT-2, Llama, SmolLM2, Qwen ...). It

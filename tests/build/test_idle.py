@@ -131,6 +131,8 @@ def test_an_evaluation_beyond_the_end_is_told(tmp_path: Path) -> None:
         (("--vqa.connector.factor", "3"), 'set kind = "pixel_shuffle"'),
         (("--vqa.connector.num_queries", "3"), 'set kind = "queries"'),
         (("--vqa.generate", "none", "--vqa.loss.generate_weight", "2"), "with one head"),
+        (("--vqa.generate.transformer.stochastic_depth", "0.1"), "of whose blocks none is dropped"),
+        (("--vqa.classify.fusion.stochastic_depth", "0.1"), "vqa.classify.fusion.stochastic_depth"),
         ((*WRITES, "--vqa.min_count", "2"), "without [vqa.classify]"),
         ((*WRITES, "--vqa.loss.classify", "ce"), "vqa.loss.classify = ce has no"),
         ((*WRITES, "--vqa.text_lr", "1e-3"), "vqa.text_lr = 0.001 has no effect"),
