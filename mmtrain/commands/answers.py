@@ -7,16 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import mmtrain
-from mmtrain.data.questions.forms import QuestionFile, read_question_file
+from mmtrain.data.questions.forms import QuestionFile, named_split, read_question_file
 from mmtrain.data.questions.predictions import read_predictions
 from mmtrain.errors import UsageError
 from mmtrain.eval.outcomes import write_outcomes
 from mmtrain.eval.questions.accuracy import Mode
-from mmtrain.eval.questions.figures import answer_outcomes, vqa_figures
+from mmtrain.eval.questions.figures import answer_outcomes, image_counts, vqa_figures
 from mmtrain.eval.questions.gqa import read_choices
 from mmtrain.files import replace_file
 
 EASY_VQA = "easy_vqa:"
+_COUNTS = {
+    "num_unread": "answers that name no option, which are wrong",
+    "num_without_image": "questions about no image; a model sees a black one",
+    "num_cut": "questions longer than the model reads: their ends are cut",
+}
 
 
 def eval_answers_command(
@@ -31,12 +36,14 @@ def eval_answers_command(
     """Judge the answers in `predictions`, whoever gave them."""
     if out.suffix != ".json":
         raise UsageError(f"out = {out} must end in .json")
-    refuse_overwriting((predictions, questions, annotations, choices), {"out": out})
+    question_file = named_split(questions)[0]
+    refuse_overwriting((predictions, question_file, annotations, choices), {"out": out})
     asked = _read(questions, annotations)
     said = read_predictions(predictions, [question for _, question in asked.rows])
     figures = vqa_figures(said, mode, choices=None if choices is None else read_choices(choices))
-    figures["num_images"] = len({image_id for image_id, _ in asked.rows})
-    files = {"predictions": predictions, "questions": questions, "annotations": annotations}
+    images = {question.question_id: str(image_id) for image_id, question in asked.rows}
+    figures |= image_counts([images[one.question.question_id] for one in said], said)
+    files = {"predictions": predictions, "questions": question_file, "annotations": annotations}
     files["choices"] = choices
     figures["provenance"] = {
         "files": {
@@ -49,7 +56,6 @@ def eval_answers_command(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         replace_file(out, json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
-        images = {question.question_id: str(image_id) for image_id, question in asked.rows}
         of_each = [images[one.question.question_id] for one in said]
         write_outcomes(out, answer_outcomes(said, mode, images=of_each))
     except OSError as error:
@@ -65,8 +71,10 @@ def show_figures(figures: dict[str, Any]) -> None:
             print(f"{key:24} {value:.2f} (lower is better)")
         elif isinstance(value, float):
             print(f"{key:24} {value:.2%}")
-    names = ("per_answer_type", "per_question_type")
-    for name in names[:1] if "per_category" in figures else names:
+    names = ["per_answer_type", "per_question_type"]
+    if "per_category" in figures:  # which has the accuracy, too
+        names.remove("per_question_type")
+    for name in (*names, "per_subject", "per_context", "per_grade"):
         for kind, value in figures.get(name, {}).items():
             print(f"  {kind:22} {value:.2%}")
     for category, own in figures.get("per_category", {}).items():
@@ -74,6 +82,9 @@ def show_figures(figures: dict[str, Any]) -> None:
         print(f"  {category:22} {told}")
     for name, why in figures.get("left_out", {}).items():
         print(f"{name:24} left out: {why}")
+    for name, told in _COUNTS.items():
+        if figures.get(name):
+            print(f"{name:24} {figures[name]:,} ({told})")
     print(f"{'num_questions':24} {figures['num_questions']:,}")
 
 

@@ -13,9 +13,9 @@ from mmtrain.errors import UsageError
 
 
 def compared_form(question: Question, answer: str) -> str:
-    """An answer as the question's official evaluation compares it: GQA's as it is, else
-    normalised."""
-    if question.form == "gqa":
+    """An answer as the question's official evaluation compares it: GQA's and letters as they are,
+    else normalised."""
+    if question.form in ("gqa", "scienceqa", "choice"):
         return answer
     return normalize_textvqa(answer) if question.form == "textvqa" else normalize_answer(answer)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from mmtrain.data.order.randomness import uniform
 from mmtrain.data.questions.forms import read_question_file
 from mmtrain.data.questions.images import ImageFolder, coco_split
+from mmtrain.data.questions.parquet_table import parquet_files
 from mmtrain.data.questions.question import Question
 from mmtrain.data.questions.rows import OnFault, Rows, refuse
 from mmtrain.errors import UsageError
@@ -21,8 +22,8 @@ _EASY_VAL = 0.05
 class QuestionedImage:
     """An image and all that is asked about it."""
 
-    path: Path
-    """The image's file."""
+    path: Path | None
+    """The image's file. None: the question is about none."""
     image_id: str
     """As the set names it."""
     questions: tuple[Question, ...]
@@ -63,6 +64,22 @@ def read_questions(
     return _with_images(found.rows, folder, on_fault)
 
 
+def read_table(data: str, *, key: str, on_fault: OnFault) -> list[QuestionedImage]:
+    """The questions of Parquet files in their order, each with an image of its own or none.
+
+    Raises:
+        UsageError: a file cannot be read or is of no known form.
+    """
+    found = read_question_file(data, None, on_fault=on_fault)
+    first = parquet_files(data, key)[0]
+    return [
+        QuestionedImage(
+            path=first if question.has_image else None, image_id=image_id, questions=(question,)
+        )
+        for image_id, question in found.rows
+    ]
+
+
 def _read_easy_vqa(spec: str) -> list[QuestionedImage]:
     part = spec.removeprefix(EASY_VQA)
     if part not in EASY_VQA_PARTS:
@@ -88,9 +105,12 @@ def _with_images(rows: Rows, folder: ImageFolder, on_fault: OnFault) -> list[Que
     grouped: dict[str, list[Question]] = {}
     for image_id, question in rows:
         grouped.setdefault(image_id, []).append(question)
-    files: dict[str, Path] = {}
+    files: dict[str, Path | None] = {}
     missing: list[str] = []
-    for image_id in grouped:
+    for image_id, own in grouped.items():
+        if not own[0].has_image:
+            files[image_id] = None
+            continue
         try:
             file = folder.find(image_id)
         except UsageError as error:

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmtrain.data.questions.choice_table import choice_rows, is_choice
 from mmtrain.data.questions.json_file import read_json_file
+from mmtrain.data.questions.parquet_table import SUFFIX, parquet_files, table_rows
 from mmtrain.data.questions.pope import is_pope, pope_rows
 from mmtrain.data.questions.rows import OnFault, Rows, refuse, unknown_form
+from mmtrain.data.questions.science_qa import is_science_qa, science_qa_rows
 from mmtrain.data.questions.sets import easy_vqa_rows, gqa_rows, vizwiz_rows, vqa_v2_rows
 from mmtrain.data.questions.text_vqa import text_vqa_rows
 from mmtrain.errors import UsageError
@@ -39,15 +42,40 @@ def read_question_file(
         UsageError: a file is missing, of no known form, another one than its name says, or the two
             are not of the same questions.
     """
-    path = Path(questions)
+    path, split = named_split(questions)
+    if path.suffix == SUFFIX:
+        return QuestionFile(rows=_of_parquet(questions, annotations, on_fault))
     content = read_json_file(path, "questions")
     asked = content.get("questions") if isinstance(content, dict) else None
     if content in ({}, []) or asked == [] or _is_empty(content):
         raise UsageError(f"questions = {path} holds no question; name another file")
+    if split is not None and not is_science_qa(content):
+        raise UsageError(f"questions = {questions}: {path} is no file of splits; name it without")
     if isinstance(asked, list):
         rows = vqa_v2_rows(asked, annotations, path, on_fault)
         return QuestionFile(rows=rows, subtype=content.get("data_subtype"))
-    return QuestionFile(rows=_others(content, annotations, path, on_fault))
+    return QuestionFile(rows=_others(content, annotations, path, split, on_fault))
+
+
+def named_split(questions: str) -> tuple[Path, str | None]:
+    """`problems.json:test` -> the file and ScienceQA's split; None where none is named."""
+    file, colon, split = questions.rpartition(":")
+    if not colon or Path(questions).is_file() or not Path(file).is_file():
+        return Path(questions), None
+    return Path(file), split
+
+
+def _of_parquet(questions: str, annotations: str | None, on_fault: OnFault) -> Rows:
+    if annotations is not None:
+        raise UsageError(
+            f"annotations = {annotations}: {questions} brings its answers; leave it out"
+        )
+    rows = table_rows(parquet_files(questions, "questions"), "questions")
+    if not rows:
+        raise UsageError(f"questions = {questions} holds no question; name another file")
+    if not any(map(is_choice, rows)):
+        raise unknown_form(Path(questions))
+    return choice_rows(rows, Path(questions), on_fault)
 
 
 def _is_empty(content: Any) -> bool:
@@ -55,7 +83,9 @@ def _is_empty(content: Any) -> bool:
     return isinstance(content, dict) and content.get("data") == []
 
 
-def _others(content: Any, annotations: str | None, path: Path, on_fault: OnFault) -> Rows:
+def _others(
+    content: Any, annotations: str | None, path: Path, split: str | None, on_fault: OnFault
+) -> Rows:
     """The rows of a set that keeps questions and answers in one file."""
     if other := what_it_is(content):
         given = f" (and annotations = {annotations})" if annotations is not None else ""
@@ -68,6 +98,8 @@ def _others(content: Any, annotations: str | None, path: Path, on_fault: OnFault
         )
     if isinstance(content, dict) and isinstance(content.get("data"), list):
         return text_vqa_rows(content["data"], path, on_fault)
+    if is_science_qa(content):
+        return science_qa_rows(content, path, split, on_fault)
     if isinstance(content, dict):
         return gqa_rows(content, path, on_fault)
     if not isinstance(content, list):
@@ -75,6 +107,8 @@ def _others(content: Any, annotations: str | None, path: Path, on_fault: OnFault
     first = next((row for row in content if isinstance(row, list | dict)), None)
     if is_pope(first):
         return pope_rows(content, path, on_fault)
+    if is_choice(first):
+        return choice_rows(content, path, on_fault)
     read = easy_vqa_rows if isinstance(first, list) else vizwiz_rows
     return read(content, path, on_fault)
 

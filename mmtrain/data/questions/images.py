@@ -1,7 +1,7 @@
 """Which file of a folder is the image that a question is about."""
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from mmtrain.data.images.decode import has_image_name
 from mmtrain.errors import UsageError
@@ -15,13 +15,15 @@ _NUM_SHOWN = 3
 class ImageFolder:
     """The images of one folder by the names that questions call them.
 
-    An image is found by its file's exact name (VizWiz), else by the name without extension (GQA,
-    TextVQA, easy-VQA), else, where it is called by a number, by COCO's twelve digits (VQAv2,
+    An image is found by its file's exact name (VizWiz), where that is a path (ScienceQA's
+    `test/12/image.png`) also by what follows its first folder, else by the name without extension
+    (GQA, TextVQA, easy-VQA), else, where it is called by a number, by COCO's twelve digits (VQAv2,
     OK-VQA): `COCO_val2014_000000000009.jpg` or `000000000009.jpg` is image 9. Other digits, such as
     `0009.jpg`, `IMG_9.jpg` or those of another split's file, are no image's number.
 
     Args:
-        folder: the images, in no folders of their own; hidden files do not count.
+        folder: the images; those of folders below it are found by a path alone. Hidden files do not
+            count.
         split: COCO's name of the split that all questions are of, such as `val2014`; an image of
             another one is not taken.
         key: the setting that the folder came from, for messages.
@@ -54,6 +56,8 @@ class ImageFolder:
         Raises:
             UsageError: two files may be it.
         """
+        if "/" in image_id:
+            return self._below(image_id)
         if image_id in self._exact:
             return self.folder / image_id
         found = self._by_stem.get(_stem(image_id)) or self._numbered(image_id)
@@ -64,8 +68,20 @@ class ImageFolder:
             )
         return self.folder / found[0] if found else None
 
+    def _below(self, image_id: str) -> Path | None:
+        path = PurePosixPath(image_id)
+        if path.is_absolute() or ".." in path.parts:
+            raise UsageError(
+                f"{self.key} = {self.folder}: image {image_id} is no path below it; mend the "
+                "questions' file"
+            )
+        tried = (self.folder / path, self.folder.joinpath(*path.parts[1:]))
+        return next((file for file in tried if file.is_file()), None)
+
     def why_missing(self, image_id: str) -> str:
         """Under which names an image was looked for, and what is there instead."""
+        if "/" in image_id:
+            return f"looked for as {image_id} and {image_id.partition('/')[2]}"
         stem = _stem(image_id)
         suffix = image_id.removeprefix(stem) or ".jpg"
         looked, others = [stem + suffix], []

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.data.questions.json_file import read_json_file
+from mmtrain.data.questions.letters import LETTERS, letter_of
+from mmtrain.data.questions.options import options_of
 from mmtrain.data.questions.question import Form, Question, Said
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
@@ -16,6 +18,8 @@ FIELDS: dict[Form, tuple[str, str]] = {
     "gqa": ("questionId", "prediction"),
     "textvqa": ("question_id", "answer"),
     "pope": ("question_id", "answer"),
+    "scienceqa": ("question_id", "answer"),
+    "choice": ("question_id", "answer"),
 }
 """What a row calls the question's id and the answer."""
 _SETS: dict[Form, str] = {
@@ -24,11 +28,15 @@ _SETS: dict[Form, str] = {
     "gqa": "GQA's",
     "textvqa": "TextVQA's",
     "pope": "POPE's",
+    "scienceqa": "ScienceQA's",
+    "choice": "multiple choice's",
 }
 _BY_LINE: tuple[Form, ...] = ("pope",)
 """Whose evaluation reads an object a line, in the order of the questions' file."""
-_ALSO = "text"
-"""What LLaVA's programs call an answer to a set that is read by line."""
+_LLAVA: tuple[Form, ...] = ("pope", "scienceqa", "choice")
+"""Sets whose answers LLaVA's programs write with the field `text`."""
+_ASKING = {"answers", "question", "label", "image", "options", "choices"}
+"""Fields of such a set's questions, which may have text and answer, too."""
 
 
 def one_form(questions: Iterable[Question]) -> Form:
@@ -64,17 +72,51 @@ def write_predictions(path: Path, answered: Sequence[Said]) -> None:
         seen.add(one.question.question_id)
     form = one_form(one.question for one in answered)
     id_name, answer_name = FIELDS[form]
-    rows = [{id_name: one.question.question_id, answer_name: one.prediction} for one in answered]
+    rows: Any = [
+        {id_name: one.question.question_id, answer_name: one.prediction} for one in answered
+    ]
     if form in _BY_LINE:
         rows.sort(key=lambda row: (isinstance(row[id_name], str), row[id_name]))
         text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     else:
+        rows = _places(answered) if form == "scienceqa" else rows
         text = json.dumps(rows, ensure_ascii=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, text + "\n")
     except OSError as error:
         raise UsageError(f"predictions = {path} cannot be written: {error}") from error
+
+
+def _places(answered: Sequence[Said]) -> dict[str, Any]:
+    """As ScienceQA's published evaluation reads answers: the place of each option from 0, -1 where
+    an answer names none; what was said stands beside it."""
+    places, texts = {}, {}
+    for one in answered:
+        letter, key = (
+            letter_of(one.prediction, options_of(one.question)),
+            str(one.question.question_id),
+        )
+        places[key] = -1 if letter is None else LETTERS.index(letter)
+        texts[key] = one.prediction
+    return {"results": places, "outputs": texts}
+
+
+def _from_places(path: Path, places: Any, questions: Sequence[Question]) -> list[dict[str, Any]]:
+    """Rows of ScienceQA's `results`."""
+    if not isinstance(places, dict):
+        raise UsageError(f"predictions = {path}: results = {places!r} is no table by problem")
+    known = {str(question.question_id): question.question_id for question in questions}
+    rows = []
+    for key, place in places.items():
+        if not isinstance(place, int) or isinstance(place, bool) or not -1 <= place < len(LETTERS):
+            raise UsageError(
+                f"predictions = {path}: the answer to {key} is {place!r}; write the place of an "
+                "option from 0, or -1"
+            )
+        answer = "" if place < 0 else LETTERS[place]
+        rows.append({"question_id": known.get(key, key), "answer": answer})
+    return rows
 
 
 def read_predictions(path: Path, questions: Sequence[Question]) -> list[Said]:
@@ -85,7 +127,8 @@ def read_predictions(path: Path, questions: Sequence[Question]) -> list[Said]:
 
     Args:
         path: JSON, `[{image, answer}]` of VizWiz, `[{questionId, prediction}]` of GQA and
-            `[{question_id, answer}]` of other sets; or such a row a line.
+            `[{question_id, answer}]` of other sets; or such a row a line; or ScienceQA's
+            `{"results": {problem: place}}`.
         questions: those of the set.
 
     Raises:
@@ -93,7 +136,10 @@ def read_predictions(path: Path, questions: Sequence[Question]) -> list[Said]:
             there twice.
     """
     form = one_form(questions)
-    said = _said(path, read_json_file(path, "predictions"), form)
+    content = read_json_file(path, "predictions")
+    if form == "scienceqa" and isinstance(content, dict) and "results" in content:
+        content = _from_places(path, content["results"], questions)
+    said = _said(path, content, form)
     known = {question.question_id for question in questions}
     if unknown := [number for number in said if number not in known]:
         raise UsageError(
@@ -123,7 +169,7 @@ def _said(path: Path, content: Any, form: Form) -> dict[Any, str]:
         raise UsageError(f"predictions = {path} is no list; write it in {wanted}")
     said: dict[Any, str] = {}
     for number, row in enumerate(content):
-        row = _renamed(row) if form in _BY_LINE else row
+        row = _renamed(row) if form in _LLAVA else row
         if not isinstance(row, dict) or not {id_name, answer_name} <= row.keys():
             raise UsageError(f"predictions = {path}: {_wrong_row(row, number, form, wanted)}")
         question_id, answer = row[id_name], row[answer_name]
@@ -144,16 +190,18 @@ def _said(path: Path, content: Any, form: Form) -> dict[Any, str]:
 
 
 def _renamed(row: Any) -> Any:
-    """LLaVA's row of an answer as others have it; a question has its image beside its text."""
-    if not isinstance(row, dict) or not {"answer", "image", "label"}.isdisjoint(row):
+    """LLaVA's row of an answer as others have it, a question as one that answers nothing."""
+    if not isinstance(row, dict):
         return row
-    return {"answer" if name == _ALSO else name: value for name, value in row.items()}
+    if not _ASKING.isdisjoint(row):
+        return {name: value for name, value in row.items() if name != "answer"}
+    return row if "answer" in row or "text" not in row else row | {"answer": row["text"]}
 
 
 def _wrong_row(row: Any, number: int, form: Form, wanted: str) -> str:
     """What a row without the two fields is."""
     keys = row.keys() if isinstance(row, dict) else set()
-    if keys & {"answers", "question", "label"}:
+    if keys & _ASKING - {"image"}:
         return f"row {number} is a question or an annotation, no answer; write it in {wanted}"
     # VizWiz's and VQAv2's rows share a name: the id's tells them apart.
     for other, (id_name, _) in FIELDS.items():

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-Form = Literal["vqa", "vizwiz", "gqa", "textvqa", "pope"]
+Form = Literal["vqa", "vizwiz", "gqa", "textvqa", "pope", "scienceqa", "choice"]
 """Whose official evaluation judges an answer; `vqa`: VQAv2's, and every set without its own."""
 FORMS: tuple[Form, ...] = get_args(Form)
 
@@ -33,6 +33,11 @@ class Question:
         if "isBalanced" in self.extra or "types" in self.extra:
             return "gqa"
         return "vizwiz" if "answerable" in self.extra else "vqa"
+
+    @property
+    def has_image(self) -> bool:
+        """Whether it is about one; ScienceQA asks many without."""
+        return not self.extra.get("no_image", False)
 
     def to_json(self) -> dict[str, Any]:
         """As a shard's .json holds it; what is empty is left out."""

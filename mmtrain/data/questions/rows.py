@@ -16,7 +16,9 @@ Rows = list[tuple[str, Question]]
 OnFault = Callable[[str, UsageError], None]
 """Is told why a row cannot be used, in few words and in a line that names it."""
 
-KNOWN_SETS = "VQAv2, OK-VQA, TextVQA, VizWiz, GQA, POPE or easy-VQA"
+KNOWN_SETS = (
+    "VQAv2, OK-VQA, TextVQA, VizWiz, GQA, POPE, ScienceQA, easy-VQA, or a table of multiple choice"
+)
 
 MALFORMED = "malformed row"
 NO_ANSWER = "no answer"

@@ -5,13 +5,23 @@ A sample's .json holds `questions`, a list of {question_id, question, answers, .
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
+
+from PIL import Image
 
 from mmtrain.data.config import DataConfig
 from mmtrain.data.order.plan import even_pieces
-from mmtrain.data.questions.files import EASY_VQA, QuestionedImage, read_questions
+from mmtrain.data.questions.files import (
+    EASY_VQA,
+    QuestionedImage,
+    read_questions,
+    read_table,
+)
+from mmtrain.data.questions.parquet_table import SUFFIX, TableImages, asks, parquet_files
 from mmtrain.data.questions.question import Question, questions_from_json
 from mmtrain.data.questions.rows import OnFault, refuse
 from mmtrain.data.sample_error import SampleError
@@ -37,8 +47,11 @@ class QuestionSource:
         hashed = hashlib.blake2b(digest_size=16)
         for image in self.images:
             asked = json.dumps([one.to_json() for one in image.questions], sort_keys=True)
-            hashed.update(f"{image.path.name} {image.path.stat().st_size} {asked}\n".encode())
+            hashed.update(f"{self._identity(image)} {asked}\n".encode())
         return hashed.hexdigest()
+
+    def _identity(self, image: QuestionedImage) -> str:
+        return f"{image.path.name} {image.path.stat().st_size}" if image.path else "none"
 
     def key(self, sample: int) -> str:
         """The image's id."""
@@ -46,24 +59,52 @@ class QuestionSource:
 
     def place(self, sample: int) -> str:
         """The image's folder."""
-        return str(self.images[sample].path.parent)
+        path = self.images[sample].path
+        return "no image" if path is None else str(path.parent)
 
     def read(self, sample: int, wanted: Collection[str] | None = None) -> dict[str, bytes]:
         """The image, and its questions as `json`."""
         image = self.images[sample]
-        try:
-            data = image.path.read_bytes()
-        except FileNotFoundError as error:
-            raise SampleError("image missing") from error
+        extension, data = self._picture(image) if image.path else ("png", _black())
         fields = {
             "image_id": image.image_id,
             "questions": [question.to_json() for question in image.questions],
         }
         members = {
-            image.path.suffix.lower().removeprefix("."): data,
+            extension: data,
             "json": json.dumps(fields, ensure_ascii=False).encode(),
         }
         return {k: v for k, v in members.items() if wanted is None or k in wanted}
+
+    def _picture(self, image: QuestionedImage) -> tuple[str, bytes]:
+        assert image.path is not None, "the caller looked"
+        try:
+            data = image.path.read_bytes()
+        except FileNotFoundError as error:
+            raise SampleError("image missing") from error
+        return image.path.suffix.lower().removeprefix("."), data
+
+
+class TableQuestionSource(QuestionSource):
+    """Questions of Parquet files, which hold their images."""
+
+    def __init__(self, images: list[QuestionedImage], pictures: TableImages) -> None:
+        super().__init__(images)
+        self.pictures = pictures
+
+    def _identity(self, image: QuestionedImage) -> str:
+        return f"{super()._identity(image)} {image.image_id}"
+
+    def _picture(self, image: QuestionedImage) -> tuple[str, bytes]:
+        return "image", self.pictures.read(image.image_id)
+
+
+@cache
+def _black() -> bytes:
+    """What a model sees with a question that has no image."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "PNG")
+    return file.getvalue()
 
 
 def open_questions(
@@ -79,8 +120,8 @@ def open_questions(
     """The source that a VQA set's names stand for.
 
     Args:
-        data: with `questions`, the folder of images; else `easy_vqa:PART`, or shards whose .json
-            holds the questions.
+        data: with `questions`, the folder of images; else `easy_vqa:PART`, Parquet with questions
+            and images, or shards whose .json holds the questions.
         questions: the set's file of questions.
         annotations: the file of answers of VQAv2 or OK-VQA.
         key: the setting that `data` came from, for messages.
@@ -93,8 +134,8 @@ def open_questions(
     """
     image_key = image_key if config is None else config.image_key
     single = data if isinstance(data, str) else data[0] if len(data) == 1 else ""
-    if brings_questions(single) or questions is not None:
-        if single.startswith(EASY_VQA) and (questions or annotations):
+    if brings_questions(single, key) or questions is not None:
+        if brings_questions(single, key) and (questions or annotations):
             raise UsageError(f"{key} = {single} brings its questions; leave the files of them out")
         if not single:
             raise UsageError(f"{key}: with questions = {questions} it must be one folder of images")
@@ -103,6 +144,9 @@ def open_questions(
                 f"{image_key_option(key)} = {image_key} has no effect: the set's files say which "
                 "image a question is of; leave it out"
             )
+        if single.endswith(SUFFIX):
+            table = read_table(single, key=key, on_fault=on_fault)
+            return TableQuestionSource(table, TableImages(parquet_files(single, key)))
         found = read_questions(single, questions, annotations, key=key, on_fault=on_fault)
         return QuestionSource(found)
     if annotations is not None:
@@ -126,9 +170,13 @@ def open_questions(
     )
 
 
-def brings_questions(data: str) -> bool:
-    """Whether a name stands for images and questions both."""
-    return data.startswith(EASY_VQA)
+def brings_questions(data: str, key: str = "data") -> bool:
+    """Whether a name stands for images and questions both.
+
+    Raises:
+        UsageError: it is a Parquet file that cannot be read.
+    """
+    return data.startswith(EASY_VQA) or (data.endswith(SUFFIX) and asks(data, key))
 
 
 def known_questions(source: SampleSource) -> list[Question]:

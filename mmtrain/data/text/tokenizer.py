@@ -124,6 +124,9 @@ _MODELS: dict[Kind, Callable[[bytes], TokenModel]] = {
 }
 
 
+_NO_LIMIT = 1 << 20
+
+
 class Tokenizer:
     """Texts to padded int64 ids. Safe to pickle and to fork; made by `build_tokenizer`."""
 
@@ -206,6 +209,11 @@ class Tokenizer:
     def turn_ends(self) -> tuple[list[int], list[int]]:
         """The tokens before and behind every text."""
         return self._before, self._after
+
+    def is_cut(self, text: str) -> bool:
+        """Whether a text is longer than what the ids of it hold."""
+        room = self.context_length - len(self._before) - len(self._after)
+        return len(self._model.token_ids([self._clean(text)], limit=_NO_LIMIT)[0]) > room
 
     @property
     def num_before(self) -> int:

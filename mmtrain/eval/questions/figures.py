@@ -9,7 +9,7 @@ from mmtrain.data.questions.predictions import one_form
 from mmtrain.data.questions.question import Question, Said
 from mmtrain.errors import UsageError
 from mmtrain.eval.outcomes import Outcome, told_apart
-from mmtrain.eval.questions import pope
+from mmtrain.eval.questions import letters, pope
 from mmtrain.eval.questions.accuracy import Mode, textvqa_accuracy, vqa_accuracy
 from mmtrain.eval.questions.gqa import (
     Choices,
@@ -18,6 +18,9 @@ from mmtrain.eval.questions.gqa import (
     is_right,
     refuse_missing_choices,
 )
+
+LETTERED = ("scienceqa", "choice")
+"""Forms of which an answer is an option's letter."""
 
 
 def accuracy_of(said: Said, mode: Mode) -> float:
@@ -28,6 +31,8 @@ def accuracy_of(said: Said, mode: Mode) -> float:
         return float(is_right(said))
     if form == "pope":
         return float(pope.is_right(said))
+    if form in LETTERED:
+        return float(letters.is_right(said))
     if form == "textvqa":
         return textvqa_accuracy(said.prediction, answers, mode)
     return vqa_accuracy(said.prediction, answers, mode if len(answers) > 1 else "exact")
@@ -77,10 +82,24 @@ def vqa_figures(
             figures[name] = {kind: fmean(some) for kind, some in sorted(groups.items())}
     if mode_used == "pope":
         figures |= pope.pope_figures(answered)
+    if mode_used == "letter":
+        figures |= letters.letter_figures(answered)
     if mode_used == "gqa":
         own, left_out = gqa_figures(answered, choices)
         figures |= own | ({"left_out": left_out} if left_out else {})
     return figures
+
+
+def image_counts(images: Sequence[str], answered: Sequence[Said]) -> dict[str, int]:
+    """How many images there are, and how many questions without one, where there are any.
+
+    Args:
+        images: what tells the image of each answer.
+        answered: every question.
+    """
+    seen = [one.question.has_image for one in answered]
+    counts = {"num_images": len({image for image, has in zip(images, seen, strict=True) if has})}
+    return counts | ({} if all(seen) else {"num_without_image": seen.count(False)})
 
 
 def answer_outcomes(
@@ -148,6 +167,10 @@ def check_judged(questions: Sequence[Question], mode: Mode, *, choices: Choices 
         if mode != "official":
             raise UsageError(f"mode = {mode} is VQAv2's; POPE has one rule, leave it out")
         return form
+    if form in LETTERED:
+        if mode != "official":
+            raise UsageError(f"mode = {mode} is VQAv2's; letters are right or wrong, leave it out")
+        return "letter"
     if form == "textvqa":
         if mode == "evalai":
             raise UsageError("mode = evalai is VQAv2's; TextVQA's own is official, leave it out")

@@ -10,6 +10,7 @@ from mmtrain.eval.questions.examples import answer_examples
 from mmtrain.eval.questions.figures import (
     accuracy_of,
     answer_outcomes,
+    image_counts,
     mean_accuracy,
     vqa_figures,
 )
@@ -44,7 +45,9 @@ def evaluate_vqa(
     if answered is None:
         answered = answer_all(answerer, source)
     figures = vqa_figures(answered, mode, choices=choices)
-    figures["num_images"] = len({one.sample for one in answered})
+    figures |= image_counts([str(one.sample) for one in answered], answered)
+    if cut := sum(answerer.tokenizer.is_cut(one.question.question) for one in answered):
+        figures["num_cut"] = cut
     for probe in probes:
         probed = answer_all(answerer, source, probe=probe)
         figures[f"{probe}_only_accuracy"] = mean_accuracy(probed, mode)

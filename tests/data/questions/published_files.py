@@ -1,4 +1,4 @@
-"""Small files in the published forms of OK-VQA, TextVQA and POPE, drawn, and their images."""
+"""Small files in the published forms of sets, drawn, and their images."""
 
 import json
 import random
@@ -109,3 +109,82 @@ def write_lines(path: Path, rows: Iterable[Any]) -> str:
     """A JSON value a line; the file's name."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
+
+
+SUBJECTS = ("natural science", "social science", "language science")
+
+
+def draw_science_qa(seed: int, *, num: int = 40) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """problems.json and pid_splits.json; of the test split more than of the others."""
+    draw = random.Random(seed)
+    problems = {}
+    for pid in map(str, range(1, num + 1)):
+        problems[pid] = {
+            "question": draw.choice(("Which is red?", "Which word is a noun?")),
+            "choices": draw.sample(
+                ("a dog", "a cat", "It is red.", "none", "B"), draw.randint(2, 5)
+            ),
+            "answer": 0,
+            "hint": draw.choice(("", "Look at the picture.", "Read the text.")),
+            "image": draw.choice((None, "image.png")),
+            "task": "closed choice",
+            "grade": f"grade{draw.randint(1, 12)}",
+            "subject": draw.choice(SUBJECTS),
+            "topic": draw.choice(("biology", "geography")),
+            "category": "Animals",
+            "skill": "Identify",
+            "lecture": "",
+            "solution": "",
+            "split": draw.choice(("train", "val", "test", "test", "test")),
+        }
+        problems[pid]["answer"] = draw.randrange(len(problems[pid]["choices"]))
+    splits: dict[str, list[str]] = {name: [] for name in ("train", "val", "test")}
+    for pid, row in problems.items():
+        splits[row["split"]].append(pid)
+    return problems, splits | {"minitest": splits["test"][:5]}
+
+
+def write_science_qa(folder: Path, problems: dict[str, Any], splits: dict[str, Any]) -> list[str]:
+    """The files below `folder` -> the options that name the test split."""
+    names = (f"{r['split']}/{pid}/image.png" for pid, r in problems.items() if r["image"])
+    images = write_images(folder / "images", names)
+    write_json(folder / "pid_splits.json", splits)
+    return [
+        "--data",
+        images,
+        "--questions",
+        write_json(folder / "problems.json", problems) + ":test",
+    ]
+
+
+def draw_choices(seed: int, *, num: int = 30) -> list[dict[str, Any]]:
+    """Rows as MMStar's, MMMU's and MMBench's: options in the question, in a list, in columns."""
+    draw = random.Random(seed)
+    rows = []
+    for number in range(num):
+        options = draw.sample(("left", "right", "a red dog", "two", "none of them"), 4)
+        row: dict[str, Any] = {"index": number, "category": draw.choice(("math", "logic"))}
+        row |= {"answer": "ABCD"[draw.randrange(4)], "question": "Which <image 1> is it?"}
+        lettered = dict(zip("ABCD", options, strict=True))
+        if number % 3 == 0:
+            told = ", ".join(f"{letter}: {text}" for letter, text in lettered.items())
+            row |= {"question": f"Which is it?\nOptions: {told}", "l2_category": "geometry"}
+        elif number % 3 == 1:
+            row |= {"options": str(options) if number % 2 else options}
+        else:
+            row |= lettered
+        rows.append(row | {"image": draw.choice((f"pictures/{number % 5}.png", None))})
+    return rows
+
+
+def options_of_row(row: dict[str, Any]) -> list[str]:
+    """What the letters of one of `draw_choices` stand for."""
+    if "options" in row:
+        given = row["options"]
+        return (
+            [part.strip(" '[]") for part in given.split(",")] if isinstance(given, str) else given
+        )
+    if "A" in row:
+        return [row[letter] for letter in "ABCD"]
+    told = row["question"].split("Options: ")[1]
+    return [part.split(": ")[1] for part in told.split(", ")]

@@ -1,8 +1,9 @@
 """The published rules of further sets, written a second time from their scripts' behaviour."""
 
 import re
+from typing import Any
 
-from mmtrain.data.questions.wording import CONTRACTIONS
+from mmtrain.data.questions.wording import CONTRACTIONS, normalize_answer
 
 MARKS = [*';/[]"{}()=+\\_-><@`,?!']
 COUNTED = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -57,3 +58,74 @@ def pope_score(rows: list[tuple[str, str]]) -> dict[str, float]:
         "f1": 2 * precision * recall / (precision + recall),
         "yes_ratio": (tp + fp) / len(rows),
     }
+
+
+def science_qa_scores(
+    problems: dict[str, Any], pids: list[str], places: dict[str, int]
+) -> dict[str, float]:
+    """ScienceQA's table over the answers' places, by name."""
+    rows = [problems[pid] | {"right": problems[pid]["answer"] == places[pid]} for pid in pids]
+    younger = [f"grade{number}" for number in range(1, 7)]
+    groups = {
+        "NAT": [row for row in rows if row["subject"] == "natural science"],
+        "SOC": [row for row in rows if row["subject"] == "social science"],
+        "LAN": [row for row in rows if row["subject"] == "language science"],
+        "TXT": [row for row in rows if row["hint"]],
+        "IMG": [row for row in rows if row["image"]],
+        "NO": [row for row in rows if not row["hint"] and not row["image"]],
+        "G1-6": [row for row in rows if row["grade"] in younger],
+        "G7-12": [row for row in rows if row["grade"] not in younger],
+        "Avg": rows,
+    }
+    return {
+        name: sum(row["right"] for row in some) / len(some) for name, some in groups.items() if some
+    }
+
+
+def letter_by_hand(answer: str, options: list[str]) -> str | None:
+    """The reading of letters, character by character where the program has patterns."""
+    said = answer.strip(" \t\r\n*\"'`")
+    known = [chr(65 + number) for number in range(len(options))]
+
+    def marked(text: str) -> tuple[str, str]:
+        """The letter that a text begins with, and what follows it and its marks."""
+        bare = text.removeprefix("(")
+        return (bare[:1].upper(), bare[1:]) if bare[:1].isascii() else ("", bare[1:])
+
+    letter, rest = marked(said)
+    if letter in known and len(rest) <= 2 and all(mark in ").:," for mark in rest):
+        return letter
+    begun = rest[:1] == ")" if said.startswith("(") else rest[:1] in (")", ".", ":")
+    if letter in known and rest and begun and rest[1:2].isspace():
+        return letter
+    named = set()
+    low = said.lower()
+    for place in range(len(said)):
+        before = low[place - 1] if place else " "
+        if not low.startswith("answer", place) or before.isalnum() or before == "_":
+            continue
+        after = said[place + 6 :]
+        lean = after.lstrip()
+        if lean.startswith(":"):
+            after = lean[1:]
+        elif lean[:2].lower() == "is" and lean != after:
+            after = lean[2:]
+        else:
+            continue
+        after = after.lstrip().removeprefix(":").lstrip(" \t\r\n*(")
+        first, then = after[:1], after[1:2]
+        if "A" <= first <= "Z" and first and not (then.isalnum() or then == "_"):
+            named.add(first)
+        elif (
+            "a" <= first <= "z"
+            and first
+            and ((then and then in ").,;:!*") or not after[1:].strip())
+        ):
+            named.add(first.upper())
+    if named:
+        return named.pop() if len(named) == 1 and named <= {*known} else None
+    text = normalize_answer(said)
+    same = [
+        one for one, option in zip(known, options, strict=True) if normalize_answer(option) == text
+    ]
+    return same[0] if text and len(same) == 1 else None
