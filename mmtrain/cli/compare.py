@@ -13,9 +13,13 @@ def add_compare(commands: Any) -> None:
     compare = add_command(
         commands, "compare", "compare results of eval, each difference with its interval", _run
     )
-    compare.add_argument("a", type=Path, metavar="A.json", help="A, what is compared with")
+    compare.add_argument("a", type=Path, metavar="FILE.json", help="A, what is compared with")
     compare.add_argument(
-        "others", type=Path, nargs="+", metavar="B.json", help="B, of the same samples; or several"
+        "others",
+        type=Path,
+        nargs="+",
+        metavar="FILE.json",
+        help="B, of the same samples, or several",
     )
     compare.add_argument("--out", type=Path, metavar="FILE.html", help="also write a page")
     compare.add_argument(
