@@ -3,6 +3,8 @@
 It is FlashAttention's (arXiv:2307.08691) over cumulative lengths, in half precision alone.
 """
 
+from inspect import signature
+
 import torch
 from torch import Tensor
 
@@ -11,9 +13,12 @@ from mmtrain.nn.masks import Mask
 
 try:
     from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # torch before 2.10
+except ImportError:  # a torch without it
     varlen_attn = None
 
+_WANTED = {"scale", "window_size", "enable_gqa"}
+"""What it must take; the first torch that had it took less."""
+_HAS = varlen_attn is not None and set(signature(varlen_attn).parameters) >= _WANTED
 _DTYPES = (torch.bfloat16, torch.float16)
 _OLDEST = (8, 0)
 """The compute capability of the first GPUs that run it."""
@@ -21,7 +26,7 @@ _OLDEST = (8, 0)
 
 def takes_varlen(q_1TNH: Tensor) -> bool:
     """Whether the kernel computes these queries."""
-    if varlen_attn is None or q_1TNH.device.type != "cuda" or q_1TNH.dtype not in _DTYPES:
+    if not _HAS or q_1TNH.device.type != "cuda" or q_1TNH.dtype not in _DTYPES:
         return False
     return torch.version.hip is None and torch.cuda.get_device_capability(q_1TNH.device) >= _OLDEST
 

@@ -1,6 +1,7 @@
 """Dialogues: each is read as it would be alone, whatever stands beside it in its row."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from mmtrain.models import Clip
 from mmtrain.models.dialogues import DialogueGenerator, Told, side_by_side
 from mmtrain.models.generate_answers import GenerateConfig
 from mmtrain.models.vqa import Vqa, VqaConfig
-from mmtrain.nn import Mask, TransformerConfig, attend
+from mmtrain.nn import Mask, TransformerConfig, attend, attention, varlen
 from mmtrain.nn.masks import causal_allowed, window_allowed
 from mmtrain.nn.rope import RopeScaling
 from mmtrain.peft.prompts import PromptConfig
@@ -118,6 +119,40 @@ def test_texts_side_by_side_attend_as_a_mask_says(window: int | None, cap: float
         found.append([out, q.grad, k.grad, v.grad])
     for want, got in zip(*found, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_the_kernel_of_a_gpu_is_called_as_it_is_documented(
+    window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one that does what torch's documentation says, text by text."""
+
+    def documented(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        start_q: Tensor,
+        start_k: Tensor,
+        *rest: Any,
+        **options: Any,
+    ) -> Tensor:
+        assert start_q.dtype == torch.int32 and rest == (7, 7) and options["enable_gqa"]
+        left, right = options["window_size"]
+        out = []
+        for first, stop in itertools.pairwise(start_k.tolist()):
+            place = torch.arange(stop - first)
+            away = place[:, None] - place
+            near = (away >= -right) & ((away <= left) if left >= 0 else True)
+            text = (x[None, first:stop] for x in (q, k, v))
+            out.append(attend(*text, Mask(allowed=near[None]), scale=options["scale"])[0])
+        return torch.cat(out)
+
+    x = [torch.randn(1, 15, heads, 8) for heads in (4, 2, 2)]
+    mask = Mask(causal=True, lengths=(5, 1, 2, 7), window=window)
+    want = attend(*x, mask, scale=0.3)
+    monkeypatch.setattr(varlen, "varlen_attn", documented)
+    monkeypatch.setattr(attention, "takes_varlen", lambda q: True)
+    torch.testing.assert_close(attend(*x, mask, scale=0.3), want)
 
 
 def test_without_tiles_a_model_has_no_places() -> None:
