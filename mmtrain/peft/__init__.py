@@ -1,7 +1,7 @@
 """Adapters: few trainable parameters beside a frozen model."""
 
 from mmtrain.peft.config import PeftConfig, PeftKind
-from mmtrain.peft.freeze import count_parameters, freeze_all_but
+from mmtrain.peft.freeze import count_parameters, freeze_all_but, resting
 from mmtrain.peft.lora import (
     LoraConfig,
     LoraDropout,
@@ -41,5 +41,6 @@ __all__ = [
     "lora_terms",
     "merge_lora",
     "merged_tensors",
+    "resting",
     "unmerge_lora",
 ]

@@ -1,5 +1,6 @@
 """What trains beside an adapter, and how much that is."""
 
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -7,13 +8,20 @@ from torch import nn
 from mmtrain.peft.lora import TERMS
 
 
-def freeze_all_but(model: nn.Module, *, learned: str | None, also_train: tuple[str, ...]) -> None:
+def freeze_all_but(
+    model: nn.Module,
+    *,
+    learned: str | None,
+    also_train: tuple[str, ...],
+    rests: Collection[str] | None = None,
+) -> None:
     """Let an adapter train and nothing else, in place.
 
     Args:
         model: has its adapter.
         learned: the start of the names of an adapter's parameters; None: those of LoRA's terms.
         also_train: patterns of other parameters that train in full.
+        rests: parameters that never train, whatever names them. None: those that do not now.
 
     Raises:
         ValueError: a pattern matches no parameter.
@@ -31,8 +39,14 @@ def freeze_all_but(model: nn.Module, *, learned: str | None, also_train: tuple[s
                 f'also_train = "{pattern}" matches no parameter; their names start with {parts}'
             )
         chosen |= matching
+    rests = resting(model) if rests is None else rests
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(parameter.requires_grad and name in chosen)
+        parameter.requires_grad_(name in chosen and name not in rests)
+
+
+def resting(model: nn.Module) -> set[str]:
+    """Parameters that do not train, such as the statistics of batch norms."""
+    return {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from mmtrain.peft import (
     freeze_all_but,
     lora_terms,
     merged_tensors,
+    resting,
 )
 
 CONTEXT, PROMPT = "text.embed.context", "generate.prompt."
@@ -60,7 +61,7 @@ def adapt(
         UsageError: a setting fits neither the model nor the layout, or peft.init is no adapter of
             this model.
     """
-    dropout = None
+    dropout, rests = None, resting(model)  # before LoRA freezes what it stands beside
     try:
         if config.kind == "lora":
             if config.lora.dropout:
@@ -68,7 +69,7 @@ def adapt(
                 dropout = LoraDropout(config.lora.dropout, draws)
             apply_lora(model, config.lora, seed=seed, dropout=dropout)
         learned = {"lora": None, "context": CONTEXT}.get(config.kind, PROMPT)
-        freeze_all_but(model, learned=learned, also_train=config.also_train)
+        freeze_all_but(model, learned=learned, also_train=config.also_train, rests=rests)
     except ValueError as error:
         raise UsageError(f"peft.{error}") from error
     if config.init is not None:
