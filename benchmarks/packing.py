@@ -75,6 +75,7 @@ def make_batch(lengths: list[int], *, seed: int) -> DialogueBatch:
         length_B=length_B,
         image_BT=image_BT,
         trained_BT=(place_T > PER_PIECE) & (place_T < length_B[:, None]),
+        num_trained=tuple(length - PER_PIECE - 1 for length in lengths),
         position_B=torch.arange(num),
         valid_B=torch.ones(num, dtype=torch.bool),
         epoch=0,

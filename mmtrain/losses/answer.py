@@ -53,27 +53,19 @@ def writing_loss(
 ) -> Tensor:
     """Each row's sum [Q] of the cross-entropies of the tokens that `mask_QT` marks, in fp32.
 
-    A mark on the first token counts nothing; the rest as in `token_losses`.
+    The logits at t are of the token at t + 1; so a mark on the first token counts nothing. With
+    `shares` the logits are those of this rank's share of the vocabulary.
     """
-    return (token_losses(logits_QTV, tokens_QT, shares=shares) * mask_QT[:, 1:]).sum(1)
+    each_N = token_losses(logits_QTV[:, :-1].flatten(0, 1), tokens_QT[:, 1:].flatten(), shares)
+    return (each_N.view(tokens_QT.size(0), -1) * mask_QT[:, 1:]).sum(1)
 
 
-def token_losses(
-    logits_QTV: Tensor, tokens_QT: Tensor, *, shares: VocabularyShares | None = None
-) -> Tensor:
-    """Cross-entropies [Q, T - 1] of every token but a row's first, in fp32 at least.
-
-    The logits at t are of the token at t + 1. With `shares` they are those of this rank's share of
-    the vocabulary.
-    """
-    wide = torch.promote_types(logits_QTV.dtype, torch.float32)
-    logits_NV = logits_QTV[:, :-1].to(wide).flatten(0, 1)
-    target_N = tokens_QT[:, 1:].flatten()
+def token_losses(logits_NV: Tensor, target_N: Tensor, shares: VocabularyShares | None) -> Tensor:
+    """Cross-entropies [N], in fp32 at least; `shares` as above."""
+    logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
     if shares is None:
-        each_N = F.cross_entropy(logits_NV, target_N, reduction="none")
-    else:
-        each_N = sharded_cross_entropy(logits_NV, target_N, shares=shares)
-    return each_N.view(tokens_QT.size(0), -1)
+        return F.cross_entropy(logits_NV, target_N, reduction="none")
+    return sharded_cross_entropy(logits_NV, target_N, shares=shares)
 
 
 @torch.no_grad()
@@ -85,14 +77,12 @@ def num_right_tokens(
     shares: VocabularyShares | None = None,
 ) -> Tensor:
     """How many [Q] of each row's marked tokens have the largest logit; arguments as above."""
-    return (right_tokens(logits_QTV, tokens_QT, shares=shares) & mask_QT[:, 1:]).sum(1)
+    right_N = right_tokens(logits_QTV[:, :-1].flatten(0, 1), tokens_QT[:, 1:].flatten(), shares)
+    return (right_N.view(tokens_QT.size(0), -1) & mask_QT[:, 1:]).sum(1)
 
 
 @torch.no_grad()
-def right_tokens(
-    logits_QTV: Tensor, tokens_QT: Tensor, *, shares: VocabularyShares | None = None
-) -> Tensor:
-    """Whether every token but a row's first has the largest logit, [Q, T - 1]; as above."""
-    logits_NV = logits_QTV[:, :-1].flatten(0, 1)
+def right_tokens(logits_NV: Tensor, target_N: Tensor, shares: VocabularyShares | None) -> Tensor:
+    """Whether the largest logit is the token's, [N]; `shares` as above."""
     said_N = logits_NV.argmax(1) if shares is None else sharded_argmax(logits_NV, shares=shares)
-    return said_N.view(tokens_QT.size(0), -1) == tokens_QT[:, 1:]
+    return said_N == target_N

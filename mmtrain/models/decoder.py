@@ -84,6 +84,7 @@ class Decoder(Model):
         cache: DecoderCache | None = None,
         keep_BL2: Tensor | None = None,
         num_logits: int | None = None,
+        at_M: Tensor | None = None,
         tied_VD: Tensor | None = None,
     ) -> Tensor:
         """Next-token logits [B, T, V]; tokens [B, T, D] where a later stage has the head.
@@ -104,6 +105,7 @@ class Decoder(Model):
             cache: from build_cache; these tokens are appended to it.
             keep_BL2: factors of stochastic depth from depth_keep.
             num_logits: only those of the last tokens. None: of all.
+            at_M: only those of these tokens, numbered over all rows, as one row [1, M, V].
             tied_VD: the tied head's matrix, from the stage that has the embedding.
 
         Raises:
@@ -136,6 +138,8 @@ class Decoder(Model):
             return x
         if self.config.tied_head and self.embed is not None:
             tied_VD = self.embed.token.matrix()
+        if at_M is not None:
+            x = x.flatten(0, 1).index_select(0, at_M)[None]
         return self.head(x if num_logits is None else x[:, -num_logits:], tied_VD)
 
     def matrix_to_hand_on(self, x: Tensor) -> Tensor | None:

@@ -34,39 +34,73 @@ class Told:
     """Where images' tokens stand: as many as the pieces have, in their order."""
     position_BT: Tensor | None = None
     """Of each token in its dialogue. None: rows begin with one."""
+    trained_BT: Tensor | None = None
+    """Which are learnt. None: nobody asks."""
     mask: Mask | None = None
     """Who sees whom. None: each token those before it."""
     first_B: Tensor | None = None
     """Which of all images' tokens is a row's first. None: those of the row before end there."""
 
 
-def side_by_side(told: Told, lengths: Sequence[int]) -> tuple[Told, Tensor]:
+def side_by_side(told: Told, lengths: Sequence[int]) -> Told:
     """The rows one behind another in a single one, without their padding.
 
     Args:
         told: rows of one dialogue each.
         lengths: tokens of each, known to the host.
-
-    Returns:
-        The row, and where in it each token of the rows stands, [B, T]; anything behind the end.
     """
     num_rows, width = told.tokens_BT.shape
-    length_B = torch.tensor(lengths)
-    end_B1 = length_B.cumsum(0)[:, None]
-    place_T = torch.arange(width)
-    real_BT = place_T < length_B[:, None]
-    at_BT = (end_B1 - length_B[:, None] + place_T).clamp(max=int(end_B1[-1]) - 1)
-    source_S = real_BT.flatten().nonzero()[:, 0]
-    position_1S = place_T.expand(num_rows, -1)[real_BT][None]
+    place_BT = torch.arange(width).expand(num_rows, -1)
+    real_BT = place_BT < torch.tensor(lengths)[:, None]
     device = told.tokens_BT.device
-    source_S, position_1S, at_BT = (sent(x, device) for x in (source_S, position_1S, at_BT))
-    row = Told(
-        tokens_BT=told.tokens_BT.flatten()[source_S][None],
-        image_BT=told.image_BT.flatten()[source_S][None],
-        position_BT=position_1S,
+    source_S = sent(real_BT.flatten().nonzero()[:, 0], device)
+
+    def row(x_BT: Tensor) -> Tensor:
+        return x_BT.flatten()[source_S][None]
+
+    return Told(
+        tokens_BT=row(told.tokens_BT),
+        image_BT=row(told.image_BT),
+        trained_BT=None if told.trained_BT is None else row(told.trained_BT),
+        position_BT=sent(place_BT[real_BT][None], device),
         mask=Mask(causal=True, lengths=tuple(lengths)),
     )
-    return row, at_BT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learnt:
+    """The tokens that are learnt, M of all rows one after another; logits are made of no others."""
+
+    before_M: Tensor
+    """The token before each, numbered over all rows."""
+    target_M: Tensor
+    """Their ids."""
+    at_BL: Tensor
+    """Which of them are a dialogue's; any behind those."""
+    counted_BL: Tensor
+    """Which are."""
+
+
+def learnt_tokens(told: Told, counts: Sequence[int]) -> Learnt:
+    """Those that `trained_BT` marks, a row's first never among them.
+
+    Args:
+        told: dialogues, padded or side by side.
+        counts: tokens of each that are learnt, known to the host.
+    """
+    assert told.trained_BT is not None, "who trains says what"
+    device, most = told.trained_BT.device, max(1, *counts)
+    num = max(1, sum(counts))  # one that counts nowhere, where there is none
+    found_M = told.trained_BT.flatten().nonzero_static(size=num, fill_value=0)[:, 0]
+    count_B1 = torch.tensor(counts)[:, None]
+    place_BL = torch.arange(most).expand(len(counts), -1)
+    at_BL = (count_B1.cumsum(0) - count_B1 + place_BL).clamp(max=num - 1)
+    return Learnt(
+        before_M=(found_M - 1).clamp(min=0),
+        target_M=told.tokens_BT.flatten()[found_M],
+        at_BL=sent(at_BL, device),
+        counted_BL=sent(place_BL < count_B1, device),
+    )
 
 
 class DialogueGenerator(AnswerGenerator):
@@ -94,12 +128,12 @@ class DialogueGenerator(AnswerGenerator):
         self.places = None if tiles is None else GridPlaces(tiles, dim=dim)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, image_NTD: Tensor, place_N2: Tensor, told: Told
+        self, image_NTD: Tensor, place_N2: Tensor, told: Told, *, at_M: Tensor | None = None
     ) -> Tensor:
         """The vision tower's tokens of every piece, where each stands, and the texts -> logits
-        [B, T, V] of the token that follows each."""
+        [B, T, V] of the token that follows each; `at_M` as the decoder takes it."""
         x_BTD = self.embedded(image_NTD, place_N2, told)
-        return self.decoder(x_BTD, position_BT=told.position_BT, mask=told.mask)
+        return self.decoder(x_BTD, position_BT=told.position_BT, mask=told.mask, at_M=at_M)
 
     def embedded(self, image_NTD: Tensor, place_N2: Tensor, told: Told) -> Tensor:
         """What the decoder reads, [B, T, D]: texts, and images' tokens where they stand."""
@@ -163,9 +197,11 @@ class DialogueStage(Stage):
         *,
         tokens_BT: Tensor,
         image_BT: Tensor,
+        trained_BT: Tensor,
         length_B: Tensor,
         place_N2: Ragged,
         host_lengths: HostLengths,
+        host_trained: HostLengths,
         keep_NL2: Ragged | None = None,
         **rows: Tensor,
     ) -> Tensor:
@@ -175,9 +211,11 @@ class DialogueStage(Stage):
             pieces: of the images of every dialogue, uint8 [N, 3, H, W].
             tokens_BT: ids of the dialogues.
             image_BT: where images' tokens stand.
+            trained_BT: which tokens are learnt.
             length_B: tokens, those of images counted.
             place_N2: where in its image's grid each piece stands.
             host_lengths: the lengths, for the host.
+            host_trained: how many tokens of each are learnt, for the host.
             keep_NL2: factors of the tower's stochastic depth.
             rows: what the criterion reads besides.
         """
@@ -186,15 +224,16 @@ class DialogueStage(Stage):
             image_NTD, place = self._tokens_of(pieces, place_N2, keep_NL2)
         with region("forward: heads"):
             longest = host_lengths.longest
-            told = Told(tokens_BT=tokens_BT[:, :longest], image_BT=image_BT[:, :longest])
+            told = Told(
+                tokens_BT=tokens_BT[:, :longest],
+                image_BT=image_BT[:, :longest],
+                trained_BT=trained_BT[:, :longest],
+            )
             if self.packs:
-                told, at_BT = side_by_side(told, host_lengths.length_B.tolist())
-            else:
-                at_BT = torch.arange(told.tokens_BT.numel(), device=tokens_BT.device)
-                at_BT = at_BT.view_as(told.tokens_BT)
-            written_RSV = self.generate(image_NTD, place, told)
-        rows |= {"length_B": length_B, "tokens_RS": told.tokens_BT, "at_BT": at_BT}
-        return self._criterion({"written": written_RSV}, rows)
+                told = side_by_side(told, host_lengths.length_B.tolist())
+            learnt = learnt_tokens(told, host_trained.length_B.tolist())
+            written_1MV = self.generate(image_NTD, place, told, at_M=learnt.before_M)
+        return self._criterion({"written": written_1MV}, rows | vars(learnt))
 
     def _tokens_of(
         self, pieces: Ragged, place_N2: Ragged, keep_NL2: Ragged | None

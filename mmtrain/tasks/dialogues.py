@@ -13,7 +13,7 @@ from mmtrain.errors import UsageError
 from mmtrain.losses.vocabulary import VocabularyShares
 from mmtrain.models import ClipConfig
 from mmtrain.models.vqa import Vqa
-from mmtrain.nn import Ragged, sent
+from mmtrain.nn import HostLengths, Ragged, sent
 from mmtrain.parallel import Layout
 from mmtrain.tasks.answering import AnsweringTask
 from mmtrain.tasks.answering_sections import open_dialogue_data
@@ -112,7 +112,10 @@ def dialogue_objective(
             "length_B": batch.length_B,
             "valid_B": batch.valid_B,
         }
-        ragged = {"place_N2": Ragged(batch.place_N2, batch.num_pieces)}
+        ragged: dict[str, Any] = {
+            "place_N2": Ragged(batch.place_N2, batch.num_pieces),
+            "host_trained": HostLengths(torch.tensor(batch.num_trained)),
+        }
         if (keep_BL2 := drawn.get("vision_keep_BL2")) is not None:
             # All pieces of a dialogue share its draws.
             counts_B = sent(torch.tensor(batch.num_pieces), keep_BL2.device)

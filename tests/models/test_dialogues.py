@@ -67,7 +67,7 @@ def test_a_dialogue_is_read_as_alone(packs: bool) -> None:
     told = Told(tokens_BT=batch.tokens_BT, image_BT=batch.image_BT)
     lengths = batch.length_B.tolist()
     if packs:
-        told, _ = side_by_side(told, lengths)
+        told = side_by_side(told, lengths)
         assert told.tokens_BT.shape == (1, sum(lengths)), "no padding"
     logits = logits_of(model, batch.images_BCHW, told)
     rows = (
@@ -84,7 +84,7 @@ def test_nothing_leaks_between_dialogues_in_a_row() -> None:
     lengths = batch.length_B.tolist()
 
     def logits(tokens_BT: Tensor, images: Tensor) -> list[Tensor]:
-        told, _ = side_by_side(Told(tokens_BT=tokens_BT, image_BT=batch.image_BT), lengths)
+        told = side_by_side(Told(tokens_BT=tokens_BT, image_BT=batch.image_BT), lengths)
         return list(logits_of(model, images, told)[0].split(lengths))
 
     before = logits(batch.tokens_BT, batch.images_BCHW)

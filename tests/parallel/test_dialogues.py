@@ -11,7 +11,7 @@ import pytest
 from mmtrain.errors import UsageError
 from mmtrain.parallel import ParallelConfig
 from tests.parallel.tiny_clip import Result
-from tests.parallel.tiny_dialogues import TrainedDialogues, reading
+from tests.parallel.tiny_dialogues import TrainedDialogues, make_dialogues, reading
 from tests.ranks import run_ranks
 
 STEPS = 3
@@ -53,6 +53,18 @@ def test_one_process(microbatches: int, packs: bool) -> None:
     """Cut with their pieces, and side by side."""
     trained = TrainedDialogues(reading(), num_microbatches=microbatches, packs=packs)
     trained.train(num_steps=STEPS).check(reference(), f"{microbatches}, {packs}")
+
+
+def test_logits_are_made_of_what_is_learnt_alone() -> None:
+    trained, batch = TrainedDialogues(reading(), packs=True), make_dialogues()
+    rows: list[int] = []
+    generate = trained.model.generate
+    assert generate is not None and generate.decoder.head is not None
+    generate.decoder.head.register_forward_hook(
+        lambda _, inputs, logits: rows.append(logits.shape[:2].numel())
+    )
+    trained.backward(batch)
+    assert rows == [int(batch.trained_BT.sum())] and rows[0] < int(batch.length_B.sum()) / 2
 
 
 def test_a_locked_tower_keeps_its_weights() -> None:

@@ -79,6 +79,7 @@ def make_dialogues(
         length_B=length,
         image_BT=image,
         trained_BT=trained,
+        num_trained=tuple(trained.sum(1).tolist()),
         position_B=torch.arange(num) + num * step,
         valid_B=valid,
         epoch=0,
@@ -104,7 +105,8 @@ def share(batch: DialogueBatch, rank: int, size: int) -> DialogueBatch:
         for field in dataclasses.fields(batch)
         if isinstance(value := getattr(batch, field.name), Tensor)
     }
-    return dataclasses.replace(batch, num_pieces=batch.num_pieces[rows], **fields)
+    counts = {name: getattr(batch, name)[rows] for name in ("num_pieces", "num_trained")}
+    return dataclasses.replace(batch, **counts, **fields)
 
 
 class TrainedDialogues(_Laid):

@@ -44,6 +44,8 @@ class DialogueBatch(SampleBatch):
     """bool, where images' tokens stand."""
     trained_BT: Tensor
     """bool, the tokens that are learnt: the assistant's words and what ends them."""
+    num_trained: tuple[int, ...]
+    """How many those are of each, for the host, which has logits made of no others."""
 
     @property
     def text_length(self) -> Tensor:
@@ -160,6 +162,7 @@ class DialogueData(NumberedData[DialogueBatch]):
             length_B=length_B,
             image_BT=image_BT,
             trained_BT=trained_BT,
+            num_trained=tuple(trained_BT.sum(1).tolist()),
             position_B=torch.from_numpy(rows.position_B),
             valid_B=torch.tensor([each is not None for each in samples]),
             epoch=rows.epoch,

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mmtrain.losses.answer import right_tokens, token_losses
 from mmtrain.losses.vocabulary import VocabularyShares
@@ -25,17 +24,15 @@ class DialogueTerm(AnswerTerm):
         self.shares = shares
 
     def columns(self, outputs: Outputs, rows: Rows) -> Tensor:
-        # The rows of the logits may hold several dialogues; `at_BT` says where each token stands.
-        written: Any = (outputs["written"], rows["tokens_RS"])
-        loss_RS = F.pad(token_losses(*written, shares=self.shares), (1, 0))
-        right_RS = F.pad(right_tokens(*written, shares=self.shares), (1, 0))
-        at_BT = rows["at_BT"]
-        trained_BT = rows["trained_BT"][:, : at_BT.size(1)] & rows["valid_B"][:, None]
+        # Of the learnt tokens alone, M of all dialogues one after another.
+        written: Any = (outputs["written"][0], rows["target_M"], self.shares)
+        loss_M, right_M = token_losses(*written), right_tokens(*written)
+        at_BL, counted_BL = rows["at_BL"], rows["counted_BL"] & rows["valid_B"][:, None]
         columns = [
-            (each_RS.flatten().gather(0, at_BT.flatten()).view_as(at_BT) * trained_BT).sum(1)
-            for each_RS in (loss_RS, right_RS)
+            (each_M.gather(0, at_BL.flatten()).view_as(at_BL) * counted_BL).sum(1)
+            for each_M in (loss_M, right_M.to(loss_M.dtype))
         ]
-        return torch.stack([columns[0], columns[1].to(columns[0].dtype)], dim=1)
+        return torch.stack(columns, dim=1)
 
     def count(self, batch: Any) -> Tensor:
         """Trained tokens."""
