@@ -1,6 +1,7 @@
 """`python -m mmtrain`, the form that torchrun starts, and the script `mmtrain`."""
 
 import atexit
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,9 @@ def run() -> int:
     """Run the command line as a whole process. One rank of several ends without taking the
     interpreter apart: threads of gloo's run until then, also of groups that were destroyed, and
     what they let go of in it aborted the process after all was done (torch 2.14)."""
+    # A path of other bytes, or a caption on a terminal of ASCII, must not end what is done.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     ended: list[int] = []
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # The first to be registered is the last to be called.

@@ -42,6 +42,18 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it nests too deep") from error
 
 
+def text_lines(text: str) -> list[str]:
+    """The lines of a text, which end at line feeds alone (a Windows one's carriage return goes);
+    what follows the last one is none."""
+    text = text.rstrip()
+    return [line.removesuffix("\r") for line in text.split("\n")] if text else []
+
+
+def real_path(path: Path | str) -> Path:
+    """`Path.resolve`, which before Python 3.13 lets a RuntimeError out of links in a circle."""
+    return Path(os.path.realpath(path))
+
+
 def sha256_of(path: Path) -> str:
     """The hash of a file's bytes."""
     with path.open("rb") as stream:

@@ -6,6 +6,7 @@ from typing import Any
 
 from mmtrain.cli.parser import add_command
 from mmtrain.errors import UsageError
+from mmtrain.files import real_path
 
 
 def add_train(commands: Any) -> None:
@@ -95,4 +96,4 @@ def _place(recipe: Path | None, run_dir: Path | None, *, resumes: bool) -> tuple
 
 
 def _is_same(path: Path, other: Path) -> bool:
-    return path.resolve() == other.resolve()
+    return real_path(path) == real_path(other)

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import mmtrain
+from mmtrain.commands.outputs import refuse_overwriting
 from mmtrain.data.questions.forms import QuestionFile, named_split, read_question_file
 from mmtrain.data.questions.predictions import read_predictions
 from mmtrain.errors import UsageError
@@ -86,29 +86,6 @@ def show_figures(figures: dict[str, Any]) -> None:
         if figures.get(name):
             print(f"{name:24} {figures[name]:,} ({told})")
     print(f"{'num_questions':24} {figures['num_questions']:,}")
-
-
-def refuse_overwriting(
-    read: Iterable[Path | str | None], written: Mapping[str, Path | None]
-) -> None:
-    """What a command reads it must not write over, nor one output over another.
-
-    Args:
-        read: files of the command, where they are given.
-        written: by option.
-
-    Raises:
-        UsageError: naming the option.
-    """
-    taken = {Path(file).resolve() for file in read if file is not None}
-    for option, path in written.items():
-        if path is None:
-            continue
-        if path.is_dir():
-            raise UsageError(f"{option} = {path} is a folder; name a file")
-        if path.resolve() in taken:
-            raise UsageError(f"{option} = {path} is another file of this command; name a new one")
-        taken.add(path.resolve())
 
 
 def _read(questions: str, annotations: str | None) -> QuestionFile:

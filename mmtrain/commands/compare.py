@@ -7,6 +7,7 @@ from mmtrain.data.sources.source import IMAGE_KEY
 from mmtrain.errors import UsageError
 from mmtrain.eval.comparison import Comparison, compare_results, verdict
 from mmtrain.eval.paired import Paired
+from mmtrain.files import real_path
 
 
 def compare_command(
@@ -57,7 +58,7 @@ def _refuse_idle(
 
 
 def _refuse_names(a: Path, others: Sequence[Path], out: Path | None) -> None:
-    named = [path.resolve() for path in others]
+    named = [real_path(path) for path in others]
     for number, path in enumerate(others):
         if named[number] in named[:number]:
             raise UsageError(f"{path} is named twice; name every result once")

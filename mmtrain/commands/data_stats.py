@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mmtrain.commands.data_pages import DataOptions
-from mmtrain.commands.outputs import refuse_out
+from mmtrain.commands.outputs import refuse_out, refuse_overwriting
 from mmtrain.commands.progress import Progress
 from mmtrain.data.images.decode import decode_image
 from mmtrain.data.samples import image_file
@@ -61,6 +61,7 @@ def data_stats_command(data: DataOptions, options: StatsOptions) -> None:
         UsageError: neither is asked for, a file cannot be read or written, no sample has the label.
     """
     refuse_unfit(options)
+    refuse_overwriting(data.data, {"--json": options.json_out})
     source = data.open()
     if options.parts is None:
         whole = look(data, options, source, samples_of(options, source))

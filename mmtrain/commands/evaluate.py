@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mmtrain.commands.outputs import refuse_overwriting
 from mmtrain.data.feature_files import PieceFormat
 from mmtrain.data.storage.patience import PATIENCE, waiting
 from mmtrain.errors import UsageError
 from mmtrain.eval import Encoder, write_result
 from mmtrain.eval.evaluators.evaluator import Evaluator
+from mmtrain.eval.evaluators.options import option_words
 from mmtrain.eval.features.embed import EmbedReport, embed
 from mmtrain.eval.forward_size import FAST_BATCH, FIXED_BATCH, forward_size
 from mmtrain.eval.together import on_all_ranks
@@ -57,6 +59,7 @@ class ModelOptions:
 def eval_command(*, model: ModelOptions, evaluation: Evaluator, out: Path) -> None:
     """`mmtrain eval` of two towers, alone or under torchrun."""
     refuse_out(out)
+    refuse_overwriting(option_words(evaluation), {"out": out})
     with waiting(model.retry_seconds):
         inputs = evaluation.open()
         encoder = build_encoder(model, images_only=not evaluation.reads_texts)

@@ -1,8 +1,10 @@
 """Files that commands write, looked at before anything is computed for them."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mmtrain.errors import UsageError
+from mmtrain.files import real_path
 
 
 def refuse_out(out: Path, option: str, suffix: str) -> None:
@@ -15,3 +17,26 @@ def refuse_out(out: Path, option: str, suffix: str) -> None:
         raise UsageError(f"{option} {out} must end in {suffix}")
     if not out.parent.is_dir():
         raise UsageError(f"{option} {out} cannot be written: {out.parent} is no folder; make it")
+
+
+def refuse_overwriting(
+    read: Iterable[Path | str | None], written: Mapping[str, Path | None]
+) -> None:
+    """What a command reads it must not write over, nor one output over another.
+
+    Args:
+        read: files of the command, where they are given.
+        written: by option.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    taken = {real_path(file) for file in read if file is not None}
+    for option, path in written.items():
+        if path is None:
+            continue
+        if path.is_dir():
+            raise UsageError(f"{option} = {path} is a folder; name a file")
+        if real_path(path) in taken:
+            raise UsageError(f"{option} = {path} is another file of this command; name a new one")
+        taken.add(real_path(path))

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from mmtrain.commands.answers import refuse_overwriting, show_figures
+from mmtrain.commands.answers import show_figures
 from mmtrain.commands.evaluate import ModelOptions, refuse_out
+from mmtrain.commands.outputs import refuse_overwriting
 from mmtrain.data.images.decode import open_image
 from mmtrain.data.images.tiles import Pieces
 from mmtrain.data.images.transforms import eval_transform
@@ -19,6 +20,7 @@ from mmtrain.data.questions.source import known_questions, open_questions, refus
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.storage.patience import waiting
 from mmtrain.errors import UsageError
+from mmtrain.eval.evaluators.options import option_words
 from mmtrain.eval.evaluators.vqa import VqaEvalConfig
 from mmtrain.eval.look.answers import look
 from mmtrain.eval.look.pictures import under_heat
@@ -71,9 +73,8 @@ def eval_vqa_command(
     Every question is asked once, whatever is written of it. A set without answers, as official
     servers keep theirs, gives predictions and no figures.
     """
-    read = (evaluation.questions, evaluation.annotations, evaluation.choices)
     _refuse_outputs(predictions, out, probes=probes, choices=evaluation.choices)
-    refuse_overwriting(read, {"predictions": predictions, "out": out})
+    refuse_overwriting(option_words(evaluation), {"predictions": predictions, "out": out})
     with waiting(model.retry_seconds):
         source, choices = evaluation.open()
         known = known_questions(source)
@@ -127,6 +128,7 @@ def ask_command(
     """`mmtrain ask`: answers with probabilities, and where the model looked."""
     if out is not None and out.suffix != ".png":
         raise UsageError(f"out = {out} must end in .png")
+    refuse_overwriting([image], {"out": out})
     answerer = _answerer(model, head)
     if out is not None and answerer.model.config.reads_dialogues:
         raise UsageError(

@@ -6,6 +6,7 @@ training writes above its checkpoints; OpenAI's own files show theirs by their s
 """
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -133,18 +134,43 @@ def _weights_in(folder: Path) -> Path:
     raise UsageError(f"{folder} holds {CONFIG_FILE} but no weights ({', '.join(WEIGHTS_FILES)})")
 
 
+_WEIGHTS = re.compile(rb"PK\x03\x04|\x80[\x02-\x05]|.{8}\{", re.DOTALL)
+"""How torch's archives, pickles and safetensors begin."""
+
+
+def _refuse_no_weights(path: Path) -> None:
+    """What holds no weights needs no architecture; what is part of a folder, the folder.
+
+    Raises:
+        UsageError: naming what it is.
+    """
+    if (path.parent / "config.json").is_file():
+        raise UsageError(f"model = {path} is part of a model; name its folder, {path.parent}")
+    with path.open("rb") as file:
+        head = file.read(9)
+    if not _WEIGHTS.match(head):
+        raise UsageError(
+            f"model = {path} is no file of weights (it begins {head!r}); name a run folder, an "
+            "exported model's, or a .pt or .safetensors"
+        )
+
+
 def _from_params(path: Path) -> tuple[dict[str, Any], ForeignConfig]:
     """model_cfg and preprocess_cfg of a training run of open_clip: RUN/checkpoints/epoch_1.pt."""
     for params in (path.parent / PARAMS_FILE, path.parent.parent / PARAMS_FILE):
         if params.is_file():
             break
     else:
+        _refuse_no_weights(path)
         raise UsageError(
             f"model = {path}: nothing says which architecture this is; name it (--architecture "
             f"ViT-B-32, in a recipe model.name), put its {CONFIG_FILE} beside it, or keep it under "
             f"the run folder with {PARAMS_FILE}"
         )
-    lines = (line.partition(": ") for line in params.read_text(encoding="utf-8").splitlines())
+    lines = (
+        line.partition(": ")
+        for line in params.read_text(encoding="utf-8", errors="replace").split("\n")
+    )
     values = {key: value.strip() for key, _, value in lines}
     name = values.get("model", "")
     if values.get("force_quick_gelu") == "True" and not name.endswith(QUICKGELU):

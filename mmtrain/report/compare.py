@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mmtrain.files import real_path
 from mmtrain.report.chart import NUM_COLORS, short_number
 from mmtrain.report.curves import draw_curves, draw_scores
 from mmtrain.report.facts import facts_of, flatten, last_loss, run_length, speed
@@ -62,12 +63,12 @@ def comparison(runs: Sequence[RunFolder]) -> dict[str, Any]:
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
     """Their last parts, with as many folders above them as it takes to tell them apart."""
-    parts = [path.resolve().parts for path in paths]
+    parts = [real_path(path).parts for path in paths]
     for depth in range(1, max(map(len, parts))):
         names = ["/".join(part[-depth:]) for part in parts]
         if len(set(names)) == len(names):
             return names
-    return [str(path.resolve()) for path in paths]
+    return [str(real_path(path)) for path in paths]
 
 
 def _summary(runs: Sequence[RunFolder]) -> list[Row]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder
+from mmtrain.files import real_path
 from mmtrain.report.chart import short_number
 from mmtrain.report.compare import comparison
 from mmtrain.report.curves import draw_curves, draw_reliability, draw_scores, draw_sources
@@ -42,7 +43,7 @@ def write_report(
         lacking = update_look(run_dirs[0], encoder=encoder)
     runs = [read_run(path) for path in run_dirs]
     for number, run in enumerate(runs):
-        if run.path.resolve() in [other.path.resolve() for other in runs[:number]]:
+        if real_path(run.path) in [real_path(other.path) for other in runs[:number]]:
             raise UsageError(f"run = {run.path} is named twice; name every run once")
     if len(runs) == 1:
         html = render("page.html", _one_run(runs[0], lacking=lacking))

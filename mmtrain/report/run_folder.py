@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from mmtrain.errors import UsageError
 from mmtrain.eval.failure import FAILED
-from mmtrain.files import parse_json
+from mmtrain.files import parse_json, real_path
 from mmtrain.report.intervals import Intervals, read_intervals
 from mmtrain.report.look_page import ShownLook, read_look
 from mmtrain.report.pictures import picture_uri
@@ -101,7 +101,7 @@ def read_run(path: Path) -> RunFolder:
     notes: list[str] = []
     return RunFolder(
         path=path,
-        name=path.resolve().name,
+        name=real_path(path).name,
         metrics=_read_steps(path / "metrics.jsonl", notes),
         evaluations=[
             _read_evaluation(file, result, notes)

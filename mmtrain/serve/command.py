@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder
+from mmtrain.files import real_path
 from mmtrain.loading import load
 from mmtrain.parallel import pick_device
 
@@ -100,5 +101,5 @@ def _url(host: str, listener: socket.socket) -> str:
 
 def _name(model: Path) -> str:
     """The run's or the folder's own name."""
-    path = model.resolve()
+    path = real_path(model)
     return path.parent.name if path.name == "export" else path.name

@@ -162,6 +162,9 @@ def _decode_value(annotation: Any, value: Any, path: str, root: type) -> Any:
     if annotation is str and isinstance(value, str) and "\0" in value:
         # The system ends a path there.
         raise UsageError(f"{path} = {show(value)} must be a text without the character NUL")
+    if annotation is str and isinstance(value, str) and not _is_unicode(value):
+        told = value.encode("utf-8", "backslashreplace").decode()
+        raise UsageError(f"{path} = {told} is not UTF-8, which recipe.toml is kept in; rename it")
     # type() and not isinstance(): bool is an int, and `num_layers = true` is a mistake.
     if annotation in (int, str, bool) and type(value) is annotation:
         return value
@@ -186,6 +189,15 @@ def _decode_union(annotation: Any, value: Any, path: str, root: type) -> Any:
             if error.path != path:
                 raise
     raise _WrongTypeError(annotation, value, path)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether UTF-8 can write it: a path of other bytes comes as half characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _decode_literal(annotation: Any, value: Any, path: str) -> Any:

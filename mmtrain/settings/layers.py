@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.errors import UsageError
+from mmtrain.files import real_path
 from mmtrain.settings.describe import show
 from mmtrain.settings.paths import expand_path
 from mmtrain.settings.read_toml import read_toml
@@ -25,9 +26,9 @@ def read_layers(path: Path) -> list[dict[str, Any]]:
     layers: list[dict[str, Any]] = []
     seen: list[Path] = []
     while True:
-        if path.resolve() in seen:
+        if real_path(path) in seen:
             raise UsageError(f"recipe {path}: its base leads back to it; leave one of them out")
-        seen.append(path.resolve())
+        seen.append(real_path(path))
         layer = read_toml(path)
         base = layer.pop(BASE, None)
         layers.insert(0, layer)

@@ -8,6 +8,8 @@ from typing import Any
 from mmtrain.errors import UsageError
 from mmtrain.settings.nearest import nearest
 
+_MOST = 16 << 20
+"""Bytes: a tar that is taken for a recipe is not read whole, nor a device without end."""
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _QUOTES = "“”„‟‘’‚‛«»"
 """What a word processor makes of quotation marks."""
@@ -45,7 +47,8 @@ def parse_toml(text: str, *, named: str) -> dict[str, Any]:
 
 def _read(path: Path) -> str:
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(_MOST + 1)
     except FileNotFoundError:
         raise UsageError(f"recipe {path} does not exist; configs/ holds examples") from None
     except IsADirectoryError:
@@ -54,6 +57,8 @@ def _read(path: Path) -> str:
         raise UsageError(f"recipe {path} is a folder; {remedy}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise UsageError(f"recipe {path} cannot be read: {error}") from None
+    if len(content) > _MOST:
+        raise UsageError(f"recipe {path} is no recipe: none is larger than {_MOST >> 20} MB")
     if content.startswith(_UTF16):
         raise UsageError(f"recipe {path} is UTF-16 text; save it as UTF-8")
     try:

@@ -9,7 +9,7 @@ from mmtrain.checkpoint.checkpoint import CHECKPOINTS
 from mmtrain.checkpoint.sealed_folder import STATE_FILE, steps_in, verify
 from mmtrain.data.storage.place import FolderPlace, Place, open_place, read_small
 from mmtrain.errors import UsageError
-from mmtrain.files import create_file, parse_json
+from mmtrain.files import create_file, parse_json, real_path
 from mmtrain.train.copy_checkpoints import pull_checkpoint, sealed_in
 from mmtrain.train.copy_files import RECORD_FILE, pull_files, recorded
 from mmtrain.train.resume import find_changes, show_value
@@ -27,7 +27,7 @@ def open_copy(path: str, run: Path, *, key: str) -> Place:
     """
     place = open_place(path, key=key)
     if isinstance(place, FolderPlace):
-        folder, own = place.folder.resolve(), run.resolve()
+        folder, own = real_path(place.folder), real_path(run)
         if folder == own or own in folder.parents or folder in own.parents:
             raise UsageError(f"{key} = {path} and the run {run} lie in each other; name another")
     return place

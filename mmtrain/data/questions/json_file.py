@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.errors import UsageError
+from mmtrain.files import parse_json
 
 
 def read_json_file(path: Path, key: str) -> Any:
@@ -37,7 +38,7 @@ def _value(text: str) -> Any:
 def _is_object(line: str) -> bool:
     """Whether a file's first line is a whole object, which no file of one value begins with."""
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(parse_json(line), dict)
     except ValueError:
         return False
 

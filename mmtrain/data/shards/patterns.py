@@ -8,6 +8,7 @@ import re
 import stat
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 from mmtrain.data.shards.index_file import OWN_SUFFIXES
 from mmtrain.data.storage.addresses import SCHEMES, is_remote, local_path, scheme_of
@@ -156,12 +157,23 @@ def _list(folder: str, pattern: str) -> list[str]:
     return [name for name in found if pattern.startswith(".") or not name.startswith(".")]
 
 
+_HELD = {
+    "embed.json": "features that mmtrain embed wrote (data.join and serve --index take them)",
+    "recipe.toml": "a run",
+    "open_clip_config.json": "a model",
+    "config.json": "a model",
+}
+"""What a folder is that is no folder of shards, by a file in it."""
+
+
 def _why_nothing(name: str) -> str:
     if is_remote(name):
         what = "glob matches nothing" if glob.has_magic(name) else "folder has no *.tar"
         return f"the {what} there; correct it or upload the shards"
     if os.path.isdir(name):
-        return "the folder has no *.tar; name the folder that holds the shards"
+        held = next((what for file, what in _HELD.items() if Path(name, file).is_file()), None)
+        no_tar = "has no *.tar" if held is None else f"holds {held}, and no *.tar"
+        return f"the folder {no_tar}; name the folder that holds the shards"
     if glob.has_magic(name):
         return "the glob matches no file; correct it or fetch the shards"
     return "the shard does not exist; correct the path or fetch it"

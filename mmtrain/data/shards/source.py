@@ -104,10 +104,11 @@ class ShardSource:
     def _refuse_damage(self, key: str) -> None:
         if damaged := self.shards.damaged():
             first = damaged[0].summary.damage[0]
+            # An evaluation or an embedding has no such setting.
+            rest = ', or set data.on_damage = "use_rest"' if key.startswith("data.") else ""
             raise UsageError(
                 f"{key}: {len(damaged)} of {len(self.shards)} shards are damaged, the first is "
-                f"{damaged[0].path} at byte {first.offset} ({first.reason}); fetch them again, or "
-                'set data.on_damage = "use_rest"'
+                f"{damaged[0].path} at byte {first.offset} ({first.reason}); fetch them again{rest}"
             )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ samples and exact resume are the same for all. What a path is, is told from its 
     anything else                     tar shards
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,7 @@ from mmtrain.data.sources.torchvision_sets import TORCHVISION, TorchvisionSource
 from mmtrain.data.sources.zip_archive import ZIP, ZipSource
 from mmtrain.data.storage.addresses import base_name, is_remote, local_path, scheme_of
 from mmtrain.data.storage.cache import Cache
+from mmtrain.data.storage.file import refuse_pipe
 from mmtrain.data.storage.hidden_names import tars_in
 from mmtrain.errors import UsageError
 from mmtrain.settings.numbers import WHOLE
@@ -186,6 +188,9 @@ def _open_unsharded(patterns: str | tuple[str, ...], make: Makers, key: str) -> 
     listed = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     for each in filter(is_remote, listed):
         _refuse_remote(each, key)
+    for each in itertools.filterfalse(is_remote, listed):
+        if _path(each).exists():
+            refuse_pipe(_path(each).stat(), f"{key} = {each}")
     if len(listed) == 1:
         kind = next((kind for kind in KINDS if kind.knows(listed[0])), None)
         return None if kind is None else kind.open(listed[0], make, key)

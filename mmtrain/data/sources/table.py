@@ -19,6 +19,7 @@ from mmtrain.data.images.decode import has_image_name
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.sources.csv_records import Separated, parse_record
 from mmtrain.data.sources.text_lines import BOM, Lines, Place
+from mmtrain.data.storage.file import refuse_pipe
 from mmtrain.errors import UsageError
 from mmtrain.files import parse_json
 
@@ -57,6 +58,7 @@ class Table:
         self.path, self._told = path, f"{key} = {path}"
         self._separated: Separated | None = None
         try:
+            refuse_pipe(path.stat(), self._told)
             with path.open("rb") as file:
                 self.fingerprint = hashlib.file_digest(file, _blake2b).hexdigest()
             places = array("q", chain.from_iterable(self._spans(column, option)))
@@ -94,7 +96,7 @@ class Table:
         if self._separated is not None:
             return _by_columns(text, self._separated)
         try:
-            row = json.loads(text)
+            row = parse_json(text)
         except ValueError as error:
             raise SampleError("row is no JSON", detail=str(error)) from error
         if not isinstance(row, dict):

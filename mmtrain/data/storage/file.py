@@ -1,9 +1,12 @@
 """Files that are read at any offset, wherever they are."""
 
 import os
+import stat
 import weakref
 from collections.abc import Sequence
 from typing import Protocol, Self
+
+from mmtrain.errors import UsageError
 
 Range = tuple[int, int]
 """Offset and size, in bytes."""
@@ -47,6 +50,21 @@ class File(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
+def refuse_pipe(found: os.stat_result, told: str) -> None:
+    """Refuse what can be read from its beginning only, or has no end.
+
+    Args:
+        found: of the path.
+        told: names it for messages.
+
+    Raises:
+        UsageError: it is a pipe, a device or a socket.
+    """
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        kind = "pipe" if stat.S_ISFIFO(found.st_mode) else "device"
+        raise UsageError(f"{told} is a {kind}, read from its beginning only; write it to a file")
+
+
 class LocalFile:
     """A file of this machine.
 
@@ -58,10 +76,14 @@ class LocalFile:
     def __init__(self, path: str):
         self.path = path
         self.version: str | None = None
-        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        # Without O_NONBLOCK a pipe is waited for; of a file it changes nothing.
+        flags = os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0)
+        self._descriptor = os.open(path, flags)
         # Not __del__: as the interpreter ends, `os` may be gone before it runs.
         self._close = weakref.finalize(self, os.close, self._descriptor)
-        self.size = os.fstat(self._descriptor).st_size
+        found = os.fstat(self._descriptor)
+        refuse_pipe(found, path)
+        self.size = found.st_size
 
     def __reduce__(self) -> tuple[type["LocalFile"], tuple[str]]:
         return LocalFile, (self.path,)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable, Mapping, Sequence
@@ -85,6 +86,10 @@ class Place(Protocol):
         ...
 
 
+_ONE_SLASH = re.compile(r"(s3|gs|az|https?|hf|file):/?(?!/)")
+"""Else a folder of that name would be made here, and nothing sent anywhere."""
+
+
 def open_place(path: str, *, key: str) -> Place:
     """The place that an address or a path names; nothing is looked up.
 
@@ -95,6 +100,8 @@ def open_place(path: str, *, key: str) -> Place:
     Raises:
         UsageError: nothing can be written there, whatever the rights.
     """
+    if typo := _ONE_SLASH.match(path):
+        raise UsageError(f"{key} = {path}: an address has two slashes, {typo[1]}://")
     if is_web(path):
         raise UsageError(
             f"{key} = {path}: a web server takes no files and has no listing; name a folder of "

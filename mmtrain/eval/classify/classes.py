@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmtrain.errors import UsageError
+from mmtrain.files import parse_json, text_lines
 
 NAMED_CLASSES = {"imagenet": Path(__file__).with_name("imagenet_classes.json")}
 """Classes by name. imagenet: ids are WordNet's, as the folders are called; the names are those that
@@ -49,8 +50,8 @@ def read_classes(path: Path | str) -> ClassList:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-        content = _lines(text) if path.suffix == ".txt" else json.loads(text)
+        text = path.read_text(encoding="utf-8-sig")
+        content = text_lines(text) if path.suffix == ".txt" else parse_json(text)
     except (OSError, ValueError) as error:
         raise UsageError(f"classes = {path} cannot be read: {error}") from error
     if not isinstance(content, list):
@@ -60,11 +61,6 @@ def read_classes(path: Path | str) -> ClassList:
         return ClassList(ids=tuple(id for id, _ in pairs), names=tuple(name for _, name in pairs))
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-
-
-def _lines(text: str) -> list[str]:
-    """The lines of a text; what follows the last name is none."""
-    return text.rstrip().splitlines() if text.strip() else []
 
 
 def class_list(classes: Path | str | ClassList | Sequence[str]) -> ClassList:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder, encode_texts
+from mmtrain.files import text_lines
 from mmtrain.nn import unit_norm
 
 # OpenAI's prompts for ImageNet, Radford et al. 2021, arXiv:2103.00020, Sec. 3.1.4, and the seven of
@@ -131,7 +132,7 @@ def load_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
         return TEMPLATES[templates]
     path = Path(templates)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = text_lines(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UsageError(
             f"templates = {templates}: neither one of {', '.join(TEMPLATES)} nor a file that can "
