@@ -31,6 +31,7 @@ from mmtrain.eval.questions.answering import (
     answer_texts,
     choice_probabilities,
 )
+from mmtrain.eval.questions.choosing import Choose, refuse_no_options
 from mmtrain.eval.questions.figures import check_judged
 from mmtrain.eval.questions.result import PROBES, evaluate_vqa
 from mmtrain.eval.result import write_result
@@ -41,7 +42,7 @@ from mmtrain.models.vqa import Asked, Head
 from mmtrain.parallel import ParallelConfig, build_layout, leave_ranks, pick_device
 
 
-def _answerer(model: ModelOptions, head: Head | None) -> Answerer:
+def _answerer(model: ModelOptions, head: Head | None, choose: Choose | None = None) -> Answerer:
     layout = build_layout(ParallelConfig(), pick_device(model.device, key="device"))
     saved = load_vqa(model.path, device=layout.device)
     return Answerer(
@@ -51,6 +52,7 @@ def _answerer(model: ModelOptions, head: Head | None) -> Answerer:
         vocabulary=saved.vocabulary,
         answer_length=saved.answer_length,
         head=head,
+        choose=choose,
         device=layout.device,
         precision=model.precision,
         batch_size=model.forward_size,
@@ -82,7 +84,9 @@ def eval_vqa_command(
             refuse_unanswered(source)
         if any(question.answers for question in known) and out is not None:
             check_judged(known, mode, choices=choices)
-        answerer = _answerer(model, evaluation.head)
+        if known and evaluation.choose is not None:
+            refuse_no_options(known, evaluation.choose)
+        answerer = _answerer(model, evaluation.head, evaluation.choose)
         answered = answer_all(answerer, source)
         if predictions is not None and answerer.is_main:
             write_predictions(predictions, answered)

@@ -44,6 +44,9 @@ class VqaEvalConfig(Evaluator):
     """GQA's choices file, for validity and plausibility."""
     head: Literal["classify", "generate"] | None = None
     """classify or generate, of a model that has both. None: classify where it is there."""
+    choose: Literal["letter", "text"] | None = None
+    """Of multiple choice: take the option whose letter, or whose text, is likeliest. None: write an
+    answer, in which the letter is looked for."""
 
     image_key: str = IMAGE_KEY
     """As data.image_key, of shards."""
@@ -58,6 +61,12 @@ class VqaEvalConfig(Evaluator):
         parser.add_argument("--data", nargs="+", required=True, metavar="DATA", help=IMAGES)
         add_question_files(parser)
         add_head(parser)
+        parser.add_argument(
+            "--choose",
+            choices=("letter", "text"),
+            help="of multiple choice: take the option whose letter (text) is likeliest "
+            "(an answer is written, in which the letter is looked for)",
+        )
         add_choices(parser)
 
     def open(self) -> VqaInputs:
@@ -79,6 +88,7 @@ class VqaEvalConfig(Evaluator):
         """Read some questions, which must have answers, and their images."""
         from mmtrain.data.questions.source import known_questions, refuse_unanswered
         from mmtrain.eval.questions.answering import read_asked
+        from mmtrain.eval.questions.choosing import refuse_no_options
         from mmtrain.eval.questions.figures import check_judged
         from mmtrain.eval.trial import try_samples
 
@@ -89,13 +99,16 @@ class VqaEvalConfig(Evaluator):
                     f"data: question {bare[0].question_id} has no answers; name a set that has them"
                 )
         if known := known_questions(inputs.source):
+            if self.choose is not None:
+                refuse_no_options(known, self.choose)
             check_judged(known, "official", choices=inputs.choices)
 
     def run(self, model: "Answerer", inputs: VqaInputs) -> "EvalResult":
         """`evaluate_vqa`, by the head that is asked for."""
         from mmtrain.eval.questions.result import evaluate_vqa
 
-        return evaluate_vqa(replace(model, head=self.head), inputs.source, choices=inputs.choices)
+        asked = replace(model, head=self.head, choose=self.choose)
+        return evaluate_vqa(asked, inputs.source, choices=inputs.choices)
 
 
 def add_question_files(parser: argparse.ArgumentParser, *, needed: bool = False) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
@@ -26,12 +26,12 @@ from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import own_batches
 from mmtrain.eval.forward_size import FIXED_BATCH
+from mmtrain.eval.questions.choosing import Choose, choose_options
 from mmtrain.eval.samples import EvalBatch, EvalBatches, Members, spans
 from mmtrain.eval.together import gather_all, on_all_ranks
 from mmtrain.models.connector import num_image_tokens
 from mmtrain.models.dialogues import DialogueGenerator, Told
 from mmtrain.models.fused import fused_vqa
-from mmtrain.models.generate_answers import AnswerGenerator
 from mmtrain.models.prefill import Prefilled
 from mmtrain.models.vqa import Asked, Head, Vqa
 from mmtrain.parallel.precision import Precision, autocast, product_dtype
@@ -56,6 +56,8 @@ class Answerer:
     """Tokens of a written answer at most."""
     head: Head | None = None
     """Which head answers. None: classify where it is there."""
+    choose: Choose | None = None
+    """Choose among a question's options by their likelihood. None: write an answer."""
     device: torch.device = _CPU
     """Where the model is."""
     precision: Precision = "fp32"
@@ -75,7 +77,12 @@ class Answerer:
             UsageError: the model has not the one asked for.
         """
         has = [name for name in ("classify", "generate") if getattr(self.model, name) is not None]
-        head = self.head or has[0]
+        head = self.head or ("generate" if self.choose else has[0])
+        if self.choose and (head, *has).count("generate") < 2:
+            raise UsageError(
+                f"choose = {self.choose} is by likelihood, which only the head generate tells; "
+                f"leave it out{'' if 'generate' in has else ', the model has not that head'}"
+            )
         if head not in has:
             raise UsageError(f"head = {head}: the model has only {has[0]}")
         return head  # pyright: ignore[reportReturnType]
@@ -191,13 +198,14 @@ def _answer_batch(
         images_NCHW = torch.zeros_like(images_NCHW)
     pieces = replace(pieces, images_NCHW=images_NCHW, place_N2=pieces.place_N2.to(answerer.device))
     num_slots = max(len(questions) for questions in batch.values)
-    texts: list[str] = []
+    slots: list[Question | None] = []
     for questions in batch.values:
-        texts += [question.question for question in questions]
-        texts += [""] * (num_slots - len(questions))
-    if probe == "image":
-        texts = [""] * len(texts)
-    said = answer_texts(answerer, pieces, texts)
+        slots += [*questions, *[None] * (num_slots - len(questions))]
+    texts = ["" if one is None or probe == "image" else one.question for one in slots]
+    if answerer.choose is None:
+        said = answer_texts(answerer, pieces, texts)
+    else:
+        said = choose_options(answerer, pieces, texts, slots, read=partial(read_texts, answerer))
     return [
         Answered(
             question=question,
@@ -258,7 +266,7 @@ def write_answers(
     generator = answerer.fused.generate
     assert generator is not None, "the head was looked up"
     with autocast(answerer.precision, answerer.device):
-        start = _read(answerer, generator, pieces, texts)
+        start = read_texts(answerer, pieces, texts, answerer.answer_length)
         logits_QV, steps = start.logits_BV, []
         going_Q = torch.ones(len(texts), dtype=torch.bool, device=answerer.device)
         total_Q = torch.zeros(len(texts), device=answerer.device)
@@ -275,18 +283,26 @@ def write_answers(
     return list(zip(answers, total_Q.exp().tolist(), strict=True))
 
 
-def _read(
-    answerer: Answerer, generator: AnswerGenerator, pieces: Pieces, texts: Sequence[str]
+@torch.no_grad()
+def read_texts(
+    answerer: Answerer, pieces: Pieces, texts: Sequence[str], max_new_tokens: int
 ) -> Prefilled:
-    """Images and questions in the decoder's cache, as the model was trained to read them."""
-    model, most = answerer.fused, answerer.answer_length
+    """Images and Q = B * N questions in the decoder's cache, as the model was trained to read them,
+    with room for so many tokens more.
+
+    Raises:
+        UsageError: a model of dialogues has no room for a question.
+    """
+    model, most = answerer.fused, max_new_tokens
+    generator = model.generate
+    assert generator is not None, "the head was looked up"
     image_NTD = model.vision(pieces.images_NCHW)
     if not isinstance(generator, DialogueGenerator):
         asked = _asked(answerer, texts)
         return generator.read(
             image_NTD, asked.tokens_QT, asked.question_length_Q, max_new_tokens=most
         )
-    told, length_Q = _as_dialogues(answerer, pieces.counts, texts)
+    told, length_Q = _as_dialogues(answerer, pieces.counts, texts, max_new_tokens=most)
     return generator.read_on(image_NTD, pieces.place_N2, told, length_Q, max_new_tokens=most)
 
 
@@ -298,7 +314,7 @@ def _asked_alone(answerer: Answerer, text: str, num_pieces: int) -> DialogueToke
 
 
 def _as_dialogues(
-    answerer: Answerer, counts: Sequence[int], texts: Sequence[str]
+    answerer: Answerer, counts: Sequence[int], texts: Sequence[str], *, max_new_tokens: int
 ) -> tuple[Told, Tensor]:
     """Questions as dialogues of one turn, its image first, and their lengths [Q].
 
@@ -307,7 +323,7 @@ def _as_dialogues(
     """
     num_slots, per_piece = len(texts) // len(counts), answerer.tokens_per_piece
     assert answerer.model.generate is not None
-    most = answerer.model.generate.decoder.config.context_length - answerer.answer_length
+    most = answerer.model.generate.decoder.config.context_length - max_new_tokens
     asked, first, at = [], [], 0
     for image, count in enumerate(counts):
         for text in texts[image * num_slots : (image + 1) * num_slots]:
@@ -316,7 +332,7 @@ def _as_dialogues(
             if (length := len(asked[-1].ids)) > most:
                 raise UsageError(
                     f"the question {text[:40]!r} and its image are {length:,} tokens, and an "
-                    f"answer of {answerer.answer_length} leaves room for {most:,} "
+                    f"answer of {max_new_tokens} leaves room for {most:,} "
                     "(vqa.dialogues.max_length of the training); ask more briefly"
                 )
         at += count * per_piece

@@ -16,6 +16,7 @@ from mmtrain.eval.questions.figures import (
 )
 from mmtrain.eval.questions.gqa import Choices
 from mmtrain.eval.result import EvalResult, provenance
+from mmtrain.models.dialogues import DialogueGenerator
 
 PROBES: tuple[Probe, ...] = ("question", "image")
 
@@ -46,11 +47,14 @@ def evaluate_vqa(
         answered = answer_all(answerer, source)
     figures = vqa_figures(answered, mode, choices=choices)
     figures |= image_counts([str(one.sample) for one in answered], answered)
-    if cut := sum(answerer.tokenizer.is_cut(one.question.question) for one in answered):
-        figures["num_cut"] = cut
+    if not isinstance(answerer.model.generate, DialogueGenerator):  # which refuses such questions
+        cut = sum(answerer.tokenizer.is_cut(one.question.question) for one in answered)
+        figures |= {"num_cut": cut} if cut else {}
     for probe in probes:
         probed = answer_all(answerer, source, probe=probe)
         figures[f"{probe}_only_accuracy"] = mean_accuracy(probed, mode)
+    if answerer.choose is not None:
+        figures["chosen_by"] = answerer.choose
     figures |= {
         "head": answerer.chosen_head,
         "provenance": provenance(answerer, source),  # pyright: ignore[reportArgumentType]

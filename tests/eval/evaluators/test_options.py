@@ -34,6 +34,7 @@ CASES: tuple[Evaluator, ...] = (
     PairsConfig(name="x", data=("a.jsonl",), caption="txt", negatives=("b", "c")),
     VqaEvalConfig(name="x", data=("a.jsonl",), image_key="picture"),
     VqaEvalConfig(name="x", data=("a",), questions="q.json", choices="c.json", head="generate"),
+    VqaEvalConfig(name="x", data=("a.parquet",), choose="letter"),
 )
 
 

@@ -1,0 +1,93 @@
+"""Options chosen by likelihood: against the model's own logits, whatever the batch."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmtrain.cli import main
+from mmtrain.data.images.transforms import eval_transform
+from mmtrain.data.questions.batches import TextForm
+from mmtrain.data.questions.source import open_questions
+from mmtrain.eval.questions.answering import read_asked
+from mmtrain.eval.samples import decode_sample
+from mmtrain.loading.vqa import load_vqa
+from mmtrain.models.vqa import Asked
+from tests.data.questions.published_files import draw_choices, write_images, write_lines
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Short questions with options that a small model has room for."""
+    folder = tmp_path_factory.mktemp("choices")
+    rows = draw_choices(3)
+    images = write_images(folder / "i", (row["image"] for row in rows if row["image"]))
+    for number, row in enumerate(rows):
+        for name in "ABCD":
+            row.pop(name, None)
+        row |= {"options": ["red", "blue", "no"][: 2 + number % 2], "answer": "AB"[number % 2]}
+    return ["--data", images, "--questions", write_lines(folder / "rows.jsonl", rows)]
+
+
+def by_hand(model: str, files: list[str], by: str) -> dict[int, str]:
+    """Each option behind its question, alone, through the plain model, token by token."""
+    saved = load_vqa(Path(model))
+    source = open_questions(files[1], questions=files[3])
+    form = TextForm(tokenizer=saved.tokenizer)
+    chosen = {}
+    for sample in range(source.num_samples):
+        members = source.read(sample)
+        pixels = eval_transform(saved.preprocess)(decode_sample(members).convert("RGB"))[None]
+        for question in read_asked(members):
+            tokens, length, _ = form.encode([(question.question, "")])
+            ids = tokens[0, : int(length)].tolist()
+            scores = []
+            for letter, text in zip("ABCD", question.extra["options"], strict=False):
+                more = saved.tokenizer.reply_ids(letter if by == "letter" else text)
+                more += [] if by == "letter" else [saved.tokenizer.eot_id]
+                row = torch.tensor([[*ids, *more]])
+                both = torch.tensor([row.size(1)])
+                asked = Asked(tokens_QT=row, question_length_Q=length, length_Q=both)
+                with torch.no_grad():
+                    logits = saved.model.logits(pixels, asked).next_QTV
+                assert logits is not None
+                told = [
+                    logits[0, len(ids) + place - 1].double().log_softmax(0)[token].item()
+                    for place, token in enumerate(more)
+                ]
+                scores.append(sum(told) / (1 if by == "letter" else len(told)))
+            chosen[question.question_id] = "ABCD"[scores.index(max(scores))]
+    return chosen
+
+
+@pytest.mark.parametrize("by", ["letter", "text"])
+def test_the_likeliest_option_is_taken(model: str, files: list[str], tmp_path: Path, by: str):
+    found = []
+    for batch in ("1", "7", "32"):
+        folder = tmp_path / batch
+        words = ["--model", model, *files, "--choose", by, "--fast", "--batch-size", batch]
+        words += ["--predictions", str(folder / "said.json"), "--out", str(folder / "out.json")]
+        assert main(["eval", "vqa", *words]) == 0
+        names = ("said.json", "out.outcomes.jsonl")
+        found.append([(folder / name).read_bytes() for name in names])
+        result = json.loads((folder / "out.json").read_text())
+        assert (result["head"], result["chosen_by"], result["num_unread"]) == ("generate", by, 0)
+    assert found[0] == found[1] == found[2]
+    said = {row["question_id"]: row["answer"] for row in json.loads(found[0][0])}
+    assert said == by_hand(model, files, by)
+
+
+def test_what_cannot_be_chosen_is_one_line(model: str, files: list[str], tmp_path: Path, capsys):
+    words = ["eval", "vqa", "--model", model, "--out", str(tmp_path / "o.json"), "--choose"]
+    assert main([*words, "letter", *files, "--head", "classify"]) == 2
+    assert "choose = letter is by likelihood" in capsys.readouterr().err
+    assert main([*words, "text", "--data", "easy_vqa:test"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "choose = text: " in line and "questions have no options" in line
+    rows = [json.loads(line) for line in Path(files[3]).read_text().splitlines()]
+    rows[4]["options"] = ["red", "what color is it " * 9]
+    long = write_lines(tmp_path / "rows.jsonl", rows)
+    assert main([*words, "text", *files[:3], long]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "question_id 4" in line and "use letter" in line
