@@ -36,9 +36,9 @@ class ForeignConfig:
         """Whether the field is there and not null; the field stays."""
         return self._left.get(name) is not None
 
-    def lists(self, name: str) -> bool:
-        """Whether the field is there and a list; it stays."""
-        return isinstance(self._left.get(name), list)
+    def peek(self, name: str) -> Any:
+        """The field's value, None where it is missing; it stays."""
+        return self._left.get(name)
 
     def take(self, name: str, kind: type | tuple[type, ...], default: Any = _MISSING) -> Any:
         """The field's value, of `kind`; the default where it is missing or null.

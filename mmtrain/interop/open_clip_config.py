@@ -11,7 +11,12 @@ from mmtrain.errors import UsageError
 from mmtrain.interop.canonical import refuse_losses
 from mmtrain.interop.foreign_config import ForeignConfig, refusing
 from mmtrain.interop.open_clip_timm import is_timm_tower, vision_from_cfg, vision_to_cfg
-from mmtrain.interop.open_clip_trunk import resnet_from_cfg, trunk_to_cfg
+from mmtrain.interop.open_clip_trunk import (
+    resnet_from_cfg,
+    timm_trunk_from_cfg,
+    trunk_to_cfg,
+)
+from mmtrain.interop.timm_names import is_own_timm_tower
 from mmtrain.models import ClipConfig, TextConfig, VisionConfig
 from mmtrain.nn import TransformerConfig
 from mmtrain.nn.feed_forward import Activation
@@ -39,8 +44,9 @@ def config_from_open_clip(model_cfg: dict[str, Any], *, source: str = "open_clip
     for name in ("vision_cfg", "text_cfg"):
         if not fields.holds(name):
             raise UsageError(f"{fields.source}: {name} is missing")
-    vision = _read(fields.section("vision_cfg"), _vision, quick_gelu=quick_gelu)
-    text = _read(fields.section("text_cfg"), _text, quick_gelu=quick_gelu)
+    shared = {"quick_gelu": quick_gelu, "embed_dim": embed_dim}
+    vision = _read(fields.section("vision_cfg"), _vision, **shared)
+    text = _read(fields.section("text_cfg"), _text, **shared)
     fields.close()
     with refusing(fields.source):
         return ClipConfig(
@@ -52,17 +58,19 @@ def config_from_open_clip(model_cfg: dict[str, Any], *, source: str = "open_clip
         )
 
 
-def _read(section: ForeignConfig, build: Callable[..., Any], *, quick_gelu: bool) -> Any:
+def _read(section: ForeignConfig, build: Callable[..., Any], **shared: Any) -> Any:
     with refusing(section.source):
-        tower = build(section, quick_gelu=quick_gelu)
+        tower = build(section, **shared)
     section.close()
     return tower
 
 
-def _vision(cfg: ForeignConfig, *, quick_gelu: bool) -> VisionConfig:
+def _vision(cfg: ForeignConfig, *, quick_gelu: bool, embed_dim: int) -> VisionConfig:
     if cfg.holds("timm_model_name"):  # its activation is timm's, whatever quick_gelu says
-        return vision_from_cfg(cfg)
-    if cfg.lists("layers"):
+        if is_own_timm_tower(cfg.peek("timm_model_name")):
+            return vision_from_cfg(cfg)
+        return timm_trunk_from_cfg(cfg, embed_dim=embed_dim)
+    if isinstance(cfg.peek("layers"), list):
         return resnet_from_cfg(cfg)
     cfg.only("attentional_pool", False)
     cfg.only("pos_embed_type", "learnable")
@@ -89,7 +97,7 @@ def _vision(cfg: ForeignConfig, *, quick_gelu: bool) -> VisionConfig:
     )
 
 
-def _text(cfg: ForeignConfig, *, quick_gelu: bool) -> TextConfig:
+def _text(cfg: ForeignConfig, *, quick_gelu: bool, embed_dim: int) -> TextConfig:
     cfg.only("hf_model_name", None)
     cfg.only("embed_cls", False)
     cfg.only("output_tokens", False)

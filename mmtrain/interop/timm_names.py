@@ -86,6 +86,11 @@ TIMM_NAMES = tuple(
 """Every name that `timm_args` knows."""
 
 
+def is_own_timm_tower(name: Any) -> bool:
+    """Whether `timm_args` knows the name, of which a tag is no part."""
+    return isinstance(name, str) and name.partition(".")[0] in TIMM_NAMES
+
+
 def timm_args(name: str, *, source: str = "timm") -> dict[str, Any]:
     """The arguments of timm's VisionTransformer that a name stands for, img_size among them.
 

@@ -23,7 +23,7 @@ from mmtrain.data.text.tokenizer import Tokenizer, load_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.files import parse_json, replace_file, save_tensors, writing
 from mmtrain.interop.bare_weights import check_architecture, named_config, read_bare
-from mmtrain.interop.foreign_config import read_json
+from mmtrain.interop.foreign_config import read_json, refusing
 from mmtrain.interop.forms import DECODER, FORMS, OURS, form_names
 from mmtrain.interop.hf_clip_files import read_hf
 from mmtrain.interop.hf_decoder_files import read_hf_decoder
@@ -248,7 +248,7 @@ def write_package(package: ModelPackage, folder: Path, *, form: str) -> Tokenize
 def _read_ours(folder: Path) -> ModelPackage:
     config = _read_config(folder / CONFIG_FILE)
     tensors = _read_weights(folder / WEIGHTS_FILE, config.sha256.get(WEIGHTS_FILE))
-    with torch.device("meta"):
+    with torch.device("meta"), refusing(str(folder / CONFIG_FILE)):  # a trunk's library knows more
         wanted = Clip(config.model).state_dict()
     check_tensors(wanted, tensors, source=str(folder / WEIGHTS_FILE))
     return ModelPackage(

@@ -204,7 +204,13 @@ def build_embed(config: VisionConfig) -> VisionEmbed | ImageTrunk:
     """What makes tokens of images."""
     if config.trunk is None:
         return VisionEmbed(config)
-    return ImageTrunk(config.trunk, image_size=config.image_size, mean=config.mean, std=config.std)
+    return ImageTrunk(
+        config.trunk,
+        image_size=config.image_size,
+        dim=config.transformer.dim,
+        mean=config.mean,
+        std=config.std,
+    )
 
 
 class VisionTower(nn.Module):

@@ -205,6 +205,77 @@ def test_a_resnet_lives_through_the_commands(tmp_path):
     live_through_the_commands(tmp_path, resnet_cfg())
 
 
+TIMM: dict[str, Any] = {
+    "timm_model_name": "test_byobnet",
+    "timm_pool": "avg",
+    "timm_proj": None,
+    "timm_drop_path": 0.1,
+    "timm_model_pretrained": False,
+    "image_size": 64,
+}
+"""Tiny, of convolutions and batch norms, with its own classifier as the map."""
+
+
+def timm_cfg(**changes: Any) -> dict[str, Any]:
+    return tiny_open_clip(custom_text=True) | {"vision_cfg": TIMM | changes}
+
+
+@pytest.mark.slow
+def test_a_tower_of_timm_lives_through_the_commands(tmp_path):
+    live_through_the_commands(tmp_path, timm_cfg())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "linear"},
+        {"timm_model_name": "test_convnext", "timm_pool": "avg", "timm_proj": "mlp"},
+        {"timm_model_name": "test_efficientnet", "timm_proj": "linear", "timm_proj_bias": True},
+    ],
+    ids=["classifier", "own pool", "two layers", "bias"],
+)
+def test_a_tower_of_timm_is_open_clips_and_comes_back(changes, tmp_path):
+    model_cfg = timm_cfg(**changes)
+    theirs = write_folder(tmp_path / "theirs", model_cfg)
+    assert_folder_is(tmp_path / "theirs", theirs)
+    config, tensors = from_open_clip(model_cfg, dict(theirs.state_dict()))
+    back_cfg, back = to_open_clip(config, tensors, custom_text=True)
+    counted = {n: torch.zeros_like(x) if "num_batches" in n else x for n, x in back.items()}
+    assert_same_tensors(back, counted)
+    assert back.keys() == theirs.state_dict().keys()
+    assert from_open_clip(back_cfg, back)[0] == config
+    assert main(["summary", str(tmp_path / "theirs")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"timm_model_name": "resnet_of_nobody"}, 'timm_model_name = "resnet_of_nobody" is no'),
+        ({"timm_pool": "rot_attn"}, 'timm_pool = "rot_attn" is not supported'),
+        ({"timm_model_name": "eva02_tiny_patch14_224"}, "takes 224 pixels"),
+        ({"timm_colour": 1}, "timm_colour = 1 is unknown"),
+    ],
+)
+def test_what_timm_has_not_is_refused_in_a_line(changes, message, tmp_path, capsys):
+    folder = tmp_path / "theirs"
+    write_folder(folder, timm_cfg())
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": timm_cfg(**changes)}))
+    assert main(["summary", str(folder)]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1 and message in told[0], told
+
+
+def test_without_the_library_a_line_names_the_extra(tmp_path, capsys, monkeypatch):
+    from mmtrain.models.trunks import config
+
+    write_folder(tmp_path / "theirs", timm_cfg())
+    monkeypatch.setattr(config, "find_spec", lambda package: None)
+    assert main(["summary", str(tmp_path / "theirs")]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1 and 'timm; pip install "mmtrain[towers]"' in told[0], told
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -1,11 +1,12 @@
 """How a trunk is built: without memory where we build so, its statistics as weights that rest."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -30,6 +31,17 @@ def fixed_statistics(module: _Module) -> _Module:
     return module
 
 
+def declare_no_decay(model: Any) -> None:
+    """Let a library's model say as our modules do which parameters weight decay leaves alone."""
+    for name in getattr(model, "no_weight_decay", set)():
+        path, _, leaf = name.rpartition(".")
+        try:
+            owner = model.get_submodule(path)
+        except AttributeError:  # some name what only some of their models have
+            continue
+        owner.no_decay = (*getattr(owner, "no_decay", ()), leaf)
+
+
 @contextmanager
 def seeded(generator: torch.Generator) -> Iterator[None]:
     """Draw from torch's own generator of the CPU, seeded by the next number of another."""
@@ -39,24 +51,56 @@ def seeded(generator: torch.Generator) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def weights_as_around() -> Iterator[None]:
-    """Within the context, modules of a library have their parameters on the meta device where that
-    is the default, and everything else in memory: tables that no state dict holds could not be had
-    later."""
+def build_as_around(build: Callable[[], _Module]) -> _Module:
+    """A library's module, its parameters on the meta device where that is the default, and
+    everything else in memory: tables that no state dict holds could not be had later. Among fake
+    tensors all of it is fake."""
+    with unset_fake_temporarily() as fake:
+        if isinstance(fake, FakeTensorMode):
+            with torch.device("meta"):
+                module = build_as_around(build)
+            return _faked(module, fake)
     if torch.get_default_device().type != "meta":
-        yield
-        return
+        return build()
+    with torch.device("cpu"):
+        try:
+            with _parameters_on_meta():
+                module = build()
+        except RuntimeError:  # one that runs a part of itself while it is built
+            module = build()
+        if any(buffer.is_meta for buffer in module.buffers()):  # one that makes tables of weights
+            module = build()
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            setattr(part, name, _on_meta(parameter))
+    return module
+
+
+def _faked(module: _Module, fake: FakeTensorMode) -> _Module:
+    for part in module.modules():
+        for name, x in part.named_parameters(recurse=False):
+            with fake:
+                new = torch.empty(x.shape, dtype=x.dtype)
+            setattr(part, name, nn.Parameter(new, requires_grad=x.requires_grad))
+        for name, buffer in part.named_buffers(recurse=False):
+            part._buffers[name] = fake.from_tensor(buffer)
+    return module
+
+
+def _on_meta(parameter: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Within the context, a parameter has no memory from when a module takes it."""
     register = nn.Module.register_parameter
 
     def on_meta(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        if param is not None:
-            param = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
-        register(self, name, param)
+        register(self, name, None if param is None else _on_meta(param))
 
     nn.Module.register_parameter = on_meta
     try:
-        with torch.device("cpu"):
-            yield
+        yield
     finally:
         nn.Module.register_parameter = register

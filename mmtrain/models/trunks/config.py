@@ -44,7 +44,35 @@ class ResNetTrunk:
         return 32 * self.width
 
 
-ImageTrunkConfig = ResNetTrunk
+@dataclass(frozen=True, kw_only=True)
+class TimmTrunk:
+    """A model of timm's by its name there, with the pool and what follows as open_clip joins
+    them."""
+
+    kind: Literal["timm"] = "timm"
+    """Tells this table from the other trunks'."""
+    name: str
+    """As timm.create_model has it."""
+    pool: str = ""
+    """Of timm's; empty: the model's own."""
+    head: Literal["linear", "none", "own", "mlp"] = "linear"
+    """What maps the pooled features: linear, the tower's projection; nothing; timm's own
+    classifier; or two layers."""
+    head_bias: bool = False
+    """Bias of the second of the two layers."""
+
+    def __post_init__(self) -> None:
+        check_library("timm", what='trunk.kind = "timm"')
+        if self.head_bias and self.head != "mlp":
+            raise ValueError('head_bias = true has no effect without head = "mlp"; leave it out')
+
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+        return f"timm's {self.name}"
+
+
+ImageTrunkConfig = ResNetTrunk | TimmTrunk
 """Those of images."""
 
 
@@ -78,11 +106,11 @@ def check_beside_trunk(config: Any, *, free: tuple[str, ...], **fixed: Any) -> N
             )
 
 
-def check_library(module: str, package: str, *, what: str) -> None:
+def check_library(package: str, *, what: str) -> None:
     """Refuse a trunk whose library is not here.
 
     Raises:
         ValueError: saying how to install it.
     """
-    if find_spec(module) is None:
+    if find_spec(package) is None:
         raise ValueError(f'{what} needs the package {package}; pip install "mmtrain[towers]"')

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from mmtrain.models.trunks.building import fixed_statistics, seeded
-from mmtrain.models.trunks.config import ImageTrunkConfig
+from mmtrain.models.trunks.building import build_as_around, fixed_statistics, seeded
+from mmtrain.models.trunks.config import ImageTrunkConfig, TimmTrunk
 from mmtrain.models.trunks.resnet import ResNet
 
 
@@ -21,13 +21,14 @@ class ImageTrunk(nn.Module):
         config: ImageTrunkConfig,
         *,
         image_size: int,
+        dim: int,
         mean: tuple[float, ...],
         std: tuple[float, ...],
     ) -> None:
         super().__init__()
-        self.config, self.image_size = config, image_size
+        self.config, self.image_size, self.dim = config, image_size, dim
         self.mean, self.std = mean, std
-        self.trunk = build_image_trunk(config, image_size=image_size)
+        self.trunk = build_image_trunk(config, image_size=image_size, dim=dim)
 
     def train(self, mode: bool = True) -> "ImageTrunk":
         """Stay in eval mode."""
@@ -56,12 +57,21 @@ class ImageTrunk(nn.Module):
     def init_weights(self, generator: torch.Generator) -> None:
         """Draw initial weights as whoever owns the trunk does."""
         with seeded(generator):
-            fresh = build_image_trunk(self.config, image_size=self.image_size)
-            if isinstance(fresh, ResNet):
+            fresh = build_image_trunk(self.config, image_size=self.image_size, dim=self.dim)
+            if isinstance(fresh, ResNet):  # a library's is drawn where it is built
                 fresh.init_weights()
         self.trunk.load_state_dict(fresh.state_dict())
 
 
-def build_image_trunk(config: ImageTrunkConfig, *, image_size: int) -> nn.Module:
-    """Normalised images [B, 3, H, W] -> [B, D]."""
+def build_image_trunk(config: ImageTrunkConfig, *, image_size: int, dim: int) -> nn.Module:
+    """Normalised images [B, 3, H, W] -> [B, D].
+
+    Raises:
+        ValueError: the trunk's library has no such model, or not for such images.
+    """
+    if isinstance(config, TimmTrunk):
+        from mmtrain.models.trunks.timm_network import TimmNetwork
+
+        trunk = build_as_around(lambda: TimmNetwork(config, image_size=image_size, dim=dim))
+        return fixed_statistics(trunk).eval()
     return fixed_statistics(ResNet(config, image_size=image_size)).eval()

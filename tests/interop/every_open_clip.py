@@ -1,0 +1,126 @@
+"""Every config of open_clip, shrunk in depth, with random weights, in open_clip and here."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from mmtrain.interop.open_clip import from_open_clip
+from mmtrain.models import Clip, ClipConfig
+from tests.interop.peers import randomise, unit
+
+NAMES = sorted(
+    path.name.removesuffix(".json") for path in (files("open_clip") / "model_configs").iterdir()
+)
+DEPTHS: dict[str, dict[str, Any]] = {
+    "vit_pe": {"depth": 2},
+    "vit_": {"depth": 2},
+    "eva": {"depth": 2},
+    "convnext": {"depths": (1, 1, 2, 1)},
+    "fastvit_mci3": {"layers": (1, 1, 1, 1, 1)},
+    "fastvit_mci4": {"layers": (1, 1, 1, 1, 1)},
+    "fastvit": {"layers": (1, 1, 1, 1)},
+    "vitamin": {"depth": 2},
+    "swin": {"depths": (1, 1, 2, 1)},
+}
+"""Arguments of timm's models by how their names start."""
+
+
+def published(name: str) -> dict[str, Any]:
+    """A model_cfg with few layers of the published widths and sizes."""
+    cfg = json.loads((files("open_clip") / "model_configs" / f"{name}.json").read_text())
+    for section, shallow in (("vision_cfg", 2), ("text_cfg", 2)):
+        layers = cfg[section].get("layers")
+        if layers is not None:
+            cfg[section]["layers"] = [1, 2, 1, 1] if isinstance(layers, list) else shallow
+        if "timm_model_pretrained" in cfg[section]:
+            cfg[section]["timm_model_pretrained"] = False
+    if "hf_model_name" in cfg["text_cfg"]:
+        cfg["text_cfg"]["hf_model_pretrained"] = False
+    return cfg
+
+
+@contextlib.contextmanager
+def shallow_timm() -> Iterator[None]:
+    """timm's models have few layers in both of the libraries."""
+    import timm
+
+    create = timm.create_model
+
+    def shallow(name: str, **kwargs: Any) -> Any:
+        more = next((a for start, a in DEPTHS.items() if name.startswith(start)), {})
+        return create(name, **(more | kwargs))
+
+    with mock.patch.object(timm, "create_model", shallow):
+        yield
+
+
+def compare(name: str) -> tuple[ClipConfig, float]:
+    """Our config, and the largest difference of a feature of images and texts, of unit norm.
+
+    Raises:
+        UsageError: we do not read it.
+    """
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    model_cfg = published(name)
+    with shallow_timm():
+        from mmtrain.interop.open_clip_config import config_from_open_clip
+
+        config_from_open_clip(model_cfg)  # refused before anything is built
+        fields = json.loads(json.dumps(model_cfg))
+        kind = CustomTextCLIP if fields.pop("custom_text", False) else CLIP
+        if "hf_model_name" in fields["text_cfg"]:
+            kind = CustomTextCLIP
+        fields.pop("nonscalar_logit_scale", None)
+        theirs = spread(randomise(kind(**fields)))
+        config, tensors = from_open_clip(model_cfg, dict(theirs.state_dict()))
+        with torch.device("meta"):
+            ours = Clip(config)
+        ours.load_state_dict(tensors, assign=True)
+        ours.eval()
+    return config, difference(ours, theirs)
+
+
+def spread(model: torch.nn.Module) -> torch.nn.Module:
+    """Statistics of batch norms that are not 0 and 1."""
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(0, 0.1)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5, 2)
+    return model
+
+
+@torch.no_grad()
+def difference(ours: Clip, theirs: Any) -> float:
+    """Of two images and two texts."""
+    vision = ours.config.vision
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, 3, vision.image_size, vision.image_size)
+    pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    mean, std = (torch.tensor(x)[:, None, None] for x in (vision.mean, vision.std))
+    tokens = texts(ours.config, generator)
+    pairs = (
+        (ours.encode_image(pixels), theirs.encode_image((pixels / 255 - mean) / std)),
+        (ours.encode_text(tokens), theirs.encode_text(tokens)),
+    )
+    for _, other in pairs:
+        assert unit(other).diff(dim=0).norm() > 1e-3, "rows that are alike"
+    return max(float((mine - unit(other)).abs().max()) for mine, other in pairs)
+
+
+def texts(config: ClipConfig, generator: torch.Generator) -> Tensor:
+    """Ids of two texts with padding behind them."""
+    text = config.text
+    length = text.context_length
+    tokens = torch.randint(5, 999, (2, length), generator=generator)
+    end = text.vocab_size - 1 if text.end_token_id is None else text.end_token_id
+    tokens[0, length // 2] = tokens[1, length - 2] = end
+    tokens[0, length // 2 + 1 :] = tokens[1, length - 1 :] = 0
+    return tokens
