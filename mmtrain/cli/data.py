@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.cli.cache_options import add_cache
-from mmtrain.cli.data_loading import add_data_bench, add_data_quarantine, add_data_show
+from mmtrain.cli.data_loading import (
+    add_data_bench,
+    add_data_labels,
+    add_data_quarantine,
+    add_data_show,
+)
 from mmtrain.cli.data_making import add_data_make, add_data_split
 from mmtrain.cli.data_pages import add_data_stats, add_data_view
 from mmtrain.cli.parser import Parser, add_command, add_group
@@ -64,6 +69,7 @@ def add_data(commands: Any) -> None:
     add_data_view(actions)
     add_data_stats(actions)
     add_data_show(actions)
+    add_data_labels(actions)
     add_data_bench(actions)
     add_data_quarantine(actions)
     add_data_vqa(actions)

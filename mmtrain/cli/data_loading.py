@@ -37,6 +37,32 @@ def add_data_show(actions: Any) -> None:
     show.add_argument("--out", type=Path, metavar="FILE.html", help="a page with the images too")
 
 
+def add_data_labels(actions: Any) -> None:
+    """The command that shows which tokens are learnt."""
+    labels = add_command(
+        actions,
+        "labels",
+        "show which tokens of a run's first batches are trained",
+        _labels,
+        usage="mmtrain data labels RECIPE|RUN [--batches N] [--out FILE.html] "
+        "[--section.key value ...]",
+        takes_overrides=True,
+        epilog="On a terminal what is trained is green; elsewhere it stands between {+ and +}.",
+    )
+    _add_recipe(labels)
+    labels.add_argument(
+        "--batches", type=at_least(1), default=1, metavar="N", help="from the first (%(default)s)"
+    )
+    labels.add_argument(
+        "--rows",
+        type=at_least(1),
+        default=16,
+        metavar="N",
+        help="of a batch that are shown; shares are of all (%(default)s)",
+    )
+    labels.add_argument("--out", type=Path, metavar="FILE.html", help="a page of it, images too")
+
+
 def add_data_quarantine(actions: Any) -> None:
     """The command that names what a run could not use."""
     quarantine = add_command(
@@ -101,6 +127,18 @@ def _show(arguments: argparse.Namespace) -> None:
         step=arguments.step,
         out=arguments.out,
         world_size=arguments.world_size,
+    )
+
+
+def _labels(arguments: argparse.Namespace) -> None:
+    from mmtrain.commands.data_labels import data_labels_command
+
+    data_labels_command(
+        recipe=arguments.recipe,
+        overrides=arguments.overrides,
+        batches=arguments.batches,
+        rows=arguments.rows,
+        out=arguments.out,
     )
 
 

@@ -49,6 +49,13 @@ class AnsweringSections:
         """From vqa.generate.init."""
         return self.vqa.generate is not None and self.vqa.generate.init is not None
 
+    @property
+    def image_tokens(self) -> int:
+        """As many as the connector makes."""
+        if self.vqa.generate is None:
+            return 0
+        return num_image_tokens(self.vqa.connector, self.vision)
+
     def resolve(self, model: ModelConfig) -> ModelConfig:
         """The heads take the towers as they are."""
         return model

@@ -34,6 +34,11 @@ class ContrastiveSections:
         """Nothing does."""
         return False
 
+    @property
+    def image_tokens(self) -> int:
+        """None."""
+        return 0
+
     def resolve(self, model: ModelConfig) -> ModelConfig:
         """`loss.kind = "siglip"` needs a bias: where none is set, the logits start at SigLIP's
         published scale 10 and bias -10 (Zhai et al. 2023, arXiv:2303.15343, section 3.2).

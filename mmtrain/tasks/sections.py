@@ -39,6 +39,11 @@ class Sections(Protocol):
         """What the task's own sections start from has a tokenizer, see `tokenizer`."""
         ...
 
+    @property
+    def image_tokens(self) -> int:
+        """Tokens that an image, or a piece of one, has in a decoder's row; 0: no decoder reads."""
+        ...
+
     def resolve(self, model: ModelConfig) -> ModelConfig:
         """What the task fixes in [model], filled in.
 

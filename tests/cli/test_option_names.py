@@ -40,6 +40,7 @@ RIGHT = {
     "data view": "{shard} --out {new}.html",
     "data stats": "{shard} --out {new}.html",
     "data show": "{recipe} --step 1",
+    "data labels": "{recipe} --out {new}.html",
     "data bench": "{recipe} --workers 0 --batches 2",
     "data split": "{shard} --out {new} --fractions a=0.5 b=0.5",
     "data vqa": f"--images {{vqa}}/images {ASKED} --out {{new}}",

@@ -212,6 +212,8 @@ class VqaData(NumberedData[VqaBatch]):
                 raise UsageError(f"data.{name} has no effect on questions; leave it out")
         self.vqa = vqa
         self._source = source
+        self.answers: tuple[str, ...] = () if vocabulary is None else vocabulary.answers
+        """What a classifier chooses among."""
         self._answer_ids = {} if vocabulary is None else vocabulary.ids()
         self.text = TextForm(
             tokenizer=common["tokenizer"],

@@ -42,6 +42,10 @@ class Codec(Protocol):
         """The id of a token as the model spells it."""
         ...
 
+    def token(self, token_id: int) -> str:
+        """A token as the model spells it."""
+        ...
+
     def is_special(self, token_id: int) -> bool:
         """Whether decoding leaves the token out."""
         ...
@@ -91,6 +95,9 @@ class JsonCodec:
 
     def token_id(self, token: str) -> int | None:
         return self._rust.token_to_id(token)
+
+    def token(self, token_id: int) -> str:
+        return str(self._rust.id_to_token(token_id))
 
     def is_special(self, token_id: int) -> bool:
         return token_id in self._special
@@ -188,6 +195,11 @@ class SentencePieceCodec:
             return self._added[token]
         found = self._processor.piece_to_id(token)
         return found if self._processor.id_to_piece(found) == token else None
+
+    def token(self, token_id: int) -> str:
+        if token_id < self._processor.vocab_size():
+            return self._processor.id_to_piece(token_id)
+        return next(token for token, number in self._added.items() if number == token_id)
 
     def is_special(self, token_id: int) -> bool:
         if token_id < self._processor.vocab_size():

@@ -51,6 +51,10 @@ class LanguageTokenizer:
         token = self.special_tokens.get(name)
         return None if token is None else self._codec.token_id(token)
 
+    def spelled(self, token_id: int) -> str:
+        """A token as the model spells it."""
+        return self._codec.token(token_id)
+
     def is_special(self, token_id: int) -> bool:
         """Whether a token is no text."""
         return self._codec.is_special(token_id)

@@ -84,6 +84,10 @@ class LanguageTokens:
         assert self._chat and self.eot_id is not None
         return said_tokens(self._language, turns, mark=mark, end_id=self.eot_id)
 
+    def spelled(self, token: int) -> str | None:
+        """A special token as the model spells it; None: it is of a text."""
+        return self._language.spelled(token) if self._language.is_special(token) else None
+
     def text(self, ids: Sequence[int]) -> str:
         """The text of ids."""
         return self._language.decode(ids)

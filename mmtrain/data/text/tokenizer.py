@@ -199,6 +199,17 @@ class Tokenizer:
         special = (self.sot_id, self.eot_id, self.pad_id)
         return self._model.text([i for i in ids if i not in special]).strip()
 
+    def spelled(self, token: int) -> str | None:
+        """A special token by its name; None: it is of a text."""
+        if isinstance(self._model, LanguageTokens):
+            return self._model.spelled(token)
+        return {self.sot_id: "<start>", self.eot_id: "<end>"}.get(token)
+
+    def continued(self, before: Sequence[int], ids: Sequence[int]) -> str:
+        """The text that `ids` add behind `before`, a space between them kept."""
+        known = self._model.text(before)
+        return self._model.text([*before, *ids])[len(known) :]
+
     def _rows(self, texts: Sequence[str]) -> list[list[int]]:
         room = self.context_length - len(self._before) - len(self._after)
         cleaned = [self._clean(text) for text in texts]
