@@ -14,6 +14,7 @@ from mmtrain.data.sources.manifest import ManifestSource
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.text.caption_text import caption_lines, split_captions
 from mmtrain.errors import UsageError
+from mmtrain.eval.outcomes import name_order, sample_names
 from mmtrain.eval.samples import Members, read_text_field
 
 
@@ -83,7 +84,10 @@ class ImageRows:
     """The images of a set. Rows of a table that name one file are one image with their captions."""
 
     samples: list[int]
-    """The first sample of each image."""
+    """The first sample of each image; images stand in the order of their names, so that no rank
+    depends on the order of the data."""
+    names: list[str]
+    """Of the images."""
     captions: list[list[str]]
     """Of each image."""
     num_different: int
@@ -108,9 +112,15 @@ def image_rows(source: SampleSource, read: Sequence[tuple[list[str], bytes]]) ->
             samples.append(sample)
             captions.append([])
         captions[row] += own
+    if is_table:
+        # Its rows may stand in any order.
+        captions = [sorted(own) for own in captions]
+    names = sample_names(source, samples)
+    order = name_order(names)
     return ImageRows(
-        samples=samples,
-        captions=captions,
+        samples=[samples[place] for place in order],
+        names=[names[place] for place in order],
+        captions=[captions[place] for place in order],
         num_different=len({read[sample][1] for sample in samples}),
     )
 

@@ -1,16 +1,18 @@
 """Texts and images to features, over all data-parallel ranks.
 
-Work is divided by whole batches: batch b belongs to rank b modulo the ranks. So a batch holds the
-same rows whatever the number of ranks, its features come out the same to the last bit, and results
-do not depend on the layout. Nor do they depend on a setting: the last bits of a product depend on
-its shape, so that a batch is of FIXED_BATCH samples unless somebody prefers another. All ranks run
-equally many forward passes (a sharded model's are collective), those without a batch left over a
-single row that counts nowhere.
+Work is divided by whole batches: batch b belongs to rank b modulo the ranks. The last bits of a
+product depend on its shape, not on a row's place in it, which tests/cli/test_same_bits.py holds. So
+every forward is of FIXED_BATCH samples, a last batch being filled up, and texts stand with others
+of as many tokens: a sample's features are a function of the sample and the weights alone, whatever
+the batch size, the ranks, the workers or the order of the data. An encoder of another batch size
+gives that up. All ranks run equally many forward passes (a sharded model's are collective), those
+without a batch left over one that counts nowhere.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import Protocol
 
 import torch
@@ -30,6 +32,8 @@ from mmtrain.nn.products import fast_products
 from mmtrain.parallel.precision import Precision, autocast, product_dtype
 
 _CPU = torch.device("cpu")
+_TOKENISED_AT_ONCE = 4096
+"""Texts whose ids are held to count them."""
 
 
 class Towers(Protocol):
@@ -70,6 +74,11 @@ class Encoder:
         """Whether this rank gathers what only one needs, such as pictures."""
         return rank_and_size(self.group)[0] == 0
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether all forwards are of one size, so that features depend on nothing else."""
+        return self.batch_size == FIXED_BATCH
+
     @cached_property
     def towers(self) -> Towers:
         """The model as it encodes: with fused blocks, where it is a whole one."""
@@ -93,15 +102,12 @@ def encode_texts(encoder: Encoder, texts: Sequence[str]) -> Tensor:
     Raises:
         UsageError: on every rank, the model gives something that is no number.
     """
-    # Texts of like length side by side: a batch is cut to its longest.
-    order = sorted(range(len(texts)), key=lambda number: len(texts[number].encode()))
-    size = encoder.batch_size
+    batches = _text_batches(encoder, texts)
     features_ME: Tensor | None = None
     with on_all_ranks(encoder.group, encoder.device):
-        for number in own_batches(-(-len(texts) // size), encoder.group):
-            first = 0 if number is None else number * size
-            some = [] if number is None else order[first : first + size]
-            batch = [texts[each] for each in some or order[:1]]
+        for number in own_batches(len(batches), encoder.group):
+            some = [] if number is None else batches[number]
+            batch = [texts[each] for each in some or [0]]
             rows_BE = _encode_text_batch(encoder, batch)[: len(some)]
             if features_ME is None:
                 features_ME = rows_BE.new_zeros(len(texts), rows_BE.size(1))
@@ -114,11 +120,34 @@ def encode_texts(encoder: Encoder, texts: Sequence[str]) -> Tensor:
     return features_ME
 
 
+def _text_batches(encoder: Encoder, texts: Sequence[str]) -> list[list[int]]:
+    """The texts' numbers by forward passes: those of as many tokens together, or, where forwards
+    are of any size, of about as many bytes."""
+    if encoder.is_fixed:
+        length = _num_tokens(encoder, texts)
+        order = sorted(range(len(texts)), key=length.__getitem__)
+        alike = [list(some) for _, some in groupby(order, key=length.__getitem__)]
+    else:
+        alike = [sorted(range(len(texts)), key=lambda number: len(texts[number].encode()))]
+    size = encoder.batch_size
+    return [some[at : at + size] for some in alike for at in range(0, len(some), size)]
+
+
+def _num_tokens(encoder: Encoder, texts: Sequence[str]) -> list[int]:
+    """Of each text; none are told apart by a tower that reads all texts at one length."""
+    if isinstance(encoder.model, Clip) and not encoder.model.text.config.cuts_padding:
+        return [0] * len(texts)
+    found: list[int] = []
+    for start in range(0, len(texts), _TOKENISED_AT_ONCE):
+        found += encoder.tokenizer.encode(texts[start : start + _TOKENISED_AT_ONCE])[1].tolist()
+    return found
+
+
 def _encode_text_batch(encoder: Encoder, texts: Sequence[str]) -> Tensor:
     tokens_BT = encoder.tokenizer(texts).to(encoder.device, non_blocking=True)
     with fast_products(encoder.device), autocast(encoder.precision, encoder.device):
-        features_BE = encoder.towers.encode_text(tokens_BT)
-    return unit_norm(features_BE).float()
+        features_BE = encoder.towers.encode_text(filled_up(encoder, tokens_BT))
+    return unit_norm(features_BE[: len(texts)]).float()
 
 
 @torch.no_grad()
@@ -126,5 +155,14 @@ def encode_image_batch(encoder: Encoder, images_BCHW: Tensor) -> Tensor:
     """Unit-norm features of uint8 images: float32 [B, E] on the device."""
     images_BCHW = images_BCHW.to(encoder.device, non_blocking=True)
     with fast_products(encoder.device), autocast(encoder.precision, encoder.device):
-        features_BE = encoder.towers.encode_image(images_BCHW)
-    return unit_norm(features_BE).float()
+        features_BE = encoder.towers.encode_image(filled_up(encoder, images_BCHW))
+    return unit_norm(features_BE[: len(images_BCHW)]).float()
+
+
+def filled_up(encoder: Encoder, rows: Tensor) -> Tensor:
+    """[B, ...] with its first row again and again to the encoder's batch size, where forwards are
+    of a fixed one."""
+    missing = encoder.batch_size - len(rows)
+    if not encoder.is_fixed or missing <= 0:
+        return rows
+    return torch.cat([rows, rows[:1].expand(missing, *rows.shape[1:])])

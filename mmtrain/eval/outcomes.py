@@ -53,6 +53,11 @@ def sample_names(source: "SampleSource", samples: Iterable[int]) -> list[str]:
     )
 
 
+def name_order(names: Sequence[str]) -> list[int]:
+    """Places of names, by letter: an order that does not depend on the data's."""
+    return sorted(range(len(names)), key=names.__getitem__)
+
+
 def told_apart(names: Sequence[str], *fuller: Sequence[str]) -> list[str]:
     """Unique names: each in the first form that no other has; numbered where all forms repeat."""
     found = list(names)

@@ -17,7 +17,7 @@ from mmtrain.eval.captions import (
 from mmtrain.eval.encode import Encoder, encode_texts
 from mmtrain.eval.examples import pick_examples
 from mmtrain.eval.features.gathered import encode_set
-from mmtrain.eval.outcomes import Outcome, sample_names, told_apart
+from mmtrain.eval.outcomes import Outcome, told_apart
 from mmtrain.eval.result import EvalResult, provenance
 from mmtrain.eval.scores import own_blocks, rank_of_any, rank_of_target
 from mmtrain.eval.together import sum_of_all
@@ -40,8 +40,8 @@ def evaluate_retrieval(
     Image to text: one of the image's captions, or a text equal to one, is among the first k of all
     captions. Text to image: the caption's own image is among the first k of all images; rows of a
     table that name one file are one image. Karpathy and Fei-Fei 2015, arXiv:1412.2306, Sec. 4.1.
-    Equal scores rank in the order of the data. Scores are computed block by block, never all images
-    by all texts at once.
+    Equal scores rank in the order of the images' names. Scores are computed block by block, never
+    all images by all texts at once.
 
     Args:
         encoder: the model and the ranks that share the work.
@@ -91,7 +91,7 @@ def evaluate_retrieval(
         **provenance(encoder, source),
     }
     found = [known.distinct[text] for text in first_N.tolist()]
-    outcomes = _outcomes(rank_N, rank_M, sample_names(source, rows.samples), rows.captions, found)
+    outcomes = _outcomes(rank_N, rank_M, rows.names, rows.captions, found)
     return EvalResult(figures=figures, best=best, worst=worst, outcomes=outcomes)
 
 

@@ -12,7 +12,8 @@ from mmtrain.loading import load
 from mmtrain.parallel import pick_device
 
 _MAX_CONNECTIONS = 32
-_BATCH_SIZE = 64
+_BATCH_SIZE = 32
+"""Not the size that evaluations fill up to: one query is one row."""
 
 
 def serve_command(

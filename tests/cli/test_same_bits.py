@@ -1,10 +1,13 @@
 """An evaluation's files are the same to the byte however it is run."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from torch import Tensor
 
@@ -35,21 +38,69 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image = encoded(picture((17 + number % 7, 18), seed=number), "PNG")
         samples.append((f"{number:05d}", {"png": image, **files}))
     write_shard(folder / "a.tar", samples)
+    # The same samples in other orders: rows of a shard, and shards.
+    shuffled = [samples[place] for place in np.random.default_rng(0).permutation(COUNT)]
+    write_shard(folder / "shuffled.tar", shuffled)
+    for number in range(3):
+        write_shard(folder / f"part-{number}.tar", samples[50 * number : 50 * number + 50])
     (folder / "classes.txt").write_text("dot\nblue dot\nsquare\nred thing\nnothing at all\n")
     return folder
 
 
-def commands(place: Path) -> dict[str, list[str]]:
-    data = str(place / "a.tar")
+def commands(place: Path, *shards: str) -> dict[str, list[str]]:
+    data = [str(place / shard) for shard in shards or ("a.tar",)]
     classes = ["--classes", str(place / "classes.txt"), "--label-key", "cls"]
-    both = ["--train", data, "--test", data, *classes]
+    both = ["--train", *data, "--test", *data, *classes]
     model = ["--model", str(place / "m")]
     return {
-        "zero-shot": ["eval", "zero-shot", *model, "--data", data, *classes],
-        "retrieval": ["eval", "retrieval", *model, "--data", data],
+        "zero-shot": ["eval", "zero-shot", *model, "--data", *data, *classes],
+        "retrieval": ["eval", "retrieval", *model, "--data", *data],
         "knn": ["eval", "knn", *model, *both],
         "linear-probe": ["eval", "linear-probe", *model, *both],
     }
+
+
+def found_by(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A result's figures but for the data's fingerprints, and its outcomes by metric and id."""
+    figures = json.loads((folder / "r.json").read_text())
+    for key in ("data_fingerprint", "train_fingerprint", "examples"):
+        figures.pop(key, None)
+    lines = (folder / "r.outcomes.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    return figures, {f"{row['metric']} {row['id']}": row for row in rows}
+
+
+@pytest.mark.parametrize("kind", ["zero-shot", "retrieval", "knn", "linear-probe"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_order_of_the_samples_changes_no_bit(
+    place: Path, tmp_path: Path, kind: str, precision: str
+) -> None:
+    found = []
+    parts = [f"part-{number}.tar" for number in range(3)]
+    for number, shards in enumerate((["a.tar"], ["shuffled.tar"], parts, parts[::-1])):
+        words = [*commands(place, *shards)[kind], "--precision", precision]
+        assert main([*words, "--out", str(tmp_path / str(number) / "r.json")]) == 0
+        found.append(found_by(tmp_path / str(number)))
+    assert len(found[0][1]) >= COUNT
+    assert all(each == found[0] for each in found)
+
+
+@pytest.mark.parametrize("form", ["float16", "float32"])
+def test_pieces_and_order_change_no_feature(place: Path, tmp_path: Path, form: str) -> None:
+    found = []
+    for number, (shard, piece) in enumerate(
+        (("a", 1000), ("a", 7), ("a", 64), ("a", 100), ("shuffled", 1000), ("shuffled", 33))
+    ):
+        words = ["--data", str(place / f"{shard}.tar"), "--dtype", form, "--piece", str(piece)]
+        out = tmp_path / str(number)
+        assert main(["embed", "--model", str(place / "m"), *words, "--out", str(out)]) == 0
+        keys = [
+            key for path in sorted(out.glob("keys-*.json")) for key in json.loads(path.read_text())
+        ]
+        rows = np.concatenate([np.load(path) for path in sorted(out.glob("*.npy"))])
+        found.append({key: row.tobytes() for key, row in zip(keys, rows, strict=True)})
+    assert len(found[0]) == COUNT
+    assert all(each == found[0] for each in found)
 
 
 @pytest.fixture(scope="module")

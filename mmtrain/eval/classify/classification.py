@@ -1,7 +1,8 @@
 """From the scores of classes to figures: accuracy, calibration, what is taken for what."""
 
+import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,15 +93,14 @@ class ClassTable:
         self._log_right_CN = torch.zeros(len(SCALES), num_samples, device=device)
         self._log_first_CN = torch.zeros(len(SCALES), num_samples, device=device)
 
-    def fill(self, first: int, scores_BM: Tensor, class_B: Tensor) -> None:
-        """Enter the samples from number `first` on.
+    def fill(self, rows: slice | Tensor, scores_BM: Tensor, class_B: Tensor) -> None:
+        """Enter some samples.
 
         Args:
-            first: number of the first row.
+            rows: their numbers.
             scores_BM: fp32; of equal ones the class with the lower number wins.
             class_B: the right classes.
         """
-        rows = slice(first, first + len(class_B))
         self._table_3N[0, rows] = class_B
         self._table_3N[1, rows] = scores_BM.argmax(1)
         self._table_3N[2, rows] = rank_of_target(scores_BM, class_B)
@@ -117,7 +117,7 @@ class ClassTable:
         class_N, predicted_N, rank_N = sum_of_all(self._table_3N, group=encoder.group).cpu()
         log_right_CN = sum_of_all(self._log_right_CN, group=encoder.group).cpu().double()
         log_first_CN = sum_of_all(self._log_first_CN, group=encoder.group).cpu().double()
-        loss_C = -log_right_CN.mean(1)
+        loss_C = -_in_order(log_right_CN).mean(1)
         best = int(loss_C.argmin())
         return Verdicts(
             class_N=class_N,
@@ -187,8 +187,9 @@ class Verdicts:
     def _calibration_error(self) -> float:
         """Expected calibration error over 15 bins (arXiv:1706.04599, Eq. 3)."""
         gap_N = (self.rank_N == 0).double() - self.confidence_N
-        gap_K = torch.zeros(NUM_BINS, dtype=torch.float64).index_add_(0, self._bins(), gap_N)
-        return float(gap_K.abs().sum() / len(gap_N))
+        bin_N = self._bins()
+        gaps = (float(_in_order(gap_N[bin_N == number]).sum()) for number in range(NUM_BINS))
+        return sum(map(abs, gaps)) / len(gap_N)
 
     def _reliability(self) -> list[dict[str, Any]]:
         """Of each bin that has samples: how sure the predictions are, and how often right."""
@@ -199,7 +200,7 @@ class Verdicts:
             count = int(inside_N.sum())
             if count:
                 right = int((self.rank_N[inside_N] == 0).sum())
-                confidence = float(self.confidence_N[inside_N].mean())
+                confidence = float(_in_order(self.confidence_N[inside_N]).mean())
                 rows.append({"count": count, "confidence": confidence, "top1": right / count})
         return rows
 
@@ -213,9 +214,9 @@ class Verdicts:
         pairs = list(
             zip(self.class_N[wrong].tolist(), self.predicted_N[wrong].tolist(), strict=True)
         )
-        sureness: Counter[tuple[int, int]] = Counter()
+        sureness: dict[tuple[int, int], list[float]] = defaultdict(list)
         for pair, confidence in zip(pairs, self.confidence_N[wrong].tolist(), strict=True):
-            sureness[pair] += confidence
+            sureness[pair].append(confidence)
         often = sorted(Counter(pairs).items(), key=lambda item: (-item[1], item[0]))
         return [
             {
@@ -223,10 +224,15 @@ class Verdicts:
                 "predicted": names[predicted],
                 "count": count,
                 "share": count / total_M[right],
-                "confidence": sureness[right, predicted] / count,
+                "confidence": math.fsum(sureness[right, predicted]) / count,
             }
             for (right, predicted), count in often[:NUM_CONFUSIONS]
         ]
+
+
+def _in_order(value_N: Tensor) -> Tensor:
+    """Values by size: their sum does not depend on the order of the samples, to the last bit."""
+    return value_N.sort(-1).values
 
 
 def classification_result(

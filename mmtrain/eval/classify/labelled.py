@@ -13,6 +13,7 @@ from mmtrain.eval.classify.classes import ClassList
 from mmtrain.eval.classify.classification import ClassTable, ReadClass, classification_result
 from mmtrain.eval.encode import Encoder
 from mmtrain.eval.features.gathered import encode_set
+from mmtrain.eval.outcomes import name_order, sample_names
 from mmtrain.eval.result import EvalResult, provenance
 from mmtrain.eval.scores import own_blocks
 
@@ -27,11 +28,17 @@ class LabelledSet:
     """Unit norm, float32, on the device."""
     class_N: Tensor
     """int64, on the device."""
+    sample_N: Tensor
+    """int64, the number of each in its source, on the device. Samples stand in the order of their
+    names, so that what is fitted to them does not depend on the order of the data."""
 
     def rows(self, kept_N: Tensor) -> "LabelledSet":
         """Some of it."""
         return LabelledSet(
-            source=self.source, features_NE=self.features_NE[kept_N], class_N=self.class_N[kept_N]
+            source=self.source,
+            features_NE=self.features_NE[kept_N],
+            class_N=self.class_N[kept_N],
+            sample_N=self.sample_N[kept_N],
         )
 
     def __add__(self, other: "LabelledSet") -> "LabelledSet":
@@ -39,6 +46,7 @@ class LabelledSet:
             source=self.source,
             features_NE=torch.cat([self.features_NE, other.features_NE]),
             class_N=torch.cat([self.class_N, other.class_N]),
+            sample_N=torch.cat([self.sample_N, other.sample_N]),
         )
 
 
@@ -55,8 +63,15 @@ def encode_labelled(
     features_NE, classes = encode_set(
         encoder, source, ReadClass(label_key=label_key, number=number), names=(label_key,)
     )
+    order = name_order(sample_names(source, range(source.num_samples)))
+    sample_N = torch.tensor(order, device=encoder.device)
     class_N = torch.tensor(classes, dtype=torch.int64, device=encoder.device)
-    return LabelledSet(source=source, features_NE=features_NE, class_N=class_N)
+    return LabelledSet(
+        source=source,
+        features_NE=features_NE[sample_N],
+        class_N=class_N[sample_N],
+        sample_N=sample_N,
+    )
 
 
 def judge(
@@ -82,7 +97,7 @@ def judge(
     """
     table = ClassTable(len(tested.class_N), encoder.device)
     for rows in own_blocks(encoder.group, len(tested.class_N), width):
-        table.fill(rows.start, score(tested.features_NE[rows]), tested.class_N[rows])
+        table.fill(tested.sample_N[rows], score(tested.features_NE[rows]), tested.class_N[rows])
     return classification_result(
         encoder,
         tested.source,

@@ -10,7 +10,7 @@ from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.classify.classes import ClassList, class_list
 from mmtrain.eval.classify.classification import ClassTable, ReadClass, classification_result
 from mmtrain.eval.classify.prompts import DEFAULT_TEMPLATES, class_embeddings, load_templates
-from mmtrain.eval.encode import Encoder
+from mmtrain.eval.encode import Encoder, filled_up
 from mmtrain.eval.result import EvalResult, provenance
 from mmtrain.eval.samples import encoded_batches
 
@@ -54,7 +54,8 @@ def evaluate_zero_shot(
     read_class = ReadClass(label_key=label_key, number=number)
     for batch, image_BE in encoded_batches(encoder, source, read_class, names=(label_key,)):
         class_B = torch.tensor(batch.values, dtype=torch.int64, device=encoder.device)
-        table.fill(batch.first, image_BE @ text_ME.T, class_B)
+        scores_BM = (filled_up(encoder, image_BE) @ text_ME.T)[: len(class_B)]
+        table.fill(slice(batch.first, batch.first + len(class_B)), scores_BM, class_B)
     return classification_result(
         encoder,
         source,

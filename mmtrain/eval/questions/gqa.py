@@ -6,6 +6,7 @@ model paid, is not among them.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from math import fsum
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -164,8 +165,8 @@ def _distribution(balanced: Sequence[Said]) -> float | str:
             said[group][one.prediction] += 1
     if not true:
         return "questions without groups.global"
-    weighted = sum(
-        counts.total() * sum((said[group][answer] - n) ** 2 / n for answer, n in counts.items())
+    weighted = fsum(
+        counts.total() * fsum((said[group][answer] - n) ** 2 / n for answer, n in counts.items())
         for group, counts in true.items()
     )
     return weighted / sum(counts.total() for counts in true.values()) / _SCALE

@@ -24,8 +24,8 @@ def make_scores(num: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
 def judged(scores_NM: torch.Tensor, class_N: torch.Tensor, *, step: int = 64):
     table = ClassTable(len(class_N), torch.device("cpu"))
     for first in range(0, len(class_N), step):
-        rows = slice(first, first + step)
-        table.fill(first, scores_NM[rows], class_N[rows])
+        rows = slice(first, min(first + step, len(class_N)))
+        table.fill(rows, scores_NM[rows], class_N[rows])
     return table.gather(make_encoder())
 
 

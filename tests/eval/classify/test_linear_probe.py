@@ -106,7 +106,9 @@ def test_neighbours_are_scikit_learns(neighbours: int, temperature: float | None
     source = open_source("synthetic:1")
     votes_NM = count_votes(
         test_NE,
-        LabelledSet(source=source, features_NE=x_NE, class_N=class_N),
+        LabelledSet(
+            source=source, features_NE=x_NE, class_N=class_N, sample_N=torch.arange(len(class_N))
+        ),
         num_classes=NUM_CLASSES,
         neighbours=neighbours,
         temperature=temperature,
@@ -121,7 +123,10 @@ def test_neighbours_are_scikit_learns(neighbours: int, temperature: float | None
 def test_a_tenth_is_held_out_evenly_over_the_classes() -> None:
     class_N = torch.tensor([number // 20 for number in range(160)])
     whole = LabelledSet(
-        source=open_source("synthetic:1"), features_NE=torch.arange(160.0)[:, None], class_N=class_N
+        source=open_source("synthetic:1"),
+        features_NE=torch.arange(160.0)[:, None],
+        class_N=class_N,
+        sample_N=torch.arange(160),
     )
     kept, held = hold_out(whole)
     assert torch.bincount(held.class_N).tolist() == [2] * 8
