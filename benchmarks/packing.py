@@ -62,9 +62,10 @@ def long_tail_lengths(count: int) -> list[int]:
 
 
 def make_batch(lengths: list[int], *, seed: int) -> DialogueBatch:
-    """Dialogues of these lengths, an image before each."""
+    """Dialogues of these lengths, an image before each; the last quarter of each is learnt."""
     generator = torch.Generator().manual_seed(seed)
     num, length_B = len(lengths), torch.tensor(lengths)
+    learnt_B = length_B // 4
     place_T = torch.arange(max(lengths))
     image_BT = ((place_T >= 1) & (place_T < 1 + PER_PIECE)).expand(num, -1)
     return DialogueBatch(
@@ -74,8 +75,9 @@ def make_batch(lengths: list[int], *, seed: int) -> DialogueBatch:
         tokens_BT=torch.randint(1, VOCAB, (num, max(lengths)), generator=generator),
         length_B=length_B,
         image_BT=image_BT,
-        trained_BT=(place_T > PER_PIECE) & (place_T < length_B[:, None]),
-        num_trained=tuple(length - PER_PIECE - 1 for length in lengths),
+        trained_BT=(place_T >= length_B[:, None] - learnt_B[:, None])
+        & (place_T < length_B[:, None]),
+        num_trained=tuple(learnt_B.tolist()),
         position_B=torch.arange(num),
         valid_B=torch.ones(num, dtype=torch.bool),
         epoch=0,

@@ -20,9 +20,9 @@ Case = tuple[ParallelConfig, int, bool]
 FAST: list[Case] = [
     (ParallelConfig(tp=2), 1, True),
     (ParallelConfig(dp_kind="ddp"), 4, True),
-    (ParallelConfig(dp_shard=2), 2, False),
 ]
 SLOW: list[Case] = [
+    (ParallelConfig(dp_shard=2), 2, False),
     (ParallelConfig(tp=2), 2, False),
     (ParallelConfig(tp=2, sequence=False), 2, True),
     (ParallelConfig(dp_shard=2), 4, True),
