@@ -97,6 +97,10 @@ class _FileReader(SampleReader):
         super().__init__(source, transform=None, captions={}, retry_seconds=retry_seconds)
         self._map = map
 
+    @property
+    def wanted(self) -> None:
+        """All."""
+
     def read(self, sample: int, *, caption_draws: Any, transform_draws: Tensor) -> Sample:
         """The sample, with what the function made as a field."""
         members: Mapping[str, bytes] = patiently(

@@ -11,6 +11,7 @@ from typing import Any, Generic, NotRequired, TypedDict
 import torch
 from torch import Tensor
 
+from mmtrain.data.ahead import Ahead
 from mmtrain.data.batch import BadSample
 from mmtrain.data.config import DataConfig
 from mmtrain.data.fingerprint import join_fingerprint, join_sources, split_fingerprint
@@ -24,12 +25,11 @@ from mmtrain.data.order.plan import PADDING
 from mmtrain.data.order.randomness import uniform
 from mmtrain.data.phases import Phase, Phases
 from mmtrain.data.reused import ReusedMemory
-from mmtrain.data.row_plan import build_row_plan, files_ahead, gone_on, run_phases, tell_caches
+from mmtrain.data.row_plan import build_row_plan, gone_on, run_phases, tell_caches
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import NO_CAPTION, NUM_CAPTION_DRAWS, Sample, SampleReader
 from mmtrain.data.sources.open import open_source
 from mmtrain.data.sources.source import SampleSource
-from mmtrain.data.storage.prefetch import Prefetch
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.data.work_sums import WorkSums
 from mmtrain.data.workers import BatchT, iterate_batches
@@ -115,7 +115,7 @@ class NumberedData(Generic[BatchT]):
         """What the batches took that `iterate` gave."""
         self._memory = ReusedMemory()
         self._cache = config.open_cache(world_size=world_size)
-        self._ahead = None if self._cache is None else Prefetch(self._cache)
+        self._ahead = None if self._cache is None else Ahead(self._cache)
         self._last: int | None = None
         """Number of the last batch of `iterate`."""
         self.sources = [self._open_source(settings) for settings in config.sources]
@@ -312,7 +312,7 @@ class NumberedData(Generic[BatchT]):
         bad: list[BadSample] = []
         tell_caches(self.sources, self.plan, rows)
         if self._ahead is not None and self._last is not None:
-            self._ahead.want(partial(files_ahead, self.sources, self.plan, rows, last=self._last))
+            self._ahead.want(rows, self._readers, self.plan, last=self._last)
         with one_line_for_disks("data.mixture" if self.config.mixture else "data.train"):
             return self._read(rows, bad, readers=self._readers_in(phase)), tuple(bad)
 

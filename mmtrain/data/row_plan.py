@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import zip_longest
 
 import numpy as np
 
@@ -18,7 +17,6 @@ from mmtrain.data.order.stretches import batches_in
 from mmtrain.data.phases import Phase, Phases, lay_out_phases
 from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.sources.source import SampleSource
-from mmtrain.data.storage.cached import CachedFile
 from mmtrain.errors import UsageError
 
 _MOST = {
@@ -29,39 +27,22 @@ _MOST = {
 
 def tell_caches(sources: Sequence[SampleSource], plan: RowPlan, rows: Rows) -> None:
     """Tell the cache of each source in a batch which of its shards are wanted next."""
-    for number, source in _shards_in(sources, rows):
+    for number, source in shards_in(sources, rows):
         row = int(np.argmax((rows.source_B == number) & (rows.place_B != PADDING)))
         source.expect(partial(plan.coming, rows, row))
 
 
-def files_ahead(
-    sources: Sequence[SampleSource], plan: RowPlan, rows: Rows, *, last: int
-) -> Iterator[CachedFile]:
-    """The remote shards that a rank reads from a batch on, soonest first; of several sources in
-    turn.
-
-    Args:
-        sources: of the plan.
-        plan: the order.
-        rows: of the batch.
-        last: number of the last batch that is read.
-    """
-    end = plan.rows(last)
-    files = [
-        source.kept(plan.ahead(rows, number, last=end).tolist())
-        for number, source in _shards_in(sources, rows)
-    ]
-    return (file for turn in zip_longest(*files) for file in turn if file is not None)
-
-
-def _shards_in(sources: Sequence[SampleSource], rows: Rows) -> Iterator[tuple[int, ShardSource]]:
+def shards_in(sources: Sequence[SampleSource], rows: Rows) -> Iterator[tuple[int, ShardSource]]:
     """The sources of a batch that are shards."""
     for number in np.unique(rows.source_B[rows.place_B != PADDING]).tolist():
-        source = sources[number]
-        if isinstance(source, JoinedSource):
-            source = source.inner
-        if isinstance(source, ShardSource):
+        if (source := shards_of(sources[number])) is not None:
             yield number, source
+
+
+def shards_of(source: SampleSource) -> ShardSource | None:
+    """The shards of a source; None: it has none."""
+    inner = source.inner if isinstance(source, JoinedSource) else source
+    return inner if isinstance(inner, ShardSource) else None
 
 
 def run_phases(

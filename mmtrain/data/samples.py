@@ -136,6 +136,11 @@ class SampleReader:
         self._stored = stored
         self._wanted.add(f"{stored.name}.npy")
 
+    @property
+    def wanted(self) -> Collection[str] | None:
+        """The files of a sample that are read first; None: all."""
+        return {*_IMAGES, *self._wanted}
+
     def at_size(self, transform: TrainTransform | None, *, at_least: int | None) -> Self:
         """The same with another square of pixels; arguments as the class has them."""
         other = copy.copy(self)

@@ -268,6 +268,7 @@ class StreamPlan:
         row_B = self._parts_rows[self._sizes.part(number)]
         position_B, zero_B = self._sizes.rows_before(number) + row_B, np.zeros_like(row_B)
         return Rows(
+            number=number,
             position_B=position_B,
             sample_B=position_B,
             epoch=0,

@@ -17,6 +17,8 @@ from mmtrain.errors import UsageError
 class Rows:
     """What one data-parallel rank holds of one global batch."""
 
+    number: int
+    """The batch's, counted over the whole run."""
     epoch: int
     """The batch's epoch; a batch never spans two. A mixture is one long epoch."""
     position_B: np.ndarray
@@ -189,6 +191,7 @@ class BatchPlan:
         real_B = place_B < bounds[lane_B + 1]
         place_B = np.where(real_B, place_B, PADDING)
         return Rows(
+            number=batch_number,
             epoch=epoch,
             position_B=np.where(real_B, start + stretch.row_B, PADDING),
             sample_B=self.plan.samples(epoch, place_B),

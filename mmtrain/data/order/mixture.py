@@ -268,6 +268,7 @@ class MixturePlan:
         first = self.sizes.rows_before(batch_number)
         row_B = self._parts_rows[self.sizes.part(batch_number)]
         return Rows(
+            number=batch_number,
             epoch=0,
             position_B=np.where(real_B, first + row_B, PADDING),
             sample_B=sample_B,

@@ -3,7 +3,7 @@
 import hashlib
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from threading import Lock
 from typing import Any, Literal, TypeVar
@@ -25,6 +25,7 @@ from mmtrain.data.storage.cached import CachedFile
 from mmtrain.data.storage.file import File, Range
 from mmtrain.data.storage.open import open_file, open_to_scan
 from mmtrain.data.storage.patience import patience, patiently
+from mmtrain.data.storage.piece import Piece
 from mmtrain.errors import UsageError
 
 OnDamage = Literal["stop", "use_rest"]
@@ -179,21 +180,39 @@ class ShardSource:
             OSError: the shard cannot be read, tried several times.
         """
         number, inside = self._locate(sample)
-        entries = self._index(number).members(inside)
-        if self.image_key in entries:
-            image = entries.pop(self.image_key)
-            entries = {k: v for k, v in entries.items() if k not in IMAGE_EXTENSIONS}
-            entries["image"] = image
-        if wanted is not None:
-            entries = {name: entry for name, entry in entries.items() if name in wanted}
+        entries = self._entries(self._index(number), inside, wanted)
         if not entries:
             return {}
-        ranges = [(entry.offset - BLOCK, BLOCK + entry.size) for entry in entries.values()]
+        ranges = _ranges(entries)
         pieces = self._read(number, ranges)
         return {
             name: self._content(entry, piece)
             for (name, entry), piece in zip(entries.items(), pieces, strict=True)
         }
+
+    def _entries(
+        self, index: ShardIndex, inside: int, wanted: Collection[str] | None
+    ) -> dict[str, Entry]:
+        """Where those of a sample's files are that are wanted."""
+        entries = index.members(inside)
+        if self.image_key in entries:
+            image = entries.pop(self.image_key)
+            entries = {k: v for k, v in entries.items() if k not in IMAGE_EXTENSIONS}
+            entries["image"] = image
+        if wanted is None:
+            return entries
+        return {name: entry for name, entry in entries.items() if name in wanted}
+
+    def pieces(self, sample: int, wanted: Collection[str] | None) -> list[Piece] | None:
+        """What the cache will be asked for when a sample is read, by ranges; None: its shard was
+        not met yet, which whoever reads it does."""
+        number, inside = self._locate(sample)
+        if (kept := self._indexes.get(number)) is None:
+            return None
+        file = self._open.get(number) or next(self.kept([number]), None)
+        if not isinstance(file, CachedFile):
+            return []
+        return file.pieces_of(_ranges(self._entries(kept.index, inside, wanted)))
 
     def expect(self, coming: Callable[[], np.ndarray]) -> None:
         """Tell the cache which shards are wanted next, for when it has to drop some.
@@ -339,3 +358,8 @@ class ShardSource:
     def _forget(self, number: int) -> None:
         with self._lock:
             self._open.pop(number, None)
+
+
+def _ranges(entries: Mapping[str, Entry]) -> list[Range]:
+    """Of files with their headers."""
+    return [(entry.offset - BLOCK, BLOCK + entry.size) for entry in entries.values()]

@@ -19,7 +19,7 @@ from threading import Lock
 from typing import Any
 
 from mmtrain.data.storage.evict import PARTIAL, Budget, drop
-from mmtrain.data.storage.piece import OpenPiece, Piece, sealed
+from mmtrain.data.storage.piece import OpenPiece, Piece, seal_of
 from mmtrain.data.work import COUNTER
 from mmtrain.errors import UsageError
 
@@ -179,12 +179,13 @@ class Cache:
 
     def _keep(self, path: Path, descriptor: int, data: bytes) -> bool:
         """Write a piece and give it its name; False: that failed, which leaves nothing."""
-        whole = sealed(data)
+        parts = {0: data, len(data): seal_of(data)}
+        size = sum(map(len, parts.values()))
         try:
             os.ftruncate(descriptor, 0)  # what a process that was killed left
-            if not self.budget.make_room(len(whole), descriptor=descriptor):
+            if not self.budget.make_room(size, descriptor=descriptor):
                 return False
-            if os.pwrite(descriptor, whole, 0) < len(whole):
+            if sum(os.pwrite(descriptor, part, at) for at, part in parts.items()) < size:
                 return False
             os.replace(path.with_name(path.name + PARTIAL), path)
         except OSError:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Self
 
 from mmtrain.data.storage.cache import Cache
-from mmtrain.data.storage.file import File, Range, read_joined
+from mmtrain.data.storage.file import File, Range, join_ranges, read_joined
 from mmtrain.data.storage.piece import Piece
 
 _GAP = 1 << 18
@@ -47,6 +47,11 @@ class CachedFile:
     def pieces(self) -> Iterator[Piece]:
         """All of them in order, where it is kept in large ones."""
         return map(self._large_piece, range(-(-self.size // self._cache.piece)))
+
+    def pieces_of(self, ranges: Sequence[Range]) -> list[Piece]:
+        """Those that `read_ranges` asks for, where just what is read is kept."""
+        joined = join_ranges(ranges, gap=_GAP)
+        return [self._piece(first, size) for first, size, _ in joined if first < self.size]
 
     def _large_piece(self, number: int) -> Piece:
         """One that knows what was found out about it, as long as the file is open."""

@@ -102,10 +102,10 @@ class OpenPiece:
         return True
 
 
-def sealed(data: bytes) -> bytes:
-    """What is written of a piece."""
+def seal_of(data: bytes) -> bytes:
+    """What is written behind the bytes of a piece."""
     view = memoryview(data)
     crcs = b"".join(
         struct.pack("=I", zlib.crc32(view[i : i + _BLOCK])) for i in range(0, len(data), _BLOCK)
     )
-    return data + crcs + _END.pack(_MAGIC, len(data), zlib.crc32(crcs))
+    return crcs + _END.pack(_MAGIC, len(data), zlib.crc32(crcs))

@@ -18,10 +18,12 @@ from mmtrain.data.storage.cached import CachedFile
 from mmtrain.data.storage.piece import Piece
 from mmtrain.errors import UsageError
 
-Coming = Callable[[], Iterable[CachedFile]]
-"""The files that are wanted next, soonest first; asked in another thread."""
+Coming = Callable[[], Iterable[CachedFile | Piece]]
+"""What is wanted next, soonest first: files, of which all pieces are, or pieces; asked in another
+thread."""
 
-_THREADS = 2
+_THREADS, _RANGE_THREADS = 2, 8
+"""Large pieces come as fast by two; small ones wait for the network."""
 _SHARE = 2
 """Of the cache's bytes one in so many is fetched ahead: evictions then drop none of it, since what
 is wanted soonest goes last."""
@@ -36,8 +38,7 @@ class Prefetch:
     """Threads that fetch ahead, begun where something is wanted. Safe to pickle and to fork.
 
     Args:
-        cache: where it goes; one that keeps ranges, since other machines read the rest of each
-            file, is not filled ahead.
+        cache: where it goes.
     """
 
     def __init__(self, cache: Cache) -> None:
@@ -51,7 +52,8 @@ class Prefetch:
         self._state, self._turn = threading.Lock(), threading.Lock()
         self._pieces: Iterator[Piece] = iter(())
         self._whole: dict[Path, float] = {}
-        self._is_off = not self._cache.whole
+        self._is_off = False
+        self._threads = _THREADS if self._cache.whole else _RANGE_THREADS
         self._looked, self._found_any, self._rests_until = 0.0, False, 0.0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -69,15 +71,16 @@ class Prefetch:
             return
         with self._state:
             self._coming = coming
-            self._pool = self._pool or ThreadPoolExecutor(_THREADS)
-            missing, self._num_running = _THREADS - self._num_running, _THREADS
+            self._pool = self._pool or ThreadPoolExecutor(self._threads)
+            missing, self._num_running = self._threads - self._num_running, self._threads
         for _ in range(missing):
             self._pool.submit(self._step)
 
     def stop(self) -> None:
         """Fetch nothing more than what is on its way."""
-        if self._pool is not None and self._owner == os.getpid():
-            self.want(tuple)
+        if self._owner == os.getpid():
+            with self._state:  # asks for no thread: the interpreter may have ended them
+                self._coming = tuple
 
     def _step(self) -> None:
         """Bring one piece, then let the pool take the next: between two it may end."""
@@ -119,10 +122,17 @@ class Prefetch:
                 if piece is not None:
                     return piece
 
-    def _missing(self, files: Iterable[CachedFile]) -> Iterator[Piece]:
-        """The pieces that are not there, as many files on as may be fetched ahead."""
+    def _missing(self, coming: Iterable[CachedFile | Piece]) -> Iterator[Piece]:
+        """The pieces that are not there, as far on as may be fetched ahead."""
         room = self._cache.max_bytes // _SHARE
-        for file in files:
+        for file in coming:
+            if isinstance(file, Piece):
+                room -= file.size
+                if room < 0:
+                    return
+                if not os.path.exists(file.path):
+                    yield file
+                continue
             if time.monotonic() - self._whole.get(file.place, -_BELIEVED) < _BELIEVED:
                 room -= file.size
                 continue

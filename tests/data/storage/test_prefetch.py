@@ -5,11 +5,13 @@ import multiprocessing
 import os
 import threading
 import time
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from mmtrain.data.loader import open_loader
 from mmtrain.data.order.plan import EpochPlan
 from mmtrain.data.storage.cache import Cache
 from mmtrain.data.storage.prefetch import Prefetch
@@ -238,3 +240,125 @@ def test_shards_ahead_are_those_that_the_lanes_read_until_the_end(lanes, group):
         read = {shard_of[plan.sample(epoch, place)] for place in range(low, high)}
         assert {*both[: len(read)]} == read
         assert {*both} == read | {shard_of[plan.sample(epoch + 1, p)] for p in range(*coming)}
+
+
+RANGES = {"rank": 1, "world_size": 4, "batch_size": 8}
+"""Of four machines: each keeps the ranges that it reads."""
+
+
+def by_ranges(web, cache, **options):
+    index(web)
+    data = remote(web, cache, **RANGES | options)
+    assert not data._cache.whole
+    web.requests.clear()
+    web.log.clear()
+    return data
+
+
+def asked(web) -> Counter[tuple[str, str]]:
+    """How often each range of each shard was."""
+    return Counter((name, told) for name, told, _ in web.log)
+
+
+def used(batches) -> list[object]:
+    """Each for some time, in which others come."""
+    made = []
+    for batch in batches:
+        made.append(batch)
+        time.sleep(0.05)
+    return made
+
+
+@pytest.fixture(scope="module")
+def ours(folder):
+    return list(build_data(str(folder), shuffle_group=2, **RANGES).iterate(0, 24))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ranges_of_the_next_batches_come_ahead_each_once(folder, ours, tmp_path, workers):
+    with serving(folder, fault=dice(seed=1, share=1.0, faults=("stall",)), stall=0.01) as web:
+        plain = by_ranges(web, tmp_path / "plain")
+        plain._ahead = None
+        assert_same(ours, list(plain.iterate(0, 24)))
+        fetched, ranges = web.requests["bytes"], asked(web)
+        data = by_ranges(web, tmp_path / "c", workers=workers)
+        assert_same(ours, used(data.iterate(0, 24)))
+        # What is asked for without looking ahead, to the byte, and none of it twice.
+        assert web.requests["bytes"] == fetched
+        assert asked(web) == ranges and set(ranges.values()) == {1}
+        missed = [one.work.figures()["data_cache_misses"] for one in (plain, data)]
+        assert missed[1] < 0.6 * missed[0]
+
+
+def test_no_range_is_fetched_that_the_run_does_not_read(folder, tmp_path):
+    with serving(folder) as web:
+        plain = by_ranges(web, tmp_path / "plain")
+        plain._ahead = None
+        list(plain.iterate(0, 5))
+        fetched = web.requests["bytes"]
+        used(by_ranges(web, tmp_path / "c").iterate(0, 5))
+        assert web.requests["bytes"] == fetched
+
+
+def test_ranges_of_all_files_of_mixtures_and_of_another_start_come_so_too(folder, tmp_path):
+    def opened(place, cache, **options):
+        return open_loader(
+            f"{place}/{{000..007}}.tar",
+            batch_size=8,
+            collate=None,
+            map=lambda files: {k: v for k, v in files.items() if k != "__url__"},
+            **{"rank": 2, "world_size": 4, "cache_dir": cache} | options,
+        )
+
+    with serving(folder) as web:
+        local = opened(folder, None)
+        expected = [*local, *local]
+        data = opened(web.url, str(tmp_path / "c"))
+        web.log.clear()
+        assert used(data) + used(data) == expected
+        again = asked(web)
+        assert max(again.values()) == 1
+        assert used(data.data.iterate(0, 3))  # once more, all kept
+        assert asked(web) == again
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_batches_of_ranges_are_equal_whatever_becomes_of_it(
+    folder, ours, tmp_path, monkeypatch, fault
+):
+    with serving(folder) as web:
+        data = by_ranges(web, tmp_path / "c")
+        FAULTS[fault](monkeypatch)
+        assert_same(ours, list(data.iterate(0, 24)))
+
+
+@pytest.mark.parametrize("gb", [1.0, 0.0002])
+def test_batches_of_ranges_are_equal_where_pieces_go(folder, ours, tmp_path, gb):
+    cache = tmp_path / "c"
+    with serving(folder) as web:
+        made = []
+        for number, batch in enumerate(by_ranges(web, cache, cache_gb=gb).iterate(0, 24)):
+            made.append(batch)
+            time.sleep(0.02)
+            assert sum(path.stat().st_size for path in cache.rglob("*-*")) <= gb * 1e9
+            if number % 5 == 4:
+                for path in [*cache.rglob("*-*")][::2]:
+                    path.unlink(missing_ok=True)
+        assert_same(ours, made)
+
+
+def test_no_more_ranges_are_fetched_ahead_than_are_kept(folder, tmp_path):
+    gb = 0.00004
+    with serving(folder) as web:
+        plain = by_ranges(web, tmp_path / "plain")
+        plain._ahead = None
+        list(plain.iterate(0, 6))
+        behind = web.requests["bytes"]
+        batches = by_ranges(web, tmp_path / "c", cache_gb=gb).iterate(0, 24)
+        for _ in range(6):
+            next(batches)
+            time.sleep(0.2)
+        read = web.requests["bytes"]
+        time.sleep(0.5)
+        assert web.requests["bytes"] == read
+        assert 0 < read - behind <= 0.5 * gb * 1e9
