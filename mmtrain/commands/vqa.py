@@ -30,12 +30,12 @@ from mmtrain.eval.questions.answering import (
     answer_all,
     answer_texts,
     choice_probabilities,
+    see,
 )
 from mmtrain.eval.questions.choosing import Choose, refuse_no_options
 from mmtrain.eval.questions.figures import check_judged
 from mmtrain.eval.questions.result import PROBES, evaluate_vqa
 from mmtrain.eval.result import write_result
-from mmtrain.eval.samples import cut_image
 from mmtrain.files import writing
 from mmtrain.loading.vqa import load_vqa
 from mmtrain.models.vqa import Asked, Head
@@ -141,7 +141,7 @@ def ask_command(
         )
     try:
         picture = open_image(image.read_bytes())
-        pieces = _pieces_of(answerer, picture)
+        pieces = see(answerer, picture)
     except OSError as error:
         raise UsageError(f"image = {image}: {error.strerror}; name a picture") from error
     except (SampleError, ValueError) as error:
@@ -153,15 +153,6 @@ def ask_command(
         if out is not None:
             path = out if len(questions) == 1 else out.with_stem(f"{out.stem}-{number}")
             _draw(answerer, picture, pieces.images_NCHW, question, path)
-
-
-def _pieces_of(answerer: Answerer, picture: Image.Image) -> Pieces:
-    """What the model sees of a picture, on its device."""
-    tiles, device = answerer.model.config.tiles, answerer.device
-    if tiles is None:
-        return Pieces.whole(eval_transform(answerer.preprocess)(picture)[None].to(device))
-    pieces_PCHW, place_P2 = cut_image(picture, answerer.preprocess, tiles)
-    return Pieces.joined([(pieces_PCHW.to(device), place_P2.to(device))])
 
 
 def _candidates(answerer: Answerer, pieces: Pieces, question: str) -> list[tuple[str, float]]:

@@ -7,6 +7,7 @@ from functools import cached_property, partial
 from typing import Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
@@ -14,7 +15,7 @@ from mmtrain.collectives import rank_and_size
 from mmtrain.data.dialogues.config import DialogueDataConfig
 from mmtrain.data.dialogues.tokens import DialogueText, DialogueTokens
 from mmtrain.data.images.tiles import Pieces
-from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.images.transforms import PreprocessConfig, eval_transform
 from mmtrain.data.questions.answers import AnswerVocabulary
 from mmtrain.data.questions.batches import TextForm
 from mmtrain.data.questions.question import Question, Said, questions_from_json
@@ -27,7 +28,7 @@ from mmtrain.errors import UsageError
 from mmtrain.eval.encode import own_batches
 from mmtrain.eval.forward_size import FIXED_BATCH
 from mmtrain.eval.questions.choosing import Choose, choose_options
-from mmtrain.eval.samples import EvalBatch, EvalBatches, Members, spans
+from mmtrain.eval.samples import EvalBatch, EvalBatches, Members, cut_image, spans
 from mmtrain.eval.together import gather_all, on_all_ranks
 from mmtrain.models.connector import num_image_tokens
 from mmtrain.models.dialogues import DialogueGenerator, Told
@@ -217,6 +218,15 @@ def _answer_batch(
         for row, questions in enumerate(batch.values)
         for slot, question in enumerate(questions)
     ]
+
+
+def see(answerer: Answerer, picture: Image.Image) -> Pieces:
+    """What the model sees of a picture, on its device."""
+    tiles, device = answerer.model.config.tiles, answerer.device
+    if tiles is None:
+        return Pieces.whole(eval_transform(answerer.preprocess)(picture)[None].to(device))
+    pieces_PCHW, place_P2 = cut_image(picture, answerer.preprocess, tiles)
+    return Pieces.joined([(pieces_PCHW.to(device), place_P2.to(device))])
 
 
 @torch.no_grad()
