@@ -38,12 +38,24 @@ def data_quarantine_command(*, run: Path, json_out: Path | None) -> None:
     for line in (*_counts(met), *_samples(met)):
         print(line)
     if folder is not None:
-        for line in _accounts(folder):
+        for line in _readable_accounts(folder):
             print(f"# {line}")
     if json_out is not None:
         rows = [sample._asdict() | {"times": times} for sample, times in met.most_common()]
         replace_file(json_out, json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
         print(f"# wrote {json_out}")
+
+
+def _readable_accounts(folder: RunFolder) -> list[str]:
+    try:
+        return list(_accounts(folder))
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(
+            f"{folder.path}: its epochs cannot be added up: recipe.toml, run.json or metrics.jsonl "
+            f"is damaged or another version's ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _met_in(folder: RunFolder) -> Counter[Met]:

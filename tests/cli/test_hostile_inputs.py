@@ -96,6 +96,13 @@ def test_a_recipe_that_is_none(make: Any, told: str, tmp_path: Path, capsys: Any
         assert told in line and str(path) in line, line
 
 
+def test_a_tokenizer_without_end(tmp_path: Path, capsys: Any) -> None:
+    without_end(tmp_path / "bpe.model")
+    words = ["--tokenizer.kind", "sentencepiece", "--tokenizer.path", str(tmp_path / "bpe.model")]
+    line = mistake(capsys, "train", RECIPE, "--run-dir", str(tmp_path / "new"), *words)
+    assert "bpe.model is a device" in line
+
+
 def test_links_in_a_circle_are_no_run_and_no_model(tmp_path: Path, capsys: Any) -> None:
     circle(tmp_path / "loop")
     loop, out = str(tmp_path / "loop"), str(tmp_path / "out")

@@ -95,3 +95,26 @@ def test_what_is_no_run_is_refused(tmp_path: Path, capsys):
     for path in (tmp_path, tmp_path / "nothing"):
         assert main(["data", "quarantine", str(path)]) == 2
         assert str(path) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("recipe.toml", "[run]\ndir = 'x'\n"),
+        ("recipe.toml", "[train]\nbatch_size = 'many'\n"),
+        ("run.json", "{}"),
+        ("run.json", '{"data": {"num_samples": null, "batches_per_epoch": "x"}}'),
+        ("run.json", "[" * 100_000),
+        ("metrics.jsonl", ""),
+        ("metrics.jsonl", '{"step": "a"}\n'),
+    ],
+)
+def test_a_damaged_run_is_one_line(
+    folder: Path, tmp_path: Path, capsys, name: str, content: str
+) -> None:
+    run = shutil.copytree(folder / "plain", tmp_path / "run")
+    (run / name).write_text(content)
+    status = main(["data", "quarantine", str(run)])
+    error = capsys.readouterr().err
+    assert (status, error.count("\n")) in ((2, 1), (0, 0)) and "Traceback" not in error
+    assert status == 0 or str(run) in error, error

@@ -70,6 +70,8 @@ def draw_reader(rng: random.Random, *, debug: Path) -> list[str]:
                 ["train", "recipe.toml", "--run-dir", "new", "--model.init", "run"],
                 ["report", "run"],
                 ["report", "run", "run"],
+                ["data", "quarantine", "run"],
+                ["data", "show", "run", "--step", "1"],
                 ["export", "run", "--out", "new"],
                 ["export", "run", "--out", "new", "--format", "open-clip"],
                 ["convert", "run/export", "new", "--format", "hf"],

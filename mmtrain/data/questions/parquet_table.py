@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmtrain.data.questions.choice_table import image_columns
 from mmtrain.data.sample_error import SampleError
+from mmtrain.data.storage.file import refuse_pipe
 from mmtrain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def _open(file: Path, key: str) -> "ParquetFile":
     from pyarrow.parquet import ParquetFile
 
     try:
+        refuse_pipe(file.stat(), f"{key} = {file}")
         return ParquetFile(file)
     except (OSError, ArrowException) as error:
         told = " ".join(str(error).split())

@@ -313,6 +313,8 @@ def _build(config: TokenizerConfig, path: Path, definition: bytes) -> Tokenizer:
 
 
 def _read(path: Path, key: str) -> bytes:
+    if path.is_char_device() or path.is_block_device():  # it may have no end
+        raise UsageError(f"{key} = {path} is a device; name a file")
     try:
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
