@@ -25,8 +25,8 @@ from mmtrain.tasks.terms.dialogues import DialogueTerm
 from mmtrain.tasks.terms.term import Rows
 
 _NOTHING = (
-    "no dialogue of a batch ({key} is the first) has a token to learn; see `mmtrain data labels` "
-    "for what is trained, raise vqa.dialogues.max_length or mend the data"
+    "no dialogue of a batch ({key} is the first) has a token to learn; raise "
+    "vqa.dialogues.max_length or mend the data"
 )
 
 
