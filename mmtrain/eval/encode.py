@@ -163,6 +163,6 @@ def filled_up(encoder: Encoder, rows: Tensor) -> Tensor:
     """[B, ...] with its first row again and again to the encoder's batch size, where forwards are
     of a fixed one."""
     missing = encoder.batch_size - len(rows)
-    if not encoder.is_fixed or missing <= 0:
+    if not encoder.is_fixed or missing <= 0 or not len(rows):
         return rows
     return torch.cat([rows, rows[:1].expand(missing, *rows.shape[1:])])
