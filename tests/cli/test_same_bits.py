@@ -181,13 +181,30 @@ def test_ranks_change_no_bit(place: Path, tmp_path: Path, kind: str) -> None:
     words = commands(place)[kind]
     assert main([*words, "--out", str(tmp_path / "1" / "r.json")]) == 0
     options = ["--batch-size", "7", "--workers", "2", "--out", str(tmp_path / "2" / "r.json")]
+    on_two_ranks([*words, *options])
+    assert written(tmp_path / "2") == written(tmp_path / "1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["classify", "generate"])
+def test_ranks_change_no_answer(answers: list[str], tmp_path: Path, head: str) -> None:
+    words = [*answers, "--head", head]
+    assert main([*words, "--out", str(tmp_path / "1" / "r.json")]) == 0
+    for batch, workers in (("1", "2"), ("32", "0")):
+        out = tmp_path / f"2-{batch}"
+        options = ["--batch-size", batch, "--workers", workers, "--out", str(out / "r.json")]
+        on_two_ranks([*words, *options])
+        assert written(out) == written(tmp_path / "1")
+
+
+def on_two_ranks(words: list[str]) -> None:
+    """Run a command under torchrun."""
     subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", "2", "-m", "mmtrain", *words, *options),
+            *("--nproc-per-node", "2", "-m", "mmtrain", *words),
         ],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=True,
     )
-    assert written(tmp_path / "2") == written(tmp_path / "1")
