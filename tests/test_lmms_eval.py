@@ -164,7 +164,9 @@ def test_its_own_runner(model: str, tmp_path: Path) -> None:
         Image.new("RGB", (16, 16), ("red", "green", "blue")[number]).save(
             tmp_path / f"{number}.png"
         )
-    rows = datasets.Dataset.from_dict({"image": [str(tmp_path / f"{n}.png") for n in range(3)]})
+    # The runner looks at a set without its images, which must not be left without columns.
+    columns = {"image": [str(tmp_path / f"{n}.png") for n in range(3)], "number": [0, 1, 2]}
+    rows = datasets.Dataset.from_dict(columns)
     rows.cast_column("image", datasets.Image()).to_parquet(str(tmp_path / "test.parquet"))
     (tmp_path / "functions.py").write_text(FUNCTIONS)
     kinds = {"generate_until": "exact_match", "multiple_choice": "acc"}

@@ -128,7 +128,10 @@ def what_it_is(content: Any) -> OtherFile | None:
     rows = content.get("annotations") if isinstance(content, dict) else None
     if isinstance(rows, list):
         if rows and isinstance(rows[0], dict) and "question_id" not in rows[0]:
-            return OtherFile(told="holds COCO's captions or objects; name VQAv2's questions")
+            return OtherFile(
+                told="holds COCO's captions or objects, for which there are no figures (CIDEr "
+                "needs a tokenizer that runs in Java); name a file of questions"
+            )
         return OtherFile(
             told="holds VQAv2's annotations, the answers; name it as annotations "
             "(--annotations, vqa.data.annotations) and the file of questions as questions",
