@@ -25,11 +25,12 @@ def read_workload(recipe: TrainRecipe) -> Workload:
             "of training all weights"
         )
     workload = model_workload(recipe)
-    if (trunk := workload.clip.vision.trunk) is not None:
-        raise UsageError(
-            f"plan counts what our blocks keep and send, and model.vision.trunk ({trunk.kind}) has "
-            "none; mmtrain profile measures a step"
-        )
+    for name in ("vision", "text"):
+        if (trunk := getattr(workload.clip, name).trunk) is not None:
+            raise UsageError(
+                f"plan counts what our blocks keep and send, and model.{name}.trunk ({trunk.kind}) "
+                "has none; mmtrain profile measures a step"
+            )
     return workload
 
 

@@ -16,14 +16,10 @@ from mmtrain.nn import TransformerConfig
 def canonical(config: ClipConfig) -> ClipConfig:
     """The config with all that cannot change a trained model's features at one fixed value."""
     text = config.text
-    text = replace(
-        text,
-        transformer=canonical_blocks(text.transformer),
-        rope_theta=_used(text, "rope_theta", text.positions == "rope"),
-        mask_padding=_used(text, "mask_padding", text.transformer.mask == "full"),
-        end_token_id=_end_token(text),
-        context_start=_used(text, "context_start", text.num_context > 0),
-    )
+    if text.trunk is not None:  # ids that it has beyond the tokenizer's are never asked for
+        text = replace(text, vocab_size=TextConfig.vocab_size, end_token_id=None)
+    else:
+        text = _canonical_text(text)
     # The logits' scale and bias are among the tensors.
     return replace(
         config,
@@ -31,6 +27,17 @@ def canonical(config: ClipConfig) -> ClipConfig:
         text=text,
         init_logit_scale=ClipConfig.init_logit_scale,
         init_logit_bias=None if config.init_logit_bias is None else 0.0,
+    )
+
+
+def _canonical_text(text: TextConfig) -> TextConfig:
+    return replace(
+        text,
+        transformer=canonical_blocks(text.transformer),
+        rope_theta=_used(text, "rope_theta", text.positions == "rope"),
+        mask_padding=_used(text, "mask_padding", text.transformer.mask == "full"),
+        end_token_id=_end_token(text),
+        context_start=_used(text, "context_start", text.num_context > 0),
     )
 
 
@@ -72,15 +79,16 @@ def refuse_losses(config: ClipConfig, read_back: ClipConfig, *, form: str) -> No
         raise UsageError(f"{option} cannot express {', '.join(lost)}; use --format mmtrain")
 
 
-def refuse_trunk(tower: VisionConfig, *, form: str) -> None:
+def refuse_trunk(tower: VisionConfig | TextConfig, *, form: str) -> None:
     """Refuse a tower that a form has no words for, since none of our blocks are in it.
 
     Raises:
         UsageError: naming its trunk.
     """
     if tower.trunk is not None:
+        name = "vision" if isinstance(tower, VisionConfig) else "text"
         raise UsageError(
-            f'--format {form} cannot express model.vision.trunk.kind = "{tower.trunk.kind}"; use '
+            f'--format {form} cannot express model.{name}.trunk.kind = "{tower.trunk.kind}"; use '
             "--format open-clip or mmtrain"
         )
 

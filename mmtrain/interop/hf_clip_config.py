@@ -206,6 +206,7 @@ def config_to_hf(config: ClipConfig, *, kind: Kind | None = None) -> dict[str, A
         UsageError: it computes something else, naming the fields.
     """
     refuse_trunk(config.vision, form="hf")
+    refuse_trunk(config.text, form="hf")
     if kind is None:
         kind = "siglip" if config.vision.pool == "attention" else "clip"
     names: dict[str, str] = {value: name for name, value in reversed(ACTIVATIONS.items())}

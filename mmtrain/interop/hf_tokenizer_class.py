@@ -301,6 +301,12 @@ def _plain(files: TokenizerFiles) -> tuple[Tokenizer, Token | None]:
     return rust, named["pad_token"]
 
 
+def _as_written(files: TokenizerFiles) -> tuple[Tokenizer, Token | None]:
+    """tokenizer.json as it is, of classes that make the same of their own files."""
+    rust, pad = _plain(files)
+    return rust, pad or ("<pad>" if rust.token_to_id("<pad>") is not None else None)
+
+
 def _take_from_file(rust: Tokenizer, files: TokenizerFiles) -> None:
     """The template, and how it pads, of tokenizer.json."""
     content = json_object(files.folder / JSON_FILE)
@@ -322,4 +328,7 @@ _BUILDERS: dict[str, Callable[[TokenizerFiles], tuple[Tokenizer, Token | None]]]
     "GemmaTokenizer": _gemma,
     "T5Tokenizer": _t5,
     "BertTokenizer": _bert,
+    "RobertaTokenizer": _as_written,
+    "XLMRobertaTokenizer": _as_written,
+    "NllbTokenizer": _as_written,
 }

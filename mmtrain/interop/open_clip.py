@@ -7,6 +7,7 @@ Both layouts of the state dict are read: `CLIP` (the text tower's names at the t
 from typing import Any
 
 from mmtrain.interop.open_clip_config import config_from_open_clip, config_to_open_clip
+from mmtrain.interop.open_clip_text_trunk import text_trunk_links
 from mmtrain.interop.open_clip_timm import tower_links
 from mmtrain.interop.open_clip_trunk import trunk_links, with_counters, without_counters
 from mmtrain.interop.tensor_links import (
@@ -46,6 +47,8 @@ def from_open_clip(
     tensors = {name: x for name, x in tensors.items() if name not in _JIT_CONSTANTS}
     if config.vision.trunk is not None:
         tensors = without_counters(tensors)
+    if config.text.trunk is not None:  # what older files hold beside it
+        tensors = {name: x for name, x in tensors.items() if not name.endswith(".position_ids")}
     is_timm = model_cfg["vision_cfg"].get("timm_model_name") is not None
     prefix = "text." if any(name.startswith("text.") for name in tensors) else ""
     for name in ("logit_scale", "logit_bias"):  # nonscalar_logit_scale keeps them as [1]
@@ -88,6 +91,8 @@ def _links(config: ClipConfig, prefix: str, *, timm: bool) -> list[Link]:
         links += trunk_links(config.vision)
     else:
         links += tower_links(config.vision) if timm else _vision_links(config.vision)
+    if text.trunk is not None:
+        return links + text_trunk_links(text)
     links += [
         same("text.embed.token.weight", f"{prefix}token_embedding.weight"),
         same("text.embed.positional_embedding", f"{prefix}positional_embedding"),

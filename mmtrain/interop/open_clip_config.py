@@ -10,6 +10,7 @@ from typing import Any
 from mmtrain.errors import UsageError
 from mmtrain.interop.canonical import refuse_losses
 from mmtrain.interop.foreign_config import ForeignConfig, refusing
+from mmtrain.interop.open_clip_text_trunk import text_trunk_from_cfg, text_trunk_to_cfg
 from mmtrain.interop.open_clip_timm import is_timm_tower, vision_from_cfg, vision_to_cfg
 from mmtrain.interop.open_clip_trunk import (
     resnet_from_cfg,
@@ -98,6 +99,8 @@ def _vision(cfg: ForeignConfig, *, quick_gelu: bool, embed_dim: int) -> VisionCo
 
 
 def _text(cfg: ForeignConfig, *, quick_gelu: bool, embed_dim: int) -> TextConfig:
+    if cfg.holds("hf_model_name"):
+        return text_trunk_from_cfg(cfg, embed_dim=embed_dim)
     cfg.only("hf_model_name", None)
     cfg.only("embed_cls", False)
     cfg.only("output_tokens", False)
@@ -172,7 +175,8 @@ def config_to_open_clip(config: ClipConfig) -> dict[str, Any]:
         model_cfg["init_logit_scale"] = config.init_logit_scale
     if config.init_logit_bias is not None:
         model_cfg["init_logit_bias"] = config.init_logit_bias
-    if text.transformer.activation == "quick_gelu":
+    blocks = (vision if text.trunk is not None else text).transformer
+    if blocks.activation == "quick_gelu":
         model_cfg["quick_gelu"] = True
     timm = vision_to_cfg(vision) if is_timm_tower(vision) else None
     model_cfg["vision_cfg"] = _vision_to(vision) if timm is None else timm
@@ -211,6 +215,8 @@ def _with_pixels_of(config: ClipConfig, model_cfg: dict[str, Any]) -> ClipConfig
 
 
 def _text_to(text: TextConfig) -> dict[str, Any]:
+    if text.trunk is not None:
+        return text_trunk_to_cfg(text, text.trunk)
     cfg: dict[str, Any] = {
         "context_length": text.context_length,
         "vocab_size": text.vocab_size,

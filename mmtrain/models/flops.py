@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmtrain.models.clip import ClipConfig
 from mmtrain.models.decoder_config import DecoderConfig
-from mmtrain.models.text import TextConfig
+from mmtrain.models.text import TextConfig, build_text_embed
 from mmtrain.models.vision import VisionConfig, build_embed
 from mmtrain.nn import TransformerConfig
 from mmtrain.nn.flops import FlopCount
@@ -75,6 +75,15 @@ def _trunk_flops(config: VisionConfig) -> int:
     return count.total
 
 
+@functools.lru_cache
+def _text_trunk_flops(config: TextConfig) -> int:
+    """Of a token: two for each number of a matrix, the tables of ids and places left out."""
+    with torch.device("meta"):
+        embed = build_text_embed(config)
+    linears = (part for part in embed.modules() if isinstance(part, torch.nn.Linear))
+    return sum(2 * linear.weight.numel() for linear in linears)
+
+
 def _vision_flops(config: VisionConfig, embed_dim: int, num_patches: int) -> int:
     if config.trunk is not None:
         projection = 2 * config.transformer.dim * embed_dim if config.projection else 0
@@ -91,4 +100,6 @@ def _vision_flops(config: VisionConfig, embed_dim: int, num_patches: int) -> int
 
 def _text_flops(config: TextConfig, embed_dim: int, num_tokens: int) -> int:
     projection = 2 * config.transformer.dim * embed_dim
+    if config.trunk is not None:
+        return _text_trunk_flops(config) * num_tokens + config.projection * projection
     return _stack_flops(config.transformer, num_tokens) + projection

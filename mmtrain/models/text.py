@@ -8,8 +8,14 @@ from torch import Tensor, nn
 
 from mmtrain.limits import check_counts
 from mmtrain.models.tower import check_encoder, reset_norms, sinusoidal_positions
+from mmtrain.models.trunks.config import TransformersTrunk, check_beside_trunk
+from mmtrain.models.trunks.text import TextTrunk
 from mmtrain.nn import HostLengths, Transformer, TransformerConfig, pool_tokens, sent
 from mmtrain.nn.rope import RopeTable, rope_1d
+
+TRUNK_TEXT = {"positions": "none", "pool": "last"}
+"""What a trunk fixes of a TextConfig."""
+_BESIDE_TRUNK = ("vocab_size", "context_length", "end_token_id", "projection", "projection_bias")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +47,16 @@ class TextConfig:
     context_length."""
     context_start: int = 1
     """Tokens before the learned vectors: 1 behind a start token, 0 where texts have none."""
+    trunk: TransformersTrunk | None = None
+    """Another network than our blocks, which gives one token; model.init brings it with all that it
+    fixes. None: our blocks."""
 
     def __post_init__(self) -> None:
         check_counts(self, "vocab_size", most=1 << 30)
         check_counts(self, "context_length")
+        if self.trunk is not None:
+            check_beside_trunk(self, free=_BESIDE_TRUNK, **TRUNK_TEXT)
+            return
         check_counts(self, "num_context", "context_start", least=0)
         rope = 2 if self.positions == "rope" else 1
         check_encoder(self.transformer, masks=("causal", "full"), rope=rope)
@@ -111,6 +123,12 @@ class TextEmbed(nn.Module):
             return x_BTD + sinusoidal_positions(num_tokens, dim, like=self.token.weight)
         return x_BTD
 
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw initial weights, see TextTower.init_weights; learned vectors come last there."""
+        self.token.weight.normal_(0.0, 0.02, generator=generator)
+        if self.positional_embedding is not None:
+            self.positional_embedding.normal_(0.0, 0.01, generator=generator)
+
 
 class TextHead(nn.Module):
     """Tokens to one embedding: norm, pool, projection."""
@@ -119,7 +137,7 @@ class TextHead(nn.Module):
         super().__init__()
         self.config = config
         dim = config.transformer.dim
-        self.norm = config.transformer.build_norm(dim)
+        self.norm = config.transformer.build_norm(dim) if config.trunk is None else nn.Identity()
         self.projection = (
             nn.Linear(dim, embed_dim, bias=config.projection_bias) if config.projection else None
         )
@@ -134,10 +152,17 @@ class TextHead(nn.Module):
         return x_BD if self.projection is None else self.projection(x_BD)
 
 
+def build_text_embed(config: TextConfig) -> TextEmbed | TextTrunk:
+    """What makes tokens of ids."""
+    if config.trunk is None:
+        return TextEmbed(config)
+    return TextTrunk(config.trunk, dim=config.transformer.dim)
+
+
 class TextTower(nn.Module):
     """embed -> transformer -> head. A pipeline stage holds None for what another stage has."""
 
-    embed: TextEmbed | None
+    embed: TextEmbed | TextTrunk | None
     head: TextHead | None
     num_groups: int = 1
     """Groups of texts of like length that a whole tower takes one after another, each cut to its
@@ -146,7 +171,7 @@ class TextTower(nn.Module):
     def __init__(self, config: TextConfig, *, embed_dim: int) -> None:
         super().__init__()
         self.config = config
-        self.embed = TextEmbed(config)
+        self.embed = build_text_embed(config)
         self.transformer = Transformer(config.transformer)
         self.head = TextHead(config, embed_dim)
 
@@ -229,9 +254,7 @@ class TextTower(nn.Module):
         | blocks              | Transformer.init_weights |
         """
         assert self.embed is not None and self.head is not None, "a slice cannot be initialised"
-        self.embed.token.weight.normal_(0.0, 0.02, generator=generator)
-        if self.embed.positional_embedding is not None:
-            self.embed.positional_embedding.normal_(0.0, 0.01, generator=generator)
+        self.embed.init_weights(generator)
         self.transformer.init_weights(generator)
         reset_norms(self.head.norm)
         if self.head.projection is not None:
@@ -239,5 +262,5 @@ class TextTower(nn.Module):
             self.head.projection.weight.normal_(0.0, std, generator=generator)
             if self.head.projection.bias is not None:
                 self.head.projection.bias.zero_()
-        if self.embed.context is not None:
+        if isinstance(self.embed, TextEmbed) and self.embed.context is not None:
             self.embed.context.normal_(0.0, 0.02, generator=generator)

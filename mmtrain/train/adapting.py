@@ -14,6 +14,7 @@ from mmtrain.interop.tensor_links import Link
 from mmtrain.models import Clip
 from mmtrain.models.model import Tower
 from mmtrain.models.parameters import LockConfig, lock_tower
+from mmtrain.models.text import TextEmbed
 from mmtrain.models.vqa import Vqa
 from mmtrain.nn import TransformerConfig
 from mmtrain.parallel import Layout
@@ -158,7 +159,7 @@ def _rows(model: Clip | Vqa) -> Tensor:
     """The learned tokens, past their network."""
     if isinstance(model, Vqa) and model.generate is not None and model.generate.prompt is not None:
         return model.generate.prompt()
-    assert model.text is not None and model.text.embed is not None
+    assert model.text is not None and isinstance(model.text.embed, TextEmbed)
     assert model.text.embed.context is not None
     return model.text.embed.context.detach()
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from mmtrain.interop.open_clip import from_open_clip
+from mmtrain.interop.open_clip_text_trunk import ENCODERS
+from mmtrain.interop.timm_names import _SIZES
 from mmtrain.models import Clip, ClipConfig
 from tests.interop.peers import randomise, unit
 
@@ -56,7 +58,30 @@ def shallow_timm() -> Iterator[None]:
         more = next((a for start, a in DEPTHS.items() if name.startswith(start)), {})
         return create(name, **(more | kwargs))
 
-    with mock.patch.object(timm, "create_model", shallow):
+    few = {size: args | {"depth": 2} for size, args in _SIZES.items()}
+    with mock.patch.object(timm, "create_model", shallow), mock.patch.dict(_SIZES, few):
+        yield
+
+
+@contextlib.contextmanager
+def shallow_encoders() -> Iterator[None]:
+    """transformers' encoders have two layers and few words in both, and no hub is asked."""
+    from transformers import AutoConfig
+
+    few = {"num_hidden_layers": 2, "num_layers": 2, "encoder_layers": 2, "decoder_layers": 1}
+    small = {
+        name: (kind, settings | few | {"vocab_size": 1000, "num_decoder_layers": 1})
+        for name, (kind, settings) in ENCODERS.items()
+    }
+
+    def from_pretrained(name: str) -> Any:
+        kind, settings = small[name]
+        return AutoConfig.for_model(kind, **settings)
+
+    with (
+        mock.patch.dict(ENCODERS, small),
+        mock.patch("open_clip.hf_model.AutoConfig.from_pretrained", from_pretrained),
+    ):
         yield
 
 
@@ -69,7 +94,7 @@ def compare(name: str) -> tuple[ClipConfig, float]:
     from open_clip.model import CLIP, CustomTextCLIP
 
     model_cfg = published(name)
-    with shallow_timm():
+    with shallow_timm(), shallow_encoders():
         from mmtrain.interop.open_clip_config import config_from_open_clip
 
         config_from_open_clip(model_cfg)  # refused before anything is built
@@ -122,5 +147,6 @@ def texts(config: ClipConfig, generator: torch.Generator) -> Tensor:
     tokens = torch.randint(5, 999, (2, length), generator=generator)
     end = text.vocab_size - 1 if text.end_token_id is None else text.end_token_id
     tokens[0, length // 2] = tokens[1, length - 2] = end
-    tokens[0, length // 2 + 1 :] = tokens[1, length - 1 :] = 0
+    pad = 1 if text.trunk is not None and text.trunk.model_type != "mt5" else 0
+    tokens[0, length // 2 + 1 :] = tokens[1, length - 1 :] = pad
     return tokens

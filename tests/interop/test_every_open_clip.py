@@ -16,7 +16,14 @@ REFUSED = {
     # Its config contradicts itself: timm refuses such images in open_clip too.
     "ViTamin-XL-384": "image_size = 256, but vitamin_xlarge_384 of timm takes 384 pixels",
 }
-SAMPLE = ("RN50-quickgelu", "MobileCLIP-S1", "EVA02-B-16", "PE-Core-T-16-384")
+SAMPLE = (
+    "RN50-quickgelu",
+    "MobileCLIP-S1",
+    "EVA02-B-16",
+    "PE-Core-T-16-384",
+    "nllb-clip-base",
+    "roberta-ViT-B-32",
+)
 """One of each kind that is quick."""
 
 

@@ -76,6 +76,27 @@ ImageTrunkConfig = ResNetTrunk | TimmTrunk
 """Those of images."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TransformersTrunk:
+    """A text encoder of transformers', pooled as open_clip does it."""
+
+    kind: Literal["transformers"] = "transformers"
+    """Tells this table from the other trunks'."""
+    name: str
+    """Its name on the hub, which says what it is to who reads an export; nothing is fetched."""
+    model_type: str
+    """As in a config.json of theirs."""
+    settings: str
+    """The rest of that config, as JSON."""
+    pool: Literal["mean", "first"] = "mean"
+    """The mean of a text's tokens, or its first one."""
+    head: Literal["linear", "none", "mlp"] = "linear"
+    """What maps the pooled features: linear, the tower's projection; nothing; or two layers."""
+
+    def __post_init__(self) -> None:
+        check_library("transformers", what='trunk.kind = "transformers"')
+
+
 def no_blocks(dim: int) -> TransformerConfig:
     """The blocks of a tower that has a trunk: none."""
     return TransformerConfig(dim=dim, num_layers=0, num_heads=1)
