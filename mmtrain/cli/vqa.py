@@ -32,7 +32,10 @@ def add_ask(commands: Any) -> None:
     )
     add_head(ask)
     ask.add_argument(
-        "--out", type=Path, metavar="FILE", help="a .png of the picture, dark where nobody looked"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="a .png: the picture, where the model looked, question and answer",
     )
     add_running(ask, image_key=False, batches=False)
 

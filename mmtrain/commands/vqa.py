@@ -2,7 +2,9 @@
 
 import io
 import json
+import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -22,8 +24,8 @@ from mmtrain.data.storage.patience import waiting
 from mmtrain.errors import UsageError
 from mmtrain.eval.evaluators.options import option_words
 from mmtrain.eval.evaluators.vqa import VqaEvalConfig
+from mmtrain.eval.look.answer_picture import answer_picture
 from mmtrain.eval.look.answers import look
-from mmtrain.eval.look.pictures import under_heat
 from mmtrain.eval.questions.accuracy import Mode
 from mmtrain.eval.questions.answering import (
     Answerer,
@@ -31,6 +33,7 @@ from mmtrain.eval.questions.answering import (
     answer_texts,
     choice_probabilities,
     see,
+    stream_answer,
 )
 from mmtrain.eval.questions.choosing import Choose, refuse_no_options
 from mmtrain.eval.questions.figures import check_judged
@@ -148,15 +151,36 @@ def ask_command(
         raise UsageError(f"image = {image}: {error}; name another picture") from error
     for number, question in enumerate(questions, 1):
         print(question)
-        for answer, probability in _candidates(answerer, pieces, question):
-            print(f"  {answer:20} {probability:.2%}")
+        if answerer.chosen_head == "generate" and sys.stdout.isatty():
+            best = _told_as_written(stream_answer(answerer, pieces, question))
+        else:
+            said = _candidates(answerer, pieces, question)
+            for answer, probability in said:
+                print(f"  {answer:20} {probability:.2%}")
+            best = said[0]
         if out is not None:
             path = out if len(questions) == 1 else out.with_stem(f"{out.stem}-{number}")
-            _draw(answerer, picture, pieces.images_NCHW, question, path)
+            _draw(answerer, picture, pieces.images_NCHW, question, best, path)
+
+
+def _told_as_written(steps: Iterator[tuple[str, float]]) -> tuple[str, float]:
+    """Print an answer to a terminal token by token, then its probability -> both."""
+    shown, last = "", ("", 0.0)
+    print("  ", end="", flush=True)
+    for last in steps:
+        # What a token does to the letters before it cannot be taken back here.
+        if last[0].startswith(shown):
+            print(last[0][len(shown) :], end="", flush=True)
+            shown = last[0]
+    said, probability = last
+    if shown != said:
+        print(f"\n  {said}", end="")
+    print(f"{'':{max(0, 20 - len(said))}} {probability:.2%}")
+    return last
 
 
 def _candidates(answerer: Answerer, pieces: Pieces, question: str) -> list[tuple[str, float]]:
-    """The likeliest answers of a classifier, or the one that was written."""
+    """The likeliest answers of a classifier, the likeliest first, or the one that was written."""
     if answerer.chosen_head == "generate":
         return answer_texts(answerer, pieces, [question])
     assert answerer.vocabulary is not None
@@ -171,6 +195,7 @@ def _draw(
     picture: Image.Image,
     pixels_BCHW: torch.Tensor,
     question: str,
+    best: tuple[str, float],
     path: Path,
 ) -> None:
     tokens_QT, length_Q, _ = TextForm(tokenizer=answerer.tokenizer).encode([(question, "")])
@@ -184,8 +209,11 @@ def _draw(
         fired = ", ".join(f"{entry} ({weight:.1%})" for entry, weight in entries)
         print(f"  dictionary of the {place}: entries {fired}")
     box = eval_transform(answerer.preprocess).seen_region(*picture.size)
+    drawn = answer_picture(
+        picture, looked, region=box, question=question, answer=best[0], probability=best[1]
+    )
     try:
-        under_heat(picture.convert("RGB"), looked.grid.cpu(), low=0.0, region=box).save(path)
+        drawn.save(path)
     except OSError as error:
         raise UsageError(f"out = {path} cannot be written: {error}") from error
     print(f"  wrote {path}")

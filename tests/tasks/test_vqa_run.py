@@ -21,8 +21,8 @@ from mmtrain.cli import main
 from mmtrain.data.images.transforms import eval_transform
 from mmtrain.data.questions.batches import TextForm
 from mmtrain.errors import UsageError
+from mmtrain.eval.look.answer_picture import answer_picture
 from mmtrain.eval.look.answers import look
-from mmtrain.eval.look.pictures import under_heat
 from mmtrain.loading.vqa import load_vqa
 from mmtrain.models.vqa import Asked, Vqa
 from mmtrain.nn.block import TransformerBlock
@@ -156,6 +156,30 @@ def test_it_learns_and_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert "dictionary of the image: entries" in capsys.readouterr().out
 
 
+def test_ask_writes_to_a_terminal_as_the_answer_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Piece by piece there, in a line elsewhere; the same words and the same probability."""
+    path = write_recipe(tmp_path)
+    words = ["--run-dir", str(tmp_path / "one"), "--train.steps", "60", "--optim.lr", "1e-2"]
+    assert main(["train", str(path), *words, "--train.checkpoint_every", "60"]) == 0
+    picture = sorted((tmp_path / "images").iterdir())[0]
+    ask = ["ask", "--model", str(tmp_path / "one"), "--image", str(picture), "--head", "generate"]
+    ask += ["--question", "What color is it?", "--question", "Is it red?"]
+    capsys.readouterr()
+    assert main(ask) == 0
+    piped = capsys.readouterr().out
+    pieces: list[str] = []
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    write = sys.stdout.write
+    monkeypatch.setattr(sys.stdout, "write", lambda text: pieces.append(text) or write(text))
+    assert main(ask) == 0
+    assert "".join(pieces) == piped
+    said = [line[2:22].strip() for line in piped.splitlines() if line.startswith("  ")]
+    assert len(said) == 2 and all(said)
+    assert len([piece for piece in pieces if piece.strip()]) >= 6
+
+
 def test_ask_draws_the_head_that_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Map and dictionary entries are of the head asked, for every question; the other head, drawn
     anew, changes nothing."""
@@ -176,8 +200,19 @@ def test_ask_draws_the_head_that_answers(tmp_path: Path, capsys: pytest.CaptureF
             asked = Asked(tokens_QT=tokens, question_length_Q=length, length_Q=length)
             want = look(saved.model, pixels, asked, head=head)
             drawn = Image.open(tmp_path / f"{head}-{number}.png")
-            seen = under_heat(Image.open(picture).convert("RGB"), want.grid, low=0.0)
-            assert drawn.tobytes() == seen.tobytes()
+            said = shown.partition(f"{text}\n")[2].splitlines()[0]
+            seen = answer_picture(
+                Image.open(picture),
+                want,
+                region=(0, 0, 1, 1),
+                question=text,
+                answer=said[2:22].strip(),
+                probability=float(said[22:].rstrip("%")) / 100,
+            )
+            # A third decimal may fall the other way in the text; the map is the same.
+            assert drawn.size == seen.size
+            below = (0, 120, drawn.width, drawn.height)
+            assert drawn.crop(below).tobytes() == seen.crop(below).tobytes()
             for place, entries in want.entries.items():
                 assert f"dictionary of the {place}: entries {entries[0][0]} (" in shown
             bystander = copy.deepcopy(saved.model)

@@ -1,7 +1,7 @@
 """Asking a VQA model every question of a set, over all ranks."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Literal
@@ -268,29 +268,52 @@ def _asked(answerer: Answerer, texts: Sequence[str]) -> Asked:
     )
 
 
-@torch.no_grad()
 def write_answers(
     answerer: Answerer, pieces: Pieces, texts: Sequence[str]
 ) -> list[tuple[str, float]]:
     """Greedily written answers, each with the product of its tokens' probabilities."""
+    steps = list(_written(answerer, pieces, texts))
+    rows = torch.stack([ids_Q for ids_Q, _ in steps], dim=1).tolist()
+    answers = [answerer.tokenizer.decode(row) for row in rows]
+    return list(zip(answers, steps[-1][1].exp().tolist(), strict=True))
+
+
+def stream_answer(answerer: Answerer, pieces: Pieces, text: str) -> Iterator[tuple[str, float]]:
+    """The answer to one question about one image as it is written: what there is of it after each
+    token, and the probability of that. The last is what `write_answers` gives."""
+    ids: list[int] = []
+    said, probability = "", 0.0
+    for ids_1, log_p_1 in _written(answerer, pieces, [text]):
+        ids.append(int(ids_1))
+        said, probability = answerer.tokenizer.decode(ids), log_p_1.exp().item()
+        # A character may come in several tokens.
+        yield said.rstrip("\ufffd"), probability
+    if said.endswith("\ufffd"):
+        yield said, probability
+
+
+@torch.no_grad()
+def _written(
+    answerer: Answerer, pieces: Pieces, texts: Sequence[str]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each step's ids [Q], padding where a row has ended, and the rows' log-probabilities."""
     generator = answerer.fused.generate
     assert generator is not None, "the head was looked up"
     with autocast(answerer.precision, answerer.device):
         start = read_texts(answerer, pieces, texts, answerer.answer_length)
-        logits_QV, steps = start.logits_BV, []
-        going_Q = torch.ones(len(texts), dtype=torch.bool, device=answerer.device)
-        total_Q = torch.zeros(len(texts), device=answerer.device)
-        for step in range(answerer.answer_length):
-            best_Q = logits_QV.float().log_softmax(1).max(1)
-            total_Q += best_Q.values * going_Q
-            going_Q &= best_Q.indices != answerer.tokenizer.eot_id
-            steps.append(best_Q.indices.masked_fill(~going_Q, answerer.tokenizer.pad_id))
-            if not going_Q.any() or step + 1 == answerer.answer_length:
-                break
+    logits_QV = start.logits_BV
+    going_Q = torch.ones(len(texts), dtype=torch.bool, device=answerer.device)
+    total_Q = torch.zeros(len(texts), device=answerer.device)
+    for step in range(answerer.answer_length):
+        best_Q = logits_QV.float().log_softmax(1).max(1)
+        total_Q = total_Q + best_Q.values * going_Q
+        going_Q = going_Q & (best_Q.indices != answerer.tokenizer.eot_id)
+        yield best_Q.indices.masked_fill(~going_Q, answerer.tokenizer.pad_id), total_Q
+        if not going_Q.any() or step + 1 == answerer.answer_length:
+            return
+        # Not around the yield, where whoever takes the steps would compute under it.
+        with autocast(answerer.precision, answerer.device):
             logits_QV = generator.decoder(best_Q.indices[:, None], cache=start.cache)[:, 0]
-    rows = torch.stack(steps, dim=1).tolist()
-    answers = [answerer.tokenizer.decode(row) for row in rows]
-    return list(zip(answers, total_Q.exp().tolist(), strict=True))
 
 
 @torch.no_grad()
