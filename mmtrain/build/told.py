@@ -38,6 +38,7 @@ def headline(run: Run) -> Iterator[str]:
         if given:
             epochs = data.phases.sizes.rows_before(run.total_steps) / data.num_samples
         yield f"{data.num_samples:,} samples; {steps} ({epochs:,.4g} epochs)"
+    yield from data.told()
     if given:
         yield from data.phases.lines()
     if config.compile:

@@ -80,7 +80,7 @@ def _rows(
 def _images(batch: Any) -> list[np.ndarray]:
     return [
         image.permute(1, 2, 0).numpy()
-        for image, valid in zip(batch.images_BCHW, batch.valid_B.tolist(), strict=True)
+        for image, valid in zip(batch.row_images(), batch.valid_B.tolist(), strict=True)
         if valid
     ]
 

@@ -115,6 +115,10 @@ class SampleBatch:
         """
         raise NotImplementedError
 
+    def row_images(self) -> list[Tensor]:
+        """What each row shows, for people: uint8 [C, H, W], any W."""
+        return list(self.images_BCHW)
+
     def to(self, device: torch.device) -> Self:
         """The same batch with its tensors on `device`, copied without blocking where possible."""
         moved = {

@@ -1,5 +1,4 @@
-"""Batches by number: each made on its own, and the same whenever it is; what is in one, a subclass
-says."""
+"""Batches by number, each made on its own and the same whenever it is."""
 
 import hashlib
 from collections import Counter
@@ -71,8 +70,7 @@ class NumberedData(Generic[BatchT]):
             same batches.
         world_size: data-parallel coordinates.
         images: False where another pipeline stage holds the images: `images_BCHW` is then [B, 0].
-            They are decoded even so (not resized): only that tells whether a sample is bad, and
-            every stage must replace the same ones.
+            They are decoded even so (not resized): every stage must replace the same bad ones.
         fixed_length: pad every text to this many tokens, where shapes must be static.
         pin_memory: put the batches of `iterate` into page-locked memory, for an accelerator.
 
@@ -209,6 +207,10 @@ class NumberedData(Generic[BatchT]):
         """Samples in all shards."""
         return sum(source.num_samples for source in self.sources)
 
+    def told(self) -> Iterator[str]:
+        """Lines for whoever starts a run on them; here none."""
+        return iter(())
+
     @property
     def batches_per_epoch(self) -> int:
         """Global batches, and so steps, of an epoch; of a mixture see `MixturePlan`."""
@@ -276,8 +278,7 @@ class NumberedData(Generic[BatchT]):
         """This rank's rows of a global batch: a pure function of the number.
 
         Raises:
-            UsageError: a shard cannot be read, also when tried again; or a position has no usable
-                sample after many replacements.
+            UsageError: a shard cannot be read, or many replacements of a sample are bad.
         """
         raise NotImplementedError
 

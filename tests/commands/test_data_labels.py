@@ -116,6 +116,15 @@ def test_what_is_shown_is_every_token_of_the_row_once(tmp_path: Path):
     assert labelled.num_trained == int(batch.trained_BT.sum())
 
 
+def test_data_show_draws_the_pieces_of_each_dialogue(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "step.html"
+    assert main(["data", "show", str(DIALOGUES), "--step", "1", "--out", str(out)]) == 0
+    assert "what is it" in capsys.readouterr().out
+    assert out.read_text().count("data:image/webp") == 16
+
+
 def test_characters_of_several_tokens_are_shown_whole(tmp_path: Path):
     from mmtrain.data.labels import shown_tokens
 

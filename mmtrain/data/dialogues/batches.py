@@ -1,6 +1,6 @@
 """Batches of dialogues: tokens in rows, the pieces of all their images one after another."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Unpack
 
@@ -13,16 +13,20 @@ from mmtrain.data.config import DataConfig
 from mmtrain.data.dialogues.config import DialogueDataConfig
 from mmtrain.data.dialogues.reader import DialogueReader, DialogueSample
 from mmtrain.data.dialogues.source import open_dialogues
-from mmtrain.data.dialogues.tokens import DialogueText, DialogueTokens
+from mmtrain.data.dialogues.tokens import TOO_LONG, DialogueText, DialogueTokens
+from mmtrain.data.first_look import one_line_for_disks
 from mmtrain.data.images.tiles import TilesConfig
 from mmtrain.data.images.transforms import TrainTransform
 from mmtrain.data.mixture import SourceSettings
 from mmtrain.data.numbered import BatchOptions, NumberedData
 from mmtrain.data.phases import Phase
+from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import Sample, SampleReader
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
 
+_NUM_PROBES = 32
+"""Dialogues of each source that are looked at before a run."""
 _IDLE = (("captions", {"txt": 1.0}), ("caption_lines", None), ("label_key", None), ("join", ()))
 
 
@@ -57,6 +61,13 @@ class DialogueBatch(SampleBatch):
         kept_BT = self.real_BT & ~self.image_BT
         rows = zip(self.tokens_BT, kept_BT, self.valid_B.tolist(), strict=True)
         return [decode(ids[kept].tolist()) if valid else "" for ids, kept, valid in rows]
+
+    def row_images(self) -> list[Tensor]:
+        """The pieces of each dialogue side by side, one black where it has none."""
+        size = self.images_BCHW.shape[-2:]
+        black_CHW = torch.zeros(3, *size, dtype=torch.uint8)
+        pieces = self.images_BCHW.split(list(self.num_pieces))
+        return [torch.cat([*each], dim=-1) if len(each) else black_CHW for each in pieces]
 
     @property
     def real_BT(self) -> Tensor:
@@ -148,6 +159,33 @@ class DialogueData(NumberedData[DialogueBatch]):
             at_least=config.decoded_at_least(self._preprocess.image_size),
             retry_seconds=config.retry_seconds,
         )
+
+    def told(self) -> Iterator[str]:
+        """What becomes of dialogues that are too long, if there are any among some of each source.
+
+        Raises:
+            UsageError: they cannot be read.
+        """
+        num = num_shorter = num_bad = 0
+        draws = torch.full((TrainTransform.num_draws,), 0.5)
+        for reader in self._readers:
+            last = reader.source.num_samples - 1
+            for sample in {last * n // (_NUM_PROBES - 1) for n in range(_NUM_PROBES)}:
+                num += 1
+                try:
+                    with one_line_for_disks("data.train"):
+                        read = reader.read(sample, caption_draws=(), transform_draws=draws)
+                except SampleError as error:
+                    num_bad += str(error) == TOO_LONG
+                    continue
+                tokens = _tokens_of(read)
+                num_shorter += tokens is not None and tokens.num_left_out > 0
+        if num_shorter or num_bad:
+            yield (
+                f"of {num} dialogues looked at, {num_shorter + num_bad} are longer than "
+                f"vqa.dialogues.max_length = {self.dialogues.max_length}: {num_shorter} lose their "
+                f"oldest turns, {num_bad} cannot be used"
+            )
 
     def batch(self, number: int) -> DialogueBatch:
         """This rank's rows of a global batch."""

@@ -16,6 +16,9 @@ from mmtrain.limits import MOST
 _ANSWER = "yes"
 """An answer, for the tokens before it."""
 
+TOO_LONG = "dialogue too long"
+"""Why one whose last question alone does not fit cannot be used."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DialogueTokens:
@@ -108,7 +111,7 @@ class DialogueText:
                 found = self._tokens(taken, len(pieces))
         if length(found) > most:
             told = f"{full:,} tokens, {image_length:,} of them its images', of at most {most:,}"
-            raise SampleError("dialogue too long", detail=told)
+            raise SampleError(TOO_LONG, detail=told)
         return self._laid_out(found, pieces, num_left_out=len(turns) - len(taken))
 
     def _laid_out(

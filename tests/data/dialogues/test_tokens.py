@@ -103,11 +103,16 @@ def test_too_long_dialogues_are_counted(tmp_path: Path):
     rows[7]["conversations"] = [short[0] | {"value": f"{IMAGE}{'what color ' * 30}"}, short[1]]
     path = write_jsonl(tmp_path / "t.jsonl", rows)
     data = build_data(path, max_length=24)
+    assert [*data.told()] == [
+        "of 8 dialogues looked at, 4 are longer than vqa.dialogues.max_length = 24: 3 lose their "
+        "oldest turns, 1 cannot be used"
+    ]
     batches = [*data.iterate(0, 2)]
     assert data.work.figures()["data_shortened"] >= 3
     bad = [one for batch in batches for one in batch.bad]
     assert [(one.key, one.reason) for one in bad] == [("7", "dialogue too long")]
     assert bad[0].shard == f"{path}:8" and "of at most 24" in bad[0].detail
+    assert [*build_data(path, max_length=512).told()] == []
     line = next(line for line in data.work.table(waited=0.1, passed=1.0) if "too long" in line)
     assert "dialogues lost their oldest turns, see vqa.dialogues.max_length" in line
 
