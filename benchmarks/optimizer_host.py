@@ -26,8 +26,12 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from mmtrain.models import Clip
 from mmtrain.models.named import named_model
 from mmtrain.models.parameters import parameter_names
-from mmtrain.optim import Ema, OptimConfig, build_optimizers, clip_gradients
-from mmtrain.parallel import ParallelConfig, build_layout, parallelize
+from mmtrain.optim.clip import clip_gradients
+from mmtrain.optim.config import OptimConfig
+from mmtrain.optim.ema import Ema
+from mmtrain.optim.optimizer import build_optimizers
+from mmtrain.parallel.apply import parallelize
+from mmtrain.parallel.mesh import ParallelConfig, build_layout
 
 RANKS, DIM = 8, 16
 Jobs = dict[str, Callable[[], object]]

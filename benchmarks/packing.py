@@ -28,7 +28,7 @@ from mmtrain.models.connector import ConnectorConfig
 from mmtrain.models.generate_answers import GenerateConfig
 from mmtrain.models.vqa import Vqa, VqaConfig
 from mmtrain.nn import TransformerConfig
-from mmtrain.parallel import Layout, ParallelConfig
+from mmtrain.parallel.mesh import Layout, ParallelConfig
 from mmtrain.tasks.dialogues import dialogue_objective
 from mmtrain.train.step import build_schedule
 

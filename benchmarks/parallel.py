@@ -29,8 +29,11 @@ from mmtrain.loading.config import ModelConfig
 from mmtrain.models import Clip, ClipConfig, TextConfig, VisionConfig
 from mmtrain.models.parameters import hidden_matrix_names, no_decay_names
 from mmtrain.nn import TransformerConfig
-from mmtrain.optim import OptimConfig, build_optimizers, clip_gradients
-from mmtrain.parallel import Layout, ParallelConfig, build_layout, leave_ranks, parallelize
+from mmtrain.optim.clip import clip_gradients
+from mmtrain.optim.config import OptimConfig
+from mmtrain.optim.optimizer import build_optimizers
+from mmtrain.parallel.apply import parallelize
+from mmtrain.parallel.mesh import Layout, ParallelConfig, build_layout, leave_ranks
 from mmtrain.plan.layout import plan_layout
 from mmtrain.recipe import TrainRecipe, load_recipe
 from mmtrain.tasks.config import LossSection

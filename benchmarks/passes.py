@@ -20,7 +20,7 @@ from mmtrain.data.batch import ImageTextBatch
 from mmtrain.models import Clip, ClipConfig, TextConfig, VisionConfig
 from mmtrain.models.parameters import lock_tower
 from mmtrain.nn import TransformerConfig
-from mmtrain.parallel import Layout, ParallelConfig
+from mmtrain.parallel.mesh import Layout, ParallelConfig
 from mmtrain.tasks.config import LossSection
 from mmtrain.tasks.contrastive import contrastive_objective
 from mmtrain.tasks.terms.contrastive import ContrastiveTerm

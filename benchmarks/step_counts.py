@@ -31,7 +31,8 @@ from mmtrain.build.run import Run, build_run
 from mmtrain.models import Clip
 from mmtrain.models.named import named_model
 from mmtrain.nn import Mask
-from mmtrain.parallel import Layout, ParallelConfig, build_layout, leave_ranks, parallelize
+from mmtrain.parallel.apply import parallelize
+from mmtrain.parallel.mesh import Layout, ParallelConfig, build_layout, leave_ranks
 from mmtrain.recipe import load_recipe
 from mmtrain.train.guard import Guard
 from mmtrain.train.loop import Loop

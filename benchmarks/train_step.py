@@ -38,8 +38,10 @@ from mmtrain.models.flops import clip_flops
 from mmtrain.models.named import named_model
 from mmtrain.models.parameters import hidden_matrix_names, no_decay_names
 from mmtrain.nn.products import fast_products
-from mmtrain.optim import OptimConfig, build_optimizers
-from mmtrain.parallel import Layout, ParallelConfig, parallelize
+from mmtrain.optim.config import OptimConfig
+from mmtrain.optim.optimizer import build_optimizers
+from mmtrain.parallel.apply import parallelize
+from mmtrain.parallel.mesh import Layout, ParallelConfig
 from mmtrain.tasks.config import LossSection
 from mmtrain.tasks.contrastive import contrastive_objective
 from mmtrain.train.step import build_schedule

@@ -14,8 +14,8 @@ from mmtrain.loading.start import with_start
 from mmtrain.loading.text_sizes import refuse_other_sizes, text_sizes
 from mmtrain.losses.config import SIGLIP_BIAS
 from mmtrain.models.parameters import LockConfig
-from mmtrain.optim import OptimConfig
-from mmtrain.parallel import ParallelConfig
+from mmtrain.optim.config import OptimConfig
+from mmtrain.parallel.mesh import ParallelConfig
 from mmtrain.peft import PeftConfig
 from mmtrain.settings.decode import decode
 from mmtrain.settings.describe import NONE
@@ -30,7 +30,6 @@ from mmtrain.tasks.adapter_sections import (
 )
 from mmtrain.tasks.config import LossSection, VqaSection
 from mmtrain.train.config import RunConfig, TrainConfig
-from mmtrain.train.copy_run import copied_recipe
 from mmtrain.train.metrics import LogConfig
 from mmtrain.train.run_folder import RECIPE_FILE, has_begun
 
@@ -137,6 +136,8 @@ def _begun(data: dict[str, Any]) -> dict[str, Any] | None:
     mirror = section.get("mirror", NONE)
     if not isinstance(mirror, str) or mirror == NONE or not names_start(data):
         return None
+    from mmtrain.train.copy_run import copied_recipe  # the machinery of checkpoints: a second
+
     text = copied_recipe(mirror, Path(folder), key="run.mirror")
     named = f"{RECIPE_FILE} of {mirror}"
     return None if text is None else expand_paths(TrainRecipe, parse_toml(text, named=named))

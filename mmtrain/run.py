@@ -27,7 +27,7 @@ from mmtrain.files import writing
 from mmtrain.models import Clip
 from mmtrain.models.flops import clip_flops
 from mmtrain.nn.products import fast_products
-from mmtrain.parallel import Layout, build_layout, leave_ranks, pick_device
+from mmtrain.parallel.mesh import Layout, build_layout, leave_ranks, pick_device
 from mmtrain.ranks import is_alone, on_every_rank, on_rank_0, own_rank
 from mmtrain.recipe import TrainRecipe, load_recipe
 from mmtrain.report import write_report

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
-from mmtrain.parallel import leave_ranks
+from mmtrain.parallel.mesh import leave_ranks
 
 
 def run_ranks(function: Callable[..., None], world_size: int, *args: Any) -> None:

@@ -29,7 +29,7 @@ from mmtrain.eval.questions.answering import Answerer, answer_texts, read_texts,
 from mmtrain.eval.questions.choosing import Likelihood, likelihoods
 from mmtrain.loading.vqa import load_vqa
 from mmtrain.models.vqa import Head
-from mmtrain.parallel import ParallelConfig, build_layout, pick_device
+from mmtrain.parallel.mesh import ParallelConfig, build_layout, pick_device
 from mmtrain.parallel.precision import Precision
 
 MANIFEST = ModelManifest(model_id="mmtrain", simple_class_path="lmms_eval_mmtrain.Mmtrain")

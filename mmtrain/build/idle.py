@@ -9,7 +9,7 @@ from mmtrain.models.parameters import LockConfig
 from mmtrain.models.text import TextConfig
 from mmtrain.models.vision import VisionConfig
 from mmtrain.nn import TransformerConfig
-from mmtrain.parallel import ParallelConfig
+from mmtrain.parallel.mesh import ParallelConfig
 from mmtrain.recipe import TrainRecipe
 from mmtrain.tasks.sections import Sections
 from mmtrain.train.config import TrainConfig

@@ -17,7 +17,7 @@ from mmtrain.build.tasks import task_sections
 from mmtrain.errors import UsageError
 from mmtrain.models.parameters import LockConfig
 from mmtrain.nn import Transformer, TransformerConfig
-from mmtrain.parallel import Layout
+from mmtrain.parallel.mesh import Layout
 from mmtrain.recipe import TrainRecipe
 
 _CGROUP_LIMITS = (

@@ -8,7 +8,7 @@ from mmtrain.build.tasks import task_sections
 from mmtrain.data.phases import LENGTHS, Phase, Phases
 from mmtrain.errors import UsageError
 from mmtrain.models import VisionConfig
-from mmtrain.parallel import Layout
+from mmtrain.parallel.mesh import Layout
 from mmtrain.recipe import TrainRecipe
 from mmtrain.settings.decode import decode
 from mmtrain.train.config import TrainConfig, total_steps

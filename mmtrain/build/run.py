@@ -28,8 +28,11 @@ from mmtrain.loading.start import read_start
 from mmtrain.models import Clip
 from mmtrain.models.parameters import parameter_names
 from mmtrain.models.vqa import Vqa
-from mmtrain.optim import Ema, LossScale, build_optimizers
-from mmtrain.parallel import Layout, parallelize
+from mmtrain.optim.ema import Ema
+from mmtrain.optim.loss_scale import LossScale
+from mmtrain.optim.optimizer import build_optimizers
+from mmtrain.parallel.apply import parallelize
+from mmtrain.parallel.mesh import Layout
 from mmtrain.peft import LoraDropout, count_parameters
 from mmtrain.ranks import gather
 from mmtrain.recipe import TrainRecipe

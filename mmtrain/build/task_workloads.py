@@ -12,7 +12,7 @@ from mmtrain.loading import read_package
 from mmtrain.models import Clip, ClipConfig, ClipStage
 from mmtrain.models.vqa import Vqa, VqaStage
 from mmtrain.nn import TransformerConfig
-from mmtrain.parallel import Layout
+from mmtrain.parallel.mesh import Layout
 from mmtrain.plan.teachers import PlannedTeacher
 from mmtrain.plan.workload import Workload
 from mmtrain.tasks.answering import answer_objective

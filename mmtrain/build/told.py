@@ -11,7 +11,7 @@ from mmtrain.build.run import Run
 from mmtrain.data.fingerprint import split_fingerprint
 from mmtrain.data.storage import hub
 from mmtrain.files import writing
-from mmtrain.parallel import compiled_code
+from mmtrain.parallel.compile import compiled_code
 from mmtrain.ranks import is_alone, on_rank_0
 from mmtrain.recipe import TrainRecipe
 from mmtrain.settings.decode import encode

@@ -35,8 +35,6 @@ from mmtrain.errors import UsageError
 from mmtrain.files import parse_json
 from mmtrain.ranks import gather, is_alone, on_rank_0, own_rank
 
-CHECKPOINTS = "checkpoints"
-"""The folder of a run that they are in."""
 Tensors = Mapping[str, "Tensor | Tensors"]
 """Nested dicts of tensors; a tensor's name in the checkpoint joins the keys by dots."""
 

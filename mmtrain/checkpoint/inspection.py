@@ -5,8 +5,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mmtrain.checkpoint.checkpoint import CHECKPOINTS, read_state
-from mmtrain.checkpoint.sealed_folder import MANIFEST_FILE, remove, steps_in, verify
+from mmtrain.checkpoint.checkpoint import read_state
+from mmtrain.checkpoint.sealed_folder import CHECKPOINTS, MANIFEST_FILE, remove, steps_in, verify
 from mmtrain.errors import UsageError
 
 

@@ -14,6 +14,8 @@ from typing import Any
 from mmtrain.errors import UsageError
 from mmtrain.files import parse_json, sha256_of
 
+CHECKPOINTS = "checkpoints"
+"""The folder of a run that they are in."""
 MANIFEST_FILE = "manifest.json"
 STATE_FILE = "state.json"
 _FORMAT = {"format": "mmtrain checkpoint", "version": 1}

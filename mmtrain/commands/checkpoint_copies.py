@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmtrain.checkpoint.checkpoint import CHECKPOINTS, read_state
+from mmtrain.checkpoint.checkpoint import read_state
 from mmtrain.checkpoint.inspection import checkpoints_in, run_of
-from mmtrain.checkpoint.sealed_folder import MANIFEST_FILE, step_of, steps_in
+from mmtrain.checkpoint.sealed_folder import CHECKPOINTS, MANIFEST_FILE, step_of, steps_in
 from mmtrain.data.storage.place import Place
 from mmtrain.errors import UsageError
 from mmtrain.recipe import TrainRecipe

@@ -20,7 +20,7 @@ from mmtrain.eval.together import on_all_ranks
 from mmtrain.loading import load
 from mmtrain.loading.vqa import is_vqa_folder, load_vqa, refuse_architecture
 from mmtrain.models.answering_tower import AnsweringTower
-from mmtrain.parallel import ParallelConfig, build_layout, leave_ranks, pick_device
+from mmtrain.parallel.mesh import ParallelConfig, build_layout, leave_ranks, pick_device
 from mmtrain.parallel.precision import Precision
 from mmtrain.ranks import own_rank
 from mmtrain.settings.numbers import WHOLE

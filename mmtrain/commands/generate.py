@@ -16,7 +16,7 @@ from mmtrain.models.generate import generate, stream
 from mmtrain.models.prefill import Prefilled, left_pad, prefill
 from mmtrain.models.sampling import GenerationConfig
 from mmtrain.models.score_answers import AnswerTrie, read_prompts, score_answers
-from mmtrain.parallel import pick_device
+from mmtrain.parallel.mesh import pick_device
 
 SHOWN_ANSWERS = 5
 

@@ -21,7 +21,7 @@ from mmtrain.files import writing
 from mmtrain.nn.flops import FlopCount
 from mmtrain.nn.products import fast_products
 from mmtrain.nn.regions import region
-from mmtrain.parallel import build_layout, leave_ranks, pick_device
+from mmtrain.parallel.mesh import build_layout, leave_ranks, pick_device
 from mmtrain.ranks import on_rank_0, own_rank
 from mmtrain.recipe import load_recipe
 from mmtrain.report.step_times import StepTimes, read_step_times, what_bounds

@@ -42,7 +42,7 @@ from mmtrain.eval.result import write_result
 from mmtrain.files import writing
 from mmtrain.loading.vqa import load_vqa
 from mmtrain.models.vqa import Asked, Head
-from mmtrain.parallel import ParallelConfig, build_layout, leave_ranks, pick_device
+from mmtrain.parallel.mesh import ParallelConfig, build_layout, leave_ranks, pick_device
 
 
 def _answerer(model: ModelOptions, head: Head | None, choose: Choose | None = None) -> Answerer:

@@ -6,6 +6,7 @@ run repeats itself bit for bit on one kind of machine.
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.nn import functional as F
 
 from mmtrain.nn.kv_cache import LayerCache
@@ -111,7 +112,9 @@ def _attend_once(
     return out_BKGH.flatten(1, 2)[:, None]
 
 
-@torch.compiler.disable()  # code would be compiled anew for the lengths of every step
+# Code would be compiled anew for the lengths of every step. torch.compiler.disable would import the
+# compiler here, a second that a mistyped key need not wait for.
+@_disable_dynamo
 def _attend_each(
     q_1TNH: Tensor,
     k_1SKH: Tensor,

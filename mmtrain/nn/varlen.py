@@ -3,7 +3,9 @@
 It is FlashAttention's (arXiv:2307.08691) over cumulative lengths, in half precision alone.
 """
 
+from functools import cache
 from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,14 +13,8 @@ from torch import Tensor
 from mmtrain.nn.host import sent
 from mmtrain.nn.masks import Mask
 
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # a torch without it
-    varlen_attn = None
-
 _WANTED = {"scale", "window_size", "enable_gqa"}
-"""What it must take; the first torch that had it took less."""
-_HAS = varlen_attn is not None and set(signature(varlen_attn).parameters) >= _WANTED
+"""What the kernel must take; the first torch that had it took less."""
 _DTYPES = (torch.bfloat16, torch.float16)
 _OLDEST = (8, 0)
 """The compute capability of the first GPUs that run it."""
@@ -26,21 +22,22 @@ _OLDEST = (8, 0)
 
 def takes_varlen(q_1TNH: Tensor) -> bool:
     """Whether the kernel computes these queries."""
-    if not _HAS or q_1TNH.device.type != "cuda" or q_1TNH.dtype not in _DTYPES:
+    if q_1TNH.device.type != "cuda" or q_1TNH.dtype not in _DTYPES or torch.version.hip:
         return False
-    return torch.version.hip is None and torch.cuda.get_device_capability(q_1TNH.device) >= _OLDEST
+    return torch.cuda.get_device_capability(q_1TNH.device) >= _OLDEST and _kernel() is not None
 
 
 def attend_varlen(
     q_1TNH: Tensor, k_1SKH: Tensor, v_1SKH: Tensor, mask: Mask, scale: float | None
 ) -> Tensor:
     """Attention of texts side by side, as `attend` gives it, [1, T, N, H]."""
-    assert varlen_attn is not None and mask.lengths is not None
+    kernel = _kernel()
+    assert kernel is not None and mask.lengths is not None
     end_M = torch.tensor((0, *mask.lengths)).cumsum(0).int()
     end_M = sent(end_M, q_1TNH.device)
     longest = max(mask.lengths)
     before = -1 if mask.window is None else mask.window - 1  # its own token counts as one
-    out_TNH = varlen_attn(
+    out_TNH = kernel(
         q_1TNH[0],
         k_1SKH[0],
         v_1SKH[0],
@@ -54,3 +51,13 @@ def attend_varlen(
     )
     assert isinstance(out_TNH, Tensor)
     return out_TNH[None]
+
+
+@cache
+def _kernel() -> Any:
+    """torch's, where it takes what is wanted; its module brings a second of others to import."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:  # a torch without it
+        return None
+    return varlen_attn if set(signature(varlen_attn).parameters) >= _WANTED else None

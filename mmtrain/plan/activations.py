@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from mmtrain.losses import block_shape
-from mmtrain.parallel import Layout
+from mmtrain.parallel.mesh import Layout
 from mmtrain.parallel.pipeline import interleaves, num_stages
 from mmtrain.plan.kept import StageMemory
 from mmtrain.plan.order import Action

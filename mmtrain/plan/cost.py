@@ -12,8 +12,8 @@ from torch._subclasses import FakeTensorMode
 
 from mmtrain.errors import UsageError
 from mmtrain.nn.flops import FlopCount
-from mmtrain.parallel import Layout
 from mmtrain.parallel.accelerators import ACCELERATORS, Accelerator, peak_tflops
+from mmtrain.parallel.mesh import Layout
 from mmtrain.plan.layout import Plan
 from mmtrain.plan.stages import attention_of
 from mmtrain.plan.workload import Workload

@@ -7,8 +7,7 @@ from math import prod
 from torch import nn
 
 from mmtrain.nn import TransformerConfig
-from mmtrain.parallel import Layout
-from mmtrain.parallel.mesh import Axis
+from mmtrain.parallel.mesh import Axis, Layout
 from mmtrain.parallel.pipeline import stage_indices
 from mmtrain.plan.shares import cut_shape
 

@@ -15,7 +15,7 @@ from mmtrain.models.vqa import Vqa
 from mmtrain.nn import Transformer
 from mmtrain.nn import attention as attention_module
 from mmtrain.nn.products import fast_products
-from mmtrain.parallel import Layout
+from mmtrain.parallel.mesh import Layout
 from mmtrain.parallel.pipeline import (
     make_edges_dense,
     num_stages,

@@ -10,8 +10,8 @@ from torch import Tensor
 from mmtrain.models import Clip, ClipConfig
 from mmtrain.models.parameters import LockConfig
 from mmtrain.models.vqa import Vqa
-from mmtrain.optim import OptimConfig
-from mmtrain.parallel import Layout, ParallelConfig
+from mmtrain.optim.config import OptimConfig
+from mmtrain.parallel.mesh import Layout, ParallelConfig
 from mmtrain.plan.teachers import PlannedTeacher
 from mmtrain.tasks.terms.term import Comparison
 from mmtrain.train.adapting import lock_towers

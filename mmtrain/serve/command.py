@@ -9,7 +9,7 @@ from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder
 from mmtrain.files import real_path
 from mmtrain.loading import load
-from mmtrain.parallel import pick_device
+from mmtrain.parallel.mesh import pick_device
 
 _MAX_CONNECTIONS = 32
 _BATCH_SIZE = 32

@@ -5,8 +5,8 @@ from dataclasses import replace
 from mmtrain.errors import UsageError
 from mmtrain.loading.config import ModelConfig
 from mmtrain.models.parameters import LockConfig
-from mmtrain.optim import OptimConfig
-from mmtrain.parallel import ParallelConfig
+from mmtrain.optim.config import OptimConfig
+from mmtrain.parallel.mesh import ParallelConfig
 from mmtrain.peft import PeftConfig
 from mmtrain.tasks.config import VqaSection
 

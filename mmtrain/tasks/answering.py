@@ -34,7 +34,7 @@ from mmtrain.losses.config import AnswerLossConfig
 from mmtrain.losses.vocabulary import VocabularyShares
 from mmtrain.models import ClipConfig
 from mmtrain.models.vqa import Asked, Vqa
-from mmtrain.parallel import Layout
+from mmtrain.parallel.mesh import Layout
 from mmtrain.peft import baked
 from mmtrain.tasks.answering_sections import with_sizes
 from mmtrain.tasks.answering_start import build_started_model, refuse_other_answers, start_notes

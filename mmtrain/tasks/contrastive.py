@@ -20,7 +20,7 @@ from mmtrain.loading import save_model
 from mmtrain.loading.start import contradictions, loss_lines, start_lines
 from mmtrain.models import Clip, ClipConfig
 from mmtrain.models.transfer import copy_image_tower, copy_weights
-from mmtrain.parallel import Layout
+from mmtrain.parallel.mesh import Layout
 from mmtrain.tasks.config import LossSection
 from mmtrain.tasks.draws import Draws
 from mmtrain.tasks.logits import Logits

@@ -14,7 +14,7 @@ from mmtrain.losses.vocabulary import VocabularyShares
 from mmtrain.models import ClipConfig
 from mmtrain.models.vqa import Vqa
 from mmtrain.nn import HostLengths, Ragged, sent
-from mmtrain.parallel import Layout
+from mmtrain.parallel.mesh import Layout
 from mmtrain.tasks.answering import AnsweringTask
 from mmtrain.tasks.answering_sections import open_dialogue_data
 from mmtrain.tasks.config import VqaSection

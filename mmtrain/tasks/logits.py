@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from mmtrain.losses.config import LossConfig
 from mmtrain.models import Clip
@@ -67,6 +66,5 @@ class Logits:
     def clamp(self) -> None:
         """Keep the multiplier within its limits, as after every published CLIP update. A frozen one
         is left alone."""
-        assert not isinstance(self.scale, DTensor)
         if self.scale.requires_grad:
             self.scale.clamp_(*self._range)

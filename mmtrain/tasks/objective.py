@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from mmtrain.nn import HostLengths
 from mmtrain.nn.regions import region
-from mmtrain.parallel import Layout, PipelineSchedule
+from mmtrain.parallel.mesh import Layout
+from mmtrain.parallel.pipeline import PipelineSchedule
 from mmtrain.tasks.logits import Logits
 from mmtrain.tasks.source_loss import SourceLoss
 from mmtrain.tasks.terms.term import BatchTerm, Outputs, Rows, RowTerm, Term, packed

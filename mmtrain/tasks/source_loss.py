@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 from mmtrain.data.batch import ImageTextBatch
-from mmtrain.parallel import Layout
+from mmtrain.parallel.mesh import Layout
 from mmtrain.tasks.terms.contrastive import ContrastiveTerm
 
 

@@ -18,7 +18,7 @@ from mmtrain.eval import Encoder
 from mmtrain.loading.start import Start
 from mmtrain.models import Clip
 from mmtrain.models.vqa import Vqa
-from mmtrain.parallel import Layout
+from mmtrain.parallel.mesh import Layout
 from mmtrain.ranks import is_alone
 from mmtrain.tasks.objective import Objective
 

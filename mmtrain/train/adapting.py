@@ -17,7 +17,7 @@ from mmtrain.models.parameters import LockConfig, lock_tower
 from mmtrain.models.text import TextEmbed
 from mmtrain.models.vqa import Vqa
 from mmtrain.nn import TransformerConfig
-from mmtrain.parallel import Layout
+from mmtrain.parallel.mesh import Layout
 from mmtrain.peft import (
     LoraDropout,
     PeftConfig,

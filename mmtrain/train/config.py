@@ -7,7 +7,7 @@ from typing import Any, Literal
 from mmtrain.data.numbered import NumberedData
 from mmtrain.data.phases import Phase
 from mmtrain.errors import UsageError
-from mmtrain.optim import LossScaleConfig
+from mmtrain.optim.loss_scale import LossScaleConfig
 from mmtrain.parallel.precision import Precision
 from mmtrain.settings.paths import PathText
 

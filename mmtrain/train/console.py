@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Mapping
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Record = Mapping[str, float]
 """The numbers of a step: step, epoch, samples_seen, loss, lr, grad_norm, logit_scale,
@@ -15,7 +15,9 @@ samples_per_second, data_wait_fraction, and whatever else a loop measures."""
 class LiveConsole:
     """One progress line, redrawn in place."""
 
-    def __init__(self, console: Console, total_steps: int, start_step: int) -> None:
+    def __init__(self, console: "Console", total_steps: int, start_step: int) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
         columns = (
             TextColumn("step {task.completed}/{task.total}"),
             BarColumn(bar_width=None),
@@ -70,6 +72,8 @@ class PlainConsole:
 def build_console(stream: TextIO, total_steps: int, start_step: int) -> LiveConsole | PlainConsole:
     """What suits the stream; steps count from `start_step` on a resume."""
     if stream.isatty():
+        from rich.console import Console
+
         return LiveConsole(Console(file=stream), total_steps, start_step)
     return PlainConsole(stream, total_steps, start_step)
 

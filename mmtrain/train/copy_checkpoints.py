@@ -8,8 +8,14 @@ counts for the same checkpoint and for no other.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mmtrain.checkpoint.checkpoint import CHECKPOINTS
-from mmtrain.checkpoint.sealed_folder import MANIFEST_FILE, finish, read_manifest, step_of, verify
+from mmtrain.checkpoint.sealed_folder import (
+    CHECKPOINTS,
+    MANIFEST_FILE,
+    finish,
+    read_manifest,
+    step_of,
+    verify,
+)
 from mmtrain.data.storage.fetch import Checksum, fetch_file
 from mmtrain.data.storage.place import Place, read_small
 from mmtrain.data.storage.sent import keep_tags, unlike_sent

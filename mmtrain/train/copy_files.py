@@ -10,15 +10,15 @@ from collections.abc import Collection, Iterator
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
-from mmtrain.checkpoint.checkpoint import CHECKPOINTS
+from mmtrain.checkpoint.sealed_folder import CHECKPOINTS
 from mmtrain.data.bad_samples import BAD_SAMPLES_FILE
 from mmtrain.data.storage.fetch import Checksum, checksum_of, fetch_file
 from mmtrain.data.storage.place import Place, read_small
 from mmtrain.data.storage.sent import keep_tags, unlike_sent
 from mmtrain.errors import UsageError
 from mmtrain.files import parse_json, sha256_of
-from mmtrain.train.guard import BAD_BATCHES_FILE
 from mmtrain.train.resume import HISTORY_FILE
+from mmtrain.train.run_folder import BAD_BATCHES_FILE
 
 RECORD_FILE = "run-files.json"
 _TAGS_FILE = "run-etags.json"

@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmtrain.checkpoint.checkpoint import CHECKPOINTS
-from mmtrain.checkpoint.sealed_folder import STATE_FILE, steps_in, verify
+from mmtrain.checkpoint.sealed_folder import CHECKPOINTS, STATE_FILE, steps_in, verify
 from mmtrain.data.storage.place import FolderPlace, Place, open_place, read_small
 from mmtrain.errors import UsageError
 from mmtrain.files import create_file, parse_json, real_path

@@ -17,8 +17,7 @@ from torch import Tensor
 from mmtrain.errors import UsageError
 from mmtrain.ranks import gather, own_rank
 from mmtrain.train.flags import Said
-
-BAD_BATCHES_FILE = "bad_batches.jsonl"
+from mmtrain.train.run_folder import BAD_BATCHES_FILE
 
 
 class TrainingStopped(UsageError):

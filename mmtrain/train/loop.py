@@ -10,7 +10,7 @@ from mmtrain.checkpoint.background_save import BackgroundSave
 from mmtrain.data.batch import SampleBatch
 from mmtrain.data.numbered import NumberedData
 from mmtrain.errors import FaultsFound, UsageError
-from mmtrain.optim import OptimConfig
+from mmtrain.optim.config import OptimConfig
 from mmtrain.train.clock import Clock
 from mmtrain.train.config import TrainConfig
 from mmtrain.train.flags import Wishes

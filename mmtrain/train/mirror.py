@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mmtrain.checkpoint.checkpoint import CHECKPOINTS
-from mmtrain.checkpoint.sealed_folder import MANIFEST_FILE, steps_in
+from mmtrain.checkpoint.sealed_folder import CHECKPOINTS, MANIFEST_FILE, steps_in
 from mmtrain.data.storage.place import Place
 from mmtrain.train.copy_checkpoints import prune_copies, push_checkpoint
 from mmtrain.train.copy_files import push_files

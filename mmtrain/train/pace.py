@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from mmtrain.data.phases import Phases
-from mmtrain.optim import OptimConfig, lr_factor
+from mmtrain.optim.config import OptimConfig
+from mmtrain.optim.schedule import lr_factor
 
 
 def lr_factor_at(step: int, *, phases: Phases, total_steps: int, config: OptimConfig) -> float:

@@ -10,14 +10,12 @@ from typing import Any
 import torch
 
 import mmtrain
-from mmtrain.checkpoint.checkpoint import CHECKPOINTS
-from mmtrain.checkpoint.sealed_folder import steps_in
+from mmtrain.checkpoint.sealed_folder import CHECKPOINTS, steps_in
 from mmtrain.data.bad_samples import BAD_SAMPLES_FILE
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
 from mmtrain.ranks import on_rank_0
 from mmtrain.settings.decode import dump_toml
-from mmtrain.train.guard import BAD_BATCHES_FILE
 from mmtrain.train.metrics import METRICS_FILE, read_metrics
 from mmtrain.train.resume import HISTORY_FILE
 
@@ -25,6 +23,7 @@ RECIPE_FILE = "recipe.toml"
 TOKENIZER = "tokenizer"
 """The folder of a run that the tokenizer of its start is kept in."""
 FACTS_FILE = "run.json"
+BAD_BATCHES_FILE = "bad_batches.jsonl"
 _OF_STEPS = (BAD_SAMPLES_FILE, BAD_BATCHES_FILE, HISTORY_FILE)
 _PACKAGES = ("numpy", "pillow", "safetensors", "tokenizers", "webdataset")
 

@@ -11,20 +11,24 @@ from torch import Tensor, nn
 
 from mmtrain.checkpoint.background_save import BackgroundSave
 from mmtrain.checkpoint.checkpoint import (
-    CHECKPOINTS,
     Tensors,
     find_latest,
     load_checkpoint,
     read_state,
     save_checkpoint,
 )
+from mmtrain.checkpoint.sealed_folder import CHECKPOINTS
 from mmtrain.data.accounts import EpochAccounts
 from mmtrain.data.bad_samples import BadSampleLog
 from mmtrain.data.fingerprint import same_data
 from mmtrain.data.phases import Phase
 from mmtrain.errors import UsageError
-from mmtrain.optim import Ema, LossScale, Optimizers
-from mmtrain.parallel import Layout, PipelineSchedule, gather_tensors
+from mmtrain.optim.ema import Ema
+from mmtrain.optim.loss_scale import LossScale
+from mmtrain.optim.optimizer import Optimizers
+from mmtrain.parallel.apply import gather_tensors
+from mmtrain.parallel.mesh import Layout
+from mmtrain.parallel.pipeline import PipelineSchedule
 from mmtrain.train.objective import Objective
 from mmtrain.train.step import LocalSchedule
 

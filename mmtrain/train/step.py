@@ -15,7 +15,9 @@ from torch.distributed.fsdp import FSDPModule
 
 from mmtrain.errors import UsageError
 from mmtrain.nn.regions import region
-from mmtrain.parallel import Layout, PipelineSchedule, Replica, replicate
+from mmtrain.parallel.ddp import Replica, replicate
+from mmtrain.parallel.mesh import Layout
+from mmtrain.parallel.pipeline import PipelineSchedule
 
 
 class Schedule(Protocol):

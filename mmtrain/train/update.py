@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmtrain.data.batch import BadSample, SampleBatch
 from mmtrain.nn.regions import region
-from mmtrain.optim import clip_gradients
+from mmtrain.optim.clip import clip_gradients
 from mmtrain.train.flags import StepFlags, Wishes, own_flags
 from mmtrain.train.state import RunState
 from mmtrain.train.transfer import Transfer

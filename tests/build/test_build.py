@@ -11,7 +11,7 @@ from mmtrain.build.run import build_run
 from mmtrain.cli import main
 from mmtrain.errors import UsageError
 from mmtrain.models import TextTower
-from mmtrain.parallel import Layout
+from mmtrain.parallel.mesh import Layout
 from mmtrain.recipe import load_recipe
 
 RECIPE = Path("configs/debug_clip.toml")

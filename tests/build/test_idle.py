@@ -8,7 +8,7 @@ from mmtrain.build.idle import idle_notes, refuse_idle
 from mmtrain.build.run import build_run
 from mmtrain.cli import main
 from mmtrain.errors import UsageError
-from mmtrain.parallel import build_layout, pick_device
+from mmtrain.parallel.mesh import build_layout, pick_device
 from mmtrain.recipe import load_recipe
 from tests.tasks.test_vqa_run import write_recipe
 

@@ -17,7 +17,8 @@ from mmtrain.loading import read_package
 from mmtrain.models import Clip
 from mmtrain.models.parameters import no_decay_names
 from mmtrain.models.vision_config import CLIP_MEAN, CLIP_STD
-from mmtrain.optim import OptimConfig, build_optimizers
+from mmtrain.optim.config import OptimConfig
+from mmtrain.optim.optimizer import build_optimizers
 from tests.interop.peers import tiny_open_clip
 from tests.interop.test_open_clip import build_theirs
 

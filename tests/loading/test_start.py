@@ -19,7 +19,7 @@ from mmtrain.errors import UsageError
 from mmtrain.loading import export_model, save_model
 from mmtrain.loading.start import read_start
 from mmtrain.models import Clip, ClipConfig
-from mmtrain.parallel import build_layout, pick_device
+from mmtrain.parallel.mesh import build_layout, pick_device
 from mmtrain.recipe import load_recipe
 from mmtrain.settings.decode import dump_toml, encode
 from tests.parallel.tiny_clip import siglip_config, tiny_config

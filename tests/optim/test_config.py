@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmtrain.optim import OptimConfig
+from mmtrain.optim.config import OptimConfig
 
 
 @pytest.mark.parametrize(

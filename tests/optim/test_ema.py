@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from mmtrain.optim import Ema
+from mmtrain.optim.ema import Ema
 
 
 def parameters(dtype=torch.float32):

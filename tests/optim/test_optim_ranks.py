@@ -9,8 +9,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
-from mmtrain.optim import Ema, OptimConfig, build_optimizers, clip_gradients
-from mmtrain.optim.clip import Rider
+from mmtrain.optim.clip import Rider, clip_gradients
+from mmtrain.optim.config import OptimConfig
+from mmtrain.optim.ema import Ema
+from mmtrain.optim.optimizer import build_optimizers
 from tests.ranks import run_ranks
 
 MAX_NORM = 0.05

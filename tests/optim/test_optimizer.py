@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from mmtrain.optim import Muon, OptimConfig, build_optimizers
+from mmtrain.optim.config import OptimConfig
+from mmtrain.optim.muon import Muon
+from mmtrain.optim.optimizer import build_optimizers
 
 
 class Tiny(nn.Module):

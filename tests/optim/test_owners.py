@@ -10,7 +10,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from mmtrain.optim import Muon
+from mmtrain.optim.muon import Muon
 from tests.ranks import run_ranks
 
 SHAPES = [(7, 5), (4, 8), (7, 5), (1, 3), (2, 9), (7, 5), (4, 8), (8, 4)]

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from mmtrain.optim import OptimConfig, lr_factor
+from mmtrain.optim.config import OptimConfig
+from mmtrain.optim.schedule import lr_factor
 
 TOTAL = 50
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mmtrain.parallel import ParallelConfig
+from mmtrain.parallel.mesh import ParallelConfig
 from tests.parallel.tiny_answers import (
     BCE,
     CE,

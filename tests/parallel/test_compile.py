@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmtrain.cli import main
-from mmtrain.parallel import compiled_code
+from mmtrain.parallel.compile import compiled_code
 
 RUN = ["train", "configs/debug_clip.toml", "--data.workers", "0", "--train.batch_size", "8"]
 RUN += ["--eval.zero_shot", "[]", "--train.checkpoint_every", "1"]

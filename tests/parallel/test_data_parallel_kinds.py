@@ -15,9 +15,11 @@ from torch.utils._pytree import tree_leaves
 
 from mmtrain.cli import main
 from mmtrain.models.parameters import hidden_matrix_names, no_decay_names
-from mmtrain.optim import OptimConfig, build_optimizers
-from mmtrain.parallel import ParallelConfig, ddp
+from mmtrain.optim.config import OptimConfig
+from mmtrain.optim.optimizer import build_optimizers
+from mmtrain.parallel import ddp
 from mmtrain.parallel.blocks import numbered_blocks
+from mmtrain.parallel.mesh import ParallelConfig
 from mmtrain.ranks import gather
 from tests.parallel.tiny_clip import SOFTMAX, TOLERANCE, Trained, make_batch, tiny_config, worst
 from tests.ranks import run_ranks

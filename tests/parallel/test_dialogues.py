@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 
 from mmtrain.errors import UsageError
-from mmtrain.parallel import ParallelConfig
+from mmtrain.parallel.mesh import ParallelConfig
 from tests.parallel.tiny_clip import Result
 from tests.parallel.tiny_dialogues import TrainedDialogues, make_dialogues, reading
 from tests.ranks import run_ranks

@@ -15,7 +15,8 @@ from mmtrain.models.clip import ClipStage
 from mmtrain.models.vision import FP16_SCALE, PatchEmbed
 from mmtrain.models.vqa import Vqa
 from mmtrain.nn import TransformerConfig, unit_norm
-from mmtrain.parallel import Layout, ParallelConfig, parallelize
+from mmtrain.parallel.apply import parallelize
+from mmtrain.parallel.mesh import Layout, ParallelConfig
 from mmtrain.tasks.answering import answer_objective
 from mmtrain.train.step import build_schedule
 from tests.parallel.tiny_answers import BCE, both_heads, choosing, make_questions, writing

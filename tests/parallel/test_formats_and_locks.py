@@ -8,8 +8,8 @@ import torch.distributed as dist
 
 from mmtrain.errors import UsageError
 from mmtrain.models import Clip
-from mmtrain.parallel import ParallelConfig
 from mmtrain.parallel.blocks import numbered_blocks
+from mmtrain.parallel.mesh import ParallelConfig
 from mmtrain.tasks.config import LossSection
 from mmtrain.tasks.contrastive import contrastive_objective
 from tests.parallel.tiny_clip import (

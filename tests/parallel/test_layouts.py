@@ -10,7 +10,7 @@ import pytest
 
 from mmtrain.losses.config import LossConfig
 from mmtrain.models import ClipConfig
-from mmtrain.parallel import ParallelConfig
+from mmtrain.parallel.mesh import ParallelConfig
 from mmtrain.parallel.recompute import RecomputeConfig
 from tests.parallel.tiny_clip import (
     SIGMOID,

@@ -12,8 +12,7 @@ from mmtrain.errors import UsageError
 from mmtrain.models import Clip
 from mmtrain.models.model import Stage
 from mmtrain.nn import TransformerConfig
-from mmtrain.parallel import ParallelConfig, build_layout, pick_device
-from mmtrain.parallel.mesh import Axis, Layout
+from mmtrain.parallel.mesh import Axis, Layout, ParallelConfig, build_layout, pick_device
 from mmtrain.parallel.pipeline import check_microbatches, stage_indices
 from mmtrain.parallel.slices import check_slices
 from mmtrain.parallel.tensor import check_tensor_parallel

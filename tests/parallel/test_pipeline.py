@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from mmtrain.parallel import ParallelConfig
+from mmtrain.parallel.mesh import ParallelConfig
 from mmtrain.parallel.pipeline import make_edges_dense
 from tests.parallel.tiny_clip import SOFTMAX, Trained, tiny_config
 from tests.ranks import run_ranks

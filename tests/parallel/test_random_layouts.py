@@ -13,8 +13,7 @@ from typing import Any, get_args
 import pytest
 
 from mmtrain.errors import UsageError
-from mmtrain.parallel import Layout, ParallelConfig
-from mmtrain.parallel.mesh import DataParallelKind, ScheduleName
+from mmtrain.parallel.mesh import DataParallelKind, Layout, ParallelConfig, ScheduleName
 from mmtrain.parallel.pipeline import check_microbatches
 from tests.parallel.tiny_answers import (
     BCE,

@@ -19,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmtrain.errors import UsageError
 from mmtrain.models import Clip
 from mmtrain.nn import attention
-from mmtrain.parallel import Layout, ParallelConfig, parallelize
+from mmtrain.parallel.apply import parallelize
+from mmtrain.parallel.mesh import Layout, ParallelConfig
 from mmtrain.parallel.recompute import RecomputeConfig, apply_recompute
 from mmtrain.settings.decode import decode
 from tests.parallel.tiny_clip import CPU, SOFTMAX, Result, Trained, make_batch, tiny_config

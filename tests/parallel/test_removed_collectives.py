@@ -21,7 +21,7 @@ from torch.distributed.tensor.parallel import RowwiseParallel
 from mmtrain.collectives import gather_together
 from mmtrain.losses import _blocks, _gradients, _softmax
 from mmtrain.optim import clip as optim_clip
-from mmtrain.parallel import ParallelConfig
+from mmtrain.parallel.mesh import ParallelConfig
 from mmtrain.parallel.tensor import LocalCompute
 from mmtrain.tasks import objective
 from mmtrain.tasks.logits import Logits

@@ -13,7 +13,7 @@ from torch._C._distributed_c10d import _get_work_registry_size
 
 from mmtrain.losses.config import LossConfig
 from mmtrain.models import ClipConfig
-from mmtrain.parallel import ParallelConfig
+from mmtrain.parallel.mesh import ParallelConfig
 from mmtrain.parallel.recompute import RecomputeConfig
 from tests.parallel.tiny_clip import (
     SIGMOID,

@@ -23,8 +23,10 @@ from mmtrain.models.parameters import hidden_matrix_names, lock_tower, no_decay_
 from mmtrain.models.vqa import Vqa, VqaConfig
 from mmtrain.nn import TransformerConfig
 from mmtrain.nn.front_door import FrontDoor, FrontDoorConfig
-from mmtrain.optim import OptimConfig, build_optimizers
-from mmtrain.parallel import Layout, ParallelConfig, build_layout, parallelize
+from mmtrain.optim.config import OptimConfig
+from mmtrain.optim.optimizer import build_optimizers
+from mmtrain.parallel.apply import parallelize
+from mmtrain.parallel.mesh import Layout, ParallelConfig, build_layout
 from mmtrain.tasks.answering import answer_objective
 from mmtrain.tasks.objective import Objective
 from mmtrain.train.step import build_schedule

@@ -15,8 +15,11 @@ from mmtrain.data.batch import ImageTextBatch
 from mmtrain.models import Clip, ClipConfig, TextConfig, VisionConfig
 from mmtrain.models.parameters import hidden_matrix_names, lock_tower, no_decay_names
 from mmtrain.nn import TransformerConfig
-from mmtrain.optim import OptimConfig, build_optimizers, clip_gradients
-from mmtrain.parallel import Layout, ParallelConfig, build_layout, parallelize
+from mmtrain.optim.clip import clip_gradients
+from mmtrain.optim.config import OptimConfig
+from mmtrain.optim.optimizer import build_optimizers
+from mmtrain.parallel.apply import parallelize
+from mmtrain.parallel.mesh import Layout, ParallelConfig, build_layout
 from mmtrain.tasks.config import LossSection
 from mmtrain.tasks.contrastive import contrastive_objective
 from mmtrain.train.step import build_schedule

@@ -14,7 +14,7 @@ from mmtrain.models.generate_answers import GenerateConfig
 from mmtrain.models.parameters import lock_tower
 from mmtrain.models.vqa import Vqa, VqaConfig
 from mmtrain.nn.front_door import FrontDoorConfig
-from mmtrain.parallel import ParallelConfig
+from mmtrain.parallel.mesh import ParallelConfig
 from mmtrain.tasks.dialogues import dialogue_objective
 from mmtrain.tasks.objective import Objective
 from tests.parallel.tiny_answers import MODERN, VOCAB, _Laid, let_front_doors_speak

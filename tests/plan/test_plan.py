@@ -23,7 +23,7 @@ from mmtrain.errors import UsageError
 from mmtrain.loading.config import ModelConfig
 from mmtrain.models.parameters import LockConfig
 from mmtrain.nn.products import fast_products
-from mmtrain.parallel import Layout, ParallelConfig
+from mmtrain.parallel.mesh import Layout, ParallelConfig
 from mmtrain.parallel.precision import Precision
 from mmtrain.parallel.recompute import RecomputeConfig
 from mmtrain.peft import PeftConfig

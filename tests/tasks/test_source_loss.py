@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mmtrain.cli import main
 from mmtrain.losses import SiglipByParts, clip_loss, siglip_loss
 from mmtrain.losses.config import LossConfig
-from mmtrain.parallel import ParallelConfig
+from mmtrain.parallel.mesh import ParallelConfig
 from tests.parallel.tiny_clip import SIGMOID, SOFTMAX, Trained, make_batch, tiny_config
 from tests.ranks import run_ranks
 

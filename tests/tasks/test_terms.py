@@ -21,7 +21,7 @@ from mmtrain.loading import load, save_model
 from mmtrain.losses import clip_loss
 from mmtrain.models import Clip
 from mmtrain.nn import unit_norm
-from mmtrain.parallel import ParallelConfig
+from mmtrain.parallel.mesh import ParallelConfig
 from mmtrain.tasks.config import LossSection
 from mmtrain.tasks.terms.distill import DistillConfig
 from mmtrain.tasks.terms.matryoshka import MatryoshkaConfig

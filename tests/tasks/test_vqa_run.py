@@ -26,7 +26,7 @@ from mmtrain.eval.look.answers import look
 from mmtrain.loading.vqa import load_vqa
 from mmtrain.models.vqa import Asked, Vqa
 from mmtrain.nn.block import TransformerBlock
-from mmtrain.parallel import build_layout, pick_device
+from mmtrain.parallel.mesh import build_layout, pick_device
 from mmtrain.recipe import load_recipe
 from mmtrain.settings.decode import dump_toml
 from tests.data.questions.gqa_files import draw_gqa, write_gqa

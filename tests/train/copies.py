@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from mmtrain.checkpoint.checkpoint import CHECKPOINTS, save_checkpoint
+from mmtrain.checkpoint.checkpoint import save_checkpoint
+from mmtrain.checkpoint.sealed_folder import CHECKPOINTS
 from mmtrain.data.storage.place import FolderPlace
 
 

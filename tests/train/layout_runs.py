@@ -15,7 +15,8 @@ from torch import Tensor
 from mmtrain.build.run import Run, build_run
 from mmtrain.checkpoint.checkpoint import flatten
 from mmtrain.data.batch import ImageTextBatch
-from mmtrain.parallel import ParallelConfig, build_layout, gather_tensors
+from mmtrain.parallel.apply import gather_tensors
+from mmtrain.parallel.mesh import ParallelConfig, build_layout
 from mmtrain.ranks import gather, own_rank
 from mmtrain.recipe import load_recipe
 from mmtrain.train.guard import Guard

@@ -12,8 +12,8 @@ import mmtrain
 from mmtrain.build.run import Run, build_run
 from mmtrain.cli import main
 from mmtrain.loading import save_model
-from mmtrain.optim import clip_gradients
-from mmtrain.parallel import build_layout, pick_device
+from mmtrain.optim.clip import clip_gradients
+from mmtrain.parallel.mesh import build_layout, pick_device
 from mmtrain.recipe import load_recipe
 from tests.parallel.tiny_clip import full
 from tests.ranks import run_ranks

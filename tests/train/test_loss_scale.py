@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from mmtrain.errors import UsageError
-from mmtrain.optim import LossScale, LossScaleConfig, clip_gradients
+from mmtrain.optim.clip import clip_gradients
+from mmtrain.optim.loss_scale import LossScale, LossScaleConfig
 from mmtrain.recipe import load_recipe
 from mmtrain.train.guard import Guard
 from tests.ranks import run_ranks

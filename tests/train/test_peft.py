@@ -12,8 +12,8 @@ from mmtrain.build.run import build_run
 from mmtrain.cli import main
 from mmtrain.interop.hf_clip import clip_links
 from mmtrain.interop.hf_peft import read_adapter
-from mmtrain.optim import clip_gradients
-from mmtrain.parallel import build_layout, pick_device
+from mmtrain.optim.clip import clip_gradients
+from mmtrain.parallel.mesh import build_layout, pick_device
 from mmtrain.peft import add_terms
 from mmtrain.recipe import load_recipe
 from tests.ranks import run_ranks

@@ -10,7 +10,7 @@ from mmtrain.data.batch import ImageTextBatch
 from mmtrain.losses import clip_loss, siglip_loss
 from mmtrain.losses.config import LossConfig
 from mmtrain.losses.siglip_parts import SiglipByParts
-from mmtrain.parallel import Layout
+from mmtrain.parallel.mesh import Layout
 from mmtrain.tasks.logits import Logits
 from mmtrain.tasks.terms.term import BatchTerm, Outputs, Parts, Rows
 

@@ -18,7 +18,7 @@ from mmtrain.losses import affinity_loss, feature_loss_B
 from mmtrain.models import Clip
 from mmtrain.models.fingerprint import weights_fingerprint
 from mmtrain.nn import sent
-from mmtrain.parallel import Layout
+from mmtrain.parallel.mesh import Layout
 from mmtrain.settings.decode import encode
 from mmtrain.settings.paths import PathText
 from mmtrain.tasks.logits import Logits

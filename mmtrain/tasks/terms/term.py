@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mmtrain.parallel import Layout
+from mmtrain.parallel.mesh import Layout
 
 if TYPE_CHECKING:
     from mmtrain.tasks.terms.contrastive import ContrastiveTerm
