@@ -10,7 +10,9 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from mmtrain.errors import UsageError
 from mmtrain.interop.open_clip import from_open_clip
+from mmtrain.interop.open_clip_config import config_from_open_clip
 from mmtrain.interop.open_clip_text_trunk import ENCODERS
 from mmtrain.interop.timm_names import _SIZES
 from mmtrain.models import Clip, ClipConfig
@@ -95,8 +97,6 @@ def compare(name: str) -> tuple[ClipConfig, float]:
 
     model_cfg = published(name)
     with shallow_timm(), shallow_encoders():
-        from mmtrain.interop.open_clip_config import config_from_open_clip
-
         config_from_open_clip(model_cfg)  # refused before anything is built
         fields = json.loads(json.dumps(model_cfg))
         kind = CustomTextCLIP if fields.pop("custom_text", False) else CLIP
@@ -150,3 +150,47 @@ def texts(config: ClipConfig, generator: torch.Generator) -> Tensor:
     pad = 1 if text.trunk is not None and text.trunk.model_type != "mt5" else 0
     tokens[0, length // 2 + 1 :] = tokens[1, length - 1 :] = pad
     return tokens
+
+
+HEAD = """# Which models are read
+
+Every config of open_clip, by what its towers are. Those that are read are evaluated, embedded,
+served, learnt from and fine-tuned. `native` towers are made of our blocks and take every form of
+parallelism. A native ResNet and a tower by a library are [trunks](checkpoints.md), which train over
+data-parallel ranks; those by a library want `pip install "mmtrain[towers]"`. MetaCLIP and DFN are
+weights of ViTs below, SigLIP so400m is ViT-SO400M, PE is PE-Core, EVA-CLIP is EVA01 or EVA02.
+Of transformers' models CLIP, SigLIP and SigLIP 2 are read, AltCLIP and ChineseCLIP are not.
+
+A test holds features of images and texts against open_clip's, of random weights and few layers, to
+1e-5, and this table against what is read.
+
+| config | image tower | text tower | image size | |
+|---|---|---|---|---|
+"""
+
+
+def table() -> str:
+    """The page that says which configs are read."""
+    rows = []
+    for name in NAMES:
+        try:
+            with shallow_timm():
+                config = config_from_open_clip(published(name))
+        except UsageError as error:
+            why = str(error).rpartition(": ")[2]
+            rows.append(f"| {name} | | | | refused: {why} |")
+            continue
+        towers = [_told(tower.trunk) for tower in (config.vision, config.text)]
+        size = config.vision.image_size
+        rows.append(f"| {name} | {' | '.join(towers)} | {size} | evaluates, trains |")
+    return HEAD + "\n".join(rows) + "\n"
+
+
+def _told(trunk: Any) -> str:
+    if trunk is None:
+        return "native"
+    return "native ResNet" if trunk.kind == "resnet" else f"{trunk.kind}: {trunk.name}"
+
+
+if __name__ == "__main__":
+    print(table(), end="")

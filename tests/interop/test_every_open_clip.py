@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from mmtrain.errors import UsageError
-from tests.interop.every_open_clip import NAMES, compare
+from tests.interop.every_open_clip import NAMES, compare, table
 
 REFUSED = {
     "coca_base": "a CoCa is not supported",
@@ -42,3 +43,11 @@ def test_a_library_is_imported_where_it_is_used_alone():
     code = "import sys, mmtrain.loading; print({'timm', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()", done
+
+
+@pytest.mark.slow
+def test_the_docs_say_what_is_read():
+    """Written by `python -m tests.interop.every_open_clip > docs/models.md`."""
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    assert page == table()
+    assert page.count("evaluates, trains") >= 139
