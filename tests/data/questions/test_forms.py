@@ -30,7 +30,7 @@ OTHERS: dict[str, tuple[Any, str]] = {
         {"annotations": [{"question_id": 1}]},
         "holds VQAv2's annotations, the answers",
     ),
-    "captions": ({"annotations": [CAPTION]}, "holds COCO's captions or objects"),
+    "captions": ({"annotations": [CAPTION]}, "for which there are no figures (CIDEr needs"),
     "scene graphs": ({"1": SCENE, "2": SCENE}, "holds GQA's scene graphs; name its questions"),
     "choices": (GQA["choices"], "holds GQA's choices"),
     "GQA's predictions": (GQA["predictions"], "holds answers without questions"),
