@@ -28,6 +28,7 @@ NO_PATHS = {
     "device",
 }
 NO_PATHS |= {"wandb_project", "caption", "negatives", "join_key"}
+NO_PATHS |= {"pool", "model_type", "settings"}
 """Last names of a recipe's keys that take a text and no path."""
 
 

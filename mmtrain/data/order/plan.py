@@ -251,10 +251,12 @@ class EpochPlan:
         return np.searchsorted(self._epoch(epoch).places[:, 1], place_B, side="right")
 
     def _epoch(self, epoch: int) -> _Order:
-        if epoch not in self._epochs:
+        order = self._epochs.get(epoch)
+        if order is None:
             shards = permutation(self._sizes.size, **self._key(epoch, "shuffle shards"))
-            _remember(self._epochs, epoch, self._cut(shards, epoch), _MAX_EPOCHS)
-        return self._epochs[epoch]
+            order = self._cut(shards, epoch)
+            _remember(self._epochs, epoch, order, _MAX_EPOCHS)
+        return order
 
     def _cut(self, shards: np.ndarray, epoch: int) -> _Order:
         """Groups of so many shards from the start of every lane."""
@@ -272,7 +274,8 @@ class EpochPlan:
         return _Order(shards, starts, np.concatenate(members), np.concatenate(places))
 
     def _group(self, epoch: int, number: int) -> _Group:
-        if (epoch, number) not in self._groups:
+        group = self._groups.get((epoch, number))
+        if group is None:
             order = self._epoch(epoch)
             low, high = order.places[number].tolist()
             shards = order.shards[slice(*order.members[number].tolist())]
@@ -292,7 +295,7 @@ class EpochPlan:
                 shifts=self._starts[shards] + lasts - ends,
             )
             _remember(self._groups, (epoch, number), group, max(2, 2 * self.lanes))
-        return self._groups[epoch, number]
+        return group
 
     def _piece(self, group: _Group, epoch: int, number: int, piece: int) -> _Piece:
         """A piece of a group's order; each lane keeps the last one that it came to."""
@@ -307,7 +310,7 @@ class EpochPlan:
     def _number(self, group: _Group, epoch: int, number: int, place: int) -> int:
         """One of a group's numbers, from anywhere."""
         name = (epoch, number, int(group.order.pieces_at(np.array([place]))[0]))
-        for kept in self._pieces.values():
+        for kept in list(self._pieces.values()):
             if kept.name == name:
                 return int(kept.mixed[place - kept.first])
         return group.order.at(place)
@@ -318,6 +321,7 @@ class EpochPlan:
 
 
 def _remember(cache: OrderedDict[Hashable, Any], name: Hashable, value: Any, size: int) -> None:
+    """For the next time; a thread beside, which looks ahead, may drive it out again at once."""
     while len(cache) >= size:
         cache.popitem(last=False)
     cache[name] = value

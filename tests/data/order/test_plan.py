@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
+from mmtrain.data.order import plan as order_plan
 from mmtrain.data.order.batches import BatchPlan
 from mmtrain.data.order.plan import PADDING, EpochPlan
 from mmtrain.errors import UsageError
@@ -32,6 +33,15 @@ def test_positions_are_asked_in_any_order():
     for asked in (EpochPlan(SIZES, seed=3, shuffle_group=2), pickle.loads(pickle.dumps(plan))):
         for epoch, position in zip(rng.integers(0, 6, 300), rng.integers(0, NUM, 300), strict=True):
             assert asked.sample(int(epoch), int(position)) == expected[epoch][position]
+
+
+def test_a_thread_beside_may_drive_out_what_was_kept(monkeypatch: pytest.MonkeyPatch):
+    """One that looks ahead in the same plan, between any two steps of one that reads."""
+    expected = [order(EpochPlan(SIZES, seed=3, shuffle_group=2), epoch) for epoch in range(3)]
+    monkeypatch.setattr(order_plan, "_remember", lambda *_: None)
+    plan = EpochPlan(SIZES, seed=3, shuffle_group=2)
+    assert [order(plan, epoch) for epoch in range(3)] == expected
+    assert plan.sample(1, 7) == expected[1][7]
 
 
 def test_the_order_of_a_seed_never_changes():
