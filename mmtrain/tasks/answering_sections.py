@@ -57,7 +57,17 @@ class AnsweringSections:
         return num_image_tokens(self.vqa.connector, self.vision)
 
     def resolve(self, model: ModelConfig) -> ModelConfig:
-        """The heads take the towers as they are."""
+        """The heads take the towers as they are, if these have tokens to look at.
+
+        Raises:
+            UsageError: a tower is a trunk, which gives one token.
+        """
+        for name in ("vision", "text"):
+            if (trunk := getattr(model, name).trunk) is not None:
+                raise UsageError(
+                    f'model.{name}.trunk.kind = "{trunk.kind}" gives one token, and [vqa] looks at '
+                    "an image's patches and a question's tokens; start from a tower of blocks"
+                )
         return model
 
     def tokenizer(self, context_length: int) -> Tokenizer | None:
