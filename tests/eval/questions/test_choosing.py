@@ -26,7 +26,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     for number, row in enumerate(rows):
         for name in "ABCD":
             row.pop(name, None)
-        row |= {"options": ["red", "blue", "no"][: 2 + number % 2], "answer": "AB"[number % 2]}
+        row |= {"options": ["red", "yes no", "no"][: 2 + number % 2], "answer": "AB"[number % 2]}
     return ["--data", images, "--questions", write_lines(folder / "rows.jsonl", rows)]
 
 
