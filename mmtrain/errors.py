@@ -59,6 +59,17 @@ def leave_error(message: str, status: ExitStatus) -> None:
         Path(path).write_text(json.dumps(content), encoding="utf-8")
 
 
+def let_rank_0_speak(seconds: float = 5.0) -> None:
+    """Wait, as another rank of torchrun's, until the first one on this machine has left its error
+    too: torchrun ends all others with the first, and one that ends before has said nothing."""
+    path, until = Path(os.environ.get("TORCHELASTIC_ERROR_FILE", "")), time.monotonic() + seconds
+    if not path.parent.name.isdecimal() or path.parent.name == "0":
+        return  # rank 0, or not torchrun's LOGS/attempt_N/RANK/error.json
+    first = path.parent.with_name("0") / path.name
+    while not first.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+
+
 def mistake_before_restart() -> str | None:
     """The user's mistake that ended the ranks on this machine before torchrun restarted them.
 

@@ -6,7 +6,14 @@ import select
 import sys
 from collections.abc import Callable
 
-from mmtrain.errors import ExitStatus, FaultsFound, UsageError, WorkerKilledError, leave_error
+from mmtrain.errors import (
+    ExitStatus,
+    FaultsFound,
+    UsageError,
+    WorkerKilledError,
+    leave_error,
+    let_rank_0_speak,
+)
 
 _REMEDIES = {
     errno.ENOSPC: "free some space, or write elsewhere",
@@ -96,6 +103,7 @@ def _report(name: str, message: str, status: ExitStatus) -> ExitStatus:
     message = " ".join(message.splitlines())
     _print_on_rank_0(f"{name}: error: {message}")
     leave_error(message, status)
+    let_rank_0_speak()
     return status
 
 

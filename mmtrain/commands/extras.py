@@ -11,6 +11,7 @@ EXTRAS = {
     "remote": "data in object stores, on web servers and the hub (s3://, https://, hf:// ...)",
     "ray": "checks, surveys and embeds over a cluster (tools/ray_data_map.py)",
     "torchvision": "torchvision's data sets on disk (torchvision:NAME/SPLIT:ROOT)",
+    "towers": "towers that timm and transformers compute (docs/models.md)",
     "serve": "the page to play with (mmtrain serve)",
     "float8": 'train.precision = "float8"',
     "graph": "the picture of a model's autograd graph (summary --autograd)",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mmtrain import errors
 from mmtrain.cli import main
 from mmtrain.cli.endings import end_well
 from tests.mistakes import mistake
@@ -219,3 +220,32 @@ def test_a_rank_ends_without_taking_the_interpreter_apart(
     if status >= 0:
         assert done.stdout == "done a mirror's own end\n"
     assert ("ZeroDivisionError" in done.stderr) == (statement == "1 / 0")
+
+
+@pytest.mark.parametrize("speaks", [True, False])
+def test_another_rank_lets_the_first_one_speak(
+    speaks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun ends rank 0, which prints the line, as soon as another one has ended."""
+    files = [tmp_path / f"attempt_0/{rank}/error.json" for rank in range(2)]
+    for file in files:
+        file.parent.mkdir(parents=True)
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if speaks and len(waited) == 3:
+            files[0].write_text("{}")
+
+    monkeypatch.setattr(errors.time, "sleep", sleep)
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(files[1]))
+    errors.let_rank_0_speak(seconds=0.02)
+    assert len(waited) == 3 if speaks else len(waited) >= 3
+    waited.clear()
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(files[0]))
+    errors.let_rank_0_speak()
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "mmtrain-7.error.json"))  # SLURM's
+    errors.let_rank_0_speak()
+    monkeypatch.delenv("TORCHELASTIC_ERROR_FILE")
+    errors.let_rank_0_speak()
+    assert not waited

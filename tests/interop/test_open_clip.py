@@ -229,7 +229,10 @@ BAD_CONFIGS = [
     ({"vision_cfg": {"image_size": [32, 64]}}, r"image_size = \[32, 64\] must be square"),
     ({"vision_cfg": {"scale_fc": True}}, "scale_fc = true is not supported; we read false"),
     ({"vision_cfg": {"patch_size": 7}}, "vision_cfg: patch_size = 7 must divide image_size"),
-    ({"text_cfg": {"hf_model_name": "roberta-base"}}, 'hf_model_name = "roberta-base"'),
+    (
+        {"text_cfg": {"hf_model_name": "nobody/knows"}},
+        "hf_model_name = nobody/knows is none of those",
+    ),
     ({"text_cfg": {"embed_cls": True}}, "embed_cls = true is not supported"),
     ({"text_cfg": {"pool_type": "none"}}, 'pool_type = "none" .* we read "argmax" or "eos"'),
     ({"text_cfg": {"norm_kwargs": {"bias": False}}}, "norm_kwargs: bias = false is unknown"),
