@@ -75,7 +75,7 @@ def names_something(line: str, words: Sequence[str]) -> bool:
         re.search(rf"\b{re.escape(name)}( = |:| is missing| has |\]|\")", said) for name in _NAMES
     ):
         return True
-    if any(len(word) > 2 and word in said for word in words):
+    if any(word in said.split() or (len(word) > 2 and word in said) for word in words):
         return True
     return any("/" in word or word.endswith((".toml", ".json")) for word in said.split())
 

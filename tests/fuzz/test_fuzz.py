@@ -32,6 +32,7 @@ def run_cases(numbers: range, templates: Templates, folder: Path) -> None:
         words, disk = draw_case(SEED, number, templates, cwd)
         if told := complaint(words, cwd=cwd, disk=disk):
             shown = " ".join(map(ascii, words))
+            told = told.encode(errors="backslashreplace").decode()  # what pytest can hand on
             wrong.append(f"FUZZ_CASE={number} (disk {disk}): mmtrain {shown}\n{told}")
         shutil.rmtree(folder / "a")
     assert not wrong, f"FUZZ_SEED={SEED}\n" + "\n\n".join(wrong)

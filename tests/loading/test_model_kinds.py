@@ -50,7 +50,7 @@ def commands(folder: Path, model: str, out: Path) -> dict[str, tuple[str, list[s
         "eval knn": ("clip or vqa", ["eval", "knn", *one, *sets]),
         "eval linear-probe": ("clip or vqa", ["eval", "linear-probe", *one, *sets]),
         "embed": ("clip or vqa", ["embed", *one, "--data", *data, "--out", str(out / "e")]),
-        "serve": ("clip or vqa", ["serve", *one]),
+        "serve": ("clip", ["serve", *one]),
         "export": ("clip or vqa", ["export", model, "--out", str(out / "x")]),
         "convert": ("clip or vqa", ["convert", model, str(out / "x")]),
         "model.init": ("clip", ["train", debug, *run, "--model.init", model]),
@@ -70,7 +70,7 @@ HOLDS = {"vqa": "vqa", "vqa/export": "vqa", "clip": "clip", "clip/export": "clip
     "open-clip": "clip", "hf": "clip", "decoder": "decoder", "timm": "tower"
 }  # fmt: skip
 TOLD = {
-    "vqa": "mmtrain exported it, with questions; use `mmtrain ask`, `serve` or `eval vqa`",
+    "vqa": "mmtrain exported it, with questions; use `mmtrain ask` or `eval vqa`",
     "clip": "it holds a CLIP, which `mmtrain eval zero-shot`",
     "decoder": "it holds a decoder, which `mmtrain generate`",
     "tower": "it holds an image tower of timm's, from which a recipe starts by model.vision_init",
