@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from mmtrain.data.images.decode import HIGHEST_MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS
 from mmtrain.data.images.transforms import AugmentConfig, Interpolation, ResizeMode
@@ -173,6 +173,16 @@ class DataConfig:
             # Of a shard that many machines share each reads a small part, unless they own lanes.
             whole=machines <= 2 or self.lanes % machines == 0,
         )
+
+    def opening(self, cache: Cache | None) -> dict[str, Any]:
+        """How all of the section's data are opened, as `open_source` takes it."""
+        return {
+            "index_dir": self.index_dir,
+            "verify": self.verify,
+            "on_damage": self.on_damage,
+            "retry_seconds": self.retry_seconds,
+            "cache": cache,
+        }
 
     def __post_init__(self) -> None:
         check_counts(self, "workers", least=0, most=MOST_PROCESSES)

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmtrain.data.accounts import taken_by
 from mmtrain.data.batch import ImageTextBatch
 from mmtrain.data.first_look import (
     refuse_unknown_features,
@@ -62,14 +61,7 @@ class ImageTextData(NumberedData[ImageTextBatch]):
             tokens_BT=tokens_BT,
             text_length_B=length_B,
             label_B=torch.tensor([UNIQUE if each is None else each.label for each in samples]),
-            position_B=torch.from_numpy(rows.position_B),
-            valid_B=torch.tensor([each is not None for each in samples]),
-            epoch=rows.epoch,
-            phase=self.phases.number(number),
-            keys=tuple("" if each is None else each.key for each in samples),
-            bad=bad,
-            taken=taken_by(rows, bad),
-            source_B=torch.from_numpy(rows.source_B) if self.config.mixture else None,
+            **self._account(number, rows, samples, bad),
             stored_BE=None if self._stored is None else _stored(samples, self._stored.width),
             texts=tuple(map(_caption, samples)) if self.keeps_texts else (),
         )

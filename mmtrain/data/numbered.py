@@ -1,7 +1,6 @@
 """Batches by number, each made on its own and the same whenever it is."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,6 +9,7 @@ from typing import Any, Generic, NotRequired, TypedDict
 import torch
 from torch import Tensor
 
+from mmtrain.data.accounts import taken_by
 from mmtrain.data.ahead import Ahead
 from mmtrain.data.batch import BadSample
 from mmtrain.data.config import DataConfig
@@ -23,19 +23,17 @@ from mmtrain.data.order.mixture import MixturePlan
 from mmtrain.data.order.plan import PADDING
 from mmtrain.data.order.randomness import uniform
 from mmtrain.data.phases import Phase, Phases
+from mmtrain.data.replacing import all_bad, bad_sample, candidates
 from mmtrain.data.reused import ReusedMemory
 from mmtrain.data.row_plan import build_row_plan, gone_on, run_phases, tell_caches
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.samples import NO_CAPTION, NUM_CAPTION_DRAWS, Sample, SampleReader
+from mmtrain.data.samples import NUM_CAPTION_DRAWS, Sample, SampleReader
 from mmtrain.data.sources.open import open_source
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.data.work_sums import WorkSums
 from mmtrain.data.workers import BatchT, iterate_batches
 from mmtrain.errors import UsageError
-
-MOST_REPLACEMENTS = 16
-"""Samples tried in place of a bad one: with half of all bad, 1 position in 130,000 fails."""
 
 
 class BatchOptions(TypedDict):
@@ -152,12 +150,8 @@ class NumberedData(Generic[BatchT]):
         source = open_source(
             settings.train,
             image_key=settings.image_key,
-            index_dir=config.index_dir,
-            verify=config.verify,
-            on_damage=config.on_damage,
             key=f"{settings.key}.train",
-            retry_seconds=config.retry_seconds,
-            cache=self._cache,
+            **config.opening(self._cache),
         )
         if not config.joins:
             return source
@@ -327,70 +321,55 @@ class NumberedData(Generic[BatchT]):
         crop_BN = draw(purpose="crop", num=TrainTransform.num_draws)
 
         def read(row: int) -> tuple[Sample | None, list[BadSample]]:
-            position = int(rows.position_B[row])
             refused: list[BadSample] = []
-            if position == PADDING:
+            if rows.position_B[row] == PADDING:
                 return None, refused
             source = int(rows.source_B[row])
-            for number in self.candidates(rows, row):
+            for number in candidates(self.plan, rows, row, seed=self.seed):
                 try:
                     sample = readers[source].read(
                         number, caption_draws=caption_B2[row], transform_draws=crop_BN[row]
                     )
                     return sample, refused
                 except SampleError as error:
-                    one = self._bad_sample(source, number, error, position)
+                    one = self._refused(rows, row, number, error)
                     refused.append(replace(one, is_replacement=bool(refused)))
-            raise UsageError(self._all_bad(rows, row, refused))
+            raise self._all_bad(rows, row, refused)
 
         made = self._threads.map(read, range(rows.position_B.size))
         for _, refused in made:
             bad += refused
         return [sample for sample, _ in made]
 
-    def candidates(self, rows: Rows, row: int) -> Iterator[int]:
-        """The planned sample, then others of its source that the position alone picks."""
-        planned = int(rows.sample_B[row])
-        yield planned
-        draws = uniform(
-            seed=self.seed,
-            epoch=rows.epoch,
-            position_B=rows.position_B[row : row + 1].tolist(),
-            purpose="replacement",
-            num=MOST_REPLACEMENTS,
-        )
-        tried = {planned}
-        for number in self.plan.others(rows, row, draws[0].tolist()):
-            if number not in tried:
-                tried.add(number)
-                yield number
-
-    def _bad_sample(self, source: int, number: int, error: SampleError, position: int) -> BadSample:
-        return BadSample(
-            key=self.sources[source].key(number),
-            shard=self.sources[source].place(number),
-            source=self.config.sources[source].name,
-            reason=str(error),
-            detail=error.detail,
-            position=position,
-        )
-
-    def _all_bad(self, rows: Rows, row: int, bad: list[BadSample]) -> str:
+    def _refused(self, rows: Rows, row: int, number: int, error: SampleError) -> BadSample:
         source = int(rows.source_B[row])
-        settings, epoch = self.config.sources[source], int(rows.source_epoch_B[row])
-        tried = f"{len(bad)} samples tried for position {bad[0].position} of epoch {epoch}"
-        if all(sample.reason == NO_CAPTION for sample in bad):
-            places = ", ".join(settings.captions)
-            return (
-                f"{settings.key}.captions = {{ {places} }}: none of {tried} has a caption there; "
-                f"{self._readers[source].describe_texts(int(rows.sample_B[row]))}"
-            )
-        reasons = Counter(sample.reason for sample in bad).most_common()
-        counts = ", ".join(f"{reason}: {count}" for reason, count in reasons)
-        return (
-            f"{settings.key}.train: all of {tried} are bad ({counts}), the first is {bad[0]}; "
-            "mend such samples or leave them out"
-        )
+        name = self.config.sources[source].name
+        return bad_sample(self.sources[source], number, error, name=name, rows=rows, row=row)
+
+    def _all_bad(self, rows: Rows, row: int, bad: list[BadSample]) -> UsageError:
+        source, reader = int(rows.source_B[row]), self._readers[int(rows.source_B[row])]
+        texts = partial(reader.describe_texts, int(rows.sample_B[row]))
+        epoch = int(rows.source_epoch_B[row])
+        return UsageError(all_bad(self.config.sources[source], bad, epoch=epoch, texts=texts))
+
+    def _account(
+        self,
+        number: int,
+        rows: Rows,
+        samples: Sequence[Sample | None],
+        bad: tuple[BadSample, ...],
+    ) -> dict[str, Any]:
+        """What every kind of batch says of its rows."""
+        return {
+            "position_B": torch.from_numpy(rows.position_B),
+            "valid_B": torch.tensor([sample is not None for sample in samples]),
+            "epoch": rows.epoch,
+            "phase": self.phases.number(number),
+            "keys": tuple("" if sample is None else sample.key for sample in samples),
+            "bad": bad,
+            "taken": taken_by(rows, bad),
+            "source_B": torch.from_numpy(rows.source_B) if self.config.mixture else None,
+        }
 
     def _stacked(self, samples: list[Sample | None], phase: Phase) -> Tensor:
         if not self._images:

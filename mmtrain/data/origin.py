@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmtrain.data.numbered import NumberedData
+from mmtrain.data.replacing import candidates
 
 
 def origins(
@@ -19,7 +20,7 @@ def origins(
     rows = data.plan.rows(number)
     found: list[tuple[int, int] | None] = []
     for row, (source, key) in enumerate(zip(rows.source_B.tolist(), keys, strict=True)):
-        tried = data.candidates(rows, row) if key else ()
+        tried = candidates(data.plan, rows, row, seed=data.seed) if key else ()
         sample = next((each for each in tried if data.sources[source].key(each) == key), None)
         found.append(None if sample is None else (source, sample))
     return found

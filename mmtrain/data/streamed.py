@@ -21,11 +21,12 @@ from mmtrain.data.config import DataConfig
 from mmtrain.data.image_text import ImageTextData
 from mmtrain.data.images.transforms import TrainTransform
 from mmtrain.data.mixture import SourceSettings
-from mmtrain.data.numbered import MOST_REPLACEMENTS, NumberedData
+from mmtrain.data.numbered import NumberedData
 from mmtrain.data.order.batch_sizes import BatchSizes
 from mmtrain.data.order.batches import Rows, rows_of_rank
 from mmtrain.data.order.randomness import uniform
 from mmtrain.data.phases import Phase
+from mmtrain.data.replacing import MOST_REPLACEMENTS
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import NUM_CAPTION_DRAWS, UNIQUE, Sample, SampleReader, StoredFeatures
 from mmtrain.data.sources.source import SampleSource
@@ -181,7 +182,7 @@ class StreamedData(ImageTextData):
         self, rows: Rows, row: int, bad: list[BadSample], read: Callable[[], Sample]
     ) -> Sample:
         """The next sample that can be used."""
-        source, position = self.source, int(rows.position_B[row])
+        source = self.source
         assert isinstance(source, _Current)
         refused: list[BadSample] = []
         while len(refused) <= MOST_REPLACEMENTS:
@@ -189,10 +190,10 @@ class StreamedData(ImageTextData):
             try:
                 return read()
             except SampleError as error:
-                one = self._bad_sample(0, 0, error, position)
+                one = self._refused(rows, row, 0, error)
                 refused.append(replace(one, is_replacement=bool(refused)))
                 bad.append(refused[-1])
-        raise UsageError(self._all_bad(rows, row, refused))
+        raise self._all_bad(rows, row, refused)
 
     def _take(self) -> dict[str, Any]:
         """The next sample's files, epoch after epoch."""

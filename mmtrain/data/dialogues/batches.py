@@ -7,7 +7,6 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from mmtrain.data.accounts import taken_by
 from mmtrain.data.batch import SampleBatch
 from mmtrain.data.config import DataConfig
 from mmtrain.data.dialogues.config import DialogueDataConfig
@@ -201,14 +200,7 @@ class DialogueData(NumberedData[DialogueBatch]):
             image_BT=image_BT,
             trained_BT=trained_BT,
             num_trained=tuple(trained_BT.sum(1).tolist()),
-            position_B=torch.from_numpy(rows.position_B),
-            valid_B=torch.tensor([each is not None for each in samples]),
-            epoch=rows.epoch,
-            phase=self.phases.number(number),
-            keys=tuple("" if each is None else each.key for each in samples),
-            bad=bad,
-            taken=taken_by(rows, bad),
-            source_B=torch.from_numpy(rows.source_B) if self.config.mixture else None,
+            **self._account(number, rows, samples, bad),
         )
         check_learnt(batch, tokens_per_piece=self.text.tokens_per_piece, number=number)
         return batch

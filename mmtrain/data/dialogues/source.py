@@ -23,7 +23,7 @@ from mmtrain.data.order.plan import even_pieces
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import json_fields
 from mmtrain.data.shards.source import ShardSource
-from mmtrain.data.sources.arrow import ArrowRows, stored_image
+from mmtrain.data.sources.arrow import ArrowRows, RowsByNumber, stored_image
 from mmtrain.data.sources.open import Makers, open_source
 from mmtrain.data.sources.source import IMAGE_KEY, SampleSource
 from mmtrain.data.sources.table import CSV_SUFFIXES, Table
@@ -83,7 +83,7 @@ class DialogueTable:
         return _members(self._table.row(sample), self._folder, wanted)
 
 
-class DialogueRows:
+class DialogueRows(RowsByNumber):
     """Rows of Parquet files or a saved data set as dialogues, their images in the table.
 
     Args:
@@ -96,7 +96,7 @@ class DialogueRows:
     """
 
     def __init__(self, data: Path | Sequence[Path], *, images: str | None, key: str) -> None:
-        self._rows = ArrowRows(data, key=key)
+        super().__init__(ArrowRows(data, key=key))
         self.told = self._rows.told
         if not {*FORMS} & {*self._rows.columns}:
             raise UsageError(
@@ -104,21 +104,6 @@ class DialogueRows:
                 f"are in {' or '.join(FORMS)}"
             )
         self._folder = self._rows.folder if images is None else Path(images)
-        self.num_samples = self._rows.num_rows
-        self.shard_sizes = even_pieces(self.num_samples)
-
-    @property
-    def fingerprint(self) -> str:
-        """The data set's."""
-        return self._rows.fingerprint
-
-    def key(self, sample: int) -> str:
-        """The row's number."""
-        return f"row {sample}"
-
-    def place(self, sample: int) -> str:
-        """The folder or the file."""
-        return str(self._rows.path)
 
     def read(self, sample: int, wanted: Collection[str] | None = None) -> dict[str, bytes]:
         """As `DialogueTable`."""
@@ -152,12 +137,8 @@ def open_dialogues(
         raise UsageError(f"vqa.dialogues.images = {images} is no folder; name one that exists")
     source = open_source(
         data,
-        index_dir=config.index_dir,
-        verify=config.verify,
-        on_damage=config.on_damage,
         key=key,
-        retry_seconds=config.retry_seconds,
-        cache=config.open_cache(),
+        **config.opening(config.open_cache()),
         make=dialogue_makers(images),
     )
     if images is not None and isinstance(source, ShardSource):

@@ -8,7 +8,6 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from mmtrain.data.accounts import taken_by
 from mmtrain.data.batch import SampleBatch
 from mmtrain.data.config import DataConfig
 from mmtrain.data.images.transforms import TrainTransform
@@ -281,13 +280,7 @@ class VqaData(NumberedData[VqaBatch]):
             answer_id_QK=answer_id_QK,
             answer_score_QK=answer_score_QK,
             valid_Q=torch.tensor([question is not None for question in asked]),
-            position_B=torch.from_numpy(rows.position_B),
-            valid_B=torch.tensor([sample is not None for sample in samples]),
-            epoch=rows.epoch,
-            phase=self.phases.number(number),
-            keys=tuple("" if sample is None else sample.key for sample in samples),
-            bad=bad,
-            taken=taken_by(rows, bad),
+            **self._account(number, rows, samples, bad),
         )
 
     def _targets(self, asked: Sequence[Question | None]) -> tuple[Tensor, Tensor]:

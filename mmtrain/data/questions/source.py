@@ -161,12 +161,8 @@ def open_questions(
     return open_source(
         data,
         image_key=config.image_key,
-        index_dir=config.index_dir,
-        verify=config.verify,
-        on_damage=config.on_damage,
         key=key,
-        retry_seconds=config.retry_seconds,
-        cache=config.open_cache(),
+        **config.opening(config.open_cache()),
     )
 
 

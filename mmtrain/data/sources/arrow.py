@@ -164,7 +164,33 @@ class ArrowRows:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class ArrowSource:
+class RowsByNumber:
+    """What every source over `ArrowRows` says of itself.
+
+    Args:
+        rows: of the data set.
+    """
+
+    def __init__(self, rows: ArrowRows) -> None:
+        self._rows = rows
+        self.num_samples = rows.num_rows
+        self.shard_sizes = even_pieces(self.num_samples)
+
+    @property
+    def fingerprint(self) -> str:
+        """The data set's own, or the digest of an .arrow file."""
+        return self._rows.fingerprint
+
+    def key(self, sample: int) -> str:
+        """The row's number."""
+        return f"row {sample}"
+
+    def place(self, sample: int) -> str:
+        """The folder or the file."""
+        return str(self._rows.path)
+
+
+class ArrowSource(RowsByNumber):
     """Rows of a saved data set as samples.
 
     Captions and labels are columns: `data.captions = { caption = 1.0 }`. Images are columns too:
@@ -182,7 +208,8 @@ class ArrowSource:
     def __init__(
         self, data: Path | Sequence[Path], *, image_key: str, key: str = "data.train"
     ) -> None:
-        self._rows = rows = ArrowRows(data, key=key)
+        rows = ArrowRows(data, key=key)
+        super().__init__(rows)
         self.image_key = image_key
         if image_key not in rows.columns:
             raise UsageError(
@@ -190,23 +217,8 @@ class ArrowSource:
                 f"({', '.join(rows.columns)}); name the images' one"
             )
         self._caption_column = caption_column(rows.columns)
-        self.num_samples = rows.num_rows
-        self.shard_sizes = even_pieces(self.num_samples)
         probes = [rows.row(n)[image_key] for n in range(min(_NUM_PROBES, self.num_samples))]
         refuse_no_paths(probes, f"{rows.told}: its column {image_key}")
-
-    @property
-    def fingerprint(self) -> str:
-        """The data set's own, or the digest of an .arrow file."""
-        return self._rows.fingerprint
-
-    def key(self, sample: int) -> str:
-        """The row's number."""
-        return f"row {sample}"
-
-    def place(self, sample: int) -> str:
-        """The folder or the file."""
-        return str(self._rows.path)
 
     def read(self, sample: int, wanted: Collection[str] | None = None) -> dict[str, bytes]:
         """The image under its extension, the other columns as `json`, the caption's also as `txt`.
