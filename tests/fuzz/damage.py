@@ -65,10 +65,10 @@ def _retype(rng: random.Random, path: Path) -> None:
         place = rng.randrange(len(lines))
         lines[place] = _changed(rng, lines[place])
         path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             path.write_text(json.dumps(_changed(rng, json.loads(path.read_text()))))
-        except ValueError:
+        except (ValueError, RecursionError):  # one that was nested before
             _flip(rng, path)
 
 

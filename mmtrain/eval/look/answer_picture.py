@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mmtrain.eval.look.answers import Looked
-from mmtrain.eval.look.pictures import ramp_colours, under_heat
+from mmtrain.eval.look.pictures import ramp_colours, refuse_undrawable, under_heat
 
 _SIDE = 416
 """Pixels of the longer side of either picture; small drawings are enlarged."""
@@ -36,7 +36,11 @@ def answer_picture(
         question: as it was asked.
         answer: the likeliest, or what was written.
         probability: of the answer.
+
+    Raises:
+        UsageError: where it looked is not finite.
     """
+    refuse_undrawable(looked.grid)
     shown = ImageOps.contain(picture.convert("RGB"), (_SIDE, _SIDE), Image.Resampling.BICUBIC)
     heat = under_heat(shown, looked.grid.cpu(), low=0.0, region=region)
     width = 3 * _GAP + 2 * _SIDE

@@ -16,7 +16,7 @@ from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder, encode_image_batch, encode_texts
 from mmtrain.eval.features.embedding_map import neighbour_plane, principal_plane
 from mmtrain.eval.look.attention_maps import has_maps, read_images, text_maps
-from mmtrain.eval.look.pictures import draw_heat, draw_sheet, seen_part, to_webp
+from mmtrain.eval.look.pictures import draw_heat, draw_sheet, refuse_undrawable, seen_part, to_webp
 from mmtrain.eval.look.rollout import attention_rollout
 from mmtrain.eval.samples import Members, decode_sample
 from mmtrain.models import Clip
@@ -95,7 +95,7 @@ def look_at(
         names: the files or fields of the .json that it looks at; None: all files.
 
     Raises:
-        UsageError: a sample cannot be used.
+        UsageError: a sample cannot be used, or a map is not finite.
     """
     assert isinstance(encoder.model, Clip) and encoder.group is None
     numbers = evenly_spaced(source.num_samples, MAX_POINTS)
@@ -178,6 +178,7 @@ def _maps(
     cosine_B = (read.feature_BE * text_BE).sum(1).tolist()
     adds_BRC = text_maps(encoder.model, read, text_BE).cpu()
     share_BRC = attention_rollout(encoder.model, pixels_BCHW).cpu()
+    refuse_undrawable(adds_BRC, share_BRC)
     return [
         MapExample(
             key=key,

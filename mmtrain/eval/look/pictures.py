@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmtrain.errors import UsageError
 from mmtrain.eval.look.attention_maps import enlarge_maps
 
 MAP_SIDE = 208
@@ -43,6 +44,19 @@ def seen_part(image: Image.Image, region: tuple[float, float, float, float]) -> 
     part = image.crop((left, top, left + max(1, width), top + max(1, height)))
     # Small drawings are enlarged too: a map over 64 pixels could not be read.
     return ImageOps.contain(part, (MAP_SIDE, MAP_SIDE), Image.Resampling.BICUBIC)
+
+
+def refuse_undrawable(*maps: Tensor) -> None:
+    """Features may be finite where what is between them is not.
+
+    Raises:
+        UsageError: a map has a number that is not finite.
+    """
+    if not all(bool(each.isfinite().all()) for each in maps):
+        raise UsageError(
+            "where the model looks cannot be drawn: the maps hold numbers that are not finite, as "
+            "after a training that diverged"
+        )
 
 
 def draw_heat(picture: Image.Image, map_RC: Tensor, *, low: float) -> bytes:

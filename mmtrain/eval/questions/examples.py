@@ -83,8 +83,8 @@ def _example(answerer: Answerer, source: SampleSource, one: Answered, *, rank: i
 
 
 def _look(answerer: Answerer, pixels_1CHW: Tensor, question: str) -> Looked | None:
-    """Where the model looks; None where its tokens have no place in the image, or stand within a
-    dialogue."""
+    """Where the model looks; None where its tokens have no place in the image or stand within a
+    dialogue, or where that is not finite."""
     config = answerer.model.config
     if config.connector.kind == "queries" or config.reads_dialogues:
         return None
@@ -93,4 +93,5 @@ def _look(answerer: Answerer, pixels_1CHW: Tensor, question: str) -> Looked | No
     asked = Asked(tokens_QT=tokens_1T, question_length_Q=length_1, length_Q=length_1)
     pixels_1CHW = pixels_1CHW.to(answerer.device)
     with torch.no_grad():
-        return look(answerer.model, pixels_1CHW, asked, head=answerer.chosen_head)
+        looked = look(answerer.model, pixels_1CHW, asked, head=answerer.chosen_head)
+    return looked if bool(looked.grid.isfinite().all()) else None

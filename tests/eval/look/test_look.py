@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from PIL import Image
 from mmtrain.data.images.transforms import eval_transform
 from mmtrain.data.sources.open import open_source
 from mmtrain.errors import UsageError
+from mmtrain.eval.look import look as look_module
+from mmtrain.eval.look.answer_picture import answer_picture
+from mmtrain.eval.look.answers import Looked
 from mmtrain.eval.look.attention_maps import read_images, text_maps
 from mmtrain.eval.look.files import write_look
 from mmtrain.eval.look.look import MAX_MAPS, evenly_spaced, look_at
@@ -94,6 +98,33 @@ def test_a_broken_sample_is_named(tmp_path: Path) -> None:
         UsageError, match=r"sample 00002 of .*a\.tar cannot be shown: no image that Pillow"
     ):
         look_at(tiny_encoder(tiny_clip()), source=source, read_text=read_text)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("broken", ["text_maps", "attention_rollout"])
+def test_maps_that_are_not_finite_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, value: float
+) -> None:
+    """Of a model whose features still are, as a learning rate far too high leaves it."""
+    whole = getattr(look_module, broken)
+
+    def with_one(*given: Any) -> torch.Tensor:
+        maps = whole(*given).clone()
+        maps[1, 0, 0] = value
+        return maps
+
+    monkeypatch.setattr(look_module, broken, with_one)
+    source = open_source(str(write_pictures(tmp_path / "a.tar")))
+    with pytest.raises(UsageError, match=r"cannot be drawn: .* not finite"):
+        look_at(tiny_encoder(tiny_clip()), source=source, read_text=read_text)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_answers_map_that_is_not_finite_is_told(value: float) -> None:
+    looked = Looked(grid=torch.tensor([[0.5, value]]), entries={})
+    told = {"region": (0, 0, 1, 1), "question": "what?", "answer": "red", "probability": 0.5}
+    with pytest.raises(UsageError, match=r"cannot be drawn: .* not finite"):
+        answer_picture(Image.new("RGB", (8, 8)), looked, **told)
 
 
 def test_samples_are_evenly_spaced() -> None:
