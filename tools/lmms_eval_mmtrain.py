@@ -25,7 +25,8 @@ from lmms_eval.models.registry_v2 import ModelManifest  # pyright: ignore[report
 from PIL import Image
 
 from mmtrain.data.images.tiles import Pieces
-from mmtrain.eval.questions.answering import Answerer, answer_texts, read_texts, see
+from mmtrain.eval.questions.answerer import Answerer
+from mmtrain.eval.questions.asking import answer_texts, read_texts, see
 from mmtrain.eval.questions.choosing import Likelihood, likelihoods
 from mmtrain.loading.vqa import load_vqa
 from mmtrain.models.vqa import Head

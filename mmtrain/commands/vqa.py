@@ -27,15 +27,10 @@ from mmtrain.eval.evaluators.vqa import VqaEvalConfig
 from mmtrain.eval.look.answer_picture import answer_picture
 from mmtrain.eval.look.answers import look
 from mmtrain.eval.questions.accuracy import Mode
-from mmtrain.eval.questions.answering import (
-    Answerer,
-    answer_all,
-    answer_texts,
-    choice_probabilities,
-    see,
-    stream_answer,
-)
-from mmtrain.eval.questions.choosing import Choose, refuse_no_options
+from mmtrain.eval.questions.answerer import Answerer, Choose
+from mmtrain.eval.questions.answering import answer_all
+from mmtrain.eval.questions.asking import answer_texts, choice_probabilities, see, stream_answer
+from mmtrain.eval.questions.choosing import refuse_no_options
 from mmtrain.eval.questions.figures import check_judged
 from mmtrain.eval.questions.result import PROBES, evaluate_vqa
 from mmtrain.eval.result import write_result

@@ -21,7 +21,7 @@ from mmtrain.data.questions.batches import VqaBatch, VqaData
 from mmtrain.data.questions.question import Question
 from mmtrain.data.questions.source import open_questions, refuse_unanswered
 from mmtrain.errors import UsageError
-from mmtrain.eval.questions.answering import Answerer
+from mmtrain.eval.questions.answerer import Answerer
 from mmtrain.loading.decoder_start import read_decoder
 from mmtrain.loading.vqa import (
     VqaModel,

@@ -260,7 +260,7 @@ def test_answers_come_from_fused_blocks_and_are_the_plain_ones(
     heads = ("classify", "generate")
     fused = [said(head) for head in heads]
     assert not plain and all(fused[1][0][1::2])
-    monkeypatch.setattr("mmtrain.eval.questions.answering.fused_vqa", lambda model, dtype: model)
+    monkeypatch.setattr("mmtrain.eval.questions.answerer.fused_vqa", lambda model, dtype: model)
     assert [said(head) for head in heads] == fused and plain
 
 

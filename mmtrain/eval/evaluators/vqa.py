@@ -14,7 +14,7 @@ from mmtrain.settings.paths import PathText
 if TYPE_CHECKING:
     from mmtrain.data.images.transforms import PreprocessConfig
     from mmtrain.data.sources.source import SampleSource
-    from mmtrain.eval.questions.answering import Answerer
+    from mmtrain.eval.questions.answerer import Answerer
     from mmtrain.eval.questions.gqa import Choices
     from mmtrain.eval.result import EvalResult
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -11,14 +10,10 @@ from mmtrain.data.questions.letters import LETTERS
 from mmtrain.data.questions.options import options_of
 from mmtrain.data.questions.question import Question
 from mmtrain.errors import UsageError
+from mmtrain.eval.questions.answerer import Answerer, Choose
 from mmtrain.models.prefill import Prefilled
 from mmtrain.parallel.precision import autocast
 
-if TYPE_CHECKING:
-    from mmtrain.eval.questions.answering import Answerer
-
-Choose = Literal["letter", "text"]
-"""By the likelihood of each option's letter, or by that of its text."""
 Read = Callable[[Pieces, Sequence[str], int], Prefilled]
 """Reads the questions about images into a decoder's cache, with room for so many tokens more."""
 
@@ -50,7 +45,7 @@ def refuse_no_options(questions: Sequence[Question], choose: Choose) -> None:
 
 @torch.no_grad()
 def choose_options(
-    answerer: "Answerer",
+    answerer: Answerer,
     pieces: Pieces,
     texts: Sequence[str],
     questions: Sequence[Question | None],
@@ -102,7 +97,7 @@ def _alone(pieces: Pieces) -> list[Pieces]:
     ]
 
 
-def _written(answerer: "Answerer", question: Question) -> list[list[int]]:
+def _written(answerer: Answerer, question: Question) -> list[list[int]]:
     """The tokens by which each option is judged.
 
     Raises:
@@ -128,7 +123,7 @@ def _written(answerer: "Answerer", question: Question) -> list[list[int]]:
 
 @torch.no_grad()
 def likelihoods(
-    answerer: "Answerer", pieces: Pieces, text: str, ids: Sequence[Sequence[int]], *, read: Read
+    answerer: Answerer, pieces: Pieces, text: str, ids: Sequence[Sequence[int]], *, read: Read
 ) -> list[Likelihood]:
     """How likely each of several continuations of one question is.
 

@@ -11,7 +11,8 @@ from mmtrain.data.samples import read_members
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.look.answers import Looked, look
 from mmtrain.eval.look.pictures import draw_heat, seen_part, to_webp
-from mmtrain.eval.questions.answering import Answered, Answerer
+from mmtrain.eval.questions.answerer import Answerer
+from mmtrain.eval.questions.answering import Answered
 from mmtrain.eval.questions.figures import most_given
 from mmtrain.eval.result import Example
 from mmtrain.eval.samples import decode_sample

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.outcomes import sample_names
 from mmtrain.eval.questions.accuracy import Mode
-from mmtrain.eval.questions.answering import Answered, Answerer, Probe, answer_all
+from mmtrain.eval.questions.answerer import Answerer
+from mmtrain.eval.questions.answering import Answered, Probe, answer_all
 from mmtrain.eval.questions.examples import answer_examples
 from mmtrain.eval.questions.figures import (
     accuracy_of,
