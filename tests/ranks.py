@@ -1,5 +1,6 @@
 """Run a function on several gloo ranks of this machine."""
 
+import faulthandler
 import os
 import sys
 import tempfile
@@ -29,6 +30,7 @@ def run_ranks(function: Callable[..., None], world_size: int, *args: Any) -> Non
 def _enter(
     rank: int, function: Callable[..., None], world_size: int, store: str, args: tuple[Any, ...]
 ) -> None:
+    faulthandler.enable()  # where it was, if a library ends the process
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)

@@ -219,6 +219,8 @@ def test_a_rank_ends_without_taking_the_interpreter_apart(
     assert done.returncode == status, done.stderr
     if status >= 0:
         assert done.stdout == "done a mirror's own end\n"
+    else:
+        assert "Fatal Python error: Aborted" in done.stderr  # and where it was
     assert ("ZeroDivisionError" in done.stderr) == (statement == "1 / 0")
 
 
