@@ -219,9 +219,18 @@ def test_a_rank_ends_without_taking_the_interpreter_apart(
     assert done.returncode == status, done.stderr
     if status >= 0:
         assert done.stdout == "done a mirror's own end\n"
-    else:
-        assert "Fatal Python error: Aborted" in done.stderr  # and where it was
     assert ("ZeroDivisionError" in done.stderr) == (statement == "1 / 0")
+
+
+def test_a_library_that_ends_the_process_leaves_where_it_was() -> None:
+    """As a heap that is found damaged does."""
+    done = subprocess.run(
+        [sys.executable, "-c", _LEFT.replace("STATEMENT", "os.abort()")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == -signal.SIGABRT
+    assert "Fatal Python error: Aborted" in done.stderr and "in main" in done.stderr
 
 
 @pytest.mark.parametrize("speaks", [True, False])
