@@ -1,6 +1,7 @@
 """`python -m mmtrain`, the form that torchrun starts, and the script `mmtrain`."""
 
 import atexit
+import faulthandler
 import io
 import os
 import sys
@@ -10,9 +11,15 @@ from mmtrain.cli import main
 
 
 def run() -> int:
-    """Run the command line as a whole process. One rank of several ends without taking the
-    interpreter apart: threads of gloo's run until then, also of groups that were destroyed, and
-    what they let go of in it aborted the process after all was done (torch 2.14)."""
+    """Run the command line as a whole process.
+
+    A library that ends the process (SIGSEGV, SIGABRT) leaves Python's stack on stderr. One rank of
+    several ends without taking the interpreter apart: threads of gloo's run until then, also of
+    groups that were destroyed, and what they let go of in it may abort the process after all was
+    done (https://github.com/pytorch/pytorch/issues/190489).
+    """
+    if sys.stderr is not None:
+        faulthandler.enable()
     # A path of other bytes, or a caption on a terminal of ASCII, must not end what is done.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
