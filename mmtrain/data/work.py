@@ -86,6 +86,11 @@ class Counter:
         with self._lock:
             self._work.num_shortened += is_shorter
 
+    def restart(self) -> None:
+        """Other batches begin than those before: what was fetched ahead of these is not theirs."""
+        with self._lock:
+            self._ahead = 0
+
     def begin(self) -> None:
         """A batch begins; what was counted before the first is forgotten."""
         with self._lock:

@@ -13,6 +13,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from mmtrain.data.storage import stores
+from mmtrain.data.work import COUNTER
 from mmtrain.errors import UsageError, WorkerKilledError
 
 SHARED_MEMORY = "/dev/shm"
@@ -84,7 +85,9 @@ def begin(environment: dict[str, str], _: int) -> None:
     if os.environ != environment:
         os.environ.clear()
         os.environ.update(environment)
-    gc.enable()  # a fork has what the main process has, which may collect garbage by itself
+    # A fork has what the main process has, which may collect garbage by itself, and has counted.
+    gc.enable()
+    COUNTER.restart()
     _leave_signals_to_main()
 
 

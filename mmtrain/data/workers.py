@@ -79,6 +79,7 @@ def iterate_batches(
     workers = min(workers, stop - start)
     told = told or _nobody
     if workers < 1:
+        COUNTER.restart()
         for number in range(start, stop):
             batch, work = _counted(batches, number)
             told(work, 0)

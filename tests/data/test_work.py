@@ -66,6 +66,17 @@ def test_what_was_counted_before_a_batch_is_not_its_own() -> None:
     assert (work.bytes_read, work.stages) == (1, {})
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_was_fetched_ahead_of_others_is_not_theirs(tmp_path: Path, workers: int) -> None:
+    """Of batches of before, in the process that goes on with local ones or forks their workers."""
+    COUNTER.begin()
+    COUNTER.end()
+    COUNTER.fetched(99)
+    data = build_data(write_set(tmp_path / "set", [8]), workers=workers, batch_size=4)
+    assert len(list(data.iterate(0, 2))) == 2
+    assert "data_bytes_fetched" not in data.work.figures()
+
+
 def test_a_run_tells_them_once_at_its_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
