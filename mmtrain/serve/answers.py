@@ -1,21 +1,15 @@
 """What the page asks of a model: the nearest images of a text, the labels of an image, and where in
 it a label is."""
 
-import io
-import secrets
-import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from mmtrain.data.images.decode import MAX_IMAGE_PIXELS, open_image
 from mmtrain.data.images.transforms import eval_transform
 from mmtrain.data.sample_error import SampleError
 from mmtrain.errors import UsageError
@@ -25,22 +19,9 @@ from mmtrain.eval.samples import decode_sample
 from mmtrain.models import Clip
 from mmtrain.serve.guard import Refusal
 from mmtrain.serve.index import ImageIndex
+from mmtrain.serve.kept import KeptImages, refusing, sent_image
 
-MAX_SHOWN_SIDE = 768
-_MAX_IMAGES_KEPT = 16
 _MAX_TEXTS_KEPT = 8192
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeenImage:
-    """An image that the page shows, and what the model made of it."""
-
-    read: ReadImage
-    """A batch of this image alone."""
-    picture: bytes
-    """The image as WebP, at most MAX_SHOWN_SIDE pixels wide and high."""
-    region: tuple[float, float, float, float]
-    """Left, top, width and height of what the model sees, as parts of the image's own."""
 
 
 class Answers:
@@ -59,7 +40,7 @@ class Answers:
         self._transform = eval_transform(encoder.preprocess)
         self._name = name
         self._lock = threading.Lock()
-        self._images: OrderedDict[str, SeenImage] = OrderedDict()
+        self._images: KeptImages[ReadImage] = KeptImages()
         self._texts: OrderedDict[str, Tensor] = OrderedDict()
 
     def about(self) -> dict[str, Any]:
@@ -73,7 +54,7 @@ class Answers:
 
     def search(self, text: str, count: int) -> list[dict[str, Any]]:
         """The images nearest to a text: number, cosine and caption of each, the nearest first."""
-        with self._lock, _refusing("the text"):
+        with self._lock, refusing("the text"):
             index = self._needed_index()
             return self._found(index, self._text_features([text])[0], count)
 
@@ -81,11 +62,11 @@ class Answers:
         """The images nearest to an image that was added."""
         with self._lock:
             index = self._needed_index()
-            return self._found(index, self._image(image_id).read.feature_BE[0], count)
+            return self._found(index, self._images[image_id].read.feature_BE[0], count)
 
     def thumbnail(self, number: int) -> bytes:
         """A small WebP of an image of the index."""
-        with self._lock, _refusing(f"picture {number}"):
+        with self._lock, refusing(f"picture {number}"):
             return self._index_with(number).thumbnail(number)
 
     def add_image(self, data: bytes) -> dict[str, Any]:
@@ -94,18 +75,18 @@ class Answers:
         Raises:
             Refusal: it is no image of a kind that we read, damaged or too large.
         """
-        with self._lock, _refusing("the image"):
-            return self._add(_upright(open_image(data)))
+        with self._lock, refusing("the image"):
+            return self._add(sent_image(data))
 
     def add_picture(self, number: int) -> dict[str, Any]:
         """Take in an image of the index, with the pixels that its features came from."""
-        with self._lock, _refusing(f"picture {number}"):
+        with self._lock, refusing(f"picture {number}"):
             return self._add(decode_sample(self._index_with(number).members(number)))
 
     def picture(self, image_id: str) -> bytes:
         """An added image as the page shows it, WebP."""
         with self._lock:
-            return self._image(image_id).picture
+            return self._images[image_id].picture
 
     def classify(self, image_id: str, labels: Sequence[str], prompt: str) -> dict[str, Any]:
         """The probability of each label, the likeliest first.
@@ -118,8 +99,8 @@ class Answers:
             labels: no two the same.
             prompt: `{}` in it stands for the label.
         """
-        with self._lock, _refusing("the labels"):
-            image = self._image(image_id)
+        with self._lock, refusing("the labels"):
+            image = self._images[image_id]
             text_ME = self._text_features([prompt.replace("{}", label) for label in labels])
             cosine_M = (text_ME @ image.read.feature_BE[0]).double()
             logit_M = cosine_M * self._model.logit_scale.detach().double().exp()
@@ -138,8 +119,8 @@ class Answers:
 
     def heat_map(self, image_id: str, text: str) -> list[list[float]]:
         """What each patch of an added image adds to its cosine with a text, by rows."""
-        with self._lock, _refusing("the text"):
-            image = self._image(image_id)
+        with self._lock, refusing("the text"):
+            image = self._images[image_id]
             text_1E = self._text_features([text])
             if not has_maps(self._model):
                 raise Refusal("this model's image tower has no patches that a map could be of")
@@ -154,27 +135,7 @@ class Answers:
         read = read_images(self._model, pixels_1CHW.to(self._encoder.device))
         if not bool(read.feature_BE.isfinite().all()):
             raise UsageError("the model's features are not finite: its weights overflow")
-        seen = SeenImage(
-            read=read,
-            picture=_shown(image),
-            region=self._transform.seen_region(*image.size),
-        )
-        image_id = secrets.token_urlsafe(12)
-        self._images[image_id] = seen
-        while len(self._images) > _MAX_IMAGES_KEPT:
-            self._images.popitem(last=False)
-        return {
-            "image": image_id,
-            "width": image.width,
-            "height": image.height,
-            "region": seen.region,
-        }
-
-    def _image(self, image_id: str) -> SeenImage:
-        if image_id not in self._images:
-            raise Refusal("that image is not kept here any more; drop it again", status=404)
-        self._images.move_to_end(image_id)
-        return self._images[image_id]
+        return self._images.add(image, read, region=self._transform.seen_region(*image.size))
 
     def _needed_index(self) -> ImageIndex:
         if self._index is None:
@@ -202,35 +163,3 @@ class Answers:
         while len(self._texts) > _MAX_TEXTS_KEPT:
             self._texts.popitem(last=False)
         return features_ME
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """As the camera was held: evaluation takes pixels as they are stored, but somebody's own photo
-    is meant as they see it elsewhere."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF makes Pillow raise nearly anything, and the image is fine
-        return image
-
-
-def _shown(image: Image.Image) -> bytes:
-    """An image for the page, without the transparency that the model does not see either."""
-    image = image.convert("RGB")
-    image.thumbnail((MAX_SHOWN_SIDE, MAX_SHOWN_SIDE))
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=90)
-    return buffer.getvalue()
-
-
-@contextmanager
-def _refusing(what: str) -> Iterator[None]:
-    """Turn what is wrong with an input into a refusal; a file's path stays on the terminal."""
-    try:
-        yield
-    except SampleError as error:
-        limit = f" (at most {MAX_IMAGE_PIXELS // 1_000_000} million pixels)"
-        more = limit if str(error) == "image too large" else ""
-        raise Refusal(f"{what} cannot be used: {error}{more}") from error
-    except (OSError, UsageError) as error:
-        print(f"mmtrain: {what}: {error}", file=sys.stderr)
-        raise Refusal(f"{what} cannot be used; the server's terminal tells why") from error

@@ -16,8 +16,10 @@ from starlette.testclient import TestClient
 from mmtrain.data.images.transforms import EvalTransform, PreprocessConfig
 from mmtrain.eval.look.attention_maps import read_images, text_maps
 from mmtrain.serve.answers import Answers
-from mmtrain.serve.app import MAX_IMAGE_BYTES, MAX_JSON_BYTES, build_app, build_page
+from mmtrain.serve.app import PAGE, build_app
+from mmtrain.serve.fields import MAX_JSON_BYTES
 from mmtrain.serve.index import embed_now
+from mmtrain.serve.site import MAX_IMAGE_BYTES, build_page
 from tests.data.shard_files import encoded, picture
 from tests.serve.tiny import COUNT, SIDE, TOKENIZER, tiny_clip, tiny_encoder, write_pictures
 
@@ -83,7 +85,7 @@ def test_the_page_runs_nothing_but_its_own(server: Server):
     policy = reply.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy
     assert "frame-ancestors 'none'" in policy
-    html, _ = build_page()
+    html, _ = build_page(PAGE)
     assert reply.text == html and "page.js */" not in html and "page.css */" not in html
     # Nothing is fetched from elsewhere, and the policy would not let an attribute act.
     assert "http://" not in html.replace("http://www.w3.org/2000/svg", "")

@@ -131,6 +131,12 @@ def test_play(page: Page) -> None:
     assert map_["width"] == pytest.approx(frame["height"], rel=0.05)
     assert map_["x"] == pytest.approx(frame["x"] + frame["width"] * 0.2, rel=0.05)
 
+    # The picture as it is stands beside its map, as large; each label has its cosine.
+    plain = page.locator("#original").bounding_box()
+    assert plain and plain["x"] + plain["width"] < frame["x"]
+    assert (plain["y"], plain["width"]) == pytest.approx((frame["y"], frame["width"]), abs=1)
+    expect(page.locator("#answers .cosine").first).to_contain_text(re.compile(r"cosine -?0\.\d{3}"))
+
     rows.nth(1).focus()
     page.keyboard.press("Enter")
     expect(rows.nth(1)).to_have_attribute("aria-pressed", "true")
@@ -146,6 +152,28 @@ def test_play(page: Page) -> None:
     page.fill("#labels", "tree")
     expect(rows).to_have_count(1)
     expect(page.locator("#look-error")).to_be_empty()
+
+
+def test_an_empty_search_shows_nothing(page: Page) -> None:
+    """What was found goes with the text that found it, and a late answer does not bring it back."""
+    page.fill("#query", "a house")
+    page.press("#query", "Enter")
+    expect(page.locator("#found li")).to_have_count(COUNT - 1)
+    page.fill("#query", "  ")
+    expect(page.locator("#found li")).to_have_count(0)
+    expect(page.locator("#search-note")).to_be_empty()
+    page.evaluate(
+        """() => {
+          const query = document.getElementById("query");
+          query.value = "a cat";
+          document.getElementById("search").requestSubmit();
+          query.value = "";
+          document.getElementById("search").requestSubmit();
+        }"""
+    )
+    page.wait_for_load_state("networkidle")
+    expect(page.locator("#found li")).to_have_count(0)
+    expect(page.locator("#search-note")).to_be_empty()
 
 
 def test_an_image_that_was_found(page: Page) -> None:
@@ -185,6 +213,13 @@ def test_phone(browser: Browser, url: str, scheme: str) -> None:
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     red = int(re.findall(r"\d+", ground)[0])
     assert red > 200 if scheme == "light" else red < 60
+    # Neither does a frame around a picture glare.
+    for frame in ("#found .frame", "#frame"):
+        ground = page.locator(frame).first.evaluate(
+            "(one) => getComputedStyle(one).backgroundColor"
+        )
+        red = int(re.findall(r"\d+", ground)[0])
+        assert red > 200 if scheme == "light" else red < 60
     page.close()
 
 
