@@ -23,6 +23,11 @@ def own_rank() -> int:
     return 0 if is_alone() else dist.get_rank()
 
 
+def num_ranks() -> int:
+    """How many the run has."""
+    return 1 if is_alone() else dist.get_world_size()
+
+
 def gather(value: T, *, group: dist.ProcessGroup | None = None) -> list[T]:
     """Every rank's value, on every rank.
 

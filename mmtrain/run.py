@@ -28,7 +28,7 @@ from mmtrain.models import Clip
 from mmtrain.models.flops import clip_flops
 from mmtrain.nn.products import fast_products
 from mmtrain.parallel.mesh import Layout, build_layout, leave_ranks, pick_device
-from mmtrain.ranks import is_alone, on_every_rank, on_rank_0, own_rank
+from mmtrain.ranks import is_alone, num_ranks, on_every_rank, on_rank_0, own_rank
 from mmtrain.recipe import TrainRecipe, load_recipe
 from mmtrain.report import write_report
 from mmtrain.settings.decode import decode, encode
@@ -79,7 +79,7 @@ def train_command(
     try:
         patient = waiting(loaded.data.retry_seconds)
         fast = fast_products(layout.device)
-        cached = caching(loaded.data.open_cache(world_size=_num_ranks()))
+        cached = caching(loaded.data.open_cache(world_size=num_ranks()))
         own = _own_folder(loaded, resume=resume)
         with StopSignals() as signals, patient, cached, fast, own:
             return _train(loaded, layout, resume=resume, signals=signals)
@@ -159,12 +159,8 @@ def _build_watchdog(run: Run) -> Watchdog:
         run.folder,
         seconds=None if minutes is None else 60 * minutes,
         rank=own_rank(),
-        world_size=_num_ranks(),
+        world_size=num_ranks(),
     )
-
-
-def _num_ranks() -> int:
-    return 1 if is_alone() else dist.get_world_size()
 
 
 def _build_loop(
@@ -211,7 +207,7 @@ def _utilisation(run: Run) -> Utilisation | None:
                 "not counted as it trains; mmtrain profile counts them"
             )
         return None
-    config, ranks = model.config, 1 if is_alone() else dist.get_world_size()
+    config = model.config
 
     towers = (model.vision, model.text)
     works = [training_work(tower, tower.transformer.blocks) for tower in towers]
@@ -234,7 +230,7 @@ def _utilisation(run: Run) -> Utilisation | None:
         more = sum(times * each for times, each in zip(again, both, strict=True))
         return RowFlops(model=needed, hardware=needed + more)
 
-    return Utilisation(flops, peak=peak * ranks)
+    return Utilisation(flops, peak=peak * num_ranks())
 
 
 def check_evaluations(run: Run) -> None:

@@ -18,6 +18,7 @@ from mmtrain.build.tasks import build_task
 from mmtrain.checkpoint.background_save import BackgroundSave
 from mmtrain.data.accounts import EpochAccounts
 from mmtrain.data.bad_samples import BAD_SAMPLES_FILE, BadSampleLog
+from mmtrain.data.batch import SampleBatch
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.numbered import NumberedData
 from mmtrain.data.streamed import StreamedData
@@ -41,11 +42,14 @@ from mmtrain.tasks.task import Shared, Task
 from mmtrain.train.adapting import adapt, lock_towers, plain_tensors, save_adapter
 from mmtrain.train.config import total_steps
 from mmtrain.train.evaluations import Failed, attempt
+from mmtrain.train.flags import Wishes
 from mmtrain.train.metrics import MetricsLog
 from mmtrain.train.objective import Objective
 from mmtrain.train.run_folder import TOKENIZER
 from mmtrain.train.state import Identity, RunState, as_fp32
 from mmtrain.train.step import build_schedule
+from mmtrain.train.transfer import Transfer
+from mmtrain.train.update import Step, take_step_of_run
 
 ADAPTER = "adapter"
 """The folder of a run that its adapter is in."""
@@ -126,6 +130,18 @@ class Run:
             folder, base = self.folder / ADAPTER, self.task.base
             save_adapter(folder, evaluator.model, weights, config=peft, base=base)
         self.task.export(self.folder / "export", evaluator)
+
+    def take_step(self, batch: SampleBatch, transfer: Transfer) -> Step:
+        """The coming step, without what the loop does beside: logs, checkpoints, evaluations."""
+        return take_step_of_run(
+            self.state,
+            batch,
+            data=self.data,
+            optim=self.recipe.optim,
+            total_steps=self.total_steps,
+            transfer=transfer,
+            wishes=Wishes(),
+        )
 
     def save(self) -> None:
         """Write and seal a checkpoint, or begin to in the background."""

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from mmtrain.build.resolve import brings_tokenizer
 from mmtrain.build.run import Run
@@ -12,7 +11,7 @@ from mmtrain.data.fingerprint import split_fingerprint
 from mmtrain.data.storage import hub
 from mmtrain.files import writing
 from mmtrain.parallel.compile import compiled_code
-from mmtrain.ranks import is_alone, on_rank_0
+from mmtrain.ranks import num_ranks, on_rank_0
 from mmtrain.recipe import TrainRecipe
 from mmtrain.settings.decode import encode
 from mmtrain.settings.paths import escape_paths
@@ -73,7 +72,7 @@ def write_run_facts(run: Run) -> None:
         "total_steps": run.total_steps,
         **({"phases": run.data.phases.facts()} if run.data.phases.are_given else {}),
         "parameters": {"trainable": run.num_trainable, "total": run.num_parameters},
-        "ranks": 1 if is_alone() else dist.get_world_size(),
+        "ranks": num_ranks(),
         "device": run.layout.device.type,
         "threads": torch.get_num_threads(),
     }

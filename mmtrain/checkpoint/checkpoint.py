@@ -33,7 +33,7 @@ from mmtrain.checkpoint.sealed_folder import STATE_FILE, prepare, prune, seal, s
 from mmtrain.checkpoint.tensors import TensorReader, TensorsOnlyPlanner, TensorWriter
 from mmtrain.errors import UsageError
 from mmtrain.files import parse_json
-from mmtrain.ranks import gather, is_alone, on_rank_0, own_rank
+from mmtrain.ranks import gather, is_alone, num_ranks, on_rank_0, own_rank
 
 Tensors = Mapping[str, "Tensor | Tensors"]
 """Nested dicts of tensors; a tensor's name in the checkpoint joins the keys by dots."""
@@ -157,8 +157,9 @@ def find_latest(
         if own_rank() == 0:
             warn(f"{path}: damaged checkpoint skipped: {'; '.join(problems)}")
     if candidates:
+        which = "" if until is None else f" up to step {until}"
         raise UsageError(
-            f"{folder}: all {len(candidates)} checkpoints are damaged; "
+            f"{folder}: all {len(candidates)} checkpoints{which} are damaged; "
             "restore one of them, or start a new run in another --run-dir"
         )
     return None
@@ -228,8 +229,7 @@ def _check_same_model(
 
 def _verify_together(path: Path) -> list[str]:
     """`verify` with the files shared out over the ranks -> all problems, on every rank."""
-    world_size = 1 if is_alone() else dist.get_world_size()
-    parts = gather(verify(path, share=(own_rank(), world_size)))
+    parts = gather(verify(path, share=(own_rank(), num_ranks())))
     return list(dict.fromkeys(problem for part in parts for problem in part))
 
 

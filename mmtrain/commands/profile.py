@@ -26,10 +26,7 @@ from mmtrain.ranks import on_rank_0, own_rank
 from mmtrain.recipe import load_recipe
 from mmtrain.report.step_times import StepTimes, read_step_times, what_bounds
 from mmtrain.settings.paths import escape_path
-from mmtrain.train.flags import Wishes
-from mmtrain.train.pace import lr_factor_at
 from mmtrain.train.transfer import Transfer
-from mmtrain.train.update import take_step
 from mmtrain.train.utilisation import peak_flops
 
 _WARM_UP = 2
@@ -130,22 +127,7 @@ def _take_step(run: Run, batches: Iterator[Any], transfer: Transfer) -> Any:
     """As the training loop does, without its log, evaluations and checkpoints."""
     with region("waiting for data"):
         batch = next(batches)
-    number = run.state.step
-    run.state.enter(run.data.phases.at(number))
-    take_step(
-        run.state,
-        batch,
-        transfer=transfer,
-        lr_factor=lr_factor_at(
-            number,
-            phases=run.data.phases,
-            total_steps=run.total_steps,
-            config=run.recipe.optim,
-        ),
-        clip_norm=run.recipe.optim.clip_norm,
-        num_rows=run.data.samples_in(number),
-        wishes=Wishes(),
-    )
+    run.take_step(batch, transfer)
     return batch
 
 

@@ -17,11 +17,10 @@ from mmtrain.train.flags import Wishes
 from mmtrain.train.garbage import GarbageCollection
 from mmtrain.train.guard import Guard, TrainingStopped, Verdict
 from mmtrain.train.metrics import MetricsLog
-from mmtrain.train.pace import lr_factor_at
 from mmtrain.train.state import RunState
 from mmtrain.train.straggler import StragglerWatch
 from mmtrain.train.transfer import Transfer
-from mmtrain.train.update import Step, take_step
+from mmtrain.train.update import Step, take_step_of_run
 from mmtrain.train.utilisation import Utilisation
 from mmtrain.train.watchdog import Watchdog
 
@@ -124,17 +123,14 @@ class Loop:
     def _step(self, batch: SampleBatch, clock: Clock, *, save_due: bool) -> Step:
         """Give the device one update, which is judged later."""
         number, failed = self.state.step, self.background is not None and self.background.failed
-        phases, begun = self.data.phases, time.monotonic()
-        self.state.enter(phases.at(number))
-        step = take_step(
+        begun = time.monotonic()
+        step = take_step_of_run(
             self.state,
             batch,
+            data=self.data,
+            optim=self.optim,
+            total_steps=self.total_steps,
             transfer=self._transfer,
-            lr_factor=lr_factor_at(
-                number, phases=phases, total_steps=self.total_steps, config=self.optim
-            ),
-            clip_norm=self.optim.clip_norm,
-            num_rows=self.data.samples_in(number),
             wishes=Wishes(
                 stop=self.guard.told_to_stop,
                 save=save_due,

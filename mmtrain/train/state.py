@@ -197,6 +197,7 @@ class RunState:
         *,
         warn: Callable[[str], None],
         check: Callable[[Path, dict[str, Any]], None] | None = None,
+        until: int | None = None,
     ) -> Path | None:
         """Continue from the newest whole checkpoint; None if there is none.
 
@@ -206,11 +207,12 @@ class RunState:
                 of what follows (another torch, layout or number of threads).
             check: gets the checkpoint and its state, and refuses what another recipe saved; before
                 anything is taken from it.
+            until: not from one of a later step.
 
         Raises:
             UsageError: all checkpoints are damaged, or they are of another model or data.
         """
-        path = find_latest(run_dir / CHECKPOINTS, warn=warn)
+        path = find_latest(run_dir / CHECKPOINTS, until=until, warn=warn)
         if path is None:
             return None
         state = read_state(path)

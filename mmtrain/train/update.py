@@ -5,13 +5,17 @@ one: what is not fit to be taken is held back on the device, and judged later (l
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from mmtrain.data.batch import BadSample, SampleBatch
+from mmtrain.data.numbered import NumberedData
 from mmtrain.nn.regions import region
 from mmtrain.optim.clip import clip_gradients
+from mmtrain.optim.config import OptimConfig
 from mmtrain.train.flags import StepFlags, Wishes, own_flags
+from mmtrain.train.pace import lr_factor_at
 from mmtrain.train.state import RunState
 from mmtrain.train.transfer import Transfer
 
@@ -35,6 +39,40 @@ class Step:
     loss_scale: Tensor | float
     """What the loss was multiplied by."""
     flags: StepFlags
+
+
+def take_step_of_run(
+    state: RunState,
+    batch: SampleBatch,
+    *,
+    data: NumberedData[Any],
+    optim: OptimConfig,
+    total_steps: int,
+    transfer: Transfer,
+    wishes: Wishes,
+) -> Step:
+    """The coming step of a run: as its phase, its schedule and its data say.
+
+    Args:
+        state: of the run, between two steps.
+        batch: the next of `data`.
+        data: the run's.
+        optim: the run's; it has the schedule of the learning rate.
+        total_steps: updates of the whole run.
+        transfer: as `take_step` takes it.
+        wishes: likewise.
+    """
+    number, phases = state.step, data.phases
+    state.enter(phases.at(number))
+    return take_step(
+        state,
+        batch,
+        transfer=transfer,
+        lr_factor=lr_factor_at(number, phases=phases, total_steps=total_steps, config=optim),
+        clip_norm=optim.clip_norm,
+        num_rows=data.samples_in(number),
+        wishes=wishes,
+    )
 
 
 def take_step(

@@ -56,6 +56,7 @@ RIGHT = {
     "models": "",
     "summary": "{run}",
     "report": "{run} --out {new}.html",
+    "replay": "{run} --step 1 --out {new}.json",
     "serve": "--model {run}",
     "demo": "--data-only --out {new}",
     "doctor": "--dir {vqa}",

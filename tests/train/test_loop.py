@@ -16,7 +16,7 @@ from mmtrain.checkpoint.checkpoint import flatten
 from mmtrain.cli import main
 from mmtrain.data.bad_samples import BadSampleLog
 from mmtrain.tasks.objective import Objective
-from mmtrain.train import loop, update
+from mmtrain.train import update
 from mmtrain.train.state import RunState
 from mmtrain.train.step import LocalSchedule
 
@@ -232,7 +232,7 @@ def test_nan_changes_nothing(
         after.append(held(state))
         return step
 
-    monkeypatch.setattr(loop, "take_step", recorded)
+    monkeypatch.setattr(update, "take_step", recorded)
     count = poison(monkeypatch, {4, 5, 6})
     compute = Objective.step
 
@@ -276,7 +276,7 @@ def test_a_signal_stops_a_step_later_and_saves(
             os.kill(os.getpid(), signal.SIGTERM)
         return take(state, *args, **options)
 
-    monkeypatch.setattr(loop, "take_step", told)
+    monkeypatch.setattr(update, "take_step", told)
     run = tmp_path / "run"
     with pytest.raises(SystemExit) as ended:
         main(["train", RECIPE, "--run-dir", str(run), *options])
