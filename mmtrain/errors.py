@@ -6,6 +6,8 @@ import time
 from enum import IntEnum
 from pathlib import Path
 
+_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+
 
 class ExitStatus(IntEnum):
     """What a process of ours says to the shell, torchrun or the scheduler that started it.
@@ -46,6 +48,11 @@ class WorkerKilledError(RuntimeError):
     """
 
 
+def leaves_errors() -> bool:
+    """Whether a launcher reads what `leave_error` leaves."""
+    return bool(os.environ.get(_ERROR_FILE))
+
+
 def leave_error(message: str, status: ExitStatus) -> None:
     """Leave a rank's error where torchrun, or slurm.sbatch, looks for it; else nowhere.
 
@@ -53,7 +60,7 @@ def leave_error(message: str, status: ExitStatus) -> None:
     of the first one, and both can tell a mistake, which a restart only repeats, by the status.
     Where all ranks leave theirs in one file, a mistake is not overwritten by what follows from it.
     """
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    path = os.environ.get(_ERROR_FILE)
     if path and (status is ExitStatus.MISTAKE or _mistake_in(Path(path)) is None):
         content = {"message": message, "timestamp": int(time.time()), "status": int(status)}
         Path(path).write_text(json.dumps(content), encoding="utf-8")
@@ -62,7 +69,7 @@ def leave_error(message: str, status: ExitStatus) -> None:
 def let_rank_0_speak(seconds: float = 5.0) -> None:
     """Wait, as another rank of torchrun's, until the first one on this machine has left its error
     too: torchrun ends all others with the first, and one that ends before has said nothing."""
-    path, until = Path(os.environ.get("TORCHELASTIC_ERROR_FILE", "")), time.monotonic() + seconds
+    path, until = Path(os.environ.get(_ERROR_FILE, "")), time.monotonic() + seconds
     if not path.parent.name.isdecimal() or path.parent.name == "0":
         return  # rank 0, or not torchrun's LOGS/attempt_N/RANK/error.json
     first = path.parent.with_name("0") / path.name
@@ -77,7 +84,7 @@ def mistake_before_restart() -> str | None:
     file is LOGS/attempt_N/RANK/error.json, and N counts the restarts.
     """
     count = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    attempt = Path(os.environ.get("TORCHELASTIC_ERROR_FILE", "")).parent.parent
+    attempt = Path(os.environ.get(_ERROR_FILE, "")).parent.parent
     if count == 0 or attempt.name != f"attempt_{count}":
         return None
     left = sorted(attempt.with_name(f"attempt_{count - 1}").glob("*/error.json"))

@@ -12,6 +12,7 @@ from mmtrain.errors import (
     UsageError,
     WorkerKilledError,
     leave_error,
+    leaves_errors,
     let_rank_0_speak,
 )
 
@@ -99,9 +100,11 @@ def _run_and_flush(run: Callable[[], int | None]) -> int:
 
 def _report(name: str, message: str, status: ExitStatus) -> ExitStatus:
     """One line in all, however many ranks meet the same error; one that only another rank sees is
-    left where the launcher prints it."""
+    left where the launcher prints it, and printed here where there is no such place."""
     message = " ".join(message.splitlines())
     _print_on_rank_0(f"{name}: error: {message}")
+    if (rank := os.environ.get("RANK", "0")) != "0" and not leaves_errors():
+        print(f"{name}: rank {rank}: error: {message}", file=sys.stderr)
     leave_error(message, status)
     let_rank_0_speak()
     return status

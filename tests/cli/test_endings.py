@@ -260,3 +260,30 @@ def test_another_rank_lets_the_first_one_speak(
     monkeypatch.delenv("TORCHELASTIC_ERROR_FILE")
     errors.let_rank_0_speak()
     assert not waited
+
+
+@pytest.mark.parametrize("launched", [False, True])
+@pytest.mark.parametrize("rank", ["0", "1", "7"])
+def test_what_a_rank_alone_meets_is_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    rank: str,
+    launched: bool,
+) -> None:
+    """By rank 0 itself, by the launcher that prints what another rank leaves, or by that rank."""
+
+    def fail() -> None:
+        raise errors.UsageError("no such shard")
+
+    left = tmp_path / "error.json"
+    monkeypatch.setenv("RANK", rank)
+    if launched:
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(left))
+    assert end_well(fail, name="mmtrain") == 2
+    said = capsys.readouterr().err
+    if rank == "0":
+        assert said == "mmtrain: error: no such shard\n"
+    else:
+        assert said == ("" if launched else f"mmtrain: rank {rank}: error: no such shard\n")
+    assert left.exists() is launched
