@@ -6,7 +6,7 @@ from typing import Any
 
 from mmtrain.cli.model_options import add_architecture
 from mmtrain.cli.parser import add_command
-from mmtrain.interop.forms import DECODER, OURS, described, form_names
+from mmtrain.interop.forms import DECODER, OURS, described, form_names, weight_names
 
 
 def add_export(commands: Any) -> None:
@@ -27,6 +27,11 @@ def add_export(commands: Any) -> None:
     convert.add_argument("out", metavar="DST", **folder)
     for command in (export, convert):
         command.add_argument("--format", **forms)
+        command.add_argument(
+            "--weights",
+            choices=weight_names(),
+            help="of the graphs of --format onnx: fp16 and int8 make smaller files (fp32)",
+        )
         add_architecture(command)
 
 
@@ -60,6 +65,7 @@ def _export(arguments: argparse.Namespace) -> None:
         model=arguments.model,
         out=arguments.out,
         form=arguments.format,
+        weights=arguments.weights,
         architecture=arguments.architecture,
     )
 

@@ -12,6 +12,7 @@ EXTRAS = {
     "ray": "checks, surveys and embeds over a cluster (tools/ray_data_map.py)",
     "torchvision": "torchvision's data sets on disk (torchvision:NAME/SPLIT:ROOT)",
     "towers": "towers that timm and transformers compute (docs/models.md)",
+    "onnx": "models that run without torch (export --format onnx)",
     "serve": "the page to play with (mmtrain serve)",
     "float8": 'train.precision = "float8"',
     "graph": "the picture of a model's autograd graph (summary --autograd)",

@@ -35,10 +35,14 @@ from mmtrain.settings.paths import refuse_existing
 from mmtrain.tasks.answering_sections import AnsweringSections
 
 
-def export_command(*, model: Path, out: Path, form: str, architecture: str | None) -> None:
+def export_command(
+    *, model: Path, out: Path, form: str, weights: str | None, architecture: str | None
+) -> None:
     """`mmtrain export`: a run's or a folder's model in a form that other tools load."""
     refuse_existing(out)
-    differences = export_model(model, out=out, form=form, architecture=architecture)
+    differences = export_model(
+        model, out=out, form=form, architecture=architecture, weights=weights, say=print
+    )
     for line in differences:
         print(f"tokenizer: {line}")
     print(f"wrote {out} ({form})")

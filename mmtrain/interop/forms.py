@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from mmtrain.errors import UsageError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -23,16 +25,28 @@ class Form:
     writer: str
     """`module:function`, imported when it writes, so that --help does not wait for torch. It takes
     a `ModelPackage` and a folder and returns the tokenizer as the library will have it."""
+    weights: tuple[str, ...] = ()
+    """Number formats of its weights, the first one unless --weights says another. A form that has
+    some is of graphs, whose writer is also given the one chosen and whom to tell how they agree."""
 
-    def write(self, package: "ModelPackage", folder: "Path") -> "Tokenizer":
+    def write(
+        self,
+        package: "ModelPackage",
+        folder: "Path",
+        *,
+        weights: str | None,
+        say: Callable[[str], None],
+    ) -> "Tokenizer":
         """Write the model.
 
         Raises:
             UsageError: the form cannot say what the model is.
         """
         module, _, name = self.writer.partition(":")
-        write: Callable[[ModelPackage, Path], Tokenizer] = getattr(import_module(module), name)
-        return write(package, folder)
+        write: Callable[..., Tokenizer] = getattr(import_module(module), name)
+        if not self.weights:
+            return write(package, folder)
+        return write(package, folder, weights=weights or self.weights[0], say=say)
 
 
 FORMS = {
@@ -51,10 +65,24 @@ FORMS = {
         library="timm",
         writer="mmtrain.interop.timm_files:write_timm",
     ),
+    "onnx": Form(
+        whose="ONNX's",
+        library="onnxruntime",
+        writer="mmtrain.interop.onnx_files:write_onnx",
+        weights=("fp32", "fp16", "int8"),
+    ),
+    "torch-export": Form(
+        whose="torch.export's",
+        library="torch",
+        writer="mmtrain.interop.torch_export_files:write_torch_export",
+        weights=("fp32",),
+    ),
 }
 """By the word after --format."""
 DECODER = "hf-decoder"
 """The word for Hugging Face's form of the decoder alone, of a model that answers."""
+DESCRIPTION = "model.json"
+"""The file beside graphs that says how to use them."""
 OURS = "mmtrain"
 """The word for our own, which `load` reads best."""
 
@@ -62,6 +90,29 @@ OURS = "mmtrain"
 def form_names() -> tuple[str, ...]:
     """Every word that --format takes for a model."""
     return OURS, *FORMS
+
+
+def weight_names() -> tuple[str, ...]:
+    """Every word that --weights takes."""
+    return tuple(dict.fromkeys(word for form in FORMS.values() for word in form.weights))
+
+
+def check_weights(form: str, weights: str | None) -> None:
+    """Refuse a number format that a form has no weights in.
+
+    Args:
+        form: a word of --format.
+        weights: a word of --weights. None: the form's own.
+
+    Raises:
+        UsageError: naming the forms that have it.
+    """
+    has = FORMS[form].weights if form in FORMS else ()
+    if weights is None or weights in has:
+        return
+    forms = [name for name, each in FORMS.items() if weights in each.weights]
+    where = f"--format {' or '.join(forms)}" if forms else f"{' or '.join(weight_names())} there is"
+    raise UsageError(f"weights = {weights} is not for format = {form}; use {where}")
 
 
 def described() -> str:

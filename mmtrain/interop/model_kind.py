@@ -6,8 +6,9 @@ from typing import Any, Literal
 from mmtrain.errors import UsageError
 from mmtrain.files import parse_json
 from mmtrain.interop import hf_clip_config, hf_decoder_config
+from mmtrain.interop.forms import DESCRIPTION
 
-Kind = Literal["clip", "vqa", "decoder", "tower"]
+Kind = Literal["clip", "vqa", "decoder", "tower", "graphs"]
 
 _OURS: dict[object, Kind] = {"mmtrain.clip": "clip", "mmtrain.vqa": "vqa"}
 """By the `format` in our own config.json."""
@@ -17,6 +18,7 @@ _LACKS: dict[Kind, str] = {
     "vqa": "answers no questions",
     "decoder": "is no decoder",
     "tower": "is no image tower of timm's",
+    "graphs": "holds no graphs",
 }
 _TAKEN_BY: dict[Kind, str] = {
     "clip": "it holds a CLIP, which `mmtrain eval zero-shot`, `eval retrieval` and `embed` take, "
@@ -26,6 +28,8 @@ _TAKEN_BY: dict[Kind, str] = {
     "decoder": "it holds a decoder, which `mmtrain generate` and mmtrain.load_decoder take, and "
     "from which a [vqa.generate] starts by init",
     "tower": "it holds an image tower of timm's, from which a recipe starts by model.vision_init",
+    "graphs": "it holds graphs that other programs run (docs/onnx.md), out of which no weights are "
+    "read; name the run, or an export in another form",
 }
 
 
@@ -55,12 +59,10 @@ def kind_of(path: Path) -> Kind | None:
     folder = path / "export" if (path / "export" / "config.json").is_file() else path
     if (folder / "open_clip_config.json").is_file():
         return "clip"
-    try:
-        data: Any = parse_json((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # whoever reads it says what is wrong with it
-        return None
-    if not isinstance(data, dict):
-        return None
+    data = _object_in(folder / "config.json")
+    if data is None:
+        described = _object_in(folder / DESCRIPTION) or {}
+        return "graphs" if str(described.get("format")).startswith("mmtrain.") else None
     if (kind := _OURS.get(str(data.get("format")))) is not None:
         return kind
     theirs = str(data.get("model_type"))
@@ -69,3 +71,12 @@ def kind_of(path: Path) -> Kind | None:
     if theirs in hf_decoder_config.FAMILIES:
         return "decoder"
     return "tower" if "architecture" in data else None
+
+
+def _object_in(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None: there is none, and whoever reads it says what is wrong with it."""
+    try:
+        data: Any = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None

@@ -7,6 +7,7 @@ model.safetensors (every parameter, the logits' scale and bias among them) and t
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from mmtrain.errors import UsageError
 from mmtrain.files import parse_json, replace_file, save_tensors, writing
 from mmtrain.interop.bare_weights import check_architecture, named_config, read_bare
 from mmtrain.interop.foreign_config import read_json, refusing
-from mmtrain.interop.forms import DECODER, FORMS, OURS, form_names
+from mmtrain.interop.forms import DECODER, FORMS, OURS, check_weights, form_names
 from mmtrain.interop.hf_clip_files import read_hf
 from mmtrain.interop.hf_decoder_files import read_hf_decoder
 from mmtrain.interop.model_kind import refuse_other_kind
@@ -194,8 +195,18 @@ def _read_package(path: Path, key: str) -> ModelPackage:
     )
 
 
+def _unsaid(_: str) -> None:
+    """Nobody listens."""
+
+
 def export_model(
-    source: Path, *, out: Path, form: str, architecture: str | None = None
+    source: Path,
+    *,
+    out: Path,
+    form: str,
+    architecture: str | None = None,
+    weights: str | None = None,
+    say: Callable[[str], None] = _unsaid,
 ) -> list[str]:
     """Write a loadable model into the folder `out` in another form.
 
@@ -204,6 +215,8 @@ def export_model(
         out: a new folder.
         form: `mmtrain`, our own, a name of `FORMS`, or `hf-decoder`; with - or _.
         architecture: as `load`.
+        weights: fp32, fp16 or int8 where the form has a choice. None: the form's own.
+        say: told how near to torch the graphs of `onnx` and `torch-export` are.
 
     Returns:
         Lines that say which texts get other ids there, with an example of each kind.
@@ -214,6 +227,7 @@ def export_model(
     form, known = form.replace("_", "-"), (*form_names(), DECODER)
     if form not in known:
         raise UsageError(f'format = "{form}" is unknown; use {" or ".join(known)}')
+    check_weights(form, weights)
     if form == DECODER:
         if architecture is not None:
             raise UsageError(f"architecture = {architecture} has no effect on a decoder")
@@ -225,19 +239,26 @@ def export_model(
         return []
     package = read_package(source, architecture=architecture)
     with writing(out):
-        theirs = write_package(package, out, form=form)
+        theirs = write_package(package, out, form=form, weights=weights, say=say)
     library = form if form == OURS else FORMS[form].library
     return tokenizer_differences(package.tokenizer, theirs, library=library)
 
 
-def write_package(package: ModelPackage, folder: Path, *, form: str) -> Tokenizer:
+def write_package(
+    package: ModelPackage,
+    folder: Path,
+    *,
+    form: str,
+    weights: str | None = None,
+    say: Callable[[str], None] = _unsaid,
+) -> Tokenizer:
     """Write a model in a form of `form_names` -> the tokenizer as its reader will have it.
 
     Raises:
         UsageError: the form cannot say what the model is.
     """
     if form != OURS:
-        return FORMS[form].write(package, folder)
+        return FORMS[form].write(package, folder, weights=weights, say=say)
     with torch.device("meta"):
         model = Clip(package.config)
     model.load_state_dict(package.tensors, assign=True)

@@ -94,9 +94,9 @@ def test_an_export_in_our_form_is_the_same_folder(tmp_path):
     for path in (tmp_path / "a").iterdir():
         assert (tmp_path / "b" / path.name).read_bytes() == path.read_bytes(), path.name
     with pytest.raises(
-        UsageError, match='format = "onnx" is unknown; use mmtrain or open-clip or hf'
+        UsageError, match='format = "tflite" is unknown; use mmtrain or open-clip or hf'
     ):
-        export_model(tmp_path / "a", out=tmp_path / "c", form="onnx")
+        export_model(tmp_path / "a", out=tmp_path / "c", form="tflite")
 
 
 def test_what_a_form_cannot_say_is_refused_before_anything_is_written(tmp_path):

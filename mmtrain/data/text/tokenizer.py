@@ -247,6 +247,11 @@ class Tokenizer:
         return self.shortened(self.context_length - context_length)
 
     @property
+    def file_name(self) -> str:
+        """Of the model file that `save` writes."""
+        return self._model.file_name
+
+    @property
     def definition(self) -> bytes:
         """The content of the model file, from which the same ids come again."""
         return self._model.serialize()

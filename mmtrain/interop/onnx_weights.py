@@ -1,0 +1,74 @@
+"""Weights of an ONNX graph in fewer bytes."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from mmtrain.errors import UsageError
+
+_FEWEST = 1024
+"""Numbers of a tensor that is worth it; biases and norms stay fp32."""
+
+
+def shrink(path: Path, *, weights: str, is_large: bool) -> None:
+    """Rewrite a file of fp32 weights.
+
+    Args:
+        path: the graph.
+        weights: fp32 leaves it as it is. fp16: matrices are kept in fp16 and read as fp32, in which
+            everything is computed. int8: onnxruntime's dynamic quantisation, products in int8.
+        is_large: whether the weights lie in a file of their own.
+
+    Raises:
+        UsageError: a weight is too large for fp16.
+    """
+    if weights == "fp16":
+        _as_fp16(path, is_large=is_large)
+    elif weights == "int8":
+        _as_int8(path, is_large=is_large)
+
+
+def _as_fp16(path: Path, *, is_large: bool) -> None:
+    model = onnx.load(path)
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < _FEWEST:
+            continue
+        wide = numpy_helper.to_array(tensor)
+        largest = np.abs(wide).max()
+        if not largest < np.finfo(np.float16).max:
+            raise UsageError(
+                f"weights = fp16: {tensor.name} has a weight of {largest:.3g}, more than fp16 "
+                "holds; use fp32"
+            )
+        name, narrow = tensor.name, f"{tensor.name}_fp16"
+        tensor.CopyFrom(numpy_helper.from_array(wide.astype(np.float16), narrow))
+        casts.append(onnx.helper.make_node("Cast", [narrow], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    _save(model, path, is_large=is_large)
+
+
+def _as_int8(path: Path, *, is_large: bool) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(path)
+    # Which says that shapes are known, so that it asks for no such pass.
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "onnx.infer", "onnxruntime.quant"
+    quantize_dynamic(
+        model,
+        path,
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        use_external_data_format=is_large,
+    )
+
+
+def _save(model: onnx.ModelProto, path: Path, *, is_large: bool) -> None:
+    data = path.with_name(f"{path.name}.data")
+    data.unlink(missing_ok=True)
+    onnx.save(model, path, save_as_external_data=is_large, location=data.name)
