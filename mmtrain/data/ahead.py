@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import zip_longest
 
+from mmtrain.data.joins.joined import JoinedSource
 from mmtrain.data.order.batches import RowPlan, Rows
 from mmtrain.data.order.plan import PADDING
-from mmtrain.data.row_plan import shards_in, shards_of
+from mmtrain.data.row_plan import shards_in
 from mmtrain.data.samples import SampleReader
+from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.storage.cache import Cache
 from mmtrain.data.storage.cached import CachedFile
@@ -102,14 +104,13 @@ def ranges_ahead(
         coming: the rows of the batches.
         done: gets the numbers of those that need no other look.
     """
-    shards_S = [shards_of(reader.source) for reader in readers]
     for rows in coming:
         is_all = True
         for source, sample in zip(rows.source_B.tolist(), rows.sample_B.tolist(), strict=True):
-            shards = shards_S[source]
-            if shards is None or sample == PADDING:
+            reader = readers[source]
+            if sample == PADDING or not isinstance(reader.source, ShardSource | JoinedSource):
                 continue
-            pieces = shards.pieces(sample, readers[source].wanted)
+            pieces = reader.source.pieces(sample, reader.wanted)
             is_all = is_all and pieces is not None
             yield from pieces or ()
         if is_all:

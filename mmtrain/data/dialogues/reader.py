@@ -67,6 +67,10 @@ class DialogueReader(SampleReader):
         )
         self._text, self._tiles, self._preprocess = text, tiles, preprocess
 
+    @property
+    def wanted(self) -> None:
+        """All: which of its files are images, the dialogue says."""
+
     def _read(self, sample: int, caption_draws: Sequence[float], transform_draws: Tensor) -> Sample:
         with COUNTER.stage("read"):
             members = patiently(lambda: self.source.read(sample), seconds=self.retry_seconds)

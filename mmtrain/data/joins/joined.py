@@ -10,7 +10,10 @@ import numpy as np
 from mmtrain.data.fingerprint import join_fingerprint, split_fingerprint
 from mmtrain.data.joins.keyed import AnyKeyed, Row, open_keyed
 from mmtrain.data.sample_error import SampleError
+from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.storage.cache import Cache
+from mmtrain.data.storage.piece import Piece
 from mmtrain.data.work import COUNTER
 from mmtrain.errors import UsageError
 from mmtrain.files import parse_json
@@ -34,6 +37,7 @@ class JoinedSource:
         key_column: of tables and Parquet files.
         missing: whether a sample without a row is a bad one, or stays as it is.
         index_dir: of joined shards.
+        cache: of joined shards.
 
     Raises:
         UsageError: one cannot be read, or has none of the samples' keys.
@@ -47,10 +51,12 @@ class JoinedSource:
         key_column: str,
         missing: Missing,
         index_dir: str | None,
+        cache: Cache | None = None,
     ) -> None:
         self.inner, self._missing = source, missing
         self._joins = [
-            open_keyed(path, key_column=key_column, index_dir=index_dir) for path in paths
+            open_keyed(path, key_column=key_column, index_dir=index_dir, cache=cache)
+            for path in paths
         ]
         self.num_samples, self.shard_sizes = source.num_samples, source.shard_sizes
         for join in self._joins:
@@ -102,6 +108,18 @@ class JoinedSource:
         if fields and _is_wanted("json", wanted):
             files["json"] = _merged(files.get("json"), fields)
         return files
+
+    def pieces(self, sample: int, wanted: Collection[str] | None) -> list[Piece] | None:
+        """As `ShardSource.pieces`, of shards: none of a sample that has no row and so is not
+        read."""
+        if not isinstance(self.inner, ShardSource):
+            return []
+        pieces = self.inner.pieces(sample, wanted)
+        if pieces and self._missing == "bad":
+            key = self.key(sample)
+            if any(join.index.row(key) is None for join in self._joins):
+                return []
+        return pieces
 
     def _row(self, join: AnyKeyed, key: str) -> Row | None:
         number = join.index.row(key)

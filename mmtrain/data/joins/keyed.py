@@ -20,6 +20,7 @@ from mmtrain.data.joins.key_index import Index, PackedTexts
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.sources.table import TABLE_SUFFIXES, Table
+from mmtrain.data.storage.cache import Cache
 from mmtrain.errors import UsageError
 from mmtrain.files import parse_json
 
@@ -208,8 +209,8 @@ class KeyedFeatures:
 class KeyedShards:
     """Shards of other files of the same samples; their images are left where they are."""
 
-    def __init__(self, path: str, *, index_dir: str | None, told: str) -> None:
-        self._source = ShardSource(path, index_dir=index_dir, key="data.join")
+    def __init__(self, path: str, *, index_dir: str | None, cache: Cache | None, told: str) -> None:
+        self._source = ShardSource(path, index_dir=index_dir, key="data.join", cache=cache)
         self.path, self.fingerprint = path, self._source.fingerprint
         numbers = range(self._source.num_samples)
         key_of = self._source.key
@@ -229,7 +230,9 @@ class KeyedShards:
 AnyKeyed = KeyedTable | KeyedParquet | KeyedFeatures | KeyedShards
 
 
-def open_keyed(path: str, *, key_column: str, index_dir: str | None) -> AnyKeyed:
+def open_keyed(
+    path: str, *, key_column: str, index_dir: str | None, cache: Cache | None = None
+) -> AnyKeyed:
     """What lies at a path, by key.
 
     Raises:
@@ -247,7 +250,7 @@ def open_keyed(path: str, *, key_column: str, index_dir: str | None) -> AnyKeyed
         return KeyedTable(place, key_column=key_column, told=told)
     elif place.suffix.lower() == ".parquet":
         return KeyedParquet([place], key_column=key_column, told=told)
-    return KeyedShards(path, index_dir=index_dir, told=told)
+    return KeyedShards(path, index_dir=index_dir, cache=cache, told=told)
 
 
 def _job(folder: Path, *, told: str) -> dict[str, Any] | None:

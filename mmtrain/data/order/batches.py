@@ -1,6 +1,6 @@
 """Which rows of the order a batch holds, and which of these a rank."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -226,22 +226,25 @@ class BatchPlan:
 
     def ahead(self, rows: Rows, source: int, *, last: Rows) -> np.ndarray:
         """The shards that this rank reads from there on."""
-        return shards_ahead(self.plan, rows, source, last)
+        bounds = self.plan.lane_bounds(last.epoch).tolist()
+        # A lane that is not in a padded last batch has come to its end.
+        ends = [end - 1 for end in bounds[1:]]
+        last_B = last.place_B[last.place_B != PADDING]
+        for lane, place in zip(
+            self.plan.lanes_at(last.epoch, last_B).tolist(), last_B.tolist(), strict=True
+        ):
+            ends[lane] = place
+        found = {lane: (last.epoch, place) for lane, place in enumerate(ends)}
+        return shards_ahead(self.plan, rows, source, found)
 
 
-def shards_ahead(plan: EpochPlan, rows: Rows, source: int, last: Rows) -> np.ndarray:
-    """The shards of one source that a rank reads from some rows on; see `RowPlan.ahead`."""
-    epoch, place_B = _places(rows, source, first=True)
-    end, end_B = _places(last, source, first=False)
-    # Of a mixture the last batch may have none of a source: its end is then not known.
-    return plan.shards_ahead(epoch, place_B, last=(end, end_B) if end_B.size else None)
-
-
-def _places(rows: Rows, source: int, *, first: bool) -> tuple[int, np.ndarray]:
-    """Places of a source's rows, and their epoch: where they are of two, the first or last one."""
+def shards_ahead(
+    plan: EpochPlan, rows: Rows, source: int, last: Mapping[int, tuple[int, int]]
+) -> np.ndarray:
+    """Those of one source that a rank reads from some rows on; see `EpochPlan.shards_ahead`."""
     own_B = (rows.source_B == source) & (rows.place_B != PADDING)
     if not own_B.any():
-        return 0, rows.place_B[own_B]
-    epoch_B = rows.source_epoch_B[own_B]
-    epoch = int(epoch_B.min() if first else epoch_B.max())
-    return epoch, rows.place_B[own_B][epoch_B == epoch]
+        return np.zeros(0, dtype=np.int64)
+    epoch = int(rows.source_epoch_B[own_B].min())
+    place_B = rows.place_B[own_B & (rows.source_epoch_B == epoch)]
+    return plan.shards_ahead(epoch, place_B, last=last)

@@ -214,16 +214,18 @@ class MixturePlan:
 
     def counts(self, batches: int) -> np.ndarray:
         """Samples of each source in the first batches, int64 [sources]."""
+        return np.array(self._counts_by_lane(batches), dtype=np.int64).sum(0)
+
+    def _counts_by_lane(self, batches: int) -> list[list[int]]:
+        """Samples of each source that each lane gives to the first batches."""
         if not self._is_single:
             rows = self._lane_rows(batches)
-            return np.sum([stream.counts(rows) for stream in self._streams], axis=0)
-        given = self._streams[0].counts(batches)
-        return np.array(
-            [
-                sum(self._single_rows(source, lane, num) for lane in range(self._lanes))
-                for source, num in zip(self.sources, given.tolist(), strict=True)
-            ]
-        )
+            return [stream.counts(rows).tolist() for stream in self._streams]
+        given = self._streams[0].counts(batches).tolist()
+        return [
+            [self._single_rows(source, lane, num) for source, num in self._with(given)]
+            for lane in range(self._lanes)
+        ]
 
     def _single_rows(self, source: Mixed, lane: int, batches: int) -> int:
         limit = self._limit_rows(source, lane)
@@ -284,7 +286,11 @@ class MixturePlan:
 
     def ahead(self, rows: Rows, source: int, *, last: Rows) -> np.ndarray:
         """The shards of a source that this rank reads from there on."""
-        return shards_ahead(self.sources[source].plan, rows, source, last)
+        plan, end = self.sources[source].plan, {}
+        for lane, counts in enumerate(self._counts_by_lane(last.number + 1)):
+            epoch_B, place_B = plan.locate(lane, np.array([max(0, counts[source] - 1)]))
+            end[lane] = int(epoch_B[0]), int(place_B[0])
+        return shards_ahead(plan, rows, source, end)
 
     def coming(self, rows: Rows, row: int) -> np.ndarray:
         """The shards of the row's source by when they are wanted next."""
@@ -293,19 +299,9 @@ class MixturePlan:
 
     def epochs_done(self, batches: int) -> list[int]:
         """Epochs of each source that are over after so many batches: in every lane."""
-        if self._is_single:
-            given = self._streams[0].counts(batches).tolist()
-            count_LS = [
-                [self._single_rows(source, lane, num) for source, num in self._with(given)]
-                for lane in range(self._lanes)
-            ]
-        else:
-            count_LS = [
-                stream.counts(self._lane_rows(batches)).tolist() for stream in self._streams
-            ]
         epochs_LS = [
             [int(one.plan.locate(lane, np.array([n]))[0][0]) for one, n in self._with(counts)]
-            for lane, counts in enumerate(count_LS)
+            for lane, counts in enumerate(self._counts_by_lane(batches))
         ]
         return [min(epochs) for epochs in zip(*epochs_LS, strict=True)]
 

@@ -7,7 +7,7 @@ and 400 million samples cost no more to seek in than one piece.
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -188,7 +188,7 @@ class EpochPlan:
         if not self._shuffle:
             return np.arange(self._sizes.size)
         bounds = self.lane_bounds(epoch)
-        inside = place - int(bounds[self._lanes_at(epoch, place)])
+        inside = place - int(bounds[self.lanes_at(epoch, place)])
         lanes = [
             self._shards_between(epoch, low + inside, high)
             for low, high in pairwise(bounds.tolist())
@@ -197,14 +197,15 @@ class EpochPlan:
         return _soonest([_in_turn(lanes), self._epoch(epoch + 1).shards])
 
     def shards_ahead(
-        self, epoch: int, place_B: np.ndarray, *, last: tuple[int, np.ndarray] | None = None
+        self, epoch: int, place_B: np.ndarray, *, last: Mapping[int, tuple[int, int]] | None = None
     ) -> np.ndarray:
         """The shards that the lanes of some places read from there on, in this epoch and the next.
 
         Args:
             epoch: of the places.
             place_B: where reading is, int64; at least one.
-            last: epoch and places of the last samples that are read at all, if they are known.
+            last: of each lane, epoch and place of the last sample that is read at all; None: not
+                known.
 
         Returns:
             Their numbers, those that are wanted soonest first, int64.
@@ -212,26 +213,20 @@ class EpochPlan:
         if not self._shuffle:
             first = int(np.searchsorted(self._starts, place_B.min(), side="right")) - 1
             return np.arange(first, self._sizes.size)
-        own_B, parts = self._lanes_at(epoch, place_B), []
+        own_B, parts = self.lanes_at(epoch, place_B), []
         for each in (epoch, epoch + 1):
-            if last is not None and each > last[0]:
-                break
-            bounds = self.lane_bounds(each)
-            ends = bounds[1:].copy()
-            if last is not None and each == last[0] and last[1].size:
-                lane_B = self._lanes_at(each, last[1])
-                ends[lane_B] = bounds[lane_B]
-                np.maximum.at(ends, lane_B, last[1] + 1)
-            lanes = []
+            bounds, lanes = self.lane_bounds(each).tolist(), []
             for lane in np.unique(own_B).tolist():
-                at = int(place_B[own_B == lane].min() if each == epoch else bounds[lane])
-                if at < ends[lane]:
-                    lanes.append(self._shards_between(each, at, int(ends[lane])))
+                at = int(place_B[own_B == lane].min()) if each == epoch else bounds[lane]
+                end_epoch, end = (each, bounds[lane + 1] - 1) if last is None else last[lane]
+                stop = end + 1 if each == end_epoch else bounds[lane + 1]
+                if each <= end_epoch and at < stop:
+                    lanes.append(self._shards_between(each, at, stop))
             parts.append(_in_turn(lanes))
         return _soonest(parts)
 
-    def _lanes_at(self, epoch: int, place: int | np.ndarray) -> Any:
-        """The lanes that places are in."""
+    def lanes_at(self, epoch: int, place: int | np.ndarray) -> Any:
+        """The lanes that places of an epoch are in."""
         return np.searchsorted(self.lane_bounds(epoch), place, side="right") - 1
 
     def _shards_between(self, epoch: int, first: int, stop: int) -> np.ndarray:

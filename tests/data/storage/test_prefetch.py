@@ -212,12 +212,13 @@ def test_what_cannot_be_kept_is_not_fetched_ahead_again_and_again(folder, tmp_pa
         index(web)
         data = remote(web, tmp_path / "c")
         monkeypatch.setattr(os, "pwrite", _fail)
-        fetches = []
+        kept = []
         fetch = Cache.fetch
-        monkeypatch.setattr(Cache, "fetch", lambda *a: fetches.append(1) or fetch(*a))
+        monkeypatch.setattr(Cache, "fetch", lambda *a: kept.append(fetch(*a)) or kept[-1])
         for _ in data.iterate(0, 16):
             time.sleep(0.02)
-        assert len(fetches) <= 2
+        # One of each thread; what a batch is bringing itself is passed over.
+        assert kept.count(False) <= 2
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
@@ -229,8 +230,8 @@ def test_shards_ahead_are_those_that_the_lanes_read_until_the_end(lanes, group):
     for epoch, lane in itertools.product((0, 4), range(lanes)):
         low, high = plan.lane_bounds(epoch)[lane : lane + 2].tolist()
         for first, stop in itertools.combinations(range(low, high + 1), 2):
-            place_B, last_B = np.array([first]), np.array([stop - 1])
-            told = plan.shards_ahead(epoch, place_B, last=(epoch, last_B)).tolist()
+            place_B, ends = np.array([first]), {lane: (epoch, stop - 1)}
+            told = plan.shards_ahead(epoch, place_B, last=ends).tolist()
             read = [shard_of[plan.sample(epoch, place)] for place in range(first, stop)]
             assert {*read} <= {*told} and len(told) == len({*told})
             if group == 1:
