@@ -79,7 +79,7 @@ def train_command(
     try:
         patient = waiting(loaded.data.retry_seconds)
         fast = fast_products(layout.device)
-        cached = caching(loaded.data.open_cache(world_size=num_ranks()))
+        cached = caching(loaded.data.open_cache(world_size=layout.size("dp")))
         own = _own_folder(loaded, resume=resume)
         with StopSignals() as signals, patient, cached, fast, own:
             return _train(loaded, layout, resume=resume, signals=signals)

@@ -37,7 +37,7 @@ def asked_cache(arguments: argparse.Namespace) -> Iterator[None]:
         yield
         return
     from mmtrain.data.config import CACHE_GB
-    from mmtrain.data.storage.cache import GB, Cache, caching
+    from mmtrain.data.storage.cache import GB, caching, open_cache
 
-    with caching(Cache(str(folder), max_bytes=int((size or CACHE_GB) * GB), prefix="")):
+    with caching(open_cache(str(folder), max_bytes=int((size or CACHE_GB) * GB), prefix="")):
         yield

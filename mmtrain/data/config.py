@@ -17,11 +17,12 @@ from mmtrain.data.order.stream import MixtureEnd
 from mmtrain.data.order.stretches import Last
 from mmtrain.data.shards.source import OnDamage, ShardSource
 from mmtrain.data.sources.source import IMAGE_KEY, SampleSource
-from mmtrain.data.storage.cache import GB, Cache, asked_for
+from mmtrain.data.storage.cache import GB, Cache, asked_for, is_same_folder, open_cache
 from mmtrain.data.storage.patience import PATIENCE
 from mmtrain.data.threads import Threads
 from mmtrain.errors import UsageError
 from mmtrain.limits import MOST_PROCESSES, check_counts
+from mmtrain.ranks import is_alone, num_ranks
 from mmtrain.settings.paths import PathText
 
 _KEEPS = 2.0
@@ -152,11 +153,11 @@ class DataConfig:
         is_remote = any(isinstance(one, ShardSource) and one.is_remote for one in sources)
         return Threads(self.threads or (_REMOTE_THREADS if is_remote else 1))
 
-    def open_cache(self, *, world_size: int = 1) -> Cache | None:
+    def open_cache(self, *, world_size: int | None = None) -> Cache | None:
         """The cache, if there is to be one: within `caching` that one, where it is the same folder.
 
         Args:
-            world_size: ranks that share the samples.
+            world_size: ranks that share the samples; None: all there are.
 
         Raises:
             UsageError: as `Cache`.
@@ -164,14 +165,14 @@ class DataConfig:
         if self.cache_dir is None:
             return None
         asked = asked_for()
-        if asked is not None and asked.folder == Path(self.cache_dir):
+        if asked is not None and is_same_folder(asked.folder, Path(self.cache_dir)):
             return asked
-        machines = max(1, world_size // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-        return Cache(
+        shares = _num_shares(world_size)
+        return open_cache(
             self.cache_dir,
             max_bytes=int((self.cache_gb or CACHE_GB) * GB),
             # Of a shard that many machines share each reads a small part, unless they own lanes.
-            whole=machines <= 2 or self.lanes % machines == 0,
+            whole=shares <= 2 or self.lanes % shares == 0,
         )
 
     def opening(self, cache: Cache | None) -> dict[str, Any]:
@@ -311,3 +312,11 @@ class DataConfig:
         if not self.mixture:
             return (SourceSettings(name="", key="data", train=self.only_train, **own),)
         return tuple(source.with_defaults(own) for source in self.mixture)
+
+
+def _num_shares(world_size: int | None) -> int:
+    """Machines among which samples are shared out that so many ranks share."""
+    # Without a process group the ranks are of somebody else's trainer.
+    ranks = world_size or 1 if is_alone() else num_ranks()
+    machines = max(1, ranks // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return machines if world_size is None else min(world_size, machines)

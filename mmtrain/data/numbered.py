@@ -161,6 +161,7 @@ class NumberedData(Generic[BatchT]):
             key_column=config.join_key,
             missing=config.join_missing,
             index_dir=config.index_dir,
+            cache=self._cache,
         )
 
     def _build_reader(

@@ -103,6 +103,7 @@ class AnsweringTask:
             questions=section.data.questions,
             annotations=section.data.annotations,
             config=shared.data,
+            world_size=shared.layout.size("dp"),
         )
         refuse_unanswered(source)
         if section.classify is not None:

@@ -99,7 +99,7 @@ class AnsweringSections:
         """Images with their questions, or dialogues."""
         if self.vqa.dialogues is not None:
             return open_dialogue_data(data, self.vqa, self.vision, **common)
-        source = self._open(data)
+        source = self._open(data, world_size=common.get("world_size"))
         return VqaData(
             data,
             vqa=self.vqa.data,
@@ -109,13 +109,14 @@ class AnsweringSections:
             **common,
         )
 
-    def _open(self, data: DataConfig) -> SampleSource:
+    def _open(self, data: DataConfig, *, world_size: int | None = None) -> SampleSource:
         questions = self.vqa.data
         return open_questions(
             data.only_train,
             questions=questions.questions,
             annotations=questions.annotations,
             config=data,
+            world_size=world_size,
         )
 
     def _vocabulary(self, source: SampleSource) -> AnswerVocabulary:

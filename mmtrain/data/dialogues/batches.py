@@ -132,6 +132,7 @@ class DialogueData(NumberedData[DialogueBatch]):
             )
         self.dialogues, self._tiles, self._source = dialogues, tiles, source
         self.text = DialogueText(common["tokenizer"], dialogues, tokens_per_piece=tokens_per_piece)
+        self._world_size = common.get("world_size", 1)
         super().__init__(config, **common)
 
     def _open_source(self, settings: SourceSettings) -> SampleSource:
@@ -142,6 +143,7 @@ class DialogueData(NumberedData[DialogueBatch]):
             images=self.dialogues.images,
             config=self.config,
             key=f"{settings.key}.train",
+            world_size=self._world_size,
         )
 
     def _build_reader(

@@ -116,6 +116,7 @@ def open_dialogues(
     images: str | None,
     config: DataConfig,
     key: str = "data.train",
+    world_size: int | None = None,
 ) -> SampleSource:
     """The dialogues that data.train stands for.
 
@@ -124,6 +125,7 @@ def open_dialogues(
         images: from where relative paths of images count; None: from the file's folder.
         config: where indexes are, and what a damaged shard means.
         key: the setting that `data` came from, for messages.
+        world_size: as `DataConfig.open_cache` takes it.
 
     Raises:
         UsageError: they cannot be read, or hold no dialogues.
@@ -138,7 +140,7 @@ def open_dialogues(
     source = open_source(
         data,
         key=key,
-        **config.opening(config.open_cache()),
+        **config.opening(config.open_cache(world_size=world_size)),
         make=dialogue_makers(images),
     )
     if images is not None and isinstance(source, ShardSource):

@@ -221,6 +221,7 @@ class VqaData(NumberedData[VqaBatch]):
             fixed=common.get("fixed_length") is not None,
             blank=vqa.image_only,
         )
+        self._world_size = common.get("world_size", 1)
         super().__init__(config, **common)
 
     def _open_source(self, settings: SourceSettings) -> SampleSource:
@@ -231,6 +232,7 @@ class VqaData(NumberedData[VqaBatch]):
             questions=self.vqa.questions,
             annotations=self.vqa.annotations,
             config=self.config,
+            world_size=self._world_size,
         )
 
     def _build_reader(

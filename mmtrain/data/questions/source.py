@@ -116,6 +116,7 @@ def open_questions(
     config: DataConfig | None = None,
     image_key: str = IMAGE_KEY,
     on_fault: OnFault = refuse,
+    world_size: int | None = None,
 ) -> SampleSource:
     """The source that a VQA set's names stand for.
 
@@ -128,6 +129,7 @@ def open_questions(
         config: for shards: where their indexes are, and what a damaged one means.
         image_key: for shards where there is no `config`: the extension of their images.
         on_fault: as `read_questions`, of a set's own files.
+        world_size: with `config`, as `DataConfig.open_cache` takes it.
 
     Raises:
         UsageError: a file is missing, of no known form, or does not fit the others.
@@ -162,7 +164,7 @@ def open_questions(
         data,
         image_key=config.image_key,
         key=key,
-        **config.opening(config.open_cache()),
+        **config.opening(config.open_cache(world_size=world_size)),
     )
 
 

@@ -1,6 +1,7 @@
 """Shards as one list of samples: their indexes together, and reading any sample by its number."""
 
 import hashlib
+import weakref
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -92,6 +93,7 @@ class ShardSource:
         self._open: OrderedDict[int, File] = OrderedDict()
         self._indexes = KeptIndexes()
         self._is_compared = bytearray(len(self.shards))
+        self._coming: Callable[[], np.ndarray] | None = None
         if on_damage == "stop":
             self._refuse_damage(key)
         if self.num_samples == 0:
@@ -113,7 +115,8 @@ class ShardSource:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": OrderedDict(), "_indexes": None, "_lock": None}
+        gone = {"_open": OrderedDict(), "_indexes": None, "_lock": None, "_coming": None}
+        return self.__dict__ | gone
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state | {"_indexes": KeptIndexes(), "_lock": Lock()}
@@ -220,22 +223,26 @@ class ShardSource:
         Args:
             coming: the shards' numbers, int64, those that are wanted soonest first.
         """
-        cache = self._cache
-        if cache is None:
+        is_first, self._coming = self._coming is None, coming
+        if self._cache is None or not is_first:
             return
+        # Weak: other data may go on reading through this cache when these are gone.
+        own, uses = weakref.ref(self), self._cache.budget.next_uses
+        uses[id(self)] = lambda there: {} if (one := own()) is None else one._next_use(there)
+        weakref.finalize(self, uses.pop, id(self), None).atexit = False
 
-        def next_use(folders: Collection[str]) -> dict[str, int]:
-            distance_S = np.full(len(self.shards), -1, dtype=np.int64)
-            numbers = coming()
-            distance_S[numbers] = np.arange(numbers.size)
-            names, number_N = self._cached_names
-            wanted = np.array(sorted(folders), dtype="S32")
-            at = np.searchsorted(names, wanted).clip(max=max(0, names.size - 1))
-            found = np.flatnonzero(names[at] == wanted) if names.size else np.zeros(0, np.int64)
-            far = distance_S[number_N[at[found]]].tolist()
-            return dict(zip((name.decode() for name in wanted[found].tolist()), far, strict=True))
-
-        cache.budget.next_uses[id(self)] = next_use
+    def _next_use(self, folders: Collection[str]) -> dict[str, int]:
+        """See `NextUse`."""
+        assert self._coming is not None
+        distance_S = np.full(len(self.shards), -1, dtype=np.int64)
+        numbers = self._coming()
+        distance_S[numbers] = np.arange(numbers.size)
+        names, number_N = self._cached_names
+        wanted = np.array(sorted(folders), dtype="S32")
+        at = np.searchsorted(names, wanted).clip(max=max(0, names.size - 1))
+        found = np.flatnonzero(names[at] == wanted) if names.size else np.zeros(0, np.int64)
+        far = distance_S[number_N[at[found]]].tolist()
+        return dict(zip((name.decode() for name in wanted[found].tolist()), far, strict=True))
 
     def kept(self, numbers: Iterable[int]) -> Iterator[CachedFile]:
         """Those of some shards that the cache keeps, for whoever fills it ahead."""

@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from weakref import WeakValueDictionary
 
 from mmtrain.data.storage.evict import PARTIAL, Budget, drop
 from mmtrain.data.storage.piece import OpenPiece, Piece, seal_of
@@ -30,6 +31,8 @@ _MOST_OPEN = 256
 """Pieces that a process keeps open: of the largest 2 GiB."""
 _PATIENCE = 60.0
 _asked: ContextVar["Cache | None"] = ContextVar("cache", default=None)
+_there: "WeakValueDictionary[tuple[str, int, bool], Cache]" = WeakValueDictionary()
+_registering = Lock()
 
 
 class Cache:
@@ -56,7 +59,7 @@ class Cache:
         self.whole = whole
         self.budget = Budget(self.folder, max_bytes=max_bytes)
         self._begin()
-        self._prepare(prefix)
+        self.prepare(prefix)
 
     def _begin(self) -> None:
         self._opening, self._opened = Lock(), dict[str, OpenPiece]()
@@ -68,7 +71,15 @@ class Cache:
         self.__dict__ |= state
         self._begin()
 
-    def _prepare(self, prefix: str) -> None:
+    def prepare(self, prefix: str) -> None:
+        """Make the folder and count what is in it.
+
+        Args:
+            prefix: of the settings' names, for messages.
+
+        Raises:
+            UsageError: it cannot be written, or its disk is smaller than `max_bytes`.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.budget.count_anew()
@@ -191,6 +202,28 @@ class Cache:
         except OSError:
             return False
         return True
+
+
+def open_cache(folder: str, *, max_bytes: int, whole: bool = True, prefix: str = "data.") -> Cache:
+    """The one of this process, if a part of it has opened the folder already, and else a new one;
+    arguments as `Cache`: so what one part will read is known when another's pieces need room.
+
+    Raises:
+        UsageError: as `Cache`.
+    """
+    name = os.path.realpath(folder), max_bytes, whole
+    with _registering:
+        cache = _there.get(name)
+        if cache is None:
+            cache = _there[name] = Cache(folder, max_bytes=max_bytes, whole=whole, prefix=prefix)
+        else:
+            cache.prepare(prefix)  # it may have gone, or be full
+    return cache
+
+
+def is_same_folder(one: Path, other: Path) -> bool:
+    """Whether two paths are of one folder."""
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def folder_name(path: str, size: int, version: str) -> bytes:
