@@ -24,10 +24,10 @@ from lmms_eval.api.model import lmms  # pyright: ignore[reportMissingImports]
 from lmms_eval.models.registry_v2 import ModelManifest  # pyright: ignore[reportMissingImports]
 from PIL import Image
 
-from mmtrain.data.images.tiles import Pieces
 from mmtrain.eval.questions.answerer import Answerer
-from mmtrain.eval.questions.asking import answer_texts, read_texts, see
+from mmtrain.eval.questions.asking import answer_texts
 from mmtrain.eval.questions.choosing import Likelihood, likelihoods
+from mmtrain.eval.questions.seeing import Seen, see
 from mmtrain.loading.vqa import load_vqa
 from mmtrain.models.vqa import Head
 from mmtrain.parallel.mesh import ParallelConfig, build_layout, pick_device
@@ -93,8 +93,8 @@ class Mmtrain(lmms):
         for request in requests:
             context, options, to_visual, doc_id, task, split = request.args
             answerer = self._limited(_tokens(options))
-            pieces = self._see(to_visual(self.task_dict[task][split][doc_id]))
-            ((answer, _),) = answer_texts(answerer, pieces, [context])
+            seen = self._see(to_visual(self.task_dict[task][split][doc_id]))
+            ((answer, _),) = answer_texts(answerer, seen, [(0, context)])
             answers.append(_before(answer, options.get("until", [])))
         return answers
 
@@ -119,7 +119,7 @@ class Mmtrain(lmms):
         """Refused: a question stands by itself."""
         raise NotImplementedError("mmtrain answers one question at a time, not rounds of them")
 
-    def _likelihood(self, context: str, text: str, pieces: Pieces) -> Likelihood:
+    def _likelihood(self, context: str, text: str, seen: Seen) -> Likelihood:
         answerer = self._limited(None)
         if answerer.chosen_head != "generate":
             raise ValueError("likelihoods need head=generate, and the model chooses")
@@ -129,13 +129,10 @@ class Mmtrain(lmms):
         assert tokenizer.eot_id is not None, "a model that writes has one"
         ids = [*tokenizer.reply_ids(text.strip()), tokenizer.eot_id]
 
-        def read(pieces: Pieces, texts: Sequence[str], room: int) -> Any:
-            return read_texts(answerer, pieces, texts, room)
+        return likelihoods(answerer, seen, context, [ids])[0]
 
-        return likelihoods(answerer, pieces, context, [ids], read=read)[0]
-
-    def _see(self, visuals: Sequence[Any] | None) -> Pieces:
-        """The pieces of a request's only image."""
+    def _see(self, visuals: Sequence[Any] | None) -> Seen:
+        """A request's only image."""
         images = [one for one in visuals or [] if one is not None]
         if len(images) > 1:
             raise ValueError(f"a question has {len(images)} images, and the model sees one")

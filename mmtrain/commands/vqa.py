@@ -14,7 +14,6 @@ from mmtrain.commands.answers import show_figures
 from mmtrain.commands.evaluate import ModelOptions, refuse_out
 from mmtrain.commands.outputs import refuse_overwriting
 from mmtrain.data.images.decode import open_image
-from mmtrain.data.images.tiles import Pieces
 from mmtrain.data.images.transforms import eval_transform
 from mmtrain.data.questions.batches import TextForm
 from mmtrain.data.questions.predictions import write_predictions
@@ -29,10 +28,11 @@ from mmtrain.eval.look.answers import look
 from mmtrain.eval.questions.accuracy import Mode
 from mmtrain.eval.questions.answerer import Answerer, Choose
 from mmtrain.eval.questions.answering import answer_all
-from mmtrain.eval.questions.asking import answer_texts, choice_probabilities, see, stream_answer
+from mmtrain.eval.questions.asking import answer_texts, choice_probabilities, stream_answer
 from mmtrain.eval.questions.choosing import refuse_no_options
 from mmtrain.eval.questions.figures import check_judged
 from mmtrain.eval.questions.result import PROBES, evaluate_vqa
+from mmtrain.eval.questions.seeing import Seen, pieces_of, see_pieces
 from mmtrain.eval.result import write_result
 from mmtrain.files import writing
 from mmtrain.loading.vqa import load_vqa
@@ -139,17 +139,18 @@ def ask_command(
         )
     try:
         picture = open_image(image.read_bytes())
-        pieces = see(answerer, picture)
+        pieces = pieces_of(answerer, picture)
     except OSError as error:
         raise UsageError(f"image = {image}: {error.strerror}; name a picture") from error
     except (SampleError, ValueError) as error:
         raise UsageError(f"image = {image}: {error}; name another picture") from error
+    seen = see_pieces(answerer, pieces, is_fixed=False)
     for number, question in enumerate(questions, 1):
         print(question)
         if answerer.chosen_head == "generate" and sys.stdout.isatty():
-            best = _told_as_written(stream_answer(answerer, pieces, question))
+            best = _told_as_written(stream_answer(answerer, seen, question))
         else:
-            said = _candidates(answerer, pieces, question)
+            said = _candidates(answerer, seen, question)
             for answer, probability in said:
                 print(f"  {answer:20} {probability:.2%}")
             best = said[0]
@@ -174,12 +175,12 @@ def _told_as_written(steps: Iterator[tuple[str, float]]) -> tuple[str, float]:
     return last
 
 
-def _candidates(answerer: Answerer, pieces: Pieces, question: str) -> list[tuple[str, float]]:
+def _candidates(answerer: Answerer, seen: Seen, question: str) -> list[tuple[str, float]]:
     """The likeliest answers of a classifier, the likeliest first, or the one that was written."""
     if answerer.chosen_head == "generate":
-        return answer_texts(answerer, pieces, [question])
+        return answer_texts(answerer, seen, [(0, question)])
     assert answerer.vocabulary is not None
-    best = choice_probabilities(answerer, pieces.images_NCHW, [question])[0]
+    best = choice_probabilities(answerer, seen, [(0, question)])[0]
     top = best.topk(min(5, best.numel()))
     answers = [answerer.vocabulary.answers[place] for place in top.indices.tolist()]
     return list(zip(answers, top.values.tolist(), strict=True))

@@ -81,11 +81,19 @@ class AnswerClassifier(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """The towers' tokens of images and questions (or both as the stage before left them) ->
         logits [Q, A] (or both for the next stage)."""
-        num_images, (num_questions, num_tokens) = image_BTD.size(0), question_QTD.shape[:2]
-        own_Q1T = key_length_allowed(length_Q, num_tokens)
         image_BPD = image_BTD
         if self.connector is not None:
-            image_BPD, question_QTD = self._enter(image_BTD, question_QTD, own_Q1T)
+            image_BPD = self.image_tokens(image_BTD)
+            question_QTD = self.question_tokens(question_QTD, length_Q)
+        return self.answer(image_BPD, question_QTD, length_Q)
+
+    def answer(
+        self, image_BPD: Tensor, question_QTD: Tensor, length_Q: Tensor
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """`forward` of what the fusion works on: [B, P, D] of the images, [Q, T, D] of the
+        questions."""
+        num_images, (num_questions, num_tokens) = image_BPD.size(0), question_QTD.shape[:2]
+        own_Q1T = key_length_allowed(length_Q, num_tokens)
         # An image's questions stand in one row, so that its keys and values are made once.
         num_slots = num_questions // num_images
         x_BSD = question_QTD.reshape(num_images, num_slots * num_tokens, -1)
@@ -98,19 +106,22 @@ class AnswerClassifier(nn.Module):
             return image_BPD, x_QTD
         return self.choose(self.norm(pool_tokens(x_QTD, "end", length_B=length_Q)))
 
-    def _enter(
-        self, image_BTD: Tensor, question_QTD: Tensor, own_Q1T: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """What the fusion works on: [B, P, D] of the images, [Q, T, D] of the questions."""
+    def image_tokens(self, image_BTD: Tensor) -> Tensor:
+        """The vision tower's tokens -> what questions look at, [B, P, D]."""
         assert self.connector is not None
-        assert self.question_norm is not None and self.question is not None
-        question_QTD = self.question(self.question_norm(question_QTD))
         image_BPD = self.connector(image_BTD)
         if "image" in self.front_doors:
             image_BPD = self.front_doors["image"](image_BPD, Mask())
+        return image_BPD
+
+    def question_tokens(self, question_QTD: Tensor, length_Q: Tensor) -> Tensor:
+        """The question encoder's tokens -> those that look at the image, [Q, T, D]."""
+        assert self.question_norm is not None and self.question is not None
+        question_QTD = self.question(self.question_norm(question_QTD))
         if "question" in self.front_doors:
+            own_Q1T = key_length_allowed(length_Q, question_QTD.size(1))
             question_QTD = self.front_doors["question"](question_QTD, Mask(allowed=own_Q1T))
-        return image_BPD, question_QTD
+        return question_QTD
 
     def slice(self, index: int, num_stages: int) -> "AnswerClassifier":
         """Stage `index` of it, over the same parts."""

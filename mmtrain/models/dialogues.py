@@ -17,7 +17,6 @@ from mmtrain.data.images.tiles import TilesConfig
 from mmtrain.models.connector import ConnectorConfig, GridPlaces
 from mmtrain.models.generate_answers import AnswerGenerator, GenerateConfig
 from mmtrain.models.model import Cuts, Stack, Stage, tower_stacks
-from mmtrain.models.prefill import Prefilled, prefill, to_the_left
 from mmtrain.models.vision import VisionConfig, VisionTower
 from mmtrain.nn import HostLengths, Mask, Ragged, sent
 from mmtrain.nn.front_door import FrontDoorConfig
@@ -137,10 +136,19 @@ class DialogueGenerator(AnswerGenerator):
 
     def embedded(self, image_NTD: Tensor, place_N2: Tensor, told: Told) -> Tensor:
         """What the decoder reads, [B, T, D]: texts, and images' tokens where they stand."""
-        assert self.decoder.embed is not None
+        return self.placed(self.piece_tokens(image_NTD, place_N2), told)
+
+    def piece_tokens(self, image_NTD: Tensor, place_N2: Tensor) -> Tensor:
+        """The vision tower's tokens of every piece, and where each stands -> the decoder's,
+        [N, P, D]."""
         image_NPD = self.image_tokens(image_NTD)
-        if self.places is not None:
-            image_NPD = image_NPD + self.places(place_N2)[:, None]
+        if self.places is None:
+            return image_NPD
+        return image_NPD + self.places(place_N2)[:, None]
+
+    def placed(self, image_NPD: Tensor, told: Told) -> Tensor:
+        """What the decoder reads, of pieces that are the decoder's tokens already."""
+        assert self.decoder.embed is not None
         text_BTD = self.decoder.embed.token(told.tokens_BT)
         # By look-up: a scatter by a mask would have the host wait for the number of its places.
         if told.first_B is None:
@@ -149,25 +157,6 @@ class DialogueGenerator(AnswerGenerator):
             source_BT = told.image_BT.cumsum(1) - 1 + told.first_B[:, None]
         image_BTD = F.embedding(source_BT.clamp(min=0), image_NPD.flatten(0, 1))
         return torch.where(told.image_BT[..., None], image_BTD, text_BTD)
-
-    @torch.no_grad()
-    def read_on(
-        self,
-        image_NTD: Tensor,
-        place_N2: Tensor,
-        told: Told,
-        length_B: Tensor,
-        *,
-        max_new_tokens: int,
-    ) -> Prefilled:
-        """Dialogues in the decoder's cache, ready for what the assistant says to be written.
-
-        Raises:
-            ValueError: one of them and what is to be written exceed the decoder's context.
-        """
-        x_BTD = self.embedded(image_NTD, place_N2, told)
-        x_BTD, real_BT, _ = to_the_left(x_BTD, length_B)
-        return prefill(self.decoder, x_BTD, real_BT=real_BT, max_new_tokens=max_new_tokens)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:

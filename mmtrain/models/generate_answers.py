@@ -11,13 +11,12 @@ from mmtrain.limits import check_counts
 from mmtrain.models.connector import Connector, ConnectorConfig
 from mmtrain.models.decoder import Decoder, real_tokens
 from mmtrain.models.decoder_config import DecoderConfig
-from mmtrain.models.prefill import Prefilled, prefill, to_the_left
 from mmtrain.models.slices import shallow_copy, slice_tower
 from mmtrain.models.vision import VisionConfig
 from mmtrain.nn import DecoderCache, Mask, TransformerConfig
 from mmtrain.nn.front_door import FrontDoor, FrontDoorConfig
 from mmtrain.nn.rope import RopeScaling
-from mmtrain.peft.prompts import PromptConfig, fill_prefix, given_prefix, learned_tokens
+from mmtrain.peft.prompts import PromptConfig, given_prefix, learned_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,53 +248,6 @@ class AnswerGenerator(nn.Module):
         if self.decoder.head is None:
             return out
         return out.reshape(num_questions, num_tokens, -1)
-
-    @torch.no_grad()
-    def read(
-        self,
-        image_BTD: Tensor,
-        tokens_QT: Tensor,
-        question_length_Q: Tensor,
-        *,
-        max_new_tokens: int,
-    ) -> Prefilled:
-        """Images and questions in the decoder's cache, ready for answers to be written or scored.
-
-        Every question is a row of its own here, its image's tokens before it; under every mask a
-        row sees what it saw in training.
-        """
-        assert self.decoder.embed is not None
-        image_BPD = self.image_tokens(image_BTD)
-        num_slots, num_patches = tokens_QT.size(0) // image_BPD.size(0), image_BPD.size(1)
-        text_QTD = self.decoder.embed.token(tokens_QT)
-        x_QSD = torch.cat([image_BPD.repeat_interleave(num_slots, dim=0), text_QTD], dim=1)
-        length_Q = num_patches + question_length_Q
-        x_QSD, real_QS, source_QS = to_the_left(x_QSD, length_Q)
-        kind = self.decoder.config.transformer.mask
-        segment_QS = torch.where(real_QS, (source_QS >= num_patches).long(), -1)
-        cache = self._filled_cache(x_QSD, max_new_tokens=max_new_tokens)
-        seen_Q = length_Q if cache is None else length_Q + cache.num_slots
-        return prefill(
-            self.decoder,
-            x_QSD,
-            real_BT=real_QS,
-            prefix_length_B=seen_Q if kind == "prefix" else None,
-            segment_BT=segment_QS if kind == "block" else None,
-            max_new_tokens=max_new_tokens,
-            cache=cache,
-        )
-
-    def _filled_cache(self, x_QSD: Tensor, *, max_new_tokens: int) -> DecoderCache | None:
-        """The cache of a text to be written that follows a learned prefix."""
-        if self.prompt is None or self.prompt.config.kind != "prefix":
-            return None
-        rows_nF, blocks = self.prompt(), self.decoder.config.transformer
-        num_slots = rows_nF.size(0) + x_QSD.size(1) + max_new_tokens
-        cache = self.decoder.build_cache(x_QSD.size(0), num_slots)
-        fill_prefix(cache, rows_nF, blocks)
-        if blocks.mask == "block":
-            cache.append_segments(torch.zeros_like(cache.positions))
-        return cache
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:

@@ -144,7 +144,7 @@ class VqaStage(Stage):
                 x["image"] = self.vision(x["image"], kept_BP=kept_BP, keep_BL2=vision_keep_BL2)
         if self.text is not None:
             with region("forward: text"):
-                x["question"] = self._read(asked, x.get("question"), text_keep_QL2, host_lengths)
+                x["question"] = self.read(asked, x.get("question"), text_keep_QL2, host_lengths)
         with region("forward: heads"):
             x |= self._answer(x, asked)
         if self.gives:
@@ -152,11 +152,11 @@ class VqaStage(Stage):
         assert self._criterion is not None, "a stage trains; Vqa.logits is for the rest"
         return self._criterion(x, rows | vars(asked))
 
-    def _read(
+    def read(
         self,
         asked: Asked,
-        x_QTD: Tensor | None,
-        keep_QL2: Tensor | None,
+        x_QTD: Tensor | None = None,
+        keep_QL2: Tensor | None = None,
         host_lengths: HostLengths | None = None,
     ) -> Tensor:
         """The question encoder, over tokens or what the stage before made of them, [Q, T, D]."""
@@ -197,7 +197,7 @@ class VqaStage(Stage):
         """Of both heads, for the tokens that the vision tower made of the images; whole models."""
         x = {"image": image_BTD}
         if self.text is not None:
-            x["question"] = self._read(asked, None, text_keep_QL2)
+            x["question"] = self.read(asked, None, text_keep_QL2)
         made = self._answer(x, asked)
         return VqaLogits(choice_QA=made.get("choice"), next_QTV=made.get("written"))
 
@@ -312,10 +312,15 @@ class Vqa(Model):
         """uint8 [B, 3, H, W] and the questions about them -> logits of the heads."""
         return self._asked_stage().logits(self.vision(images_BCHW), asked)
 
-    def choose(self, images_BCHW: Tensor, asked: Asked) -> Tensor:
-        """The classifier's logits [Q, A]."""
-        logits = self._asked_stage().logits(self.vision(images_BCHW), asked).choice_QA
-        assert logits is not None, "the model has no classifier"
+    def choose(self, image_BPD: Tensor, asked: Asked) -> Tensor:
+        """The classifier's logits [Q, A], of the tokens that it made of the images; questions are
+        as wide as they are given, whatever the longest is."""
+        assert self.classify is not None, "the model has no classifier"
+        stage, length_Q = self._asked_stage(), asked.question_length_Q
+        stage.question_length = asked.tokens_QT.size(1)
+        question_QTD = self.classify.question_tokens(stage.read(asked), length_Q)
+        logits = self.classify.answer(image_BPD, question_QTD, length_Q)
+        assert isinstance(logits, Tensor), "a whole model"
         return logits
 
     def _asked_stage(self) -> VqaStage:

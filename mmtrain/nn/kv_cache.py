@@ -59,6 +59,13 @@ class KVCache:
         self.length = stop
         return self.k_BKSH[:, :, :stop].transpose(1, 2), self.v_BKSH[:, :, :stop].transpose(1, 2)
 
+    def take(self, other: "KVCache", *, to_B: Tensor, from_B: Tensor) -> None:
+        """Hold in the rows to_B what the rows from_B of another cache hold."""
+        stop = other.length
+        self.k_BKSH[to_B, :, :stop] = other.k_BKSH[from_B, :, :stop]
+        self.v_BKSH[to_B, :, :stop] = other.v_BKSH[from_B, :, :stop]
+        self.length = stop
+
     def select(self, row_B: Tensor) -> None:
         """Make row i what row row_B[i] was; rows may repeat, and their number may change."""
         self.k_BKSH = self.k_BKSH.index_select(0, row_B)
@@ -160,6 +167,28 @@ class DecoderCache:
         earlier = () if self.segment_BS is None else (self.segment_BS,)
         self.segment_BS = torch.cat([*earlier, segment_BT], dim=1)
         return self.segment_BS
+
+    def begin_as(self, rows: Sequence[tuple["DecoderCache", int]]) -> None:
+        """Begin an empty cache, row i with what a row of another one holds; those stay as they are.
+
+        So what several texts begin with is read once. All hold as many slots.
+        """
+        assert self.num_slots == 0, "it is begun"
+        for other in {id(one): one for one, _ in rows}.values():
+            places = [(to, row) for to, (one, row) in enumerate(rows) if one is other]
+            to_B, from_B = torch.tensor(places, device=self.length_B.device).unbind(1)
+            for layer, given in zip(self.layers, other.layers, strict=True):
+                assert isinstance(layer, KVCache) and isinstance(given, KVCache)
+                layer.take(given, to_B=to_B, from_B=from_B)
+            self.position_BS[to_B, : other.num_slots] = other.positions[from_B]
+            self.length_B[to_B] = other.length_B[from_B]
+            self.num_slots = other.num_slots
+            self.is_padded = self.is_padded or other.is_padded
+            if other.segment_BS is not None:
+                if self.segment_BS is None:
+                    shape = (self.length_B.size(0), other.num_slots)
+                    self.segment_BS = other.segment_BS.new_zeros(shape)
+                self.segment_BS[to_B] = other.segment_BS[from_B]
 
     def select(self, row_B: Tensor) -> None:
         """Make row i what row row_B[i] was; rows may repeat, and their number may change."""

@@ -1,9 +1,11 @@
 """An evaluation's files are the same to the byte however it is run."""
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from mmtrain.cli import main
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.eval.encode import Encoder, encode_image_batch
 from mmtrain.eval.forward_size import FIXED_BATCH
+from mmtrain.eval.questions.answering import Answered, answer_all
 from mmtrain.loading import save_model
 from tests.data.shard_files import encoded, picture, write_shard
 from tests.serve.tiny import SIDE, TOKENIZER, tiny_clip
@@ -151,6 +154,60 @@ def test_the_batch_size_changes_no_answer(answers: list[str], tmp_path: Path, he
         assert main([*answers, "--head", head, *options, "--out", str(out / "r.json")]) == 0
         found.append(written(out) | {"said": (tmp_path / f"said-{number}.json").read_bytes()})
     assert all(each == found[0] for each in found)
+
+
+def in_shards(folder: Path, answers: list[str], *, shuffled: bool) -> list[str]:
+    """The command over a shard of the set, where later images have longer questions; shuffled,
+    its images and their questions stand in another order."""
+    named = dict(itertools.pairwise(answers))
+    files = [f"--{one}" for one in ("questions", "annotations")]
+    words = ["--images", named["--data"], *(word for one in files for word in (one, named[one]))]
+    assert main(["data", "vqa", *words, "--out", str(folder / "shards")]) == 0
+    samples: dict[str, dict[str, bytes]] = {}
+    with tarfile.open(folder / "shards/00000.tar") as shard:
+        for entry in shard:
+            key, _, extension = entry.name.partition(".")
+            held = shard.extractfile(entry)
+            assert held is not None
+            samples.setdefault(key, {})[extension] = held.read()
+    rows = list(samples.items())
+    for key, files_of in rows:
+        fields = json.loads(files_of["json"])
+        for question in fields["questions"]:
+            question["question"] += " and why" * (int(key) > FIXED_BATCH)
+        fields["questions"] = fields["questions"][:: -1 if shuffled else 1]
+        files_of["json"] = json.dumps(fields).encode()
+    if shuffled:
+        rows = [rows[place] for place in np.random.default_rng(0).permutation(len(rows))]
+    path = write_shard(folder / "set.tar", rows)
+    return [*answers[: answers.index("--data") + 1], str(path)]
+
+
+@pytest.mark.parametrize("head", ["classify", "generate"])
+def test_the_order_of_the_samples_changes_no_answer(
+    answers: list[str], tmp_path: Path, head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a question, of its image and of all of them: what a file has, and each probability."""
+    answered: list[Answered] = []
+
+    def kept(*args: Any, **options: Any) -> list[Answered]:
+        answered[:] = answer_all(*args, **options)
+        return answered
+
+    monkeypatch.setattr("mmtrain.commands.vqa.answer_all", kept)
+    found = []
+    for shuffled in (False, True):
+        folder = tmp_path / str(shuffled)
+        words = [*in_shards(folder, answers, shuffled=shuffled), "--head", head]
+        said = ["--predictions", str(folder / "said.json"), "--out", str(folder / "r.json")]
+        assert main([*words, *said]) == 0
+        figures, outcomes = found_by(folder)
+        figures["provenance"].pop("data_fingerprint")
+        rows = {row["question_id"]: row for row in json.loads((folder / "said.json").read_text())}
+        exact = {one.question.question_id: one.probability for one in answered}
+        found.append((figures, outcomes, rows, exact))
+    assert len(found[0][1]) == len(found[0][2]) == len(found[0][3]) > COUNT
+    assert found[0] == found[1]
 
 
 def test_fast_takes_the_batch_size_and_says_so(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mmtrain.losses.answer import choice_loss, soft_targets, writing_loss
 from mmtrain.models import Clip, ClipConfig, TextConfig, VisionConfig
+from mmtrain.models.answer_cache import read_together
 from mmtrain.models.classify_answers import ClassifyConfig
 from mmtrain.models.connector import ConnectorConfig, shuffle_pixels
 from mmtrain.models.fused import fused_vqa
@@ -67,6 +68,16 @@ def asked(rows: list[tuple[list[int], list[int]]], width: int | None = None) -> 
     )
 
 
+def rows_of(model: Vqa, questions: Asked) -> tuple[Tensor, Tensor]:
+    """What the decoder reads of each question's image, and of the question."""
+    generator = model.generate
+    assert generator is not None and generator.decoder.embed is not None
+    image_BPD = generator.image_tokens(model.vision(images(2)))
+    num_slots = questions.tokens_QT.size(0) // 2
+    text_QTD = generator.decoder.embed.token(questions.tokens_QT)
+    return image_BPD.repeat_interleave(num_slots, dim=0), text_QTD
+
+
 ROWS = [([5, 6, 7], [8, 2]), ([9, 10], [11, 2]), ([5, 12, 13, 14], [2]), ([3], [4, 4, 2])]
 
 
@@ -121,11 +132,8 @@ def test_reading_into_the_cache_gives_the_logits_of_training(mask: str):
     assert whole is not None
     questions = asked([(question, []) for question, _ in ROWS])
     with torch.no_grad():
-        start = generator.read(
-            model.vision(images(2)),
-            questions.tokens_QT,
-            questions.question_length_Q,
-            max_new_tokens=3,
+        start = read_together(
+            generator, *rows_of(model, questions), questions.question_length_Q, max_new_tokens=3
         )
         for row, (question, _) in enumerate(ROWS):
             torch.testing.assert_close(start.logits_BV[row], whole[row, len(question) - 1])
@@ -154,13 +162,13 @@ def test_fused_it_chooses_and_writes_the_same(mask: str, prompt: str | None):
     assert not isinstance(model.generate.decoder.transformer, FusedTransformer)
     questions = asked([(question, []) for question, _ in ROWS])
     with torch.no_grad():
-        choices = [each.choose(images(2), questions) for each in (model, fused)]
+        choices = [each.logits(images(2), questions).choice_QA for each in (model, fused)]
         said: list[Tensor] = []
         for each in (model, fused):
             assert each.generate is not None
-            start = each.generate.read(
-                each.vision(images(2)),
-                questions.tokens_QT,
+            start = read_together(
+                each.generate,
+                *rows_of(each, questions),
                 questions.question_length_Q,
                 max_new_tokens=4,
             )
@@ -180,9 +188,9 @@ def test_fused_in_bf16_it_is_as_near_as_autocast_is(mask: str):
 
     def read(each: Vqa) -> Tensor:
         assert each.generate is not None
-        tokens, length = questions.tokens_QT, questions.question_length_Q
-        image = each.vision(images(2))
-        return each.generate.read(image, tokens, length, max_new_tokens=2).logits_BV.double()
+        length_Q = questions.question_length_Q
+        start = read_together(each.generate, *rows_of(each, questions), length_Q, max_new_tokens=2)
+        return start.logits_BV.double()
 
     with torch.no_grad():
         want = read(model)

@@ -8,6 +8,7 @@ import torch
 
 from mmtrain.cli import main
 from mmtrain.loading.vqa import load_vqa
+from mmtrain.models.answer_cache import read_together
 from mmtrain.models.connector import ConnectorConfig
 from mmtrain.models.generate_answers import AnswerGenerator, GenerateConfig
 from mmtrain.models.vision import VisionConfig
@@ -40,7 +41,10 @@ def test_what_is_written_sees_what_training_saw(prompt: PromptConfig, mask: str)
     tokens_QT = torch.randint(20, (4, 7), generator=draw)
     length_Q = torch.tensor([7, 4, 5, 6])
     trained_QTV = generator(image_BTD, tokens_QT, length_Q, length_Q)
-    start = generator.read(image_BTD, tokens_QT, length_Q, max_new_tokens=2)
+    image_QPD = generator.image_tokens(image_BTD).repeat_interleave(2, dim=0)
+    assert generator.decoder.embed is not None
+    text_QTD = generator.decoder.embed.token(tokens_QT)
+    start = read_together(generator, image_QPD, text_QTD, length_Q, max_new_tokens=2)
     want_QV = trained_QTV[torch.arange(4), length_Q - 1]
     torch.testing.assert_close(start.logits_BV, want_QV, atol=1e-5, rtol=1e-5)
     plain = AnswerGenerator(

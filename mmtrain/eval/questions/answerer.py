@@ -72,6 +72,11 @@ class Answerer:
             raise UsageError(f"head = {head}: the model has only {has[0]}")
         return head  # pyright: ignore[reportReturnType]
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether a set's forwards are of fixed shapes, so that answers depend on nothing else."""
+        return self.batch_size == FIXED_BATCH
+
     @cached_property
     def fused(self) -> Vqa:
         """The model as it answers: with fused blocks, where they are whole ones."""

@@ -2,7 +2,6 @@
 
 import contextlib
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
 import torch
@@ -16,8 +15,9 @@ from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import own_batches
 from mmtrain.eval.questions.answerer import Answerer
-from mmtrain.eval.questions.asking import answer_texts, read_texts
+from mmtrain.eval.questions.asking import answer_texts
 from mmtrain.eval.questions.choosing import choose_options
+from mmtrain.eval.questions.seeing import see_pieces
 from mmtrain.eval.samples import EvalBatch, EvalBatches, Members, spans
 from mmtrain.eval.together import gather_all, on_all_ranks
 
@@ -107,23 +107,20 @@ def _answer_batch(
     if probe == "question":
         images_NCHW = torch.zeros_like(images_NCHW)
     pieces = replace(pieces, images_NCHW=images_NCHW, place_N2=pieces.place_N2.to(answerer.device))
-    num_slots = max(len(questions) for questions in batch.values)
-    slots: list[Question | None] = []
-    for questions in batch.values:
-        slots += [*questions, *[None] * (num_slots - len(questions))]
-    texts = ["" if one is None or probe == "image" else one.question for one in slots]
+    seen = see_pieces(answerer, pieces, is_fixed=answerer.is_fixed)
+    rows = [(row, one) for row, questions in enumerate(batch.values) for one in questions]
+    asked = [(row, "" if probe == "image" else one.question) for row, one in rows]
     if answerer.choose is None:
-        said = answer_texts(answerer, pieces, texts)
+        said = answer_texts(answerer, seen, asked)
     else:
-        said = choose_options(answerer, pieces, texts, slots, read=partial(read_texts, answerer))
+        said = choose_options(answerer, seen, asked, [one for _, one in rows])
     return [
         Answered(
             question=question,
-            prediction=said[row * num_slots + slot][0],
-            probability=said[row * num_slots + slot][1],
+            prediction=answer,
+            probability=probability,
             image_key=source.key(batch.first + row),
             sample=batch.first + row,
         )
-        for row, questions in enumerate(batch.values)
-        for slot, question in enumerate(questions)
+        for (row, question), (answer, probability) in zip(rows, said, strict=True)
     ]

@@ -3,44 +3,35 @@
 from collections.abc import Iterator, Sequence
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from mmtrain.data.dialogues.tokens import DialogueTokens
-from mmtrain.data.images.tiles import Pieces
-from mmtrain.data.images.transforms import eval_transform
-from mmtrain.data.questions.batches import TextForm
-from mmtrain.data.sample_error import SampleError
-from mmtrain.errors import UsageError
 from mmtrain.eval.questions.answerer import Answerer
-from mmtrain.eval.samples import cut_image
-from mmtrain.models.dialogues import DialogueGenerator, Told
-from mmtrain.models.prefill import Prefilled
+from mmtrain.eval.questions.reading import (
+    Asking,
+    as_asked,
+    as_forward,
+    begin,
+    by_forwards,
+    read_rows,
+    row_tensors,
+)
+from mmtrain.eval.questions.seeing import Seen
 from mmtrain.models.vqa import Asked
 from mmtrain.parallel.precision import autocast
 
 
-def see(answerer: Answerer, picture: Image.Image) -> Pieces:
-    """What the model sees of a picture, on its device."""
-    tiles, device = answerer.model.config.tiles, answerer.device
-    if tiles is None:
-        return Pieces.whole(eval_transform(answerer.preprocess)(picture)[None].to(device))
-    pieces_PCHW, place_P2 = cut_image(picture, answerer.preprocess, tiles)
-    return Pieces.joined([(pieces_PCHW.to(device), place_P2.to(device))])
-
-
 @torch.no_grad()
 def answer_texts(
-    answerer: Answerer, pieces: Pieces, texts: Sequence[str]
+    answerer: Answerer, seen: Seen, asked: Sequence[tuple[int, str]]
 ) -> list[tuple[str, float]]:
-    """The answer to each of Q = B * N questions, an image's together, and its probability.
+    """The answer to each question, asked of an image by its number, and its probability.
 
     Raises:
         UsageError: a model of dialogues has no room for a question.
     """
     if answerer.chosen_head == "generate":
-        return write_answers(answerer, pieces, texts)
-    probability_QA = choice_probabilities(answerer, pieces.images_NCHW, texts)
+        return write_answers(answerer, seen, asked)
+    probability_QA = choice_probabilities(answerer, seen, asked)
     best_Q = probability_QA.max(1)
     assert answerer.vocabulary is not None
     answers = answerer.vocabulary.answers
@@ -51,41 +42,52 @@ def answer_texts(
 
 
 @torch.no_grad()
-def choice_probabilities(answerer: Answerer, images_BCHW: Tensor, texts: Sequence[str]) -> Tensor:
+def choice_probabilities(
+    answerer: Answerer, seen: Seen, asked: Sequence[tuple[int, str]]
+) -> Tensor:
     """fp32 [Q, A]: a softmax over the vocabulary's logits."""
-    with autocast(answerer.precision, answerer.device):
-        logits = answerer.fused.choose(images_BCHW, _asked(answerer, texts))
-    return logits.float().softmax(1)
-
-
-def _asked(answerer: Answerer, texts: Sequence[str]) -> Asked:
-    form = TextForm(tokenizer=answerer.tokenizer)
-    tokens_QT, question_length_Q, length_Q = form.encode([(text, "") for text in texts])
-    return Asked(
-        tokens_QT=tokens_QT.to(answerer.device),
-        question_length_Q=question_length_Q.to(answerer.device),
-        length_Q=length_Q.to(answerer.device),
-    )
+    rows = as_asked(answerer, seen, asked)
+    found: dict[int, Tensor] = {}
+    for numbers in by_forwards(seen, rows):
+        some, width = as_forward(seen, [rows[number] for number in numbers])
+        # No wider than the question encoder, in which every question has its place.
+        width = min(width, answerer.tokenizer.context_length)
+        tokens_QT, length_Q = row_tensors(answerer, some, width)
+        questions = Asked(tokens_QT=tokens_QT, question_length_Q=length_Q, length_Q=length_Q)
+        with autocast(answerer.precision, answerer.device):
+            image_QPD = seen.token_NPD[[row.image for row in some]]
+            logits_QA = answerer.fused.choose(image_QPD, questions)
+        found.update(zip(numbers, logits_QA.float().softmax(1), strict=False))
+    return torch.stack([found[number] for number in range(len(rows))])
 
 
 def write_answers(
-    answerer: Answerer, pieces: Pieces, texts: Sequence[str]
+    answerer: Answerer, seen: Seen, asked: Sequence[tuple[int, str]]
 ) -> list[tuple[str, float]]:
     """Greedily written answers, each with the product of its tokens' probabilities."""
-    steps = list(_written(answerer, pieces, texts))
-    rows = torch.stack([ids_Q for ids_Q, _ in steps], dim=1).tolist()
-    answers = [answerer.tokenizer.decode(row) for row in rows]
-    return list(zip(answers, steps[-1][1].exp().tolist(), strict=True))
+    rows = as_asked(answerer, seen, asked, max_new_tokens=answerer.answer_length)
+    begin(answerer, seen, rows)
+    found: dict[int, tuple[str, float]] = {}
+    for numbers in by_forwards(seen, rows):
+        steps = list(_written(answerer, seen, [rows[number] for number in numbers]))
+        written = torch.stack([ids_Q for ids_Q, _ in steps], dim=1).tolist()
+        probability = steps[-1][1].exp().tolist()
+        for number, ids, value in zip(numbers, written, probability, strict=False):
+            found[number] = answerer.tokenizer.decode(ids), value
+    return [found[number] for number in range(len(rows))]
 
 
-def stream_answer(answerer: Answerer, pieces: Pieces, text: str) -> Iterator[tuple[str, float]]:
-    """The answer to one question about one image as it is written: what there is of it after each
-    token, and the probability of that. The last is what `write_answers` gives."""
+def stream_answer(
+    answerer: Answerer, seen: Seen, text: str, *, image: int = 0
+) -> Iterator[tuple[str, float]]:
+    """The answer to one question as it is written: what there is of it after each token, and the
+    probability of that. The last is what `write_answers` gives."""
+    asked = as_asked(answerer, seen, [(image, text)], max_new_tokens=answerer.answer_length)
     ids: list[int] = []
     said, probability = "", 0.0
-    for ids_1, log_p_1 in _written(answerer, pieces, [text]):
-        ids.append(int(ids_1))
-        said, probability = answerer.tokenizer.decode(ids), log_p_1.exp().item()
+    for ids_Q, log_p_Q in _written(answerer, seen, asked):
+        ids.append(int(ids_Q[0]))
+        said, probability = answerer.tokenizer.decode(ids), log_p_Q[0].exp().item()
         # A character may come in several tokens.
         yield said.rstrip("\ufffd"), probability
     if said.endswith("\ufffd"):
@@ -94,16 +96,16 @@ def stream_answer(answerer: Answerer, pieces: Pieces, text: str) -> Iterator[tup
 
 @torch.no_grad()
 def _written(
-    answerer: Answerer, pieces: Pieces, texts: Sequence[str]
+    answerer: Answerer, seen: Seen, rows: Sequence[Asking]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each step's ids [Q], padding where a row has ended, and the rows' log-probabilities."""
+    """Of the rows of one forward, each step's ids [Q], padding where one has ended, and the rows'
+    log-probabilities; those that fill it up stand behind them."""
     generator = answerer.fused.generate
     assert generator is not None, "the head was looked up"
-    with autocast(answerer.precision, answerer.device):
-        start = read_texts(answerer, pieces, texts, answerer.answer_length)
+    start = read_rows(answerer, seen, rows, answerer.answer_length)
     logits_QV = start.logits_BV
-    going_Q = torch.ones(len(texts), dtype=torch.bool, device=answerer.device)
-    total_Q = torch.zeros(len(texts), device=answerer.device)
+    going_Q = torch.ones(len(logits_QV), dtype=torch.bool, device=answerer.device)
+    total_Q = torch.zeros(len(logits_QV), device=answerer.device)
     for step in range(answerer.answer_length):
         best_Q = logits_QV.float().log_softmax(1).max(1)
         total_Q = total_Q + best_Q.values * going_Q
@@ -114,71 +116,3 @@ def _written(
         # Not around the yield, where whoever takes the steps would compute under it.
         with autocast(answerer.precision, answerer.device):
             logits_QV = generator.decoder(best_Q.indices[:, None], cache=start.cache)[:, 0]
-
-
-@torch.no_grad()
-def read_texts(
-    answerer: Answerer, pieces: Pieces, texts: Sequence[str], max_new_tokens: int
-) -> Prefilled:
-    """Images and Q = B * N questions in the decoder's cache, as the model was trained to read them,
-    with room for so many tokens more.
-
-    Raises:
-        UsageError: a model of dialogues has no room for a question.
-    """
-    model, most = answerer.fused, max_new_tokens
-    generator = model.generate
-    assert generator is not None, "the head was looked up"
-    image_NTD = model.vision(pieces.images_NCHW)
-    if not isinstance(generator, DialogueGenerator):
-        asked = _asked(answerer, texts)
-        return generator.read(
-            image_NTD, asked.tokens_QT, asked.question_length_Q, max_new_tokens=most
-        )
-    told, length_Q = _as_dialogues(answerer, pieces.counts, texts, max_new_tokens=most)
-    return generator.read_on(image_NTD, pieces.place_N2, told, length_Q, max_new_tokens=most)
-
-
-def _asked_alone(answerer: Answerer, text: str, num_pieces: int) -> DialogueTokens:
-    try:
-        return answerer.dialogue_text.ask(text, [num_pieces])
-    except SampleError as error:
-        raise UsageError(f"the question {text[:40]!r}: {error.told}; ask otherwise") from error
-
-
-def _as_dialogues(
-    answerer: Answerer, counts: Sequence[int], texts: Sequence[str], *, max_new_tokens: int
-) -> tuple[Told, Tensor]:
-    """Questions as dialogues of one turn, its image first, and their lengths [Q].
-
-    Raises:
-        UsageError: one of them leaves no room for its answer.
-    """
-    num_slots, per_piece = len(texts) // len(counts), answerer.tokens_per_piece
-    assert answerer.model.generate is not None
-    most = answerer.model.generate.decoder.config.context_length - max_new_tokens
-    asked, first, at = [], [], 0
-    for image, count in enumerate(counts):
-        for text in texts[image * num_slots : (image + 1) * num_slots]:
-            asked.append(_asked_alone(answerer, text, count))
-            first.append(at)
-            if (length := len(asked[-1].ids)) > most:
-                raise UsageError(
-                    f"the question {text[:40]!r} and its image are {length:,} tokens, and an "
-                    f"answer of {max_new_tokens} leaves room for {most:,} "
-                    "(vqa.dialogues.max_length of the training); ask more briefly"
-                )
-        at += count * per_piece
-    length_Q = torch.tensor([len(one.ids) for one in asked])
-    tokens_QT = torch.full((len(asked), int(length_Q.max())), answerer.tokenizer.pad_id)
-    image_QT = torch.zeros(tokens_QT.shape, dtype=torch.bool)
-    for row, one in enumerate(asked):
-        tokens_QT[row, : len(one.ids)] = torch.tensor(one.ids)
-        image_QT[row, : len(one.ids)] = torch.tensor(one.image)
-    device = answerer.device
-    told = Told(
-        tokens_BT=tokens_QT.to(device),
-        image_BT=image_QT.to(device),
-        first_B=torch.tensor(first).to(device),
-    )
-    return told, length_Q.to(device)

@@ -1,21 +1,18 @@
 """Choosing among a question's options by their likelihood, in place of writing an answer."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
-from mmtrain.data.images.tiles import Pieces
 from mmtrain.data.questions.letters import LETTERS
 from mmtrain.data.questions.options import options_of
 from mmtrain.data.questions.question import Question
 from mmtrain.errors import UsageError
 from mmtrain.eval.questions.answerer import Answerer, Choose
-from mmtrain.models.prefill import Prefilled
+from mmtrain.eval.questions.reading import as_asked, read_rows
+from mmtrain.eval.questions.seeing import Seen
 from mmtrain.parallel.precision import autocast
-
-Read = Callable[[Pieces, Sequence[str], int], Prefilled]
-"""Reads the questions about images into a decoder's cache, with room for so many tokens more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,38 +43,32 @@ def refuse_no_options(questions: Sequence[Question], choose: Choose) -> None:
 @torch.no_grad()
 def choose_options(
     answerer: Answerer,
-    pieces: Pieces,
-    texts: Sequence[str],
-    questions: Sequence[Question | None],
-    *,
-    read: Read,
+    seen: Seen,
+    asked: Sequence[tuple[int, str]],
+    questions: Sequence[Question],
 ) -> list[tuple[str, float]]:
-    """The likeliest option's letter for each of Q = B * N questions, and how likely among them.
+    """The likeliest option's letter for each question, and how likely among them.
 
     A letter's likelihood is that of its tokens; a text's the mean over its tokens and the end
-    token, since options differ in length. Each question is computed by itself, so that neither the
-    batch nor the other questions of its image change a bit.
+    token, since options differ in length. Each question is computed by itself behind its image, so
+    that no other one changes a bit.
 
     Args:
         answerer: the model, which writes.
-        pieces: of the images.
-        texts: as they are asked.
-        questions: with their options; None in an empty slot.
-        read: reads questions, as the model was trained to.
+        seen: the images.
+        asked: the number of each question's image, and its text.
+        questions: with their options.
 
     Raises:
         UsageError: a question has no options, or they cannot be written.
     """
     assert answerer.chosen_head == "generate", "others are refused"
-    images, num_slots = _alone(pieces), len(texts) // len(pieces.counts)
+    seen = replace(seen, is_fixed=False)  # a row by itself has its own shape: nothing fills it up
     chosen: list[tuple[str, float]] = []
-    for place, (text, question) in enumerate(zip(texts, questions, strict=True)):
-        if question is None:
-            chosen.append(("", 0.0))
-            continue
+    for (image, text), question in zip(asked, questions, strict=True):
         ids = _written(answerer, question)
         try:
-            found = likelihoods(answerer, images[place // num_slots], text, ids, read=read)
+            found = likelihoods(answerer, seen, text, ids, image=image)
         except ValueError as error:
             told = f"choose = {answerer.choose}: question_id {question.question_id}"
             raise UsageError(f"{told}: {error}") from error
@@ -86,15 +77,6 @@ def choose_options(
         best = int(scores.argmax())
         chosen.append((LETTERS[best], float(scores.softmax(0)[best])))
     return chosen
-
-
-def _alone(pieces: Pieces) -> list[Pieces]:
-    """Each image's."""
-    counts = list(pieces.counts)
-    parts = zip(pieces.images_NCHW.split(counts), pieces.place_N2.split(counts), strict=True)
-    return [
-        Pieces(images_NCHW=images, place_N2=place, counts=(len(place),)) for images, place in parts
-    ]
 
 
 def _written(answerer: Answerer, question: Question) -> list[list[int]]:
@@ -123,16 +105,16 @@ def _written(answerer: Answerer, question: Question) -> list[list[int]]:
 
 @torch.no_grad()
 def likelihoods(
-    answerer: Answerer, pieces: Pieces, text: str, ids: Sequence[Sequence[int]], *, read: Read
+    answerer: Answerer, seen: Seen, text: str, ids: Sequence[Sequence[int]], *, image: int = 0
 ) -> list[Likelihood]:
     """How likely each of several continuations of one question is.
 
     Args:
         answerer: the model, which writes.
-        pieces: of the question's image.
+        seen: the images.
         text: the question.
         ids: the continuations' tokens.
-        read: as choose_options takes it.
+        image: the number of the question's image.
 
     Raises:
         ValueError: one has no tokens, or more than the model has room for.
@@ -147,9 +129,13 @@ def likelihoods(
     length_Q = torch.tensor([len(some) for some in ids], device=answerer.device)
     total_Q = torch.zeros(num, device=answerer.device)
     greedy_Q = torch.ones(num, dtype=torch.bool, device=answerer.device)
+    (row,) = as_asked(answerer, seen, [(image, text)], max_new_tokens=longest)
+    start = read_rows(answerer, seen, [row], longest)
     with autocast(answerer.precision, answerer.device):
-        start = read(pieces, [text] * num, longest)
-        logits_QV = start.logits_BV
+        # The question is read once; its options follow it side by side.
+        first_Q = torch.zeros(num, dtype=torch.int64, device=answerer.device)
+        start.cache.select(first_Q)
+        logits_QV = start.logits_BV[first_Q]
         for step in range(longest):
             log_QV = logits_QV.float().log_softmax(1)
             target_Q, counts_Q = target_QT[:, step], step < length_Q

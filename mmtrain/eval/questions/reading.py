@@ -1,0 +1,203 @@
+"""Questions as rows of tokens, and the decoder that reads them behind their images.
+
+An image is read once for all its questions where the decoder's mask shows it none of them; a
+dialogue's beginning up to the image's end is then read with it. With fixed shapes, rows of like
+widths stand together in forwards of so many rows, filled up: nothing of one depends on the others.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmtrain.data.dialogues.tokens import DialogueTokens
+from mmtrain.data.questions.batches import TextForm
+from mmtrain.data.sample_error import SampleError
+from mmtrain.errors import UsageError
+from mmtrain.eval.forward_size import alike, filled_up, fixed_rows, fixed_width
+from mmtrain.eval.questions.answerer import Answerer
+from mmtrain.eval.questions.seeing import Seen
+from mmtrain.models.answer_cache import (
+    read_behind,
+    read_images,
+    read_together,
+    serves_all_questions,
+)
+from mmtrain.models.dialogues import DialogueGenerator, Told
+from mmtrain.models.generate_answers import AnswerGenerator
+from mmtrain.models.prefill import Prefilled
+from mmtrain.parallel.precision import autocast
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """A question about one of the images that were seen."""
+
+    image: int
+    """The image's number among them."""
+    ids: tuple[int, ...]
+    """The question's tokens; of a dialogue all of them, up to where the answer begins."""
+    is_image: tuple[bool, ...] = ()
+    """Where a dialogue has an image's tokens."""
+    start: int = 0
+    """Tokens of a dialogue that are read with the image: up to its end, but never the last."""
+
+    @property
+    def length(self) -> int:
+        """Tokens behind the image."""
+        return len(self.ids) - self.start
+
+
+def as_asked(
+    answerer: Answerer, seen: Seen, asked: Sequence[tuple[int, str]], *, max_new_tokens: int = 0
+) -> list[Asking]:
+    """Questions, each with its image's number, as rows.
+
+    Raises:
+        UsageError: a model of dialogues has no room for one and so many tokens more.
+    """
+    if answerer.model.config.reads_dialogues:
+        return [_as_dialogue(answerer, seen, *one, max_new_tokens) for one in asked]
+    form = TextForm(tokenizer=answerer.tokenizer)
+    tokens_QT, length_Q, _ = form.encode([(text, "") for _, text in asked])
+    rows = zip(asked, tokens_QT.tolist(), length_Q.tolist(), strict=True)
+    return [Asking(image=image, ids=tuple(ids[:length])) for (image, _), ids, length in rows]
+
+
+def _as_dialogue(
+    answerer: Answerer, seen: Seen, image: int, text: str, max_new_tokens: int
+) -> Asking:
+    """A dialogue of one turn, its image first."""
+    assert answerer.model.generate is not None
+    most = answerer.model.generate.decoder.config.context_length - max_new_tokens
+    one = _asked_alone(answerer, text, seen.counts[image])
+    if (length := len(one.ids)) > most:
+        raise UsageError(
+            f"the question {text[:40]!r} and its image are {length:,} tokens, and an "
+            f"answer of {max_new_tokens} leaves room for {most:,} "
+            "(vqa.dialogues.max_length of the training); ask more briefly"
+        )
+    end = length - one.image[::-1].index(True)
+    return Asking(image=image, ids=one.ids, is_image=one.image, start=min(end, length - 1))
+
+
+def _asked_alone(answerer: Answerer, text: str, num_pieces: int) -> DialogueTokens:
+    try:
+        return answerer.dialogue_text.ask(text, [num_pieces])
+    except SampleError as error:
+        raise UsageError(f"the question {text[:40]!r}: {error.told}; ask otherwise") from error
+
+
+def by_forwards(seen: Seen, rows: Sequence[Asking]) -> Iterator[list[int]]:
+    """The rows' numbers, those together that go through the model together."""
+
+    def key(row: Asking) -> tuple[int, int, int]:
+        width = fixed_width(row.length) if seen.is_fixed else 0
+        return seen.counts[row.image], row.start, width
+
+    size = (lambda row: fixed_rows(seen.counts[row.image])) if seen.is_fixed else None
+    return alike(rows, key, size=size)
+
+
+def as_forward(seen: Seen, rows: Sequence[Asking]) -> tuple[list[Asking], int]:
+    """The rows of one forward, filled up where it is of a fixed shape, and its width."""
+    longest = max(row.length for row in rows)
+    if not seen.is_fixed:
+        return list(rows), longest
+    return filled_up(rows, fixed_rows(seen.counts[rows[0].image])), fixed_width(longest)
+
+
+def row_tensors(answerer: Answerer, rows: Sequence[Asking], width: int) -> tuple[Tensor, Tensor]:
+    """Ids of what stands behind the images [Q, width], padding behind them, and lengths [Q]."""
+    tokens_QT = _padded([row.ids[row.start :] for row in rows], width, answerer.tokenizer.pad_id)
+    length_Q = torch.tensor([row.length for row in rows])
+    return tokens_QT.to(answerer.device), length_Q.to(answerer.device)
+
+
+def _padded(rows: Sequence[Sequence[int]], width: int, filler: int) -> Tensor:
+    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])
+
+
+@torch.no_grad()
+def read_rows(
+    answerer: Answerer, seen: Seen, rows: Sequence[Asking], max_new_tokens: int
+) -> Prefilled:
+    """The rows of one forward in the decoder's cache, as the model was trained to read them, with
+    room for so many tokens more; further rows, which fill it up, are nobody's."""
+    generator = answerer.fused.generate
+    assert generator is not None, "the head was looked up"
+    rows, width = as_forward(seen, rows)
+    with autocast(answerer.precision, answerer.device):
+        text_QTD, length_Q = _vectors(answerer, seen, rows, width)
+        if not serves_all_questions(generator):
+            image_QPD = seen.token_NPD[[row.image for row in rows]]
+            return read_together(
+                generator, image_QPD, text_QTD, length_Q, max_new_tokens=max_new_tokens
+            )
+        begin(answerer, seen, rows)
+        images = [seen.begun[_begin_of(row)] for row in rows]
+        return read_behind(generator, images, text_QTD, length_Q, max_new_tokens=max_new_tokens)
+
+
+def _begin_of(row: Asking) -> tuple[int, tuple[int, ...]]:
+    return row.image, row.ids[: row.start]
+
+
+@torch.no_grad()
+def begin(answerer: Answerer, seen: Seen, rows: Sequence[Asking]) -> None:
+    """Have the decoder read the rows' images that it has not read, where they serve all questions:
+    those of all rows at once, so that forwards are full."""
+    generator = answerer.fused.generate
+    assert generator is not None, "the head was looked up"
+    if not serves_all_questions(generator):
+        return
+    new = list({_begin_of(row): row for row in rows if _begin_of(row) not in seen.begun}.values())
+    size = (lambda row: fixed_rows(seen.counts[row.image])) if seen.is_fixed else None
+    for numbers in alike(new, lambda row: (seen.counts[row.image], row.start), size=size):
+        some = [new[number] for number in numbers]
+        filled = filled_up(some, None if size is None else size(some[0]))
+        with autocast(answerer.precision, answerer.device):
+            cache = read_images(generator, _beginnings(answerer, generator, seen, filled))
+        seen.begun.update({_begin_of(row): (cache, at) for at, row in enumerate(some)})
+
+
+def _beginnings(
+    answerer: Answerer, generator: AnswerGenerator, seen: Seen, rows: Sequence[Asking]
+) -> Tensor:
+    """What the decoder reads of the rows' images, [Q, P, D]."""
+    if not isinstance(generator, DialogueGenerator):
+        return seen.token_NPD[[row.image for row in rows]]
+    parts = [slice(0, row.start) for row in rows]
+    return generator.placed(seen.token_NPD, _told(answerer, seen, rows, parts, rows[0].start))
+
+
+def _vectors(
+    answerer: Answerer, seen: Seen, rows: Sequence[Asking], width: int
+) -> tuple[Tensor, Tensor]:
+    """What the decoder reads behind the rows' images, [Q, width, D], and tokens of each."""
+    generator = answerer.fused.generate
+    assert generator is not None and generator.decoder.embed is not None
+    tokens_QT, length_Q = row_tensors(answerer, rows, width)
+    if not isinstance(generator, DialogueGenerator):
+        return generator.decoder.embed.token(tokens_QT), length_Q
+    parts = [slice(row.start, None) for row in rows]
+    return generator.placed(seen.token_NPD, _told(answerer, seen, rows, parts, width)), length_Q
+
+
+def _told(
+    answerer: Answerer, seen: Seen, rows: Sequence[Asking], parts: Sequence[slice], width: int
+) -> Told:
+    """A part of each row's tokens, whose images' tokens are among those of all that were seen."""
+    cut = list(zip(rows, parts, strict=True))
+    per_piece = answerer.tokens_per_piece
+    first = [
+        seen.first_piece(row.image) * per_piece + sum(row.is_image[: part.start])
+        for row, part in cut
+    ]
+    pad_id, device = answerer.tokenizer.pad_id, answerer.device
+    return Told(
+        tokens_BT=_padded([row.ids[part] for row, part in cut], width, pad_id).to(device),
+        image_BT=_padded([row.is_image[part] for row, part in cut], width, False).to(device),
+        first_B=torch.tensor(first).to(device),
+    )
