@@ -8,6 +8,7 @@
 evaluate_zero_shot(encoder, **open_labelled({"data": "imagenet/val"}, classes="imagenet").arguments)
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,8 @@ def open_labelled(
         sets: by the name of the argument that each is; the first one's classes are all's.
         classes: their names: `imagenet`, a file or the names themselves. For a folder of folders
             ids that are the folders' names pick those folders' classes; else there must be as many
-            names as folders, and they follow the folders' alphabetical order. None: what the data
+            names as folders, and they follow the folders' order: by number where all are called by
+            one, else by letter. None: what the data
             say.
         label_key: where the class id of a sample is that no layout says it of: a member such as
             `cls`, or a field of its .json. None: `concept`.
@@ -213,7 +215,10 @@ def _folder_classes(source: ImageFolderSource, named: ClassList) -> ClassList:
         # A part of ImageNet, such as its 200 hardest classes, chooses among its own classes.
         return ClassList(ids=tuple(folders), names=tuple(by_id[folder] for folder in folders))
     if len(named.names) == len(folders) and not set(folders) & by_id.keys():
-        return ClassList(ids=tuple(folders), names=named.names)
+        # ImageNet-V2's are called 0 to 999, of which 10 would stand before 2 by letter.
+        numbered = all(re.fullmatch("[0-9]+", folder) for folder in folders)
+        ordered = sorted(folders, key=lambda name: (int(name), name)) if numbered else folders
+        return ClassList(ids=tuple(ordered), names=named.names)
     unknown = next(folder for folder in folders if folder not in by_id)
     raise UsageError(
         f"classes: {len(named.names)} names for the {len(folders)} folders of {source.folder}, "

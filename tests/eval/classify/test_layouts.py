@@ -170,3 +170,16 @@ def test_sets_of_one_evaluation_agree(tmp_path: Path) -> None:
     shards = str(write_clip_benchmark(tmp_path / "wds_mine"))
     with pytest.raises(UsageError, match=r"test has its classes under 'cls' and train under"):
         open_labelled({"train": train, "test": shards})
+
+
+@pytest.mark.parametrize("names", [("0", "1", "2", "10"), ("7", "08", "9", "100")])
+def test_folders_that_are_called_by_numbers_stand_in_their_order(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    """As ImageNet-V2's: by letter, 10 would take the name of class 2."""
+    write_folders(tmp_path, names, each=1)
+    named = [{"id": f"n{number}", "name": f"thing {name}"} for number, name in enumerate(names)]
+    (tmp_path.parent / "named.json").write_text(json.dumps(named))
+    found = open_labelled({"data": str(tmp_path)}, classes=str(tmp_path.parent / "named.json"))
+    assert found.classes.ids == names
+    assert found.classes.names == tuple(f"thing {name}" for name in names)
