@@ -259,6 +259,7 @@ def read_members(
     names: Collection[str] | None = (),
     *,
     or_json: bool = False,
+    image: bool = True,
     retry_seconds: float | None = None,
 ) -> dict[str, bytes]:
     """A sample's image and the files that are asked for, by extension; nothing else is read.
@@ -268,6 +269,7 @@ def read_members(
         sample: its number.
         names: extensions beside the image's; None: all files.
         or_json: read the .json where a name is no file of the sample: it may be a field.
+        image: read the image too.
         retry_seconds: how long a disk's fault is given to pass; None: see `waiting`.
 
     Raises:
@@ -279,8 +281,8 @@ def read_members(
 
     if names is None:
         return read(None)
-    members = read({*_IMAGES, *names})
-    if not members.keys() & _IMAGES:
+    members = read({*_IMAGES, *names} if image else names)
+    if image and not members.keys() & _IMAGES:
         return read(None)  # its image may be under any name
     if or_json and "json" not in members and any(name not in members for name in names):
         members |= read({"json"})

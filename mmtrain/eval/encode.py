@@ -9,7 +9,7 @@ gives that up. All ranks run equally many forward passes (a sharded model's are 
 without a batch left over one that counts nowhere.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -21,6 +21,7 @@ from torch.distributed import ProcessGroup
 
 from mmtrain.collectives import rank_and_size
 from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.eval.forward_size import FIXED_BATCH
@@ -68,6 +69,9 @@ class Encoder:
     """Processes per rank that read and decode."""
     group: ProcessGroup | None = None
     """The data-parallel ranks, which divide the samples among themselves. None: one process."""
+    kept: Callable[[SampleSource], Tensor] | None = None
+    """Gives the image features of a whole set from where they are kept, float32 [N, E] on the CPU,
+    on every rank; collective. None: every evaluation encodes its images itself."""
 
     @property
     def is_main(self) -> bool:

@@ -1,9 +1,9 @@
 """How far chance alone would move a mean over samples."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import sqrt
 from statistics import NormalDist
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from mmtrain.eval.outcomes import Outcome
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+INTERVALS = "intervals"
+"""The figure that holds intervals by figure, of those which neither counts nor outcomes tell."""
 _AT_ONCE = 20_000_000
 """Draws that are held at a time."""
 
@@ -51,6 +53,23 @@ def wilson_interval(num_right: int, num: int) -> Interval:
     reach = z * sqrt(share * (1 - share) / num + z**2 / (4 * num**2)) / shrink
     low = 0.0 if num_right == 0 else middle - reach
     return Interval(low, 1.0 if num_right == num else middle + reach, "wilson")
+
+
+def count_intervals(result: Mapping[str, Any]) -> dict[str, Interval]:
+    """By figure: of shares that are over images, each right or wrong, a number of images suffices;
+    others are among the figures."""
+    over: dict[str, str] = {"top1": "num_samples", "top5": "num_samples"}
+    ways = ["i2t"] + ["t2i"] * (result.get("num_texts") == result.get("num_images"))
+    over |= {f"{way}_recall@{k}": "num_images" for way in ways for k in (1, 5, 10)}
+    found: dict[str, Interval] = {}
+    for key, count in over.items():
+        share, num = result.get(key), result.get(count)
+        if isinstance(share, int | float) and isinstance(num, int) and num and 0 <= share <= 1:
+            found[key] = wilson_interval(round(share * num), num)
+    told = result.get(INTERVALS)
+    for key, ends in told.items() if isinstance(told, Mapping) else ():
+        found[key] = Interval(ends[0], ends[1], "bootstrap")
+    return found
 
 
 def bootstrap_interval(

@@ -17,6 +17,7 @@ from mmtrain.eval.captions import (
 from mmtrain.eval.encode import Encoder, encode_texts
 from mmtrain.eval.examples import pick_examples
 from mmtrain.eval.features.gathered import encode_set
+from mmtrain.eval.intervals import INTERVALS, bootstrap_interval
 from mmtrain.eval.outcomes import Outcome, told_apart
 from mmtrain.eval.result import EvalResult, provenance
 from mmtrain.eval.scores import own_blocks, rank_of_any, rank_of_target
@@ -58,9 +59,8 @@ def evaluate_retrieval(
     """
     source = open_source(data, index_dir=index_dir, key="data")
     read = ReadCaptions(fields=tuple(captions), lines=caption_lines)
-    images_NE, each = encode_set(
-        encoder, source, ReadImageCaptions(read_captions=read), names=read.fields
-    )
+    read_both = ReadImageCaptions(read_captions=read)
+    images_NE, each = encode_set(encoder, source, read_both, names=read.fields, reads_image=True)
     rows = image_rows(source, each)
     images_NE = images_NE[torch.tensor(rows.samples, device=images_NE.device)]
     known = number_captions(rows.captions, encoder.device)
@@ -81,6 +81,7 @@ def evaluate_retrieval(
     figures = {
         **_recalls("i2t", rank_N),
         **_recalls("t2i", rank_M),
+        **_intervals(rank_M, known.image_M),
         "num_samples": source.num_samples,
         "num_images": len(rank_N),
         "num_different_images": rows.num_different,
@@ -93,6 +94,19 @@ def evaluate_retrieval(
     found = [known.distinct[text] for text in first_N.tolist()]
     outcomes = _outcomes(rank_N, rank_M, rows.names, rows.captions, found)
     return EvalResult(figures=figures, best=best, worst=worst, outcomes=outcomes)
+
+
+def _intervals(rank_M: Tensor, image_M: Tensor) -> dict[str, dict[str, tuple[float, float]]]:
+    """Of the recalls by text that have no outcomes, where images have several texts: whole images
+    are drawn with all of theirs."""
+    image_of = image_M.cpu().numpy()
+    if len(image_of) == len(set(image_of.tolist())):
+        return {}
+    found = {
+        f"t2i_recall@{k}": bootstrap_interval((rank_M < k).double().numpy(), image_of)
+        for k in RECALL_AT[1:]
+    }
+    return {INTERVALS: {name: ends for name, ends in found.items() if ends is not None}}
 
 
 def _outcomes(

@@ -85,6 +85,8 @@ class EvalBatches(Generic[ValueT]):
         names: the files or fields of the .json that `read_value` looks at; None: all files.
         spans: the first sample of each batch and the one behind its last.
         tiles: how images are cut; None: not at all.
+        pictures: decode the images; if not, `images_BCHW` has no pixels.
+        reads_image: `read_value` looks at the image's file too.
     """
 
     def __init__(
@@ -96,13 +98,16 @@ class EvalBatches(Generic[ValueT]):
         names: Collection[str] | None = None,
         spans: Sequence[range],
         tiles: TilesConfig | None = None,
+        pictures: bool = True,
+        reads_image: bool = False,
     ) -> None:
         self.source, self.preprocess, self.tiles = source, preprocess, tiles
         self.transform = eval_transform(preprocess)
         self.read_value = read_value
         self.names = names
         self.spans = spans
-        self.image_size = preprocess.image_size
+        self.image_size = preprocess.image_size if pictures else 0
+        self.pictures, self.reads_image = pictures, pictures or reads_image
         self.retry_seconds = patience()  # here: a worker may be a process without the context
 
     def blank(self) -> EvalBatch[ValueT]:
@@ -125,12 +130,13 @@ class EvalBatches(Generic[ValueT]):
                     index,
                     self.names,
                     or_json=True,
+                    image=self.reads_image,
                     retry_seconds=0.0 if is_lost else self.retry_seconds,
                 )
                 value = self.read_value(members)
-                if self.tiles is None:
+                if self.tiles is None and self.pictures:
                     images_BCHW[row] = self._square(members)
-                else:
+                elif self.tiles is not None:
                     cuts.append(cut_image(decode_sample(members), self.preprocess, self.tiles))
                 values.append(value)
             # A disk that fails on one rank must stop all of them, not leave them waiting.
@@ -245,15 +251,19 @@ def encoded_batches(
     read_value: Callable[[Members], ValueT],
     *,
     names: Collection[str] | None = None,
+    reads_image: bool = False,
 ) -> Iterator[tuple[EvalBatch[ValueT], Tensor]]:
     """This rank's batches of the whole set, each with its image features [B, E].
 
     A rank with fewer batches than another gets empty ones at the end. Arguments as EvalBatches.
+    Where the encoder has the set's features kept, no image is decoded, nor read unless `read_value`
+    wants it.
 
     Raises:
         UsageError: on every rank, when a sample on any of them cannot be evaluated: a score over
             fewer samples than the set has would look like the real one.
     """
+    kept_NE = None if encoder.kept is None else encoder.kept(source)
     every = spans(source.num_samples, encoder.batch_size)
     numbers = list(own_batches(len(every), encoder.group))
     batches = EvalBatches(
@@ -262,12 +272,18 @@ def encoded_batches(
         read_value=read_value,
         names=names,
         spans=[every[number] for number in numbers if number is not None],
+        pictures=kept_NE is None,
+        reads_image=reads_image,
     )
     with contextlib.closing(made_ahead(encoder, batches)) as own:
         for number in numbers:
             with on_all_ranks(encoder.group, encoder.device):
                 batch = batches.blank() if number is None else next(own)
-                features = encode_image_batch(encoder, batch.images_BCHW)
+                if kept_NE is None:
+                    features = encode_image_batch(encoder, batch.images_BCHW)
+                else:
+                    rows = slice(batch.first, batch.first + len(batch.images_BCHW))
+                    features = kept_NE[rows].to(encoder.device)
                 faults = _faults(batch, features)
             _refuse_faults(encoder, batch, faults)
             yield batch, features[: len(batch.values)]

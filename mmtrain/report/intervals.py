@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.errors import UsageError
-from mmtrain.eval.intervals import Interval, mean_interval, wilson_interval
+from mmtrain.eval.intervals import Interval, count_intervals, mean_interval
 from mmtrain.eval.outcomes import Outcome, outcomes_path, read_outcomes
 
 Intervals = dict[str, Interval]
@@ -24,7 +24,7 @@ def read_intervals(path: Path, result: Mapping[str, Any], notes: list[str]) -> I
         result: its content.
         notes: to which damaged outcomes are added.
     """
-    found = _of_counts(result)
+    found = count_intervals(result)
     if not outcomes_path(path).is_file():
         return found
     try:
@@ -36,19 +36,6 @@ def read_intervals(path: Path, result: Mapping[str, Any], notes: list[str]) -> I
         if (interval := mean_interval(outcomes.values())) is not None:
             found[metric] = interval
     return found | _of_kinds(result, held)
-
-
-def _of_counts(result: Mapping[str, Any]) -> Intervals:
-    """Of shares that are over images, each right or wrong, a number of images suffices."""
-    over: dict[str, str] = {"top1": "num_samples", "top5": "num_samples"}
-    ways = ["i2t"] + ["t2i"] * (result.get("num_texts") == result.get("num_images"))
-    over |= {f"{way}_recall@{k}": "num_images" for way in ways for k in (1, 5, 10)}
-    found: Intervals = {}
-    for key, count in over.items():
-        share, num = result.get(key), result.get(count)
-        if isinstance(share, int | float) and isinstance(num, int) and num and 0 <= share <= 1:
-            found[key] = wilson_interval(round(share * num), num)
-    return found
 
 
 def _of_kinds(result: Mapping[str, Any], held: Mapping[str, Mapping[str, Outcome]]) -> Intervals:

@@ -173,9 +173,14 @@ class Verdicts:
         """Means over the classes that have samples, each class counting the same."""
         total_M = torch.bincount(self.class_N, minlength=len(known.ids))
         right_M = torch.bincount(self.class_N[self.rank_N == 0], minlength=len(known.ids))
+        said_M = torch.bincount(self.predicted_N, minlength=len(known.ids))
         seen_M = total_M > 0
         share_M = right_M[seen_M].double() / total_M[seen_M]
-        figures: dict[str, Any] = {"mean_class_top1": float(share_M.mean())}
+        f1_M = 2 * right_M[seen_M].double() / (total_M + said_M)[seen_M]
+        figures: dict[str, Any] = {
+            "mean_class_top1": float(share_M.mean()),
+            "macro_f1": float(f1_M.mean()),
+        }
         if per_class:
             shares = iter(share_M.tolist())
             figures["class_top1"] = {

@@ -63,6 +63,14 @@ class Evaluator:
         """
         raise NotImplementedError
 
+    def identity(self, inputs: Any) -> dict[str, Any]:
+        """What `inputs` are, in words that change when a result of them would.
+
+        Args:
+            inputs: what `open` gave.
+        """
+        raise NotImplementedError
+
     def check(self, inputs: Any, preprocess: "PreprocessConfig") -> None:
         """Try what a run would need hours later: a handful of samples, and numbers that fit them.
 

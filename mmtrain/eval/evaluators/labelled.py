@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mmtrain.data.sources.source import IMAGE_KEY
 from mmtrain.eval.evaluators.evaluator import Evaluator
@@ -76,6 +76,13 @@ class LabelledEvaluator(Evaluator):
             label_key=self.label_key,
             image_key=self.image_key,
         )
+
+    def identity(self, inputs: "LabelledInputs") -> dict[str, Any]:
+        """The samples and their classes."""
+        from mmtrain.eval.features.store import data_identity
+
+        sets = {name: data_identity(source) for name, source in inputs.sources.items()}
+        return {**sets, "classes": inputs.classes.fingerprint, "label_key": inputs.label_key}
 
     def check(self, inputs: "LabelledInputs", preprocess: "PreprocessConfig") -> None:
         """Read some images of each set and their classes."""

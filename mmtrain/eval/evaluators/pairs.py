@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.sources.source import IMAGE_KEY
@@ -74,6 +74,12 @@ class PairsConfig(Evaluator):
         from mmtrain.data.sources.open import open_source
 
         return open_source(self.data, image_key=self.image_key, key="data")
+
+    def identity(self, inputs: "SampleSource") -> dict[str, Any]:
+        """The samples."""
+        from mmtrain.eval.features.store import data_identity
+
+        return {"data": data_identity(inputs)}
 
     def check(self, inputs: "SampleSource", preprocess: "PreprocessConfig") -> None:
         """Read some images and their texts."""

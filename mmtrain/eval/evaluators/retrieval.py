@@ -72,6 +72,12 @@ class RetrievalConfig(Evaluator):
 
         return open_source(self.data, image_key=self.image_key, key="data")
 
+    def identity(self, inputs: "SampleSource") -> dict[str, Any]:
+        """The samples."""
+        from mmtrain.eval.features.store import data_identity
+
+        return {"data": data_identity(inputs)}
+
     def check(self, inputs: "SampleSource", preprocess: "PreprocessConfig") -> None:
         """Read some images and their captions."""
         from mmtrain.eval.captions import ReadCaptions

@@ -3,12 +3,13 @@
 import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mmtrain.data.questions.rows import KNOWN_SETS
 from mmtrain.data.sources.source import IMAGE_KEY
 from mmtrain.errors import UsageError
 from mmtrain.eval.evaluators.evaluator import Evaluator
+from mmtrain.files import sha256_of
 from mmtrain.settings.paths import PathText
 
 if TYPE_CHECKING:
@@ -83,6 +84,13 @@ class VqaEvalConfig(Evaluator):
             image_key=self.image_key,
         )
         return VqaInputs(source, choices)
+
+    def identity(self, inputs: VqaInputs) -> dict[str, Any]:
+        """The questions, their images and GQA's choices."""
+        from mmtrain.eval.features.store import data_identity
+
+        choices = None if self.choices is None else sha256_of(Path(self.choices))
+        return {"data": data_identity(inputs.source), "choices": choices}
 
     def check(self, inputs: VqaInputs, preprocess: "PreprocessConfig") -> None:
         """Read some questions, which must have answers, and their images."""

@@ -2,7 +2,7 @@
 
 import argparse
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmtrain.eval.evaluators.evaluator import Texts
 from mmtrain.eval.evaluators.labelled import LabelledEvaluator
@@ -46,6 +46,12 @@ class ZeroShotConfig(LabelledEvaluator):
         inputs = super().open()
         load_templates(self._prompts(inputs))
         return inputs
+
+    def identity(self, inputs: "LabelledInputs") -> dict[str, Any]:
+        """Also the prompts."""
+        from mmtrain.eval.classify.prompts import load_templates
+
+        return {**super().identity(inputs), "prompts": load_templates(self._prompts(inputs))}
 
     def run(self, model: "Encoder", inputs: "LabelledInputs") -> "EvalResult":
         """`evaluate_zero_shot`."""

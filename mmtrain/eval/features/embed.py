@@ -205,7 +205,9 @@ class _PieceMaker:
         told = [str(fault) for fault in batch.faults if not fault.is_bad_sample]
         if not bool(rows_BE.isfinite().all()):
             told.append("image features are not finite: the weights or the precision overflow")
-        if len(skipped) > self._max_bad_fraction * max(_AT_LEAST, size):
+        if skipped and self._max_bad_fraction == 0:
+            told.append(f"sample {skipped[-1].key} of {skipped[-1].place}: {skipped[-1].reason}")
+        elif len(skipped) > self._max_bad_fraction * max(_AT_LEAST, size):
             told.append(
                 f"{len(skipped)} samples of a piece are bad, the last is {skipped[-1].key} "
                 f"in {skipped[-1].place} ({skipped[-1].reason}), above max_bad_fraction = "

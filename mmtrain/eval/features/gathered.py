@@ -16,6 +16,7 @@ def encode_set(
     read_value: Callable[[Members], ValueT],
     *,
     names: Collection[str] | None = None,
+    reads_image: bool = False,
 ) -> tuple[Tensor, list[ValueT]]:
     """Unit-norm image features [N, E], float32 on the device, and what is read beside each image.
 
@@ -26,7 +27,9 @@ def encode_set(
     """
     features_NE: Tensor | None = None
     mine: dict[int, ValueT] = {}
-    for batch, features_BE in encoded_batches(encoder, source, read_value, names=names):
+    for batch, features_BE in encoded_batches(
+        encoder, source, read_value, names=names, reads_image=reads_image
+    ):
         if features_NE is None:
             features_NE = features_BE.new_zeros(source.num_samples, features_BE.size(1))
         features_NE[batch.first : batch.first + len(batch.values)] = features_BE
