@@ -6,6 +6,7 @@ from typing import Any
 
 from mmtrain.cli.model_options import add_model, add_running, model_options
 from mmtrain.cli.parser import add_command, add_group
+from mmtrain.cli.suite import add_eval_suite
 from mmtrain.cli.vqa import add_eval_answers, add_eval_vqa
 from mmtrain.errors import UsageError
 from mmtrain.eval.config import EVALUATORS, command_of
@@ -21,6 +22,7 @@ def add_eval(commands: Any) -> None:
             _add(kinds, config)
     add_eval_vqa(kinds)
     add_eval_answers(kinds)
+    add_eval_suite(kinds)
 
 
 def _add(kinds: Any, config: type[Evaluator]) -> None:

@@ -89,8 +89,18 @@ def add_running(parser: Parser, *, image_key: bool = True, batches: bool = True)
 
 def model_options(arguments: argparse.Namespace) -> Any:
     """What `add_model` and `add_running` were given."""
+    return running_options(arguments, path=arguments.model)
+
+
+def running_options(arguments: argparse.Namespace, *, path: Path = Path()) -> Any:
+    """What `add_running` was given.
+
+    Args:
+        arguments: the command's.
+        path: of the model, where there is one.
+    """
     from mmtrain.commands.evaluate import ModelOptions
 
     # A command of a single picture has no batches.
     given = {name: value for name, value in vars(arguments).items() if name in _RUNNING}
-    return ModelOptions(path=arguments.model, **given)
+    return ModelOptions(path=path, **given)

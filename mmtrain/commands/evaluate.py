@@ -20,7 +20,13 @@ from mmtrain.eval.together import on_all_ranks
 from mmtrain.loading import load
 from mmtrain.loading.vqa import is_vqa_folder, load_vqa, refuse_architecture
 from mmtrain.models.answering_tower import AnsweringTower
-from mmtrain.parallel.mesh import ParallelConfig, build_layout, leave_ranks, pick_device
+from mmtrain.parallel.mesh import (
+    Layout,
+    ParallelConfig,
+    build_layout,
+    leave_ranks,
+    pick_device,
+)
 from mmtrain.parallel.precision import Precision
 from mmtrain.ranks import own_rank
 from mmtrain.settings.numbers import WHOLE
@@ -160,14 +166,22 @@ def refuse_out(out: Path) -> None:
         raise UsageError(f"out = {out} must end in .json")
 
 
-def build_encoder(options: ModelOptions, *, images_only: bool = False) -> Encoder:
+def join_ranks(options: ModelOptions) -> Layout:
+    """The device and the ranks that a model is run on; collective."""
+    return build_layout(ParallelConfig(), pick_device(options.device, key="device"))
+
+
+def build_encoder(
+    options: ModelOptions, *, images_only: bool = False, layout: Layout | None = None
+) -> Encoder:
     """The model, on the device and the ranks that it runs on.
 
     Args:
         options: which, and how it is run.
         images_only: no text is encoded, so that a model that answers will do too.
+        layout: of the ranks, where they have met already.
     """
-    layout = build_layout(ParallelConfig(), pick_device(options.device, key="device"))
+    layout = layout or join_ranks(options)
     if images_only and is_vqa_folder(options.path):
         refuse_architecture(options.path, options.architecture)
         saved = load_vqa(options.path, layout.device)

@@ -8,7 +8,7 @@ from pathlib import Path
 from mmtrain.commands.outputs import refuse_out
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
-from mmtrain.settings.shipped import copied_text, shipped_recipe, shipped_recipes
+from mmtrain.settings.shipped import copied_text, is_suite, shipped_recipe, shipped_recipes
 
 
 def recipes_command(*, name: str | None, out: Path | None) -> None:
@@ -28,7 +28,8 @@ def recipes_command(*, name: str | None, out: Path | None) -> None:
     if out.exists():
         raise UsageError(f"{out} exists already; name another file by --out")
     replace_file(out, copied_text(path).encode())
-    print(f"wrote {out}; train it by: mmtrain train {out}")
+    told = f"eval suite {out} --models ..." if is_suite(path) else f"train {out}"
+    print(f"wrote {out}; {'run' if is_suite(path) else 'train'} it by: mmtrain {told}")
 
 
 def _list() -> None:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mmtrain.commands.answers import show_figures
-from mmtrain.commands.evaluate import ModelOptions, refuse_out
+from mmtrain.commands.evaluate import ModelOptions, join_ranks, refuse_out
 from mmtrain.commands.outputs import refuse_overwriting
 from mmtrain.data.images.decode import open_image
 from mmtrain.data.images.transforms import eval_transform
@@ -37,11 +37,25 @@ from mmtrain.eval.result import write_result
 from mmtrain.files import writing
 from mmtrain.loading.vqa import load_vqa
 from mmtrain.models.vqa import Asked, Head
-from mmtrain.parallel.mesh import ParallelConfig, build_layout, leave_ranks, pick_device
+from mmtrain.parallel.mesh import Layout, leave_ranks
 
 
-def _answerer(model: ModelOptions, head: Head | None, choose: Choose | None = None) -> Answerer:
-    layout = build_layout(ParallelConfig(), pick_device(model.device, key="device"))
+def build_answerer(
+    model: ModelOptions,
+    head: Head | None = None,
+    choose: Choose | None = None,
+    *,
+    layout: Layout | None = None,
+) -> Answerer:
+    """The model, on the device and the ranks that it runs on.
+
+    Args:
+        model: which, and how it is run.
+        head: as of the answerer.
+        choose: as of the answerer.
+        layout: of the ranks, where they have met already.
+    """
+    layout = layout or join_ranks(model)
     saved = load_vqa(model.path, device=layout.device)
     return Answerer(
         model=saved.model,
@@ -84,7 +98,7 @@ def eval_vqa_command(
             check_judged(known, mode, choices=choices)
         if known and evaluation.choose is not None:
             refuse_no_options(known, evaluation.choose)
-        answerer = _answerer(model, evaluation.head, evaluation.choose)
+        answerer = build_answerer(model, evaluation.head, evaluation.choose)
         answered = answer_all(answerer, source)
         if predictions is not None and answerer.is_main:
             write_predictions(predictions, answered)
@@ -131,7 +145,7 @@ def ask_command(
     if out is not None and out.suffix != ".png":
         raise UsageError(f"out = {out} must end in .png")
     refuse_overwriting([image], {"out": out})
-    answerer = _answerer(model, head)
+    answerer = build_answerer(model, head)
     if out is not None and answerer.model.config.reads_dialogues:
         raise UsageError(
             f"out = {out} draws where a model looks at the image before a question, and model = "

@@ -5,6 +5,8 @@ from pathlib import Path
 from mmtrain.errors import UsageError
 from mmtrain.settings.nearest import nearest
 
+SUITES = "suites"
+"""The folder of those that evaluate, beside those that train."""
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -12,7 +14,13 @@ def shipped_recipes() -> dict[str, Path]:
     """Their files by name, such as `clip_vit_b32`."""
     packaged = _PACKAGE / "configs"
     folder = packaged if packaged.is_dir() else _PACKAGE.parent / "configs"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    recipes = sorted(folder.glob("*.toml"))
+    return {path.stem: path for path in [*recipes, *sorted((folder / SUITES).glob("*.toml"))]}
+
+
+def is_suite(path: Path) -> bool:
+    """Whether a shipped file is for `mmtrain eval suite`; else it is for `mmtrain train`."""
+    return path.parent.name == SUITES
 
 
 def shipped_recipe(name: str, *, told: str) -> Path:

@@ -30,6 +30,7 @@ RIGHT = {
     "eval pairs": f"{CLIP} --data {{shard}} --caption txt --negatives name",
     "eval vqa": f"--model {{asked}} --data {{vqa}}/images {ASKED} --out {{new}}.json",
     "eval answers": f"--predictions {{said}} {ASKED} --out {{new}}.json",
+    "eval suite": "{suite} --models {run} --out {new}",
     "compare": "{result} {result} --out {new}.html --data {shard}",
     "embed": "--model {run} --data {shard} --out {new}",
     "generate": "--model {decoder} --prompt {text}",
@@ -76,6 +77,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     outcome = Outcome(metric="accuracy", id="1", image="1", score=1.0)
     result = EvalResult(figures={"accuracy": 1.0}, best=[], worst=[], outcomes=(outcome,))
     write_result(folder / "result.json", result)
+    knn = '[[knn]]\nname = "pairs"\ntrain = "train.tar"\ntest = "train.tar"\nclasses = "'
+    suite = f'root = "{DEBUG}"\n{knn}{DEBUG / "classes.json"}"\n'
+    (folder / "suite.toml").write_text(suite)
     return {
         "run": str(made.runs[0]),
         "copy": str(folder / "copy"),
@@ -88,6 +92,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "decoder": str(folder / "decoder"),
         "said": str(folder / "said.json"),
         "result": str(folder / "result.json"),
+        "suite": str(folder / "suite.toml"),
         "text": "a",
         "new": str(folder / "new"),
     }

@@ -1,0 +1,128 @@
+"""`mmtrain eval suite`: many evaluations of many models, and one table."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from mmtrain.commands.evaluate import ModelOptions, build_encoder, join_ranks
+from mmtrain.commands.progress import Progress
+from mmtrain.commands.vqa import build_answerer
+from mmtrain.data.storage.patience import waiting
+from mmtrain.errors import FaultsFound, UsageError
+from mmtrain.eval.encode import Encoder
+from mmtrain.eval.features.store import FeatureStore
+from mmtrain.eval.questions.answerer import Answerer
+from mmtrain.files import real_path
+from mmtrain.interop.bare_weights import named_config
+from mmtrain.interop.open_clip_files import says_itself
+from mmtrain.loading.vqa import is_vqa_folder
+from mmtrain.parallel.mesh import Layout, leave_ranks
+from mmtrain.ranks import on_rank_0, own_rank
+from mmtrain.report.compare import distinct_names
+from mmtrain.suite.config import load_suite
+from mmtrain.suite.folder import SuiteFolder
+from mmtrain.suite.judged import Judged, Sort
+from mmtrain.suite.page import write_suite_page
+from mmtrain.suite.running import run_suite
+from mmtrain.suite.table import Average, Table, write_table
+
+
+def eval_suite_command(
+    *, suite: Path, root: Path | None, models: Sequence[Path], running: ModelOptions, out: Path
+) -> None:
+    """`mmtrain eval suite`, alone or under torchrun; begun again, it goes on.
+
+    Args:
+        suite: its file, or the name of one that travels with mmtrain.
+        root: where the data are, over what the suite says.
+        models: what `load` takes.
+        running: how each is run; its path is not looked at.
+        out: the folder of results and table.
+
+    Raises:
+        UsageError: a mistake in the words or in the suite, another process writes `out`.
+        FaultsFound: the table is written, and something of it failed.
+    """
+    config = load_suite(suite, root=root)
+    _refuse_twice(models)
+    _check_architecture(running.architecture, models)
+    layout, folder = join_ranks(running), SuiteFolder(path=out)
+    told = Progress("files of features") if own_rank() == 0 else None
+    store = FeatureStore(folder.features, progress=told)
+    on_rank_0(folder.lock)  # held until the process ends
+    makers: list[tuple[Path, Callable[[], Judged]]] = [
+        (path, partial(_judged, name, replace(running, path=path), layout, store))
+        for path, name in zip(models, distinct_names(models), strict=True)
+    ]
+    with waiting(running.retry_seconds):
+        table = run_suite(suite.stem, config, folder=folder, models=makers, say=_say)
+    on_rank_0(lambda: _write(out, table))
+    leave_ranks()
+    if all(column.failed for column in table.columns):
+        raise UsageError(f"--models: none of them could be judged; {table.failures[0]}")
+    if table.failures:
+        first, *more = table.failures
+        also = f" (and {len(more)} more)" if more else ""
+        raise FaultsFound(f"{first}{also}; {out / 'table.json'} names all")
+
+
+def _refuse_twice(models: Sequence[Path]) -> None:
+    named = [real_path(path) for path in models]
+    for number, path in enumerate(models):
+        if named[number] in named[:number]:
+            raise UsageError(f"--models: {path} is named twice; name every model once")
+
+
+def _check_architecture(name: str | None, models: Sequence[Path]) -> None:
+    if name is None:
+        return
+    named_config(name)
+    if not any(_needs_name(path) for path in models):
+        raise UsageError(f"architecture = {name} has no effect: each of the models says its own")
+
+
+def _needs_name(path: Path) -> bool:
+    """Whether it is a file of weights that does not say what they are of."""
+    return path.is_file() and not says_itself(path)
+
+
+def _judged(name: str, options: ModelOptions, layout: Layout, store: FeatureStore) -> Judged:
+    answers = is_vqa_folder(options.path)
+
+    def load(sort: Sort) -> Encoder | Answerer:
+        asked = options if _needs_name(options.path) else replace(options, architecture=None)
+        if sort == "answers":
+            return build_answerer(asked, layout=layout)
+        return build_encoder(asked, images_only=sort == "images", layout=layout)
+
+    return Judged(name, answers=answers, load=load, store=store)
+
+
+def _say(line: str) -> None:
+    if own_rank() == 0:
+        print(line, flush=True)
+
+
+def _write(out: Path, table: Table) -> None:
+    """The files, and in words what they say."""
+    try:
+        write_table(out, table)
+    except OSError as error:
+        raise UsageError(f"out = {out} cannot be written: {error.strerror}") from error
+    write_suite_page(out / "table.html", table)
+    for status, told in (("missing", "not on this disk"), ("lacking", "without their metric")):
+        if some := [row.name for row in table.rows if row.status == status]:
+            print(f"{len(some)} of {len(table.rows)} evaluations {told}: {', '.join(some)}")
+    for one in table.averages:
+        if one.over:
+            of = f"{len(one.over)} of {len(one.over) + len(one.left_out)}"
+            print(f"{one.name}, average over {of} evaluations")
+            _say_means(table, one)
+    print(f"wrote {out / 'table.html'}, table.json and table.csv")
+
+
+def _say_means(table: Table, one: Average) -> None:
+    width = max(len(column.name) for column in table.columns)
+    for column, mean in zip(table.columns, one.means, strict=True):
+        print(f"  {column.name:{width}}  {'-' if mean is None else f'{mean.value:7.2%}'}")

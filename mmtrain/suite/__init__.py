@@ -1,0 +1,1 @@
+"""Many evaluations of many models: what is asked, what is done already, and the table."""
