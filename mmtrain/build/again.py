@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -62,8 +62,14 @@ class Again:
     told: tuple[str, ...]
     """Why its last bits may differ from what was recorded."""
 
-    def take(self, until: int) -> Iterator[tuple[SampleBatch, Step]]:
+    def take(
+        self, until: int, *, look: Callable[[SampleBatch], object] = lambda _: None
+    ) -> Iterator[tuple[SampleBatch, Step]]:
         """Its steps, each with its batch, up to one.
+
+        Args:
+            until: the last.
+            look: is called with each batch before its step is taken.
 
         Raises:
             UsageError: the run went back to older weights there, or has no such step.
@@ -74,6 +80,7 @@ class Again:
         batches = run.data.iterate(run.state.step, until)
         try:
             for batch in batches:
+                look(batch)
                 step = run.take_step(batch, transfer)
                 yield batch, step
                 said = step.flags.read()

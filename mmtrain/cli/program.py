@@ -20,7 +20,7 @@ from mmtrain.cli.parser import Parser, VersionAction
 from mmtrain.cli.plan import add_plan
 from mmtrain.cli.profile import add_profile
 from mmtrain.cli.recipes import add_recipes
-from mmtrain.cli.replay import add_replay
+from mmtrain.cli.replay import add_replay, add_why
 from mmtrain.cli.train import add_train
 from mmtrain.cli.vqa import add_ask
 from mmtrain.cli.words import explain, in_words_of, refuse_document_dashes, split_overrides
@@ -52,6 +52,7 @@ _GROUPS = (
     add_models,
     add_report,
     add_replay,
+    add_why,
     add_serve,
     add_demo,
     add_doctor,

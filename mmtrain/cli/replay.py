@@ -1,4 +1,4 @@
-"""`mmtrain replay`."""
+"""`mmtrain replay` and `mmtrain why`."""
 
 import argparse
 from pathlib import Path
@@ -48,5 +48,39 @@ def _replay(arguments: argparse.Namespace) -> None:
         steps=arguments.step,
         overrides=arguments.overrides,
         tolerance=arguments.tolerance,
+        out=arguments.out,
+    )
+
+
+def add_why(commands: Any) -> None:
+    """The command that looks into a step of a run."""
+    why = add_command(
+        commands,
+        "why",
+        "take a run to one of its steps again and say what that is made of: layers, samples",
+        _why,
+        usage="mmtrain why RUN --step N [--rows N] [--out FILE.html] [--section.key value ...]",
+        takes_overrides=True,
+    )
+    why.add_argument("run_dir", type=Path, metavar="RUN", help="a run's folder; it stays as it is")
+    why.add_argument(
+        "--step", type=at_least(1), required=True, metavar="N", help="any, logged or not"
+    )
+    why.add_argument(
+        "--rows", type=at_least(1), default=12, metavar="N", help="samples shown (%(default)s)"
+    )
+    why.add_argument(
+        "--out", type=Path, metavar="FILE.html", help="also write a page, with the pictures"
+    )
+
+
+def _why(arguments: argparse.Namespace) -> None:
+    from mmtrain.commands.why import why_command
+
+    why_command(
+        run_dir=arguments.run_dir,
+        step=arguments.step,
+        overrides=arguments.overrides,
+        rows=arguments.rows,
         out=arguments.out,
     )

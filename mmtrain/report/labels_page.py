@@ -71,12 +71,13 @@ def _batch(one: PageBatch, num_rows: int) -> dict[str, Any]:
             }
             for kind, name, num in parts
         ],
-        "rows": [_row(row, one.images_NCHW) for row in found.rows[:num_rows]],
+        "rows": [shown_row(row, one.images_NCHW) for row in found.rows[:num_rows]],
         "num_more": max(0, len(found.rows) - num_rows),
     }
 
 
-def _row(row: LabelledRow, images_NCHW: Tensor) -> dict[str, Any]:
+def shown_row(row: LabelledRow, images_NCHW: Tensor) -> dict[str, Any]:
+    """A row as a template draws it, with its pictures among the batch's."""
     first, last = row.pieces
     return {
         "key": row.key,

@@ -138,6 +138,23 @@ class Objective:
             self._source_loss.add(batch)
         return self._agree(out_RC, losses, known_C)
 
+    @torch.no_grad()
+    def row_parts(self, schedule: LocalSchedule, batch: Any) -> Tensor:
+        """Each row's part of the loss with the weights as they are, [R] in fp64; together they are
+        the loss, without the terms that have no rows of their own (distillation, slices). On one
+        process."""
+        rows = self.rows(batch)
+        out_RC, known_C = schedule.eval(self.images(batch), rows), self._known_gradient(batch)
+        place = sum(self._handed.values())
+        parts_R = torch.zeros(out_RC.size(0), dtype=torch.float64, device=out_RC.device)
+        for term in self.batch_terms:
+            found_R = term.row_parts(self._outputs(out_RC), batch)
+            parts_R += 0.0 if found_R is None else term.weight * found_R
+        for term in self.row_terms:
+            parts_R += out_RC[:, place].double() * known_C[place]
+            place += term.num_columns
+        return parts_R
+
     def num_passes(self, schedule: Schedule) -> int:
         """Forwards of a step: two where a loss over all rows is computed before any backward."""
         at_once = isinstance(schedule, LocalSchedule) and self._sums_over_images

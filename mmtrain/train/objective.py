@@ -22,6 +22,10 @@ class Objective(Protocol):
         """
         ...
 
+    def row_parts(self, schedule: Any, batch: Any) -> Tensor:
+        """Each row's part of the loss with the weights as they are, [R]. On one process."""
+        ...
+
     def num_passes(self, schedule: Any) -> int:
         """Forwards of a step over this schedule."""
         ...

@@ -58,6 +58,7 @@ RIGHT = {
     "summary": "{run}",
     "report": "{run} --out {new}.html",
     "replay": "{run} --step 1 --out {new}.json",
+    "why": "{run} --step 1 --out {new}.html",
     "serve": "--model {run}",
     "demo": "--data-only --out {new}",
     "doctor": "--dir {vqa}",

@@ -56,6 +56,12 @@ class ContrastiveTerm(BatchTerm):
             return siglip_loss(image_BE, text_BE, logit_bias=self.logits.bias, **arguments)
         return clip_loss(image_BE, text_BE, **arguments)
 
+    def row_parts(self, outputs: Outputs, batch: ImageTextBatch) -> Tensor:
+        text_BE = outputs["text"]
+        loss_B = torch.zeros(text_BE.size(0), dtype=torch.float64, device=text_BE.device)
+        self.of(outputs["image"], text_BE, batch, row_loss_B=loss_B)
+        return loss_B / batch.valid_B.sum()
+
     @property
     def sums_over_images(self) -> bool:
         """The sigmoid of a pair needs no other pair."""

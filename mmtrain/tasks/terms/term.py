@@ -100,6 +100,10 @@ class BatchTerm(Term):
         0-dim, without the weight; its gradients are scaled for averaging over the group."""
         raise NotImplementedError
 
+    def row_parts(self, outputs: Outputs, batch: Any) -> Tensor | None:
+        """Each row's part of the loss, [R] in fp64; None: it has none of its own."""
+        return None
+
     @property
     def sums_over_images(self) -> bool:
         """Whether it is a sum over images of what each has to do with all texts: `begin` serves."""
