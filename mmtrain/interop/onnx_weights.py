@@ -31,7 +31,7 @@ def shrink(path: Path, *, weights: str, is_large: bool) -> None:
 
 
 def _as_fp16(path: Path, *, is_large: bool) -> None:
-    model = onnx.load(path)
+    model = _taken(path)
     casts = []
     for tensor in model.graph.initializer:
         if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < _FEWEST:
@@ -49,26 +49,39 @@ def _as_fp16(path: Path, *, is_large: bool) -> None:
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    _save(model, path, is_large=is_large)
+    onnx.save(model, path, save_as_external_data=is_large, location=_data_of(path).name)
 
 
 def _as_int8(path: Path, *, is_large: bool) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    model = onnx.load(path)
+    model = _taken(path)
     # Which says that shapes are known, so that it asks for no such pass.
     entry = model.metadata_props.add()
     entry.key, entry.value = "onnx.infer", "onnxruntime.quant"
+    ranks = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    vectors = [  # which a scale for each column does not fit
+        node.name
+        for node in model.graph.node
+        if node.op_type == "MatMul" and any(ranks.get(name, 2) < 2 for name in node.input)
+    ]
     quantize_dynamic(
         model,
         path,
         per_channel=True,
         weight_type=QuantType.QInt8,
+        op_types_to_quantize=["MatMul", "Gather"],  # onnxruntime has no convolutions of int8
+        nodes_to_exclude=vectors,
         use_external_data_format=is_large,
     )
 
 
-def _save(model: onnx.ModelProto, path: Path, *, is_large: bool) -> None:
-    data = path.with_name(f"{path.name}.data")
-    data.unlink(missing_ok=True)
-    onnx.save(model, path, save_as_external_data=is_large, location=data.name)
+def _taken(path: Path) -> onnx.ModelProto:
+    """A graph with its weights in memory, its file of weights gone: a new one is appended to."""
+    model = onnx.load(path)
+    _data_of(path).unlink(missing_ok=True)
+    return model
+
+
+def _data_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.data")

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
+from torch.nn import functional as F
 
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.interop.package import ModelPackage
 from mmtrain.models import Clip, ClipConfig
+from mmtrain.models.slices import shallow_copy
 from mmtrain.models.text import TextConfig, TextTower
-from mmtrain.models.vision import VisionTower
+from mmtrain.models.vision import PatchEmbed, VisionEmbed, VisionTower
 from mmtrain.models.vision_config import VisionConfig
 from mmtrain.nn import unit_norm
 
@@ -55,6 +57,20 @@ class TextGraph(nn.Module):
         return unit_norm(self.text(input_ids, length_B=self.text.text_length(input_ids)))
 
 
+class _PlainPatches(PatchEmbed):
+    """The patches' map with the pixels' normalisation in its weights, which are then the file's."""
+
+    def __init__(self, embed: PatchEmbed) -> None:
+        nn.Module.__init__(self)
+        self.patch_size = embed.patch_size
+        self.weight, self.bias = (nn.Parameter(each, False) for each in embed.folded())
+
+    def forward(self, images_BCHW: Tensor, kept_BP: Tensor | None = None) -> Tensor:
+        """uint8 [B, 3, H, W] -> [B, P, D]."""
+        pixels = self.patches(images_BCHW).to(self.weight.dtype) - 128
+        return F.linear(pixels, self.weight, self.bias)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TowerGraph:
     """A tower, how its input and output are called, and inputs to try it on."""
@@ -62,7 +78,9 @@ class TowerGraph:
     name: str
     """`image` or `text`: the file's."""
     network: nn.Module
-    """In eval mode."""
+    """What is traced, in eval mode."""
+    reference: nn.Module
+    """What it is held against: the tower as mmtrain runs it."""
     input_name: str
     """Of the graph's only input."""
     example: Tensor
@@ -96,7 +114,8 @@ def tower_graphs(package: ModelPackage) -> tuple[TowerGraph, TowerGraph]:
     return (
         TowerGraph(
             name="image",
-            network=ImageGraph(clip.vision),
+            network=ImageGraph(_with_plain_patches(clip.vision)),
+            reference=ImageGraph(clip.vision),
             input_name="images",
             example=_drawn_images(config),
             told=_told("image", config.vision),
@@ -104,6 +123,7 @@ def tower_graphs(package: ModelPackage) -> tuple[TowerGraph, TowerGraph]:
         TowerGraph(
             name="text",
             network=TextGraph(clip.text),
+            reference=TextGraph(clip.text),
             input_name="input_ids",
             example=package.tokenizer(_drawn_texts(package.tokenizer)),
             told=_told("text", config.text),
@@ -141,7 +161,7 @@ def agreement(graph: TowerGraph, run: Callable[[Tensor], Tensor], *, form: str) 
     difference, cosine = 0.0, 1.0
     for inputs in graph.example.split(_BATCHES):
         with torch.no_grad():
-            wanted = graph.network(inputs)
+            wanted = graph.reference(inputs)
         with refusing(graph, form=form), quiet():
             found = run(inputs)
         off = (found - wanted).abs().max().nan_to_num(nan=torch.inf).item()
@@ -191,6 +211,16 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+@torch.no_grad()
+def _with_plain_patches(tower: VisionTower) -> VisionTower:
+    if not isinstance(tower.embed, VisionEmbed):
+        return tower
+    twin = shallow_copy(tower)
+    twin.embed = shallow_copy(tower.embed)
+    twin.embed.patch = _PlainPatches(tower.embed.patch)
+    return twin
 
 
 def _told(name: str, config: VisionConfig | TextConfig) -> str:
