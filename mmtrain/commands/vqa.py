@@ -7,15 +7,13 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from mmtrain.commands.answers import show_figures
 from mmtrain.commands.evaluate import ModelOptions, join_ranks, refuse_out
 from mmtrain.commands.outputs import refuse_overwriting
 from mmtrain.data.images.decode import open_image
-from mmtrain.data.images.transforms import eval_transform
-from mmtrain.data.questions.batches import TextForm
+from mmtrain.data.images.tiles import Pieces
 from mmtrain.data.questions.predictions import write_predictions
 from mmtrain.data.questions.source import known_questions, open_questions, refuse_unanswered
 from mmtrain.data.sample_error import SampleError
@@ -24,19 +22,20 @@ from mmtrain.errors import UsageError
 from mmtrain.eval.evaluators.options import option_words
 from mmtrain.eval.evaluators.vqa import VqaEvalConfig
 from mmtrain.eval.look.answer_picture import answer_picture
-from mmtrain.eval.look.answers import look
+from mmtrain.eval.look.answers import NO_PLACE
 from mmtrain.eval.questions.accuracy import Mode
 from mmtrain.eval.questions.answerer import Answerer, Choose
 from mmtrain.eval.questions.answering import answer_all
 from mmtrain.eval.questions.asking import answer_texts, choice_probabilities, stream_answer
 from mmtrain.eval.questions.choosing import refuse_no_options
 from mmtrain.eval.questions.figures import check_judged
+from mmtrain.eval.questions.looking import look_at, region_seen
 from mmtrain.eval.questions.result import PROBES, evaluate_vqa
 from mmtrain.eval.questions.seeing import Seen, pieces_of, see_pieces
 from mmtrain.eval.result import write_result
 from mmtrain.files import writing
 from mmtrain.loading.vqa import load_vqa
-from mmtrain.models.vqa import Asked, Head
+from mmtrain.models.vqa import Head
 from mmtrain.parallel.mesh import Layout, leave_ranks
 
 
@@ -146,11 +145,6 @@ def ask_command(
         raise UsageError(f"out = {out} must end in .png")
     refuse_overwriting([image], {"out": out})
     answerer = build_answerer(model, head)
-    if out is not None and answerer.model.config.reads_dialogues:
-        raise UsageError(
-            f"out = {out} draws where a model looks at the image before a question, and model = "
-            f"{model.path} reads dialogues; leave --out away"
-        )
     try:
         picture = open_image(image.read_bytes())
         pieces = pieces_of(answerer, picture)
@@ -170,7 +164,7 @@ def ask_command(
             best = said[0]
         if out is not None:
             path = out if len(questions) == 1 else out.with_stem(f"{out.stem}-{number}")
-            _draw(answerer, picture, pieces.images_NCHW, question, best, path)
+            _draw(answerer, picture, pieces, question, best, path)
 
 
 def _told_as_written(steps: Iterator[tuple[str, float]]) -> tuple[str, float]:
@@ -203,24 +197,24 @@ def _candidates(answerer: Answerer, seen: Seen, question: str) -> list[tuple[str
 def _draw(
     answerer: Answerer,
     picture: Image.Image,
-    pixels_BCHW: torch.Tensor,
+    pieces: Pieces,
     question: str,
     best: tuple[str, float],
     path: Path,
 ) -> None:
-    tokens_QT, length_Q, _ = TextForm(tokenizer=answerer.tokenizer).encode([(question, "")])
-    tokens_QT, length_Q = tokens_QT.to(answerer.device), length_Q.to(answerer.device)
-    asked = Asked(tokens_QT=tokens_QT, question_length_Q=length_Q, length_Q=length_Q)
-    try:
-        looked = look(answerer.model, pixels_BCHW, asked, head=answerer.chosen_head)
-    except ValueError as error:
-        raise UsageError(f"out = {path}: {error}; leave --out away") from error
+    looked = look_at(answerer, pieces, question)
+    if looked.grid is None:
+        raise UsageError(f"out = {path}: {NO_PLACE}; leave --out away")
     for place, entries in looked.entries.items():
         fired = ", ".join(f"{entry} ({weight:.1%})" for entry, weight in entries)
         print(f"  dictionary of the {place}: entries {fired}")
-    box = eval_transform(answerer.preprocess).seen_region(*picture.size)
     drawn = answer_picture(
-        picture, looked, region=box, question=question, answer=best[0], probability=best[1]
+        picture,
+        looked.grid,
+        region=region_seen(answerer, picture),
+        question=question,
+        answer=best[0],
+        probability=best[1],
     )
     try:
         drawn.save(path)

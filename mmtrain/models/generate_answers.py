@@ -161,6 +161,12 @@ class AnswerGenerator(nn.Module):
             part.connector = part.front_door = None
         return part
 
+    @property
+    def num_learned(self) -> int:
+        """Learned tokens that stand before an image's in a row; those of a prefix are none."""
+        prompt = self.prompt
+        return 0 if prompt is None or prompt.config.kind == "prefix" else prompt.config.num_tokens
+
     def image_tokens(self, image_BTD: Tensor) -> Tensor:
         """The vision tower's tokens -> those that begin the decoder's text, [B, P, D], learned
         ones before the image's."""

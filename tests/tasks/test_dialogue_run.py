@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from mmtrain.cli import main
 from mmtrain.errors import UsageError
@@ -199,5 +200,6 @@ def test_a_question_without_room_is_one_line(
     assert "leaves room for 20" in capsys.readouterr().err
     assert ask(run, picture, "--question", "a <image> b") == 2
     assert "ask otherwise" in capsys.readouterr().err
-    assert ask(run, picture, "--question", "why?", "--out", str(tmp_path / "a.png")) == 2
-    assert "reads dialogues; leave --out away" in capsys.readouterr().err
+    assert ask(run, picture, "--question", "why?", "--out", str(tmp_path / "a.png")) == 0
+    with Image.open(tmp_path / "a.png") as drawn:
+        assert drawn.width > 2 * 416  # the picture beside its map

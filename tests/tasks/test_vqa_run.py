@@ -204,7 +204,7 @@ def test_ask_draws_the_head_that_answers(tmp_path: Path, capsys: pytest.CaptureF
             said = shown.partition(f"{text}\n")[2].splitlines()[0]
             seen = answer_picture(
                 Image.open(picture),
-                want,
+                want.grid,
                 region=(0, 0, 1, 1),
                 question=text,
                 answer=said[2:22].strip(),

@@ -3,7 +3,6 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 from mmtrain.data.dialogues.config import DialogueDataConfig
 from mmtrain.data.dialogues.dialogue import IMAGE, Turn, with_first
@@ -67,21 +66,30 @@ class DialogueText:
         self._config, self.tokens_per_piece = config, tokens_per_piece
         self._refuse_endless()
 
-    def ask(self, question: str, pieces: Sequence[int]) -> DialogueTokens:
-        """The tokens of one question up to where its answer begins, as a dialogue begins that has
-        no other turn; its images come first.
+    def ask(
+        self, question: str, pieces: Sequence[int], *, earlier: Sequence[Turn] = ()
+    ) -> DialogueTokens:
+        """The tokens of a question up to where its answer begins; images come first of all.
 
         Args:
             question: what the user says.
             pieces: of each image.
+            earlier: questions and answers before it.
 
         Raises:
-            SampleError: the chat template refuses it, or it has places of images of its own.
+            SampleError: the chat template refuses it, it has places of images of its own, or no
+                word of it is left behind an earlier answer.
         """
-        asked = Turn("user", IMAGE * len(pieces) + question)
-        found = self._tokens((asked, Turn("assistant", _ANSWER)), len(pieces))
-        before = list(takewhile(lambda one: not one.is_said, found))
-        return self._spread(before, pieces)
+        if any(IMAGE in text for text in (question, *(turn.text for turn in earlier))):
+            raise SampleError(f"{IMAGE} stands for an image, which is shown already")
+        if earlier and not self._tokenizer.reply_ids(question):
+            raise SampleError("it has no words that the model reads")
+        asked = with_first((*earlier, Turn("user", question)), IMAGE * len(pieces))
+        found = self._tokens((*asked, Turn("assistant", _ANSWER)), len(pieces))
+        end = max(number for number, one in enumerate(found) if one.is_said)
+        while end and found[end - 1].is_said:
+            end -= 1
+        return self._spread(found[:end], pieces)
 
     def encode(self, turns: Sequence[Turn], pieces: Sequence[int]) -> DialogueTokens:
         """The tokens of a dialogue.

@@ -6,8 +6,8 @@ import textwrap
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torch import Tensor
 
-from mmtrain.eval.look.answers import Looked
 from mmtrain.eval.look.pictures import ramp_colours, refuse_undrawable, under_heat
 
 _SIDE = 416
@@ -20,7 +20,7 @@ _FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "Arial.
 
 def answer_picture(
     picture: Image.Image,
-    looked: Looked,
+    grid: Tensor,
     *,
     region: tuple[float, float, float, float],
     question: str,
@@ -31,7 +31,7 @@ def answer_picture(
 
     Args:
         picture: what was asked about.
-        looked: where the model looked.
+        grid: where the model looked, [rows, columns].
         region: left, top, width and height of what it saw, as parts of the picture's own.
         question: as it was asked.
         answer: the likeliest, or what was written.
@@ -40,14 +40,14 @@ def answer_picture(
     Raises:
         UsageError: where it looked is not finite.
     """
-    refuse_undrawable(looked.grid)
+    refuse_undrawable(grid)
     shown = ImageOps.contain(picture.convert("RGB"), (_SIDE, _SIDE), Image.Resampling.BICUBIC)
-    heat = under_heat(shown, looked.grid.cpu(), low=0.0, region=region)
+    heat = under_heat(shown, grid.cpu(), low=0.0, region=region)
     width = 3 * _GAP + 2 * _SIDE
     asked = _Text(question, size=20, colour=_SOFT, width=width - 2 * _GAP)
     said = _Text(f"{answer}  ({probability:.1%})", size=26, colour=_INK, width=width - 2 * _GAP)
-    rows, columns = looked.grid.shape
-    scale = f"up to {float(looked.grid.max()):.1%} in one of {rows} x {columns} parts"
+    rows, columns = grid.shape
+    scale = f"up to {float(grid.max()):.1%} in one of {rows} x {columns} parts"
     told = _Text(scale, size=15, colour=_SOFT, width=_SIDE - 140)
     top = _GAP + asked.height + 6 + said.height + 16
     height = top + shown.height + 14 + told.height + _GAP

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from mmtrain.data.dialogues.dialogue import Turn
 from mmtrain.eval.questions.answerer import Answerer
 from mmtrain.eval.questions.reading import (
     Asking,
@@ -78,11 +79,25 @@ def write_answers(
 
 
 def stream_answer(
-    answerer: Answerer, seen: Seen, text: str, *, image: int = 0
+    answerer: Answerer,
+    seen: Seen,
+    text: str,
+    *,
+    image: int = 0,
+    earlier: Sequence[Turn] = (),
 ) -> Iterator[tuple[str, float]]:
     """The answer to one question as it is written: what there is of it after each token, and the
-    probability of that. The last is what `write_answers` gives."""
-    asked = as_asked(answerer, seen, [(image, text)], max_new_tokens=answerer.answer_length)
+    probability of that. The last is what `write_answers` gives.
+
+    Args:
+        answerer: the model.
+        seen: the images.
+        text: the question.
+        image: which one it is about.
+        earlier: the turns before it, of a model that reads dialogues.
+    """
+    length = answerer.answer_length
+    asked = as_asked(answerer, seen, [(image, text)], max_new_tokens=length, earlier=earlier)
     ids: list[int] = []
     said, probability = "", 0.0
     for ids_Q, log_p_Q in _written(answerer, seen, asked):

@@ -2,21 +2,19 @@
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+from PIL import Image
 
-from mmtrain.data.images.transforms import eval_transform
-from mmtrain.data.questions.batches import TextForm
 from mmtrain.data.samples import read_members
 from mmtrain.data.sources.source import SampleSource
-from mmtrain.eval.look.answers import Looked, look
+from mmtrain.eval.look.answers import Looked
 from mmtrain.eval.look.pictures import draw_heat, seen_part, to_webp
 from mmtrain.eval.questions.answerer import Answerer
 from mmtrain.eval.questions.answering import Answered
 from mmtrain.eval.questions.figures import most_given
+from mmtrain.eval.questions.looking import look_at, region_seen
+from mmtrain.eval.questions.seeing import pieces_of
 from mmtrain.eval.result import Example
 from mmtrain.eval.samples import decode_sample
-from mmtrain.models.vqa import Asked
 
 NUM_EXAMPLES = 8
 """Of the right answers, and of the wrong ones."""
@@ -65,11 +63,11 @@ def _spread(surest: list[Answered]) -> list[Answered]:
 
 def _example(answerer: Answerer, source: SampleSource, one: Answered, *, rank: int) -> Example:
     image = decode_sample(read_members(source, one.sample)).convert("RGB")
-    transform = eval_transform(answerer.preprocess)
-    picture = seen_part(image, transform.seen_region(*image.size))
-    looked = _look(answerer, transform(image)[None], one.question.question)
+    region = region_seen(answerer, image)
+    picture = seen_part(image, region)
+    looked = _look(answerer, image, one.question.question)
     sure = f"{one.probability:.0%} sure"
-    for place, entries in ({} if looked is None else looked.entries).items():
+    for place, entries in looked.entries.items():
         sure += f"; {place} entries " + ", ".join(str(entry) for entry, _ in entries[:3])
     return Example(
         key=one.image_key,
@@ -78,21 +76,14 @@ def _example(answerer: Answerer, source: SampleSource, one: Answered, *, rank: i
         rank=rank,
         num_candidates=2,
         picture=to_webp(picture),
-        attention=None if looked is None else draw_heat(picture, looked.grid.cpu(), low=0.0),
+        attention=None if looked.grid is None else draw_heat(picture, looked.grid.cpu(), low=0.0),
         remark=sure,
     )
 
 
-def _look(answerer: Answerer, pixels_1CHW: Tensor, question: str) -> Looked | None:
-    """Where the model looks; None where its tokens have no place in the image or stand within a
-    dialogue, or where that is not finite."""
-    config = answerer.model.config
-    if config.connector.kind == "queries" or config.reads_dialogues:
-        return None
-    tokens_1T, length_1, _ = TextForm(tokenizer=answerer.tokenizer).encode([(question, "")])
-    tokens_1T, length_1 = tokens_1T.to(answerer.device), length_1.to(answerer.device)
-    asked = Asked(tokens_QT=tokens_1T, question_length_Q=length_1, length_Q=length_1)
-    pixels_1CHW = pixels_1CHW.to(answerer.device)
-    with torch.no_grad():
-        looked = look(answerer.model, pixels_1CHW, asked, head=answerer.chosen_head)
-    return looked if bool(looked.grid.isfinite().all()) else None
+def _look(answerer: Answerer, image: Image.Image, question: str) -> Looked:
+    """Where the model looks; without a map where that is not finite."""
+    looked = look_at(answerer, pieces_of(answerer, image), question)
+    if looked.grid is None or bool(looked.grid.isfinite().all()):
+        return looked
+    return Looked(grid=None, entries={})

@@ -5,12 +5,14 @@ dialogue's beginning up to the image's end is then read with it. With fixed shap
 widths stand together in forwards of so many rows, filled up: nothing of one depends on the others.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mmtrain.data.dialogues.dialogue import Turn
 from mmtrain.data.dialogues.tokens import DialogueTokens
 from mmtrain.data.questions.batches import TextForm
 from mmtrain.data.sample_error import SampleError
@@ -50,15 +52,22 @@ class Asking:
 
 
 def as_asked(
-    answerer: Answerer, seen: Seen, asked: Sequence[tuple[int, str]], *, max_new_tokens: int = 0
+    answerer: Answerer,
+    seen: Seen,
+    asked: Sequence[tuple[int, str]],
+    *,
+    max_new_tokens: int = 0,
+    earlier: Sequence[Turn] = (),
 ) -> list[Asking]:
-    """Questions, each with its image's number, as rows.
+    """Questions, each with its image's number, as rows; `earlier` turns stand before each of them
+    where the model reads dialogues.
 
     Raises:
         UsageError: a model of dialogues has no room for one and so many tokens more.
     """
     if answerer.model.config.reads_dialogues:
-        return [_as_dialogue(answerer, seen, *one, max_new_tokens) for one in asked]
+        return [_as_dialogue(answerer, seen, *one, max_new_tokens, earlier) for one in asked]
+    assert not earlier, "a question is asked by itself"
     form = TextForm(tokenizer=answerer.tokenizer)
     tokens_QT, length_Q, _ = form.encode([(text, "") for _, text in asked])
     rows = zip(asked, tokens_QT.tolist(), length_Q.tolist(), strict=True)
@@ -66,13 +75,17 @@ def as_asked(
 
 
 def _as_dialogue(
-    answerer: Answerer, seen: Seen, image: int, text: str, max_new_tokens: int
+    answerer: Answerer,
+    seen: Seen,
+    image: int,
+    text: str,
+    max_new_tokens: int,
+    earlier: Sequence[Turn],
 ) -> Asking:
-    """A dialogue of one turn, its image first."""
-    assert answerer.model.generate is not None
-    most = answerer.model.generate.decoder.config.context_length - max_new_tokens
-    one = _asked_alone(answerer, text, seen.counts[image])
-    if (length := len(one.ids)) > most:
+    """A dialogue up to where the answer begins, its image first."""
+    one = dialogue_of(answerer, text, seen.counts[image], earlier=earlier)
+    length, most = len(one.ids), _room(answerer, max_new_tokens)
+    if length > most:
         raise UsageError(
             f"the question {text[:40]!r} and its image are {length:,} tokens, and an "
             f"answer of {max_new_tokens} leaves room for {most:,} "
@@ -82,11 +95,42 @@ def _as_dialogue(
     return Asking(image=image, ids=one.ids, is_image=one.image, start=min(end, length - 1))
 
 
-def _asked_alone(answerer: Answerer, text: str, num_pieces: int) -> DialogueTokens:
+def dialogue_of(
+    answerer: Answerer, text: str, num_pieces: int, *, earlier: Sequence[Turn] = ()
+) -> DialogueTokens:
+    """A question about an image of so many pieces, behind the turns before it.
+
+    Raises:
+        UsageError: it cannot be asked so.
+    """
     try:
-        return answerer.dialogue_text.ask(text, [num_pieces])
+        return answerer.dialogue_text.ask(text, [num_pieces], earlier=earlier)
     except SampleError as error:
         raise UsageError(f"the question {text[:40]!r}: {error.told}; ask otherwise") from error
+
+
+def _room(answerer: Answerer, max_new_tokens: int) -> int:
+    """Tokens that a model of dialogues has before so many others."""
+    assert answerer.model.generate is not None
+    return answerer.model.generate.decoder.config.context_length - max_new_tokens
+
+
+def turns_with_room(
+    answerer: Answerer, num_pieces: int, text: str, earlier: Sequence[Turn]
+) -> Sequence[Turn]:
+    """The latest of the turns before a question that there is room for beside its image, the oldest
+    question left out with its answer, as training shortens a dialogue.
+
+    Raises:
+        UsageError: it cannot be asked so.
+    """
+    room = _room(answerer, answerer.answer_length)
+
+    def fits(left_out: int) -> bool:
+        kept = earlier[left_out:]
+        return len(dialogue_of(answerer, text, num_pieces, earlier=kept).ids) <= room
+
+    return earlier[bisect_left(range(0, len(earlier), 2), True, key=fits) * 2 :]
 
 
 def by_forwards(seen: Seen, rows: Sequence[Asking]) -> Iterator[list[int]]:

@@ -149,3 +149,45 @@ def test_a_template_without_an_end_is_refused(tmp_path: Path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": bare}))
     with pytest.raises(UsageError, match="puts no end token behind an answer"):
         text_of(read_chat(folder), 64)
+
+
+@pytest.mark.parametrize("name", ["plain", "smollm2", "llama 3", "olmo 2", "qwen3"])
+@pytest.mark.parametrize("num_earlier", [0, 1, 3])
+def test_a_later_question_reads_as_a_dialogue_is_learnt(
+    name: str, num_earlier: int, tmp_path: Path
+):
+    """Up to where the last answer begins; images stand before the first question."""
+    tokenizer = TOKENIZER if name == "plain" else chat_tokenizer(name, tmp_path / "folder")
+    text = text_of(tokenizer, 500)
+    rows = [("what is it?", "red"), ("and the shape?", "a blue circle"), ("is it?", "yes it is")]
+    earlier = [
+        Turn(role, said)
+        for row in rows[:num_earlier]
+        for role, said in zip(("user", "assistant"), row, strict=True)
+    ]
+    turns = [*earlier, Turn("user", "how large?"), Turn("assistant", "very large")]
+    turns[0] = Turn("user", f"{IMAGE}{IMAGE}{turns[0].text}")
+    learnt = text.encode(turns, [2, 1])
+    asked = text.ask("how large?", [2, 1], earlier=earlier)
+    end = len(asked.ids)
+    assert (learnt.ids[:end], learnt.image[:end]) == (asked.ids, asked.image)
+    said = [place for place, is_said in enumerate(learnt.trained) if is_said]
+    assert not learnt.trained[end - 1] and said[said.index(end) :] == list(range(end, said[-1] + 1))
+
+
+@pytest.mark.parametrize("name", ["plain", "smollm2"])
+def test_a_later_question_that_cannot_be_read(name: str, tmp_path: Path):
+    """A place of an image, wherever it is said; and a question of which no word is left."""
+    tokenizer = TOKENIZER if name == "plain" else chat_tokenizer(name, tmp_path / "folder")
+    text = text_of(tokenizer, 500)
+    before = [Turn("user", "what is it?"), Turn("assistant", "red")]
+    for question, earlier in (
+        (f"is {IMAGE} red?", []),
+        (f"is {IMAGE} red?", before),
+        ("is it?", [Turn("user", IMAGE), before[1]]),
+        ("is it?", [before[0], Turn("assistant", f"a {IMAGE}")]),
+    ):
+        with pytest.raises(SampleError, match="<image> stands for an image"):
+            text.ask(question, [1], earlier=earlier)
+    with pytest.raises(SampleError, match="no words"):
+        text.ask("?!" if name == "plain" else "", [1], earlier=before)

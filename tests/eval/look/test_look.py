@@ -15,7 +15,6 @@ from mmtrain.data.sources.open import open_source
 from mmtrain.errors import UsageError
 from mmtrain.eval.look import look as look_module
 from mmtrain.eval.look.answer_picture import answer_picture
-from mmtrain.eval.look.answers import Looked
 from mmtrain.eval.look.attention_maps import read_images, text_maps
 from mmtrain.eval.look.files import write_look
 from mmtrain.eval.look.look import MAX_MAPS, evenly_spaced, look_at
@@ -121,10 +120,9 @@ def test_maps_that_are_not_finite_are_told(
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_an_answers_map_that_is_not_finite_is_told(value: float) -> None:
-    looked = Looked(grid=torch.tensor([[0.5, value]]), entries={})
     told = {"region": (0, 0, 1, 1), "question": "what?", "answer": "red", "probability": 0.5}
     with pytest.raises(UsageError, match=r"cannot be drawn: .* not finite"):
-        answer_picture(Image.new("RGB", (8, 8)), looked, **told)
+        answer_picture(Image.new("RGB", (8, 8)), torch.tensor([[0.5, value]]), **told)
 
 
 def test_samples_are_evenly_spaced() -> None:
