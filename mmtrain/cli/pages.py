@@ -26,11 +26,15 @@ def add_serve(commands: Any) -> None:
     serve = add_command(
         commands,
         "serve",
-        "serve a page to play with: find images by text, ask about an image",
+        "serve a page to play with: find images by text, or ask a model that answers about one",
         _serve,
     )
     serve.add_argument(
-        "--model", type=Path, required=True, metavar="PATH", help="a run folder or its export/"
+        "--model",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="a run folder or its export/; one that answers questions is asked about images",
     )
     add_architecture(serve)
     serve.add_argument(
@@ -38,7 +42,8 @@ def add_serve(commands: Any) -> None:
         nargs="+",
         default=[],
         metavar="EMBEDDINGS",
-        help="images to search: what mmtrain embed wrote, or shards, which are embedded now",
+        help="images to search: what mmtrain embed wrote, or shards, which are embedded now; of a "
+        "CLIP alone",
     )
     serve.add_argument(
         "--host",

@@ -23,8 +23,8 @@ _LACKS: dict[Kind, str] = {
 _TAKEN_BY: dict[Kind, str] = {
     "clip": "it holds a CLIP, which `mmtrain eval zero-shot`, `eval retrieval` and `embed` take, "
     "and from which a recipe (one with a [vqa] section trains answers) starts by model.init",
-    "vqa": "mmtrain exported it, with questions; use `mmtrain ask` or `eval vqa`, `embed` or "
-    "`eval knn` for its image tower, and vqa.init to start from it",
+    "vqa": "mmtrain exported it, with questions; use `mmtrain ask` or `eval vqa`, `serve` for a "
+    "page that asks, `embed` or `eval knn` for its image tower, and vqa.init to start from it",
     "decoder": "it holds a decoder, which `mmtrain generate` and mmtrain.load_decoder take, and "
     "from which a [vqa.generate] starts by init",
     "tower": "it holds an image tower of timm's, from which a recipe starts by model.vision_init",

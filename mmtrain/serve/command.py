@@ -1,15 +1,24 @@
-"""`mmtrain serve`: load a model, look at what can be searched, and serve the page."""
+"""`mmtrain serve`: load a model, look at what can be searched, and serve the page of its kind."""
 
 import importlib.util
 import os
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
 
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder
+from mmtrain.eval.questions.answerer import Answerer
 from mmtrain.files import real_path
+from mmtrain.interop.model_kind import kind_of
 from mmtrain.loading import load
+from mmtrain.loading.vqa import load_vqa, refuse_architecture
 from mmtrain.parallel.mesh import pick_device
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 _MAX_CONNECTIONS = 32
 _BATCH_SIZE = 32
@@ -28,7 +37,7 @@ def serve_command(
     """Serve until interrupted.
 
     Args:
-        model: what `mmtrain.load` takes.
+        model: what `mmtrain.load` takes, or one that answers questions.
         index: a folder that `mmtrain embed` wrote, or shards, embedded now; empty: no search.
         host: a name or address of this machine.
         port: 0 takes one that is free.
@@ -45,24 +54,16 @@ def serve_command(
     # Only what the extra brings, after the check above.
     import uvicorn
 
-    from mmtrain.serve.answers import Answers
-    from mmtrain.serve.app import build_app
-    from mmtrain.serve.index import open_index
-
+    answers = kind_of(model) == "vqa"
+    if answers:
+        _refuse_for_questions(model, index, architecture)
     listener = _listen(host, port)  # first: embedding takes minutes, a taken port none
     with listener:
-        clip, preprocess, tokenizer = load(
-            model, pick_device(device, key="device"), architecture=architecture
-        )
-        encoder = Encoder(
-            model=clip,
-            tokenizer=tokenizer,
-            preprocess=preprocess.config,
-            device=next(clip.parameters()).device,
-            batch_size=_BATCH_SIZE,
-        )
-        images = open_index(encoder, index) if index else None
-        app = build_app(Answers(clip, encoder, name=_name(model), index=images), host=host)
+        where = pick_device(device, key="device")
+        if answers:
+            app, told = _asking(model, where, host=host), "; ask it about an image"
+        else:
+            app, told = _searching(model, index, where, architecture=architecture, host=host)
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -73,12 +74,65 @@ def serve_command(
             limit_concurrency=_MAX_CONNECTIONS,
             timeout_graceful_shutdown=2,
         )
-        searched = f"; {images.num_images:,} images to search" if images else ""
-        print(f"{_url(host, listener)}  ({_name(model)}{searched}; Ctrl-C ends it)", flush=True)
+        print(f"{_url(host, listener)}  ({_name(model)}{told}; Ctrl-C ends it)", flush=True)
         try:
             uvicorn.Server(config).run(sockets=[listener])
         except KeyboardInterrupt:
             print("ended")
+
+
+def _refuse_for_questions(model: Path, index: tuple[str, ...], architecture: str | None) -> None:
+    """What only a CLIP has."""
+    refuse_architecture(model, architecture)
+    if index:
+        raise UsageError(
+            f"index = {' '.join(index)}: {model} answers questions and has no feature of a text to "
+            "search images by; leave --index away"
+        )
+
+
+def _asking(model: Path, device: torch.device, *, host: str) -> "ASGIApp":
+    """The page of a model that answers questions."""
+    from mmtrain.serve.questions import Questions
+    from mmtrain.serve.questions_app import build_app
+
+    saved = load_vqa(model, device)
+    answerer = Answerer(
+        model=saved.model,
+        tokenizer=saved.tokenizer,
+        preprocess=saved.preprocess,
+        vocabulary=saved.vocabulary,
+        answer_length=saved.answer_length,
+        device=device,
+    )
+    return build_app(Questions(answerer, name=_name(model)), host=host)
+
+
+def _searching(
+    model: Path,
+    index: tuple[str, ...],
+    device: torch.device,
+    *,
+    architecture: str | None,
+    host: str,
+) -> "tuple[ASGIApp, str]":
+    """The page of a CLIP, and how many images it searches."""
+    from mmtrain.serve.answers import Answers
+    from mmtrain.serve.app import build_app
+    from mmtrain.serve.index import open_index
+
+    clip, preprocess, tokenizer = load(model, device, architecture=architecture)
+    encoder = Encoder(
+        model=clip,
+        tokenizer=tokenizer,
+        preprocess=preprocess.config,
+        device=next(clip.parameters()).device,
+        batch_size=_BATCH_SIZE,
+    )
+    images = open_index(encoder, index) if index else None
+    searched = f"; {images.num_images:,} images to search" if images else ""
+    app = build_app(Answers(clip, encoder, name=_name(model), index=images), host=host)
+    return app, searched
 
 
 def _listen(host: str, port: int) -> socket.socket:

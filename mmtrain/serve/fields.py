@@ -79,9 +79,10 @@ def one_line(value: Any, *, name: str, most: int) -> str:
     return _bounded(" ".join(_characters(value, name=name).split()), name=name, most=most)
 
 
-def lines(value: Any, *, name: str, most: int) -> str:
+def lines(value: Any, *, name: str, most: int, may_be_empty: bool = False) -> str:
     """A text whose lines stay, of `most` characters at most."""
-    return _bounded(_characters(value, name=name).strip(), name=name, most=most)
+    text = _characters(value, name=name).strip()
+    return text if may_be_empty and not text else _bounded(text, name=name, most=most)
 
 
 def _characters(value: Any, *, name: str) -> str:

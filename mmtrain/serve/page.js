@@ -7,6 +7,7 @@ const SHOWN_HEIGHT = 420;
 const RAMP = [[16, 18, 38], [66, 22, 92], [168, 44, 96], [236, 104, 64], [252, 184, 72], [255, 246, 170]];
 
 let shown = null; // the image on the page: {image, width, height, region}
+let taking = null; // until an image that was dropped is on it
 // A slow answer must not overwrite that of a later question.
 let lastImage = 0, lastHeat = 0;
 
@@ -57,6 +58,10 @@ function make(parent, tag, name, text = "") {
   return element;
 }
 
+function addBar(parent, share) {
+  make(make(parent, "span", "track"), "span", "bar").style.width = `${100 * share}%`;
+}
+
 function percent(share) {
   const value = 100 * share;
   if (value > 0 && value < 0.1) return "< 0.1 %";
@@ -74,9 +79,14 @@ function later(act, milliseconds) {
 // Taking an image ----------------------------------------------------------------------------
 
 // `add` asks the server to take it; `taken` goes on with it.
-async function look(add, taken) {
+function look(add, taken) {
+  taking = takeImage(add, taken);
+}
+
+async function takeImage(add, taken) {
   const run = ++lastImage;
   say("look-error", "");
+  part("stage").setAttribute("aria-busy", "true");
   try {
     const added = await add();
     if (run !== lastImage) return;
@@ -85,6 +95,8 @@ async function look(add, taken) {
     await taken();
   } catch (error) {
     if (run === lastImage) say("look-error", error.message);
+  } finally {
+    if (run === lastImage) part("stage").setAttribute("aria-busy", "false");
   }
 }
 

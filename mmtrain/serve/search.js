@@ -100,8 +100,7 @@ function answerItem(one) {
   make(button, "span", "label", one.label);
   make(button, "span", "cosine", `cosine ${one.cosine.toFixed(3)}`);
   make(button, "span", "percent", percent(one.probability));
-  const bar = make(make(button, "span", "track"), "span", "bar");
-  bar.style.width = `${100 * one.probability}%`;
+  addBar(button, one.probability);
   button.addEventListener("click", () => {
     chosen = one.label;
     heat(one.label).catch((error) => say("look-error", error.message));

@@ -50,7 +50,7 @@ def commands(folder: Path, model: str, out: Path) -> dict[str, tuple[str, list[s
         "eval knn": ("clip or vqa", ["eval", "knn", *one, *sets]),
         "eval linear-probe": ("clip or vqa", ["eval", "linear-probe", *one, *sets]),
         "embed": ("clip or vqa", ["embed", *one, "--data", *data, "--out", str(out / "e")]),
-        "serve": ("clip", ["serve", *one]),
+        "serve": ("clip or vqa", ["serve", *one, "--port", "0"]),
         "export": ("clip or vqa", ["export", model, "--out", str(out / "x")]),
         "convert": ("clip or vqa", ["convert", model, str(out / "x")]),
         "model.init": ("clip", ["train", debug, *run, "--model.init", model]),

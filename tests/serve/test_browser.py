@@ -1,104 +1,44 @@
 """The page in a real browser: type a text, drop an image, see probabilities and the heat map."""
 
-import base64
 import json
-import os
 import re
-import shutil
-import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.loading import save_model
 from tests.data.shard_files import encoded, picture
+from tests.serve.browsing import drop, heat, opened, served, started_browser
 from tests.serve.tiny import COUNT, SIDE, TOKENIZER, tiny_clip, write_pictures
 
 pytestmark = pytest.mark.slow
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-# No file system is watched for drops in a test: the event is made as a browser makes it.
-DROP = """([data, size]) => {
-  const decoded = Uint8Array.from(atob(data), (one) => one.charCodeAt(0));
-  const bytes = data ? decoded : new Uint8Array(size);
-  const transfer = new DataTransfer();
-  transfer.items.add(new File([bytes], "dropped.png", { type: "image/png" }));
-  const event = { bubbles: true, cancelable: true, dataTransfer: transfer };
-  document.getElementById("stage").dispatchEvent(new DragEvent("drop", event));
-}"""
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        told = f"none of {', '.join(NAMES)} is installed; apt-get install -y chromium"
-        # Where all must have run, a browser that is missing is a fault.
-        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with started_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server as the command line starts it, which must end well when it is interrupted."""
     folder = tmp_path_factory.mktemp("serve")
     preprocess = PreprocessConfig(image_size=SIDE)
     save_model(folder / "run", model=tiny_clip(), tokenizer=TOKENIZER, preprocess=preprocess)
     shard = write_pictures(folder / "pictures.tar", broken=(2,))
-    words = ["serve", "--model", folder / "run", "--index", shard, "--port", "0", "--device", "cpu"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "mmtrain", *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as server:
-        assert server.stdout is not None and server.stderr is not None
-        found = re.match(r"(http://127\.0\.0\.1:\d+)  \(run; 6 images", server.stdout.readline())
-        if found is None:
-            server.kill()
-            pytest.fail(server.stderr.read())
-        yield found.group(1)
-        server.send_signal(signal.SIGINT)
-        assert server.wait(30) == 0
-        assert "Traceback" not in server.stderr.read()
+    words = ["--model", folder / "run", "--index", shard, "--device", "cpu"]
+    with served(*words, told=r"\(run; 6 images") as url:
+        yield url
 
 
 @pytest.fixture
 def page(browser: Browser, url: str) -> Iterator[Page]:
-    """The page, which must not complain of a script, a picture or its policy."""
-    page = browser.new_page(viewport={"width": 1200, "height": 900})
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda message: note(message.text))
-    page.on("request", lambda request: request.url.startswith((url, "data:")) or note(request.url))
-
-    def note(text: str) -> None:
-        # A question that the server refuses, which a test does on purpose.
-        if "the server responded with a status of 400" not in text:
-            complaints.append(text)
-
-    page.goto(url)
-    expect(page.locator("#model")).to_contain_text("6 images to search")
-    yield page
-    page.close()
-    assert not complaints
-
-
-def drop(page: Page, data: bytes = b"", *, size: int = 0) -> None:
-    page.evaluate(DROP, [base64.b64encode(data).decode(), size])
-
-
-def heat(page: Page) -> str:
-    """What is drawn over the image."""
-    return page.evaluate("document.getElementById('heat').toDataURL()")
+    with opened(browser, url) as page:
+        expect(page.locator("#model")).to_contain_text("6 images to search")
+        yield page
 
 
 def test_play(page: Page) -> None:

@@ -11,6 +11,9 @@ from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.loading import save_model
 from mmtrain.serve import command
 from tests.serve.tiny import SIDE, TOKENIZER, tiny_clip
+from tests.tasks.test_vqa_run import write_recipe
+
+SHORT = ["--train.steps", "1", "--train.checkpoint_every", "1", "--eval.vqa", "[]"]
 
 
 @pytest.fixture
@@ -79,3 +82,25 @@ def test_where_it_listens(monkeypatch, capsys, model: Path):
     assert address == "127.0.0.1" and config.limit_concurrency
     assert capsys.readouterr().out == f"http://127.0.0.1:{port}  (a_run; Ctrl-C ends it)\nended\n"
     assert command._name(model) == command._name(model.parent) == "a_run"
+
+
+def test_a_model_that_answers(monkeypatch, capsys, tmp_path: Path):
+    """It is asked; what only a CLIP has is refused before anything is read."""
+    import uvicorn
+
+    recipe, run_dir = write_recipe(tmp_path), str(tmp_path / "r")
+    assert main(["train", str(recipe), *SHORT, "--run-dir", run_dir]) == 0
+    capsys.readouterr()
+    told = mistake(capsys, "--model", run_dir, "--index", "a.tar", "--port", "0")
+    assert "index = a.tar" in told and "answers questions" in told and "leave --index away" in told
+    words = ("--architecture", "ViT-B-32", "--port", "0")
+    assert "is for a CLIP's weights" in mistake(capsys, "--model", run_dir, *words)
+
+    def run(server: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    assert main(["serve", "--model", str(tmp_path / "r" / "export"), "--port", "0"]) == 0
+    address, told = capsys.readouterr().out.splitlines()[0].split("  ")
+    assert address.startswith("http://127.0.0.1:")
+    assert told == "(r; ask it about an image; Ctrl-C ends it)"
