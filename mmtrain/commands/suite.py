@@ -1,6 +1,8 @@
 """`mmtrain eval suite`: many evaluations of many models, and one table."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -50,14 +52,13 @@ def eval_suite_command(
     layout, folder = join_ranks(running), SuiteFolder(path=out)
     told = Progress("files of features") if own_rank() == 0 else None
     store = FeatureStore(folder.features, progress=told)
-    on_rank_0(folder.lock)  # held until the process ends
     makers: list[tuple[Path, Callable[[], Judged]]] = [
         (path, partial(_judged, name, replace(running, path=path), layout, store))
         for path, name in zip(models, distinct_names(models), strict=True)
     ]
-    with waiting(running.retry_seconds):
+    with _held(folder), waiting(running.retry_seconds):
         table = run_suite(suite.stem, config, folder=folder, models=makers, say=_say)
-    on_rank_0(lambda: _write(out, table))
+        on_rank_0(lambda: _write(out, table))
     leave_ranks()
     if all(column.failed for column in table.columns):
         raise UsageError(f"--models: none of them could be judged; {table.failures[0]}")
@@ -65,6 +66,17 @@ def eval_suite_command(
         first, *more = table.failures
         also = f" (and {len(more)} more)" if more else ""
         raise FaultsFound(f"{first}{also}; {out / 'table.json'} names all")
+
+
+@contextmanager
+def _held(folder: SuiteFolder) -> Iterator[None]:
+    """Within the context, no other process writes the folder; collective at its start."""
+    is_main, lock = own_rank() == 0, on_rank_0(folder.lock)
+    try:
+        yield
+    finally:
+        if is_main:
+            os.close(lock)
 
 
 def _refuse_twice(models: Sequence[Path]) -> None:

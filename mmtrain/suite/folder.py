@@ -45,7 +45,8 @@ class SuiteFolder:
     """The folder."""
 
     def lock(self) -> int:
-        """Make the folder and take it for this process, until that ends -> what holds it.
+        """Make the folder and take it for this process -> what holds it, until it is closed or the
+        process ends.
 
         Raises:
             UsageError: another process writes it, it holds other things, or it cannot be written.

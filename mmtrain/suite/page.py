@@ -77,7 +77,9 @@ def _tiles(table: Table) -> list[tuple[str, str, str]]:
         mean = whole.means[best[0]]
         assert mean is not None, "it is the best"
         names = ", ".join(table.columns[number].name for number in best)
-        tiles.append(("Best on average", names, f"{percent(mean.value)} {_ends(mean)}".strip()))
+        tiles.append(
+            ("Best on average", names, f"{percent(mean.value)}, {_ends(mean)}".removesuffix(", "))
+        )
     over = f"{len(whole.over)} of {len(whole.over) + len(whole.left_out)}"
     tiles.append(("Averages are over", over, "evaluations that every model has"))
     absent = sum(row.status == "missing" for row in table.rows)

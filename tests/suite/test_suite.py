@@ -255,6 +255,9 @@ def test_what_has_changed_is_done_again(folder: Path, what: str, capsys) -> None
 
 
 def test_a_second_writer_gets_one_line(folder: Path, capsys) -> None:
+    """While the first one writes, and not after."""
+    assert main(suite_words(folder, models="a")) == 0
+    capsys.readouterr()
     code = (
         "import sys; from pathlib import Path; import fcntl, os; "
         f"held = os.open({str(folder / 'out/suite.lock')!r}, os.O_RDWR); "
