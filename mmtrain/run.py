@@ -4,7 +4,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -52,7 +52,9 @@ from mmtrain.train.run_folder import (
     drop_leftovers,
     has_begun,
     logged_steps,
+    refuse_foreign,
     refuse_held,
+    undone_on_failure,
 )
 from mmtrain.train.run_lock import LEASE_SECONDS, RunLock
 from mmtrain.train.straggler import StragglerWatch
@@ -93,6 +95,7 @@ def _own_folder(recipe: TrainRecipe, *, resume: Resume) -> Iterator[None]:
     folder = Path(recipe.run.dir)
     patience = 0.0 if resume is None else LEASE_SECONDS
     with RunLock(folder, named=f"run.dir = {folder}", say=_say, patience=patience):
+        refuse_foreign(folder)
         if resume is None:
             refuse_held(folder)
             refuse_held_mirror(recipe.run)
@@ -101,22 +104,9 @@ def _own_folder(recipe: TrainRecipe, *, resume: Resume) -> Iterator[None]:
 
 def _train(recipe: TrainRecipe, layout: Layout, *, resume: Resume, signals: StopSignals) -> Path:
     folder = Path(recipe.run.dir)
-    if resume is not None and not on_rank_0(lambda: has_begun(folder)):
-        take_begun(recipe, say=_say)
-    begun = resume is not None and on_rank_0(lambda: has_begun(folder))
-    run = build_run(recipe, layout, begun=begun)
-    on_every_rank(lambda: check_evaluations(run))
-    if resume is None:
-        drop_leftovers(run.folder)
-    else:
-        take_from_mirror(run, say=_say)
-        run = _resume(run, with_changes=resume == "with changes", begun=begun)
-    run.data.check_length(run.total_steps, key=recipe.train.length)
-    for line in run.notes:
-        _say(line)
-    if recipe.model.init_training and run.state.step == 0:
-        for line in take_up_open_clip(run):
-            _say(line)
+    had_begun = on_rank_0(lambda: has_begun(folder))
+    with nullcontext() if had_begun else undone_on_failure(folder):
+        run = _ready(recipe, layout, resume=resume)
     write_run_facts(run)
     for line in headline(run):
         _say(line)
@@ -141,6 +131,28 @@ def _train(recipe: TrainRecipe, layout: Layout, *, resume: Resume, signals: Stop
     refuse_failed(failed)
     mirror.refuse_behind()
     return run.folder
+
+
+def _ready(recipe: TrainRecipe, layout: Layout, *, resume: Resume) -> Run:
+    """The run as it will go on, and nothing of it written yet."""
+    folder = Path(recipe.run.dir)
+    if resume is not None and not on_rank_0(lambda: has_begun(folder)):
+        take_begun(recipe, say=_say)
+    begun = resume is not None and on_rank_0(lambda: has_begun(folder))
+    run = build_run(recipe, layout, begun=begun)
+    on_every_rank(lambda: check_evaluations(run))
+    if resume is None:
+        drop_leftovers(run.folder)
+    else:
+        take_from_mirror(run, say=_say)
+        run = _resume(run, with_changes=resume == "with changes", begun=begun)
+    run.data.check_length(run.total_steps, key=recipe.train.length)
+    for line in run.notes:
+        _say(line)
+    if recipe.model.init_training and run.state.step == 0:
+        for line in take_up_open_clip(run):
+            _say(line)
+    return run
 
 
 def _written(folder: Path) -> Iterator[str]:

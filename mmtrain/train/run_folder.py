@@ -4,6 +4,8 @@ import importlib.metadata
 import json
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from mmtrain.checkpoint.sealed_folder import CHECKPOINTS, steps_in
 from mmtrain.data.bad_samples import BAD_SAMPLES_FILE
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
-from mmtrain.ranks import on_rank_0
+from mmtrain.ranks import on_rank_0, own_rank
 from mmtrain.settings.decode import dump_toml
 from mmtrain.train.metrics import METRICS_FILE, read_metrics
 from mmtrain.train.resume import HISTORY_FILE
@@ -25,6 +27,11 @@ TOKENIZER = "tokenizer"
 FACTS_FILE = "run.json"
 BAD_BATCHES_FILE = "bad_batches.jsonl"
 _OF_STEPS = (BAD_SAMPLES_FILE, BAD_BATCHES_FILE, HISTORY_FILE)
+_OWN = {RECIPE_FILE, TOKENIZER, CHECKPOINTS, *_OF_STEPS, "eval", "export", "report.html"}
+"""What a start may have left that came to nothing."""
+_LOGS = {".log", ".out", ".err"}
+"""What launchers write into a run's folder before it is one."""
+_MOST_NAMED = 3
 _PACKAGES = ("numpy", "pillow", "safetensors", "tokenizers", "webdataset")
 
 
@@ -48,6 +55,48 @@ def _refuse_held(path: Path) -> None:
             f"run.dir = {path} already holds a run{done}; add --resume to go on with it, or choose "
             "another --run-dir"
         )
+
+
+def refuse_foreign(path: Path) -> None:
+    """Refuse a folder that holds other things and no run: among them a run's files would stand, and
+    in the place of those of the same name. Collective.
+
+    Raises:
+        UsageError: naming some of them.
+    """
+    on_rank_0(lambda: _refuse_foreign(path))
+
+
+def _refuse_foreign(path: Path) -> None:
+    is_run = (path / FACTS_FILE).is_file() or (path / METRICS_FILE).is_file()
+    if is_run or steps_in(path / CHECKPOINTS):
+        return
+    others = sorted(
+        each.name + "/" * each.is_dir()
+        for each in path.iterdir()
+        if each.name not in _OWN and not each.name.startswith(".") and each.suffix not in _LOGS
+    )
+    if others:
+        more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
+        raise UsageError(
+            f"run.dir = {path} holds no run, but other things ({', '.join(others[:_MOST_NAMED])}"
+            f"{more}); name a new or an empty folder by --run-dir"
+        )
+
+
+@contextmanager
+def undone_on_failure(path: Path) -> Iterator[None]:
+    """Within the context what comes into a folder goes again where the block fails: what a start
+    brought that failed is in the way of none."""
+    before = set(path.rglob("*"))
+    try:
+        yield
+    except Exception:
+        if own_rank() == 0:
+            for new in sorted({*path.rglob("*")} - before, reverse=True):  # what is inside first
+                with suppress(OSError):
+                    new.rmdir() if new.is_dir() and not new.is_symlink() else new.unlink()
+        raise
 
 
 def has_begun(path: Path) -> bool:

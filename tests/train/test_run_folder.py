@@ -18,6 +18,7 @@ from mmtrain.checkpoint.checkpoint import save_checkpoint
 from mmtrain.cli import main
 from mmtrain.errors import UsageError
 from mmtrain.train import run_lock
+from mmtrain.train.run_folder import refuse_foreign
 from mmtrain.train.run_lock import LOCK_FILE, RunLock
 
 RECIPE = "configs/debug_clip.toml"
@@ -228,3 +229,73 @@ def test_steps_are_never_overwritten(
         (run / kept).write_text('{"step": 7, "loss": 1.0}\n')
     assert main(["train", RECIPE, "--run-dir", str(run)]) == 2
     assert "already holds a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("holds", [(), ("slurm-7.out", "train.log", ".git/x"), ("eval/old.json",)])
+def test_a_resume_that_is_refused_leaves_no_copy_of_the_mirror(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], holds: tuple[str, ...]
+) -> None:
+    """Neither where it was refused before the copy came nor behind it: the next try may be any."""
+    mirror, run, other = (tmp_path / name for name in ("mirror", "run", "other"))
+    words = (*WORDS, "--run.mirror", str(mirror))
+    assert main(["train", RECIPE, "--run-dir", str(run), *words]) == 0
+    for name in holds:
+        (other / name).parent.mkdir(parents=True, exist_ok=True)
+        (other / name).write_text("kept")
+    before = {path: path.stat().st_mtime for path in other.rglob("*")}
+    for mistake, told in (
+        (("--run.seed", "3"), "run.seed is 0 there"),
+        (("--optim.lr", "0.5"), "optim.lr"),
+        (("--train.steps", "1"), "train.steps = 1, but "),
+        (("--data.train", "none.tar"), "none.tar"),
+    ):
+        words = (*WORDS, "--run.mirror", str(mirror), *mistake, "--resume")
+        assert main(["train", RECIPE, "--run-dir", str(other), *words]) == 2
+        assert told in capsys.readouterr().err.splitlines()[-1]
+        assert {path: path.stat().st_mtime for path in other.rglob("*")} == before
+        assert other.exists() == bool(holds)
+    words = (*WORDS, "--train.steps", "3", "--resume-with-changes")
+    assert (
+        main(["train", RECIPE, "--run-dir", str(other), "--run.mirror", str(mirror), *words]) == 0
+    )
+    assert all((other / name).read_text() == "kept" for name in holds)
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)], ids=str)
+@pytest.mark.parametrize(
+    ("holds", "told"),
+    [
+        (("photo.jpg",), "(photo.jpg)"),
+        (("src/main.py", "notes.txt"), "(notes.txt, src/)"),
+        (("a.tar", "b.tar", "c.tar", "d.tar", "e.tar"), "(a.tar, b.tar, c.tar and 2 more)"),
+        (("recipe.toml", "thesis.tex"), "(thesis.tex)"),
+        (("checkpoints/mine.pt", "w.pt"), "(w.pt)"),
+    ],
+)
+def test_a_folder_of_other_things_is_refused(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    holds: tuple[str, ...],
+    told: str,
+    resume: tuple[str, ...],
+) -> None:
+    for name in holds:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["train", RECIPE, "--run-dir", str(tmp_path), *WORDS, *resume]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"= {tmp_path} holds no run, but other things {told}" in line
+    assert line.endswith("name a new or an empty folder by --run-dir")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert all((tmp_path / name).read_text() == "mine" for name in holds)
+
+
+@pytest.mark.parametrize(
+    "holds", [(), (".cache/x", "job.err"), ("recipe.toml",), ("run.json", "notes.txt")], ids=str
+)
+def test_a_folder_that_is_free_or_a_run_s_is_taken(tmp_path: Path, holds: tuple[str, ...]) -> None:
+    for name in holds:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    refuse_foreign(tmp_path)

@@ -192,6 +192,7 @@ def test_the_start_is_not_needed_on_another_machine(
     other = [*words, "--run-dir", str(tmp_path / "other"), "--run.seed", "5", "--resume"]
     assert main(["train", *other]) == 2
     assert "seed" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "other").exists()  # which brought the checkpoint, to be built from
     shutil.copytree(url, f"{url}2")
     wanted = exported(tmp_path / "straight")
     # By the recipe that it was begun with, and by the copied one.
