@@ -6,10 +6,9 @@ builds them, and SigLIP's SentencePiece models (spiece.model). Nothing is done t
 
 from pathlib import Path
 
-import sentencepiece
-
 from mmtrain.data.text.far_ids import refuse_far_ids
 from mmtrain.data.text.json_tokenizer import JsonTokenizer
+from mmtrain.data.text.sentence_piece import load_processor
 from mmtrain.data.text.siglip_pieces import AddedPiece, SiglipPieces, define
 from mmtrain.data.text.tokenizer import Tokenizer, TokenizerConfig, TokenModel
 from mmtrain.errors import UsageError
@@ -74,11 +73,10 @@ def _siglip(files: TokenizerFiles) -> tuple[TokenModel, int | None]:
         )
     if config.get("sp_model_kwargs") or config.get("legacy") is False:
         raise UsageError(f"{folder / CONFIG_FILE}: sp_model_kwargs and legacy = false are not read")
-    processor = sentencepiece.SentencePieceProcessor()
     try:
-        processor.LoadFromSerializedProto(path.read_bytes())
-    except RuntimeError as error:
-        raise UsageError(f"{path} is not a SentencePiece model ({error})") from error
+        processor = load_processor(path.read_bytes())
+    except ValueError as error:
+        raise UsageError(f"{path} {error}") from error
     named = files.named(eos="</s>", unk="<unk>", pad="</s>")
     added = {
         number: AddedPiece(

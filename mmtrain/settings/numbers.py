@@ -15,7 +15,7 @@ def at_least(smallest: int, *, at_most: float = math.inf) -> Callable[[str], int
     def convert(text: str) -> int:
         # Of more digits Python makes no int, and nothing that an option counts has so many.
         if not text.isdecimal() or len(text) > 18 or not smallest <= int(text) <= at_most:
-            raise argparse.ArgumentTypeError(f"{text} must be an int, {bounds}")
+            raise _wrong(text, f"an int, {bounds}")
         return int(text)
 
     return convert
@@ -27,7 +27,7 @@ def part(text: str) -> tuple[int, int]:
     words = (number, count)
     right = slash and all(each.isdecimal() and len(each) < 10 for each in words)
     if not right or not int(number) < int(count):
-        raise argparse.ArgumentTypeError(f"{text} must be i/n with i from 0 to n - 1, such as 0/4")
+        raise _wrong(text, "i/n with i from 0 to n - 1, such as 0/4")
     return int(number), int(count)
 
 
@@ -59,7 +59,7 @@ def num_bytes(text: str) -> int:
         or found[2] not in _UNITS
         or not 1 <= float(found[1]) * _UNITS[found[2]] < 1e18
     ):
-        raise argparse.ArgumentTypeError(f"{text} must be bytes, such as 500MB or 1.5GiB")
+        raise _wrong(text, "bytes, such as 500MB or 1.5GiB")
     return int(float(found[1]) * _UNITS[found[2]])
 
 
@@ -67,8 +67,9 @@ def named_share(text: str) -> tuple[str, float]:
     """The type of an option that is a folder's name and a share within 0 and 1: `val=0.1`."""
     name, _, share = text.partition("=")
     if not name or name in (".", "..") or "/" in name:
-        raise argparse.ArgumentTypeError(f"{text} must be NAME=X with a folder's name")
-    return name, _number(share, lambda value: 0 < value < 1, "NAME=X with X within 0 and 1")
+        raise _wrong(text, "NAME=X with a folder's name")
+    what = "NAME=X with X within 0 and 1"
+    return name, _number(share, lambda value: 0 < value < 1, what, typed=text)
 
 
 def positive(text: str) -> float:
@@ -86,11 +87,23 @@ def fraction(text: str) -> float:
     return _number(text, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
-def _number(text: str, is_right: Callable[[float], bool], what: str) -> float:
+def _number(
+    text: str, is_right: Callable[[float], bool], what: str, *, typed: str | None = None
+) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not is_right(value):
-        raise argparse.ArgumentTypeError(f"{text} must be {what}")
+        raise _wrong(text if typed is None else typed, what)
     return value
+
+
+def _wrong(typed: str, what: str) -> argparse.ArgumentTypeError:
+    """What argparse says behind the option's name."""
+    shown = repr(typed) if typed != typed.strip() or not typed.isprintable() else typed
+    if not typed:
+        return argparse.ArgumentTypeError(
+            f"it is empty, and must be {what}; is a variable not set?"
+        )
+    return argparse.ArgumentTypeError(f"{shown} must be {what}")

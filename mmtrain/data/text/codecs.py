@@ -5,10 +5,10 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import sentencepiece
 from tokenizers import AddedToken, Tokenizer
 
 from mmtrain.data.text.far_ids import refuse_far_ids
+from mmtrain.data.text.sentence_piece import load_processor
 
 
 class Piece(NamedTuple):
@@ -131,13 +131,7 @@ class SentencePieceCodec:
     ) -> None:
         self._definition = definition
         self._hidden = sorted(hidden)
-        self._processor = sentencepiece.SentencePieceProcessor()
-        try:
-            # An empty file would load as a model without pieces.
-            if not definition or not self._processor.LoadFromSerializedProto(definition):
-                raise RuntimeError("no pieces")
-        except RuntimeError as error:
-            raise ValueError(f"is not a SentencePiece model ({error})") from error
+        self._processor = load_processor(definition)
         size = self._processor.vocab_size()
         self._added = dict(added or {})
         shown = (item for item in self._added.items() if item[0] not in hidden)

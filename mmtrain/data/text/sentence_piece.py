@@ -8,6 +8,22 @@ from collections.abc import Sequence
 import sentencepiece
 
 
+def load_processor(definition: bytes) -> sentencepiece.SentencePieceProcessor:
+    """What reads texts by the model in a file's bytes.
+
+    Raises:
+        ValueError: they are none; what the library says of it tells nobody what to do.
+    """
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        # An empty file would load as a model without pieces.
+        if definition and processor.LoadFromSerializedProto(definition):
+            return processor
+    except RuntimeError as error:
+        raise ValueError("is not a SentencePiece model, or is damaged; fetch it again") from error
+    raise ValueError("is not a SentencePiece model: it is empty; fetch it again")
+
+
 class SentencePieceModel:
     """Turns cleaned texts into ids with a trained model.
 
@@ -22,13 +38,7 @@ class SentencePieceModel:
 
     def __init__(self, definition: bytes):
         self._definition = definition
-        self._processor = sentencepiece.SentencePieceProcessor()
-        try:
-            # An empty file would load as a model without pieces.
-            if not definition or not self._processor.LoadFromSerializedProto(definition):
-                raise RuntimeError("no pieces")
-        except RuntimeError as error:
-            raise ValueError(f"is not a SentencePiece model ({error})") from error
+        self._processor = load_processor(definition)
         self.vocab_size: int = self._processor.vocab_size()
         self.sot_id = _none_if_absent(self._processor.bos_id())
         self.eot_id = _none_if_absent(self._processor.eos_id())

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import sentencepiece
-
+from mmtrain.data.text.sentence_piece import load_processor
 from mmtrain.files import parse_json
 
 _SPACE = "\u2581"
@@ -62,13 +61,10 @@ class SiglipPieces:
             self._lowers = bool(content["lower"])
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"is no SiglipTokenizer ({error!r})") from error
-        self._processor = sentencepiece.SentencePieceProcessor()
         try:
-            # An empty file would load as a model without pieces.
-            if not model or not self._processor.LoadFromSerializedProto(model):
-                raise RuntimeError("no pieces")
-        except RuntimeError as error:
-            raise ValueError(f"holds no SentencePiece model ({error})") from error
+            self._processor = load_processor(model)
+        except ValueError as error:
+            raise ValueError(f"holds what {error}") from error
         self._added = {piece.content: piece for piece in added}
         # The longest first: a token may begin with another.
         words = sorted(filter(None, self._added), key=len, reverse=True)

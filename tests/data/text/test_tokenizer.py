@@ -25,6 +25,8 @@ from tokenizers import Tokenizer as RustTokenizer
 from mmtrain.data.text import cleaning as text_cleaning
 from mmtrain.data.text import clip_bpe
 from mmtrain.data.text.cleaning import CLEANINGS
+from mmtrain.data.text.codecs import SentencePieceCodec
+from mmtrain.data.text.sentence_piece import SentencePieceModel
 from mmtrain.data.text.tokenizer import (
     CONFIG_FILE,
     Tokenizer,
@@ -365,3 +367,18 @@ def test_a_mistaken_config_is_refused_in_one_line(model_files, fields, message):
     with pytest.raises(UsageError, match=re.escape(message)) as caught:
         build_tokenizer(TokenizerConfig(**fields), folder=model_files)
     assert "\n" not in str(caught.value)
+
+
+def read_codec(definition: bytes) -> SentencePieceCodec:
+    """As Llama-2 carries it."""
+    return SentencePieceCodec(definition, add_bos=True, add_eos=False)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0", b"<html>", bytes(range(256)) * 9, b"\n\xff\xff"])
+@pytest.mark.parametrize("build", [SentencePieceModel, read_codec], ids=["model", "codec"])
+def test_what_is_no_sentence_piece_model_is_told_in_our_words(capfd, build, content):
+    """Nobody is helped by `INTERNAL: could not parse ModelProto`, in the line or beside it."""
+    with pytest.raises(ValueError, match="is not a SentencePiece model") as caught:
+        build(content)
+    told = f"{caught.value} {capfd.readouterr()}".lower()
+    assert "internal" not in told and ".cc" not in told and "proto" not in told
