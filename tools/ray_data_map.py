@@ -99,20 +99,21 @@ def _end_check(arguments: argparse.Namespace, found: Sequence[Any], _: Callable[
 
 
 def _num_looked_at(arguments: argparse.Namespace) -> int:
-    refuse_unfit(stats_options(arguments))
-    source = data_options(arguments).open()
+    data = data_options(arguments)
+    refuse_unfit(data, stats_options(arguments))
+    source = data.open("stats")
     return len(source.shards) if isinstance(source, ShardSource) else source.num_samples
 
 
 def _stats(arguments: argparse.Namespace, part: tuple[int, int]) -> Any:
     data, options = data_options(arguments), replace(stats_options(arguments), part=part)
-    source = data.open()
+    source = data.open("stats")
     return look(data, options, source, samples_of(options, source))
 
 
 def _end_stats(arguments: argparse.Namespace, found: Sequence[Any], _: Callable[..., Any]) -> None:
     data, options = data_options(arguments), stats_options(arguments)
-    write_figures(joined(found), data.open(), options, title=data.title)
+    write_figures(joined(found), data.open("stats"), options, title=data.title)
 
 
 def _num_embedded(arguments: argparse.Namespace) -> int:

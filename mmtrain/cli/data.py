@@ -1,7 +1,6 @@
 """`mmtrain data`."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,6 @@ def add_data(commands: Any) -> None:
     index.add_argument(
         "--workers",
         type=at_least(1),
-        default=min(8, os.cpu_count() or 1),
         metavar="N",
         help="processes that index (as many as processors, up to 8)",
     )

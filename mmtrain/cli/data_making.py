@@ -58,7 +58,6 @@ def _add_making(parser: Parser, out: str) -> None:
     where.add_argument(
         "--captions",
         nargs="+",
-        default=["txt"],
         metavar="NAME",
         help="where captions are: txt, or fields and columns; the first found is the .txt, all are "
         "`captions` of the .json (txt)",
@@ -130,7 +129,7 @@ def _options(arguments: argparse.Namespace) -> Any:
         images=arguments.images,
         image_key=arguments.image_key,
         index_dir=None if arguments.index_dir is None else str(arguments.index_dir),
-        captions=() if arguments.no_captions else tuple(dict.fromkeys(arguments.captions)),
+        captions=() if arguments.no_captions else arguments.captions and tuple(arguments.captions),
         caption_lines=arguments.caption_lines,
         samples_per_shard=arguments.samples_per_shard or (None if size else _SAMPLES_PER_SHARD),
         shard_bytes=size or 0,

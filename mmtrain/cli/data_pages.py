@@ -65,9 +65,7 @@ def add_data_stats(actions: Any) -> None:
     stats.add_argument(
         "--num", type=at_least(1), metavar="N", help="look at N samples, drawn by chance (all)"
     )
-    stats.add_argument(
-        "--seed", type=at_least(0), default=0, metavar="N", help="of the draw (%(default)s)"
-    )
+    stats.add_argument("--seed", type=at_least(0), metavar="N", help="of the draw, with --num (0)")
     stats.add_argument("--label-key", metavar="NAME", help="count the labels in this field")
     stats.add_argument(
         "--tokenizer",
@@ -78,13 +76,10 @@ def add_data_stats(actions: Any) -> None:
     stats.add_argument(
         "--context-length",
         type=at_least(3),
-        default=77,
         metavar="N",
-        help="tokens that a model keeps, to tell how many captions are cut (%(default)s)",
+        help="tokens that a model keeps, to tell how many captions are cut (77)",
     )
-    stats.add_argument(
-        "--workers", type=at_least(0), default=0, metavar="N", help="processes (%(default)s)"
-    )
+    stats.add_argument("--workers", type=at_least(0), metavar="N", help="processes (0)")
     which = stats.add_mutually_exclusive_group()
     which.add_argument(
         "--shard-range",
@@ -115,7 +110,6 @@ def add_looked_at(parser: Parser) -> None:
     where.add_argument(
         "--captions",
         nargs="+",
-        default=["txt"],
         metavar="NAME",
         help="where captions are: txt for the .txt member, else a field of the .json (txt)",
     )
@@ -133,7 +127,7 @@ def data_options(arguments: argparse.Namespace) -> Any:
         data=tuple(arguments.data),
         image_key=arguments.image_key,
         index_dir=None if arguments.index_dir is None else str(arguments.index_dir),
-        captions=() if arguments.no_captions else tuple(dict.fromkeys(arguments.captions)),
+        captions=() if arguments.no_captions else arguments.captions and tuple(arguments.captions),
         caption_lines=arguments.caption_lines,
     )
 

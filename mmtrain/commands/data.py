@@ -1,5 +1,6 @@
 """`mmtrain data`: indexes of shards, and checks of whatever can be trained on."""
 
+import os
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mmtrain.commands.data_questions import QuestionOptions, refuse_idle, tell_questions
+from mmtrain.commands.data_questions import QuestionOptions, tell_questions
+from mmtrain.commands.outputs import refuse_idle
 from mmtrain.commands.progress import Progress
 from mmtrain.data.dialogues.reader import DialogueReader
 from mmtrain.data.dialogues.source import holds_dialogues, refuse_no_dialogues, told_makers
@@ -22,7 +24,8 @@ from mmtrain.data.shards.cataloguing import write_catalogues
 from mmtrain.data.shards.check import CheckReport, check_shards, index_shards
 from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.sources.open import open_source, open_unsharded
-from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.sources.source import IMAGE_KEY, SampleSource
+from mmtrain.data.storage.cache import asked_for
 from mmtrain.data.survey.share import shared_samples
 from mmtrain.errors import FaultsFound, UsageError
 from mmtrain.settings.numbers import WHOLE
@@ -35,19 +38,20 @@ def data_index_command(
     trust: bool,
     part: tuple[int, int],
     merge: bool,
-    workers: int,
+    workers: int | None,
 ) -> None:
     """`mmtrain data index`: write what indexes are missing or stale, with checksums, and join all
     into a catalogue; tell of what changed since there were others, and of damage."""
-    if merge and trust:
-        raise UsageError("--trust has no effect with --merge, which reads no shard; leave it out")
+    if merge:
+        idle = {"--trust": trust, "--workers": workers, "--cache-dir": asked_for()}
+        refuse_idle(idle, "with --merge, which reads no shard")
     report = index_shards(
         data,
         index_dir=_text(index_dir),
         trust=trust,
         part=part,
         may_make=not merge,
-        processes=workers,
+        processes=workers or min(8, os.cpu_count() or 1),
         progress=Progress("shards"),
     )
     for line in report.changes:
@@ -117,7 +121,7 @@ def data_check_command(options: CheckOptions) -> None:
 def _read_question_files(options: CheckOptions) -> QuestionReport:
     part = None if options.part == WHOLE else options.part
     idle = {"--index-dir": options.index_dir, "--shard-range": part, "--images": options.images}
-    refuse_idle(options.idle_on_questions() | idle, "a set of questions")
+    refuse_idle(options.idle_on_questions() | idle, "on a check of a set of questions")
     given = options.questions
     return check_question_files(
         options.data,
@@ -197,16 +201,18 @@ def _read_all(
     is_told = options.captions is None or not isinstance(source, ShardSource)
     if is_told and holds_dialogues(source):
         return _read_dialogues(options, source, samples)
-    refuse_idle({"--images": options.images}, "data that are no file of dialogues")
+    refuse_idle({"--images": options.images}, "on a check of data that are no file of dialogues")
     if options.captions is None and holds_questions(source):
         print("the samples hold questions, which are checked; --captions checks captions")
-        refuse_idle(options.idle_on_questions(), "questions")
+        refuse_idle(options.idle_on_questions(), "on a check of questions")
         if options.part != WHOLE:
-            refuse_idle({"--min-count": min_count}, "a share, which has not all answers")
+            refuse_idle(
+                {"--min-count": min_count}, "on a check of a share, which has not all answers"
+            )
         return check_packed_questions(
             source, samples=samples, min_count=min_count, workers=options.workers
         )
-    refuse_idle({"--min-count": min_count}, "captions")
+    refuse_idle({"--min-count": min_count}, "on a check of captions")
     places = ("txt",) if options.captions is None else options.captions
     return check_samples(
         source,
@@ -223,10 +229,11 @@ def _read_dialogues(
     is_packed = isinstance(source, ShardSource)
     instead = "; --captions checks captions" if is_packed else ""
     print(f"the samples are dialogues, which are checked{instead}")
-    idle = {"--min-count": options.questions.min_count}
-    refuse_idle(options.idle_on_questions() | idle, "dialogues")
+    own_key = None if options.image_key == IMAGE_KEY else options.image_key
+    idle = {"--min-count": options.questions.min_count, "--image-key": own_key}
+    refuse_idle(options.idle_on_questions() | idle, "on a check of dialogues")
     if is_packed:
-        refuse_idle({"--images": options.images}, "shards, which hold their images")
+        refuse_idle({"--images": options.images}, "on a check of shards, which hold their images")
     refuse_no_dialogues(source, told=" ".join(options.data))
     reader = DialogueReader(source, transform=None)
     return check_with(reader, samples=samples, workers=options.workers)

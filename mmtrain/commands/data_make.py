@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mmtrain.commands.data_pages import DataOptions
+from mmtrain.commands.outputs import refuse_idle
 from mmtrain.data.making.keys import Keys
 from mmtrain.data.making.make import MakeConfig, ShardMaker, make_shards, mean_bytes
 from mmtrain.data.making.split import part_of
@@ -15,7 +17,6 @@ from mmtrain.data.sample_check import Unusable
 from mmtrain.data.samples import NO_CAPTION, SampleReader
 from mmtrain.data.shards.check import index_shards
 from mmtrain.data.sources.manifest import ManifestSource
-from mmtrain.data.sources.open import open_source
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.sources.table import TABLE_SUFFIXES
 from mmtrain.errors import UsageError
@@ -26,23 +27,13 @@ _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class MakeOptions:
+class MakeOptions(DataOptions):
     """What `make` and `split` take alike."""
 
-    data: tuple[str, ...]
-    """Paths as data.train takes them."""
     out: Path
     """The folder of the shards."""
     images: Path | None
     """Where a table's relative paths start; None: beside the table."""
-    image_key: str
-    """As data.image_key."""
-    index_dir: str | None
-    """Where the indexes of shards that are read are."""
-    captions: tuple[str, ...]
-    """Places where captions are; empty: none are wanted."""
-    caption_lines: bool
-    """Every line of a text is a caption."""
     samples_per_shard: int | None
     """At most; None: by size."""
     shard_bytes: int
@@ -64,7 +55,7 @@ def data_make_command(options: MakeOptions) -> None:
         UsageError: samples cannot be used and are not to be left out, or a file cannot be read or
             written.
     """
-    source = _open(options)
+    source = _open(options, "make")
     num = _make(options, source, Keys(source), out=options.out)
     print(f"{num:,} samples in {_shards_told(options.out)}")
     print(f'a recipe names them as data.train = "{options.out}/*.tar"')
@@ -84,7 +75,7 @@ def data_split_command(options: MakeOptions, fractions: Sequence[tuple[str, floa
         raise UsageError(
             f"--fractions {told} come to {sum(shares.values()):g}; make them come to 1"
         )
-    source = _open(options)
+    source = _open(options, "split")
     keys = Keys(source)
     ends = np.cumsum(list(shares.values())).tolist()
     side = np.array([part_of(keys.plain(n), ends) for n in keys.numbers.tolist()])
@@ -100,11 +91,10 @@ def data_split_command(options: MakeOptions, fractions: Sequence[tuple[str, floa
         print(f"{name}: {num:,} of {keys.numbers.size:,} samples in {_shards_told(out)}")
 
 
-def _open(options: MakeOptions) -> SampleSource:
+def _open(options: MakeOptions, command: str) -> SampleSource:
     if options.images is None:
-        return open_source(
-            options.data, image_key=options.image_key, index_dir=options.index_dir, key="data"
-        )
+        return options.open(command)
+    refuse_idle({"--index-dir": options.index_dir}, "on data that are no shards")
     table = Path(options.data[0])
     if len(options.data) > 1 or table.suffix.lower() not in TABLE_SUFFIXES:
         raise UsageError(
@@ -128,7 +118,7 @@ def _make(
     size = options.samples_per_shard or max(1, round(options.shard_bytes / mean_bytes(source)))
     config = MakeConfig(
         samples_per_shard=size,
-        captions=options.captions,
+        captions=options.places,
         caption_lines=options.caption_lines,
         seed=options.seed,
     )
@@ -178,7 +168,7 @@ def _tell(
     reasons = Counter(each.reason for each in unusable)
     hint = ""
     if len(unusable) == num_read and reasons.keys() == {NO_CAPTION}:
-        places = dict.fromkeys(options.captions, 1.0)
+        places = dict.fromkeys(options.places, 1.0)
         reader = SampleReader(source, transform=None, captions=places)
         hint = f"; {reader.describe(0)}; --captions names other places, --no-captions none"
     if not options.skip_bad:

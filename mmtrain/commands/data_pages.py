@@ -1,10 +1,12 @@
-"""`mmtrain data view`: a sheet of samples; and the data that `view` and `stats` look at."""
+"""`mmtrain data view`: a sheet of samples; and the data that `view`, `stats` and `make` look at."""
 
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from mmtrain.commands.outputs import refuse_out
+from mmtrain.commands.outputs import refuse_idle, refuse_out
+from mmtrain.data.dialogues.source import holds_dialogues, told_makers
+from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.sources.open import open_source
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.survey.pick import pick
@@ -25,16 +27,42 @@ class DataOptions:
     """As data.image_key."""
     index_dir: str | None
     """Where indexes are."""
-    captions: tuple[str, ...]
-    """Places where captions are; empty: none are wanted."""
+    captions: tuple[str, ...] | None
+    """Places where captions are; empty: none are wanted; None: the .txt, nobody said."""
     caption_lines: bool
     """Every line of a text is a caption."""
 
-    def open(self) -> SampleSource:
-        """The source."""
-        return open_source(
-            self.data, image_key=self.image_key, index_dir=self.index_dir, key="data"
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where captions are, each once."""
+        return ("txt",) if self.captions is None else tuple(dict.fromkeys(self.captions))
+
+    def open(self, command: str) -> SampleSource:
+        """The source.
+
+        Args:
+            command: `view`, `stats`, `make` or `split`, for messages.
+
+        Raises:
+            UsageError: it cannot be read, holds dialogues, or an option has no effect on it.
+        """
+        if self.captions == ():
+            refuse_idle({"--caption-lines": self.caption_lines}, "with --no-captions")
+        source = open_source(
+            self.data,
+            image_key=self.image_key,
+            index_dir=self.index_dir,
+            key="data",
+            make=told_makers(self.image_key, None),
         )
+        is_told = self.captions is None or not isinstance(source, ShardSource)
+        if is_told and holds_dialogues(source, most=1):
+            raise UsageError(
+                f"{self.title} holds dialogues, which mmtrain data {command} does not know; "
+                f"mmtrain data check {self.title} reads them all, and a recipe with "
+                "[vqa.dialogues] trains on them as they are"
+            )
+        return source
 
     @property
     def title(self) -> str:
@@ -60,9 +88,9 @@ def data_view_command(
     """
     refuse_out(out, "--out", ".html")
     conditions = [Where.of(text) for text in where]
-    source = options.open()
+    source = options.open("view")
     look = partial(
-        look_at, source, captions=options.captions, caption_lines=options.caption_lines or None
+        look_at, source, captions=options.places, caption_lines=options.caption_lines or None
     )
     share = None if part is None else shared_samples(source, part)
     found, num_looked = pick(

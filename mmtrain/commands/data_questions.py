@@ -1,12 +1,11 @@
 """`mmtrain data check` of questions about images."""
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mmtrain.data.questions.check import QuestionReport
 from mmtrain.data.questions.source import brings_questions
-from mmtrain.errors import FaultsFound, UsageError
+from mmtrain.errors import FaultsFound
 
 _MAX_NAMED = 100
 
@@ -46,14 +45,3 @@ def tell_questions(report: QuestionReport) -> None:
     print(f"{told} are well formed")
     reasons = ", ".join(f"{reason}: {count:,}" for reason, count in report.reasons.items())
     raise FaultsFound(f"{num_bad:,} rows, answers or images would not be used ({reasons})")
-
-
-def refuse_idle(options: Mapping[str, object], what: str) -> None:
-    """Refuse what has no effect on the check of something.
-
-    Raises:
-        UsageError: an option has a value.
-    """
-    for option, value in options.items():
-        if value is not None:
-            raise UsageError(f"{option} has no effect on a check of {what}; leave it out")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mmtrain.commands.data_pages import DataOptions
-from mmtrain.commands.outputs import refuse_out, refuse_overwriting
+from mmtrain.commands.outputs import refuse_idle, refuse_out, refuse_overwriting
 from mmtrain.commands.progress import Progress
 from mmtrain.data.images.decode import decode_image
 from mmtrain.data.samples import image_file
@@ -22,6 +22,7 @@ from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
 from mmtrain.report.data_pages import write_stats_page
 
+_CONTEXT_LENGTH = 77
 _LONGEST_TEXT = 4096
 """Tokens up to which a caption's are counted."""
 
@@ -36,16 +37,16 @@ class StatsOptions:
     """The figures."""
     num: int | None
     """Samples that are drawn; None: all are looked at."""
-    seed: int
-    """Of the draw."""
+    seed: int | None
+    """Of the draw; None: 0."""
     label_key: str | None
     """Field of the labels that are counted."""
     tokenizer: Path | None
     """What counts tokens; None: CLIP's."""
-    context_length: int
-    """Tokens that a model keeps."""
-    workers: int
-    """Processes."""
+    context_length: int | None
+    """Tokens that a model keeps; None: 77."""
+    workers: int | None
+    """Processes; None: 0."""
     part: tuple[int, int] | None
     """Look at one of n shares, and keep it in `parts`."""
     merge: bool
@@ -60,9 +61,9 @@ def data_stats_command(data: DataOptions, options: StatsOptions) -> None:
     Raises:
         UsageError: neither is asked for, a file cannot be read or written, no sample has the label.
     """
-    refuse_unfit(options)
+    refuse_unfit(data, options)
     refuse_overwriting(data.data, {"--json": options.json_out})
-    source = data.open()
+    source = data.open("stats")
     if options.parts is None:
         whole = look(data, options, source, samples_of(options, source))
         write_figures(whole, source, options, title=data.title)
@@ -85,7 +86,7 @@ def samples_of(options: StatsOptions, source: SampleSource) -> np.ndarray:
     """
     numbers = np.arange(source.num_samples)
     if options.num is not None and options.num < source.num_samples:
-        numbers = np.sort(drawn(source.num_samples, seed=options.seed, num=options.num))
+        numbers = np.sort(drawn(source.num_samples, seed=options.seed or 0, num=options.num))
     if options.part is None:
         return numbers
     own = shared_samples(source, options.part)
@@ -103,35 +104,47 @@ def look(
     survey = Survey(
         source,
         numbers=samples,
-        captions=data.captions,
+        captions=data.places,
         caption_lines=data.caption_lines or None,
         label_key=options.label_key,
         tokenizer=build_tokenizer(_tokenizer(options.tokenizer)),
         progress=Progress("samples"),
     )
-    return survey.run(workers=options.workers)
+    return survey.run(workers=options.workers or 0)
 
 
 def _job(data: DataOptions, options: StatsOptions, source: SampleSource) -> SurveyJob:
     return SurveyJob(
         data_fingerprint=source.fingerprint,
         image_key=data.image_key,
-        captions=data.captions,
+        captions=data.places,
         caption_lines=data.caption_lines,
         label_key=options.label_key,
         tokenizer=build_tokenizer(_tokenizer(options.tokenizer)).fingerprint,
         num=options.num,
-        seed=None if options.num is None else options.seed,
+        seed=None if options.num is None else options.seed or 0,
     )
 
 
-def refuse_unfit(options: StatsOptions) -> None:
+def refuse_unfit(data: DataOptions, options: StatsOptions) -> None:
     """Refuse options that do nothing, and files that cannot be written.
 
     Raises:
         UsageError: naming them.
     """
     is_share = options.part is not None
+    if options.num is None:
+        refuse_idle({"--seed": options.seed}, "without --num, which draws samples")
+    if options.merge:
+        refuse_idle({"--workers": options.workers}, "with --merge, which looks at no sample")
+    if is_share:
+        refuse_idle(
+            {"--context-length": options.context_length},
+            "with --shard-range, which writes no figures (--merge does)",
+        )
+    if data.captions == ():
+        idle = {"--tokenizer": options.tokenizer, "--context-length": options.context_length}
+        refuse_idle(idle, "with --no-captions")
     if options.parts is None and (is_share or options.merge):
         word = "--shard-range" if is_share else "--merge"
         raise UsageError(f"{word} needs --parts DIR, the folder of all shares")
@@ -161,7 +174,7 @@ def write_figures(whole: Piece, source: SampleSource, options: StatsOptions, *, 
     Raises:
         UsageError: no sample has the label, or a file cannot be written.
     """
-    stats = figures(whole, source, context_length=options.context_length)
+    stats = figures(whole, source, context_length=options.context_length or _CONTEXT_LENGTH)
     if options.label_key is not None and not stats["labels"]["num_labelled"]:
         raise UsageError(
             f"label_key = {options.label_key}: 0 of {whole.num_looked:,} samples looked at have "

@@ -1,4 +1,5 @@
-"""Files that commands write, looked at before anything is computed for them."""
+"""What a command refuses before anything is computed: outputs that cannot be written, options that
+do nothing."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -40,3 +41,18 @@ def refuse_overwriting(
         if real_path(path) in taken:
             raise UsageError(f"{option} = {path} is another file of this command; name a new one")
         taken.add(real_path(path))
+
+
+def refuse_idle(options: Mapping[str, object], why: str) -> None:
+    """Refuse what was given and has no effect.
+
+    Args:
+        options: their values by name; None, False and nothing are options that were not given.
+        why: where they have none, such as `with --merge, which reads no shard`.
+
+    Raises:
+        UsageError: naming the first that was given.
+    """
+    for option, value in options.items():
+        if value is not None and value is not False:
+            raise UsageError(f"{option} has no effect {why}; leave it out")

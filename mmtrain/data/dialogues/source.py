@@ -211,12 +211,17 @@ def refuse_no_dialogues(source: SampleSource, *, told: str) -> None:
         )
 
 
-def holds_dialogues(source: SampleSource) -> bool:
+def holds_dialogues(source: SampleSource, *, most: int = _NUM_PROBES) -> bool:
     """Whether samples are dialogues: a file's that was opened as such, or some of those of shards
-    that are looked at, by the field that these are in."""
+    that are looked at, by the field that these are in.
+
+    Args:
+        source: the samples.
+        most: of shards, samples that are looked at.
+    """
     if not isinstance(source, ShardSource):
         return isinstance(source, DialogueTable | DialogueRows)
-    some = np.linspace(0, source.num_samples - 1, min(_NUM_PROBES, source.num_samples)).astype(int)
+    some = np.linspace(0, source.num_samples - 1, min(most, source.num_samples)).astype(int)
     for sample in some.tolist():
         try:
             fields = json_fields(source.read(sample, {"json"}).get("json"))

@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -196,3 +196,8 @@ def _choices(inside: str) -> list[str]:
         numbers = range(int(first), int(last) + 1)
         return [str(number).zfill(len(first)) for number in numbers]
     return inside.split(",") if "," in inside else [f"{{{inside}}}"]
+
+
+def as_typed(patterns: str | Sequence[str]) -> str:
+    """Patterns as they were typed."""
+    return patterns if isinstance(patterns, str) else " ".join(patterns)

@@ -19,6 +19,7 @@ from mmtrain.data.shards.index_file import is_fresh
 from mmtrain.data.shards.kept import Kept, KeptIndexes
 from mmtrain.data.shards.opened import Shard
 from mmtrain.data.shards.opening import open_shards, refuse_changed
+from mmtrain.data.shards.patterns import as_typed
 from mmtrain.data.shards.tar_header import BLOCK
 from mmtrain.data.storage.addresses import is_remote
 from mmtrain.data.storage.cache import Cache, asked_for, folder_name
@@ -97,7 +98,8 @@ class ShardSource:
         if on_damage == "stop":
             self._refuse_damage(key)
         if self.num_samples == 0:
-            raise UsageError(f"{key} = {patterns}: the shards hold no samples; name others")
+            told = as_typed(patterns)
+            raise UsageError(f"{key} = {told}: the shards hold no samples; name others")
         if verify and (bare := self.shards.without_crc()):
             raise UsageError(
                 f"data.verify = true needs checksums, which the index of {bare[0].path} has not; "

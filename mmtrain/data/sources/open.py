@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from mmtrain.data.sample_error import IncompleteError, SampleError
-from mmtrain.data.shards.patterns import expand_patterns
+from mmtrain.data.shards.patterns import as_typed, expand_patterns
 from mmtrain.data.shards.source import OnDamage, ShardSource
 from mmtrain.data.sources.arrow import (
     ARROW_SUFFIXES,
@@ -171,8 +171,8 @@ def open_unsharded(
     source = _open_unsharded(patterns, make or Makers.images(image_key), key)
     if source is not None and not is_shared and not takes_image_key(source, image_key):
         raise UsageError(
-            f"{image_key_option(key)} = {image_key} has no effect: {key} = {patterns} has no "
-            "column to choose; leave it out"
+            f"{image_key_option(key)} = {image_key} has no effect: {key} = "
+            f"{as_typed(patterns)} has no column to choose; leave it out"
         )
     return source
 
@@ -269,13 +269,13 @@ def open_source(
     if index_dir is not None:
         option = "data.index_dir" if key == "data.train" else "index_dir"
         raise UsageError(
-            f"{option} = {index_dir} has no effect: {key} = {patterns} has no index, which only "
-            "shards have; leave it out"
+            f"{option} = {index_dir} has no effect: {key} = {as_typed(patterns)} has no index, "
+            "which only shards have; leave it out"
         )
     if verify:
         raise UsageError(
-            f"data.verify = true needs checksums, which {patterns} has not; pack it into shards "
-            "(mmtrain data make) or set it to false"
+            f"data.verify = true needs checksums, which {as_typed(patterns)} has not; pack it into "
+            "shards (mmtrain data make) or set it to false"
         )
     return source
 

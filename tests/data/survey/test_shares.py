@@ -40,26 +40,32 @@ def six_shards(shards: str, tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "looking", "telling"),
     [
-        (),
-        ("--label-key", "kind", "--context-length", "5", "--workers", "2"),
-        ("--num", "11", "--seed", "4"),
-        ("--no-captions", "--caption-lines"),
+        ((), (), ()),
+        (("--label-key", "kind"), ("--workers", "2"), ("--context-length", "5")),
+        (("--num", "11", "--seed", "4"), (), ()),
+        (("--no-captions",), (), ()),
+        (("--caption-lines",), (), ()),
     ],
 )
 @pytest.mark.parametrize("num", [1, 2, 6])
 def test_shares_come_to_the_figures_and_the_page_of_one_run(
-    six_shards: str, tmp_path: Path, words: tuple[str, ...], num: int
+    six_shards: str,
+    tmp_path: Path,
+    words: tuple[str, ...],
+    looking: tuple[str, ...],
+    telling: tuple[str, ...],
+    num: int,
 ) -> None:
-    whole = written(six_shards, tmp_path / "whole", *words)
+    """With what a share takes, and what the figures take."""
+    whole = written(six_shards, tmp_path / "whole", *words, *looking, *telling)
     parts = tmp_path / "parts"
     for number in reversed(range(num)):
-        assert share(six_shards, parts, f"{number}/{num}", *words) == 0
+        assert share(six_shards, parts, f"{number}/{num}", *words, *looking) == 0
     assert len(list(parts.iterdir())) == num
-    assert (
-        written(six_shards, tmp_path / "merged", "--merge", "--parts", str(parts), *words) == whole
-    )
+    merge = ("--merge", "--parts", str(parts), *telling)
+    assert written(six_shards, tmp_path / "merged", *merge, *words) == whole
     assert b"torn" in whole[0] or words[:1] == ("--num",)
 
 
