@@ -15,7 +15,7 @@ import mmtrain
 from mmtrain.cli import main
 from tests.tasks.decoder_starts import CHATML, started_recipe, write_decoder
 from tests.tasks.test_vqa_run import write_recipe
-from tests.train.test_mirrored_run import Crash, at_step, crash_when_sent
+from tests.train.test_mirrored_run import Crash, at_step, crash_when_sent, forget
 from tests.train.test_vision_init import RECIPE as TIMM
 
 RECIPE = "configs/debug_clip.toml"
@@ -186,7 +186,7 @@ def test_the_start_is_not_needed_on_another_machine(
         at_step(patch, 3, lambda: crash_when_sent(url, 2))
         with pytest.raises(Crash):
             main(["train", *words, "--run-dir", str(tmp_path / "run")])
-    shutil.rmtree(tmp_path / "run")
+    forget(tmp_path / "run")
     shutil.rmtree(tmp_path / "start")
     capsys.readouterr()
     other = [*words, "--run-dir", str(tmp_path / "other"), "--run.seed", "5", "--resume"]
