@@ -108,6 +108,7 @@ function addTurn(question) {
     surePart: make(item, "p", "soft sure"),
   };
   turns.push(turn);
+  describeTalk();
   reveal(turn);
   return turn;
 }
@@ -198,6 +199,7 @@ function showMap(turn) {
   }
   if (!rows) {
     clearHeat();
+    say("heat-wait", "There is no map.");
     say("heat-note", `There is no map: ${why}.`);
     return;
   }
