@@ -1,9 +1,10 @@
 """Towers as graphs that run without mmtrain: traced by torch.export, and held against torch."""
 
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 
 import torch
@@ -202,11 +203,15 @@ def refusing(graph: TowerGraph, *, form: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Exporters tell of their own passes, for who develops them."""
+    """Exporters tell of their own passes, for who develops them, and print a graph that failed."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
