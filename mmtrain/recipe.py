@@ -10,6 +10,7 @@ from mmtrain.errors import UsageError
 from mmtrain.eval.config import EvalConfig
 from mmtrain.loading.config import ModelConfig
 from mmtrain.loading.decoder_start import with_decoder
+from mmtrain.loading.hub_models import pinned
 from mmtrain.loading.start import with_start
 from mmtrain.loading.text_sizes import refuse_other_sizes, text_sizes
 from mmtrain.losses.config import SIGLIP_BIAS
@@ -21,7 +22,7 @@ from mmtrain.settings.decode import decode
 from mmtrain.settings.describe import NONE
 from mmtrain.settings.layers import laid_over, read_layers
 from mmtrain.settings.overrides import apply_overrides
-from mmtrain.settings.paths import expand_paths
+from mmtrain.settings.paths import change_models, expand_paths
 from mmtrain.settings.read_toml import parse_toml, read_toml
 from mmtrain.tasks.adapter_sections import (
     check_adapter,
@@ -31,7 +32,7 @@ from mmtrain.tasks.adapter_sections import (
 from mmtrain.tasks.config import LossSection, VqaSection
 from mmtrain.train.config import RunConfig, TrainConfig
 from mmtrain.train.metrics import LogConfig
-from mmtrain.train.run_folder import RECIPE_FILE, has_begun
+from mmtrain.train.run_folder import RECIPE_FILE, fetched_models, has_begun
 
 _SIZES = ("vocab_size", "context_length", "end_token_id")
 _LENGTHS = ("steps", "epochs", "phase")
@@ -93,6 +94,8 @@ def load_recipe(
     data = expand_paths(TrainRecipe, data)
     data = _with_one_length(data, _lengths_among(overrides or []))
     begun = _begun(data) if resumes else None
+    known = {} if begun is None else fetched_models(Path(data["run"]["dir"]))
+    data = change_models(TrainRecipe, data, lambda text, key: pinned(text, key=key, known=known))
     filled = with_start(with_decoder(_with_written_scale(data), begun=begun), begun=begun)
     recipe = decode(TrainRecipe, filled)
     _refuse_written_sizes(data, recipe)
@@ -100,6 +103,11 @@ def load_recipe(
         raise UsageError(
             "model.init_training = true goes on with model.init, a checkpoint of open_clip's "
             "training of two towers; name it, or set it to false"
+        )
+    if recipe.model.init_training and str(recipe.model.init).startswith("hf://"):
+        raise UsageError(
+            f"model.init_training = true goes on with a checkpoint's file, and model.init = "
+            f"{recipe.model.init} is a model of the hub, without moments; set it to false"
         )
     if recipe.data.mixture and recipe.vqa is not None and recipe.vqa.dialogues is None:
         raise UsageError(

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -147,7 +146,7 @@ def planned_teachers(loss: LossSection) -> dict[str, PlannedTeacher]:
     for term in loss.terms:
         if term.teacher is None:
             continue
-        package = read_package(Path(term.teacher), key="loss.terms: teacher")
+        package = read_package(term.teacher, key="loss.terms: teacher")
         found[term.teacher] = PlannedTeacher(
             config=package.config,
             context_length=package.tokenizer.context_length,

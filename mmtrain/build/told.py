@@ -10,13 +10,14 @@ from mmtrain.build.run import Run
 from mmtrain.data.fingerprint import split_fingerprint
 from mmtrain.data.storage import hub
 from mmtrain.files import writing
+from mmtrain.loading.hub_models import PINNED
 from mmtrain.parallel.compile import compiled_code
 from mmtrain.ranks import num_ranks, on_rank_0
 from mmtrain.recipe import TrainRecipe
 from mmtrain.settings.decode import encode
-from mmtrain.settings.paths import escape_paths
+from mmtrain.settings.paths import change_models, escape_paths
 from mmtrain.train.resume import read_history
-from mmtrain.train.run_folder import TOKENIZER, write_facts
+from mmtrain.train.run_folder import TOKENIZER, fetched_models, write_facts
 
 
 def headline(run: Run) -> Iterator[str]:
@@ -58,6 +59,19 @@ def _sources(run: Run) -> dict[str, dict[str, int]]:
     return {one.name: {"num_samples": source.num_samples} for one, source in pairs}
 
 
+def _fetched(run: Run) -> dict[str, str]:
+    """What the recipe names of Hugging Face's hub: with its commit, by what the user wrote."""
+    named: set[str] = set()
+
+    def note(text: str, _: str) -> str:
+        named.add(text)
+        return text
+
+    change_models(TrainRecipe, encode(run.recipe), note)
+    found = {**fetched_models(run.folder), **PINNED}
+    return {text: address for text, address in found.items() if address in named}
+
+
 def write_run_facts(run: Run) -> None:
     """Write the recipe as it was resolved, and what it met here, into the run's folder."""
     facts: dict[str, Any] = {
@@ -69,6 +83,7 @@ def write_run_facts(run: Run) -> None:
             **({"sources": sources} if (sources := _sources(run)) else {}),
             **({"commits": hub.COMMITS} if hub.COMMITS else {}),
         },
+        **({"models": models} if (models := _fetched(run)) else {}),
         "total_steps": run.total_steps,
         **({"phases": run.data.phases.facts()} if run.data.phases.are_given else {}),
         "parameters": {"trainable": run.num_trainable, "total": run.num_parameters},

@@ -13,10 +13,10 @@ def add_generate(commands: Any) -> None:
     parser = add_command(commands, "generate", "let a decoder go on with a text", _generate)
     parser.add_argument(
         "--model",
-        type=Path,
         required=True,
-        metavar="DIR",
-        help="a folder in Hugging Face's form: GPT-1, GPT-2, Llama, Qwen2 or Gemma",
+        metavar="MODEL",
+        help="a folder in Hugging Face's form: GPT-1, GPT-2, Llama, Qwen2 or Gemma; or "
+        "hf://OWNER/NAME[@REVISION], fetched from its hub",
     )
     parser.add_argument(
         "--prompt",

@@ -10,6 +10,8 @@ from mmtrain.data.sources.source import IMAGE_KEY
 from mmtrain.data.storage.patience import PATIENCE
 from mmtrain.settings.numbers import at_least, seconds
 
+HUB = "or hf://OWNER/NAME[@REVISION] or open_clip:NAME/TAG, fetched from Hugging Face's hub"
+"""How --help names models that are not here."""
 _RUNNING = ("architecture", "batch_size", "fast", "workers", "retry_seconds", "device", "precision")
 
 
@@ -28,10 +30,9 @@ def add_model(parser: Parser, *, has_name: bool = True) -> None:
         add_architecture(parser)
     parser.add_argument(
         "--model",
-        type=Path,
         required=True,
-        metavar="PATH",
-        help="a run, an export, or a model in another tool's form",
+        metavar="MODEL",
+        help=f"a run, an export, a model in another tool's form, {HUB}",
     )
 
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmtrain.cli.model_options import add_architecture
+from mmtrain.cli.model_options import HUB, add_architecture
 from mmtrain.cli.parser import add_command
 from mmtrain.interop.forms import DECODER, OURS, described, form_names, weight_names
 
@@ -17,13 +17,13 @@ def add_export(commands: Any) -> None:
         "help": f"{described()}; {DECODER}: the decoder of a model that answers, as Hugging "
         "Face's libraries read it (%(default)s)",
     }
-    source = "a run, an export, or a folder in another tool's form"
+    source = f"a run, an export, a folder in another tool's form, {HUB}"
     folder: dict[str, Any] = {"type": Path, "help": "a new folder"}
     export = add_command(commands, "export", "write a trained model for use elsewhere", _export)
-    export.add_argument("model", type=Path, metavar="RUN", help=source)
+    export.add_argument("model", metavar="RUN", help=source)
     export.add_argument("--out", required=True, metavar="DIR", **folder)
     convert = add_command(commands, "convert", "rewrite a model's folder in another form", _export)
-    convert.add_argument("model", type=Path, metavar="SRC", help=source)
+    convert.add_argument("model", metavar="SRC", help=source)
     convert.add_argument("out", metavar="DST", **folder)
     for command in (export, convert):
         command.add_argument("--format", **forms)
@@ -44,7 +44,7 @@ def add_models(commands: Any) -> None:
     summary.add_argument(
         "model",
         metavar="RECIPE|PATH|NAME",
-        help="a recipe, a model's folder, or a name of `mmtrain models`",
+        help="a recipe, a model's folder or address, or a name of `mmtrain models`",
     )
     add_architecture(summary)
     summary.add_argument(

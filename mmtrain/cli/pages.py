@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmtrain.cli.model_options import add_architecture
+from mmtrain.cli.model_options import HUB, add_architecture
 from mmtrain.cli.parser import add_command, add_device
 from mmtrain.settings.numbers import at_least
 
@@ -31,10 +31,9 @@ def add_serve(commands: Any) -> None:
     )
     serve.add_argument(
         "--model",
-        type=Path,
         required=True,
-        metavar="PATH",
-        help="a run folder or its export/; one that answers questions is asked about images",
+        metavar="MODEL",
+        help=f"a run folder or its export/, {HUB}; one that answers is asked about images",
     )
     add_architecture(serve)
     serve.add_argument(

@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
 _EMPTY = "it is empty; is a variable not set?"
 _PLACES = {"DATA", "DIR", "DST", "EMBEDDINGS", "FILE", "FOLDER", "PATH", "RECIPE", "RUN"}
-_PLACES |= {"SHARDS", "SOURCE", "SRC", "SUITE"}
+_PLACES |= {"MODEL", "SHARDS", "SOURCE", "SRC", "SUITE"}
 
 
 def typed_name(action: argparse.Action) -> str:

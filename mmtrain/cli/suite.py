@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmtrain.cli.model_options import add_architecture, add_running, running_options
+from mmtrain.cli.model_options import HUB, add_architecture, add_running, running_options
 from mmtrain.cli.parser import add_command
 
 _EXAMPLES = """\
@@ -34,11 +34,10 @@ def add_eval_suite(kinds: Any) -> None:
     )
     suite.add_argument(
         "--models",
-        type=Path,
         nargs="+",
         required=True,
-        metavar="PATH",
-        help="runs, exports, or models in other tools' forms",
+        metavar="MODEL",
+        help=f"runs, exports, models in other tools' forms, {HUB}",
     )
     suite.add_argument(
         "--out",

@@ -3,7 +3,7 @@ samples."""
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,13 +11,15 @@ from mmtrain.commands.outputs import refuse_overwriting
 from mmtrain.data.feature_files import PieceFormat
 from mmtrain.data.storage.patience import PATIENCE, waiting
 from mmtrain.errors import UsageError
-from mmtrain.eval import Encoder, write_result
+from mmtrain.eval import Encoder, EvalResult, write_result
 from mmtrain.eval.evaluators.evaluator import Evaluator
 from mmtrain.eval.evaluators.options import option_words
 from mmtrain.eval.features.embed import EmbedReport, embed
 from mmtrain.eval.forward_size import FAST_BATCH, FIXED_BATCH, forward_size
 from mmtrain.eval.together import on_all_ranks
 from mmtrain.loading import load
+from mmtrain.loading.hub_address import parse_address
+from mmtrain.loading.hub_models import model_folder, pinned
 from mmtrain.loading.vqa import is_vqa_folder, load_vqa, refuse_architecture
 from mmtrain.models.answering_tower import AnsweringTower
 from mmtrain.parallel.mesh import (
@@ -36,7 +38,7 @@ from mmtrain.settings.numbers import WHOLE
 class ModelOptions:
     """A model on disk, and how it is run."""
 
-    path: Path
+    path: Path | str
     """What `load` takes."""
     architecture: str | None = None
     """Of a weights' file of which nothing says it."""
@@ -52,6 +54,13 @@ class ModelOptions:
     """cpu, cuda, cuda:1 or auto."""
     precision: Precision = "fp32"
     """Number format of the forward passes."""
+
+    def recorded(self, result: EvalResult) -> EvalResult:
+        """The result with what was fetched, at its commit."""
+        if isinstance(self.path, Path) or parse_address(self.path, key="model") is None:
+            return result
+        address = pinned(self.path, key="model")
+        return replace(result, figures={"model": address, **result.figures})
 
     @property
     def forward_size(self) -> int:
@@ -72,7 +81,7 @@ def eval_command(*, model: ModelOptions, evaluation: Evaluator, out: Path) -> No
         with on_all_ranks(encoder.group, encoder.device):
             result = evaluation.run(encoder, inputs)
     if encoder.is_main:
-        write_result(out, result)
+        write_result(out, model.recorded(result))
         for key, form in evaluation.shown.items():
             print(f"{key:16}{result.figures[key]:{form}}")
         if remark := evaluation.remark(result.figures):
@@ -182,9 +191,10 @@ def build_encoder(
         layout: of the ranks, where they have met already.
     """
     layout = layout or join_ranks(options)
-    if images_only and is_vqa_folder(options.path):
-        refuse_architecture(options.path, options.architecture)
-        saved = load_vqa(options.path, layout.device)
+    path = model_folder(options.path, key="model")
+    if images_only and is_vqa_folder(path):
+        refuse_architecture(path, options.architecture)
+        saved = load_vqa(path, layout.device)
         model, preprocess, tokenizer = (
             AnsweringTower(saved.model).eval(),
             saved.preprocess,
@@ -192,7 +202,7 @@ def build_encoder(
         )
     else:
         model, transform, tokenizer = load(
-            options.path, device=layout.device, architecture=options.architecture
+            path, device=layout.device, architecture=options.architecture
         )
         preprocess = transform.config
     return Encoder(

@@ -8,7 +8,7 @@ EXTRAS = {
     "track": "mirrors of metrics.jsonl ([log] wandb, tensorboard)",
     "datasets": "Hugging Face data sets saved to disk as data.train",
     "parquet": "tables: .parquet as data, data.join, embed --format parquet",
-    "remote": "data in object stores, on web servers and the hub (s3://, https://, hf:// ...)",
+    "remote": "data in object stores and on web servers, the hub's models (s3://, https://, hf://)",
     "ray": "checks, surveys and embeds over a cluster (tools/ray_data_map.py)",
     "torchvision": "torchvision's data sets on disk (torchvision:NAME/SPLIT:ROOT)",
     "towers": "towers that timm and transformers compute (docs/models.md)",

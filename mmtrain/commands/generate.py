@@ -23,7 +23,7 @@ SHOWN_ANSWERS = 5
 
 def generate_command(
     *,
-    model: Path,
+    model: str,
     prompts: list[str],
     chat: bool,
     answers: Path | None,

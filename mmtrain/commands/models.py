@@ -19,6 +19,7 @@ from mmtrain.interop.foreign_config import read_json
 from mmtrain.interop.hf_decoder_config import decoder_config_from_hf
 from mmtrain.interop.hf_decoder_files import is_decoder_folder
 from mmtrain.loading import export_model, load
+from mmtrain.loading.hub_models import model_folder
 from mmtrain.loading.start import read_start
 from mmtrain.loading.vqa import is_vqa_folder, load_vqa
 from mmtrain.models import ClipConfig
@@ -36,7 +37,7 @@ from mmtrain.tasks.answering_sections import AnsweringSections
 
 
 def export_command(
-    *, model: Path, out: Path, form: str, weights: str | None, architecture: str | None
+    *, model: str, out: Path, form: str, weights: str | None, architecture: str | None
 ) -> None:
     """`mmtrain export`: a run's or a folder's model in a form that other tools load."""
     refuse_existing(out)
@@ -71,7 +72,8 @@ def summary_command(
     *, model: str, architecture: str | None, graph: Path | None, autograd: Path | None
 ) -> None:
     """`mmtrain summary`: a model's parts, and on request pictures of its towers and its graph."""
-    path = Path(model)
+    is_name = model in MODEL_NAMES or model.endswith(".toml")
+    path = Path(model) if is_name else model_folder(model, key="model")
     is_weights = path.exists() and path.suffix != ".toml"
     if architecture is not None and (
         not is_weights or is_decoder_folder(path) or is_vqa_folder(path)
@@ -79,8 +81,8 @@ def summary_command(
         raise UsageError(
             f"architecture = {architecture} is for a CLIP's weights; {model} is something else"
         )
-    if is_decoder_folder(Path(model)):
-        _summarize_decoder(Path(model), graph or autograd)
+    if is_decoder_folder(path):
+        _summarize_decoder(path, graph or autograd)
         return
     if is_vqa_folder(path):
         _summarize_vqa(path.name, load_vqa(path).model, graph or autograd)
@@ -88,7 +90,7 @@ def summary_command(
     if path.suffix == ".toml" and (answers := _planned_answers(path)) is not None:
         _summarize_vqa(path.name, answers, graph or autograd)
         return
-    config, title = _architecture(model, architecture)
+    config, title = _architecture(model, path, architecture)
     summary = summarize(config)
     _print(measured_table(measured_parts(config)))
     print(
@@ -186,11 +188,10 @@ def _parts_table(parts: list[Part]) -> Table:
     return table
 
 
-def _architecture(model: str, architecture: str | None) -> tuple[ClipConfig, str]:
+def _architecture(model: str, path: Path, architecture: str | None) -> tuple[ClipConfig, str]:
     """The architecture that a recipe, a model's folder or a name stands for, and its title."""
     if model in MODEL_NAMES:
         return named_model(model), model
-    path = Path(model)
     if path.suffix == ".toml":
         recipe = load_recipe(path)
         start = read_start(recipe.model.init, name=recipe.model.name)

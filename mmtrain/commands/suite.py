@@ -18,6 +18,7 @@ from mmtrain.eval.questions.answerer import Answerer
 from mmtrain.files import real_path
 from mmtrain.interop.bare_weights import named_config
 from mmtrain.interop.open_clip_files import says_itself
+from mmtrain.loading.hub_models import model_folder, pinned
 from mmtrain.loading.vqa import is_vqa_folder
 from mmtrain.parallel.mesh import Layout, leave_ranks
 from mmtrain.ranks import on_rank_0, own_rank
@@ -31,7 +32,7 @@ from mmtrain.suite.table import Average, Table, write_table
 
 
 def eval_suite_command(
-    *, suite: Path, root: Path | None, models: Sequence[Path], running: ModelOptions, out: Path
+    *, suite: Path, root: Path | None, models: Sequence[str], running: ModelOptions, out: Path
 ) -> None:
     """`mmtrain eval suite`, alone or under torchrun; begun again, it goes on.
 
@@ -47,14 +48,17 @@ def eval_suite_command(
         FaultsFound: the table is written, and something of it failed.
     """
     config = load_suite(suite, root=root)
-    _refuse_twice(models)
-    _check_architecture(running.architecture, models)
+    addresses = [pinned(text, key="--models") for text in models]
+    folders = [model_folder(text, key="--models") for text in addresses]
+    names = distinct_names([_told(*pair) for pair in zip(addresses, folders, strict=True)])
+    _refuse_twice(folders)
+    _check_architecture(running.architecture, folders)
     layout, folder = join_ranks(running), SuiteFolder(path=out)
     told = Progress("files of features") if own_rank() == 0 else None
     store = FeatureStore(folder.features, progress=told)
-    makers: list[tuple[Path, Callable[[], Judged]]] = [
-        (path, partial(_judged, name, replace(running, path=path), layout, store))
-        for path, name in zip(models, distinct_names(models), strict=True)
+    makers: list[tuple[str, Callable[[], Judged]]] = [
+        (address, partial(_judged, name, folder, replace(running, path=folder), layout, store))
+        for address, folder, name in zip(addresses, folders, names, strict=True)
     ]
     with _held(folder), waiting(running.retry_seconds):
         table = run_suite(suite.stem, config, folder=folder, models=makers, say=_say)
@@ -79,6 +83,12 @@ def _held(folder: SuiteFolder) -> Iterator[None]:
             os.close(lock)
 
 
+def _told(address: str, folder: Path) -> Path:
+    """What a model's name is taken of: where it was fetched from, or its own folder."""
+    name = address.removeprefix("hf://").partition("@")[0]
+    return folder if name == address else Path(name)
+
+
 def _refuse_twice(models: Sequence[Path]) -> None:
     named = [real_path(path) for path in models]
     for number, path in enumerate(models):
@@ -99,11 +109,13 @@ def _needs_name(path: Path) -> bool:
     return path.is_file() and not says_itself(path)
 
 
-def _judged(name: str, options: ModelOptions, layout: Layout, store: FeatureStore) -> Judged:
-    answers = is_vqa_folder(options.path)
+def _judged(
+    name: str, path: Path, options: ModelOptions, layout: Layout, store: FeatureStore
+) -> Judged:
+    answers = is_vqa_folder(path)
 
     def load(sort: Sort) -> Encoder | Answerer:
-        asked = options if _needs_name(options.path) else replace(options, architecture=None)
+        asked = options if _needs_name(path) else replace(options, architecture=None)
         if sort == "answers":
             return build_answerer(asked, layout=layout)
         return build_encoder(asked, images_only=sort == "images", layout=layout)

@@ -34,6 +34,7 @@ from mmtrain.eval.questions.result import PROBES, evaluate_vqa
 from mmtrain.eval.questions.seeing import Seen, pieces_of, see_pieces
 from mmtrain.eval.result import write_result
 from mmtrain.files import writing
+from mmtrain.loading.hub_models import model_folder
 from mmtrain.loading.vqa import load_vqa
 from mmtrain.models.vqa import Head
 from mmtrain.parallel.mesh import Layout, leave_ranks
@@ -55,7 +56,7 @@ def build_answerer(
         layout: of the ranks, where they have met already.
     """
     layout = layout or join_ranks(model)
-    saved = load_vqa(model.path, device=layout.device)
+    saved = load_vqa(model_folder(model.path, key="model"), device=layout.device)
     return Answerer(
         model=saved.model,
         tokenizer=saved.tokenizer,
@@ -116,7 +117,7 @@ def eval_vqa_command(
                 answered=answered,
             )
             if answerer.is_main:
-                write_result(out, result)
+                write_result(out, model.recorded(result))
                 show_figures(result.figures)
                 print(f"wrote {out}")
     leave_ranks()

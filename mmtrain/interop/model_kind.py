@@ -50,6 +50,8 @@ def refuse_other_kind(path: Path, wanted: Kind, *, key: str = "model") -> None:
             f"{path.parent.parent}, whose export/ is read"
         )
     found = kind_of(path)
+    if wanted == "tower" and _kind_by_config(path) == wanted:
+        return  # timm's repositories hold an open_clip's CLIP beside their tower
     if found not in (None, wanted):
         raise UsageError(f"{key} = {path} {_LACKS[wanted]}: {_TAKEN_BY[found]}")
 
@@ -59,6 +61,10 @@ def kind_of(path: Path) -> Kind | None:
     folder = path / "export" if (path / "export" / "config.json").is_file() else path
     if (folder / "open_clip_config.json").is_file():
         return "clip"
+    return _kind_by_config(folder)
+
+
+def _kind_by_config(folder: Path) -> Kind | None:
     data = _object_in(folder / "config.json")
     if data is None:
         described = _object_in(folder / DESCRIPTION) or {}

@@ -14,6 +14,7 @@ from mmtrain.interop.hf_clip_files import CONFIG_FILE
 from mmtrain.interop.hf_decoder_config import decoder_config_from_hf
 from mmtrain.interop.hf_decoder_files import DecoderPackage, read_folder_tokenizer, read_hf_decoder
 from mmtrain.interop.model_kind import refuse_other_kind
+from mmtrain.loading.hub_models import model_folder
 from mmtrain.models import DecoderConfig
 from mmtrain.models.generate_answers import GenerateConfig
 from mmtrain.nn import TransformerConfig
@@ -56,7 +57,7 @@ def with_decoder(data: dict[str, Any], *, begun: Mapping[str, Any] | None = None
     _refuse_other_tokenizer(data, init)
     was = {} if begun is None else begun.get("vqa", {}).get("generate", {})
     alike = was.get("init", NONE) == init
-    found = was if alike else _section(_read_config(Path(init)))
+    found = was if alike else _section(_read_config(model_folder(init, key=KEY)))
     brought = dict(_flat(found))
     for name, value in _flat(generate):
         own = brought.get(name, NONE)
@@ -78,8 +79,9 @@ def read_decoder(init: str) -> DecoderPackage:
     Raises:
         UsageError: a file is missing or damaged, or the model is none that we can compute.
     """
-    _refuse_no_decoder(Path(init))
-    return read_hf_decoder(Path(init))
+    folder = model_folder(init, key=KEY)
+    _refuse_no_decoder(folder)
+    return read_hf_decoder(folder)
 
 
 def decoder_tokenizer(init: str, *, context_length: int, chat: bool | None) -> Tokenizer:
@@ -94,8 +96,9 @@ def decoder_tokenizer(init: str, *, context_length: int, chat: bool | None) -> T
         UsageError: the folder has no tokenizer, no template to ask by or no end token, or the
             template leaves no room for a question.
     """
-    _refuse_no_decoder(Path(init))
-    language = read_folder_tokenizer(Path(init))
+    folder = model_folder(init, key=KEY)
+    _refuse_no_decoder(folder)
+    language = read_folder_tokenizer(folder)
     if language is None:
         raise UsageError(f"{KEY} = {init} holds no tokenizer (tokenizer.json, tokenizer.model)")
     if chat and not language.has_chat:

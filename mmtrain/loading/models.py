@@ -34,6 +34,7 @@ from mmtrain.interop.open_clip_files import read_open_clip, says_itself
 from mmtrain.interop.package import ModelPackage
 from mmtrain.interop.tensor_links import check_tensors
 from mmtrain.interop.tokenizer_differences import tokenizer_differences
+from mmtrain.loading.hub_models import model_folder
 from mmtrain.loading.vqa import (
     export_answering,
     export_decoder,
@@ -109,8 +110,9 @@ def load(
 
     Args:
         path: a folder that `save_model` wrote, a run folder (its export/ is taken), a folder in
-            open_clip's form (open_clip_config.json) or Hugging Face's (CLIP, SigLIP), or a
-            weights' file of which something says the architecture.
+            open_clip's form (open_clip_config.json) or Hugging Face's (CLIP, SigLIP), a weights'
+            file of which something says the architecture, or as a text a model of the hub,
+            `hf://OWNER/NAME[@REVISION]` or `open_clip:NAME/TAG`, which is fetched.
         device: where the weights go.
         architecture: a name of `mmtrain models`, for a weights' file of which nothing says it.
         key: the option or key that the path came from, for messages.
@@ -124,7 +126,7 @@ def load(
         UsageError: the folder is none of these, or a file in it is missing, damaged or of another
             model.
     """
-    package = read_package(Path(path), architecture=architecture, key=key)
+    package = read_package(path, architecture=architecture, key=key)
     with torch.device("meta"):
         model = Clip(package.config)
     model.load_state_dict(package.tensors, assign=True)
@@ -138,18 +140,20 @@ def load_decoder(
     """A decoder and its tokenizer (None where the folder has none) from Hugging Face's form.
 
     Args:
-        path: a folder of GPT-1, GPT-2, Llama, Qwen2, Qwen3, Gemma (1, 2, 3) or OLMo 2.
+        path: a folder of GPT-1, GPT-2, Llama, Qwen2, Qwen3, Gemma (1, 2, 3) or OLMo 2, or as a text
+            `hf://OWNER/NAME[@REVISION]`.
         device: where the weights go.
 
     Raises:
         UsageError: the folder is none of these, or a file in it is missing or damaged.
     """
-    refuse_other_kind(Path(path), "decoder")
-    if not (Path(path) / CONFIG_FILE).is_file():
+    path = model_folder(path, key="model")
+    refuse_other_kind(path, "decoder")
+    if not (path / CONFIG_FILE).is_file():
         raise UsageError(
             f"model = {path} holds no {CONFIG_FILE}; name a decoder's folder in Hugging Face's form"
         )
-    package = read_hf_decoder(Path(path))
+    package = read_hf_decoder(path)
     with torch.device("meta"):
         decoder = Decoder(package.config)
     decoder.load_state_dict(package.tensors, assign=True)
@@ -157,13 +161,14 @@ def load_decoder(
 
 
 def read_package(
-    path: Path, *, architecture: str | None = None, key: str = "model"
+    path: Path | str, *, architecture: str | None = None, key: str = "model"
 ) -> ModelPackage:
     """What `load` loads, as plain data on the CPU.
 
     Raises:
         UsageError: as `load`, or a model that says itself what it is is not of `architecture`.
     """
+    path = model_folder(path, key=key)
     if architecture is None:
         return _read_package(path, key)
     named_config(architecture)
@@ -200,7 +205,7 @@ def _unsaid(_: str) -> None:
 
 
 def export_model(
-    source: Path,
+    source: Path | str,
     *,
     out: Path,
     form: str,
@@ -231,8 +236,9 @@ def export_model(
     if form == DECODER:
         if architecture is not None:
             raise UsageError(f"architecture = {architecture} has no effect on a decoder")
-        export_decoder(source, out=out)
+        export_decoder(model_folder(source, key="model"), out=out)
         return []
+    source = model_folder(source, key="model")
     if is_vqa_folder(source):
         refuse_architecture(source, architecture)
         export_answering(source, out=out, form=form)

@@ -13,6 +13,7 @@ from mmtrain.interop.bare_weights import named_config
 from mmtrain.interop.model_kind import refuse_other_kind
 from mmtrain.interop.timm import read_timm_interpolation, read_timm_tower
 from mmtrain.loading import Preprocess, load
+from mmtrain.loading.hub_models import model_folder
 from mmtrain.loading.text_sizes import refuse_other_sizes, text_sizes
 from mmtrain.losses.config import STANDARD_LIMIT
 from mmtrain.models import Clip, ClipConfig, VisionConfig
@@ -114,7 +115,7 @@ def _named_towers(name: str, tower: str) -> dict[str, Any]:
         return {"model": model}
     return {
         "model": model | {"vision": encode(_image_tower(tower))},
-        "data": {"interpolation": read_timm_interpolation(Path(tower))},
+        "data": {"interpolation": read_timm_interpolation(tower_folder(tower))},
     }
 
 
@@ -175,12 +176,18 @@ def _resize(preprocess: Preprocess) -> dict[str, str]:
 
 def _image_tower(folder: str) -> VisionConfig:
     """timm's tower with a projection, which its own has not."""
-    refuse_other_kind(Path(folder), "tower", key="model.vision_init")
+    path = tower_folder(folder)
+    refuse_other_kind(path, "tower", key="model.vision_init")
     try:
-        config, _ = read_timm_tower(Path(folder))
+        config, _ = read_timm_tower(path)
     except UsageError as error:
         raise UsageError(f"model.vision_init = {folder}: {error}") from error
     return replace(config, projection=True)
+
+
+def tower_folder(vision_init: str) -> Path:
+    """The folder that model.vision_init names, on this machine or on the hub."""
+    return model_folder(vision_init, key="model.vision_init", tower=True)
 
 
 def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class PeftConfig:
     """Width of that network. None: 128."""
     also_train: tuple[str, ...] = ()
     """Parameters that train in full beside the adapter, with * for any part: "classify.*"."""
-    init: Annotated[str, "path"] | None = None
+    init: Annotated[str, "path", "model"] | None = None
     """lora, context: start from this adapter, a folder of ours or of peft's."""
 
     def __post_init__(self) -> None:

@@ -14,6 +14,8 @@ from mmtrain.eval.questions.answerer import Answerer
 from mmtrain.files import real_path
 from mmtrain.interop.model_kind import kind_of
 from mmtrain.loading import load
+from mmtrain.loading.hub_address import parse_address
+from mmtrain.loading.hub_models import model_folder
 from mmtrain.loading.vqa import load_vqa, refuse_architecture
 from mmtrain.parallel.mesh import pick_device
 
@@ -27,7 +29,7 @@ _BATCH_SIZE = 32
 
 def serve_command(
     *,
-    model: Path,
+    model: Path | str,
     index: tuple[str, ...],
     host: str,
     port: int,
@@ -54,16 +56,19 @@ def serve_command(
     # Only what the extra brings, after the check above.
     import uvicorn
 
-    answers = kind_of(model) == "vqa"
+    path, name = model_folder(model, key="model"), _name(model)
+    answers = kind_of(path) == "vqa"
     if answers:
-        _refuse_for_questions(model, index, architecture)
+        _refuse_for_questions(path, index, architecture)
     listener = _listen(host, port)  # first: embedding takes minutes, a taken port none
     with listener:
         where = pick_device(device, key="device")
         if answers:
-            app, told = _asking(model, where, host=host), "; ask it about an image"
+            app, told = _asking(path, where, name=name, host=host), "; ask it about an image"
         else:
-            app, told = _searching(model, index, where, architecture=architecture, host=host)
+            app, told = _searching(
+                path, index, where, architecture=architecture, name=name, host=host
+            )
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -74,7 +79,7 @@ def serve_command(
             limit_concurrency=_MAX_CONNECTIONS,
             timeout_graceful_shutdown=2,
         )
-        print(f"{_url(host, listener)}  ({_name(model)}{told}; Ctrl-C ends it)", flush=True)
+        print(f"{_url(host, listener)}  ({name}{told}; Ctrl-C ends it)", flush=True)
         try:
             uvicorn.Server(config).run(sockets=[listener])
         except KeyboardInterrupt:
@@ -91,7 +96,7 @@ def _refuse_for_questions(model: Path, index: tuple[str, ...], architecture: str
         )
 
 
-def _asking(model: Path, device: torch.device, *, host: str) -> "ASGIApp":
+def _asking(model: Path, device: torch.device, *, name: str, host: str) -> "ASGIApp":
     """The page of a model that answers questions."""
     from mmtrain.serve.questions import Questions
     from mmtrain.serve.questions_app import build_app
@@ -105,7 +110,7 @@ def _asking(model: Path, device: torch.device, *, host: str) -> "ASGIApp":
         answer_length=saved.answer_length,
         device=device,
     )
-    return build_app(Questions(answerer, name=_name(model)), host=host)
+    return build_app(Questions(answerer, name=name), host=host)
 
 
 def _searching(
@@ -114,6 +119,7 @@ def _searching(
     device: torch.device,
     *,
     architecture: str | None,
+    name: str,
     host: str,
 ) -> "tuple[ASGIApp, str]":
     """The page of a CLIP, and how many images it searches."""
@@ -131,7 +137,7 @@ def _searching(
     )
     images = open_index(encoder, index) if index else None
     searched = f"; {images.num_images:,} images to search" if images else ""
-    app = build_app(Answers(clip, encoder, name=_name(model), index=images), host=host)
+    app = build_app(Answers(clip, encoder, name=name, index=images), host=host)
     return app, searched
 
 
@@ -154,7 +160,9 @@ def _url(host: str, listener: socket.socket) -> str:
     return f"http://{name}:{listener.getsockname()[1]}"
 
 
-def _name(model: Path) -> str:
-    """The run's or the folder's own name."""
-    path = real_path(model)
+def _name(model: Path | str) -> str:
+    """The run's or the folder's own name, or the address of what was fetched."""
+    if isinstance(model, str) and parse_address(model, key="model") is not None:
+        return model
+    path = real_path(Path(model))
     return path.parent.name if path.name == "export" else path.name

@@ -16,6 +16,9 @@ from mmtrain.settings.tagged import member_for, members
 _MARK = "path"
 PathText = Annotated[str, _MARK]
 """The type of a config's field that is a path, or where a path may stand: a glob, a set's name."""
+_MODEL = "model"
+ModelText = Annotated[PathText, _MODEL]
+"""The type of a field that is a model's path, or its address on Hugging Face's hub."""
 
 _VARIABLE = re.compile(r"\$(?:(?P<dollar>\$)|(?P<bare>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)\})")
 # Also behind a set's name, as in torchvision:CIFAR10/train:~/data.
@@ -41,6 +44,12 @@ def refuse_secrets(text: str, key: str) -> None:
         UsageError: there is a login or a signature in it, which the message does not repeat.
     """
     if (masked := mask_secrets(text)) != text:
+        if masked.lower().startswith("hf://***@"):
+            raise UsageError(
+                f"{key} = {masked}: what stands before the first @ has no owner, or is a login, "
+                "which would be recorded; write hf://OWNER/NAME@REVISION, and set HF_TOKEN for "
+                "what is private"
+            )
         raise UsageError(
             f"{key} = {masked}: an address with a login or a signature would be recorded; leave it "
             "out and set the credentials where the store's own tools take them (a web server's in "
@@ -96,32 +105,44 @@ def expand_paths(cls: type, data: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: as `expand_path`.
     """
-    return _convert(cls, data, "", expand_path)
+    return _convert(cls, data, "", expand_path, _MARK)
 
 
 def escape_paths(cls: type, data: dict[str, Any]) -> dict[str, Any]:
     """The dict that `expand_paths` turns into the given one: what a recipe's file records."""
-    return _convert(cls, data, "", escape_path)
+    return _convert(cls, data, "", escape_path, _MARK)
 
 
-def _convert(annotation: Any, value: Any, key: str, change: Callable[[str, str], str]) -> Any:
+def change_models(
+    cls: type, data: dict[str, Any], change: Callable[[str, str], str]
+) -> dict[str, Any]:
+    """A copy of a section's TOML dict with every model's path or address, and its key, through
+    `change`."""
+    return _convert(cls, data, "", change, _MODEL)
+
+
+def _convert(
+    annotation: Any, value: Any, key: str, change: Callable[[str, str], str], mark: str
+) -> Any:
     """`value` with its paths changed; the object itself where the type does not fit it."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return change(value, key) if _MARK in args and isinstance(value, str) else value
+        return change(value, key) if mark in args and isinstance(value, str) else value
     if isinstance(value, dict) and members(annotation):
         annotation = member_for(annotation, value)  # a wrong kind is for `decode` to refuse
     if dataclasses.is_dataclass(annotation) and isinstance(value, dict):
         types_of = typing.get_type_hints(annotation, include_extras=True)
         return {
-            name: _convert(types_of.get(name), member, join(key, name), change)
+            name: _convert(types_of.get(name), member, join(key, name), change, mark)
             for name, member in value.items()
         }
     if origin in (Union, types.UnionType):
-        converted = (_convert(arm, value, key, change) for arm in args)
+        converted = (_convert(arm, value, key, change, mark) for arm in args)
         return next((each for each in converted if each is not value), value)
     if origin is tuple and isinstance(value, list):
-        return [_convert(args[0], member, f"{key}[{i}]", change) for i, member in enumerate(value)]
+        return [
+            _convert(args[0], member, f"{key}[{i}]", change, mark) for i, member in enumerate(value)
+        ]
     return value
 
 

@@ -40,7 +40,7 @@ def run_suite(
     suite: SuiteConfig,
     *,
     folder: SuiteFolder,
-    models: Sequence[tuple[Path, Callable[[], Judged]]],
+    models: Sequence[tuple[Path | str, Callable[[], Judged]]],
     say: Say,
 ) -> Table:
     """Do what is not done of every evaluation of every model; collective.

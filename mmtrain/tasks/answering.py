@@ -23,6 +23,7 @@ from mmtrain.data.questions.source import open_questions, refuse_unanswered
 from mmtrain.errors import UsageError
 from mmtrain.eval.questions.answerer import Answerer
 from mmtrain.loading.decoder_start import read_decoder
+from mmtrain.loading.hub_models import model_folder
 from mmtrain.loading.vqa import (
     VqaModel,
     load_vqa,
@@ -82,7 +83,7 @@ class AnsweringTask:
         """[vqa] with what the data fixed in it."""
         self._whole = None
         if section.init is not None and not shared.begun:
-            self._whole = load_vqa(Path(section.init), key="vqa.init")
+            self._whole = load_vqa(model_folder(section.init, key="vqa.init"), key="vqa.init")
         found = None if self._whole is None else self._whole.model.state_dict()
         decoder = None if begins is None or shared.begun else read_decoder(begins)
         self._decoder_files = read_decoder_files(shared.kept) if decoder is None else decoder.files

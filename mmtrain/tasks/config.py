@@ -8,7 +8,7 @@ from mmtrain.data.questions.batches import VqaDataConfig
 from mmtrain.losses.config import AnswerLossConfig, LossConfig
 from mmtrain.models.generate_answers import GenerateConfig
 from mmtrain.models.vqa import VqaConfig
-from mmtrain.settings.paths import PathText
+from mmtrain.settings.paths import ModelText
 from mmtrain.tasks.terms import TermConfig
 
 
@@ -38,7 +38,7 @@ class GenerateSection(GenerateConfig):
     """A decoder that answers, and the weights that it starts from. With `init` only what training
     chooses need be given, transformer.mask."""
 
-    init: PathText | None = None
+    init: ModelText | None = None
     """Start the decoder from a folder in Hugging Face's form (GPT-2, Llama, SmolLM2, Qwen ...). It
     brings its shape, its weights, its tokenizer and its chat template."""
     chat: bool | None = None
@@ -74,7 +74,7 @@ class VqaSection(VqaConfig):
     """What it costs to answer wrongly."""
     min_count: int = 9
     """classify: an answer is in the vocabulary where it is that of so many questions."""
-    init: PathText | None = None
+    init: ModelText | None = None
     """Start from all weights of a VQA model: a run or its export; for training in stages."""
     vision_lr: float | None = None
     """Peak learning rate of the vision tower. None: optim.lr."""

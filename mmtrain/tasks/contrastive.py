@@ -17,7 +17,7 @@ from mmtrain.errors import UsageError
 from mmtrain.eval import Encoder
 from mmtrain.interop.timm import read_timm_tower
 from mmtrain.loading import save_model
-from mmtrain.loading.start import contradictions, loss_lines, start_lines
+from mmtrain.loading.start import contradictions, loss_lines, start_lines, tower_folder
 from mmtrain.models import Clip, ClipConfig
 from mmtrain.models.transfer import copy_image_tower, copy_weights
 from mmtrain.parallel.mesh import Layout
@@ -62,7 +62,8 @@ class ContrastiveTask:
         if (start := shared.start) is not None:
             copy_start(start.key, lambda: copy_weights(start.model, self.model))
         if vision_init is not None and not shared.begun:
-            copy = partial(copy_image_tower, *read_timm_tower(Path(vision_init)), self.model)
+            tower = read_timm_tower(tower_folder(vision_init))
+            copy = partial(copy_image_tower, *tower, self.model)
             copy_start(f"model.vision_init = {vision_init}", copy)
         # torch's pipeline stages fix their shapes at the first step; some towers see their padding.
         fixed = shared.layout.size("pp") > 1 or not clip.text.cuts_padding
@@ -119,7 +120,8 @@ class ContrastiveTask:
 
     def _start_notes(self) -> tuple[str, ...]:
         if (folder := self._vision_init) is not None and not self._shared.begun:
-            key, (theirs, _) = f"model.vision_init = {folder}", read_timm_tower(Path(folder))
+            key = f"model.vision_init = {folder}"
+            theirs, _ = read_timm_tower(tower_folder(folder))
             ours = replace(self._clip.vision, projection=False, projection_bias=False)
             return tuple(contradictions(ours, theirs, section="model.vision", key=key))
         if (start := self._shared.start) is None:

@@ -11,6 +11,7 @@ from mmtrain.errors import UsageError
 from mmtrain.interop.hf_clip import clip_links
 from mmtrain.interop.hf_peft import Adapter, read_adapter, write_adapter
 from mmtrain.interop.tensor_links import Link
+from mmtrain.loading.hub_models import model_folder
 from mmtrain.models import Clip
 from mmtrain.models.model import Tower
 from mmtrain.models.parameters import LockConfig, lock_tower
@@ -74,7 +75,7 @@ def adapt(
     except ValueError as error:
         raise UsageError(f"peft.{error}") from error
     if config.init is not None:
-        _start_from(model, config, Path(config.init))
+        _start_from(model, config, model_folder(config.init, key="peft.init"))
     return dropout
 
 

@@ -15,7 +15,7 @@ import mmtrain
 from mmtrain.checkpoint.sealed_folder import CHECKPOINTS, steps_in
 from mmtrain.data.bad_samples import BAD_SAMPLES_FILE
 from mmtrain.errors import UsageError
-from mmtrain.files import replace_file
+from mmtrain.files import parse_json, replace_file
 from mmtrain.ranks import on_rank_0, own_rank
 from mmtrain.settings.decode import dump_toml
 from mmtrain.train.metrics import METRICS_FILE, read_metrics
@@ -133,6 +133,17 @@ def write_facts(path: Path, *, recipe: dict[str, Any], facts: dict[str, Any]) ->
             f"run.dir = {path} cannot be written ({error.strerror}); free space, or choose another "
             "--run-dir"
         ) from error
+
+
+def fetched_models(path: Path) -> dict[str, str]:
+    """What a run that has begun fetched from Hugging Face's hub: by each address as it was written,
+    the one with the commit. Empty where run.json says nothing of it."""
+    try:
+        facts: Any = parse_json((path / FACTS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # then the hub is asked again, and a change refused by the recipe
+        return {}
+    found = facts.get("models") if isinstance(facts, dict) else None
+    return dict(found) if isinstance(found, dict) else {}
 
 
 def _provenance() -> dict[str, Any]:

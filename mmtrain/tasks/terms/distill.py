@@ -20,7 +20,7 @@ from mmtrain.models.fingerprint import weights_fingerprint
 from mmtrain.nn import sent
 from mmtrain.parallel.mesh import Layout
 from mmtrain.settings.decode import encode
-from mmtrain.settings.paths import PathText
+from mmtrain.settings.paths import ModelText
 from mmtrain.tasks.logits import Logits
 from mmtrain.tasks.terms.term import BatchTerm, Comparison, Found, Outputs, Rows, RowTerm
 
@@ -38,8 +38,8 @@ class DistillConfig:
     """Names the term."""
     weight: float = 1.0
     """What it counts; loss.weight is the contrastive loss's (MobileCLIP: lambda and 1 - lambda)."""
-    teacher: PathText | None = None
-    """A run, an export or a folder in another tool's form."""
+    teacher: ModelText | None = None
+    """A run, an export, a folder in another tool's form, hf://OWNER/NAME or open_clip:NAME/TAG."""
     features: str | None = None
     """Instead: the name of a teacher's image features that data.join brings, such as `features` of
     a folder that `mmtrain embed` wrote; with target = "features"."""
