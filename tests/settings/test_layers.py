@@ -91,8 +91,9 @@ def test_what_is_no_base_is_one_line(tmp_path: Path, text: str, told: str) -> No
 
 
 def test_a_copied_recipe_trains_from_any_folder(tmp_path: Path) -> None:
-    """Every shipped recipe loads from elsewhere, and data of the package are found."""
-    assert shipped_recipes().keys() == {path.stem for path in (ROOT / "configs").glob("*.toml")}
+    """Every shipped recipe and suite is copied as it loads elsewhere; data of the package are
+    found."""
+    assert shipped_recipes().keys() == {path.stem for path in (ROOT / "configs").rglob("*.toml")}
     for name, path in shipped_recipes().items():
         copy = write(tmp_path / f"{name}.toml", copied_text(path))
         assert '"mmtrain/demo' not in copy.read_text()

@@ -51,7 +51,8 @@ def test_every_evaluator_is_a_command_and_a_section() -> None:
     group = next(a for a in build_parser()._actions if a.dest == "command" or a.choices)
     assert isinstance(group.choices, dict)
     kinds = next(a.choices for a in group.choices["eval"]._actions if a.choices)
-    assert {section.replace("_", "-") for section in EVALUATORS} | {"answers"} == set(kinds)
+    sections = {section.replace("_", "-") for section in EVALUATORS}
+    assert sections | {"answers", "suite"} == set(kinds)
     for config in EVALUATORS.values():
         assert {config} & {type(case) for case in CASES}, f"{config} has no case here"
 
