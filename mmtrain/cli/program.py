@@ -19,6 +19,7 @@ from mmtrain.cli.pages import add_report, add_serve
 from mmtrain.cli.parser import Parser, VersionAction
 from mmtrain.cli.plan import add_plan
 from mmtrain.cli.profile import add_profile
+from mmtrain.cli.push import add_push
 from mmtrain.cli.recipes import add_recipes
 from mmtrain.cli.replay import add_replay, add_why
 from mmtrain.cli.train import add_train
@@ -49,6 +50,7 @@ _GROUPS = (
     add_data,
     add_checkpoint,
     add_export,
+    add_push,
     add_models,
     add_report,
     add_replay,

@@ -163,10 +163,6 @@ def _choose(files: Iterable[_File], told: str, *, tower: bool) -> list[_File]:
 
 
 def _download(model: HubModel, wanted: Iterable[_File]) -> None:
-    from huggingface_hub.utils import disable_progress_bars
-
-    if not sys.stderr.isatty():
-        disable_progress_bars()
     hub_api().snapshot_download(
         model.repository,
         revision=model.revision,

@@ -54,6 +54,7 @@ RIGHT = {
     "checkpoint convert": "{run} --out {new}",
     "export": "{run} --out {new}",
     "convert": "{run}/export {new}",
+    "push": "{run} hf://me/mine --out {new}",
     "models": "",
     "summary": "{run}",
     "report": "{run} --out {new}.html",
@@ -121,7 +122,8 @@ def with_value(action: argparse.Action, value: str, words: list[str]) -> list[st
     words = list(words)
     option = next(iter(action.option_strings), None)
     if option is None:
-        words[int(action.dest == "out") if len(words) == 2 else 0] = value
+        is_second = action.dest == "repository" or (action.dest == "out" and len(words) == 2)
+        words[int(is_second)] = value
         return words
     if option in words:
         words[words.index(option) + 1] = value
@@ -147,7 +149,7 @@ def test_a_mistake_names_its_option(
     silent: list[str] = []
     for number, (action, value) in enumerate(mistakes(PARSERS[command])):
         words = with_value(action, value, RIGHT[command].split())
-        held = files | {"new": f"{files['new']}{number}"}
+        held = files | {"new": f"{files['new']}-{command.replace(' ', '-')}-{number}"}
         value = value.format(**held)
         status = main([*command.split(), *(word.format(**held) for word in words)])
         told = (capsys.readouterr().err.splitlines() or [""])[-1]

@@ -154,6 +154,7 @@ def test_every_path_of_a_command_is_expanded() -> None:
         "GLOB",
         "I/N",
         "NAME=X",
+        "REPOSITORY",
         "SECTION",
     }
     assert [a.dest for _, a in found if a.type is Path and not names_place(a)] == []

@@ -7,6 +7,7 @@ are read when they are needed: huggingface_hub itself reads them once, where it 
 import errno
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -24,7 +25,10 @@ ReturnT = TypeVar("ReturnT")
 def hub_api() -> "HfApi":
     """The hub's client, which tells the token to nobody else."""
     from huggingface_hub import HfApi
+    from huggingface_hub.utils import disable_progress_bars
 
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     return HfApi(endpoint=hub_endpoint(), token=hub_token() or False)
 
 
