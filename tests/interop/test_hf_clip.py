@@ -388,3 +388,13 @@ def test_what_transformers_cannot_say_is_refused():
         config_to_hf(named_model("ViT-B-16-SigLIP"), kind="clip")
     with pytest.raises(UsageError, match='cannot express activation = "swiglu"'):
         config_to_hf(named_model("Modern-S-16"))
+
+
+@pytest.mark.parametrize("kind", ["altclip", "chinese_clip", "clipseg", "blip"])
+def test_another_clip_of_transformers_is_refused_by_its_name(kind, clip_folder, tmp_path):
+    """Its tensors may even bear the names of CLIP's."""
+    folder = shutil.copytree(clip_folder, tmp_path / kind)
+    edit(folder / "config.json", model_type=kind)
+    with pytest.raises(UsageError, match=f'model_type = "{kind}" is not supported') as caught:
+        mmtrain.load(folder)
+    assert "\n" not in str(caught.value)
