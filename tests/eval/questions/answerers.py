@@ -27,9 +27,15 @@ READS = ("causal", "prefix", "block", "dialogues", "tiles", "learned")
 a learned prefix before all."""
 
 
-def make_answerer(reads: str = "causal", *, head: Head = "generate", **options: Any) -> Answerer:
-    """One that reads so."""
-    dialogues, core = reads in ("dialogues", "tiles"), CORE
+def make_answerer(
+    reads: str = "causal",
+    *,
+    head: Head = "generate",
+    core: TransformerConfig = CORE,
+    **options: Any,
+) -> Answerer:
+    """One that reads so, its towers and its decoder of the same blocks."""
+    dialogues = reads in ("dialogues", "tiles")
     mask = reads if reads in ("prefix", "block") else "causal"
     clip = ClipConfig(
         vision=VisionConfig(transformer=core, image_size=SIDE, patch_size=8),
