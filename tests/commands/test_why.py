@@ -29,7 +29,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        case if case in ("softmax", "dialogues") else pytest.param(case, marks=pytest.mark.slow)
+        for case in CASES
+    ],
+)
 def test_rows_and_layers_add_up_to_what_was_logged(tmp_path: Path, case: str) -> None:
     """Loss by rows and gradients by layers, at a step between two checkpoints."""
     name, words = CASES[case]

@@ -67,7 +67,7 @@ def run_until(run_dir: Path, step: int, *words: str) -> None:
         assert code == -signal.SIGKILL, f"ended by itself before the kill:\n{output.read()}"
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_killed_run_resumes_to_the_same_losses(tmp_path: Path, workers: int) -> None:
     """SIGKILL at five random steps; every loss, before and after each kill, is the same."""
     straight, killed = tmp_path / "straight", tmp_path / "killed"

@@ -98,7 +98,7 @@ STARTS: dict[str, Callable[[Path, Path], list[str]]] = {
 }
 
 
-LONG = ("lora", "vqa from clip")
+LONG = ("lora", "vqa from clip", "decoder")
 
 
 def exported(run: Path) -> dict[str, torch.Tensor]:
