@@ -30,6 +30,7 @@ from mmtrain.eval.questions.asking import answer_texts, choice_probabilities, st
 from mmtrain.eval.questions.choosing import refuse_no_options
 from mmtrain.eval.questions.figures import check_judged
 from mmtrain.eval.questions.looking import look_at, region_seen
+from mmtrain.eval.questions.reading import refuse_cut
 from mmtrain.eval.questions.result import PROBES, evaluate_vqa
 from mmtrain.eval.questions.seeing import Seen, pieces_of, see_pieces
 from mmtrain.eval.result import write_result
@@ -146,6 +147,11 @@ def ask_command(
         raise UsageError(f"out = {out} must end in .png")
     refuse_overwriting([image], {"out": out})
     answerer = build_answerer(model, head)
+    for question in questions:
+        try:
+            refuse_cut(answerer, question)
+        except UsageError as error:
+            raise UsageError(f"question = {question[:40]} ...: {error}") from error
     try:
         picture = open_image(image.read_bytes())
         pieces = pieces_of(answerer, picture)

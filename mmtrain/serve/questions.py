@@ -16,7 +16,7 @@ from mmtrain.eval.look.answers import NO_PLACE
 from mmtrain.eval.questions.answerer import Answerer
 from mmtrain.eval.questions.asking import choice_probabilities, stream_answer
 from mmtrain.eval.questions.looking import look_at, region_seen
-from mmtrain.eval.questions.reading import turns_with_room
+from mmtrain.eval.questions.reading import refuse_cut, turns_with_room
 from mmtrain.eval.questions.seeing import Seen, pieces_of, see_pieces
 from mmtrain.models.vqa import Head
 from mmtrain.serve.guard import Refusal
@@ -142,14 +142,13 @@ class Questions:
         tokenizer = self._answerer.tokenizer
         if not tokenizer.reply_ids(asked.text):
             raise Refusal("the question has no words that the model reads; ask otherwise")
-        if not self._answerer.model.config.reads_dialogues:
-            if asked.earlier:
-                raise Refusal("the model reads each question by itself; leave earlier ones away")
-            if tokenizer.is_cut(asked.text):
-                most = tokenizer.context_length
-                raise Refusal(f"the question is longer than {most} tokens; ask more briefly")
-            return ()
+        reads_dialogues = self._answerer.model.config.reads_dialogues
+        if asked.earlier and not reads_dialogues:
+            raise Refusal("the model reads each question by itself; leave earlier ones away")
         try:
+            refuse_cut(self._answerer, asked.text)
+            if not reads_dialogues:
+                return ()
             (count,) = pieces.counts
             return turns_with_room(self._answerer, count, asked.text, asked.earlier)
         except UsageError as error:

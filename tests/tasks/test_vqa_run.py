@@ -181,6 +181,24 @@ def test_ask_writes_to_a_terminal_as_the_answer_is_made(
     assert len([piece for piece in pieces if piece.strip()]) >= 6
 
 
+@pytest.mark.parametrize("head", ["classify", "generate"])
+def test_ask_refuses_what_the_model_would_not_read_to_its_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], head: str
+):
+    """Before any answer, though it stands behind one that is read whole."""
+    path = write_recipe(tmp_path)
+    assert main(["train", str(path), "--run-dir", str(tmp_path / "one"), "--train.steps", "1"]) == 0
+    picture = sorted((tmp_path / "images").iterdir())[0]
+    ask = ["ask", "--model", str(tmp_path / "one"), "--image", str(picture), "--head", head]
+    for number, code in ((1, 0), (12, 2)):
+        capsys.readouterr()
+        words = ["--question", "Is it red?", "--question", f"Is it {'very ' * number}red?"]
+        assert main([*ask, *words]) == code
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1
+    assert "question = Is it very" in said.err and "longer than 12 tokens" in said.err
+
+
 def test_ask_draws_the_head_that_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Map and dictionary entries are of the head asked, for every question; the other head, drawn
     anew, changes nothing."""

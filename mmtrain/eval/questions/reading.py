@@ -115,6 +115,19 @@ def _room(answerer: Answerer, max_new_tokens: int) -> int:
     return answerer.model.generate.decoder.config.context_length - max_new_tokens
 
 
+def refuse_cut(answerer: Answerer, question: str) -> None:
+    """Refuse a question whose end the model would not read; of dialogues `turns_with_room` does.
+
+    Raises:
+        UsageError: it is too long.
+    """
+    tokenizer = answerer.tokenizer
+    if not answerer.model.config.reads_dialogues and tokenizer.is_cut(question):
+        raise UsageError(
+            f"the question is longer than {tokenizer.context_length} tokens; ask more briefly"
+        )
+
+
 def turns_with_room(
     answerer: Answerer, num_pieces: int, text: str, earlier: Sequence[Turn]
 ) -> Sequence[Turn]:
