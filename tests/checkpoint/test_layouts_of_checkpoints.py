@@ -24,6 +24,7 @@ MUON = ("--optim.kind", "muon")
 """AdamW for what is no hidden matrix, Muon for the rest."""
 
 
+@pytest.mark.slow
 def test_one_and_two_ranks_load_each_other(tmp_path: Path) -> None:
     """All 20 ordered pairs of 1 rank, FSDP 2, tp 2, pp 2 and ZeRO-1 2, with both optimizers'
     state."""
