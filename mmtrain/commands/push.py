@@ -139,15 +139,15 @@ def _upload(
     ours = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     if there is None:
         _asked(address, lambda: api.create_repo(repository, private=options.private, exist_ok=True))
-    elif there:
-        replaced = [name for name in there if name in ours]
-        kept = [name for name in there if name not in ours]
-        print(f"replaced: {', '.join(replaced) or 'nothing'}; kept: {', '.join(kept) or 'nothing'}")
     message = f"Push a model of mmtrain {mmtrain.__version__}"
     commit = _asked(
         address,
         lambda: api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message),
     )
+    if there:
+        replaced = [name for name in there if name in ours]
+        kept = [name for name in there if name not in ours]
+        print(f"replaced: {', '.join(replaced) or 'nothing'}; kept: {', '.join(kept) or 'nothing'}")
     print(f"pushed {hub_endpoint()}/{repository} at commit {commit.oid}")
 
 
