@@ -95,7 +95,7 @@ def _own_folder(recipe: TrainRecipe, *, resume: Resume) -> Iterator[None]:
     folder = Path(recipe.run.dir)
     patience = 0.0 if resume is None else LEASE_SECONDS
     with RunLock(folder, named=f"run.dir = {folder}", say=_say, patience=patience):
-        refuse_foreign(folder)
+        refuse_foreign(folder, resumes=resume is not None)
         if resume is None:
             refuse_held(folder)
             refuse_held_mirror(recipe.run)

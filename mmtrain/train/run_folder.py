@@ -27,7 +27,7 @@ TOKENIZER = "tokenizer"
 FACTS_FILE = "run.json"
 BAD_BATCHES_FILE = "bad_batches.jsonl"
 _OF_STEPS = (BAD_SAMPLES_FILE, BAD_BATCHES_FILE, HISTORY_FILE)
-_OWN = {RECIPE_FILE, TOKENIZER, CHECKPOINTS, *_OF_STEPS, "eval", "export", "report.html"}
+_OWN = {TOKENIZER, CHECKPOINTS, *_OF_STEPS, "eval", "export"}
 """What a start may have left that came to nothing."""
 _LOGS = {".log", ".out", ".err"}
 """What launchers write into a run's folder before it is one."""
@@ -57,24 +57,28 @@ def _refuse_held(path: Path) -> None:
         )
 
 
-def refuse_foreign(path: Path) -> None:
+def refuse_foreign(path: Path, *, resumes: bool) -> None:
     """Refuse a folder that holds other things and no run: among them a run's files would stand, and
     in the place of those of the same name. Collective.
+
+    Args:
+        path: the folder.
+        resumes: a recipe there may be what a run's copy brought; otherwise it is a user's own.
 
     Raises:
         UsageError: naming some of them.
     """
-    on_rank_0(lambda: _refuse_foreign(path))
+    on_rank_0(lambda: _refuse_foreign(path, {*_OWN, RECIPE_FILE} if resumes else _OWN))
 
 
-def _refuse_foreign(path: Path) -> None:
+def _refuse_foreign(path: Path, own: set[str]) -> None:
     is_run = (path / FACTS_FILE).is_file() or (path / METRICS_FILE).is_file()
     if is_run or steps_in(path / CHECKPOINTS):
         return
     others = sorted(
         each.name + "/" * each.is_dir()
         for each in path.iterdir()
-        if each.name not in _OWN and not each.name.startswith(".") and each.suffix not in _LOGS
+        if each.name not in own and not each.name.startswith(".") and each.suffix not in _LOGS
     )
     if others:
         more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
@@ -126,8 +130,9 @@ def write_facts(path: Path, *, recipe: dict[str, Any], facts: dict[str, Any]) ->
     """
     content = {**facts, **_provenance()}
     try:
-        replace_file(path / RECIPE_FILE, dump_toml(recipe))
+        # First, so that a recipe without it is a user's own, which no run may replace.
         replace_file(path / FACTS_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        replace_file(path / RECIPE_FILE, dump_toml(recipe))
     except OSError as error:
         raise UsageError(
             f"run.dir = {path} cannot be written ({error.strerror}); free space, or choose another "

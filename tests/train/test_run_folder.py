@@ -268,7 +268,7 @@ def test_a_resume_that_is_refused_leaves_no_copy_of_the_mirror(
         (("photo.jpg",), "(photo.jpg)"),
         (("src/main.py", "notes.txt"), "(notes.txt, src/)"),
         (("a.tar", "b.tar", "c.tar", "d.tar", "e.tar"), "(a.tar, b.tar, c.tar and 2 more)"),
-        (("recipe.toml", "thesis.tex"), "(thesis.tex)"),
+        (("report.html", "thesis.tex"), "(report.html, thesis.tex)"),
         (("checkpoints/mine.pt", "w.pt"), "(w.pt)"),
     ],
 )
@@ -292,10 +292,33 @@ def test_a_folder_of_other_things_is_refused(
 
 
 @pytest.mark.parametrize(
-    "holds", [(), (".cache/x", "job.err"), ("recipe.toml",), ("run.json", "notes.txt")], ids=str
+    "holds",
+    [
+        (),
+        (".cache/x", "job.err"),
+        ("bad_samples.jsonl", "tokenizer/x"),
+        ("run.json", "recipe.toml", "notes.txt"),
+    ],
+    ids=str,
 )
 def test_a_folder_that_is_free_or_a_run_s_is_taken(tmp_path: Path, holds: tuple[str, ...]) -> None:
     for name in holds:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("{}")
-    refuse_foreign(tmp_path)
+    refuse_foreign(tmp_path, resumes=False)
+
+
+@pytest.mark.parametrize("given", [RECIPE, "recipe.toml"])
+def test_a_user_s_recipe_is_never_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: str
+) -> None:
+    """A folder made for an experiment, with the recipe that a user wrote in it."""
+    mine = tmp_path / "recipe.toml"
+    mine.write_text("# mine\n" + Path(RECIPE).read_text())
+    given = str(mine) if given == mine.name else given
+    assert main(["train", given, "--run-dir", str(tmp_path), *WORDS]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "holds no run, but other things (recipe.toml)" in line
+    assert mine.read_text().startswith("# mine")
+    assert sorted(tmp_path.iterdir()) == [mine]
+    refuse_foreign(tmp_path, resumes=True)  # what a run's copy brings before it is resumed
