@@ -1,4 +1,4 @@
-"""`mmtrain report` and `mmtrain serve`: pages for a browser."""
+"""`mmtrain report`, `mmtrain watch` and `mmtrain serve`: pages for a browser."""
 
 import argparse
 from pathlib import Path
@@ -19,6 +19,24 @@ def add_report(commands: Any) -> None:
         metavar="FILE",
         help="the page (report.html in the run folder; of several, comparison.html in the first)",
     )
+
+
+def add_watch(commands: Any) -> None:
+    """The command that shows runs while they go on."""
+    watch = add_command(
+        commands,
+        "watch",
+        "watch runs while they train: the report as a page that keeps itself up to date",
+        _watch,
+    )
+    watch.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run folders, which are only read; one that is not there yet is waited for",
+    )
+    _add_address(watch, port=8001)
 
 
 def add_serve(commands: Any) -> None:
@@ -44,20 +62,30 @@ def add_serve(commands: Any) -> None:
         help="images to search: what mmtrain embed wrote, or shards, which are embedded now; of a "
         "CLIP alone",
     )
-    serve.add_argument(
+    _add_address(serve, port=8000)
+    add_device(serve)
+
+
+def _add_address(command: argparse.ArgumentParser, *, port: int) -> None:
+    command.add_argument(
         "--host",
         default="127.0.0.1",
         metavar="NAME",
         help="where to listen; any but the default lets others in (%(default)s)",
     )
-    serve.add_argument(
+    command.add_argument(
         "--port",
         type=at_least(0),
-        default=8000,
+        default=port,
         metavar="N",
         help="0 takes a free one (%(default)s)",
     )
-    add_device(serve)
+
+
+def _watch(arguments: argparse.Namespace) -> None:
+    from mmtrain.serve import watch_command
+
+    watch_command(runs=tuple(arguments.runs), host=arguments.host, port=arguments.port)
 
 
 def _report(arguments: argparse.Namespace) -> None:

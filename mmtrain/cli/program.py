@@ -15,7 +15,7 @@ from mmtrain.cli.endings import end_well
 from mmtrain.cli.evaluate import add_eval
 from mmtrain.cli.generate import add_generate
 from mmtrain.cli.models import add_export, add_models
-from mmtrain.cli.pages import add_report, add_serve
+from mmtrain.cli.pages import add_report, add_serve, add_watch
 from mmtrain.cli.parser import Parser, VersionAction
 from mmtrain.cli.plan import add_plan
 from mmtrain.cli.profile import add_profile
@@ -53,6 +53,7 @@ _GROUPS = (
     add_push,
     add_models,
     add_report,
+    add_watch,
     add_replay,
     add_why,
     add_serve,

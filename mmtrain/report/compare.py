@@ -9,9 +9,11 @@ from typing import Any
 from mmtrain.files import real_path
 from mmtrain.report.chart import NUM_COLORS, short_number
 from mmtrain.report.curves import draw_curves, draw_scores
+from mmtrain.report.evaluations import RECALLS, Evaluation, Kind
 from mmtrain.report.facts import facts_of, flatten, last_loss, run_length, speed
+from mmtrain.report.reading import column
 from mmtrain.report.render import interval_text, percent
-from mmtrain.report.run_folder import RECALLS, Evaluation, Kind, RunFolder, column
+from mmtrain.report.run_folder import RunFolder
 
 _NOTHING = "–"
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from mmtrain.report.chart import NUM_COLORS, Point, Series, line_chart, short_number
+from mmtrain.report.evaluations import Evaluation
 from mmtrain.report.facts import phase_borders, recent
+from mmtrain.report.reading import column
 from mmtrain.report.reliability import reliability_chart
 from mmtrain.report.render import percent
-from mmtrain.report.run_folder import Evaluation, RunFolder, column
+from mmtrain.report.run_folder import RunFolder
 
 
 def percent_brief(value: float) -> str:

@@ -4,7 +4,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from mmtrain.report.run_folder import RunFolder, column
+from mmtrain.report.reading import column
+from mmtrain.report.run_folder import RunFolder
 
 
 def run_length(run: RunFolder) -> str:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from mmtrain import __version__
 from mmtrain.eval.intervals import Interval
-from mmtrain.report.run_folder import Evaluation, RunFolder
+from mmtrain.report.evaluations import Evaluation
+from mmtrain.report.run_folder import RunFolder
 from mmtrain.settings.paths import mask_secrets
 
 _OPEN_CLIP = """\

@@ -11,10 +11,12 @@ from mmtrain.files import real_path
 from mmtrain.report.chart import short_number
 from mmtrain.report.compare import comparison
 from mmtrain.report.curves import draw_curves, draw_reliability, draw_scores, draw_sources
+from mmtrain.report.evaluations import Evaluation
 from mmtrain.report.facts import facts_of, last_loss, run_length, speed
 from mmtrain.report.look import update_look
+from mmtrain.report.reading import column
 from mmtrain.report.render import percent, render, write_page
-from mmtrain.report.run_folder import Evaluation, RunFolder, column, is_run, read_run
+from mmtrain.report.run_folder import RunFolder, is_run, read_run
 
 NUM_BAD_SHOWN = 10
 
@@ -60,7 +62,7 @@ def _one_run(run: RunFolder, *, lacking: str | None) -> dict[str, Any]:
         "title": run.name,
         "subtitle": run_length(run),
         "notes": run.notes,
-        "tiles": _tiles(run),
+        "tiles": tiles(run),
         "zero_shot": run.of_kind("zero-shot"),
         "probes": run.of_kind("probe"),
         "retrieval": run.of_kind("retrieval"),
@@ -76,7 +78,7 @@ def _one_run(run: RunFolder, *, lacking: str | None) -> dict[str, Any]:
             *draw_scores([run], [run.name]),
         ],
         "examples": [one for one in run.evaluations if _has_examples(one)],
-        "accounts": _accounts(run),
+        "accounts": accounts(run),
         "bad_samples": run.bad_samples[:NUM_BAD_SHOWN],
         "num_bad_samples": len(run.bad_samples),
         "bad_reasons": Counter(str(row.get("reason", "?")) for row in run.bad_samples),
@@ -87,7 +89,7 @@ def _one_run(run: RunFolder, *, lacking: str | None) -> dict[str, Any]:
     }
 
 
-def _accounts(run: RunFolder) -> dict[str, dict[str, Any]]:
+def accounts(run: RunFolder) -> dict[str, dict[str, Any]]:
     """Of the epochs that were over by the last line, by source."""
     found = run.metrics[-1].get("epoch_accounts") if run.metrics else None
     tables = found.items() if isinstance(found, dict) else ()
@@ -98,31 +100,31 @@ def _has_examples(one: Evaluation) -> bool:
     return any(one.result.get("examples", {}).values())
 
 
-def _tiles(run: RunFolder) -> list[tuple[str, str, str]]:
+def tiles(run: RunFolder) -> list[tuple[str, str, str]]:
     """The few figures that a reader looks for first: (name, value, remark)."""
-    tiles: list[tuple[str, str, str]] = []
+    found: list[tuple[str, str, str]] = []
     for one in run.of_kind("zero-shot"):
         times = one.result["top1"] * one.result["num_classes"]
         remark = f"zero-shot top-1, {times:,.0f}\xa0×\xa0chance"
-        tiles.append((one.name, percent(one.result["top1"]), remark))
+        found.append((one.name, percent(one.result["top1"]), remark))
     for one in run.of_kind("probe"):
         remark = f"{one.result['method']} top-1"
-        tiles.append((one.name, percent(one.result["top1"]), remark))
+        found.append((one.name, percent(one.result["top1"]), remark))
     for one in run.of_kind("retrieval"):
         remark = f"image to text R@1, {one.result['num_images']:,} images"
-        tiles.append((one.name, percent(one.result["i2t_recall@1"]), remark))
+        found.append((one.name, percent(one.result["i2t_recall@1"]), remark))
     for one in run.of_kind("questions"):
         remark = f"of {one.result['num_questions']:,} questions right"
-        tiles.append((one.name, percent(one.result["accuracy"]), remark))
+        found.append((one.name, percent(one.result["accuracy"]), remark))
     loss = last_loss(run)
     if loss is not None:
-        tiles.append(("Loss", f"{loss:.3f}", "mean of the last steps"))
+        found.append(("Loss", f"{loss:.3f}", "mean of the last steps"))
     per_second = speed(run)
     if per_second is not None:
         waits = [value for _, value in column(run.metrics, "data_wait_fraction")]
         remark = f"{percent(statistics.median(waits))} waiting for data" if waits else "median"
-        tiles.append(("Samples/s", short_number(per_second), remark))
-    return tiles
+        found.append(("Samples/s", short_number(per_second), remark))
+    return found
 
 
 def _fingerprints(evaluations: list[Evaluation]) -> list[tuple[str, str]]:

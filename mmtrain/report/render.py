@@ -1,5 +1,6 @@
 """Templates to pages: one file each, without scripts or network."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ def render(template: str, content: dict[str, Any]) -> str:
         template: its file's name in this folder.
         content: what the template names; all of it must be there.
     """
+    return _environment().get_template(template).render(version=__version__, **content)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """Once: a page that is drawn every second would compile its templates every second."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -37,7 +44,7 @@ def render(template: str, content: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "short": short_number, "interval": interval_text}
-    return environment.get_template(template).render(version=__version__, **content)
+    return environment
 
 
 def write_page(path: Path, html: str) -> None:

@@ -1,8 +1,5 @@
 """`mmtrain serve`: load a model, look at what can be searched, and serve the page of its kind."""
 
-import importlib.util
-import os
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +15,11 @@ from mmtrain.loading.hub_address import parse_address
 from mmtrain.loading.hub_models import model_folder
 from mmtrain.loading.vqa import load_vqa, refuse_architecture
 from mmtrain.parallel.mesh import pick_device
+from mmtrain.serve.server import listen, need_packages, serve_until_interrupted
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-_MAX_CONNECTIONS = 32
 _BATCH_SIZE = 32
 """Not the size that evaluations fill up to: one query is one row."""
 
@@ -50,17 +47,12 @@ def serve_command(
         UsageError: the extra is not installed, the port is taken, or the model or the images cannot
             be read.
     """
-    for package in ("starlette", "uvicorn"):
-        if importlib.util.find_spec(package) is None:
-            raise UsageError(f"serve needs the package {package}; pip install 'mmtrain[serve]'")
-    # Only what the extra brings, after the check above.
-    import uvicorn
-
+    need_packages("serve")
     path, name = model_folder(model, key="model"), _name(model)
     answers = kind_of(path) == "vqa"
     if answers:
         _refuse_for_questions(path, index, architecture)
-    listener = _listen(host, port)  # first: embedding takes minutes, a taken port none
+    listener = listen(host, port)  # first: embedding takes minutes, a taken port none
     with listener:
         where = pick_device(device, key="device")
         if answers:
@@ -69,21 +61,7 @@ def serve_command(
             app, told = _searching(
                 path, index, where, architecture=architecture, name=name, host=host
             )
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            ws="none",
-            lifespan="off",
-            limit_concurrency=_MAX_CONNECTIONS,
-            timeout_graceful_shutdown=2,
-        )
-        print(f"{_url(host, listener)}  ({name}{told}; Ctrl-C ends it)", flush=True)
-        try:
-            uvicorn.Server(config).run(sockets=[listener])
-        except KeyboardInterrupt:
-            print("ended")
+        serve_until_interrupted(app, listener, host=host, told=f"{name}{told}")
 
 
 def _refuse_for_questions(model: Path, index: tuple[str, ...], architecture: str | None) -> None:
@@ -139,25 +117,6 @@ def _searching(
     searched = f"; {images.num_images:,} images to search" if images else ""
     app = build_app(Answers(clip, encoder, name=name, index=images), host=host)
     return app, searched
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    if port > 65535:
-        raise UsageError(f"port = {port} must be at most 65535")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        raise UsageError(
-            f"host = {host}, port = {port} cannot be listened on ({reason}); "
-            "choose another with --port, or --port 0 for one that is free"
-        ) from error
-
-
-def _url(host: str, listener: socket.socket) -> str:
-    name = f"[{host}]" if ":" in host else host
-    return f"http://{name}:{listener.getsockname()[1]}"
 
 
 def _name(model: Path | str) -> str:

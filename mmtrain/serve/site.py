@@ -78,14 +78,27 @@ def build_site(
         picture = await run_in_threadpool(answers.picture, request.path_params["image"])
         return Response(picture, media_type="image/webp")
 
+    everything = [
+        Route("/", shown),
+        Route("/api/about", as_json(about)),
+        Route("/api/images", as_json(add_image), methods=["POST"]),
+        Route("/api/images/{image}", image),
+        *routes,
+    ]
+    return guarded(everything, policy=policy, host=host)
+
+
+def guarded(routes: Sequence[Route], *, policy: str, host: str) -> ASGIApp:
+    """Addresses as an application that answers its own page alone, and what goes wrong in a line of
+    JSON.
+
+    Args:
+        routes: all of them.
+        policy: the Content-Security-Policy.
+        host: the name that the server listens on.
+    """
     app = Starlette(
-        routes=[
-            Route("/", shown),
-            Route("/api/about", as_json(about)),
-            Route("/api/images", as_json(add_image), methods=["POST"]),
-            Route("/api/images/{image}", image),
-            *routes,
-        ],
+        routes=routes,
         exception_handlers={
             Refusal: answer_refusal,
             HTTPException: answer_refusal,
@@ -100,11 +113,15 @@ def build_page(page: PageParts) -> tuple[str, str]:
     """The page in one piece, and the policy under which nothing but its own parts may run."""
     limits = {"maxImageBytes": MAX_IMAGE_BYTES, **page.limits}
     css, js = (_assets(page.name, kind) for kind in ("css", "js"))
-    js = f"const LIMITS = {json.dumps(limits)};\n{js}"
+    return fill_page(page.name, css=css, js=f"const LIMITS = {json.dumps(limits)};\n{js}")
+
+
+def fill_page(name: str, *, css: str, js: str) -> tuple[str, str]:
+    """NAME.html with its style and script, and its policy, see `build_page`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    template = environment.get_template(f"{page.name}.html")
+    template = environment.get_template(f"{name}.html")
     html = template.render(css=Markup(css), js=Markup(js))
     policy = "; ".join(
         (

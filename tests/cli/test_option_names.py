@@ -60,6 +60,7 @@ RIGHT = {
     "report": "{run} --out {new}.html",
     "replay": "{run} --step 1 --out {new}.json",
     "why": "{run} --step 1 --out {new}.html",
+    "watch": "{run}",
     "serve": "--model {run}",
     "demo": "--data-only --out {new}",
     "doctor": "--dir {vqa}",

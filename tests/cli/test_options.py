@@ -19,7 +19,7 @@ from mmtrain.cli import build_parser, main
 PLACES = {
     "mmtrain.run": ("train_command",),
     "mmtrain.report": ("write_report",),
-    "mmtrain.serve": ("serve_command",),
+    "mmtrain.serve": ("serve_command", "watch_command"),
     "mmtrain.demo.demo": ("run_demo",),
 }
 """Command functions outside of commands/."""
