@@ -210,11 +210,13 @@ def measure(
     return found
 
 
-def peak_memory(side: str, name: str, precision: str, args: argparse.Namespace) -> float:
+def peak_memory(
+    side: str, name: str, precision: str, args: argparse.Namespace, *, compile: bool = False
+) -> float:
     """MiB at the peak of two steps of one side, in a process of its own, weights included."""
     words = [sys.executable, __file__, "--only", side, "--models", name, "--precisions", precision]
     words += ["--batch-size", str(args.batch_size), "--device", args.device]
-    words += ["--threads", str(args.threads)]
+    words += ["--threads", str(args.threads), *(["--compile"] if compile else [])]
     done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])["mib"]
 
@@ -225,7 +227,9 @@ def run_one_side(args: argparse.Namespace) -> None:
     tokenizer = build_tokenizer(TokenizerConfig())
     image_size = our_model(name, device).config.vision.image_size
     batch = make_batch(args.batch_size, image_size, tokenizer)
-    step = BUILDERS[args.only](name, batch, args.precisions[0], device)
+    step = BUILDERS[args.only](name, batch, args.precisions[0], device, compile=args.compile)
+    if args.compile:
+        step()  # what the compiler holds is not the step's
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     else:
@@ -299,6 +303,7 @@ def main() -> None:
     parser.add_argument("--peak-tflops", type=float, help="of the device, for the MFU")
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     parser.add_argument("--only", choices=tuple(BUILDERS), help=argparse.SUPPRESS)
+    parser.add_argument("--compile", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.only:
