@@ -1,57 +1,68 @@
-"""Does front-door attention (CATT) help where colour and shape correlate in training only?
+"""Does front-door attention (CATT) help where something gives answers away in training only?
 
-For every seed a model without it is trained on the confounded set of tools/make_shapes_vqa.py. Then
-three go on from its weights, for the same steps on the same data in the same order:
+The pictures are those that a plain model sees through (configs/vqa_shapes.toml), the kinds of
+questions those that a confounder of tools/make_shapes_vqa.py touches. By setting, `colour:R`
+(colour tells shape with chance R) or `wording:R` (a question's wording its answer), and by seed, a
+model without it is trained on the confounded set. Then three go on from its weights, for the same
+steps on the same data in the same order:
 
     without    as it was
     matched    the same module, its dictionaries of one entry (so cross-sample attention can say but
                one thing) and its feed-forwards widened to the same number of parameters
     with       front-door attention, dictionaries filled by k-means over the trained features
 
-`val` correlates as training does, `test` does not. The tables have mean and standard deviation over
-the seeds, and the differences seed by seed. A run that is there already is not trained again.
+`val` is confounded as training is, `test` is not. `colour:0` has nothing to mend: it is trained
+without alone, and tells what there is to win. A run that is there already is not trained again, and
+the tables, of all seeds that are complete, are written anew after each.
 
     python benchmarks/front_door.py --runs runs/front_door --out benchmarks/results/front_door.md
 """
 
 import argparse
-import json
-import resource
+import shutil
 import statistics
-import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for tools/, which is no package's
+
 from machine import describe_machine
+from seeds import POWER, compare_seeds, scores
 
 from mmtrain.loading.vqa import load_vqa
+from mmtrain.run import train_command
+from tools.make_shapes_vqa import main as draw_shapes
 
 ROOT = Path(__file__).parents[1]
 ARMS = ("without", "matched", "with")
-KINDS = ("colour", "shape", "exist", "size", "count", "relation")
-# Two-sided 95 % quantile of Student's t by degrees of freedom.
-_T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
+KINDS = ("colour", "shape", "exist", "count")
+SETTINGS = ("colour:0", "colour:0.9", "colour:0.97", "colour:0.7", "wording:0.9")
+_FLAGS = {"colour": "--correlation", "wording": "--wording"}
 
 
-def python(*words: object) -> None:
-    """Run another python to its end; it must succeed."""
-    subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, check=True)
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is trained, where and how long."""
+
+    runs: Path
+    seeds: int
+    train: int
+    entries: int
+    steps: int
+    more_steps: int
 
 
-def children_seconds() -> float:
-    """Processor time of all processes that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def make_data(args: argparse.Namespace) -> Path:
-    """The confounded set."""
-    data = (args.runs / "data").resolve()
-    if not data.exists():
-        options = ["--correlation", args.correlation, "--image-size", 48]
-        sizes = ["--train", args.train, "--val", 300, "--test", 1000]
-        python("tools/make_shapes_vqa.py", "--out", data, *options, *sizes)
+def make_data(plan: Plan, setting: str) -> Path:
+    """The set of a setting."""
+    kind, _, chance = setting.partition(":")
+    data = (plan.runs / f"data-{kind}-{chance}").resolve()
+    if not (data / "test").exists():
+        sizes = ["--train", str(plan.train), "--val", "200", "--test", "1000"]
+        words = ["--out", str(data), "--kinds", *KINDS, *sizes, _FLAGS[kind], chance]
+        assert draw_shapes(words) == 0
     return data
 
 
@@ -61,86 +72,122 @@ def matched_ff_dim(dim: int, entries: int) -> int:
     return round(4 * dim + (entries - 1) * dim / (2 * dim + 1))
 
 
-def train(args: argparse.Namespace, name: str, seed: int, epochs: int, *options: object) -> Path:
-    """A run; one that has its export is left as it is."""
-    run = (args.runs / f"{name}-{seed}").resolve()
-    if (run / "export/config.json").is_file():
+def run_of(plan: Plan, setting: str, arm: str, seed: int) -> Path:
+    """The folder of a run."""
+    return (plan.runs / f"{setting.replace(':', '-')}-{arm}-{seed}").resolve()
+
+
+def is_complete(run: Path) -> bool:
+    """Whether it ended; its evaluations and its export are then there."""
+    return (run / "export/config.json").is_file() and (run / "eval/test.json").is_file()
+
+
+def train(plan: Plan, setting: str, arm: str, seed: int, *options: object) -> Path:
+    """A run; one that is complete is left as it is, the rest of one that was broken off goes."""
+    run = run_of(plan, setting, arm, seed)
+    if is_complete(run):
         return run
-    data = make_data(args)
-    words = ["-m", "mmtrain", "train", "configs/vqa_shapes.toml", "--run-dir", run]
-    words += ["--data.train", f"{data}/train/*.tar", "--run.seed", seed, "--train.epochs", epochs]
+    shutil.rmtree(run, ignore_errors=True)
+    data = make_data(plan, setting)
     parts = [f'{{name = "{part}", data = "{data}/{part}/*.tar"}}' for part in ("val", "test")]
-    words += ["--train.batch_size", 32, "--train.log_every", 50]
-    words += ["--eval.vqa", f"[{', '.join(parts)}]", *options]
-    began = children_seconds()
-    python(*words)
-    print(f"{run.name}: {children_seconds() - began:.0f} s of processor time", flush=True)
+    words: list[object] = ["--data.train", f"{data}/train/*.tar", "--run.seed", seed]
+    words += ["--vqa.data.per_image", len(KINDS), "--train.log_every", 50]
+    words += ["--eval.vqa", f"[{', '.join(parts)}]", "--eval.fast", "true", *options]
+    began = time.process_time()
+    train_command(
+        recipe=ROOT / "configs/vqa_shapes.toml",
+        overrides=[str(word) for word in words],
+        run_dir=run,
+        resume=None,
+    )
+    print(f"{run.name}: {time.process_time() - began:.0f} s of processor time", flush=True)
     return run
 
 
-def train_all(args: argparse.Namespace) -> dict[str, list[Path]]:
-    """All runs, by arm and seed."""
-    runs: dict[str, list[Path]] = {"start": []} | {arm: [] for arm in ARMS}
-    door = ["--vqa.front_door.num_layers", 1]
+def train_seed(plan: Plan, setting: str, seed: int) -> None:
+    """The start, and what goes on from it."""
+    start = train(plan, setting, "start", seed, "--train.steps", plan.steps)
+    door = ["--vqa.front_door.num_layers", 1, "--vqa.front_door.entries"]
     options = {
         "without": [],
-        "matched": [
-            *door, "--vqa.front_door.entries", 1,
-            "--vqa.front_door.ff_dim", matched_ff_dim(64, args.entries),
-        ],
-        "with": [*door, "--vqa.front_door.entries", args.entries],
-    }  # fmt: skip
-    for seed in range(args.seeds):
-        start = train(args, "start", seed, args.epochs)
-        runs["start"].append(start)
-        for arm in ARMS:
-            # Other draws than the start's, the same for all three.
-            more = ["--vqa.init", start, *options[arm]]
-            runs[arm].append(train(args, arm, seed, args.more_epochs, *more))
-    return runs
+        "matched": [*door, 1, "--vqa.front_door.ff_dim", matched_ff_dim(64, plan.entries)],
+        "with": [*door, plan.entries],
+    }
+    for arm in arms_of(setting):
+        more = ["--vqa.init", start, "--train.steps", plan.more_steps, *options[arm]]
+        train(plan, setting, arm, seed, *more)
 
 
-def read(run: Path, part: str, kind: str | None = None) -> float:
-    """An accuracy of a run, of one kind of question or of all."""
-    result = json.loads((run / "eval" / f"{part}.json").read_text())
-    return 100 * (result["accuracy"] if kind is None else result["per_question_type"][kind])
+def arms_of(setting: str) -> tuple[str, ...]:
+    """What goes on from the start."""
+    return ("without",) if setting == "colour:0" else ARMS
 
 
-def spread(values: Sequence[float], sign: str = "") -> str:
-    """Mean and standard deviation over the seeds."""
-    return f"{statistics.mean(values):{sign}.2f} ± {statistics.stdev(values):.2f}"
+def results(plan: Plan, setting: str, arm: str, part: str) -> list[Path]:
+    """Those of the seeds of which all arms are complete."""
+    done = [
+        seed
+        for seed in range(plan.seeds)
+        if all(is_complete(run_of(plan, setting, one, seed)) for one in arms_of(setting))
+    ]
+    return [run_of(plan, setting, arm, seed) / "eval" / f"{part}.json" for seed in done]
 
 
-def difference(first: Sequence[float], second: Sequence[float]) -> str:
-    """Seed by seed, with the half width of its 95 % interval; bold where that leaves out 0."""
-    each = [b - a for a, b in zip(first, second, strict=True)]
-    mean = statistics.mean(each)
-    half = _T95[len(each) - 1] * statistics.stdev(each) / len(each) ** 0.5
-    text = f"{mean:+.2f} ± {half:.2f}"
-    return f"**{text}**" if abs(mean) > half else text
+def spread(files: Sequence[Path], kind: str | None = None) -> str:
+    """Mean and standard deviation over the seeds, in per cent."""
+    each = [100 * float(mean) for mean in scores(files, kind)[0].mean(1)]
+    return f"{statistics.mean(each):.1f} ± {statistics.stdev(each):.1f}"
 
 
-def tables(runs: dict[str, list[Path]]) -> list[str]:
+def tables(plan: Plan, settings: Sequence[str]) -> Iterator[str]:
     """The markdown: accuracies, then differences."""
-    lines = ["| model | parameters | val (confounded) | test (not) |", "|---|---|---|---|"]
-    for arm, folders in runs.items():
-        size = sum(x.numel() for x in load_vqa(folders[0]).model.state_dict().values())
-        cells = [spread([read(run, part) for run in folders]) for part in ("val", "test")]
-        lines.append(f"| {arm} | {size:,} | {' | '.join(cells)} |")
-    lines += ["", f"| test, by kind | {' | '.join(KINDS)} |", f"|---|{'---|' * len(KINDS)}"]
-    for arm, folders in runs.items():
-        cells = [spread([read(run, "test", kind) for run in folders]) for kind in KINDS]
-        lines.append(f"| {arm} | {' | '.join(cells)} |")
-    heads = ["val", "test", *KINDS]
-    lines += ["", f"| difference on | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
+    heads = ["val", "test", *(f"test, {kind}" for kind in KINDS)]
     places = [("val", None), ("test", None), *(("test", kind) for kind in KINDS)]
-    for first, second in (("without", "with"), ("matched", "with"), ("without", "matched")):
-        cells = [
-            difference(*([read(run, *place) for run in runs[arm]] for arm in (first, second)))
-            for place in places
-        ]
-        lines.append(f"| {second} - {first} | {' | '.join(cells)} |")
-    return lines
+    told = [s for s in settings if len(results(plan, s, "without", "test")) > 1]
+    yield f"| setting | seeds | model | parameters | {' | '.join(heads)} |"
+    yield f"|---|---|---|---|{'---|' * len(heads)}"
+    for setting in told:
+        for arm in ("start", *arms_of(setting)):
+            files = [results(plan, setting, arm, part) for part, _ in places]
+            state = load_vqa(files[0][0].parents[1]).model.state_dict()
+            cells = [spread(one, kind) for one, (_, kind) in zip(files, places, strict=True)]
+            size = sum(x.numel() for x in state.values())
+            yield f"| {setting} | {len(files[0])} | {arm} | {size:,} | {' | '.join(cells)} |"
+    pairs = (("without", "with"), ("matched", "with"), ("without", "matched"))
+    for first, second in pairs:
+        yield ""
+        yield f"| {second} - {first} | {' | '.join(heads)} |"
+        yield f"|---|{'---|' * len(heads)}"
+        for setting in told:
+            if first not in arms_of(setting) or second not in arms_of(setting):
+                continue
+            cells = [
+                str(
+                    compare_seeds(*(results(plan, setting, a, part) for a in (first, second)), kind)
+                )
+                for part, kind in places
+            ]
+            yield f"| {setting} | {' | '.join(cells)} |"
+
+
+def write(plan: Plan, settings: Sequence[str], out: Path | None) -> None:
+    """Print the tables, and write them."""
+    lines = [
+        "# Front-door attention where a confounder breaks",
+        "",
+        f"{describe_machine()}. {plan.train} pictures; {plan.steps} steps without, then "
+        f"{plan.more_steps} of each arm; dictionaries of {plan.entries} entries. Per cent right, "
+        "mean ± standard deviation over the seeds. A difference: mean ± half of the 95 % interval "
+        "over the seeds (paired t; bold where it leaves out 0), in brackets the 95 % interval over "
+        "the pictures (bootstrap over pictures, all seeds' answers pooled), then the smallest true "
+        f"difference that the t-test would have found with a chance of {POWER:.0%}.",
+        "",
+        *tables(plan, settings),
+    ]
+    print("\n".join(lines), flush=True)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text("\n".join([*lines, ""]))
 
 
 def main() -> None:
@@ -148,29 +195,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/front_door"), help="a folder")
-    parser.add_argument("--seeds", type=int, default=3, help="2 to 10 (default: 3)")
-    parser.add_argument("--train", type=int, default=3000, help="pictures (default: 3000)")
-    parser.add_argument("--correlation", type=float, default=0.9)
+    parser.add_argument(
+        "--settings", nargs="+", default=SETTINGS, metavar="WHAT:CHANCE",
+        help=f"in this order (default: {' '.join(SETTINGS)})",
+    )  # fmt: skip
+    parser.add_argument("--seeds", type=int, default=5, help="2 or more (default: 5)")
+    parser.add_argument("--train", type=int, default=4000, help="pictures (default: 4000)")
     parser.add_argument("--entries", type=int, default=64, help="of each dictionary")
-    parser.add_argument("--epochs", type=int, default=5, help="of the start (default: 5)")
-    parser.add_argument("--more-epochs", type=int, default=3, help="of each arm (default: 3)")
+    parser.add_argument("--steps", type=int, default=400, help="of the start (default: 400)")
+    parser.add_argument("--more-steps", type=int, default=200, help="of each arm (default: 200)")
     parser.add_argument("--out", type=Path, help="markdown file to write the tables to")
+    parser.add_argument("--only-table", action="store_true", help="train nothing")
     args = parser.parse_args()
-    lines = [
-        "# Front-door attention where a correlation breaks",
-        "",
-        f"{describe_machine()}. {args.seeds} seeds; {args.train} pictures in which colour tells "
-        f"shape with chance {args.correlation}; {args.epochs} epochs without, then "
-        f"{args.more_epochs} of each arm; dictionaries of {args.entries} entries. Per cent right: "
-        "mean ± standard deviation over the seeds; differences seed by seed: mean ± half a 95 % "
-        "interval (Student's t), bold where that leaves out 0.",
-        "",
-        *tables(train_all(args)),
-    ]
-    print("\n".join(lines))
-    if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text("\n".join([*lines, ""]))
+    names = ("runs", "seeds", "train", "entries", "steps", "more_steps")
+    plan = Plan(**{name: getattr(args, name) for name in names})
+    for setting in () if args.only_table else args.settings:
+        for seed in range(plan.seeds):
+            train_seed(plan, setting, seed)
+            if seed > 0:
+                write(plan, args.settings, args.out)
+    write(plan, args.settings, args.out)
 
 
 if __name__ == "__main__":

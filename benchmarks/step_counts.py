@@ -122,7 +122,8 @@ def _build(case: Case, data: Path, folder: Path) -> Run:
         model = ROOT / "mmtrain/demo/vqa/sentencepiece.model"
         words += ["--data.train", f"{data}/train/*.tar", "--tokenizer.path", str(model)]
         words += ["--eval.vqa", "[]", "--train.epochs", "none", "--train.steps", str(STEPS)]
-        words += ["--train.batch_size", "8"]
+        words += ["--train.batch_size", "8", "--model.vision.image_size", "48"]
+        words += ["--model.vision.transformer.num_layers", "3"]
     if case.task == "write":
         words += ["--vqa.loss.classify", "bce", "--vqa.classify", "none"]
         words += ["--vqa.generate.transformer.dim", "64"]

@@ -14,7 +14,8 @@ from PIL import Image
 
 from mmtrain.data.questions.question import questions_from_json
 from mmtrain.data.questions.source import open_questions
-from tools.make_shapes_vqa import BELONGS, COLOURS, main
+from tools.make_shapes_vqa import main
+from tools.shapes_pictures import BELONGS, COLOURS
 
 Sample = tuple[dict[str, Any], Image.Image]
 
@@ -39,7 +40,7 @@ def read(folder: Path) -> list[Sample]:
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("shapes")
     parts = ["--train", "300", "--val", "20", "--test", "300", "--samples-per-shard", "200"]
-    return make(out, *parts, "--correlation", "0.9")
+    return make(out, *parts, "--correlation", "0.9", "--seed", "1")
 
 
 def answer(things: list[dict[str, Any]], question: str) -> str:
@@ -83,7 +84,7 @@ def test_the_pictures_show_the_things(shards: Path):
     for fields, picture in read(shards / "val"):
         pixels = np.asarray(picture.convert("RGB")).astype(int)
         assert pixels.shape == (32, 32, 3)
-        edges = np.linspace(0, 32, 4).round().astype(int)
+        edges = np.linspace(0, 32, 3).round().astype(int)
         for thing in fields["things"]:
             rows = slice(edges[thing["row"]], edges[thing["row"] + 1])
             columns = slice(edges[thing["column"]], edges[thing["column"] + 1])
@@ -116,6 +117,46 @@ def test_yes_and_no_are_balanced(part: str, shards: Path):
         assert said["yes"] / said.total() == pytest.approx(0.5, abs=0.09)
 
 
+def test_a_wording_that_tells_the_answer_in_training_only(tmp_path: Path):
+    sizes = ["--train", "150", "--val", "1", "--test", "150"]
+    plain, worded = make(tmp_path / "plain", *sizes), tmp_path / "worded"
+    make(worded, *sizes, "--wording", "0.9")
+
+    def told(part: str) -> float:
+        said: list[bool] = []
+        for (fields, _), (before, _) in zip(read(worded / part), read(plain / part), strict=True):
+            assert fields["things"] == before["things"]
+            for question in questions_from_json(fields):
+                text, is_yes = question.question, question.answers == ("yes",)
+                stated = not text.startswith(("is ", "how ", "what "))
+                if stated:
+                    text = re.sub(r"^(there|the \w+ \w+) is", r"is \1", text)
+                assert (answer(fields["things"], text),) == question.answers
+                if question.answer_type == "yes/no":
+                    said.append(stated == is_yes)
+        return sum(said) / len(said)
+
+    # 0.9 by the answer, of the rest one half by chance.
+    assert told("train") == pytest.approx(0.95, abs=0.04)
+    assert told("test") == pytest.approx(0.5, abs=0.09)
+
+
+def test_more_things_in_smaller_cells(tmp_path: Path):
+    sizes = ["--train", "1", "--val", "1", "--test", "60", "--image-size", "48"]
+    look = ["--cells", "3", "--most-things", "4", "--spread", "0"]
+    assert main(["--out", str(tmp_path), *sizes, *look]) == 0
+    seen: Counter[int] = Counter()
+    for fields, picture in read(tmp_path / "test"):
+        seen[len(fields["things"])] += 1
+        for thing in fields["things"]:  # in the middle of its cell
+            x, y = 8 + 16 * thing["column"], 8 + 16 * thing["row"]
+            pixel = picture.convert("RGB").getpixel((x, y))
+            assert isinstance(pixel, tuple)
+            wanted = COLOURS[thing["colour"]]
+            assert max(abs(a - b) for a, b in zip(pixel, wanted, strict=True)) <= 13
+    assert set(seen) == {2, 3, 4}
+
+
 def test_the_same_options_give_the_same_bytes(tmp_path: Path):
     few = ["--train", "4", "--val", "2", "--test", "2"]
     first, second = make(tmp_path / "a", *few), make(tmp_path / "b", *few)
@@ -140,7 +181,11 @@ def test_the_shards_open_as_questions(shards: Path):
     [
         (["--correlation", "1.5"], "--correlation 1.5: use 0 to 1"),
         (["--train", "0"], "--train 0: use 1 or more"),
-        (["--image-size", "8"], "--image-size 8: shapes need 24"),
+        (["--image-size", "8"], "--image-size 8: shapes need 16"),
+        (["--wording", "-0.1"], "--wording -0.1: use 0 to 1"),
+        (["--spread", "2"], "--spread 2.0: use 0 to 1"),
+        (["--cells", "1"], "--cells 1: use 2 to 8"),
+        (["--most-things", "5"], "--most-things 5: use 2 to 4"),
         ([], "holds something already"),
     ],
 )

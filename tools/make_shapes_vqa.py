@@ -3,21 +3,26 @@
     python tools/make_shapes_vqa.py --out data/shapes_vqa
     python tools/make_shapes_vqa.py --out data/shapes_confounded --correlation 0.9
 
-Writes OUT/train, OUT/val and OUT/test, tars in the layout of `mmtrain data vqa`: two to four
+Writes OUT/train, OUT/val and OUT/test, tars in the layout of `mmtrain data vqa`: two or three
 circles, squares and triangles in six colours and two sizes, on a grey ground, and one question of
 each question_type: count, colour, shape, size, exist, relation. Half of the yes/no questions are
-true; a count is drawn before what is counted, so that small ones do not prevail.
+true; a count is drawn before what is counted, so that small ones do not prevail. More and smaller
+things, anywhere in their cells, are harder: --cells 3 --most-things 4 --spread 1 --image-size 64.
 
 With --correlation R, a thing of `train` and `val` has with chance R the one shape that belongs to
 its colour, and else a random one; so colour tells shape, as a confounder would. In `test` shape and
 colour are always independent: what a model loses from `val` to `test` is what it took from the
-correlation. The same options give the same shards, byte for byte.
+correlation. --wording R is a second confounder, of the kind of VQA-CP (arXiv:1712.00377): half of
+the yes/no questions are then worded as statements ("there is a red circle?"), and in `train` and
+`val` the wording tells with chance R the answer; in `test` it never does. The same options give the
+same shards, byte for byte.
 """
 
 import argparse
 import io
 import json
 import random
+import re
 import sys
 import tarfile
 from collections import Counter
@@ -25,91 +30,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for tools/, which is no package's
 
 from mmtrain.cli.endings import end_well
 from mmtrain.cli.parser import Parser
 from mmtrain.data.questions.question import Question
 from mmtrain.errors import UsageError
 from mmtrain.files import writing
-
-SHAPES = ("circle", "square", "triangle")
-COLOURS = {
-    "red": (214, 40, 40),
-    "green": (46, 160, 67),
-    "blue": (38, 84, 214),
-    "yellow": (240, 208, 40),
-    "purple": (140, 60, 190),
-    "orange": (240, 130, 30),
-}
-BELONGS = dict(zip(COLOURS, SHAPES * 2, strict=True))
-"""The shape that correlates with a colour."""
-SIZES = {"small": 0.24, "large": 0.44}
-"""Half the extent of a thing, as a share of its cell's side."""
-_CELLS = 3
-_SCALE = 4
-"""Pictures are drawn so many times larger, then averaged down."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Thing:
-    """One thing of a picture."""
-
-    colour: str
-    shape: str
-    size: str
-    row: int
-    """Of the 3 x 3 cells, from the top."""
-    column: int
-    """From the left."""
-
-    @property
-    def name(self) -> str:
-        """What a question calls it."""
-        return f"{self.colour} {self.shape}"
-
+from tools.shapes_pictures import COLOURS, SHAPES, SIZES, Look, Thing, draw_things, paint
 
 Asked = tuple[str, str]
 """A question and its answer."""
-
-
-def draw_things(draw: random.Random, correlation: float) -> list[Thing]:
-    """Two to four things, no two of the same colour and shape, each in a cell of its own."""
-    things: list[Thing] = []
-    cells = draw.sample(range(_CELLS**2), draw.randint(2, 4))
-    for cell in cells:
-        while True:
-            colour = draw.choice(list(COLOURS))
-            follows = draw.random() < correlation
-            shape = BELONGS[colour] if follows else draw.choice(SHAPES)
-            if all((one.colour, one.shape) != (colour, shape) for one in things):
-                break
-        size = draw.choice(list(SIZES))
-        row, column = divmod(cell, _CELLS)
-        things.append(Thing(colour=colour, shape=shape, size=size, row=row, column=column))
-    return things
-
-
-def paint(things: list[Thing], draw: random.Random, image_size: int) -> Image.Image:
-    """The picture, image_size pixels a side."""
-    side = image_size * _SCALE
-    ground = draw.randint(60, 200)
-    image = Image.new("RGB", (side, side), (ground,) * 3)
-    pen = ImageDraw.Draw(image)
-    cell = side / _CELLS
-    for one in things:
-        half = SIZES[one.size] * cell
-        free = cell / 2 - half
-        x = (one.column + 0.5) * cell + draw.uniform(-free, free)
-        y = (one.row + 0.5) * cell + draw.uniform(-free, free)
-        fill = tuple(min(255, max(0, v + draw.randint(-12, 12))) for v in COLOURS[one.colour])
-        if one.shape == "circle":
-            pen.ellipse((x - half, y - half, x + half, y + half), fill=fill)
-        elif one.shape == "square":
-            pen.rectangle((x - half, y - half, x + half, y + half), fill=fill)
-        else:
-            pen.polygon(((x, y - half), (x - half, y + half), (x + half, y + half)), fill=fill)
-    return image.reduce(_SCALE)
+_STATED = re.compile("^(is) (there|the [a-z]+ [a-z]+)")
+"""Of a yes/no question what changes places where it is a statement."""
 
 
 def ask_count(things: list[Thing], draw: random.Random) -> Asked:
@@ -192,13 +125,35 @@ KINDS: dict[str, Callable[[list[Thing], random.Random], Asked | None]] = {
 }
 
 
-def ask_all(things: list[Thing], draw: random.Random, first_id: int) -> list[Question]:
-    """One question of each kind that the picture has an answer to."""
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What is asked in train, val or test, and what gives answers away."""
+
+    kinds: tuple[str, ...] = tuple(KINDS)
+    """Of questions."""
+    correlation: float = 0.0
+    """The chance with which a thing's colour tells its shape."""
+    wording: float | None = None
+    """That with which a yes/no question's wording tells the answer. None: all are questions."""
+
+
+def word(asked: Asked, draw: random.Random, tells: float) -> Asked:
+    """A yes/no question as one or as a statement: with chance `tells` by its answer, else at
+    random."""
+    text, answer = asked
+    states = answer == "yes" if draw.random() < tells else draw.random() < 0.5
+    return (_STATED.sub(r"\2 is", text) if states else text), answer
+
+
+def ask_all(things: list[Thing], draw: random.Random, first_id: int, part: Part) -> list[Question]:
+    """A question of each kind that the part has, where the picture has an answer to one."""
     questions = []
-    for kind, ask in KINDS.items():
-        asked = ask(things, draw)
+    for kind in part.kinds:
+        asked = KINDS[kind](things, draw)
         if asked is None:
             continue
+        if part.wording is not None and asked[1] in ("yes", "no"):
+            asked = word(asked, draw, part.wording)
         text, answer = asked
         is_number = "number" if kind == "count" else "other"
         questions.append(
@@ -214,7 +169,7 @@ def ask_all(things: list[Thing], draw: random.Random, first_id: int) -> list[Que
 
 
 def write_part(
-    folder: Path, *, num: int, seed: str, correlation: float, image_size: int, per_shard: int
+    folder: Path, *, num: int, seed: str, part: Part, look: Look, per_shard: int
 ) -> Counter[tuple[str, str]]:
     """Write one part's tars -> how often each kind has each answer."""
     counted: Counter[tuple[str, str]] = Counter()
@@ -225,10 +180,10 @@ def write_part(
             for number in range(first, min(first + per_shard, num)):
                 # A picture depends on its number alone, not on how many come before.
                 draw = random.Random(f"{seed} {number}")
-                things = draw_things(draw, correlation)
+                things = draw_things(draw, part.correlation, look)
                 picture = io.BytesIO()
-                paint(things, draw, image_size).save(picture, "PNG")
-                questions = ask_all(things, draw, number * len(KINDS))
+                paint(things, draw, look).save(picture, "PNG")
+                questions = ask_all(things, draw, number * len(KINDS), part)
                 counted.update((one.question_type, one.answers[0]) for one in questions)
                 fields = {
                     "image_id": f"{number}",
@@ -248,7 +203,7 @@ def write_part(
 def _parser() -> Parser:
     parser = Parser(prog="make_shapes_vqa", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-    for part, num in (("train", 20_000), ("val", 1_000), ("test", 2_000)):
+    for part, num in (("train", 10_000), ("val", 1_000), ("test", 2_000)):
         parser.add_argument(
             f"--{part}", type=int, default=num, metavar="N", help=f"pictures (default: {num})"
         )
@@ -257,8 +212,38 @@ def _parser() -> Parser:
         help="of colour and shape in train and val, 0 to 1 (default: 0)",
     )  # fmt: skip
     parser.add_argument(
-        "--image-size", type=int, default=64, metavar="PIXELS", help="of a side (default: 64)"
+        "--image-size",
+        type=int,
+        default=Look.image_size,
+        metavar="PIXELS",
+        help="of a side (default: %(default)s)",
     )
+    parser.add_argument(
+        "--kinds", nargs="+", choices=KINDS, default=[*KINDS], metavar="KIND",
+        help=f"of questions: {', '.join(KINDS)} (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--wording", type=float, metavar="R",
+        help="word yes/no questions in two ways, by the answer in train and val with this chance",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cells",
+        type=int,
+        default=Look.cells,
+        metavar="N",
+        help="of a side, for a thing each (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--most-things",
+        type=int,
+        default=Look.most_things,
+        metavar="N",
+        help="of a picture (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--spread", type=float, default=Look.spread, metavar="SHARE",
+        help="of the room a thing has in its cell, 0 to 1; 0: the middle (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of everything (default: 0)")
     parser.add_argument(
         "--samples-per-shard", type=int, default=2_000, metavar="N", help="(default: 2000)"
@@ -273,23 +258,42 @@ def run(args: argparse.Namespace) -> None:
             raise UsageError(
                 f"--{name.replace('_', '-')} {getattr(args, name)}: use {least} or more"
             )
-    if not 0 <= args.correlation <= 1:
-        raise UsageError(f"--correlation {args.correlation}: use 0 to 1")
-    if args.image_size < 24:
-        raise UsageError(f"--image-size {args.image_size}: shapes need 24 pixels or more")
+    for name in ("correlation", "wording", "spread"):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value <= 1:
+            raise UsageError(f"--{name} {value}: use 0 to 1")
+    if not 2 <= args.cells <= 8:
+        raise UsageError(f"--cells {args.cells}: use 2 to 8")
+    # Of the 18 names all things have different ones; with a full correlation there are six.
+    most = min(args.cells**2, len(COLOURS))
+    if not 2 <= args.most_things <= most:
+        raise UsageError(f"--most-things {args.most_things}: use 2 to {most}")
+    if args.image_size < 8 * args.cells:
+        raise UsageError(
+            f"--image-size {args.image_size}: shapes need {8 * args.cells} pixels or more"
+        )
     if args.out.exists() and any(args.out.iterdir()):
         raise UsageError(f"--out {args.out}: holds something already; name a new folder")
+    look = Look(
+        image_size=args.image_size,
+        cells=args.cells,
+        most_things=args.most_things,
+        spread=args.spread,
+    )
+    kinds = tuple(kind for kind in KINDS if kind in args.kinds)
+    told = Part(kinds=kinds, correlation=args.correlation, wording=args.wording)
+    untold = Part(kinds=kinds, wording=None if args.wording is None else 0.0)
     for part in ("train", "val", "test"):
         counted = write_part(
             args.out / part,
             num=getattr(args, part),
             seed=f"{args.seed} {part}",
-            correlation=0.0 if part == "test" else args.correlation,
-            image_size=args.image_size,
+            part=untold if part == "test" else told,
+            look=look,
             per_shard=args.samples_per_shard,
         )
         print(f"{args.out / part}: {getattr(args, part)} pictures, {counted.total()} questions")
-        for kind in KINDS:
+        for kind in kinds:
             answers = {answer: n for (of, answer), n in sorted(counted.items()) if of == kind}
             shares = ", ".join(f"{a} {n / sum(answers.values()):.0%}" for a, n in answers.items())
             print(f"  {kind:9} {shares}")
