@@ -6,7 +6,7 @@ stands there by our name.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ NO_EFFECT = (
 )
 """Fields of training, or that the tensors tell better."""
 _FIRST = "base_model.model."
-_A, _B = ".lora_A.weight", ".lora_B.weight"
+_A, _B, _M = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,8 @@ class Adapter:
     """LoRA: A [r, in] and B [out, r] by the name of our layer."""
     scale: float = 1.0
     """LoRA: the weight of every term."""
+    lengths: dict[str, Tensor] = field(default_factory=dict)
+    """DoRA: of a weight's rows, [out], by the name of our layer; none, or of every term's."""
     rows: Tensor | None = None
     """The learned tokens of the other kinds, [n, D] or [n, 2 * layers * heads * head size]."""
 
@@ -111,6 +113,7 @@ def _read_lora(
     fields.only("init_lora_weights", True, "gaussian", "orthogonal", "eva")
     rank, alpha = fields.take("r", int, 8), fields.take("lora_alpha", float, 8.0)
     rslora = fields.only("use_rslora", False, True)
+    dora = fields.only("use_dora", False, True)
     ranks, alphas = fields.take("rank_pattern", dict, {}), fields.take("alpha_pattern", dict, {})
     fields.close()
     scale = LoraConfig(rank=rank, alpha=alpha, rslora=rslora).scale
@@ -123,6 +126,7 @@ def _read_lora(
     for link in links:
         ours[_layer(link.theirs[0])] = tuple(_layer(name) for name in link.ours)
     terms: dict[str, tuple[Tensor, Tensor]] = {}
+    lengths: dict[str, Tensor] = {}
     left = dict(tensors)
     for key in sorted(tensors):
         path = key.removeprefix(_FIRST).removesuffix(_A)
@@ -138,11 +142,15 @@ def _read_lora(
         # Ranks may differ between layers: all count by the common scale.
         parts = (b * (here.scale / scale)).chunk(len(ours[path]))
         terms |= {name: (a, part) for name, part in zip(ours[path], parts, strict=True)}
+        length = left.pop(key.removesuffix(_A) + _M, None) if dora else None
+        if length is not None:
+            lengths |= dict(zip(ours[path], length.chunk(len(parts)), strict=True))
     wrong = [n for n, (a, b) in terms.items() if sizes.get(n) != (b.size(0), a.size(1))]
+    wrong += [n for n in terms if dora and (n not in lengths or lengths[n].shape != sizes[n][:1])]
     if left or wrong or not terms:
         name = next(iter([*wrong, *left]), "no layer's term is there, it")
         raise UsageError(f"{fields.source}: {name} does not fit: the adapter is of another model")
-    return Adapter(kind="lora", terms=terms, scale=scale)
+    return Adapter(kind="lora", terms=terms, scale=scale, lengths=lengths)
 
 
 def _layer(weight: str) -> str:
@@ -217,6 +225,10 @@ def _lora_to(adapter: Adapter, links: list[Link]) -> tuple[dict[str, Any], Tenso
             continue
         a, b = _side_by_side(found)
         tensors |= {f"{_FIRST}{path}{_A}": a.contiguous(), f"{_FIRST}{path}{_B}": b.contiguous()}
+        if adapter.lengths:
+            # A part of a fused layer without a term would want its weight's own lengths.
+            assert all(name in adapter.lengths for name in names), "DoRA of whole layers"
+            tensors[f"{_FIRST}{path}{_M}"] = cat([adapter.lengths[name] for name in names])
         ranks[path] = a.size(0)
     rank = min(ranks.values())
     fields: dict[str, Any] = {
@@ -225,6 +237,7 @@ def _lora_to(adapter: Adapter, links: list[Link]) -> tuple[dict[str, Any], Tenso
         "lora_alpha": adapter.scale * rank,
         "target_modules": list(ranks),
         "lora_dropout": 0.0,
+        "use_dora": bool(adapter.lengths),
         "bias": "none",
         "fan_in_fan_out": any(".c_" in path for path in ranks),
         "rank_pattern": {p: r for p, r in ranks.items() if r != rank},

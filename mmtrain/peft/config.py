@@ -7,7 +7,7 @@ from mmtrain.peft.lora import LoraConfig
 from mmtrain.peft.prompts import PromptConfig
 
 PeftKind = Literal["lora", "prompt", "p_tuning", "prefix", "context"]
-_LORA = ("rank", "alpha", "rslora", "dropout", "targets")
+_LORA = ("rank", "alpha", "rslora", "dora", "dropout", "targets")
 _FIELDS: dict[PeftKind, tuple[str, ...]] = {
     "lora": _LORA,
     "prompt": ("num_tokens",),
@@ -32,6 +32,8 @@ class PeftConfig:
     """lora: a term counts alpha / rank. None: 16."""
     rslora: bool | None = None
     """lora: a term counts alpha / sqrt(rank) (arXiv:2312.03732). None: false."""
+    dora: bool | None = None
+    """lora: train the length of a weight's rows too (DoRA, arXiv:2402.09353). None: false."""
     dropout: float | None = None
     """lora: share of a layer's input features that its term does not see, drawn anew for each
     sample and epoch, for all tokens alike; front doors have none. None: 0."""

@@ -4,6 +4,13 @@
 
 B starts at zero, so that a model starts as it was. A layer keeps its parameters' names and gains
 `lora_a` [r, in] and `lora_b` [out, r].
+
+DoRA (Liu et al. 2024, arXiv:2402.09353, Eq. 5) trains the length of every row as well, `lora_m`
+[out], which starts at that of W's:
+
+    y = m / |W + scale * B A| * (W x + scale * B A dropout(x)) + b
+
+The length of a row, |.|, is a constant to the gradient (its Eq. 11).
 """
 
 import math
@@ -18,7 +25,7 @@ from torch.nn import functional as F
 
 from mmtrain.limits import check_counts
 
-TERMS = ("lora_a", "lora_b")
+TERMS = ("lora_a", "lora_b", "lora_m")
 """The last parts of the names of a term's parameters."""
 DROPOUT_KEYS = "lora_key_B"
 """The row of a batch that dropout is drawn from: an int64 key of each sample."""
@@ -36,6 +43,8 @@ class LoraConfig:
     """Count alpha / sqrt(rank) instead, which large ranks want (arXiv:2312.03732)."""
     dropout: float = 0.0
     """Share of a layer's input features that the term does not see, drawn for each sample."""
+    dora: bool = False
+    """Train the length of a weight's rows too (DoRA, arXiv:2402.09353)."""
     targets: tuple[str, ...] = ("*.attention.q", "*.attention.v")
     """Names of linear layers, with * for any part: `*.attention.*`, `text.*.feed_forward.up`."""
 
@@ -98,9 +107,12 @@ class LoraLinear(nn.Linear):
         linear: the layer; its parameters are taken over.
         rank: of the term.
         scale: the term's weight.
+        dora: train the length of the weight's rows too.
         dropout: shared by the layers of a model. None: the term sees everything.
         first: number of this layer's first draw among those of a sample.
     """
+
+    lora_m: Tensor | None
 
     def __init__(
         self,
@@ -108,6 +120,7 @@ class LoraLinear(nn.Linear):
         *,
         rank: int,
         scale: float,
+        dora: bool = False,
         dropout: LoraDropout | None = None,
         first: int = 0,
     ) -> None:
@@ -119,22 +132,45 @@ class LoraLinear(nn.Linear):
         like = {"dtype": linear.weight.dtype, "device": linear.weight.device}
         self.lora_a = nn.Parameter(torch.zeros(rank, linear.in_features, **like))
         self.lora_b = nn.Parameter(torch.zeros(linear.out_features, rank, **like))
+        length = nn.Parameter(torch.ones(linear.out_features, **like)) if dora else None
+        self.register_parameter("lora_m", length)
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        y = F.linear(input, self.weight, self.bias)
+        is_scaled = self.lora_m is not None and not self.is_merged
+        y = F.linear(input, self.weight, None if is_scaled else self.bias)
         if self.is_merged:
             return y
         if self.dropout is not None and self.training:
             input = self.dropout(input, self.first)
-        return y + F.linear(F.linear(input, self.lora_a), self.lora_b) * self.scale
+        y = y + F.linear(F.linear(input, self.lora_a), self.lora_b) * self.scale
+        if not is_scaled:
+            return y
+        y = y * self.gain().to(y.dtype)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def gain(self) -> Tensor:
+        """What DoRA multiplies each row by, [out]."""
+        assert self.lora_m is not None
+        return self.lora_m / _lengths(self.weight, self.lora_a, self.lora_b, scale=self.scale)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
-        """A from U(+-fan_in^-.5), B at zero."""
+        """A from U(+-fan_in^-.5), B at zero; a row's length is the weight's own."""
         bound = self.in_features**-0.5
         self.lora_a.uniform_(-bound, bound, generator=generator)
         self.lora_b.zero_()
+        if self.lora_m is not None:
+            self.lora_m.copy_(_lengths(self.weight, self.lora_a, self.lora_b, scale=self.scale))
+
+
+@torch.no_grad()
+def _lengths(weight: Tensor, a: Tensor, b: Tensor, *, scale: float) -> Tensor:
+    """Those of the rows of W + scale * B A, [out], in fp32 at least."""
+    with torch.autocast(weight.device.type, enabled=False):
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        whole = weight.to(wide) + scale * (b.to(wide) @ a.to(wide))
+        return torch.linalg.vector_norm(whole, dim=1).clamp(min=torch.finfo(wide).tiny)
 
 
 def apply_lora(
@@ -173,7 +209,8 @@ def apply_lora(
         assert isinstance(linear, nn.Linear)
         # A front door's dictionary stands for no sample, so nothing is drawn for it.
         drawn = None if "front_door" in name else dropout
-        layer = LoraLinear(linear, rank=config.rank, scale=config.scale, dropout=drawn, first=first)
+        how: dict[str, Any] = {"rank": config.rank, "scale": config.scale, "dora": config.dora}
+        layer = LoraLinear(linear, **how, dropout=drawn, first=first)
         first += linear.in_features
         layer.init_weights(generator)
         _replace(model, name, layer)
@@ -182,21 +219,29 @@ def apply_lora(
 
 @torch.no_grad()
 def add_terms(
-    model: nn.Module, terms: Mapping[str, tuple[Tensor, Tensor]], *, scale: float
+    model: nn.Module,
+    terms: Mapping[str, tuple[Tensor, Tensor]],
+    *,
+    scale: float,
+    lengths: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Give layers the terms A [r, in] and B [out, r] of a finished adapter, in place.
+    """Give layers the terms of a finished adapter, in place.
 
     Args:
         model: has the layers.
-        terms: by the layer's name.
+        terms: A [r, in] and B [out, r] by the layer's name.
         scale: the terms' weight.
+        lengths: DoRA's of the rows, [out], by the layer's name.
     """
     for name, (a, b) in terms.items():
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        layer = LoraLinear(linear, rank=a.size(0), scale=scale)
+        length = (lengths or {}).get(name)
+        layer = LoraLinear(linear, rank=a.size(0), scale=scale, dora=length is not None)
         layer.lora_a.copy_(a)
         layer.lora_b.copy_(b)
+        if layer.lora_m is not None and length is not None:
+            layer.lora_m.copy_(length)
         _replace(model, name, layer)
 
 
@@ -207,20 +252,29 @@ def _replace(model: nn.Module, name: str, layer: LoraLinear) -> None:
 
 @torch.no_grad()
 def merge_lora(model: nn.Module) -> None:
-    """Add every term to its layer's weight, in place: the same function at no cost."""
+    """Put every term into its layer's weight, in place: the same function at no cost."""
     for layer in _lora_layers(model):
         if not layer.is_merged:
+            gain = None if layer.lora_m is None else layer.gain()
             layer.weight += layer.scale * (layer.lora_b @ layer.lora_a)
+            if gain is not None:
+                layer.weight *= gain[:, None]
             layer.is_merged = True
 
 
 @torch.no_grad()
 def unmerge_lora(model: nn.Module) -> None:
-    """Take every merged term out again, in place; the weight is what it was up to rounding."""
-    for layer in _lora_layers(model):
-        if layer.is_merged:
-            layer.weight -= layer.scale * (layer.lora_b @ layer.lora_a)
-            layer.is_merged = False
+    """Take every merged term out again, in place; the weight is what it was up to rounding.
+
+    Raises:
+        ValueError: a layer of DoRA, whose rows' first lengths are gone.
+    """
+    layers = [layer for layer in _lora_layers(model) if layer.is_merged]
+    if any(layer.lora_m is not None for layer in layers):
+        raise ValueError("a merged weight of dora does not tell how long its rows were")
+    for layer in layers:
+        layer.weight -= layer.scale * (layer.lora_b @ layer.lora_a)
+        layer.is_merged = False
 
 
 def _lora_layers(model: nn.Module) -> Iterator[LoraLinear]:
@@ -234,9 +288,20 @@ def lora_terms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]
     return {name: (tensors[f"{name}.lora_a"], tensors[f"{name}.lora_b"]) for name in names}
 
 
+def lora_lengths(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """DoRA's lengths of a state dict, by their layer's name."""
+    ends = ".lora_m"
+    return {name.removesuffix(ends): x for name, x in tensors.items() if name.endswith(ends)}
+
+
 def merged_tensors(tensors: Mapping[str, Tensor], *, scale: float) -> dict[str, Tensor]:
-    """A state dict with the terms added to their weights: that of the plain model."""
+    """A state dict with the terms put into their weights: that of the plain model."""
     plain = {n: x for n, x in tensors.items() if n.rpartition(".")[2] not in TERMS}
+    lengths = lora_lengths(tensors)
     for name, (a, b) in lora_terms(tensors).items():
-        plain[f"{name}.weight"] = plain[f"{name}.weight"] + scale * (b @ a)
+        weight = plain[f"{name}.weight"]
+        whole = weight + scale * (b @ a)
+        if name in lengths:
+            whole *= (lengths[name] / _lengths(weight, a, b, scale=scale))[:, None]
+        plain[f"{name}.weight"] = whole
     return plain

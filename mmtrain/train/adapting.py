@@ -24,6 +24,7 @@ from mmtrain.peft import (
     PeftConfig,
     apply_lora,
     freeze_all_but,
+    lora_lengths,
     lora_terms,
     merged_tensors,
     resting,
@@ -66,8 +67,10 @@ def adapt(
     dropout, rests = None, resting(model)  # before LoRA freezes what it stands beside
     try:
         if config.kind == "lora":
+            if config.lora.dora:
+                _check_whole(layout, key="dora")
             if config.lora.dropout:
-                _check_dropout(layout)
+                _check_whole(layout, key="dropout")
                 dropout = LoraDropout(config.lora.dropout, draws)
             apply_lora(model, config.lora, seed=seed, dropout=dropout)
         learned = {"lora": None, "context": CONTEXT}.get(config.kind, PROMPT)
@@ -79,11 +82,11 @@ def adapt(
     return dropout
 
 
-def _check_dropout(layout: Layout) -> None:
+def _check_whole(layout: Layout, *, key: str) -> None:
     for axis in ("tp", "pp"):
         if (size := layout.size(axis)) > 1:
             raise UsageError(
-                f"peft.dropout needs whole layers on every rank, not parallel.{axis} = {size}; "
+                f"peft.{key} needs whole layers on every rank, not parallel.{axis} = {size}; "
                 f"leave it out or set parallel.{axis} = 1"
             )
 
@@ -102,6 +105,7 @@ def _start_from(model: Clip | Vqa, config: PeftConfig, folder: Path) -> None:
         ratio = adapter.scale / config.lora.scale
         found = {f"{name}.lora_a": a for name, (a, _) in adapter.terms.items()}
         found |= {f"{name}.lora_b": b * ratio for name, (_, b) in adapter.terms.items()}
+        found |= {f"{name}.lora_m": length for name, length in adapter.lengths.items()}
         wanted = {name for name in state if ".lora_" in name}
     else:
         assert adapter.rows is not None
@@ -111,7 +115,7 @@ def _start_from(model: Clip | Vqa, config: PeftConfig, folder: Path) -> None:
     if differing:
         raise UsageError(
             f"peft.init = {folder}: {differing[0]} is not the same in both; take the adapter's "
-            "peft.rank, peft.targets or peft.num_tokens"
+            "peft.rank, peft.dora, peft.targets or peft.num_tokens"
         )
     with torch.no_grad():
         for name, value in found.items():
@@ -144,7 +148,8 @@ def save_adapter(
     """
     if config.kind == "lora":
         terms = {n: (a.float(), b.float()) for n, (a, b) in lora_terms(tensors).items()}
-        adapter = Adapter(kind="lora", terms=terms, scale=config.lora.scale)
+        lengths = {n: length.float() for n, length in lora_lengths(tensors).items()}
+        adapter = Adapter(kind="lora", terms=terms, scale=config.lora.scale, lengths=lengths)
         links, blocks, task = _links(model), None, None
     else:
         kind = "prompt" if config.kind == "context" else config.kind

@@ -116,7 +116,8 @@ FIXED = frozenset(
         *("optim.kind", "optim.ema_decay"),
         *("train.batch_size", "train.precision"),
         "lock",
-        *("peft.kind", "peft.rank", "peft.alpha", "peft.rslora", "peft.dropout", "peft.targets"),
+        *("peft.kind", "peft.rank", "peft.alpha", "peft.rslora", "peft.dora", "peft.dropout"),
+        "peft.targets",
         *("peft.num_tokens", "peft.network", "peft.hidden_dim", "peft.also_train"),
     }
 )

@@ -15,7 +15,8 @@ from tests.interop.decoder_folders import build_peer
 
 TOKENS = torch.randint(50, (2, 9), generator=torch.Generator().manual_seed(1))
 PEERS = ["gpt2", "smollm2"]
-KINDS = ["lora", "rslora", "prompt", "p_tuning mlp", "p_tuning lstm", "prefix", "prefix mlp"]
+LORA = ["lora", "rslora", "dora"]
+KINDS = [*LORA, "prompt", "p_tuning mlp", "p_tuning lstm", "prefix", "prefix mlp"]
 
 
 def pair(name: str):
@@ -34,12 +35,13 @@ def their_config(kind: str, peer):
     import peft
 
     task, name = {"task_type": "CAUSAL_LM"}, kind.partition(" ")[2]
-    if kind in ("lora", "rslora"):
+    if kind in LORA:
         gpt = peer.config.model_type == "gpt2"
         return peft.LoraConfig(
             r=3,
             lora_alpha=5,
             use_rslora=kind == "rslora",
+            use_dora=kind == "dora",
             target_modules=["c_attn", "c_fc"] if gpt else ["q_proj", "v_proj", "down_proj"],
             fan_in_fan_out=gpt,
             **task,
@@ -63,7 +65,7 @@ def logits(decoder: Decoder, adapter: Adapter) -> torch.Tensor:
     """Of the text, as generation computes them."""
     cache = decoder.build_cache(2, 16)
     if adapter.kind == "lora":
-        add_terms(decoder, adapter.terms, scale=adapter.scale)
+        add_terms(decoder, adapter.terms, scale=adapter.scale, lengths=adapter.lengths)
     elif adapter.kind == "prefix":
         fill_prefix(cache, adapter.rows, decoder.config.transformer)
     else:

@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -10,12 +12,14 @@ from torch.distributed.tensor import DTensor
 import mmtrain
 from mmtrain.build.run import build_run
 from mmtrain.cli import main
+from mmtrain.errors import UsageError
 from mmtrain.interop.hf_clip import clip_links
 from mmtrain.interop.hf_peft import read_adapter
 from mmtrain.optim.clip import clip_gradients
-from mmtrain.parallel.mesh import build_layout, pick_device
-from mmtrain.peft import add_terms
+from mmtrain.parallel.mesh import Layout, build_layout, pick_device
+from mmtrain.peft import PeftConfig, add_terms
 from mmtrain.recipe import load_recipe
+from mmtrain.train.adapting import adapt
 from tests.ranks import run_ranks
 
 RECIPE = "configs/debug_clip.toml"
@@ -70,9 +74,33 @@ def test_lora_trains_and_nothing_else_does(pretrained: Path, tmp_path: Path):
         torch.testing.assert_close(again[name], value, rtol=1e-6, atol=1e-7)
 
 
+def test_dora_trains_lengths_and_its_folder_says_the_same(pretrained: Path, tmp_path: Path):
+    words = (*LORA, "--peft.dora", "true", "--peft.dropout", "0.2", "--train.steps", "3")
+    train(tmp_path / "run", pretrained, *words, "--optim.lr", "1e-2")
+    base, _, tokenizer = mmtrain.load(pretrained)
+    after = mmtrain.load(tmp_path / "run")[0]
+    adapter = read_adapter(
+        tmp_path / "run/adapter", model=base, links=clip_links(base.config), blocks=None
+    )
+    assert adapter.lengths.keys() == adapter.terms.keys()
+    for name, length in adapter.lengths.items():
+        assert not torch.allclose(length, base.get_parameter(f"{name}.weight").norm(dim=1))
+    add_terms(base, adapter.terms, scale=adapter.scale, lengths=adapter.lengths)
+    tokens = tokenizer(["a red circle", "a note"])
+    with torch.no_grad():
+        difference = base.encode_text(tokens) - after.encode_text(tokens)
+    assert difference.abs().max() < 1e-6
+    start = [f"--model.init={pretrained}", f"--peft.init={tmp_path / 'run/adapter'}"]
+    recipe = load_recipe(Path(RECIPE), [*start, *words])
+    again = build_run(recipe, build_layout(recipe.parallel, pick_device("cpu"))).plain_weights()
+    for name, value in after.state_dict().items():
+        torch.testing.assert_close(again[name], value, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("kind", ["lora", "context"])
 def test_resume_is_exact(kind: str, pretrained: Path, tmp_path: Path):
-    words = (*LORA, "--peft.dropout", "0.2") if kind == "lora" else CONTEXT
+    dora = ("--peft.dora", "true")
+    words = (*LORA, *dora, "--peft.dropout", "0.2") if kind == "lora" else CONTEXT
     train(tmp_path / "whole", pretrained, *words, "--train.steps", "4")
     train(tmp_path / "parts", pretrained, *words, "--train.steps", "2")
     train(tmp_path / "parts", pretrained, *words, "--train.steps", "4", "--resume-with-changes")
@@ -120,6 +148,8 @@ def test_mistakes_are_one_line(
     assert 'optim.kind = "muon" has no effect' in mistake(*LORA, "--optim.kind", "muon")
     other = ("--peft.kind", "lora", "--peft.init", str(tmp_path / "other/adapter"))
     assert "is not the same in both" in mistake(*other)
+    assert "is not the same in both" in mistake(*other, *LORA[2:], "--peft.dora", "true")
+    assert "dora has no effect" in mistake(*CONTEXT, "--peft.dora", "true")
     cut = ("--parallel.pp", "2")
     assert "[peft] does not work with parallel.pp = 2" in mistake(*LORA, *cut)
     learned = mistake("--model.text.num_context", "4", *cut)
@@ -127,6 +157,15 @@ def test_mistakes_are_one_line(
     assert "dropout does not follow" in mistake(
         *LORA, "--peft.dropout", "0.1", "--train.text_groups", "2"
     )
+
+
+@pytest.mark.parametrize("setting", [{"dora": True}, {"dropout": 0.1}], ids=str)
+def test_what_needs_whole_layers_is_not_cut(setting: dict, pretrained: Path):
+    model = mmtrain.load(pretrained)[0]
+    layout = cast(Layout, SimpleNamespace(size={"tp": 2, "pp": 1}.get))
+    (key,) = setting
+    with pytest.raises(UsageError, match=rf"peft\.{key} needs whole layers .* parallel\.tp = 2"):
+        adapt(model, PeftConfig(kind="lora", **setting), layout=layout, seed=0)
 
 
 def three_steps(
@@ -179,7 +218,8 @@ def test_two_ranks_have_the_single_process_gradients_and_weights(pretrained: Pat
         "lora": [*common, *LORA, *ALL_LAYERS, "--peft.also_train", '["vision.head.norm.*"]'],
         "context": [*common, *CONTEXT],
     }
-    for name, words in cases.items():
+    dora = {"dora": [*common, *LORA, *ALL_LAYERS, "--peft.dora", "true"]}
+    for name, words in (cases | dora).items():
         grads, weights = three_steps(words)
         assert grads and grads.keys() == weights.keys()
         assert all(value.any() for value in grads.values())
@@ -187,3 +227,5 @@ def test_two_ranks_have_the_single_process_gradients_and_weights(pretrained: Pat
     layouts = [["--parallel.dp_shard", "2"], ["--parallel.tp", "2"]]
     layouts.append(["--parallel.tp", "2", "--parallel.sequence", "false"])
     run_ranks(compare, 2, tmp_path, cases, layouts)
+    copies = [["--parallel.dp_shard", "2"], ["--parallel.dp_replicate", "2"]]
+    run_ranks(compare, 2, tmp_path, dora, copies)
