@@ -4,13 +4,14 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-full test-gpu lint bench clean
+.PHONY: help demo test test-full test-gpu lint docs bench clean
 
 VENV := .venv$(addprefix -torch-,$(TORCH))
 BIN := $(VENV)/bin
 # The newest setting-up of each kind; an environment for development runs the demo too.
 CORE := $(VENV)/core.stamp
 DEV := $(VENV)/dev.stamp
+DOCS := $(VENV)/docs.stamp
 TESTED_SET := $(if $(TORCH),$(VENV)/)constraints.txt
 
 # Processes that run the tests, each with one thread.
@@ -28,6 +29,7 @@ help:
 	@echo "make test-full  the long tests alone: parity matrices, kills, fuzz"
 	@echo "make test-gpu   the tests that need a CUDA device"
 	@echo "make lint       ruff, the floors (import-linter) and types (basedpyright)"
+	@echo "make docs       the documentation site, into build/site"
 	@echo "make bench      us and the alternative, side by side"
 	@echo "make clean      remove .venv and caches; runs and data stay"
 
@@ -51,6 +53,9 @@ lint: $(DEV)
 	$(BIN)/lint-imports
 	$(BIN)/basedpyright
 
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 bench: $(DEV)
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
@@ -71,6 +76,13 @@ $(DEV): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) for development; the first time this downloads about 5 GB ..."
 	@$(BIN)/python -m pip install --quiet -c $(TESTED_SET) -e '.[dev]'
 	@touch $(CORE) $@
+
+$(DOCS): pyproject.toml constraints.txt
+	$(call make-venv)
+	$(call name-torch)
+	@echo "Setting up $(VENV) for the documentation ..."
+	@$(BIN)/python -m pip install --quiet -c $(TESTED_SET) -e '.[docs]'
+	@touch $@
 
 # What goes with another torch, pip finds out: torchvision names the one that it was built for, and
 # some torches refuse the newest setuptools.

@@ -126,10 +126,10 @@ def test_an_old_python_is_named(tmp_path: Path):
     assert "PYTHON=" in done.stderr and not (tmp_path / ".venv").exists()
 
 
-def test_the_gate_runs_lint_and_both_tiers():
+def test_the_gate_runs_lint_both_tiers_and_the_docs():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     text = script.read_text()
     assert "set -euo pipefail" in text
     ran = [line for line in text.splitlines() if line.startswith("make ")]
-    assert ran == ["make lint", "make test", "make test-full"]
+    assert ran == ["make lint", "make test", "make docs", "make test-full"]

@@ -97,13 +97,6 @@ def test_heavy_commands_name_recipes_and_keys_that_exist():
         assert load_recipe(ROOT / rest[1], rest[2:])
 
 
-def test_commands_of_the_data_page_are_understood():
-    found = [words[1:] for words in commands(DATA_DOC) if words[0] == "mmtrain"]
-    assert len(found) >= 4
-    for words in found:
-        assert not build_parser().parse_known_args(words)[1], words
-
-
 def test_options_in_the_text_exist():
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+(?![\w.-])", README + DATA_DOC))
     known = {"--nproc-per-node", "--format", "--sort", "--out", "--gpus"}

@@ -37,7 +37,8 @@ class Loader:
     """
 
     def __init__(self, data: NumberedData[Any], *, one_by_one: bool, world_size: int) -> None:
-        self.data, self._one_by_one, self._world_size = data, one_by_one, world_size
+        self.data: NumberedData[Any] = data
+        self._one_by_one, self._world_size = one_by_one, world_size
         self._bad: Counter[str] = Counter()
         self._num_read = 0
         self._batch = self._row = 0

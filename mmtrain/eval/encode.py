@@ -40,11 +40,11 @@ _TOKENISED_AT_ONCE = 4096
 class Towers(Protocol):
     """What an evaluation asks of a model: `Clip`, or whatever runs one that is cut up."""
 
-    def encode_image(self, images_BCHW: Tensor) -> Tensor:
+    def encode_image(self, images_BCHW: Tensor, /) -> Tensor:
         """uint8 [B, 3, H, W] -> [B, E]."""
         ...
 
-    def encode_text(self, tokens_BT: Tensor) -> Tensor:
+    def encode_text(self, tokens_BT: Tensor, /) -> Tensor:
         """Ids padded to the context, [B, T] -> [B, E]."""
         ...
 

@@ -45,8 +45,7 @@ class SiglipByParts:
 
     Args:
         text_BE: features of all of this rank's texts.
-        logit_scale, logit_bias, group, labels_B, positives, valid_B, equal_rows, sum_loss,
-            row_loss_B: as `siglip_loss` has them.
+        logit_scale, logit_bias: as `siglip_loss` has them, and so all that is not named here.
         frozen: what wants no gradient, which is then not computed; alike on all ranks.
 
     Raises:

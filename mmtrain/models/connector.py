@@ -34,8 +34,8 @@ class ConnectorConfig:
 class Connector(nn.Module):
     """Norm, then the map of `kind`, over the patches; class token and registers are left out."""
 
-    no_decay: ClassVar = ("queries",)
-    weights_meet: ClassVar = True
+    no_decay: ClassVar[tuple[str, ...]] = ("queries",)
+    weights_meet: ClassVar[bool] = True
 
     def __init__(self, config: ConnectorConfig, vision: VisionConfig, *, dim: int) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class GridPlaces(nn.Module):
     """A learned vector for where a piece of an image stands: that of its row and of its column, or
     those of a piece that is the whole image."""
 
-    no_decay: ClassVar = ("rows", "columns")
+    no_decay: ClassVar[tuple[str, ...]] = ("rows", "columns")
 
     def __init__(self, tiles: TilesConfig, *, dim: int) -> None:
         super().__init__()

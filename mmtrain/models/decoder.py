@@ -40,7 +40,7 @@ _Ropes = tuple[RopeTable | None, RopeTable | None]
 class Decoder(Model):
     """embed -> transformer -> head. A pipeline stage holds None for what another stage has."""
 
-    tensor_plan: ClassVar = "vocabulary"
+    tensor_plan: ClassVar[str] = "vocabulary"
 
     embed: DecoderEmbed | None
     head: DecoderHead | None

@@ -77,7 +77,7 @@ class TextConfig:
 class TextEmbed(nn.Module):
     """Token ids to vectors with positions."""
 
-    no_decay: ClassVar = ("positional_embedding", "context")
+    no_decay: ClassVar[tuple[str, ...]] = ("positional_embedding", "context")
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()

@@ -85,7 +85,7 @@ def _filled(values: tuple[float, ...], *, like: Tensor) -> Tensor:
 class VisionEmbed(nn.Module):
     """Image to tokens: patches, positions, class token, registers, norm."""
 
-    no_decay: ClassVar = ("class_embedding", "registers", "positional_embedding")
+    no_decay: ClassVar[tuple[str, ...]] = ("class_embedding", "registers", "positional_embedding")
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from mmtrain.models.decoder_config import DecoderConfig
 class TokenEmbedding(nn.Module):
     """Ids to vectors; its matrix gives the logits too where the head is tied."""
 
-    weights_meet: ClassVar = True
+    weights_meet: ClassVar[bool] = True
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class TokenEmbedding(nn.Module):
 class DecoderEmbed(nn.Module):
     """What enters the blocks: token vectors with learned positions."""
 
-    no_decay: ClassVar = ("positional_embedding",)
+    no_decay: ClassVar[tuple[str, ...]] = ("positional_embedding",)
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()

@@ -128,8 +128,8 @@ class FrontDoorAttention(nn.Module):
 class FrontDoor(nn.Module):
     """A stack of such layers over one modality's features, with its dictionary, fused by (4)."""
 
-    no_decay: ClassVar = ("dictionary",)
-    weights_meet: ClassVar = True
+    no_decay: ClassVar[tuple[str, ...]] = ("dictionary",)
+    weights_meet: ClassVar[bool] = True
 
     def __init__(self, config: FrontDoorConfig, *, dim: int, num_heads: int) -> None:
         super().__init__()

@@ -58,7 +58,7 @@ class AttentionPool(nn.Module):
         activation: of the MLP.
     """
 
-    no_decay: ClassVar = ("query",)
+    no_decay: ClassVar[tuple[str, ...]] = ("query",)
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ class Transformer(nn.Module):
     slice, keeps the parameters' names.
     """
 
-    tensor_plan: ClassVar = "blocks"
+    tensor_plan: ClassVar[str] = "blocks"
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -174,7 +174,7 @@ class PipelineSchedule:
         self.single_pass = False
         self._parts = self._gather_parts(stages)
         frozen = frozenset.intersection(*(part.frozen_outputs for part in self._parts))
-        self.frozen_outputs = tuple(sorted(frozen))
+        self.frozen_outputs: tuple[str, ...] = tuple(sorted(frozen))
         self.shapes: dict[str, torch.Size] = {}
         check_microbatches(layout, num_microbatches)
         for stage in stages:

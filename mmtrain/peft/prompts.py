@@ -52,7 +52,7 @@ class LearnedTokens(nn.Module):
         out_dim: `dim`, or the numbers of a prefix token: 2 * layers * key heads * head size.
     """
 
-    no_decay: ClassVar = ("rows",)
+    no_decay: ClassVar[tuple[str, ...]] = ("rows",)
 
     def __init__(self, config: PromptConfig, *, dim: int, out_dim: int) -> None:
         super().__init__()

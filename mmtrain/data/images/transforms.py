@@ -38,7 +38,7 @@ class PreprocessConfig:
     interpolation: Interpolation = "bicubic"
     """Filter of the resize, antialiased."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.image_size < 1:
             raise UsageError(f"image_size = {self.image_size} must be at least 1")
 
@@ -54,7 +54,7 @@ class AugmentConfig:
     horizontal_flip: float = 0.0
     """How often an image is mirrored, 0 to 1; captions may tell left from right."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise UsageError(f"crop_scale = {[low, high]} must rise and be within 0 and 1")

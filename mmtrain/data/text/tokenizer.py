@@ -64,7 +64,7 @@ class TokenizerConfig:
     pad_id: int | None = None
     """What fills the rest of the context. None: 0 for `clip`, else the model's own."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for key, choices in (("kind", get_args(Kind)), ("clean", get_args(Cleaning))):
             value = getattr(self, key)
             if value not in choices:

@@ -57,7 +57,7 @@ class PlacePool(nn.Module):
     """Attention of the places' mean over the mean and all places, without the output's map, which
     is the tower's projection."""
 
-    no_decay: ClassVar = ("positional_embedding",)
+    no_decay: ClassVar[tuple[str, ...]] = ("positional_embedding",)
 
     def __init__(self, dim: int, *, num_heads: int, grid_size: int) -> None:
         super().__init__()
