@@ -1,6 +1,7 @@
 """The public names are those of docs/python/index.md: they are there, and say what they do."""
 
 import importlib
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -32,3 +33,18 @@ def test_public_names_are_exported_and_documented(room: str):
 
 def test_the_page_lists_them():
     assert len(LISTED) == 11 and sum(map(len, LISTED.values())) > 60
+
+
+@pytest.mark.parametrize("room", LISTED)
+def test_docstrings_are_read_whole_on_the_site(room: str):
+    """`<x>` outside of code would be a tag of HTML there, and unseen."""
+    module = importlib.import_module(room)
+    for name in LISTED[room]:
+        found: Any = getattr(module, name)
+        members = vars(found).items() if isinstance(found, type) else ()
+        for part, one in [(name, found), *members]:
+            text = one.__doc__ if callable(one) else None
+            for paragraph in (text or "").split("\n\n"):
+                prose = re.sub(r"`[^`]*`", "", inspect.cleandoc(paragraph))
+                is_code = bool(re.match(r"\n?(?: {8}| {12})\S", paragraph)) and "=" in paragraph
+                assert is_code or not re.search(r"<\w", prose), f"{room}.{name}.{part}: {prose}"

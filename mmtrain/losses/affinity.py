@@ -30,8 +30,8 @@ def affinity_loss(
 ) -> Tensor:
     """How far the student's similarities of a global batch are from its teacher's.
 
-    With p_i the softmax over j of the teacher's logits scale' * <image'_i, text'_j> and q_i that of
-    the student's,
+    With p_i the softmax over j of the teacher's logits `scale' * <image'_i, text'_j>` and q_i that
+    of the student's,
 
         loss = 1/(2 B) * sum_i KL(p_i || q_i) + the same with images and texts exchanged
 

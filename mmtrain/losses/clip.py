@@ -29,7 +29,7 @@ def clip_loss(
 ) -> Tensor:
     """Mean of image-to-text and text-to-image cross-entropy over the global batch.
 
-    With logits s_ij = scale * <image_i, text_j> and targets t_ij (each row and column sums to 1)
+    With logits `s_ij = scale * <image_i, text_j>` and targets t_ij (each row and column sums to 1)
 
         loss = 1/(2 B) * sum_i [ lse_j s_ij - sum_j t_ij s_ij ] + the same over columns
 
