@@ -33,6 +33,7 @@ from mmtrain.optim.ema import Ema
 from mmtrain.optim.loss_scale import LossScale
 from mmtrain.optim.optimizer import build_optimizers
 from mmtrain.parallel.apply import parallelize
+from mmtrain.parallel.compile import why_not
 from mmtrain.parallel.mesh import Layout
 from mmtrain.peft import LoraDropout, count_parameters
 from mmtrain.ranks import gather
@@ -204,6 +205,7 @@ def build_run(recipe: TrainRecipe, layout: Layout, *, begun: bool = False) -> Ru
     dropout = _freeze(task, recipe, layout, begun=begun)
     num_trainable, num_parameters = count_parameters(task.model)
     num_steps = total_steps(recipe.train, task.data)
+    unless, told = _compiling(recipe, layout, num_steps)
     notes = idle_notes(
         recipe,
         total_steps=num_steps,
@@ -216,13 +218,27 @@ def build_run(recipe: TrainRecipe, layout: Layout, *, begun: bool = False) -> Ru
         layout=layout,
         task=task,
         preprocess=shared.preprocess,
-        state=_lay_out(recipe, task, layout, dropout),
+        state=_lay_out(recipe, task, layout, dropout, compile=unless is None),
         num_trainable=num_trainable,
         num_parameters=num_parameters,
         total_steps=num_steps,
         background=BackgroundSave() if recipe.train.async_checkpoint else None,
-        notes=(*notes, *phase_notes(recipe, task.data.phases), *task.notes()),
+        notes=(*notes, *told, *phase_notes(recipe, task.data.phases), *task.notes()),
     )
+
+
+def _compiling(
+    recipe: TrainRecipe, layout: Layout, num_steps: int
+) -> tuple[str | None, tuple[str, ...]]:
+    """Why blocks are not compiled, None: they are; and what is told of a choice that was ours, the
+    same on every rank, whatever else its host has."""
+    train = recipe.train
+    if train.compile != "auto":
+        return (None if train.compile else "as the recipe says"), ()
+    whys = gather(why_not(layout, train.precision, num_steps=num_steps))
+    why = next((why for why in whys if why is not None), None)
+    chosen = "compiled" if why is None else f"not compiled: {why}"
+    return why, (f'train.compile = "auto": the blocks are {chosen}',)
 
 
 def build_preprocess(recipe: TrainRecipe) -> PreprocessConfig:
@@ -285,7 +301,12 @@ def _group_texts(model: Clip | Vqa, recipe: TrainRecipe, layout: Layout) -> None
 
 
 def _lay_out(
-    recipe: TrainRecipe, task: Task, layout: Layout, dropout: LoraDropout | None
+    recipe: TrainRecipe,
+    task: Task,
+    layout: Layout,
+    dropout: LoraDropout | None,
+    *,
+    compile: bool,
 ) -> RunState:
     """The model over the mesh, and what trains it."""
     _group_texts(task.model, recipe, layout)
@@ -297,7 +318,7 @@ def _lay_out(
     }
     names = vars(parameter_names(task.model)) | {"lr_factors": factors}
     train = recipe.train
-    stages = parallelize(task.model, layout, precision=train.precision, compile=train.compile)
+    stages = parallelize(task.model, layout, precision=train.precision, compile=compile)
     if dropout is not None:
         dropout.watch(stages[0])
     objective = task.objective(lora_dropout=dropout is not None)

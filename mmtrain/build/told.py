@@ -11,7 +11,7 @@ from mmtrain.data.fingerprint import split_fingerprint
 from mmtrain.data.storage import hub
 from mmtrain.files import writing
 from mmtrain.loading.hub_models import PINNED
-from mmtrain.parallel.compile import compiled_code
+from mmtrain.parallel.compile import compiled_code, is_compiled
 from mmtrain.ranks import num_ranks, on_rank_0
 from mmtrain.recipe import TrainRecipe
 from mmtrain.settings.decode import encode
@@ -41,7 +41,7 @@ def headline(run: Run) -> Iterator[str]:
     yield from data.told()
     if given:
         yield from data.phases.lines()
-    if config.compile:
+    if is_compiled(run.state.stages):
         yield (
             f"every block is compiled in the first step; the code is kept in {compiled_code()} for "
             "the next run (TORCHINDUCTOR_CACHE_DIR)"

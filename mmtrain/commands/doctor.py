@@ -20,6 +20,7 @@ from mmtrain.data.worker_process import SHARED_MEMORY
 from mmtrain.errors import UsageError
 from mmtrain.nn.products import onednn_is_better
 from mmtrain.parallel.accelerators import find_accelerator
+from mmtrain.parallel.compile import cpp_compiler
 
 _SMALL_SHARED_MEMORY = 1 << 30
 _FEW_FILES = 4096
@@ -151,7 +152,7 @@ def _speeds(folder: Path) -> tuple[float, float]:
 
 
 def _compiling(found: list[str]) -> Iterator[str]:
-    compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
+    compiler = cpp_compiler()
     yield f"C++ compiler: {compiler or 'none'}"
     if compiler is None:
         found.append("train.compile = true on a CPU needs a C++ compiler (g++)")

@@ -21,6 +21,7 @@ from mmtrain.files import writing
 from mmtrain.nn.flops import FlopCount
 from mmtrain.nn.products import fast_products
 from mmtrain.nn.regions import region
+from mmtrain.parallel.compile import is_compiled
 from mmtrain.parallel.mesh import build_layout, leave_ranks, pick_device
 from mmtrain.ranks import on_rank_0, own_rank
 from mmtrain.recipe import load_recipe
@@ -134,7 +135,7 @@ def _take_step(run: Run, batches: Iterator[Any], transfer: Transfer) -> Any:
 def _warm_up(run: Run, batches: Iterator[Any], transfer: Transfer) -> Flops | None:
     """The steps before the trace -> the products of one, counted as they are called; None under
     train.compile, whose code is not seen."""
-    if run.recipe.train.compile:
+    if is_compiled(run.state.stages):
         for _ in range(_WARM_UP):
             _take_step(run, batches, transfer)
         return None

@@ -19,6 +19,7 @@ from mmtrain.errors import UsageError
 from mmtrain.settings.describe import (
     NONE,
     annotations,
+    as_typed,
     describe,
     join,
     phrase,
@@ -205,8 +206,9 @@ def _decode_literal(annotation: Any, value: Any, path: str) -> Any:
     for choice in choices:
         if type(choice) is type(value) and choice == value:
             return value
-    near = nearest(str(value), [str(choice) for choice in choices])
-    hint = f"did you mean {show(near)}? " if near else ""
+    near = nearest(str(value), [as_typed(choice) for choice in choices])
+    meant = next((choice for choice in choices if as_typed(choice) == near), None)
+    hint = "" if meant is None else f"did you mean {show(meant)}? "
     raise UsageError(f"{path} = {show(value)} is unknown; {hint}use {type_name(annotation)}")
 
 

@@ -63,7 +63,7 @@ def type_name(annotation: Any) -> str:
         return "true | false"
     match typing.get_origin(annotation), typing.get_args(annotation):
         case (origin, choices) if origin is Literal:
-            return " | ".join(str(choice) for choice in choices)
+            return " | ".join(map(as_typed, choices))
         case (origin, arms) if origin in (Union, types.UnionType):
             return " | ".join(dict.fromkeys(type_name(arm) for arm in arms))
         case (origin, (member, end)) if origin is tuple and end is Ellipsis:
@@ -75,6 +75,11 @@ def type_name(annotation: Any) -> str:
     # Our own mistake, not a user's: a config holds plain fields only.
     assert annotation in _PHRASES, f"{annotation} is no type for a config's field"
     return annotation.__name__
+
+
+def as_typed(choice: Any) -> str:
+    """One choice of a Literal as a command line has it."""
+    return str(choice).lower() if isinstance(choice, bool) else str(choice)
 
 
 def phrase(annotation: Any) -> str:

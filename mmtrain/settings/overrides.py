@@ -12,6 +12,7 @@ from mmtrain.settings.decode import unknown_key
 from mmtrain.settings.describe import (
     NONE,
     annotations,
+    as_typed,
     join,
     phrase,
     section_in,
@@ -91,7 +92,9 @@ def _parse(annotation: Any, text: str) -> Any:
     if origin is tuple:
         return [_parse(args[0], word.strip()) for word in text.split(",")] if text else []
     if origin is Literal:
-        return next((choice for choice in args if str(choice) == text), text)
+        words = {as_typed(choice): choice for choice in args}
+        as_bool = words.get(text.lower())
+        return as_bool if isinstance(as_bool, bool) else words.get(text, text)
     if annotation is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
     if annotation in (int, float):

@@ -8,6 +8,7 @@ from mmtrain.data.numbered import NumberedData
 from mmtrain.data.phases import Phase
 from mmtrain.errors import UsageError
 from mmtrain.optim.loss_scale import LossScaleConfig
+from mmtrain.parallel.compile import CompileSetting
 from mmtrain.parallel.precision import Precision
 from mmtrain.settings.paths import PathText
 
@@ -79,8 +80,10 @@ class TrainConfig:
     newer, with train.compile = true); fp64 (for proofs)."""
     loss_scale: LossScaleConfig = field(default_factory=LossScaleConfig)
     """The loss scale of fp16."""
-    compile: bool = False
-    """torch.compile every block. The code is kept for the next run (TORCHINDUCTOR_CACHE_DIR)."""
+    compile: CompileSetting = False
+    """torch.compile every block: true, false, or auto (where it pays: a run of 1,000 steps or more
+    on CUDA, or in bf16 on a CPU with AMX; what it chose is said). The code is kept for the next run
+    (TORCHINDUCTOR_CACHE_DIR)."""
     device: str = "auto"
     """auto, cpu or cuda."""
     deterministic: bool = False

@@ -11,6 +11,7 @@ from mmtrain.data.batch import SampleBatch
 from mmtrain.data.numbered import NumberedData
 from mmtrain.errors import FaultsFound, UsageError
 from mmtrain.optim.config import OptimConfig
+from mmtrain.parallel.compile import is_compiled
 from mmtrain.train.clock import Clock
 from mmtrain.train.config import TrainConfig
 from mmtrain.train.flags import Wishes
@@ -138,7 +139,7 @@ class Loop:
                 bad_samples=bool(batch.bad),
             ),
         )
-        if self.config.compile and number == self._first:
+        if number == self._first and is_compiled(self.state.stages):
             seconds = time.monotonic() - begun
             self._say(f"the first step took {seconds:,.1f} s, most of it for compiling")
         self.state.accounts.record(batch.taken)

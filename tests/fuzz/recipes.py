@@ -193,7 +193,7 @@ def _table(rng: random.Random, section: type, files: list[str]) -> dict[str, Any
 
 
 def _no_service(key: str, value: Any) -> Any:
-    return False if key in SERVICES and value is True else value
+    return False if key in SERVICES and (value is True or value == "auto") else value
 
 
 def _override(rng: random.Random, key: str, value: Any) -> list[str]:

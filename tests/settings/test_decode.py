@@ -66,6 +66,8 @@ class Optim:
     """Whether."""
     mode: Literal["fast", "slow"] | None = None
     """How."""
+    fuse: Literal[True, False, "auto"] = False
+    """Whether, or as it pays."""
     weights: dict[str, float] = field(default_factory=lambda: {"txt": 1.0})
     """A free table."""
     names: tuple[str, ...] = ()
@@ -167,6 +169,9 @@ def test_what_is_right_is_decoded():
             'model.blocks.activation = "swigul" is unknown; did you mean "swiglu"? use',
         ),
         (changed("optim", mode="quick"), 'optim.mode = "quick" is unknown; use fast | slow'),
+        (changed("optim", fuse="x"), 'optim.fuse = "x" is unknown; use true | false | auto'),
+        (changed("optim", fuse=1), "optim.fuse = 1 is unknown; did you mean true?"),
+        (changed("optim", fuse="yes"), "did you mean true?"),
         # a config's own check, with the section's path
         (changed("model.blocks", dim=-1), "model.blocks.dim = -1 must be positive"),
         (changed("model.blocks", dim=9001), "model.blocks: too wide for this test"),
@@ -196,6 +201,9 @@ def test_a_long_value_is_cut():
         (["--optim.names", ""], "optim", "names", ()),
         (["--optim.names", "a, b"], "optim", "names", ("a", "b")),
         (["--optim.mode", "slow"], "optim", "mode", "slow"),
+        (["--optim.fuse", "true"], "optim", "fuse", True),
+        (["--optim.fuse", "False"], "optim", "fuse", False),
+        (["--optim.fuse", "auto"], "optim", "fuse", "auto"),
         (["--optim.weights.name", "0.5"], "optim", "weights", {"name": 0.5}),
         (["--optim.weights", "{a = 1, b = 2}"], "optim", "weights", {"a": 1.0, "b": 2.0}),
         (["--model.rate", "-1"], "model", "rate", -1.0),
