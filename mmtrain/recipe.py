@@ -22,7 +22,7 @@ from mmtrain.settings.decode import decode
 from mmtrain.settings.describe import NONE
 from mmtrain.settings.layers import laid_over, read_layers
 from mmtrain.settings.overrides import apply_overrides
-from mmtrain.settings.paths import change_models, expand_paths
+from mmtrain.settings.paths import change_models, escape_path, expand_paths
 from mmtrain.settings.read_toml import parse_toml, read_toml
 from mmtrain.tasks.adapter_sections import (
     check_adapter,
@@ -73,13 +73,18 @@ class TrainRecipe:
 
 
 def load_recipe(
-    path: Path, overrides: list[str] | None = None, *, resumes: bool = False
+    path: Path,
+    overrides: list[str] | None = None,
+    *,
+    run_dir: Path | None = None,
+    resumes: bool = False,
 ) -> TrainRecipe:
     """Read a recipe, lay the overrides (`--train.steps 20 ...`) over its dict, decode the whole.
 
     Args:
         path: a TOML file, which may begin from another one (`base = "..."`).
         overrides: words of a command line.
+        run_dir: what run.dir is, whatever else says so.
         resumes: take what the run in run.dir recorded of the model that it started from, where it
             has a checkpoint of its own, instead of reading that model, which may be gone.
 
@@ -87,12 +92,15 @@ def load_recipe(
         UsageError: an unknown key (with the nearest one), a wrong type, a bad value, a path with a
             variable that is not set.
     """
+    overrides = list(overrides or ())
+    if run_dir is not None:
+        overrides += ["--run.dir", escape_path(str(run_dir))]
     data: dict[str, Any] = {}
     for layer in read_layers(path):
         data = _with_one_length(laid_over(data, layer), _lengths_in(layer))
-    data = apply_overrides(TrainRecipe, data, overrides or [])
+    data = apply_overrides(TrainRecipe, data, overrides)
     data = expand_paths(TrainRecipe, data)
-    data = _with_one_length(data, _lengths_among(overrides or []))
+    data = _with_one_length(data, _lengths_among(overrides))
     begun = _begun(data) if resumes else None
     known = {} if begun is None else fetched_models(Path(data["run"]["dir"]))
     data = change_models(TrainRecipe, data, lambda text, key: pinned(text, key=key, known=known))

@@ -29,10 +29,10 @@ from mmtrain.models.flops import clip_flops
 from mmtrain.nn.products import fast_products
 from mmtrain.parallel.mesh import Layout, build_layout, leave_ranks, pick_device
 from mmtrain.ranks import is_alone, num_ranks, on_every_rank, on_rank_0, own_rank
-from mmtrain.recipe import TrainRecipe, load_recipe
+from mmtrain.recipe import TrainRecipe
 from mmtrain.report import write_report
 from mmtrain.settings.decode import decode, encode
-from mmtrain.settings.paths import escape_path, expand_paths
+from mmtrain.settings.paths import expand_paths
 from mmtrain.settings.read_toml import read_toml
 from mmtrain.tasks.draws import vision_in
 from mmtrain.train.config import total_steps
@@ -65,26 +65,23 @@ Resume = Literal["as it was", "with changes"] | None
 """Whether a run goes on, and with another recipe if need be. None: it begins."""
 
 
-def train_command(
-    *, recipe: Path, overrides: list[str], run_dir: Path | None, resume: Resume
-) -> Path:
+def train_command(*, recipe: TrainRecipe, resume: Resume) -> Path:
     """`mmtrain train` -> the run folder.
+
+    The recipe is read before this module is imported: a mistake in it does not wait for the engine.
 
     Raises:
         UsageError: a mistake in the recipe, the data or the run folder.
         SystemExit: a signal asked to stop; the run was saved.
     """
-    if run_dir is not None:
-        overrides = [*overrides, "--run.dir", escape_path(str(run_dir))]
-    loaded = load_recipe(recipe, overrides, resumes=resume is not None)
-    layout = build_layout(loaded.parallel, pick_device(loaded.train.device))
+    layout = build_layout(recipe.parallel, pick_device(recipe.train.device))
     try:
-        patient = waiting(loaded.data.retry_seconds)
+        patient = waiting(recipe.data.retry_seconds)
         fast = fast_products(layout.device)
-        cached = caching(loaded.data.open_cache(world_size=layout.size("dp")))
-        own = _own_folder(loaded, resume=resume)
+        cached = caching(recipe.data.open_cache(world_size=layout.size("dp")))
+        own = _own_folder(recipe, resume=resume)
         with StopSignals() as signals, patient, cached, fast, own:
-            return _train(loaded, layout, resume=resume, signals=signals)
+            return _train(recipe, layout, resume=resume, signals=signals)
     finally:
         leave_ranks()
 

@@ -5,13 +5,12 @@ passes may still be too large by little. `mmtrain plan` says what a layout takes
 """
 
 import dataclasses
-import resource
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from mmtrain.build.main_memory import main_memory
 from mmtrain.build.phase_recipes import PhaseRecipe, phase_recipes
 from mmtrain.build.tasks import task_sections
 from mmtrain.errors import UsageError
@@ -19,11 +18,6 @@ from mmtrain.models.parameters import LockConfig
 from mmtrain.nn import Transformer, TransformerConfig
 from mmtrain.parallel.mesh import Layout
 from mmtrain.recipe import TrainRecipe
-
-_CGROUP_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
 
 
 def check_memory(recipe: TrainRecipe, layout: Layout) -> None:
@@ -64,17 +58,6 @@ def _check_batch(phase: PhaseRecipe, layout: Layout, room: int, place: str) -> N
     key = phase.key("image_size" if kept > rows else "batch_size")
     told = f"a microbatch of {kept:,} tokens an image"
     _compare(key, told, tokens, room, place)
-
-
-def main_memory() -> int:
-    """Bytes that this process may have at most: the machine's, its container's or its own limit."""
-    pages = Path("/proc/meminfo").read_text(encoding="ascii").split()
-    limits = [1024 * int(pages[1])]
-    for path in _CGROUP_LIMITS:
-        if path.is_file() and (text := path.read_text(encoding="ascii").strip()).isdecimal():
-            limits.append(int(text))
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return min(limits) if soft == resource.RLIM_INFINITY else min(*limits, soft)
 
 
 def _compare(key: str, told: str, wanted: int, room: int, place: str) -> None:

@@ -71,7 +71,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _models(arguments: argparse.Namespace) -> None:
-    from mmtrain.commands.models import models_command
+    from mmtrain.commands.model_list import models_command
 
     models_command()
 

@@ -41,14 +41,17 @@ def add_train(commands: Any) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from mmtrain.run import train_command
+    from mmtrain.recipe import load_recipe
 
     with_changes = arguments.resume_with_changes
     resume = "with changes" if with_changes else "as it was" if arguments.resume else None
     if resume is not None:
         _bring_recipe(arguments)
     recipe, run_dir = _place(arguments.recipe, arguments.run_dir, resumes=resume is not None)
-    train_command(recipe=recipe, overrides=arguments.overrides, run_dir=run_dir, resume=resume)
+    loaded = load_recipe(recipe, arguments.overrides, run_dir=run_dir, resumes=resume is not None)
+    from mmtrain.run import train_command  # the engine: seconds that a mistyped key need not wait
+
+    train_command(recipe=loaded, resume=resume)
 
 
 def _bring_recipe(arguments: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from mmtrain.build.memory import main_memory
+from mmtrain.build.main_memory import main_memory
 from mmtrain.commands.extras import EXTRAS, installed_extras
 from mmtrain.data.worker_process import SHARED_MEMORY
 from mmtrain.errors import UsageError

@@ -1,4 +1,4 @@
-"""`mmtrain export`, `convert`, `models` and `summary`: what is done with a model's files."""
+"""`mmtrain export`, `convert` and `summary`: what is done with a model's files."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -47,25 +47,6 @@ def export_command(
     for line in differences:
         print(f"tokenizer: {line}")
     print(f"wrote {out} ({form})")
-
-
-def models_command() -> None:
-    """`mmtrain models`: every architecture that model.name knows, with its size."""
-    table = Table(box=None, pad_edge=False)
-    for heading in ("name", "image", "text", "parameters", "GFLOPs image", "GFLOPs text"):
-        table.add_column(heading, justify="left" if heading == "name" else "right", no_wrap=True)
-    for name in MODEL_NAMES:
-        config = named_model(name)
-        summary = summarize(config)
-        table.add_row(
-            name,
-            str(config.vision.image_size),
-            str(config.text.context_length),
-            f"{summary.num_parameters / 1e6:,.2f} M",
-            f"{summary.image_flops / 1e9:,.2f}",
-            f"{summary.text_flops / 1e9:,.2f}",
-        )
-    _print(table)
 
 
 def summary_command(

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from mmtrain.demo.emoji_pairs import unpack_emoji_pairs
 from mmtrain.errors import UsageError
+from mmtrain.recipe import load_recipe
 from mmtrain.run import train_command
 from mmtrain.settings.shipped import shipped_recipes
 from mmtrain.train.metrics import METRICS_FILE, read_metrics
@@ -72,12 +73,9 @@ def run_demo(
     if data_only:
         return
     try:
-        train_command(
-            recipe=recipe_path(),
-            overrides=overrides,
-            run_dir=out,
-            resume="with changes" if _holds_run(out) else None,
-        )
+        resume = "with changes" if _holds_run(out) else None
+        recipe = load_recipe(recipe_path(), overrides, run_dir=out, resumes=resume is not None)
+        train_command(recipe=recipe, resume=resume)
     except SystemExit:
         print("mmtrain: the demo goes on when it is started again", file=sys.stderr)
         raise

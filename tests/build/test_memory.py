@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mmtrain.build.memory import main_memory
+from mmtrain.build.main_memory import main_memory
 from tests.mistakes import mistake
 
 RECIPE = "configs/debug_clip.toml"

@@ -13,6 +13,7 @@ from rich.console import Console
 from mmtrain.demo import demo
 from mmtrain.demo.demo import RIVALS, recipe_path, results_table, run_demo
 from mmtrain.errors import UsageError
+from mmtrain.recipe import load_recipe
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict]:
 
     def train(**arguments) -> Path:
         calls.append(arguments)
-        run = arguments["run_dir"]
+        run = Path(arguments["recipe"].run.dir)
         (run / "eval").mkdir(parents=True, exist_ok=True)
         (run / "recipe.toml").write_text("")
         (run / "metrics.jsonl").write_text('{"step": 1, "samples_seen": 1234}\n')
@@ -47,8 +48,8 @@ def test_an_unfinished_demo_goes_on_and_a_fresh_one_starts_over(trained: list[di
             (out / "mark").write_text("")
         run_demo(out=out, overrides=["--run.seed", "1"], fresh=fresh)
         assert trained[-1]["resume"] == ("with changes" if resumes else None)
-        assert trained[-1]["overrides"] == ["--run.seed", "1"]
-        assert trained[-1]["recipe"] == recipe_path()
+        expected = load_recipe(recipe_path(), ["--run.seed", "1", "--run.dir", str(out)])
+        assert trained[-1]["recipe"] == expected
         assert (out / "mark").exists() is resumes
 
 

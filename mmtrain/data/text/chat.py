@@ -16,12 +16,9 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from mmtrain.data.text.messages import Message, Span
 from mmtrain.errors import UsageError
 
-Message = Mapping[str, Any]
-"""`{"role": "user", "content": "..."}`; templates may read more fields."""
-Span = tuple[int, int]
-"""The first character and the one behind the last."""
 _BEGIN, _END = "\ufdd0", "\ufdd1"
 """No characters (Unicode has them for a program's own use): what the assistant says stands between
 them where that is asked."""

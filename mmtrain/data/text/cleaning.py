@@ -6,8 +6,6 @@ import string
 from collections.abc import Callable
 from typing import Literal
 
-import ftfy
-
 Cleaning = Literal["lower", "whitespace", "canonicalize", "none"]
 
 # ftfy and html.unescape return such text as it is (ASCII, no control character, no entity):
@@ -20,6 +18,8 @@ def _repair(text: str) -> str:
     """Undo mojibake, lone surrogates, control characters, and HTML entities escaped up to twice."""
     if _PLAIN.fullmatch(text):
         return text
+    import ftfy  # a tenth of a second, which a recipe that is only read need not wait for
+
     return html.unescape(html.unescape(ftfy.fix_text(text)))
 
 

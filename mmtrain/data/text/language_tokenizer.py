@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from mmtrain.data.text.chat import ChatTemplate, Message, Span
 from mmtrain.data.text.codecs import Codec, Piece, build_codec
+from mmtrain.data.text.messages import Message, Span
 from mmtrain.errors import UsageError
 
 
@@ -35,11 +35,13 @@ class LanguageTokenizer:
         eos_id = self.special_id("eos_token")
         own = () if eos_id is None else (eos_id,)
         self.end_ids: tuple[int, ...] = own if end_ids is None else tuple(end_ids)
-        self._chat = (
-            None
-            if chat_template is None
-            else ChatTemplate(chat_template, special_tokens=self.special_tokens, today=today)
-        )
+        self._chat = None
+        if chat_template is not None:
+            from mmtrain.data.text.chat import ChatTemplate  # jinja2, which few recipes need
+
+            self._chat = ChatTemplate(
+                chat_template, special_tokens=self.special_tokens, today=today
+            )
 
     @property
     def has_chat(self) -> bool:

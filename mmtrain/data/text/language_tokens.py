@@ -4,8 +4,8 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 
-from mmtrain.data.text.chat import Message
 from mmtrain.data.text.language_tokenizer import LanguageTokenizer
+from mmtrain.data.text.messages import Message
 from mmtrain.data.text.said import SaidToken, said_tokens
 from mmtrain.files import parse_json
 

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mmtrain.data.text.chat import Message, Span
 from mmtrain.data.text.language_tokenizer import LanguageTokenizer
+from mmtrain.data.text.messages import Message, Span
 from mmtrain.errors import UsageError
 
 _WORD = "\ufdd2"

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from mmtrain.data.fingerprint import ids_fingerprint
-from mmtrain.data.text.chat import Message
 from mmtrain.data.text.cleaning import CLEANINGS, Cleaning
 from mmtrain.data.text.clip_bpe import ClipBpe
 from mmtrain.data.text.json_tokenizer import JsonTokenizer
 from mmtrain.data.text.language_tokens import LanguageTokens
+from mmtrain.data.text.messages import Message
 from mmtrain.data.text.said import SaidToken
 from mmtrain.data.text.sentence_piece import SentencePieceModel
 from mmtrain.data.text.siglip_pieces import SiglipPieces
