@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mmtrain.cli.cache_options import asked_cache
 from mmtrain.cli.checkpoint import add_checkpoint
 from mmtrain.cli.compare import add_compare
+from mmtrain.cli.completion import add_completion
 from mmtrain.cli.data import add_data
 from mmtrain.cli.demo import add_demo
 from mmtrain.cli.doctor import add_doctor
@@ -59,6 +60,7 @@ _GROUPS = (
     add_serve,
     add_demo,
     add_doctor,
+    add_completion,
 )
 """In the order of the help."""
 

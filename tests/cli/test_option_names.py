@@ -64,6 +64,7 @@ RIGHT = {
     "serve": "--model {run}",
     "demo": "--data-only --out {new}",
     "doctor": "--dir {vqa}",
+    "completion": "bash",
 }
 """A command line of each command that ends well."""
 

@@ -21,6 +21,7 @@ PLACES = {
     "mmtrain.report": ("write_report",),
     "mmtrain.serve": ("serve_command", "watch_command"),
     "mmtrain.demo.demo": ("run_demo",),
+    "mmtrain.cli.completion": ("completion_command",),
 }
 """Command functions outside of commands/."""
 NOT_READ = ("help", "version", "cache_dir", "cache_gb")
