@@ -1,10 +1,10 @@
 # The two commands are `make demo` and `make test`. Each target sets up .venv by itself: the first
 # time, and again when pyproject.toml or constraints.txt have changed. With TORCH=2.11.0 (and PYTHON=
-# any of 3.11 to 3.13) a target does the same in an environment beside it, of that torch.
+# any of 3.11 to 3.14) a target does the same in an environment beside it, of that torch.
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-full test-gpu lint docs bench clean
+.PHONY: help demo test test-full test-gpu check-install lint docs bench clean
 
 VENV := .venv$(addprefix -torch-,$(TORCH))
 BIN := $(VENV)/bin
@@ -28,6 +28,7 @@ help:
 	@echo "make test       the tests (JOBS=2: processes; TORCH=2.11.0: with the oldest torch that works)"
 	@echo "make test-full  the long tests alone: parity matrices, kills, fuzz"
 	@echo "make test-gpu   the tests that need a CUDA device"
+	@echo "make check-install  the wheel in an environment of its own (PYTHON=, TORCH=: lists of them)"
 	@echo "make lint       ruff, the floors (import-linter) and types (basedpyright)"
 	@echo "make docs       the documentation site, into build/site"
 	@echo "make bench      us and the alternative, side by side"
@@ -46,6 +47,9 @@ test-full: $(DEV)
 
 test-gpu: $(DEV)
 	$(BIN)/python -m pytest -q -m gpu $(ARGS)
+
+check-install:
+	$(firstword $(PYTHON) python3) tools/check_install.py $(if $(PYTHON),--python $(PYTHON)) $(if $(TORCH),--torch $(TORCH)) $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

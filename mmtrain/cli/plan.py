@@ -19,7 +19,7 @@ def add_plan(commands: Any) -> None:
         "[--section.key value ...]",
         takes_overrides=True,
     )
-    plan.add_argument("recipe", type=Path, metavar="RECIPE", help="a TOML file; see configs/")
+    plan.add_argument("recipe", type=Path, metavar="RECIPE", help="a TOML file (mmtrain recipes)")
     plan.add_argument(
         "--world-size", type=at_least(1), required=True, metavar="N", help="ranks of the run"
     )

@@ -18,7 +18,9 @@ def add_profile(commands: Any) -> None:
         usage="mmtrain profile RECIPE [--steps N] [--out DIR] [--section.key value ...]",
         takes_overrides=True,
     )
-    profile.add_argument("recipe", type=Path, metavar="RECIPE", help="a TOML file; see configs/")
+    profile.add_argument(
+        "recipe", type=Path, metavar="RECIPE", help="a TOML file (mmtrain recipes)"
+    )
     profile.add_argument(
         "--steps", type=at_least(1), default=3, metavar="N", help="steps traced (%(default)s)"
     )

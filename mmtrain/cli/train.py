@@ -27,7 +27,7 @@ def add_train(commands: Any) -> None:
         nargs="?",
         type=Path,
         metavar="RECIPE",
-        help="a TOML file, see configs/; to resume, a run's folder, or nothing beside --run-dir",
+        help="a TOML file (mmtrain recipes); to resume, a run's folder, or nothing beside --run-dir",
     )
     train.add_argument("--run-dir", type=Path, metavar="DIR", help="the run folder (run.dir)")
     train.add_argument(
@@ -76,7 +76,7 @@ def _place(recipe: Path | None, run_dir: Path | None, *, resumes: bool) -> tuple
     """
     if recipe is None and (run_dir is None or not resumes):
         raise UsageError(
-            "train needs a RECIPE (configs/ holds examples); a run that was begun goes on by "
+            "train needs a RECIPE (`mmtrain recipes` lists some); a run that was begun goes on by "
             "mmtrain train --resume --run-dir RUN"
         )
     if recipe is not None and not recipe.is_dir():

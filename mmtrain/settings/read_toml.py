@@ -41,7 +41,7 @@ def parse_toml(text: str, *, named: str) -> dict[str, Any]:
     except ValueError as error:  # also of a number that Python refuses to read
         raise UsageError(f"recipe {named} is no valid TOML: {error}{_hint(text, error)}") from None
     if not data:
-        raise UsageError(f"recipe {named} is empty; configs/ holds examples")
+        raise UsageError(f"recipe {named} is empty; `mmtrain recipes` lists some")
     return data
 
 
@@ -50,7 +50,7 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(_MOST + 1)
     except FileNotFoundError:
-        raise UsageError(f"recipe {path} does not exist; configs/ holds examples") from None
+        raise UsageError(f"recipe {path} does not exist; `mmtrain recipes` lists some") from None
     except IsADirectoryError:
         inside = sorted(path.glob("*.toml"))
         remedy = f"name a file in it, such as {inside[0]}" if inside else "name a TOML file"

@@ -24,7 +24,7 @@ def test_marks_and_line_ends_of_other_editors_are_read(
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "is empty; configs/ holds examples"),
+        (b"", "is empty; `mmtrain recipes` lists some"),
         (b"\n# nothing\n", "is empty"),
         ("[run]\n".encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
         (b"[run]\ndir = '\xff'\n", "is no UTF-8 text (line 2)"),

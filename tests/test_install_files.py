@@ -1,0 +1,43 @@
+"""What stands beside the code for those who install it: page, Dockerfile and wheel agree."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import mmtrain
+
+ROOT = Path(__file__).parents[1]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+PAGE = (ROOT / "docs/install.md").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_the_container_is_installed_as_the_page_says() -> None:
+    lines = re.findall(r"pip install torch(?: --index-url \S+(?=;))?", DOCKERFILE)
+    light, plain = lines
+    assert f"\n{light}\n" in PAGE and plain == "pip install torch"
+    for option in re.findall(r"--build-arg (\w+)=", PAGE):
+        assert f"ARG {option}=" in DOCKERFILE
+
+
+def test_what_builds_the_wheel_is_in_the_container() -> None:
+    """What pyproject.toml names, and nothing that .dockerignore holds back."""
+    copied = set(re.findall(r"^COPY (.+) \S+$", DOCKERFILE, re.MULTILINE))
+    names = {name for line in copied for name in line.split()}
+    project = PROJECT["project"]
+    needed = {project["readme"], "pyproject.toml", *project["license-files"]}
+    needed |= set(PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"])
+    assert all((ROOT / name).exists() for name in names)
+    assert {name.split("/")[0] for name in needed} == names
+    let_in = (ROOT / ".dockerignore").read_text().splitlines()
+    assert all(f"!{name}" in let_in for name in names)
+
+
+def test_extras_and_versions_are_those_of_the_project() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    (asked,) = re.findall(r"ARG EXTRAS=(\S+)", DOCKERFILE)
+    for group in (asked, *re.findall(r"'\.\[(.+?)\]'", PAGE)):
+        assert set(group.split(",")) <= set(extras), group
+    cited = (ROOT / "CITATION.cff").read_text()
+    assert f"version: {mmtrain.__version__}\n" in cited
+    assert f"## {mmtrain.__version__}" in (ROOT / "CHANGELOG.md").read_text()

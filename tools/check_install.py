@@ -1,0 +1,170 @@
+"""Installs mmtrain from a wheel into environments of its own and tries what it ships there.
+
+    python tools/check_install.py                                    # this Python, the newest torch
+    python tools/check_install.py --python python3.11 python3.13 --torch 2.11.0 newest
+    python tools/check_install.py --torch-index https://download.pytorch.org/whl/cpu
+
+Each environment is made in a new folder, the commands run in an empty one, and no checkout is on
+their path. A combination for which pip finds no torch is told and passed over; the exit status is 1
+where a command failed, 2 where no environment could be made.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+NEWEST = "newest"
+EXTRAS = "onnx,serve"
+PARITY = """
+import numpy, onnxruntime, torch, mmtrain
+model, preprocess, tokenizer = mmtrain.load("run")
+side = model.config.vision.image_size
+draw = torch.Generator().manual_seed(0)
+images = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=draw)
+graph = onnxruntime.InferenceSession("graphs/image.onnx")
+(theirs,) = graph.run(None, {graph.get_inputs()[0].name: images.numpy()})
+with torch.no_grad():
+    ours = model.encode_image(images).numpy()
+print(f"parity {numpy.abs(ours - theirs).max() < 1e-4}")
+"""
+SITE = "import mmtrain, pathlib; print(pathlib.Path(mmtrain.__file__).parent)"
+
+
+class Environment:
+    """A Python of its own with mmtrain in it, and an empty folder to work in."""
+
+    def __init__(self, folder: Path):
+        self.bin, self.work = folder / "venv" / "bin", folder / "work"
+        self.work.mkdir(parents=True)
+        self._kept = {name: word for name, word in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """A program of the environment."""
+        return subprocess.run(
+            [str(self.bin / words[0]), *words[1:]],
+            cwd=self.work,
+            env=self._kept,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def check(self, told: str, *words: str) -> bool:
+        """Run a command, which must end well and say `told`; tell how it went."""
+        done = self.run(*words)
+        good = done.returncode == 0 and told in done.stdout + done.stderr
+        print(f"  {'ok  ' if good else 'FAIL'}  {' '.join(words)[:90].splitlines()[0]}", flush=True)
+        if not good:
+            print(done.stdout[-2000:] + done.stderr[-2000:], flush=True)
+        return good
+
+
+def install(folder: Path, *, python: str, torch: str, index: str | None, wheel: Path) -> str | None:
+    """Make the environment; why it could not be, in pip's last words, or None."""
+    made = subprocess.run([python, "-m", "venv", str(folder / "venv")], check=False)
+    if made.returncode:
+        return f"{python} makes no environment"
+    pip = [str(folder / "venv" / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    first = [*pip, "torch" if torch == NEWEST else f"torch=={torch}"]
+    if index is not None:
+        first += ["--index-url", index]
+    for line in (first, [*pip, f"mmtrain[{EXTRAS}] @ {wheel.as_uri()}"]):
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+    return None
+
+
+def try_commands(here: Environment, *, demo: list[str] | None) -> bool:
+    """What a user does first, and everything that reads a file which is shipped."""
+    site = Path(here.run("python", "-c", SITE).stdout.strip())
+    if ROOT in site.parents:
+        print(f"  FAIL  the checkout is on the path: {site}")
+        return False
+    print(f"  {size_of(here.bin.parent):,} MB of environment")
+    pictures, classes = site / "demo/debug/train.tar", site / "demo/debug/classes.json"
+    (here.work / "based.toml").write_text('base = "debug_clip"\n[run]\ndir = "based"\n')
+    kept = here.work / "sets" / "wds_cars"
+    checks = [
+        ("COMMAND", "mmtrain"),
+        ("torch", "mmtrain", "--version"),
+        ("complete -o", "mmtrain", "completion", "bash"),
+        ("ViT-B-32", "mmtrain", "models"),
+        ("extras", "mmtrain", "doctor"),
+        ("clip_vit_b32", "mmtrain", "recipes"),
+        ("wrote", "mmtrain", "recipes", "debug_clip"),
+        ("done: run", "mmtrain", "train", "debug_clip.toml", "--run-dir", "run"),
+        ("done: based", "mmtrain", "train", "based.toml", "--train.steps", "2"),
+        (
+            *("top1", "mmtrain", "eval", "zero-shot", "--model", "run", "--data", str(pictures)),
+            *("--classes", str(classes), "--out", "zero_shot.json"),
+        ),
+        ("features", "mmtrain", "export", "run", "--format", "onnx", "--out", "graphs"),
+        ("parity True", "python", "-c", PARITY),
+        ("wrote", "mmtrain", "report", "run", "based"),
+        ("parameters", "mmtrain", "summary", "ViT-B-32", "--graph", "towers.svg"),
+        ("wrote", "mmtrain", "data", "stats", str(pictures), "--out", "stats.html"),
+        (
+            *("wds_cars", "mmtrain", "eval", "suite", "clip_benchmark", "--root", "sets"),
+            *("--models", "run", "--out", "table"),
+        ),
+    ]
+    if demo is not None:
+        checks.append(("Twemoji", "mmtrain", "demo", *demo))
+    shards = kept / "test"
+    shards.mkdir(parents=True)
+    shutil.copy(pictures, shards / "0.tar")
+    names = here.run(
+        "python", "-c", f"import json; print(*json.load(open({str(classes)!r})), sep='\\n')"
+    )
+    (kept / "classnames.txt").write_text(names.stdout)
+    (kept / "zeroshot_classification_templates.txt").write_text("a drawing of {c}\n")
+    return all([here.check(*check) for check in checks])
+
+
+def size_of(folder: Path) -> int:
+    """Megabytes of the files in it."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()) // 10**6
+
+
+def main() -> int:
+    """Make each environment, try it, remove it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--python", nargs="+", default=[sys.executable], metavar="PROGRAM")
+    parser.add_argument("--torch", nargs="+", default=[NEWEST], metavar="VERSION")
+    parser.add_argument("--torch-index", metavar="URL", help="where pip takes torch from")
+    parser.add_argument("--demo", nargs="*", metavar="WORD", help="also the demo, with these words")
+    asked = parser.parse_args()
+    pairs = [(python, torch) for python in asked.python for torch in asked.torch]
+    good, made = True, 0
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, str(ROOT)],
+            check=True,
+        )
+        (wheel,) = place.glob("mmtrain-*.whl")
+        for number, (python, torch) in enumerate(pairs):
+            print(f"{python}, torch {torch}:", flush=True)
+            own = place / str(number)
+            index = asked.torch_index
+            fault = install(own, python=python, torch=torch, index=index, wheel=wheel)
+            if fault is not None:
+                print(f"  not made: {fault}", flush=True)
+                continue
+            made += 1
+            good &= try_commands(Environment(own), demo=asked.demo)
+            shutil.rmtree(own)
+    return 2 if made == 0 else 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
