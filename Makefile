@@ -28,7 +28,7 @@ help:
 	@echo "make test       the tests (JOBS=2: processes; TORCH=2.11.0: with the oldest torch that works)"
 	@echo "make test-full  the long tests alone: parity matrices, kills, fuzz"
 	@echo "make test-gpu   the tests that need a CUDA device"
-	@echo "make check-install  the wheel in an environment of its own (PYTHON=, TORCH=: lists of them)"
+	@echo "make check-install  the wheel in an environment of its own (PYTHON=, TORCH=)"
 	@echo "make lint       ruff, the floors (import-linter) and types (basedpyright)"
 	@echo "make docs       the documentation site, into build/site"
 	@echo "make bench      us and the alternative, side by side"
@@ -49,7 +49,7 @@ test-gpu: $(DEV)
 	$(BIN)/python -m pytest -q -m gpu $(ARGS)
 
 check-install:
-	$(firstword $(PYTHON) python3) tools/check_install.py $(if $(PYTHON),--python $(PYTHON)) $(if $(TORCH),--torch $(TORCH)) $(ARGS)
+	$(or $(PYTHON),python3) tools/check_install.py $(if $(TORCH),--torch $(TORCH)) $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

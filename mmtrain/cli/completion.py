@@ -29,7 +29,9 @@ def add_completion(commands: Any) -> None:
         'eval "$(mmtrain completion bash)"',
         _completion,
     )
-    completion.add_argument("shell", choices=SHELLS, help="the shell")
+    completion.add_argument(
+        "shell", choices=SHELLS, metavar="SHELL", help=f"{', '.join(SHELLS[:-1])} or {SHELLS[-1]}"
+    )
 
 
 def completion_command(*, shell: str) -> None:

@@ -27,7 +27,7 @@ def add_train(commands: Any) -> None:
         nargs="?",
         type=Path,
         metavar="RECIPE",
-        help="a TOML file (mmtrain recipes); to resume, a run's folder, or nothing beside --run-dir",
+        help="a TOML file (mmtrain recipes); to resume: a run's folder, or none beside --run-dir",
     )
     train.add_argument("--run-dir", type=Path, metavar="DIR", help="the run folder (run.dir)")
     train.add_argument(

@@ -7,11 +7,12 @@ from mmtrain.errors import UsageError
 from mmtrain.files import real_path
 from mmtrain.settings.describe import show
 from mmtrain.settings.paths import expand_path
-from mmtrain.settings.read_toml import read_toml
-from mmtrain.settings.shipped import shipped_recipe
+from mmtrain.settings.read_toml import parse_toml, read_toml
+from mmtrain.settings.shipped import copied_text, shipped_recipe
 
 BASE = "base"
 """The key, above all sections, that names the recipe to begin from."""
+_FILE = ".toml"
 
 
 def read_layers(path: Path) -> list[dict[str, Any]]:
@@ -25,16 +26,19 @@ def read_layers(path: Path) -> list[dict[str, Any]]:
     """
     layers: list[dict[str, Any]] = []
     seen: list[Path] = []
+    shipped = False
     while True:
         if real_path(path) in seen:
             raise UsageError(f"recipe {path}: its base leads back to it; leave one of them out")
         seen.append(real_path(path))
-        layer = read_toml(path)
+        # Its data are told from where the package is: the user's folder need not be a checkout.
+        layer = parse_toml(copied_text(path), named=str(path)) if shipped else read_toml(path)
         base = layer.pop(BASE, None)
         layers.insert(0, layer)
         if base is None:
             return layers
         path = _named(base, path)
+        shipped = not base.endswith(_FILE)
 
 
 def laid_over(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -53,7 +57,7 @@ def _named(base: Any, recipe: Path) -> Path:
     told = f"recipe {recipe}: base = {show(base)}"
     if not isinstance(base, str) or not base:
         raise UsageError(f"{told} must be a recipe's file, or the name of one of mmtrain's")
-    if not base.endswith(".toml"):
+    if not base.endswith(_FILE):
         return shipped_recipe(base, told=told)
     path = recipe.parent / expand_path(base, BASE)
     if not path.is_file():
