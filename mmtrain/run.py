@@ -19,7 +19,7 @@ from mmtrain.build.run import ADAPTER, Run, build_run
 from mmtrain.build.told import headline, write_run_facts
 from mmtrain.data.batch import ImageTextBatch
 from mmtrain.data.config import DataConfig
-from mmtrain.data.storage.cache import caching
+from mmtrain.data.storage.caches import caching
 from mmtrain.data.storage.patience import waiting
 from mmtrain.data.streamed import StreamedData
 from mmtrain.errors import ExitStatus, UsageError

@@ -14,7 +14,7 @@ from mmtrain.checkpoint.checkpoint import read_state
 from mmtrain.checkpoint.sealed_folder import CHECKPOINTS, steps_in
 from mmtrain.data.batch import SampleBatch
 from mmtrain.data.fingerprint import same_data
-from mmtrain.data.storage.cache import caching
+from mmtrain.data.storage.caches import caching
 from mmtrain.data.storage.patience import waiting
 from mmtrain.data.streamed import StreamedData
 from mmtrain.errors import UsageError

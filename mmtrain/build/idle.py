@@ -1,8 +1,10 @@
 """Settings of a recipe that cannot matter: refused, or told where leaving them in is honest use."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 
 from mmtrain.build.tasks import task_sections
+from mmtrain.data.shards.patterns import is_in_store
 from mmtrain.errors import UsageError
 from mmtrain.loading.config import ModelConfig
 from mmtrain.models.parameters import LockConfig
@@ -126,6 +128,11 @@ def idle_notes(
             not data.workers and data.prefetch != type(data).prefetch,
             f"data.prefetch = {data.prefetch} has no effect without data.workers",
         ),
+        (
+            data.cache_dir is not None and not _reads_stores(recipe),
+            f"data.cache_dir = {data.cache_dir} has no effect: nothing of what the run reads is in "
+            "a store, and what is on this machine is not copied",
+        ),
         *((True, line) for line in sections.idle_notes(data)),
         (
             parallel.pp == 1 and parallel.schedule != standard.schedule,
@@ -151,6 +158,22 @@ def idle_notes(
         ),
     )
     return [line for holds, line in lines if holds]
+
+
+def _reads_stores(recipe: TrainRecipe) -> bool:
+    """Whether any data of a recipe, of its training or an evaluation, are in a store."""
+    sections = (recipe.data, recipe.eval)
+    return any(is_in_store(text) for section in sections for text in _texts(asdict(section)))
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts in a section, its tables and lists."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for each in value.values() for text in _texts(each))
+    elif isinstance(value, list | tuple):
+        yield from (text for each in value for text in _texts(each))
 
 
 def _idle_training(train: TrainConfig, total_steps: int, ranks: int) -> Iterator[tuple[bool, str]]:

@@ -25,7 +25,7 @@ from mmtrain.data.shards.check import CheckReport, check_shards, index_shards
 from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.sources.open import open_source, open_unsharded
 from mmtrain.data.sources.source import IMAGE_KEY, SampleSource
-from mmtrain.data.storage.cache import asked_for
+from mmtrain.data.storage.caches import asked_for
 from mmtrain.data.survey.share import shared_samples
 from mmtrain.errors import FaultsFound, UsageError
 from mmtrain.settings.numbers import WHOLE

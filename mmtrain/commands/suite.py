@@ -8,8 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from mmtrain.commands.evaluate import ModelOptions, build_encoder, join_ranks
+from mmtrain.commands.outputs import refuse_idle
 from mmtrain.commands.progress import Progress
 from mmtrain.commands.vqa import build_answerer
+from mmtrain.data.shards.patterns import is_in_store
+from mmtrain.data.storage.caches import asked_for
 from mmtrain.data.storage.patience import waiting
 from mmtrain.errors import FaultsFound, UsageError
 from mmtrain.eval.encode import Encoder
@@ -23,7 +26,7 @@ from mmtrain.loading.vqa import is_vqa_folder
 from mmtrain.parallel.mesh import Layout, leave_ranks
 from mmtrain.ranks import on_rank_0, own_rank
 from mmtrain.report.compare import distinct_names
-from mmtrain.suite.config import load_suite
+from mmtrain.suite.config import data_of, load_suite
 from mmtrain.suite.folder import SuiteFolder
 from mmtrain.suite.judged import Judged, Sort
 from mmtrain.suite.page import write_suite_page
@@ -48,6 +51,9 @@ def eval_suite_command(
         FaultsFound: the table is written, and something of it failed.
     """
     config = load_suite(suite, root=root)
+    paths = [path for one in config.all for path in data_of(one)]
+    if asked_for() is not None and not any(map(is_in_store, paths)):
+        refuse_idle({"--cache-dir": True}, f"on {suite}, none of whose data are in a store")
     addresses = [pinned(text, key="--models") for text in models]
     folders = [model_folder(text, key="--models") for text in addresses]
     names = distinct_names([_told(*pair) for pair in zip(addresses, folders, strict=True)])

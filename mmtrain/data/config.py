@@ -3,7 +3,6 @@
 import math
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -15,19 +14,16 @@ from mmtrain.data.mixture import MixtureSource, SourceSettings, check_captions, 
 from mmtrain.data.order.mixture import MixtureBatches
 from mmtrain.data.order.stream import MixtureEnd
 from mmtrain.data.order.stretches import Last
-from mmtrain.data.shards.source import OnDamage, ShardSource
-from mmtrain.data.sources.source import IMAGE_KEY, SampleSource
-from mmtrain.data.storage.cache import GB, Cache, asked_for, is_same_folder, open_cache
+from mmtrain.data.shards.source import OnDamage
+from mmtrain.data.sources.source import IMAGE_KEY
+from mmtrain.data.storage.cache import Cache
+from mmtrain.data.storage.caches import GB, asked_for, is_same_folder, open_cache
 from mmtrain.data.storage.patience import PATIENCE
-from mmtrain.data.threads import Threads
-from mmtrain.errors import UsageError
 from mmtrain.limits import MOST_PROCESSES, check_counts
 from mmtrain.ranks import is_alone, num_ranks
 from mmtrain.settings.paths import PathText
 
 _KEEPS = 2.0
-CACHE_GB = 50.0
-_REMOTE_THREADS = 8
 
 _BY_RANGES = (
     *("mixture", "join", "image_key", "threads", "shuffle_group", "lanes", "last"),
@@ -117,7 +113,7 @@ class DataConfig:
     it. None: nothing is kept."""
     cache_gb: float | None = None
     """What `cache_dir` may hold, in 1e9 bytes; the shards that are wanted last are dropped first.
-    None: 50."""
+    None: what the folder was given last, or 50."""
     verify: bool = False
     """Check every file against its checksum as it is read; `mmtrain data index` makes these."""
     on_damage: OnDamage = "stop"
@@ -137,22 +133,6 @@ class DataConfig:
     max_bad_fraction: float = 0.01
     """The run stops when more than this part of the samples read is bad (replaced by others)."""
 
-    def open_threads(self, sources: Sequence[SampleSource]) -> Threads:
-        """What reads the samples of a batch.
-
-        Raises:
-            UsageError: not all sources can be read by several threads.
-        """
-        if not all(isinstance(source, ShardSource) for source in sources):
-            if (self.threads or 1) > 1:
-                raise UsageError(
-                    f"data.threads = {self.threads} reads shards alone; pack the data into some "
-                    "(mmtrain data make), or use data.workers"
-                )
-            return Threads(1)
-        is_remote = any(isinstance(one, ShardSource) and one.is_remote for one in sources)
-        return Threads(self.threads or (_REMOTE_THREADS if is_remote else 1))
-
     def open_cache(self, *, world_size: int | None = None) -> Cache | None:
         """The cache, if there is to be one: within `caching` that one, where it is the same folder.
 
@@ -170,7 +150,7 @@ class DataConfig:
         shares = _num_shares(world_size)
         return open_cache(
             self.cache_dir,
-            max_bytes=int((self.cache_gb or CACHE_GB) * GB),
+            max_bytes=None if self.cache_gb is None else int(self.cache_gb * GB),
             # Of a shard that many machines share each reads a small part, unless they own lanes.
             whole=shares <= 2 or self.lanes % shares == 0,
         )

@@ -18,6 +18,7 @@ from mmtrain.data.first_look import one_line_for_disks
 from mmtrain.data.images.transforms import PreprocessConfig, TrainTransform
 from mmtrain.data.joins.joined import JoinedSource
 from mmtrain.data.mixture import SourceSettings
+from mmtrain.data.of_shards import open_threads, refuse_without_shards
 from mmtrain.data.order.batches import RowPlan, Rows
 from mmtrain.data.order.mixture import MixturePlan
 from mmtrain.data.order.plan import PADDING
@@ -115,7 +116,8 @@ class NumberedData(Generic[BatchT]):
         self._last: int | None = None
         """Number of the last batch of `iterate`."""
         self.sources = [self._open_source(settings) for settings in config.sources]
-        self._threads = config.open_threads(self.sources)
+        refuse_without_shards(config, self.sources)
+        self._threads = open_threads(config, self.sources)
         self.phases = self.lay_out(phases, batch_size=batch_size)
         """Of the run."""
         self._build_plan = partial(
@@ -151,6 +153,7 @@ class NumberedData(Generic[BatchT]):
             settings.train,
             image_key=settings.image_key,
             key=f"{settings.key}.train",
+            is_mixed=bool(config.mixture),
             **config.opening(self._cache),
         )
         if not config.joins:

@@ -1,5 +1,6 @@
 """A setting that cannot matter is refused, or told where it is left over honestly."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from mmtrain.build.idle import idle_notes, refuse_idle
 from mmtrain.build.run import build_run
 from mmtrain.cli import main
 from mmtrain.errors import UsageError
+from mmtrain.eval.evaluators.retrieval import RetrievalConfig
 from mmtrain.parallel.mesh import build_layout, pick_device
 from mmtrain.recipe import load_recipe
 from tests.tasks.test_vqa_run import write_recipe
@@ -111,6 +113,15 @@ def test_told(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
     assert idle_notes(plain, total_steps=20) == []
     many = {"total_steps": 99, "ranks": 2, "shards": 2}
     assert idle_notes(recipe, **many) == [] or words[0].split(".")[1] not in MATTERS
+
+
+def test_a_cache_of_an_evaluation_is_not_idle() -> None:
+    recipe = load_recipe(Path(RECIPE), ["--data.cache_dir", "c", "--optim.warmup_steps", "20"])
+    (line,) = idle_notes(recipe, total_steps=20)
+    assert "data.cache_dir = c has no effect: nothing of what the run reads is in a store" in line
+    judged = RetrievalConfig(name="r", data=("set/*.tar::s3://bucket/val/",))
+    recipe = replace(recipe, eval=replace(recipe.eval, retrieval=(judged,)))
+    assert idle_notes(recipe, total_steps=20) == []
 
 
 def test_looks_for_stragglers_that_are_off() -> None:

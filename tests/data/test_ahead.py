@@ -20,6 +20,7 @@ from mmtrain.data.mixture import MixtureSource
 from mmtrain.data.numbered import NumberedData
 from mmtrain.data.questions.batches import VqaData, VqaDataConfig
 from mmtrain.data.storage.cache import Cache
+from mmtrain.errors import UsageError
 from tests.data.dialogues.dialogue_files import picture
 from tests.data.shard_files import TOKENIZER, build_data, pairs, write_set, write_shard
 from tests.data.storage.fault_server import Ranges, serving
@@ -231,7 +232,8 @@ def test_a_folder_has_one_cache_in_a_process(tmp_path, monkeypatch):
     names = ("c", str(tmp_path / "c"), "other")
     caches = {id(cache): cache for cache in map(one_cache, names)}
     assert len(caches) == 1
-    assert one_cache("c", cache_gb=0.5) not in caches.values()
+    with pytest.raises(UsageError, match="name the same, or another folder"):
+        one_cache("c", cache_gb=0.5)
 
 
 def one_cache(folder: str, **options: Any) -> Cache:

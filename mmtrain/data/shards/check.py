@@ -13,7 +13,8 @@ from mmtrain.data.shards.not_tars import refuse_no_tar
 from mmtrain.data.shards.opened import Shard, Shards, find_rows
 from mmtrain.data.shards.opening import open_shards
 from mmtrain.data.shards.patterns import expand_patterns
-from mmtrain.data.storage.cache import Cache, asked_for
+from mmtrain.data.storage.cache import Cache
+from mmtrain.data.storage.caches import asked_for
 from mmtrain.data.storage.open import open_file, open_to_scan
 from mmtrain.data.storage.patience import patience
 from mmtrain.errors import UsageError

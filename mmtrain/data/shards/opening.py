@@ -25,7 +25,8 @@ from mmtrain.data.shards.not_tars import refuse_no_tar
 from mmtrain.data.shards.opened import Shard, Shards, find_rows, have_sizes
 from mmtrain.data.shards.patterns import expand_patterns
 from mmtrain.data.shards.side_by_side import by_threads, side_by_side
-from mmtrain.data.storage.cache import Cache, asked_for
+from mmtrain.data.storage.cache import Cache
+from mmtrain.data.storage.caches import asked_for
 from mmtrain.data.storage.file import File
 from mmtrain.data.storage.machine_lock import lock_of_machine
 from mmtrain.data.storage.open import open_file, open_to_scan

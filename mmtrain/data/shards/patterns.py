@@ -25,6 +25,11 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _AND = re.compile(r"::(?![^\[]*\])")
 
 
+def is_in_store(pattern: str) -> bool:
+    """Whether any of what a pattern stands for is of one of `SCHEMES`."""
+    return any(map(is_remote, _split(pattern)))
+
+
 def expand_patterns(
     patterns: str | tuple[str, ...],
     *,

@@ -22,8 +22,9 @@ from mmtrain.data.shards.opening import open_shards, refuse_changed
 from mmtrain.data.shards.patterns import as_typed
 from mmtrain.data.shards.tar_header import BLOCK
 from mmtrain.data.storage.addresses import is_remote
-from mmtrain.data.storage.cache import Cache, asked_for, folder_name
+from mmtrain.data.storage.cache import Cache, folder_name
 from mmtrain.data.storage.cached import CachedFile
+from mmtrain.data.storage.caches import asked_for
 from mmtrain.data.storage.file import File, Range
 from mmtrain.data.storage.open import open_file, open_to_scan
 from mmtrain.data.storage.patience import patience, patiently

@@ -226,6 +226,7 @@ def open_source(
     retry_seconds: float | None = None,
     cache: Cache | None = None,
     is_shared: bool = False,
+    is_mixed: bool = False,
     part: tuple[int, int] = WHOLE,
     make: Makers | None = None,
 ) -> SampleSource:
@@ -241,6 +242,7 @@ def open_source(
         retry_seconds: how long a disk's fault is given to pass; None: see `waiting`.
         cache: keeps what is read of remote shards.
         is_shared: whether other data have the same `image_key`, so that it need not matter here.
+        is_mixed: whether other data have the same `index_dir`.
         part: number and count of equal parts of the shards, of which one is opened; of data that
             are none, all is.
         make: what becomes of files of rows; None: a row is an image.
@@ -266,7 +268,7 @@ def open_source(
         )
         _refuse_unknown_image_key(source, image_key, key)
         return source
-    if index_dir is not None:
+    if index_dir is not None and not is_mixed:
         option = "data.index_dir" if key == "data.train" else "index_dir"
         raise UsageError(
             f"{option} = {index_dir} has no effect: {key} = {as_typed(patterns)} has no index, "

@@ -10,29 +10,22 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import shutil
 import time
 from collections.abc import Iterator
-from contextvars import ContextVar
 from pathlib import Path
 from threading import Lock
 from typing import Any
-from weakref import WeakValueDictionary
 
+from mmtrain.data.storage.bound import make_folder, unwritable
 from mmtrain.data.storage.evict import PARTIAL, Budget, drop
 from mmtrain.data.storage.piece import OpenPiece, Piece, seal_of
 from mmtrain.data.work import COUNTER
-from mmtrain.errors import UsageError
 
-GB = 10**9
 _LARGEST_PIECE, _SMALLEST_PIECE = 8 << 20, 1 << 16
 _LEAST_PIECES = 16
 _MOST_OPEN = 256
 """Pieces that a process keeps open: of the largest 2 GiB."""
 _PATIENCE = 60.0
-_asked: ContextVar["Cache | None"] = ContextVar("cache", default=None)
-_there: "WeakValueDictionary[tuple[str, int, bool], Cache]" = WeakValueDictionary()
-_registering = Lock()
 
 
 class Cache:
@@ -44,20 +37,28 @@ class Cache:
         whole: fetch large pieces, since most of each file will be read here; False: exactly what is
             read, since other machines read the rest.
         prefix: of the settings' names, for messages.
+        budget: of the same folder, where another cache has it too: what both will read is then
+            known when either needs room.
 
     Raises:
         UsageError: the folder cannot be written, or its disk is smaller than `max_bytes`.
     """
 
     def __init__(
-        self, folder: str, *, max_bytes: int, whole: bool = True, prefix: str = "data."
+        self,
+        folder: str,
+        *,
+        max_bytes: int,
+        whole: bool = True,
+        prefix: str = "data.",
+        budget: Budget | None = None,
     ) -> None:
         self.folder, self.max_bytes = Path(folder), max_bytes
         self.piece = _SMALLEST_PIECE
         while self.piece < _LARGEST_PIECE and 2 * self.piece * _LEAST_PIECES <= max_bytes:
             self.piece *= 2
         self.whole = whole
-        self.budget = Budget(self.folder, max_bytes=max_bytes)
+        self.budget = budget or Budget(self.folder, max_bytes=max_bytes)
         self._begin()
         self.prepare(prefix)
 
@@ -80,20 +81,11 @@ class Cache:
         Raises:
             UsageError: it cannot be written, or its disk is smaller than `max_bytes`.
         """
+        make_folder(self.folder, self.max_bytes, prefix)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             self.budget.count_anew()
-            room = shutil.disk_usage(self.folder).total
         except OSError as error:
-            raise UsageError(
-                f"{prefix}cache_dir = {self.folder} cannot be written ({error.strerror}); name a "
-                "folder that can, or leave it out"
-            ) from error
-        if self.max_bytes > room:
-            raise UsageError(
-                f"{prefix}cache_gb = {self.max_bytes / GB:g} is more than the disk of "
-                f"{self.folder} has ({room / GB:.1f}); use less"
-            )
+            raise unwritable(self.folder, error, prefix) from error
 
     def folder_of(self, path: str, size: int, version: str) -> Path:
         """Where the pieces of one file are: another content of it has another place."""
@@ -204,47 +196,9 @@ class Cache:
         return True
 
 
-def open_cache(folder: str, *, max_bytes: int, whole: bool = True, prefix: str = "data.") -> Cache:
-    """The one of this process, if a part of it has opened the folder already, and else a new one;
-    arguments as `Cache`: so what one part will read is known when another's pieces need room.
-
-    Raises:
-        UsageError: as `Cache`.
-    """
-    name = os.path.realpath(folder), max_bytes, whole
-    with _registering:
-        cache = _there.get(name)
-        if cache is None:
-            cache = _there[name] = Cache(folder, max_bytes=max_bytes, whole=whole, prefix=prefix)
-        else:
-            cache.prepare(prefix)  # it may have gone, or be full
-    return cache
-
-
-def is_same_folder(one: Path, other: Path) -> bool:
-    """Whether two paths are of one folder."""
-    return os.path.realpath(one) == os.path.realpath(other)
-
-
 def folder_name(path: str, size: int, version: str) -> bytes:
     """What the folder of a file's pieces is called, in hexadecimal digits: 16 bytes."""
     return hashlib.blake2b(f"{path}\n{size}\n{version}".encode(), digest_size=16).digest()
-
-
-@contextlib.contextmanager
-def caching(cache: Cache | None) -> Iterator[None]:
-    """Within the context, what is opened reads remote shards through this cache: a command's, or
-    what a run reads besides its own data."""
-    token = _asked.set(cache)
-    try:
-        yield
-    finally:
-        _asked.reset(token)
-
-
-def asked_for() -> Cache | None:
-    """The cache of `caching`."""
-    return _asked.get()
 
 
 def _let_go(descriptor: int, partial: Path) -> None:

@@ -1,5 +1,6 @@
 """Commands read remote shards through a cache that they are given; each byte is fetched once."""
 
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,9 @@ import pytest
 from mmtrain.cli import main
 from mmtrain.data.config import DataConfig
 from mmtrain.data.shards.source import ShardSource
-from mmtrain.data.storage.cache import Cache, asked_for, caching
+from mmtrain.data.storage.cache import Cache
+from mmtrain.data.storage.caches import asked_for, caching, open_cache
+from mmtrain.errors import UsageError
 from tests.data.shard_files import build_data, write_set
 from tests.data.storage.fault_server import serving
 from tests.data.storage.test_remote import assert_same
@@ -124,6 +127,71 @@ def test_what_is_opened_within_reads_through_it(folder, tmp_path):
 def test_options_that_cannot_be(folder, tmp_path, monkeypatch, capsys, options, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "FILE").write_text("")
-    assert main(["data", "check", str(folder), *options]) == 2
+    assert main(["data", "check", "http://127.0.0.1:9/000.tar", *options]) == 2
     told = capsys.readouterr().err
     assert message in told and len(told.splitlines()) == 1 and "data.cache" not in told
+
+
+def test_a_cache_of_what_is_here_is_refused(folder, tmp_path, monkeypatch, capsys):
+    """By every command that takes one, whose data are all on this machine, and nothing is made."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "suite.toml").write_text(f'[[knn]]\nname = "k"\ntrain = "{folder}"\ntest = "x"\n')
+    local, page = str(folder), ["--out", "x.html"]
+    model = ["--model", "m", "--out", "x.json"]
+    for words in (
+        ["data", "index", local, f"file://{folder}/000.tar"],
+        ["data", "check", local],
+        ["data", "view", f"{local}/000.tar::{local}/001.tar", *page],
+        ["data", "stats", local, *page],
+        ["data", "make", local, "--out", "d"],
+        ["data", "split", local, "--out", "d", "--fractions", "a=0.5", "b=0.5"],
+        ["embed", "--data", local, "--model", "m", "--out", "d"],
+        ["eval", "zero-shot", "--data", local, *model],
+        ["eval", "linear-probe", "--train", local, "--test", "torchvision:cifar10/test:d", *model],
+        ["eval", "suite", "suite.toml", "--models", "m", "--out", "d"],
+    ):
+        assert main([*words, "--cache-dir", "c"]) == 2, words
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("mmtrain: error: --cache-dir has no effect on "), line
+        assert " in a store" in line and line.endswith("leave it out"), line
+    assert not list(folder.glob("*.index")) and not (tmp_path / "d").exists()
+
+
+def test_a_folder_has_one_size_for_all_that_read_through_it(tmp_path):
+    """Who names none takes what it has; another number waits until nobody holds it."""
+
+    def opened(gb, **options):
+        return DataConfig(train="x", cache_dir=str(tmp_path / "c"), cache_gb=gb, **options)
+
+    first = opened(0.2).open_cache()
+    assert opened(None).open_cache() is first
+    with pytest.raises(UsageError, match=r"cache_gb = 0.1: .* with 0.2, .* name the same"):
+        opened(0.1).open_cache()
+    shared = open_cache(str(tmp_path / "c"), max_bytes=None, whole=False)
+    assert shared is not first and shared.budget is first.budget and shared.max_bytes == 2e8
+    held = [first]
+    held.append(held)  # a cycle, as a loader that failed leaves one
+    del first, shared, held
+    assert opened(0.1).open_cache().max_bytes == 1e8
+    assert opened(None).open_cache().max_bytes == 1e8
+
+
+def test_another_process_holds_it_too(tmp_path):
+    context = multiprocessing.get_context("fork")
+    there, here = context.Barrier(2), context.Barrier(2)
+
+    def hold():
+        cache = open_cache(str(tmp_path / "c"), max_bytes=3 * 10**8)
+        there.wait()
+        here.wait()
+        del cache
+
+    process = context.Process(target=hold)
+    process.start()
+    there.wait()
+    with pytest.raises(UsageError, match=r"cache_gb = 0.1: .* with 0.3"):
+        open_cache(str(tmp_path / "c"), max_bytes=10**8)
+    assert open_cache(str(tmp_path / "c"), max_bytes=None).max_bytes == 3 * 10**8
+    here.wait()
+    process.join()
+    assert open_cache(str(tmp_path / "c"), max_bytes=10**8).max_bytes == 10**8
