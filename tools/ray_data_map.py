@@ -32,7 +32,13 @@ from mmtrain.commands.data import (
     tell_samples,
     tell_shards,
 )
-from mmtrain.commands.data_stats import look, refuse_unfit, samples_of, write_figures
+from mmtrain.commands.data_stats import (
+    look,
+    open_looked_at,
+    refuse_unfit,
+    samples_of,
+    write_figures,
+)
 from mmtrain.commands.evaluate import build_encoder, embed_data, tell_embedded
 from mmtrain.data.questions.check import QuestionReport
 from mmtrain.data.sample_check import SampleReport, joined_reports
@@ -101,19 +107,19 @@ def _end_check(arguments: argparse.Namespace, found: Sequence[Any], _: Callable[
 def _num_looked_at(arguments: argparse.Namespace) -> int:
     data = data_options(arguments)
     refuse_unfit(data, stats_options(arguments))
-    source = data.open("stats")
+    source = open_looked_at(data, stats_options(arguments)).source
     return len(source.shards) if isinstance(source, ShardSource) else source.num_samples
 
 
 def _stats(arguments: argparse.Namespace, part: tuple[int, int]) -> Any:
     data, options = data_options(arguments), replace(stats_options(arguments), part=part)
-    source = data.open("stats")
-    return look(data, options, source, samples_of(options, source))
+    found = open_looked_at(data, options)
+    return look(options, found, samples_of(options, found.source))
 
 
 def _end_stats(arguments: argparse.Namespace, found: Sequence[Any], _: Callable[..., Any]) -> None:
     data, options = data_options(arguments), stats_options(arguments)
-    write_figures(joined(found), data.open("stats"), options, title=data.title)
+    write_figures(joined(found), open_looked_at(data, options), options, title=data.title)
 
 
 def _num_embedded(arguments: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ from mmtrain.data.questions.check import (
     check_question_files,
     holds_questions,
 )
+from mmtrain.data.questions.source import brings_questions
 from mmtrain.data.sample_check import SampleReport, check_samples, check_with
 from mmtrain.data.shards.cataloguing import write_catalogues
 from mmtrain.data.shards.check import CheckReport, check_shards, index_shards
@@ -45,6 +46,7 @@ def data_index_command(
     if merge:
         idle = {"--trust": trust, "--workers": workers, "--cache-dir": asked_for()}
         refuse_idle(idle, "with --merge, which reads no shard")
+    _refuse_no_shards(data)
     report = index_shards(
         data,
         index_dir=_text(index_dir),
@@ -67,6 +69,23 @@ def data_index_command(
         for path in joined:
             print(f"wrote {path}")
     _refuse(report.problems, data)
+
+
+def _refuse_no_shards(data: tuple[str, ...]) -> None:
+    """Data of another kind have no index.
+
+    Raises:
+        UsageError: they are that, or cannot be read.
+    """
+    told = f"{' '.join(data)} is read as it is: only shards have indexes"
+    if len(data) == 1 and brings_questions(data[0], "data"):
+        raise UsageError(f"{told}; leave this step out")
+    make = told_makers(IMAGE_KEY, None)
+    source = open_unsharded(data, image_key=IMAGE_KEY, key="data", make=make)
+    if source is not None:
+        is_packed = not holds_dialogues(source)
+        hint = "mmtrain data make packs it into some" if is_packed else "leave this step out"
+        raise UsageError(f"{told}; {hint}")
 
 
 @dataclass(frozen=True, kw_only=True)

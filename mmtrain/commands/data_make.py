@@ -93,7 +93,7 @@ def data_split_command(options: MakeOptions, fractions: Sequence[tuple[str, floa
 
 def _open(options: MakeOptions, command: str) -> SampleSource:
     if options.images is None:
-        return options.open(command)
+        return options.open_to_pack(command)
     refuse_idle({"--index-dir": options.index_dir}, "on data that are no shards")
     table = Path(options.data[0])
     if len(options.data) > 1 or table.suffix.lower() not in TABLE_SUFFIXES:

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mmtrain.commands.data_pages import DataOptions
+from mmtrain.commands.data_pages import DataOptions, LookedAt
 from mmtrain.commands.outputs import refuse_idle, refuse_out, refuse_overwriting
 from mmtrain.commands.progress import Progress
-from mmtrain.data.images.decode import decode_image
-from mmtrain.data.samples import image_file
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.survey.parts import SurveyJob, SurveyParts
 from mmtrain.data.survey.pick import drawn
@@ -63,19 +61,33 @@ def data_stats_command(data: DataOptions, options: StatsOptions) -> None:
     """
     refuse_unfit(data, options)
     refuse_overwriting(data.data, {"--json": options.json_out})
-    source = data.open("stats")
+    found = open_looked_at(data, options)
+    source = found.source
     if options.parts is None:
-        whole = look(data, options, source, samples_of(options, source))
-        write_figures(whole, source, options, title=data.title)
+        whole = look(options, found, samples_of(options, source))
+        write_figures(whole, found, options, title=data.title)
         return
     parts = SurveyParts(options.parts, _job(data, options, source))
     if options.part is None:
-        write_figures(parts.merged(), source, options, title=data.title)
+        write_figures(parts.merged(), found, options, title=data.title)
         return
     samples = samples_of(options, source)
     parts.begin(options.part)
-    path = parts.write(options.part, look(data, options, source, samples))
+    path = parts.write(options.part, look(options, found, samples))
     print(f"wrote {path}: {samples.size:,} of {source.num_samples:,} samples")
+
+
+def open_looked_at(data: DataOptions, options: StatsOptions) -> LookedAt:
+    """The data, of which the options can be asked.
+
+    Raises:
+        UsageError: they cannot be read, or an option has no effect on them.
+    """
+    found = data.open()
+    if found.is_dialogues:
+        idle = {"--label-key": options.label_key, "--context-length": options.context_length}
+        refuse_idle(idle, "on dialogues")
+    return found
 
 
 def samples_of(options: StatsOptions, source: SampleSource) -> np.ndarray:
@@ -93,19 +105,16 @@ def samples_of(options: StatsOptions, source: SampleSource) -> np.ndarray:
     return own if options.num is None else np.intersect1d(numbers, own, assume_unique=True)
 
 
-def look(
-    data: DataOptions, options: StatsOptions, source: SampleSource, samples: np.ndarray
-) -> Piece:
+def look(options: StatsOptions, data: LookedAt, samples: np.ndarray) -> Piece:
     """Look at some samples.
 
     Raises:
         UsageError: a file cannot be read.
     """
     survey = Survey(
-        source,
+        data.source,
         numbers=samples,
-        captions=data.places,
-        caption_lines=data.caption_lines or None,
+        look=data.look,
         label_key=options.label_key,
         tokenizer=build_tokenizer(_tokenizer(options.tokenizer)),
         progress=Progress("samples"),
@@ -168,12 +177,13 @@ def refuse_unfit(data: DataOptions, options: StatsOptions) -> None:
         raise UsageError("nothing is asked for; name a page by --out, a file by --json, or both")
 
 
-def write_figures(whole: Piece, source: SampleSource, options: StatsOptions, *, title: str) -> None:
+def write_figures(whole: Piece, data: LookedAt, options: StatsOptions, *, title: str) -> None:
     """Write what is asked for of all that was found.
 
     Raises:
         UsageError: no sample has the label, or a file cannot be written.
     """
+    source = data.source
     stats = figures(whole, source, context_length=options.context_length or _CONTEXT_LENGTH)
     if options.label_key is not None and not stats["labels"]["num_labelled"]:
         raise UsageError(
@@ -186,8 +196,8 @@ def write_figures(whole: Piece, source: SampleSource, options: StatsOptions, *, 
         print(f"wrote {options.json_out}")
     if options.out is not None:
 
-        def pixels(sample: int) -> np.ndarray:
-            return decode_image(image_file(source.read(sample)))
+        def pixels(sample: int, image: int) -> np.ndarray:
+            return data.look(sample).pictures[image].pixels_HWC
 
         write_stats_page(options.out, stats, whole.columns, title=title, picture=pixels)
         print(f"wrote {options.out}")

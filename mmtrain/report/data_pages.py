@@ -19,6 +19,9 @@ from mmtrain.report.render import percent, render, write_page
 
 _MAX_NAMES = 12
 _MAX_GROUPS = 12
+_MAX_PICTURES = 9
+_MAX_TURNS = 8
+"""Of a dialogue on a sheet; the figures beside it have the number of all."""
 _QUANTILES = ("mean", "min", "p1", "p5", "p50", "p95", "p99", "max")
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -50,6 +53,13 @@ _IMAGES = (
     _Column(key="aspect", title="Width by height", figure="aspect", log=True),
     _Column(key="image_bytes", title="File", figure="image_bytes", log=True, show=size_told),
 )
+_TURNS = (
+    _Column(key="turns", title="Turns of a dialogue", figure="turns", whole=True),
+    _Column(key="images", title="Images of a dialogue", figure="images", whole=True),
+    _Column(key="said", title="Tokens of what is said in one", figure="said", whole=True),
+    _Column(key="words", title="Words of a turn", figure="caption_words", whole=True),
+    _Column(key="tokens", title="Tokens of a turn", figure="caption_tokens", whole=True),
+)
 _CAPTIONS = (
     _Column(key="words", title="Words of a caption", figure="caption_words", whole=True),
     _Column(key="tokens", title="Tokens of a caption", figure="caption_tokens", whole=True),
@@ -62,7 +72,7 @@ def write_stats_page(
     columns: Mapping[str, np.ndarray],
     *,
     title: str,
-    picture: Callable[[int], np.ndarray],
+    picture: Callable[[int, int], np.ndarray],
 ) -> None:
     """Write the page of a data set's figures.
 
@@ -71,12 +81,17 @@ def write_stats_page(
         stats: what `figures` gives.
         columns: the values behind them.
         title: names the data.
-        picture: a sample -> its pixels, of duplicates that are shown.
+        picture: a sample, and which of its images -> the pixels, of duplicates that are shown.
 
     Raises:
         UsageError: it cannot be written.
     """
     values = dict(columns)
+    said = stats.get("dialogues")
+    if said is not None:
+        of_each = {name: said[name] for name in ("turns", "images")}
+        stats = {**stats, **of_each, "said": said["tokens"]}
+    texts = _CAPTIONS if said is None else _TURNS
     values["aspect"] = values["width"] / np.maximum(values["height"], 1)
     content = {
         "title": title,
@@ -85,7 +100,8 @@ def write_stats_page(
         "tiles": _tiles(stats),
         "images": [_drawn(one, values, stats) for one in _IMAGES if values[one.key].size]
         + _names("Format", stats["formats"]),
-        "captions": [_drawn(one, values, stats) for one in _CAPTIONS if values[one.key].size]
+        "texts": "Captions" if said is None else "Dialogues",
+        "captions": [_drawn(one, values, stats) for one in texts if values[one.key].size]
         + _names("Script", stats["scripts"]),
         "duplicates": _duplicates(stats["duplicates"], picture),
         "reasons": _names("Reason", stats["bad_by_reason"]),
@@ -127,7 +143,9 @@ def _tiles(stats: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     if stats["short_side"]:
         low = f"{stats['short_side']['p5']:.0f} in the smallest twentieth"
         found.append(("Shorter side", f"{stats['short_side']['p50']:.0f} px", low))
-    if stats["num_captions"]:
+    if "dialogues" in stats:
+        found += _tiles_of_dialogues(stats)
+    elif stats["num_captions"]:
         distinct = stats["distinct_captions"] / stats["num_captions"]
         found.append(
             ("Captions", f"{stats['num_captions']:,}", f"{percent(distinct)} of them distinct")
@@ -142,6 +160,17 @@ def _tiles(stats: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         remark = f"of {labels['num_labelled']:,} samples with one"
         found.append(("Labels", f"{labels['num_distinct']:,}", remark))
     return found
+
+
+def _tiles_of_dialogues(stats: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    of = stats["dialogues"]
+    images = f"median; at most {of['images']['max']:.0f}"
+    longest = f"of what is said in one, at most {of['tokens']['max']:,.0f}"
+    return [
+        ("Turns", short_number(of["turns"]["p50"]), f"median; {stats['num_captions']:,} in all"),
+        ("Images of one", short_number(of["images"]["p50"]), images),
+        ("Tokens", f"{of['tokens']['p50']:.0f}", longest),
+    ]
 
 
 def _drawn(one: _Column, values: Mapping[str, np.ndarray], stats: Mapping[str, Any]) -> Drawing:
@@ -168,6 +197,9 @@ def _figures(stats: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         "aspect": "Width by height",
         "image_bytes": "File",
         "captions_per_image": "Captions of an image",
+        "turns": "Turns",
+        "images": "Images of a dialogue",
+        "said": "Tokens of a dialogue",
         "caption_words": "Words",
         "caption_tokens": "Tokens",
     }
@@ -175,12 +207,12 @@ def _figures(stats: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     return [
         (name, [show.get(key, short_number)(stats[key][each]) for each in _QUANTILES])
         for key, name in rows.items()
-        if "mean" in stats[key]
+        if "mean" in stats.get(key, ())
     ]
 
 
 def _duplicates(
-    found: Mapping[str, Any], picture: Callable[[int], np.ndarray]
+    found: Mapping[str, Any], picture: Callable[[int, int], np.ndarray]
 ) -> list[tuple[str, str, list[dict[str, Any]], int]]:
     titles = {
         "same_file": ("The same files", "byte for byte"),
@@ -205,19 +237,25 @@ def _duplicates(
 
 
 def _pictures(
-    group: Mapping[str, Any], picture: Callable[[int], np.ndarray]
+    group: Mapping[str, Any], picture: Callable[[int, int], np.ndarray]
 ) -> list[tuple[str, str]]:
-    named = zip(group["samples"], group["keys"], strict=True)
-    return [(_uri(Image.fromarray(picture(sample))), key) for sample, key in named]
+    images = group.get("images", [0] * len(group["samples"]))
+    named = zip(group["samples"], images, group["keys"], strict=True)
+    return [(_uri(Image.fromarray(picture(sample, image))), key) for sample, image, key in named]
 
 
 def _shown(seen: Seen) -> dict[str, Any]:
     size = seen.size
     told = f"{size[0]} x {size[1]}, " if size else ""
     facts = [("where", seen.place), *((k, _brief(v)) for k, v in seen.fields.items())]
-    uri = "" if seen.pixels_HWC is None else _uri(Image.fromarray(seen.pixels_HWC))
+    uris = [_uri(Image.fromarray(one.pixels_HWC)) for one in seen.pictures]
     return {
-        "uri": uri,
+        "uri": uris[0] if uris else "",
+        "more": uris[1:_MAX_PICTURES],
+        "turns": list(zip(seen.roles, seen.captions, strict=True))[:_MAX_TURNS]
+        if seen.roles
+        else [],
+        "more_turns": max(0, len(seen.roles) - _MAX_TURNS),
         "key": seen.key,
         "captions": seen.captions,
         "reason": seen.reason,

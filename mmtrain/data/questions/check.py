@@ -102,9 +102,10 @@ def check_packed_questions(
     return _check(source, _Faults(), min_count=min_count, workers=workers, samples=samples)
 
 
-def holds_questions(source: SampleSource) -> bool:
-    """Whether the .json of some of the samples that are looked at has a list of questions."""
-    step = max(1, source.num_samples // _NUM_LOOKED_AT)
+def holds_questions(source: SampleSource, *, most: int = _NUM_LOOKED_AT) -> bool:
+    """Whether the .json of some of the samples that are looked at, about `most` of them, has a list
+    of questions."""
+    step = max(1, source.num_samples // most)
     for sample in range(0, source.num_samples, step):
         try:
             fields = json_fields(source.read(sample, {"json"}).get("json"))

@@ -9,6 +9,7 @@ import numpy as np
 
 PER_IMAGE = {
     "number": np.int64,
+    "image": np.int32,
     "image_bytes": np.int64,
     "width": np.int32,
     "height": np.int32,
@@ -16,11 +17,14 @@ PER_IMAGE = {
     "file_hash": np.uint64,
     "picture_hash": np.uint64,
 }
-"""Columns with a value for each image that can be decoded; `number` is the sample's."""
+"""Columns with a value for each image that can be decoded; `number` is the sample's, `image` which
+of its images it is."""
 _PER_CAPTION = {"words": np.int32, "tokens": np.int32, "text_hash": np.uint64}
 _PER_SAMPLE = {"label": np.int64}
-COLUMNS = PER_IMAGE | _PER_CAPTION | _PER_SAMPLE
-"""All of them: a caption's, and the label of each sample where labels are asked for, beside."""
+_PER_DIALOGUE = {"turns": np.int32, "images": np.int32, "said": np.int32}
+COLUMNS = PER_IMAGE | _PER_CAPTION | _PER_SAMPLE | _PER_DIALOGUE
+"""All of them: a caption's (of a dialogue, a turn's), the label of each sample where labels are
+asked for, and of each dialogue its turns, images and the tokens of what is said, beside."""
 COUNTED = ("kinds", "scripts", "reasons")
 """What is counted by name."""
 _MAX_BAD = 100

@@ -4,7 +4,7 @@ import io
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -15,6 +15,17 @@ from mmtrain.data.samples import NO_CAPTION, captions_in, image_file, json_field
 from mmtrain.data.sources.open import explained
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.storage.patience import patience, patiently
+
+
+class Picture(NamedTuple):
+    """An image of a sample."""
+
+    image: bytes
+    """Its file."""
+    kind: str
+    """Its format as Pillow calls it, such as JPEG."""
+    pixels_HWC: np.ndarray
+    """Decoded."""
 
 
 @dataclass(kw_only=True)
@@ -28,7 +39,9 @@ class Seen:
     place: str
     """The shard, table or folder that it is in."""
     captions: tuple[str, ...] = ()
-    """All its captions in the places asked for."""
+    """All its captions in the places asked for; of a dialogue what is said, turn by turn."""
+    roles: tuple[str, ...] = ()
+    """Of a dialogue who says it."""
     fields: dict[str, Any] = field(default_factory=dict)
     """Its .json."""
     image: bytes = b""
@@ -37,6 +50,8 @@ class Seen:
     """The image's format as Pillow calls it, such as JPEG."""
     pixels_HWC: np.ndarray | None = None
     """The image decoded; None where it cannot be."""
+    others: tuple[Picture, ...] = ()
+    """Of a dialogue the images behind the first."""
     reason: str = ""
     """Why it cannot be used; empty: it can."""
 
@@ -44,6 +59,13 @@ class Seen:
     def size(self) -> tuple[int, int] | None:
         """Width and height."""
         return None if self.pixels_HWC is None else self.pixels_HWC.shape[1::-1]
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """All images that can be decoded."""
+        if self.pixels_HWC is None:
+            return ()
+        return (Picture(self.image, self.kind, self.pixels_HWC), *self.others)
 
 
 def look_at(
@@ -80,14 +102,15 @@ def _look(seen: Seen, source: SampleSource, captions: Collection[str], lines: bo
     texts = [t for place in captions for t in captions_in(place, members, seen.fields, lines)]
     seen.captions = tuple(dict.fromkeys(texts))
     seen.image = image_file(members)
-    seen.kind = _kind(seen.image)
+    seen.kind = kind_of(seen.image)
     seen.pixels_HWC = decode_image(seen.image, max_pixels=MAX_IMAGE_PIXELS)
     if captions and not texts:
         wanted = {"txt" if place == "txt" else "json" for place in captions}
         raise IncompleteError(NO_CAPTION, wanted=wanted)
 
 
-def _kind(image: bytes) -> str:
+def kind_of(image: bytes) -> str:
+    """Its format as Pillow calls it; empty where it has none."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

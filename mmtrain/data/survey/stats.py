@@ -1,6 +1,6 @@
 """Figures of a data set: what its images and captions are like, what is there twice, or bad."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from mmtrain.data.survey.duplicates import (
 )
 from mmtrain.data.survey.piece import COLUMNS, Piece, columns_of, joined
 from mmtrain.data.survey.scripts import script_of
-from mmtrain.data.survey.seen import Seen, look_at
+from mmtrain.data.survey.seen import Seen
+from mmtrain.data.survey.seen_dialogue import IMAGES, words_of
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
@@ -33,8 +34,7 @@ class Survey:
     Args:
         source: the samples.
         numbers: which of them.
-        captions: places where captions are; empty: none are wanted.
-        caption_lines: as `data.caption_lines`.
+        look: reads a sample.
         label_key: field of the .json that identifies a concept; None: none is counted.
         tokenizer: counts tokens; its context should be longer than any caption.
         progress: told how many samples were looked at, of how many.
@@ -45,14 +45,13 @@ class Survey:
         source: SampleSource,
         *,
         numbers: np.ndarray,
-        captions: Collection[str],
-        caption_lines: bool | None,
+        look: Callable[[int], Seen],
         label_key: str | None,
         tokenizer: Tokenizer,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.source, self.numbers = source, numbers
-        self._captions, self._lines = captions, caption_lines
+        self._look = look
         self._label_key, self._tokenizer = label_key, tokenizer
         self._progress = progress
 
@@ -80,9 +79,7 @@ class Survey:
         rows: dict[str, list[int]] = {name: [] for name in COLUMNS}
         for sample in self.numbers[number * _PIECE : (number + 1) * _PIECE].tolist():
             try:
-                seen = look_at(
-                    self.source, sample, captions=self._captions, caption_lines=self._lines
-                )
+                seen = self._look(sample)
             except OSError as error:
                 raise UsageError(f"data: {error}; mend that and start again") from error
             self._count(seen, piece, rows)
@@ -95,23 +92,30 @@ class Survey:
             piece.reasons[seen.reason.partition(" (")[0]] += 1
             told = {"key": seen.key, "place": seen.place, "reason": seen.reason}
             piece.bad.append({"sample": seen.number, **told})
-        if seen.pixels_HWC is not None and seen.size is not None:
-            piece.kinds[seen.kind] += 1
+        for image, one in enumerate(seen.pictures):
+            piece.kinds[one.kind] += 1
             rows["number"].append(seen.number)
-            rows["image_bytes"].append(len(seen.image))
-            rows["width"].append(seen.size[0])
-            rows["height"].append(seen.size[1])
+            rows["image"].append(image)
+            rows["image_bytes"].append(len(one.image))
+            rows["width"].append(one.pixels_HWC.shape[1])
+            rows["height"].append(one.pixels_HWC.shape[0])
             rows["captions"].append(len(seen.captions))
-            rows["file_hash"].append(file_hash(seen.image))
-            rows["picture_hash"].append(picture_hash(seen.pixels_HWC))
+            rows["file_hash"].append(file_hash(one.image))
+            rows["picture_hash"].append(picture_hash(one.pixels_HWC))
         if self._label_key is not None:
             rows["label"].append(label_of(seen.fields.get(self._label_key)))
         if not seen.captions:
             return
-        rows["words"] += [len(text.split()) for text in seen.captions]
-        rows["tokens"] += self._tokenizer.encode(seen.captions)[1].tolist()
-        piece.scripts.update(map(script_of, seen.captions))
-        rows["text_hash"] += [file_hash(text.encode("utf-8", "replace")) for text in seen.captions]
+        texts = [words_of(text) for text in seen.captions] if seen.roles else seen.captions
+        lengths = self._tokenizer.encode(texts)[1].tolist()
+        rows["words"] += [len(text.split()) for text in texts]
+        rows["tokens"] += lengths
+        piece.scripts.update(map(script_of, texts))
+        rows["text_hash"] += [file_hash(text.encode("utf-8", "replace")) for text in texts]
+        if seen.roles:
+            rows["turns"].append(len(seen.roles))
+            rows["images"].append(seen.fields[IMAGES])
+            rows["said"].append(sum(lengths))
 
 
 def figures(whole: Piece, source: SampleSource, *, context_length: int) -> dict[str, Any]:
@@ -148,6 +152,15 @@ def figures(whole: Piece, source: SampleSource, *, context_length: int) -> dict[
         "scripts": _most_first(whole.scripts),
         "duplicates": _duplicates(of, source),
     }
+    if of["turns"].size:
+        # The texts are turns, of which a model keeps none by itself, and of a dialogue.
+        for name in ("captions_per_image", "captions_cut", "context_length"):
+            del result[name]
+        result["dialogues"] = {
+            "num": int(of["turns"].size),
+            **{name: spread(of[name]) for name in ("turns", "images")},
+            "tokens": spread(of["said"]),
+        }
     if of["label"].size:
         _, count_L = np.unique(of["label"][of["label"] != UNIQUE], return_counts=True)
         result["labels"] = {
@@ -177,22 +190,27 @@ def _duplicates(of: dict[str, np.ndarray], source: SampleSource) -> dict[str, An
     files = groups_of_files(of["file_hash"])
     pictures = groups_of_pictures(of["picture_hash"])
     return {
-        "same_file": _told(files, of["number"], source),
-        "same_picture": _told(pictures, of["number"], source),
+        "same_file": _told(files, of, source),
+        "same_picture": _told(pictures, of, source),
     }
 
 
 def _told(
-    groups: Sequence[np.ndarray], number_N: np.ndarray, source: SampleSource
+    groups: Sequence[np.ndarray], of: Mapping[str, np.ndarray], source: SampleSource
 ) -> dict[str, Any]:
     """How many images are there beside a first one, and the largest groups by key."""
     largest = sorted(groups, key=lambda each: (-each.size, each[0]))[:_MAX_GROUPS]
-    named = [(each.size, number_N[each[:_MAX_KEYS]].tolist()) for each in largest]
+    number_N, image_N = of["number"], of["image"]
+    named = [
+        (each.size, number_N[each[:_MAX_KEYS]].tolist(), image_N[each[:_MAX_KEYS]].tolist())
+        for each in largest
+    ]
     return {
         "num_groups": len(groups),
         "num_superfluous": sum(each.size - 1 for each in groups),
         "largest": [
             {"num": size, "samples": samples, "keys": [source.key(n) for n in samples]}
-            for size, samples in named
+            | ({"images": images} if of["turns"].size else {})
+            for size, samples, images in named
         ],
     }
