@@ -7,6 +7,7 @@ import inspect
 import itertools
 import json
 import operator
+import sys
 import textwrap
 import types
 import typing
@@ -167,10 +168,24 @@ def _describe_members(found: dict[str, type], path: str) -> list[Key]:
 def _field_docs(cls: type) -> dict[str, str]:
     docs: dict[str, str] = {}
     for ancestor in reversed(cls.__mro__[:-1]):
-        tree = ast.parse(textwrap.dedent(inspect.getsource(ancestor))).body[0]
-        assert isinstance(tree, ast.ClassDef)
-        docs.update(_docs_in(tree.body))
+        docs.update(_docs_in(_definition(ancestor).body))
     return docs
+
+
+def _definition(cls: type) -> ast.ClassDef:
+    """A class as its file has it."""
+    if "<locals>" in cls.__qualname__:  # a name that a file may have more than once
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+        assert isinstance(tree, ast.ClassDef)
+        return tree
+    return _definitions(cls.__module__)[cls.__qualname__]
+
+
+@functools.cache
+def _definitions(module: str) -> dict[str, ast.ClassDef]:
+    """The classes of a file, which is parsed once: inspect parses it for each of them."""
+    body = ast.parse(inspect.getsource(sys.modules[module])).body
+    return {each.name: each for each in body if isinstance(each, ast.ClassDef)}
 
 
 def _docs_in(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
