@@ -16,6 +16,9 @@ WIDTH, HEIGHT = 360, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24
 MAX_POINTS = 400
 MAX_BANDS = 60
+MUCH_LONGER = 4
+"""Where one line has so many times the steps of another, their axis is logarithmic: on an even one
+the short line would be a sliver."""
 NUM_COLORS = 8
 """Colours that page.css defines; more lines than these use them again, dashed."""
 
@@ -59,9 +62,15 @@ def line_chart(
     low, high = min(one.low for one in drawn), max(one.high for one in drawn)
     first, last = min(one.steps[0] for one in drawn), max(one.steps[-1] for one in drawn)
     y_ticks = nice_ticks(min(low, 0.0) if from_zero else low, high, count=4)
-    # Steps are whole numbers, and so are their ticks.
-    x_ticks = nice_ticks(first, last, count=5, inside=True, least=1.0)
-    x_of = _scale(first, last, LEFT, WIDTH - RIGHT)
+    lasts = [one.steps[-1] for one in drawn]
+    if first >= 1 and min(lasts) * MUCH_LONGER <= max(lasts):
+        x_ticks = decades(first, last)
+        even = _scale(math.log(first), math.log(last), LEFT, WIDTH - RIGHT)
+        x_of = lambda step: even(math.log(step))  # noqa: E731
+    else:
+        # Steps are whole numbers, and so are their ticks.
+        x_ticks = nice_ticks(first, last, count=5, inside=True, least=1.0)
+        x_of = _scale(first, last, LEFT, WIDTH - RIGHT)
     y_of = _scale(min(low, y_ticks[0]), max(high, y_ticks[-1]), HEIGHT - BOTTOM, TOP)
     return Markup(
         "".join(
@@ -166,6 +175,15 @@ def nice_ticks(
     ticks = [number * step for number in range(first, last + 1)]
     slack = step * 1e-6
     return [t for t in ticks if not inside or low - slack <= t <= high + slack]
+
+
+def decades(low: float, high: float) -> list[float]:
+    """1, 10, 100 ... within two positive ends; where they are fewer than three, also twos and
+    fives."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    tens, all_of_them = ([m * 10.0**p for p in powers for m in ms] for ms in ((1,), (1, 2, 5)))
+    found = [[tick for tick in ticks if low <= tick <= high] for ticks in (tens, all_of_them)]
+    return found[0] if len(found[0]) > 2 else found[1]
 
 
 def short_number(value: float) -> str:

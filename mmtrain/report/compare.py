@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.files import real_path
-from mmtrain.report.chart import NUM_COLORS, short_number
+from mmtrain.report.chart import MUCH_LONGER, NUM_COLORS, short_number
 from mmtrain.report.curves import draw_curves, draw_scores
 from mmtrain.report.evaluations import RECALLS, Evaluation, Kind
 from mmtrain.report.facts import facts_of, flatten, last_loss, run_length, speed
@@ -29,6 +29,8 @@ class Row:
     """Runs whose cell is the best of several."""
     intervals: list[str] = field(default_factory=list)
     """One for each run, empty where there is none; none at all where no run has one."""
+    differences: list[str] = field(default_factory=list)
+    """One for each run, to the first that has a value; empty for that one and where none is."""
     starts_group: bool = False
     """The first line of an evaluation."""
     group: str = ""
@@ -56,11 +58,17 @@ def comparison(runs: Sequence[RunFolder]) -> dict[str, Any]:
         "retrieval": _scores(runs, "retrieval", {key: _recall_name(key) for key in RECALLS}),
         "questions": _scores(runs, "questions", {"accuracy": "accuracy"}),
         "evaluations": [one for run in runs for one in run.evaluations],
+        "uneven": _are_uneven(runs),
         "curves": draw_curves(runs, names) + draw_scores(runs, names),
         "settings": settings,
         "num_equal_settings": num_equal,
         "facts": facts,
     }
+
+
+def _are_uneven(runs: Sequence[RunFolder]) -> bool:
+    lasts = [run.metrics[-1]["step"] for run in runs if run.metrics]
+    return bool(lasts) and min(lasts) * MUCH_LONGER <= max(lasts)
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
@@ -97,8 +105,22 @@ def _scores(runs: Sequence[RunFolder], kind: Kind, keys: dict[str, str]) -> list
             group = name if number == 0 else ""
             row = _row(title, values, percent, best=max, group=group)
             ends = [found[name].intervals.get(key) if name in found else None for found in by_name]
-            rows.append(replace(row, intervals=[interval_text(end) if end else "" for end in ends]))
+            intervals = [interval_text(end) if end else "" for end in ends]
+            rows.append(replace(row, intervals=intervals, differences=_points(values)))
     return rows
+
+
+def _points(values: Sequence[float | None]) -> list[str]:
+    """How far each share is from the first that is known, in percentage points."""
+    found: list[str] = []
+    first = None
+    for value in values:
+        if value is None or first is None:
+            found.append("")
+        else:
+            found.append(f"{100 * (value - first):+.1f}")
+        first = value if first is None else first
+    return found
 
 
 def _recall_name(key: str) -> str:

@@ -1,5 +1,6 @@
 """Which numbers of a run become curves, and how they are written."""
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ class Curve:
     smooth: bool = False
     peak: bool = False
     """The title shows the highest value, not the last."""
+    middle: bool = False
+    """The title shows the median of all, as the page's tiles do."""
     show: Callable[[float], str] = short_number
 
 
@@ -48,13 +51,21 @@ CURVES = (
     Curve(key="lr", title="Learning rate", from_zero=True, peak=True),
     Curve(key="grad_norm", title="Gradient norm", from_zero=True, smooth=True),
     Curve(key="logit_scale", title="Logit scale"),
-    Curve(key="samples_per_second", title="Speed", unit="samples/s", from_zero=True, smooth=True),
+    Curve(
+        key="samples_per_second",
+        title="Speed",
+        unit="samples/s",
+        from_zero=True,
+        smooth=True,
+        middle=True,
+    ),
     Curve(
         key="mfu",
         title="MFU",
         unit="of the peak",
         from_zero=True,
         smooth=True,
+        middle=True,
         show=percent_brief,
     ),
     Curve(
@@ -63,6 +74,7 @@ CURVES = (
         unit="of the peak",
         from_zero=True,
         smooth=True,
+        middle=True,
         show=percent_brief,
     ),
     Curve(
@@ -71,6 +83,7 @@ CURVES = (
         unit="of the time",
         from_zero=True,
         smooth=True,
+        middle=True,
         show=percent_brief,
     ),
 )
@@ -201,5 +214,9 @@ def _value(curve: Curve, lines: Sequence[Series]) -> str:
     if len(lines) > 1:
         return curve.unit
     values = [y for _, y in lines[0].points]
-    value = max(values) if curve.peak else recent(values) if curve.smooth else values[-1]
-    return f"{'peak ' if curve.peak else ''}{curve.show(value)} {curve.unit}".strip()
+    if curve.peak:
+        return f"peak {curve.show(max(values))} {curve.unit}".strip()
+    if curve.middle:
+        return f"median {curve.show(statistics.median(values))} {curve.unit}".strip()
+    value = recent(values) if curve.smooth else values[-1]
+    return f"{curve.show(value)} {curve.unit}".strip()

@@ -1,7 +1,9 @@
 """What a run is beside its curves: how far it went, how fast, and with what."""
 
 import statistics
+import tomllib
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from mmtrain.report.reading import column
@@ -23,6 +25,63 @@ def run_length(run: RunFolder) -> str:
     elif per_epoch := int(dict(flatten(run.facts)).get("data batches per epoch") or 0):
         parts.append(f"{counts['step'] / per_epoch:,.4g} epochs")
     return " · ".join(parts)
+
+
+def run_making(run: RunFolder) -> str:
+    """When a run began, how long it trained and on what, without what is not known."""
+    facts = run.facts
+    device, ranks = facts.get("device"), facts.get("ranks")
+    several = f" × {ranks}" if isinstance(ranks, int) and ranks > 1 else ""
+    seconds = training_seconds(run)
+    parts = [
+        f"begun {facts['begun']}" if isinstance(facts.get("begun"), str) else "",
+        f"trained for {duration(seconds)}" if seconds else "",
+        f"on {device}{several}" if isinstance(device, str) else "",
+    ]
+    return " · ".join(filter(None, parts))
+
+
+def training_seconds(run: RunFolder) -> float:
+    """The time that the logged steps took, by their own speeds: without evaluations and pauses."""
+    seen, speeds = (
+        dict(column(run.metrics, key)) for key in ("samples_seen", "samples_per_second")
+    )
+    steps = [0, *sorted(seen)]
+    return sum(
+        max(0.0, seen[step] - seen.get(before, 0)) / speeds[step]
+        for before, step in pairwise(steps)
+        if speeds.get(step, 0) > 0
+    )
+
+
+def duration(seconds: float) -> str:
+    """In the one unit that suits: 40 s, 12 min, 3.4 h, 2.1 days."""
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 3600:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def of_training(run: RunFolder) -> set[str]:
+    """The evaluations whose recipe names a place of the training data: what they tell is not of
+    images that the model never saw."""
+    try:
+        recipe = tomllib.loads(run.recipe)
+        data = recipe["data"]
+        trained = _places(data.get("train"))
+        for one in data.get("mixture", []):
+            trained |= _places(one.get("data"))
+        sections = recipe.get("eval", {}).values()
+        found = [one for rows in sections if isinstance(rows, list) for one in rows]
+        return {str(one["name"]) for one in found if _places(one.get("data")) & trained}
+    except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError):
+        return set()  # what a damaged recipe is lacking, the page tells elsewhere
+
+
+def _places(value: Any) -> set[str]:
+    words = value if isinstance(value, list) else [value]
+    return {word for word in words if isinstance(word, str)}
 
 
 def phase_borders(run: RunFolder) -> list[tuple[float, float]]:
@@ -80,5 +139,9 @@ def flatten(
 
 def _shown(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(_shown, value)) or "none"
+        # A table in a list, such as an evaluation, is told apart from the next by its own bound.
+        between = "; " if any(isinstance(each, dict) for each in value) else ", "
+        return between.join(map(_shown, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} = {_shown(each)}" for key, each in value.items()) or "none"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -19,7 +19,7 @@ from mmtrain.report.run_folder import LOOK_DIR
 from mmtrain.settings.decode import decode
 from mmtrain.settings.paths import expand_paths
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised when a page needs what an older look has not."""
 
 
@@ -35,7 +35,7 @@ def update_look(run: Path, *, encoder: Encoder | None = None) -> str | None:
     if evaluation is None and _answers_questions(run / "recipe.toml"):
         return None
     if evaluation is None:
-        return "The recipe names no held-out data ([[eval.retrieval]] or [[eval.zero_shot]])."
+        return "The recipe names no data to evaluate on ([[eval.retrieval]] or [[eval.zero_shot]])."
     weights = _weights_hash(run)
     if weights is None:
         return "The run has no export/ yet; it comes when the training ends."

@@ -12,7 +12,14 @@ from mmtrain.report.chart import short_number
 from mmtrain.report.compare import comparison
 from mmtrain.report.curves import draw_curves, draw_reliability, draw_scores, draw_sources
 from mmtrain.report.evaluations import Evaluation
-from mmtrain.report.facts import facts_of, last_loss, run_length, speed
+from mmtrain.report.facts import (
+    facts_of,
+    last_loss,
+    of_training,
+    run_length,
+    run_making,
+    speed,
+)
 from mmtrain.report.look import update_look
 from mmtrain.report.reading import column
 from mmtrain.report.render import percent, render, write_page
@@ -57,11 +64,15 @@ def write_report(
 
 
 def _one_run(run: RunFolder, *, lacking: str | None) -> dict[str, Any]:
+    trained_on = of_training(run)
     judged = run.of_kind("zero-shot") + run.of_kind("probe")
     return {
         "title": run.name,
         "subtitle": run_length(run),
-        "notes": run.notes,
+        "making": run_making(run),
+        "command": run.facts.get("command"),
+        "of_training": trained_on,
+        "notes": [*_seen_before(run, trained_on), *run.notes],
         "tiles": tiles(run),
         "zero_shot": run.of_kind("zero-shot"),
         "probes": run.of_kind("probe"),
@@ -87,6 +98,17 @@ def _one_run(run: RunFolder, *, lacking: str | None) -> dict[str, Any]:
         "facts": facts_of(run) + _fingerprints(run.evaluations),
         "recipe": run.recipe,
     }
+
+
+def _seen_before(run: RunFolder, trained_on: set[str]) -> list[str]:
+    names = [one.name for one in run.evaluations if one.name in trained_on]
+    if not names:
+        return []
+    one = len(names) == 1
+    return [
+        f"{', '.join(names)} {'reads' if one else 'read'} the training's own data: what "
+        f"{'it tells' if one else 'they tell'} is not of images that the model never saw."
+    ]
 
 
 def accounts(run: RunFolder) -> dict[str, dict[str, Any]]:
@@ -122,7 +144,8 @@ def tiles(run: RunFolder) -> list[tuple[str, str, str]]:
     per_second = speed(run)
     if per_second is not None:
         waits = [value for _, value in column(run.metrics, "data_wait_fraction")]
-        remark = f"{percent(statistics.median(waits))} waiting for data" if waits else "median"
+        waiting = f", {percent(statistics.median(waits))} waiting for data" if waits else ""
+        remark = f"median{waiting}"
         found.append(("Samples/s", short_number(per_second), remark))
     return found
 

@@ -11,6 +11,8 @@ LEFT, RIGHT, TOP, BOTTOM = 60, 12, 12, 38
 _LARGEST = 11.0
 """Radius of a circle that stands for all images."""
 _SMALLEST = 2.5
+FEW = 10
+"""Of fewer images a circle says little, and is drawn faint."""
 
 
 def reliability_chart(bins: Sequence[dict[str, Any]], *, label: str) -> Markup:
@@ -63,12 +65,14 @@ def _tick(share: float) -> str:
 def _circle(row: dict[str, Any], total: int) -> str:
     x, y, ideal = _x(row["confidence"]), _y(row["top1"]), _y(row["confidence"])
     radius = max(_SMALLEST, _LARGEST * math.sqrt(row["count"] / total))
+    few = " few" if row["count"] < FEW else ""
     told = (
-        f"{row['count']:,} images\nsure: {100 * row['confidence']:.1f} %\n"
+        f"{row['count']:,} {'image' if row['count'] == 1 else 'images'}\n"
+        f"sure: {100 * row['confidence']:.1f} %\n"
         f"right: {100 * row['top1']:.1f} %"
     )
     return (
-        f'<line class="gap" x1="{x:.1f}" x2="{x:.1f}" y1="{ideal:.1f}" y2="{y:.1f}"/>'
-        f'<circle class="bin" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}">'
+        f'<line class="gap{few}" x1="{x:.1f}" x2="{x:.1f}" y1="{ideal:.1f}" y2="{y:.1f}"/>'
+        f'<circle class="bin{few}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}">'
         f"<title>{escape(told)}</title></circle>"
     )

@@ -1,6 +1,8 @@
 """Templates to pages: one file each, without scripts or network."""
 
+import re
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,10 @@ from mmtrain.errors import UsageError
 from mmtrain.eval.intervals import Interval
 from mmtrain.files import replace_file
 from mmtrain.report.chart import short_number
+
+_CONTENTS = "<!-- contents -->"
+_HEADING = re.compile(r"<h2>(.*?)</h2>")
+_LEAST_LISTED = 4
 
 
 def percent(value: float) -> str:
@@ -30,7 +36,22 @@ def render(template: str, content: dict[str, Any]) -> str:
         template: its file's name in this folder.
         content: what the template names; all of it must be there.
     """
-    return _environment().get_template(template).render(version=__version__, **content)
+    return _with_contents(
+        _environment().get_template(template).render(version=__version__, **content)
+    )
+
+
+def _with_contents(html: str) -> str:
+    """A page with a list of its headings, where it has the place for one and so many that somebody
+    would look for them."""
+    before, place, after = html.partition(_CONTENTS)
+    titles = _HEADING.findall(after)
+    if not place or len(titles) < _LEAST_LISTED:
+        return before + after
+    numbers = count(1)
+    after = _HEADING.sub(lambda found: f'<h2 id="part-{next(numbers)}">{found[1]}</h2>', after)
+    links = (f'<a href="#part-{number}">{title}</a>' for number, title in enumerate(titles, 1))
+    return f'{before}<nav class="contents" aria-label="On this page">{" ".join(links)}</nav>{after}'
 
 
 @cache

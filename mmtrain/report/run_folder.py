@@ -41,7 +41,7 @@ class RunFolder:
     facts: dict[str, Any]
     """run.json: versions, commit, the data's fingerprint."""
     look: ShownLook | None
-    """look/: what the model made of some held-out images."""
+    """look/: what the model made of some images of an evaluation."""
     notes: list[str]
     """What could not be read, for the reader of the report."""
 

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
+from mmtrain.report.facts import duration
 from mmtrain.report.reading import column, number
 from mmtrain.report.run_folder import RunFolder
 from mmtrain.train.metrics import METRICS_FILE
@@ -68,7 +69,7 @@ def state_of(path: Path, run: RunFolder | None, *, now: float | None = None) -> 
     if total is not None and step >= total:
         return RunState(kind="finishing", text=f"{at} done, evaluating and exporting", age=age)
     if age > max(_SILENT_SECONDS, _SILENT_GAPS * gap):
-        usual = f", a line used to come every {_seconds(gap)}" if gap else ""
+        usual = f", a line used to come every {duration(gap)}" if gap else ""
         text = f"writes nothing at {at}{usual}: it evaluates, saves or hangs"
         return RunState(kind="silent", text=text, age=age)
     left = _left(run, step, total)
@@ -136,15 +137,7 @@ def _left(run: RunFolder, step: int, total: float | None) -> str:
     if total is None or len(steps) < 2 or not gap:
         return ""
     each = gap * (len(steps) - 1) / (steps[-1] - steps[0])
-    return f", about {_seconds(each * (total - step))} left"
-
-
-def _seconds(value: float) -> str:
-    if value < 60:
-        return f"{max(1, round(value))} s"
-    if value < 3600:
-        return f"{round(value / 60)} min"
-    return f"{value / 3600:.1f} h" if value < 48 * 3600 else f"{value / 86400:.1f} days"
+    return f", about {duration(each * (total - step))} left"
 
 
 def _resume(path: Path) -> str:

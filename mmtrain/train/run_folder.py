@@ -3,9 +3,12 @@
 import importlib.metadata
 import json
 import platform
+import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +131,7 @@ def write_facts(path: Path, *, recipe: dict[str, Any], facts: dict[str, Any]) ->
     Raises:
         UsageError: they cannot be written.
     """
-    content = {**facts, **_provenance()}
+    content = {**facts, **_beginning(path), **_provenance()}
     try:
         # First, so that a recipe without it is a user's own, which no run may replace.
         replace_file(path / FACTS_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -149,6 +152,17 @@ def fetched_models(path: Path) -> dict[str, str]:
         return {}
     found = facts.get("models") if isinstance(facts, dict) else None
     return dict(found) if isinstance(found, dict) else {}
+
+
+def _beginning(path: Path) -> dict[str, Any]:
+    """When the run began, which a resume leaves as it was, and the command that it goes on by."""
+    now = datetime.now().astimezone().isoformat(" ", "minutes")
+    try:
+        before: Any = parse_json((path / FACTS_FILE).read_text(encoding="utf-8"))
+        now = before.get("begun", now)
+    except (OSError, ValueError, AttributeError):
+        pass  # the run begins, or nobody can say when it did
+    return {"begun": now, "command": shlex.join(["mmtrain", *sys.argv[1:]])}
 
 
 def _provenance() -> dict[str, Any]:

@@ -37,7 +37,7 @@ def run_with_model(path: Path, evaluation: str = "", **broken: tuple[int, ...]) 
 def test_a_run_gets_its_look_once(tmp_path: Path) -> None:
     run = run_with_model(tmp_path / "run")
     page = Page(write_report((run,)))
-    assert "7 of 7 held-out images (pairs)" in " ".join(page.texts)
+    assert "7 of 7 images of pairs" in " ".join(page.texts)
     assert page.tags.count("input") == 2 + 7 and "script" not in page.tags
     made = (run / "look" / "look.json").stat().st_mtime_ns
     write_report((run,))
@@ -71,7 +71,7 @@ def test_classes_stand_for_captions(tmp_path: Path) -> None:
             f'classes = "{classes}"\nlabel_key = "txt"\n'
         )
     told = " ".join(Page(write_report((run,))).texts)
-    assert "7 of 7 held-out images (z) and their classes" in told and "name 3" in told
+    assert "7 of 7 images of z and their classes" in told and "name 3" in told
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_classes_stand_for_captions(tmp_path: Path) -> None:
         (lambda run: (run / "export" / "config.json").unlink(), "has no export/ yet"),
         (lambda run: (run / "held_out.tar").unlink(), "held_out.tar"),
         (lambda run: (run / "export" / "model.safetensors").write_bytes(b"x"), "SHA-256"),
-        (lambda run: (run / "recipe.toml").write_text("[eval"), "names no held-out data"),
-        (lambda run: (run / "recipe.toml").write_text("eval = 3"), "names no held-out data"),
+        (lambda run: (run / "recipe.toml").write_text("[eval"), "names no data to evaluate on"),
+        (lambda run: (run / "recipe.toml").write_text("eval = 3"), "names no data to evaluate on"),
     ],
 )
 def test_what_is_lacking_is_told_and_the_page_is_there(tmp_path: Path, change, told: str) -> None:

@@ -67,7 +67,7 @@ def test_one_run_becomes_its_page(tmp_path: Path) -> None:
         "0007",
         "off by 4.2 % on average",
         "37.5 % 61.3 %",
-        "No maps are here. The recipe names no held-out data",
+        "No maps are here. The recipe names no data to evaluate on",
         "commit abc",
         "beef",
         "seed = 1",

@@ -22,6 +22,8 @@ from mmtrain.eval.samples import Members, decode_sample
 from mmtrain.models import Clip
 
 MAX_POINTS = 300
+_COUNTS = 0.0005
+"""The least that is not +0.000 of a cosine."""
 """Images of the plane: what t-SNE does in two seconds and a page shows in a megabyte."""
 MAX_MAPS = 8
 
@@ -45,7 +47,8 @@ class MapExample:
     picture: bytes
     """What the model sees of the image."""
     text_map: bytes
-    """The same under what each patch adds to the cosine, from 0 to the peak."""
+    """The same under what each patch adds to the cosine, from 0 to the peak; a peak that is next
+    to nothing stays dark, see `_brightest`."""
     rollout: bytes
     """The same under the share of each patch in what the tower pools, from the least to the most:
     the shares of a small tower are so nearly equal that a map from 0 would show nothing."""
@@ -188,10 +191,16 @@ def _maps(
             shares=(float(share_RC.min()), float(share_RC.max())),
             grid=read.grid,
             picture=to_webp(picture),
-            text_map=draw_heat(picture, adds_RC, low=0.0),
+            text_map=draw_heat(picture, adds_RC, low=0.0, high=_brightest(adds_RC, adds_BRC)),
             rollout=draw_heat(picture, share_RC, low=float(share_RC.min())),
         )
         for key, text, cosine, picture, adds_RC, share_RC in zip(
             keys, texts, cosine_B, pictures, adds_BRC, share_BRC, strict=True
         )
     ]
+
+
+def _brightest(adds_RC: Tensor, adds_BRC: Tensor) -> float:
+    """What a map's brightest colour stands for: its own peak, unless that is a tenth of the largest
+    peak, or would be written as +0.000: a map of nothing must not glow."""
+    return max(float(adds_RC.max()), float(adds_BRC.max()) / 10, _COUNTS)

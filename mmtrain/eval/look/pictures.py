@@ -59,9 +59,11 @@ def refuse_undrawable(*maps: Tensor) -> None:
         )
 
 
-def draw_heat(picture: Image.Image, map_RC: Tensor, *, low: float) -> bytes:
-    """A picture under a map, as WebP: dark from `low` down, bright where it is highest."""
-    return to_webp(under_heat(picture, map_RC, low=low))
+def draw_heat(
+    picture: Image.Image, map_RC: Tensor, *, low: float, high: float | None = None
+) -> bytes:
+    """A picture under a map, as WebP, see `under_heat`."""
+    return to_webp(under_heat(picture, map_RC, low=low, high=high))
 
 
 def under_heat(
@@ -69,24 +71,27 @@ def under_heat(
     map_RC: Tensor,
     *,
     low: float,
+    high: float | None = None,
     region: tuple[float, float, float, float] = (0, 0, 1, 1),
 ) -> Image.Image:
-    """A picture under a map: dark from `low` down, bright where it is highest.
+    """A picture under a map: dark from `low` down, bright from `high` up.
 
     Args:
         picture: RGB.
         map_RC: on the CPU.
         low: what is darkest.
+        high: what is brightest; None: the most that the map has.
         region: left, top, width and height of what the map is of, as parts of the picture's own;
             the rest of the picture is darkest, what lies beyond it is left out.
     """
     width, height = picture.size
     left, top = round(region[0] * width), round(region[1] * height)
-    wide, high = max(1, round(region[2] * width)), max(1, round(region[3] * height))
-    seen_HW = enlarge_maps(map_RC[None].float(), high, wide)[0] - low
-    seen_HW = (seen_HW / (map_RC.max() - low).clamp(min=1e-12)).clamp(0, 1)
+    wide, tall = max(1, round(region[2] * width)), max(1, round(region[3] * height))
+    seen_HW = enlarge_maps(map_RC[None].float(), tall, wide)[0] - low
+    most = float(map_RC.max()) if high is None else high
+    seen_HW = (seen_HW / max(most - low, 1e-12)).clamp(0, 1)
     # Negative padding cuts off.
-    share_HW = F.pad(seen_HW, (left, width - left - wide, top, height - top - high))
+    share_HW = F.pad(seen_HW, (left, width - left - wide, top, height - top - tall))
     cover_HW1 = _COVER[0] + (_COVER[1] - _COVER[0]) * share_HW[:, :, None]
     image_HWC = torch.from_numpy(np.array(picture)).float()
     mixed_HWC = (1 - cover_HW1) * image_HWC + cover_HW1 * ramp_colours(share_HW)
