@@ -65,10 +65,11 @@ Resume = Literal["as it was", "with changes"] | None
 """Whether a run goes on, and with another recipe if need be. None: it begins."""
 
 
-def train_command(*, recipe: TrainRecipe, resume: Resume) -> Path:
+def train_command(*, recipe: TrainRecipe, resume: Resume, quiet: bool = False) -> Path:
     """`mmtrain train` -> the run folder.
 
     The recipe is read before this module is imported: a mistake in it does not wait for the engine.
+    With `quiet` nothing is told of a run that goes well until its end; metrics.jsonl has it all.
 
     Raises:
         UsageError: a mistake in the recipe, the data or the run folder.
@@ -81,7 +82,7 @@ def train_command(*, recipe: TrainRecipe, resume: Resume) -> Path:
         cached = caching(recipe.data.open_cache(world_size=layout.size("dp")))
         own = _own_folder(recipe, resume=resume)
         with StopSignals() as signals, patient, cached, fast, own:
-            return _train(recipe, layout, resume=resume, signals=signals)
+            return _train(recipe, layout, resume=resume, signals=signals, quiet=quiet)
     finally:
         leave_ranks()
 
@@ -99,16 +100,18 @@ def _own_folder(recipe: TrainRecipe, *, resume: Resume) -> Iterator[None]:
         yield
 
 
-def _train(recipe: TrainRecipe, layout: Layout, *, resume: Resume, signals: StopSignals) -> Path:
+def _train(
+    recipe: TrainRecipe, layout: Layout, *, resume: Resume, signals: StopSignals, quiet: bool
+) -> Path:
     folder = Path(recipe.run.dir)
     had_begun = on_rank_0(lambda: has_begun(folder))
     with nullcontext() if had_begun else undone_on_failure(folder):
         run = _ready(recipe, layout, resume=resume)
     write_run_facts(run)
-    for line in headline(run):
+    for line in () if quiet else headline(run):
         _say(line)
     with (
-        _open_log(run) as log,
+        _open_log(run, quiet=quiet) as log,
         _build_watchdog(run) as watchdog,
         RunMirror(run, say=log.say) as mirror,
     ):
@@ -319,7 +322,7 @@ def _with_mixture_behind(run: Run, state: Mapping[str, Any]) -> Run:
     return replace(run, recipe=recipe, total_steps=steps)
 
 
-def _open_log(run: Run) -> "_Log":
+def _open_log(run: Run, *, quiet: bool) -> "_Log":
     if not run.layout.is_main:
         return _Log(None)
     return _Log(
@@ -329,6 +332,7 @@ def _open_log(run: Run) -> "_Log":
             total_steps=run.total_steps,
             start_step=run.state.step,
             recipe=encode(run.recipe),
+            quiet=quiet,
         )
     )
 

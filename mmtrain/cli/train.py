@@ -38,6 +38,11 @@ def add_train(commands: Any) -> None:
         action="store_true",
         help="the same with another length, learning rate ... from here on",
     )
+    train.add_argument(
+        "--quiet",
+        action="store_true",
+        help="say nothing of steps and evaluations that go well; the run's folder has them",
+    )
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -51,7 +56,7 @@ def _train(arguments: argparse.Namespace) -> None:
     loaded = load_recipe(recipe, arguments.overrides, run_dir=run_dir, resumes=resume is not None)
     from mmtrain.run import train_command  # the engine: seconds that a mistyped key need not wait
 
-    train_command(recipe=loaded, resume=resume)
+    train_command(recipe=loaded, resume=resume, quiet=arguments.quiet)
 
 
 def _bring_recipe(arguments: argparse.Namespace) -> None:

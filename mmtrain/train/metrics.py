@@ -65,6 +65,7 @@ class MetricsLog:
         start_step: updates already done: 0, or those of the checkpoint that is resumed.
         recipe: the resolved recipe, which wandb shows.
         stream: of the console; a live line if it is a terminal, else a line for each record.
+        quiet: no record is shown there; what is said still is.
     """
 
     def __init__(
@@ -76,7 +77,9 @@ class MetricsLog:
         start_step: int = 0,
         recipe: Mapping[str, Any] | None = None,
         stream: TextIO | None = None,
+        quiet: bool = False,
     ) -> None:
+        self._quiet = quiet
         path = run_dir / METRICS_FILE
         run_dir.mkdir(parents=True, exist_ok=True)
         _drop_lines_after(path, start_step)
@@ -103,7 +106,8 @@ class MetricsLog:
                 f"{self._path} cannot be written ({error.strerror}); free space, then --resume"
             ) from error
         numbers = _flat(record)
-        self._console.show(numbers)
+        if not self._quiet:
+            self._console.show(numbers)
         for mirror in list(self._mirrors):
             try:
                 mirror.log(int(numbers["step"]), numbers)

@@ -143,3 +143,13 @@ def test_numbers_are_plain_json(tmp_path: Path) -> None:
     """Any tool reads them."""
     write(tmp_path, range(1, 2))
     assert set(json.loads((tmp_path / "metrics.jsonl").read_text())) == set(record(1))
+
+
+def test_quiet_shows_no_record_and_says_the_rest(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    log = MetricsLog(tmp_path, LogConfig(), total_steps=2, stream=stream, quiet=True)
+    with log:
+        log.log(record(1))
+        log.say("an evaluation failed")
+    assert stream.getvalue() == "an evaluation failed\n"
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
