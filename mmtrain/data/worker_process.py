@@ -3,9 +3,11 @@
 import contextlib
 import gc
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
@@ -89,6 +91,19 @@ def begin(environment: dict[str, str], _: int) -> None:
     gc.enable()
     COUNTER.restart()
     _leave_signals_to_main()
+    main = multiprocessing.parent_process()
+    if main is not None and main.pid != os.getppid():
+        threading.Thread(target=_end_with, args=(main.sentinel,), daemon=True).start()
+
+
+def _end_with(main: int) -> None:
+    """End when the main process does, however that is.
+
+    torch looks for another parent, as a fork has then. The parent of these is the process that
+    starts them, which lives as long as any of them does: without this both wait for ever.
+    """
+    multiprocessing.connection.wait([main])
+    os._exit(1)
 
 
 def _leave_signals_to_main() -> None:
