@@ -47,12 +47,13 @@ def test_workers_end_with_a_main_process_that_is_killed(tmp_path, monkeypatch):
         workers = [int(word) for word in main.stdout.readline().split()]
         assert len(workers) == 2 and all(map(lives, workers))
         main.send_signal(signal.SIGKILL)
-        main.communicate()
+        main.wait()
         end = time.monotonic() + 60
         try:
             while any(map(lives, workers)):
                 assert time.monotonic() < end, "workers outlived the main process"
                 time.sleep(0.1)
         finally:
+            main.stdout.close()  # not before: its workers hold it too
             for worker in filter(lives, workers):
                 os.kill(worker, signal.SIGKILL)
