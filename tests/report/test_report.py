@@ -245,12 +245,12 @@ def test_captions_names_and_keys_are_escaped(tmp_path: Path) -> None:
     (run / "run.json").write_text(json.dumps({"<i>commit": "<u>x"}))
     bad = {"key": "<svg onload=1>", "shard": "</td>", "reason": "<em>"}
     (run / "bad_samples.jsonl").write_text(json.dumps(bad))
-    (run / "bad_batches.jsonl").write_text(json.dumps({"step": 1, "loss": "nan", "keys": ["<a>"]}))
+    (run / "bad_batches.jsonl").write_text(json.dumps({"step": 1, "loss": "nan", "keys": ["<s>"]}))
     (run / "eval" / "held-out.json").rename(run / "eval" / "<h1>.json")
     (run / "eval" / "held-out.history.jsonl").rename(run / "eval" / "<h1>.history.jsonl")
     for path in (write_report((run,)), write_report((run, other), out=tmp_path / "c.html")):
         page = Page(path)
-        assert not {"script", "b", "i", "u", "em", "a"} & set(page.tags) - {"b"}
+        assert not {"script", "b", "i", "u", "em", "s"} & set(page.tags) - {"b"}
         assert page.source.count("<h1") == 1
         assert "<b>run" not in page.source and "onerror=y>" not in page.source
     assert "狐" in Page(run / "report.html").source
