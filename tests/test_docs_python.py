@@ -14,6 +14,7 @@ NEEDS = "# needs "
 """How a block begins that is not run: with what it needs."""
 # Pages with tests of their own, which run their blocks; so have the tutorials, test_tutorials.py.
 ELSEWHERE = {
+    "guide.md": "tests/test_readme.py",
     "data.md": "tests/data/test_loader.py",
     "onnx.md": "tests/interop/test_onnx_files.py",
     "vqa.md": "tests/tasks/test_decoder_start.py",

@@ -18,6 +18,7 @@ from mmtrain.settings.decode import decode
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
 DATA_DOC = (ROOT / "docs/data.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 # Too much for a test; their words are parsed and their recipe is read.
@@ -58,7 +59,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_command_is_one_that_we_know():
-    for words in commands(README):
+    for words in commands(README + GUIDE):
         if words[0] == "make":
             done = subprocess.run(
                 ["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, check=False
@@ -70,17 +71,18 @@ def test_every_command_is_one_that_we_know():
 
 def test_commands_and_python_run_in_the_order_of_the_text(clone: Path):
     ran = 0
-    for words in commands(README):
+    for words in commands(GUIDE):
         if words[0] == "mmtrain" and not any(heavy in " ".join(words) for heavy in HEAVY):
             assert main(words[1:]) == 0, words
             ran += 1
     assert ran >= 5
-    (program,) = blocks(README, "python")
-    exec(compile(program, "README.md", "exec"), {})
+    for page in (GUIDE, README):
+        (program,) = blocks(page, "python")
+        exec(compile(program, "a page's", "exec"), {})
     for name in ("zero_shot.json", "retrieval.json", "my_model/config.json"):
         assert (clone / name).is_file(), name
-    # The run folder is as README draws it.
-    (drawn,) = [block for block in blocks(README, "") if block.startswith("recipe.toml")]
+    # The run folder is as the guide draws it.
+    (drawn,) = [block for block in blocks(GUIDE, "") if block.startswith("recipe.toml")]
     for name in re.findall(r"^(\S+)(?:  (\S+\.json))?", drawn, re.MULTILINE):
         for part in filter(None, name):
             found = part.replace("NAME", "*").replace("00000020", "*")
@@ -88,8 +90,15 @@ def test_commands_and_python_run_in_the_order_of_the_text(clone: Path):
                 assert list((clone / "runs" / "first").glob(found)), part
 
 
+def test_what_readme_tells_to_type_is_in_the_guide_too():
+    """Where it is run."""
+    ours = [words for words in commands(README) if words[0] != "make"]
+    assert len(ours) > 3
+    assert all(words in commands(GUIDE) for words in ours)
+
+
 def test_heavy_commands_name_recipes_and_keys_that_exist():
-    heavy = [words for words in commands(README) if any(h in " ".join(words) for h in HEAVY)]
+    heavy = [words for words in commands(GUIDE) if any(h in " ".join(words) for h in HEAVY)]
     assert heavy
     for words in heavy:
         rest = mmtrain_words(words)
@@ -98,7 +107,7 @@ def test_heavy_commands_name_recipes_and_keys_that_exist():
 
 
 def test_options_in_the_text_exist():
-    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+(?![\w.-])", README + DATA_DOC))
+    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+(?![\w.-])", README + GUIDE + DATA_DOC))
     known = {"--nproc-per-node", "--format", "--sort", "--out", "--gpus"}
     parsers = [build_parser()]
     while parsers:
@@ -110,8 +119,8 @@ def test_options_in_the_text_exist():
 
 
 @pytest.mark.parametrize("start", ["unknown key", "data.train =", "--run-dir ="])
-def test_mistakes_are_told_as_readme_shows(start: str, clone: Path, capsys):
-    (shown,) = re.findall(rf"^mmtrain: error: {start}.*$", README, re.MULTILINE)
+def test_mistakes_are_told_as_the_guide_shows(start: str, clone: Path, capsys):
+    (shown,) = re.findall(rf"^mmtrain: error: {start}.*$", GUIDE, re.MULTILINE)
     words = {
         "unknown key": ["configs/debug_clip.toml", "--train.step", "5"],
         "data.train =": ["configs/debug_clip.toml", "--data.train", "data/*.tar"],
@@ -124,7 +133,7 @@ def test_mistakes_are_told_as_readme_shows(start: str, clone: Path, capsys):
 
 
 def test_the_map_names_every_room():
-    (drawn,) = [block for block in blocks(README, "") if block.startswith("configs/ ")]
+    (drawn,) = [block for block in blocks(ARCHITECTURE, "") if block.startswith("configs/ ")]
     inside = re.findall(r"^  (\w+(?:/|\.py))  ", drawn, re.MULTILINE)
     for name in inside:
         assert (ROOT / "mmtrain" / name).exists(), name
@@ -139,7 +148,7 @@ def test_the_map_names_every_room():
 
 
 def test_the_floors_are_those_that_the_linter_checks():
-    (drawn,) = [block for block in blocks(README, "") if block.startswith("cli\n")]
+    (drawn,) = [block for block in blocks(ARCHITECTURE, "") if block.startswith("cli\n")]
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     layers = pyproject["tool"]["importlinter"]["contracts"][0]["layers"]
     # (x) is a room that need not be there yet; __main__ only starts the command line.
