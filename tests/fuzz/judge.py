@@ -41,7 +41,7 @@ def complaint(words: Sequence[str], *, cwd: Path, disk: int | None = None) -> st
     """
     out, err = io.StringIO(), io.StringIO()
     try:
-        with _limits(disk, stop=_stop_of(words)), _inside(cwd), warnings.catch_warnings():
+        with _limits(disk, stop=_stop_of(list(words))), _inside(cwd), warnings.catch_warnings():
             warnings.simplefilter("error")
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 status: object = main(list(words))
@@ -109,10 +109,10 @@ def _inside(folder: Path) -> Iterator[None]:
         os.environ["HOME"] = home or ""
 
 
-def _stop_of(words: Sequence[str]) -> signal.Signals:
+def _stop_of(words: list[str]) -> signal.Signals:
     """What ends a command that would go on for ever: a server passes a SIGTERM on to the process
     that it is in, here that of the tests."""
-    return signal.SIGINT if list(words[:1]) == ["serve"] else signal.SIGTERM
+    return signal.SIGINT if words[:1] in (["serve"], ["watch"]) else signal.SIGTERM
 
 
 @contextlib.contextmanager
