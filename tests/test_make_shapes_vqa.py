@@ -16,6 +16,7 @@ from mmtrain.data.questions.question import questions_from_json
 from mmtrain.data.questions.source import open_questions
 from tools.make_shapes_vqa import main
 from tools.shapes_pictures import BELONGS, COLOURS
+from tools.shapes_questions import KINDS
 
 Sample = tuple[dict[str, Any], Image.Image]
 
@@ -60,6 +61,11 @@ def answer(things: list[dict[str, Any]], question: str) -> str:
         return "yes" if found[1] in names else "no"
     if found := re.fullmatch(r"is the (\w+ \w+) (small|large)\?", question):
         return "yes" if names[found[1]]["size"] == found[2] else "no"
+    if found := re.fullmatch(r"is the (\w+ \w+) small or large\?", question):
+        return names[found[1]]["size"]
+    if found := re.fullmatch(r"where is the (\w+ \w+)\?", question):
+        one = names[found[1]]
+        return f"{('top', 'bottom')[one['row']]} {('left', 'right')[one['column']]}"
     found = re.fullmatch(
         r"is the (\w+ \w+) (left|right|above|below)(?: of)? the (\w+ \w+)\?", question
     )
@@ -76,7 +82,7 @@ def test_every_answer_is_true(shards: Path):
         for question in questions_from_json(fields):
             assert (answer(fields["things"], question.question),) == question.answers
             kinds[question.question_type] += 1
-    assert set(kinds) == {"count", "colour", "shape", "size", "exist", "relation"}
+    assert set(kinds) == set(KINDS)
     assert min(kinds.values()) > 200
 
 
@@ -128,7 +134,7 @@ def test_a_wording_that_tells_the_answer_in_training_only(tmp_path: Path):
             assert fields["things"] == before["things"]
             for question in questions_from_json(fields):
                 text, is_yes = question.question, question.answers == ("yes",)
-                stated = not text.startswith(("is ", "how ", "what "))
+                stated = not text.startswith(("is ", "how ", "what ", "where "))
                 if stated:
                     text = re.sub(r"^(there|the \w+ \w+) is", r"is \1", text)
                 assert (answer(fields["things"], text),) == question.answers
@@ -146,8 +152,10 @@ def test_more_things_in_smaller_cells(tmp_path: Path):
     look = ["--cells", "3", "--most-things", "4", "--spread", "0"]
     assert main(["--out", str(tmp_path), *sizes, *look]) == 0
     seen: Counter[int] = Counter()
+    places: set[str] = set()
     for fields, picture in read(tmp_path / "test"):
         seen[len(fields["things"])] += 1
+        places |= {q.answers[0] for q in questions_from_json(fields) if q.question_type == "place"}
         for thing in fields["things"]:  # in the middle of its cell
             x, y = 8 + 16 * thing["column"], 8 + 16 * thing["row"]
             pixel = picture.convert("RGB").getpixel((x, y))
@@ -155,6 +163,8 @@ def test_more_things_in_smaller_cells(tmp_path: Path):
             wanted = COLOURS[thing["colour"]]
             assert max(abs(a - b) for a, b in zip(pixel, wanted, strict=True)) <= 13
     assert set(seen) == {2, 3, 4}
+    corners = {f"{up} {across}" for up in ("top", "bottom") for across in ("left", "right")}
+    assert places == corners | {"top", "bottom", "left", "right", "middle"}
 
 
 def test_the_same_options_give_the_same_bytes(tmp_path: Path):

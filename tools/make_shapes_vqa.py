@@ -5,9 +5,11 @@
 
 Writes OUT/train, OUT/val and OUT/test, tars in the layout of `mmtrain data vqa`: two or three
 circles, squares and triangles in six colours and two sizes, on a grey ground, and one question of
-each question_type: count, colour, shape, size, exist, relation. Half of the yes/no questions are
-true; a count is drawn before what is counted, so that small ones do not prevail. More and smaller
-things, anywhere in their cells, are harder: --cells 3 --most-things 4 --spread 1 --image-size 64.
+each question_type: count, colour, shape, size, exist, relation, and two that ask for what size and
+relation compare: extent ("is the red circle small or large?") and place. Half of the yes/no
+questions are true; a count is drawn before what is counted, so that small ones do not prevail. More
+and smaller things, anywhere in their cells, are harder: --cells 3 --most-things 4 --spread 1
+--image-size 64.
 
 With --correlation R, a thing of `train` and `val` has with chance R the one shape that belongs to
 its colour, and else a random one; so colour tells shape, as a confounder would. In `test` shape and
@@ -22,150 +24,19 @@ import argparse
 import io
 import json
 import random
-import re
 import sys
 import tarfile
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for tools/, which is no package's
 
 from mmtrain.cli.endings import end_well
 from mmtrain.cli.parser import Parser
-from mmtrain.data.questions.question import Question
 from mmtrain.errors import UsageError
 from mmtrain.files import writing
-from tools.shapes_pictures import COLOURS, SHAPES, SIZES, Look, Thing, draw_things, paint
-
-Asked = tuple[str, str]
-"""A question and its answer."""
-_STATED = re.compile("^(is) (there|the [a-z]+ [a-z]+)")
-"""Of a yes/no question what changes places where it is a statement."""
-
-
-def ask_count(things: list[Thing], draw: random.Random) -> Asked:
-    """How many of a colour or a shape, or of all; the number is drawn before what is counted."""
-    numbers: dict[int, list[str]] = {}
-    for shape in SHAPES:
-        numbers.setdefault(sum(t.shape == shape for t in things), []).append(f"{shape}s")
-    for colour in COLOURS:
-        numbers.setdefault(sum(t.colour == colour for t in things), []).append(f"{colour} things")
-    numbers.setdefault(len(things), []).append("things")
-    number = draw.choice(sorted(numbers))
-    return f"how many {draw.choice(numbers[number])} are there?", str(number)
-
-
-def ask_colour(things: list[Thing], draw: random.Random) -> Asked | None:
-    """The colour of the only thing of its shape."""
-    return _ask_alone(things, draw, by="shape", wanted="colour", text="what color is the {}?")
-
-
-def ask_shape(things: list[Thing], draw: random.Random) -> Asked | None:
-    """The shape of the only thing of its colour."""
-    return _ask_alone(things, draw, by="colour", wanted="shape", text="what shape is the {} thing?")
-
-
-def _ask_alone(
-    things: list[Thing], draw: random.Random, *, by: str, wanted: str, text: str
-) -> Asked | None:
-    count = Counter(getattr(thing, by) for thing in things)
-    alone = [thing for thing in things if count[getattr(thing, by)] == 1]
-    if not alone:
-        return None
-    one = draw.choice(alone)
-    return text.format(getattr(one, by)), getattr(one, wanted)
-
-
-def ask_size(things: list[Thing], draw: random.Random) -> Asked:
-    """Whether a thing is small, or large."""
-    one, size = draw.choice(things), draw.choice(list(SIZES))
-    return f"is the {one.name} {size}?", _yes(one.size == size)
-
-
-def ask_exist(things: list[Thing], draw: random.Random) -> Asked:
-    """Whether there is such a thing; one that is not has a colour and a shape that are there."""
-    names = {thing.name for thing in things}
-    mixed = {f"{a.colour} {b.shape}" for a in things for b in things} - names
-    if draw.random() < 0.5:
-        return f"is there a {draw.choice(sorted(names))}?", "yes"
-    others = mixed or {f"{colour} {shape}" for colour in COLOURS for shape in SHAPES} - names
-    return f"is there a {draw.choice(sorted(others))}?", "no"
-
-
-def ask_relation(things: list[Thing], draw: random.Random) -> Asked | None:
-    """Whether one thing is left of, right of, above or below another."""
-    truths: list[tuple[str, bool]] = []
-    for a in things:
-        for b in things:
-            for word, far in (("left of", b.column - a.column), ("above", b.row - a.row)):
-                back = {"left of": "right of", "above": "below"}[word]
-                if far:
-                    truths.append((f"is the {a.name} {word} the {b.name}?", far > 0))
-                    truths.append((f"is the {a.name} {back} the {b.name}?", far < 0))
-    if not truths:
-        return None
-    wanted = draw.random() < 0.5
-    text, _ = draw.choice([truth for truth in truths if truth[1] == wanted])
-    return text, _yes(wanted)
-
-
-def _yes(true: bool) -> str:
-    return "yes" if true else "no"
-
-
-KINDS: dict[str, Callable[[list[Thing], random.Random], Asked | None]] = {
-    "count": ask_count,
-    "colour": ask_colour,
-    "shape": ask_shape,
-    "size": ask_size,
-    "exist": ask_exist,
-    "relation": ask_relation,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """What is asked in train, val or test, and what gives answers away."""
-
-    kinds: tuple[str, ...] = tuple(KINDS)
-    """Of questions."""
-    correlation: float = 0.0
-    """The chance with which a thing's colour tells its shape."""
-    wording: float | None = None
-    """That with which a yes/no question's wording tells the answer. None: all are questions."""
-
-
-def word(asked: Asked, draw: random.Random, tells: float) -> Asked:
-    """A yes/no question as one or as a statement: with chance `tells` by its answer, else at
-    random."""
-    text, answer = asked
-    states = answer == "yes" if draw.random() < tells else draw.random() < 0.5
-    return (_STATED.sub(r"\2 is", text) if states else text), answer
-
-
-def ask_all(things: list[Thing], draw: random.Random, first_id: int, part: Part) -> list[Question]:
-    """A question of each kind that the part has, where the picture has an answer to one."""
-    questions = []
-    for kind in part.kinds:
-        asked = KINDS[kind](things, draw)
-        if asked is None:
-            continue
-        if part.wording is not None and asked[1] in ("yes", "no"):
-            asked = word(asked, draw, part.wording)
-        text, answer = asked
-        is_number = "number" if kind == "count" else "other"
-        questions.append(
-            Question(
-                question_id=first_id + len(questions),
-                question=text,
-                answers=(answer,),
-                question_type=kind,
-                answer_type="yes/no" if answer in ("yes", "no") else is_number,
-            )
-        )
-    return questions
+from tools.shapes_pictures import COLOURS, Look, draw_things, paint
+from tools.shapes_questions import KINDS, Part, ask_all
 
 
 def write_part(
@@ -183,7 +54,7 @@ def write_part(
                 things = draw_things(draw, part.correlation, look)
                 picture = io.BytesIO()
                 paint(things, draw, look).save(picture, "PNG")
-                questions = ask_all(things, draw, number * len(KINDS), part)
+                questions = ask_all(things, draw, number * len(KINDS), part, look.cells)
                 counted.update((one.question_type, one.answers[0]) for one in questions)
                 fields = {
                     "image_id": f"{number}",
