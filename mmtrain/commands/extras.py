@@ -18,6 +18,7 @@ EXTRAS = {
     "graph": "the picture of a model's autograd graph (summary --autograd)",
     "vqa": "the data set easy-VQA (easy_vqa:train)",
     "demo": "the page that the demo ends with",
+    "docs": "the documentation as a site (make docs, in a clone)",
     "compare": "side-by-side tests and benchmarks with open_clip, timm, transformers, peft",
 }
 """As pyproject.toml has them but for `dev`, with what each makes possible."""

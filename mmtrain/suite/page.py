@@ -32,6 +32,7 @@ class _Line:
     cells: list[Markup | str]
     best: list[int]
     intervals: list[str]
+    differences: tuple[str, ...] = ()
     group: str = ""
 
 
