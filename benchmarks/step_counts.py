@@ -108,7 +108,8 @@ def count_step(case: Case, data: Path) -> Counts:
             figures=dict,
             watchdog=watchdog,
         )
-        assert loop.run()
+        with gpu_attention():
+            assert loop.run()
     return counts
 
 
@@ -175,13 +176,21 @@ def count_block(block: Callable[[Tensor], Tensor], *, tokens: int, dim: int) -> 
     return counts
 
 
-def blocks(precision: str) -> dict[str, Counts]:
-    """Of a block by its model, with the attention that a GPU takes; open_clip's where it is."""
+@contextlib.contextmanager
+def gpu_attention() -> Iterator[None]:
+    """Within the context attention is one operation, as on a GPU; on a CPU that is the processor's
+    own affair, and counts would be each machine's."""
     before, attention.PLAIN_UP_TO = attention.PLAIN_UP_TO, {}
     try:
-        found = {name: _our_block(name, precision) for name in BLOCKS}
+        yield
     finally:
         attention.PLAIN_UP_TO = before
+
+
+def blocks(precision: str) -> dict[str, Counts]:
+    """Of a block by its model; open_clip's where it is."""
+    with gpu_attention():
+        found = {name: _our_block(name, precision) for name in BLOCKS}
     with contextlib.suppress(ImportError):
         found["open_clip's ViT-B-16"] = _their_block(precision)
     return found
