@@ -69,7 +69,7 @@ def test_recipe_mistakes(
 
 def test_recipe_file_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A recipe that is missing, no TOML, or lacks a section."""
-    assert "does not exist; configs/" in mistake(capsys, "train", str(tmp_path / "x.toml"))
+    assert "does not exist; `mmtrain recipes`" in mistake(capsys, "train", str(tmp_path / "x.toml"))
     recipe = tmp_path / "bad.toml"
     recipe.write_text("[run\n")
     assert "is no valid TOML" in mistake(capsys, "train", str(recipe))

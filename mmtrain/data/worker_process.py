@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from mmtrain.data.storage import stores
 from mmtrain.data.work import COUNTER
-from mmtrain.errors import UsageError, WorkerKilledError
+from mmtrain.errors import ExitStatus, UsageError, WorkerKilledError
 
 SHARED_MEMORY = "/dev/shm"
 """Where batches are handed over."""
@@ -103,7 +103,7 @@ def _end_with(main: int) -> None:
     starts them, which lives as long as any of them does: without this both wait for ever.
     """
     multiprocessing.connection.wait([main])
-    os._exit(1)
+    os._exit(ExitStatus.DEFECT)
 
 
 def _leave_signals_to_main() -> None:

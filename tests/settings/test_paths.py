@@ -156,6 +156,7 @@ def test_every_path_of_a_command_is_expanded() -> None:
         "NAME=X",
         "REPOSITORY",
         "SECTION",
+        "SHELL",
     }
     assert [a.dest for _, a in found if a.type is Path and not names_place(a)] == []
     assert sum(names_place(a) for _, a in found) > 50
