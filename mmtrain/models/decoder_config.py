@@ -48,6 +48,11 @@ class DecoderConfig:
                 f"local_rope_theta = {self.local_rope_theta} has no effect without rotary "
                 "positions and transformer.local_window; leave it out"
             )
+        if blocks.context_dim is not None:
+            raise ValueError(
+                f"transformer.context_dim = {blocks.context_dim}: a decoder has nothing to look "
+                "at; leave it out"
+            )
         if blocks.mask == "full":
             raise ValueError(
                 'transformer.mask = "full" lets a decoder see what it must predict; use causal, '

@@ -34,12 +34,13 @@ def test_logits_and_tensors_are_theirs_both_ways(name, tmp_path):
     peer = write_peer(name, tmp_path / "theirs")
     want = peer(TOKENS).logits
     ours = load(tmp_path / "theirs")
-    torch.testing.assert_close(ours(TOKENS), want, rtol=0, atol=1e-5)
+    # The contract is 1e-4; on a processor with AMX single logits of Gemma 3 were 1.4e-5 apart.
+    torch.testing.assert_close(ours(TOKENS), want, rtol=0, atol=3e-5)
     for model in (ours, fused_decoder(ours)):
         cache = model.build_cache(3, 20)
         parts = [model(TOKENS[:, :11], cache=cache)]
         parts += [model(TOKENS[:, [place]], cache=cache) for place in range(11, 20)]
-        torch.testing.assert_close(torch.cat(parts, 1), want, rtol=0, atol=1e-5)
+        torch.testing.assert_close(torch.cat(parts, 1), want, rtol=0, atol=3e-5)
     assert want.std() > 0.3, "logits that say something"
 
     write_hf_decoder(read_hf_decoder(tmp_path / "theirs"), tmp_path / "ours")

@@ -204,6 +204,7 @@ def test_two_stages_give_the_whole():
     [
         ({"vocab_size": 0}, "vocab_size = 0 must be at least 1"),
         ({"transformer": {"mask": "full"}}, "lets a decoder see what it must predict"),
+        ({"transformer": {"context_dim": 16}}, "a decoder has nothing to look at"),
         ({"transformer": {"head_dim": 5}}, "head_dim = 5 must be even for rotary"),
     ],
 )
