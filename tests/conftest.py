@@ -1,0 +1,27 @@
+"""A run of the tests leaves nothing behind: its folders (7 GB) and lock files would fill a disk.
+
+`tmp_path` is kept for the tests that failed alone (pyproject.toml); all else that is written to the
+folder of temporary files (caches of compilers, sockets, locks) goes with the session.
+"""
+
+import os
+import shutil
+import tempfile
+
+import pytest
+
+_MADE = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers and the processes that tests start inherit the folder."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    made = tempfile.mkdtemp(prefix="mmtrain-tests-")
+    config.stash[_MADE] = os.environ["TMPDIR"] = tempfile.tempdir = made
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if made := config.stash.get(_MADE, None):
+        shutil.rmtree(made, ignore_errors=True)
