@@ -1,11 +1,9 @@
 """Trains what a recipe describes: build, resume, loop, evaluate, export, report."""
 
-import re
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,51 +12,33 @@ import torch.distributed as dist
 
 from mmtrain.build.mirror import RunMirror, refuse_held_mirror, take_begun, take_from_mirror
 from mmtrain.build.open_clip_training import take_up_open_clip
-from mmtrain.build.phases import told_changes
+from mmtrain.build.resumed import resume_run
 from mmtrain.build.run import ADAPTER, Run, build_run
 from mmtrain.build.told import headline, write_run_facts
-from mmtrain.data.batch import ImageTextBatch
-from mmtrain.data.config import DataConfig
+from mmtrain.build.utilisation import build_utilisation
 from mmtrain.data.storage.caches import caching
 from mmtrain.data.storage.patience import waiting
-from mmtrain.data.streamed import StreamedData
-from mmtrain.errors import ExitStatus, UsageError
+from mmtrain.errors import ExitStatus
 from mmtrain.files import writing
-from mmtrain.models import Clip
-from mmtrain.models.flops import clip_flops
 from mmtrain.nn.products import fast_products
 from mmtrain.parallel.mesh import Layout, build_layout, leave_ranks, pick_device
 from mmtrain.ranks import is_alone, num_ranks, on_every_rank, on_rank_0, own_rank
 from mmtrain.recipe import TrainRecipe
 from mmtrain.report import write_report
-from mmtrain.settings.decode import decode, encode
-from mmtrain.settings.paths import expand_paths
-from mmtrain.settings.read_toml import read_toml
-from mmtrain.tasks.draws import vision_in
-from mmtrain.train.config import total_steps
+from mmtrain.settings.decode import encode
 from mmtrain.train.evaluations import refuse_failed
 from mmtrain.train.guard import Guard, StopSignals
 from mmtrain.train.loop import Loop
 from mmtrain.train.metrics import MetricsLog
-from mmtrain.train.resume import (
-    accepted_at,
-    check_changes,
-    find_changes,
-    read_history,
-    write_history,
-)
 from mmtrain.train.run_folder import (
-    RECIPE_FILE,
     drop_leftovers,
     has_begun,
-    logged_steps,
     refuse_foreign,
     refuse_held,
     undone_on_failure,
 )
 from mmtrain.train.run_lock import LEASE_SECONDS, RunLock
 from mmtrain.train.straggler import StragglerWatch
-from mmtrain.train.utilisation import RowFlops, Utilisation, peak_flops, training_work
 from mmtrain.train.watchdog import Watchdog
 
 Resume = Literal["as it was", "with changes"] | None
@@ -140,12 +120,13 @@ def _ready(recipe: TrainRecipe, layout: Layout, *, resume: Resume) -> Run:
         take_begun(recipe, say=_say)
     begun = resume is not None and on_rank_0(lambda: has_begun(folder))
     run = build_run(recipe, layout, begun=begun)
-    on_every_rank(lambda: check_evaluations(run))
+    on_every_rank(run.check_evaluations)
     if resume is None:
         drop_leftovers(run.folder)
     else:
         take_from_mirror(run, say=_say)
-        run = _resume(run, with_changes=resume == "with changes", begun=begun)
+        changed = resume == "with changes"
+        run = resume_run(run, with_changes=changed, begun=begun, say=_say)
     run.data.check_length(run.total_steps, key=recipe.train.length)
     for line in run.notes:
         _say(line)
@@ -200,126 +181,11 @@ def _build_loop(
         watchdog=watchdog,
         figures=mirror.figures,
         evaluate_every=run.recipe.eval.every,
-        utilisation=_utilisation(run),
+        utilisation=build_utilisation(run),
         stragglers=None
         if factor is None
         else StragglerWatch(factor=factor, every=config.straggler_every, device=run.layout.device),
     )
-
-
-def _utilisation(run: Run) -> Utilisation | None:
-    """What says MFU and HFU of two towers; None where a device's peak is not known."""
-    given, device = run.recipe.run.peak_tflops, run.layout.device
-    peak = peak_flops(device, precision=run.recipe.train.precision, peak_tflops_given=given)
-    model = run.task.model
-    if peak is None or not isinstance(model, Clip):
-        if given is not None:
-            raise UsageError(
-                f"run.peak_tflops = {given} has no effect: the FLOPs of a recipe with [vqa] are "
-                "not counted as it trains; mmtrain profile counts them"
-            )
-        return None
-    config = model.config
-
-    towers = (model.vision, model.text)
-    works = [training_work(tower, tower.transformer.blocks) for tower in towers]
-    visions = [vision_in(phase, config.vision) for phase in run.data.phases.phases]
-
-    def flops(batch: ImageTextBatch) -> RowFlops:
-        passes = run.state.objective.num_passes(run.state.schedule)
-        again = [
-            passes - 1 + (run.recipe.parallel.recompute.forwards_again if work > 1 else 0)
-            for work in works
-        ]
-        vision = visions[batch.phase]
-        one = clip_flops(
-            replace(config, vision=vision),
-            text_length=batch.tokens_BT.size(1),
-            num_patches=vision.num_kept,
-        )
-        both = (one.image, one.text)
-        needed = sum(work * each for work, each in zip(works, both, strict=True))
-        more = sum(times * each for times, each in zip(again, both, strict=True))
-        return RowFlops(model=needed, hardware=needed + more)
-
-    return Utilisation(flops, peak=peak * num_ranks())
-
-
-def check_evaluations(run: Run) -> None:
-    """Try everything that an evaluation will need: a typo must not cost a night of training.
-
-    Raises:
-        UsageError: it cannot be done.
-    """
-    names = [one.name for one in run.recipe.eval.all]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"eval: the name {name!r} is there twice; each writes eval/NAME.json")
-        if not re.fullmatch(r"[^./\\\0][^/\\\0]*", name) or name.endswith((".failed", ".history")):
-            raise UsageError(
-                f"eval: the name {name!r} cannot be a file's, eval/NAME.json; use letters, digits, "
-                "_ and -"
-            )
-    run.check_evaluations()
-
-
-def _resume(run: Run, *, with_changes: bool, begun: bool) -> Run:
-    """Go on from the newest checkpoint, or begin where there is none, if the recipe allows it."""
-    history, changes = read_history(run.folder), []
-
-    def check(path: Path, state: Mapping[str, Any]) -> None:
-        nonlocal run
-        run = _with_mixture_behind(run, state)
-        batches = run.data.batches_per_epoch
-        found = find_changes(state["recipe"], run.recipe, batches_per_epoch=batches)
-        changes.extend(
-            told_changes(
-                found,
-                run.recipe,
-                data=run.data,
-                saved=state["recipe"],
-                step=state["step"],
-                path=path,
-            )
-        )
-        accepted = accepted_at(history, state["step"])
-        check_changes(changes, path, wanted=with_changes, accepted=accepted)
-
-    path = run.state.resume(run.folder, warn=_say, check=check)
-    if path is None:
-        assert not begun, "the weights were left to a checkpoint"
-        logged = on_rank_0(lambda: logged_steps(run.folder))
-        if logged and (recipe := run.folder / RECIPE_FILE).exists():
-            check(recipe, {"recipe": expand_paths(TrainRecipe, read_toml(recipe)), "step": 0})
-        again = f"; its {logged[-1]} steps are done again" if logged else ""
-        _say(f"{run.folder} has no checkpoint yet: starting at step 0{again}")
-        drop_leftovers(run.folder)
-    else:
-        _say(f"resuming from {path}")
-        if isinstance(run.data, StreamedData):
-            for line in run.data.take_up(run.state.stream):
-                _say(line)
-    if run.state.step > run.total_steps:
-        raise UsageError(
-            f"{path} is of step {run.state.step}, beyond the {run.total_steps} steps of this "
-            "recipe; raise train.steps or train.epochs"
-        )
-    for change in changes:
-        _say(f"{change} (from step {run.state.step} on)")
-    on_rank_0(lambda: write_history(run.folder, changes, step=run.state.step))
-    return run
-
-
-def _with_mixture_behind(run: Run, state: Mapping[str, Any]) -> Run:
-    """The run whose mixture was, in the steps behind, that of a checkpoint."""
-    saved = state["recipe"]["data"]
-    names = [one["name"] for one in saved.get("mixture", ())]
-    if not names or names != [source.name for source in run.recipe.data.mixture]:
-        return run
-    data = run.data.go_on(decode(DataConfig, saved, path="data"), step=state["step"])
-    recipe = replace(run.recipe, data=data)
-    steps = total_steps(recipe.train, run.data)
-    return replace(run, recipe=recipe, total_steps=steps)
 
 
 def _open_log(run: Run, *, quiet: bool) -> "_Log":
