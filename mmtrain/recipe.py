@@ -31,7 +31,7 @@ from mmtrain.tasks.adapter_sections import (
 )
 from mmtrain.tasks.config import LossSection, VqaSection
 from mmtrain.train.config import RunConfig, TrainConfig
-from mmtrain.train.metrics import LogConfig
+from mmtrain.train.metric_mirrors import LogConfig
 from mmtrain.train.run_folder import RECIPE_FILE, fetched_models, has_begun
 
 _SIZES = ("vocab_size", "context_length", "end_token_id")

@@ -15,7 +15,7 @@ from mmtrain.parallel.mesh import ParallelConfig
 from mmtrain.recipe import TrainRecipe
 from mmtrain.tasks.sections import Sections
 from mmtrain.train.config import TrainConfig
-from mmtrain.train.metrics import LogConfig
+from mmtrain.train.metric_mirrors import LogConfig
 
 _ROTARY = ("rope", "rope_2d")
 
@@ -144,10 +144,14 @@ def idle_notes(
         ),
         *(
             (
-                not log.wandb and getattr(log, name) != getattr(LogConfig, name),
-                f'log.{name} = "{getattr(log, name)}" has no effect with log.wandb = false',
+                not getattr(log, mirror) and getattr(log, name) != getattr(LogConfig, name),
+                f'log.{name} = "{getattr(log, name)}" has no effect with log.{mirror} = false',
             )
-            for name in ("wandb_mode", "wandb_project")
+            for mirror, name in (
+                ("wandb", "wandb_mode"),
+                ("wandb", "wandb_project"),
+                ("trackio", "trackio_project"),
+            )
         ),
         *_locked_from_nothing(recipe.lock, recipe.model, sections),
         *_idle_training(recipe.train, total_steps, ranks),

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 
 EXTRAS = {
-    "track": "mirrors of metrics.jsonl ([log] wandb, tensorboard)",
+    "track": "mirrors of metrics.jsonl ([log] wandb, tensorboard; trackio: docs/guide.md)",
     "datasets": "Hugging Face data sets saved to disk as data.train",
     "parquet": "tables: .parquet as data, data.join, embed --format parquet",
     "remote": "data in object stores and on web servers, the hub's models (s3://, https://, hf://)",

@@ -1,54 +1,22 @@
-"""The run's numbers: metrics.jsonl, a line on the console, and optional mirrors."""
+"""The run's numbers: metrics.jsonl, a line on the console, and what `metric_mirrors` writes."""
 
-import importlib.util
 import json
 import math
 import os
 import sys
-import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, TextIO
+from typing import Any, TextIO
 
 from mmtrain.errors import UsageError
 from mmtrain.files import parse_json
 from mmtrain.train.console import Record, build_console
+from mmtrain.train.metric_mirrors import LogConfig, build_mirrors
 
 METRICS_FILE = "metrics.jsonl"
 EVAL_FAILED = "eval_failed"
 """Names the evaluation in a line that is of no step but of an evaluation that failed behind it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogConfig:
-    """Mirrors of metrics.jsonl; the file itself is always written."""
-
-    wandb: bool = False
-    """Mirror to Weights & Biases."""
-    wandb_mode: Literal["offline", "online"] = "offline"
-    """offline: into the run folder (`wandb sync` uploads it later); online: to the service."""
-    wandb_project: str = "mmtrain"
-    """The project that the run appears in."""
-    tensorboard: bool = False
-    """Mirror to TensorBoard event files in RUN/tensorboard."""
-
-    def __post_init__(self) -> None:
-        for key, package in (("wandb", "wandb"), ("tensorboard", "tensorboard")):
-            if getattr(self, key) and importlib.util.find_spec(package) is None:
-                raise UsageError(
-                    f"{key} = true needs the package {package}; "
-                    "pip install 'mmtrain[track]', or set it to false"
-                )
-
-
-class Mirror(Protocol):
-    """A second place for the numbers."""
-
-    def log(self, step: int, record: Record) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class MetricsLog:
@@ -63,7 +31,7 @@ class MetricsLog:
         config: which mirrors.
         total_steps: updates of the whole run, for the progress line.
         start_step: updates already done: 0, or those of the checkpoint that is resumed.
-        recipe: the resolved recipe, which wandb shows.
+        recipe: the resolved recipe, which wandb and trackio show.
         stream: of the console; a live line if it is a terminal, else a line for each record.
         quiet: no record is shown there; what is said still is.
     """
@@ -86,7 +54,14 @@ class MetricsLog:
         self._path = path
         self._file = path.open("a", encoding="utf-8")
         self._console = build_console(stream or sys.stderr, total_steps, start_step)
-        self._mirrors = _build_mirrors(run_dir, config, start_step, dict(recipe or {}), self.say)
+        self._mirrors = build_mirrors(
+            run_dir,
+            config,
+            start_step=start_step,
+            recipe=dict(recipe or {}),
+            behind=[_flat(record) for record in read_metrics(path)],
+            say=self.say,
+        )
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Write a record; `step` counts the updates done. What is not finite becomes null.
@@ -114,7 +89,7 @@ class MetricsLog:
             # Whatever a service's client raises: it must not end the run.
             except Exception as error:
                 self._mirrors.remove(mirror)
-                self.say(f"{type(mirror).__name__} is off from here on: {error}")
+                self.say(f"{mirror.name} is off from here on: {error}")
 
     def log_failed_evaluation(self, step: int, name: str, error: str) -> None:
         """A line of the file between the steps': an evaluation that could not be done.
@@ -137,7 +112,7 @@ class MetricsLog:
             try:
                 mirror.close()
             except Exception as error:
-                self.say(f"{type(mirror).__name__} did not close: {error}")
+                self.say(f"{mirror.name} did not close: {error}")
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -158,12 +133,13 @@ def _finite(value: Any) -> Any:
 
 
 def _flat(record: Mapping[str, Any]) -> Record:
+    """Numbers alone; what is null in the file was not finite."""
     numbers: dict[str, float] = {}
     for key, value in record.items():
         if isinstance(value, Mapping):
             numbers |= {f"{key}/{name}": number for name, number in _flat(value).items()}
         else:
-            numbers[key] = value
+            numbers[key] = math.nan if value is None else value
     return numbers
 
 
@@ -196,63 +172,3 @@ def _drop_lines_after(path: Path, step: int) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)
-
-
-def _build_mirrors(
-    run_dir: Path,
-    config: LogConfig,
-    start_step: int,
-    recipe: dict[str, Any],
-    say: Callable[[str], None],
-) -> list[Mirror]:
-    mirrors: list[Mirror] = []
-    if config.tensorboard:
-        mirrors.append(_TensorBoard(run_dir, start_step))
-    if config.wandb:
-        try:
-            mirrors.append(_Wandb(run_dir, config, recipe))
-        except Exception as error:  # no network, no login: the numbers are in metrics.jsonl
-            say(f"wandb is off: {error}")
-    return mirrors
-
-
-class _TensorBoard:
-    def __init__(self, run_dir: Path, start_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # optional, and slow to import
-
-        folder = str(run_dir / "tensorboard")
-        self._writer = SummaryWriter(folder, purge_step=start_step + 1 if start_step else None)
-
-    def log(self, step: int, record: Record) -> None:
-        for key, value in record.items():
-            if key != "step":
-                self._writer.add_scalar(key, value, global_step=step)
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class _Wandb:
-    def __init__(self, run_dir: Path, config: LogConfig, recipe: dict[str, Any]) -> None:
-        import wandb  # optional, and slow to import
-
-        id_file = run_dir / "wandb_id.txt"
-        if not id_file.exists():
-            id_file.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
-        self._run = wandb.init(
-            project=config.wandb_project,
-            mode=config.wandb_mode,
-            dir=str(run_dir),
-            id=id_file.read_text(encoding="utf-8"),
-            resume="allow",
-            name=run_dir.name,
-            config=recipe,
-            settings=wandb.Settings(console="off"),  # its capture of stdout tears the live line
-        )
-
-    def log(self, step: int, record: Record) -> None:
-        self._run.log(dict(record), step=step)
-
-    def close(self) -> None:
-        self._run.finish()

@@ -96,6 +96,7 @@ def test_not_refused(words: tuple[str, ...]) -> None:
         (("--parallel.schedule", "GPipe"), "has no effect with parallel.pp = 1"),
         (("--parallel.sequence", "false"), "has no effect with parallel.tp = 1"),
         (("--log.wandb_project", "x"), "has no effect with log.wandb = false"),
+        (("--log.trackio_project", "x"), "has no effect with log.trackio = false"),
         (("--lock.vision", "0"), "freezes weights as they were drawn"),
         (("--train.checkpoint_every", "99"), "checkpoint_every = 99 is beyond the run's 20 steps"),
         (("--train.hang_minutes", "3"), "train.hang_minutes = 3.0 has no effect on one process"),

@@ -17,7 +17,7 @@ from mmtrain.settings.decode import dump_toml
 from mmtrain.settings.describe import annotations, section_in
 from mmtrain.settings.read_toml import read_toml
 
-SERVICES = ("log.wandb", "log.tensorboard", "train.compile")
+SERVICES = ("log.wandb", "log.trackio", "log.tensorboard", "train.compile")
 """Keys that start other programs, which take seconds each; they are drawn, but not as true."""
 
 NUMBERS: tuple[Any, ...] = (

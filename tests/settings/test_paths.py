@@ -27,7 +27,7 @@ NO_PATHS = {
     "also_train",
     "device",
 }
-NO_PATHS |= {"wandb_project", "caption", "negatives", "join_key"}
+NO_PATHS |= {"wandb_project", "trackio_project", "caption", "negatives", "join_key"}
 NO_PATHS |= {"pool", "model_type", "settings"}
 """Last names of a recipe's keys that take a text and no path."""
 

@@ -2,13 +2,13 @@
 
 import io
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
 from mmtrain.errors import UsageError
-from mmtrain.train.metrics import LogConfig, MetricsLog, read_metrics
+from mmtrain.train.metric_mirrors import LogConfig
+from mmtrain.train.metrics import MetricsLog, read_metrics
 
 
 def record(step: int, **numbers: float) -> dict[str, float]:
@@ -67,55 +67,6 @@ def test_live_console(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "loss 1.0000" in shown and "step 1  val: top1 3.00%" in shown and "1/10" in shown
 
 
-def test_mirrors(tmp_path: Path) -> None:
-    """wandb offline and TensorBoard hold the numbers too; both live in the run folder."""
-    write(tmp_path, range(1, 4), wandb=True, tensorboard=True)
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
-    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
-
-
-def test_outage_of_a_mirror_does_not_end_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """wandb that cannot start or fails later is said once; metrics.jsonl has everything."""
-    import wandb
-
-    def refuse(**kwargs):
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr(wandb, "init", refuse)
-    shown = write(tmp_path / "at once", range(1, 4), wandb=True)
-    assert shown.count("wandb is off: no route to host") == 1
-    assert len(read_metrics(tmp_path / "at once/metrics.jsonl")) == 3
-
-    class Failing:
-        """Takes one record, then the service is gone."""
-
-        def __init__(self) -> None:
-            self.steps: list[int] = []
-
-        def log(self, record: dict, step: int) -> None:
-            if self.steps:
-                raise ConnectionError("the service went away")
-            self.steps.append(step)
-
-        def finish(self) -> None:
-            raise ConnectionError("still away")
-
-    service = Failing()
-    monkeypatch.setattr(wandb, "init", lambda **kwargs: service)
-    shown = write(tmp_path / "later", range(1, 4), wandb=True)
-    assert service.steps == [1] and shown.count("is off from here on: the service went away") == 1
-    assert len(read_metrics(tmp_path / "later/metrics.jsonl")) == 3
-    service.steps = []
-    shown = write(tmp_path / "at the end", range(1, 2), wandb=True)
-    assert shown.count("did not close: still away") == 1
-
-
 def test_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """metrics.jsonl that cannot be written ends the run with the remedy, not a traceback."""
     with MetricsLog(tmp_path, LogConfig(), total_steps=2, stream=io.StringIO()) as log:
@@ -129,14 +80,6 @@ def test_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         )
         with pytest.raises(UsageError, match=r"metrics.jsonl cannot be written \(No space left"):
             log.log(record(2))
-
-
-def test_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked for and not installed: an error, not a silent miss."""
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"pip install 'mmtrain\[track\]'"):
-        LogConfig(wandb=True)
 
 
 def test_numbers_are_plain_json(tmp_path: Path) -> None:
