@@ -171,7 +171,8 @@ class _Trackio:
         if folder.exists():
             shutil.rmtree(folder)
         with _to_folder(folder):
-            import trackio  # optional, and slow to import
+            # Optional, slow to import, and in no environment of ours.
+            import trackio  # pyright: ignore[reportMissingImports]
 
             run = trackio.init(
                 project=config.trackio_project,
