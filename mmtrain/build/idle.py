@@ -102,7 +102,7 @@ def idle_notes(
         shards: ranks that a weight is spread over.
     """
     data, optim, evaluation = recipe.data, recipe.optim, recipe.eval
-    parallel, log = recipe.parallel, recipe.log
+    parallel = recipe.parallel
     judged, sections = evaluation.all, task_sections(recipe)
     standard = ParallelConfig()
     every = f"eval.every = {evaluation.every}"
@@ -142,17 +142,7 @@ def idle_notes(
             parallel.tp == 1 and parallel.sequence != standard.sequence,
             "parallel.sequence = false has no effect with parallel.tp = 1",
         ),
-        *(
-            (
-                not getattr(log, mirror) and getattr(log, name) != getattr(LogConfig, name),
-                f'log.{name} = "{getattr(log, name)}" has no effect with log.{mirror} = false',
-            )
-            for mirror, name in (
-                ("wandb", "wandb_mode"),
-                ("wandb", "wandb_project"),
-                ("trackio", "trackio_project"),
-            )
-        ),
+        *_idle_mirrors(recipe.log),
         *_locked_from_nothing(recipe.lock, recipe.model, sections),
         *_idle_training(recipe.train, total_steps, ranks),
         (
@@ -199,6 +189,18 @@ def _idle_training(train: TrainConfig, total_steps: int, ranks: int) -> Iterator
         f"train.straggler_every = {train.straggler_every} has no effect without "
         "train.straggler_factor",
     )
+
+
+def _idle_mirrors(log: LogConfig) -> Iterator[tuple[bool, str]]:
+    """What a mirror that is off is told."""
+    of_mirrors = {"wandb": ("wandb_mode", "wandb_project"), "trackio": ("trackio_project",)}
+    for mirror, names in of_mirrors.items():
+        for name in names:
+            value = getattr(log, name)
+            yield (
+                not getattr(log, mirror) and value != getattr(LogConfig, name),
+                f'log.{name} = "{value}" has no effect with log.{mirror} = false',
+            )
 
 
 def _locked_from_nothing(
