@@ -1,5 +1,6 @@
 """An application behind an address of this machine, until it is interrupted."""
 
+import errno
 import importlib.util
 import os
 import socket
@@ -36,10 +37,14 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        number = error.errno or 0  # below zero where the name led nowhere
+        # Behind the reason Python says once more what was tried.
+        reason = os.strerror(number) if number > 0 else (error.strerror or "").partition(" (")[0]
+        remedy = "choose another with --port, or --port 0 for one that is free"
+        if number < 0 or number == errno.EADDRNOTAVAIL:
+            remedy = "name an address of this machine with --host"
         raise UsageError(
-            f"host = {host}, port = {port} cannot be listened on ({reason}); "
-            "choose another with --port, or --port 0 for one that is free"
+            f"host = {host}, port = {port} cannot be listened on ({reason}); {remedy}"
         ) from error
 
 

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -144,7 +144,9 @@ def as_json(
     """What an address answers with, from what it answers."""
 
     async def endpoint(request: Request) -> Response:
-        return JSONResponse(await answer(request))
+        # In ASCII: a name of other bytes, or half a character of a caption, has no UTF-8.
+        text = json.dumps(await answer(request), allow_nan=False, separators=(",", ":"))
+        return Response(text, media_type="application/json")
 
     return endpoint
 

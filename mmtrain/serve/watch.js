@@ -17,7 +17,7 @@ const shown = new WeakMap(); // a part's element: its HTML
 async function look() {
   try {
     const reply = await fetch(`/api/runs?seen=${seen}`, { signal: AbortSignal.timeout(PATIENCE) });
-    if (!reply.ok) throw new Error((await reply.json()).error);
+    if (!reply.ok) throw new Error((await reply.json().catch(() => ({}))).error ?? reply.status);
     answer = await reply.json();
     answeredAt = performance.now();
     part("asof").textContent = `; as of ${new Date().toLocaleTimeString("en-GB")}`;
@@ -42,6 +42,8 @@ function showRuns() {
   document.title = `${answer.title} · mmtrain watch`;
   const list = part("runs");
   while (list.children.length < answer.runs.length) list.append(makeRun());
+  // Another watch may have taken the address, and watch fewer.
+  while (list.children.length > answer.runs.length) list.lastChild.remove();
   answer.runs.forEach((run, place) => fillRun(list.children[place], run, answer.runs.length > 1));
 }
 

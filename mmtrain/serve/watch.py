@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmtrain.data.storage.addresses import SCHEMES
 from mmtrain.errors import UsageError
 from mmtrain.files import real_path
 from mmtrain.report.run_folder import is_run
@@ -46,6 +47,8 @@ def watch_command(*, runs: Sequence[Path], host: str, port: int) -> None:
 
 def _refuse(runs: Sequence[Path]) -> None:
     for number, path in enumerate(runs):
+        if path.parts[:1] and path.parts[0].removesuffix(":") in SCHEMES and not path.exists():
+            raise UsageError(f"run = {path} is an address; name a folder of this machine")
         if real_path(path) in [real_path(other) for other in runs[:number]]:
             raise UsageError(f"run = {path} is named twice; name every run once")
         # One that is not there yet may come, but not below a file.

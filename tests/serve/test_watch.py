@@ -1,5 +1,6 @@
 """`mmtrain watch`: what the page asks for, who is answered, and mistakes in one line."""
 
+import os
 import socket
 from pathlib import Path
 
@@ -69,6 +70,15 @@ def test_names_of_a_run_are_text(tmp_path: Path) -> None:
     assert "<img" not in str(told["sections"]) and "<script" not in str(told["sections"])
 
 
+def test_names_that_have_no_utf8_are_shown(tmp_path: Path) -> None:
+    """A folder of other bytes, and half a character of what the data call a sample."""
+    path = make_run(tmp_path / os.fsdecode(b"run\xff"))
+    (path / "bad_samples.jsonl").write_text('{"key": "\\ud800", "reason": "none"}\n')
+    client = TestClient(build_app([path]), "http://127.0.0.1:8001")
+    told = client.get("/api/runs").json()
+    assert told["title"] == "run\udcff" and "\ud800" in parts(told)["faults"]
+
+
 def test_the_page_and_who_is_answered(tmp_path: Path) -> None:
     client = TestClient(build_app([tmp_path / "run"]), "http://127.0.0.1:8001")
     page = client.get("/")
@@ -93,6 +103,8 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
             ([str(tmp_path), f"{tmp_path}/"], "is named twice"),
             ([str(tmp_path), "--port", port], f"port = {port} cannot be listened on"),
             ([str(tmp_path), "--port", "70000"], "at most 65535"),
+            ([str(tmp_path), "--host", "a..b"], "; name an address of this machine with --host"),
+            (["s3://bucket/run"], "is an address; name a folder of this machine"),
         ):
             assert main(["watch", *words]) == 2
             lines = capsys.readouterr().err.splitlines()
