@@ -15,11 +15,14 @@ from mmtrain.report.evaluations import (
     failures,
     read_evaluation,
 )
-from mmtrain.report.reading import read_object, read_text, steps_of
+from mmtrain.report.reading import is_of_step, read_object, read_text, steps_of
 from mmtrain.report.run_folder import RunFolder, is_run
 from mmtrain.train.metrics import EVAL_FAILED
 
 Read = TypeVar("Read")
+
+_LOOKED_AT = 256
+"""Bytes before the end of what was read, by which a file is known to be the same still."""
 
 # A run of a million lines is kept in memory by what the page draws of it.
 _SHOWN = {"step", "samples_seen", "source_loss", "source_epochs", EVAL_FAILED}
@@ -30,25 +33,21 @@ class Tail:
     """The rows of a file of JSON lines that grows.
 
     A line that is not ended yet is being written: it is read when it is. A file that is another one
-    now, as after a resume, or that became shorter is read from its beginning.
+    now, as after a resume, or that became shorter is read from its beginning. After two resumes the
+    new file may have the number of the old one, so what was read last must be there still.
 
     Args:
         path: may not be there yet.
-        shown: the keys that are kept of all rows but the last; None: all.
+        shown: the keys that are kept of all rows but the newest of a step; None: all.
     """
 
     def __init__(self, path: Path, *, shown: set[str] | None = None) -> None:
         self.path, self._shown = path, shown
-        self._file, self._offset = (0, 0), 0
-        self._rows: list[dict[str, Any]] = []
-        self._last: dict[str, Any] | None = None
+        self.rows: list[dict[str, Any]] = []
+        """So far."""
         self.num_damaged = 0
         """Lines that are no objects."""
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """So far; the last one whole."""
-        return self._rows if self._last is None else [*self._rows[:-1], self._last]
+        self._begin((0, 0))
 
     def read_on(self) -> None:
         """Read what came since the last time.
@@ -65,18 +64,21 @@ class Tail:
     def _take(self, stream: BinaryIO) -> None:
         now = os.fstat(stream.fileno())
         file = (now.st_dev, now.st_ino)
-        if file != self._file or now.st_size < self._offset:
+        stream.seek(max(0, self._offset - len(self._before)))
+        if file != self._file or stream.read(len(self._before)) != self._before:
             self._begin(file)
-        stream.seek(self._offset)
+            stream.seek(0)
         ended, newline, _ = stream.read().rpartition(b"\n")
-        self._offset += len(ended) + len(newline)
+        ended += newline
+        self._offset += len(ended)
+        self._before = (self._before + ended[-_LOOKED_AT:])[-_LOOKED_AT:]
         for line in ended.split(b"\n"):
             if line.strip():
                 self._add(line)
 
     def _begin(self, file: tuple[int, int]) -> None:
-        self._file, self._offset, self._rows, self._last = file, 0, [], None
-        self.num_damaged = 0
+        self._file, self._offset, self._before = file, 0, b""
+        self.rows, self._newest, self.num_damaged = [], None, 0
 
     def _add(self, line: bytes) -> None:
         try:
@@ -86,8 +88,17 @@ class Tail:
         if not isinstance(row, dict):
             self.num_damaged += 1
             return
-        self._last, kept = row, self._shown
-        self._rows.append(row if kept is None else {k: v for k, v in row.items() if k in kept})
+        if is_of_step(row):
+            if self._newest is not None:
+                self.rows[self._newest] = self._kept_of(self.rows[self._newest])
+            self._newest = len(self.rows)
+            self.rows.append(row)
+        else:
+            self.rows.append(self._kept_of(row))
+
+    def _kept_of(self, row: dict[str, Any]) -> dict[str, Any]:
+        kept = self._shown
+        return row if kept is None else {key: row[key] for key in row if key in kept}
 
 
 class LiveRun:

@@ -8,6 +8,9 @@ from typing import Any
 from mmtrain.files import parse_json
 from mmtrain.train.metrics import EVAL_FAILED
 
+_STEPS = 1 << 53
+"""As many as a drawing's axis can tell apart."""
+
 
 def column(rows: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
     """(step, value) of the rows that have a finite `key`."""
@@ -78,9 +81,14 @@ def read_steps(path: Path, notes: list[str]) -> list[dict[str, Any]]:
 
 def steps_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows by step; of a step that a resume did again the later one."""
-    known = [row for row in rows if isinstance(row.get("step"), int) and EVAL_FAILED not in row]
-    latest = {row["step"]: row for row in known}
+    latest = {row["step"]: row for row in rows if is_of_step(row)}
     return [latest[step] for step in sorted(latest)]
+
+
+def is_of_step(row: dict[str, Any]) -> bool:
+    """Whether a log's row is of a step that was taken."""
+    step = row.get("step")
+    return type(step) is int and 0 <= step < _STEPS and EVAL_FAILED not in row
 
 
 def has(row: Any, wanted: dict[str, type]) -> bool:

@@ -38,11 +38,6 @@ class RunState:
     age: float | None = None
     """Seconds since its newest line, where that is of interest."""
 
-    @property
-    def is_over(self) -> bool:
-        """Nothing more comes unless somebody resumes it."""
-        return self.kind in ("stopped", "gone", "ended")
-
 
 def state_of(path: Path, run: RunFolder | None, *, now: float | None = None) -> RunState:
     """How the run of a folder stands.
@@ -57,20 +52,24 @@ def state_of(path: Path, run: RunFolder | None, *, now: float | None = None) -> 
         return _before_the_first_line(path, run, holder)
     step, total = run.metrics[-1]["step"], number(run.facts.get("total_steps"))
     at = f"step {step:,}" if total is None else f"step {step:,} of {total:,.0f}"
-    age = _age(path / METRICS_FILE, time.time() if now is None else now)
-    if holder in ("nobody", "no file", "unknown") and total is not None and step >= total:
-        return RunState(kind="ended", text=f"ended: {step:,} steps done")
+    is_done = total is not None and step >= total
+    if holder == "somebody" and _is_newer(path / LOCK_FILE, path / METRICS_FILE):
+        return RunState(kind="starting", text=f"starting again; it was at {at}")
     if holder == "nobody":
-        text = f"its process is gone at {at}, killed perhaps; {_resume(path)}"
+        ends = " before all was evaluated and exported" if is_done else ""
+        text = f"its process is gone at {at}{ends}, killed perhaps; {_resume(path)}"
         return RunState(kind="gone", text=text)
+    if holder != "somebody" and is_done:
+        return RunState(kind="ended", text=f"ended: {step:,} steps done")
+    age = _age(path / METRICS_FILE, time.time() if now is None else now)
     gap = _gap(run)
     if holder == "no file" and age > max(_GRACE_SECONDS, 2 * gap):
         return RunState(kind="stopped", text=f"stopped at {at}; {_resume(path)}")
-    if total is not None and step >= total:
+    if is_done:
         return RunState(kind="finishing", text=f"{at} done, evaluating and exporting", age=age)
     if age > max(_SILENT_SECONDS, _SILENT_GAPS * gap):
         usual = f", a line used to come every {duration(gap)}" if gap else ""
-        text = f"writes nothing at {at}{usual}: it evaluates, saves or hangs"
+        text = f"writes nothing at {at}{usual}: it compiles, evaluates, saves or hangs"
         return RunState(kind="silent", text=text, age=age)
     left = _left(run, step, total)
     return RunState(kind="training", text=f"training, {at}{left}", age=age)
@@ -79,6 +78,9 @@ def state_of(path: Path, run: RunFolder | None, *, now: float | None = None) -> 
 def _before_the_first_line(path: Path, run: RunFolder | None, holder: Holder) -> RunState:
     if holder == "somebody":
         return RunState(kind="starting", text="starting, no step is logged yet")
+    if holder == "nobody":
+        text = "its process is gone before a step was logged, killed perhaps"
+        return RunState(kind="gone", text=text)
     if run is not None:
         return RunState(kind="missing", text="holds a recipe, and no step is logged yet")
     there = "holds no run yet" if path.is_dir() else "is not there yet"
@@ -115,6 +117,14 @@ def _age(path: Path, now: float) -> float:
         return max(0.0, now - path.stat().st_mtime)
     except OSError:
         return 0.0
+
+
+def _is_newer(path: Path, other: Path) -> bool:
+    """Whether a file was written after another one: a lock is when its owner begins."""
+    try:
+        return path.stat().st_mtime_ns > other.stat().st_mtime_ns
+    except OSError:
+        return False
 
 
 def _gap(run: RunFolder) -> float:

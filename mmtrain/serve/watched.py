@@ -64,7 +64,6 @@ class Watched:
             "version": version,
             "title": self._names[0] if len(self._names) == 1 else f"{len(self._names)} runs",
             "runs": [_told(*row) for row in rows],
-            "isOver": all(state.is_over for state in states),
             "sections": sections,
         }
 

@@ -55,12 +55,31 @@ def test_a_log_that_a_resume_cut_is_read_anew(tmp_path: Path, shorter: bool) -> 
     assert steps(tail) == []
 
 
+def test_a_log_that_has_the_number_of_an_older_one(tmp_path: Path) -> None:
+    """A disk gives the number of a file that is gone to the next one: two resumes between two
+    looks."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    tail = Tail(path)
+    assert steps(tail) == [1, 2]
+    path.write_text('{"step": 1}\n{"step": 7}\n{"step": 8}\n')
+    assert steps(tail) == [1, 7, 8]
+
+
 def test_a_long_log_is_kept_by_what_is_drawn_of_it(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps({"step": n, "loss": 1.0, "more": n}) + "\n" for n in (1, 2)))
     tail = Tail(path, shown={"step", "loss"})
     tail.read_on()
-    assert tail.rows == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 1.0, "more": 2}]
+    whole = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 1.0, "more": 2}]
+    assert tail.rows == whole
+    # A failed evaluation's line is of no step: the account of epochs is in the one before it.
+    add(path, '{"step": 2, "eval_failed": "pairs", "error": "no"}\n')
+    tail.read_on()
+    assert tail.rows == [*whole, {"step": 2}]
+    add(path, '{"step": 3, "more": 3}\n')
+    tail.read_on()
+    assert tail.rows == [whole[0], {"step": 2, "loss": 1.0}, {"step": 2}, {"step": 3, "more": 3}]
 
 
 def test_what_it_reads_is_what_a_report_reads(tmp_path: Path, monkeypatch: Any) -> None:

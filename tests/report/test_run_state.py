@@ -27,6 +27,8 @@ def make(path: Path, *, step: int, total: int = 100, age: float = 0.0) -> None:
     ]
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     os.utime(path / "metrics.jsonl", (NOW - age, NOW - age))
+    if (path / ".lock").exists():
+        os.utime(path / ".lock", (NOW - 900, NOW - 900))
 
 
 def state(path: Path) -> RunState:
@@ -72,9 +74,13 @@ def test_a_run_from_before_it_is_there_to_its_end(tmp_path: Path) -> None:
         assert "writes nothing at step 40 of 100, a line used to come every 4 s" in state(path).text
         make(path, step=100, age=500)
         assert state(path).kind == "finishing"
-        assert not state(path).is_over
+        # Somebody took the lock after the last line: what is logged is of the time before.
+        os.utime(path / ".lock", (NOW - 400, NOW - 400))
+        assert state(path).kind == "starting"
+        assert state(path).text == "starting again; it was at step 100 of 100"
     assert lock_holder(path / ".lock") == "nobody"
-    assert state(path).kind == "ended" and state(path).is_over
+    assert state(path).kind == "gone"
+    assert "at step 100 of 100 before all was evaluated and exported" in state(path).text
     make(path, step=40, age=1)
     assert state(path).kind == "gone" and "its process is gone at step 40" in state(path).text
     (path / ".lock").unlink()
@@ -82,6 +88,20 @@ def test_a_run_from_before_it_is_there_to_its_end(tmp_path: Path) -> None:
     make(path, step=40, age=20)
     assert state(path).kind == "stopped"
     assert state(path).text.endswith(f"mmtrain train {path} --resume goes on")
+    make(path, step=100, age=20)
+    assert state(path).kind == "ended"
+
+
+@linux
+def test_a_start_that_was_killed(tmp_path: Path) -> None:
+    """It left its lock's file, and perhaps a recipe."""
+    (tmp_path / ".lock").touch()
+    for _ in range(2):
+        assert state(tmp_path).kind == "gone"
+        assert (
+            state(tmp_path).text == "its process is gone before a step was logged, killed perhaps"
+        )
+        (tmp_path / "recipe.toml").write_text("[run]")
 
 
 @linux
