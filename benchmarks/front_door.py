@@ -33,6 +33,7 @@ from machine import describe_machine
 from seeds import POWER, compare_seeds, scores
 
 from mmtrain.loading.vqa import load_vqa
+from mmtrain.recipe import load_recipe
 from mmtrain.run import train_command
 from tools.make_shapes_vqa import main as draw_shapes
 
@@ -94,12 +95,10 @@ def train(plan: Plan, setting: str, arm: str, seed: int, *options: object) -> Pa
     words += ["--vqa.data.per_image", len(KINDS), "--train.log_every", 50]
     words += ["--eval.vqa", f"[{', '.join(parts)}]", "--eval.fast", "true", *options]
     began = time.process_time()
-    train_command(
-        recipe=ROOT / "configs/vqa_shapes.toml",
-        overrides=[str(word) for word in words],
-        run_dir=run,
-        resume=None,
+    recipe = load_recipe(
+        ROOT / "configs/vqa_shapes.toml", [str(word) for word in words], run_dir=run
     )
+    train_command(recipe=recipe, resume=None)
     print(f"{run.name}: {time.process_time() - began:.0f} s of processor time", flush=True)
     return run
 
