@@ -153,7 +153,7 @@ class NumberedData(Generic[BatchT]):
             settings.train,
             image_key=settings.image_key,
             key=f"{settings.key}.train",
-            is_mixed=bool(config.mixture),
+            is_mixed=bool(config.mixture or config.joins),
             **config.opening(self._cache),
         )
         if not config.joins:

@@ -20,7 +20,8 @@ def refuse_without_shards(config: DataConfig, sources: Sequence[SampleSource]) -
     """
     if any(isinstance(_inner(source), ShardSource) for source in sources):
         return
-    for name in ("index_dir", "verify", "on_damage"):
+    joins_shards = any(isinstance(one, JoinedSource) and one.joins_shards for one in sources)
+    for name in ("verify", "on_damage") if joins_shards else ("index_dir", "verify", "on_damage"):
         if (value := getattr(config, name)) != getattr(DataConfig, name):
             raise UsageError(
                 f"data.{name} = {value} has no effect: none of the data are shards, which alone "

@@ -4,7 +4,7 @@ import pytest
 
 from mmtrain.data.mixture import MixtureSource
 from mmtrain.errors import UsageError
-from tests.data.shard_files import build_data, write_set
+from tests.data.shard_files import build_data, write_set, write_shard
 
 
 def mixture(*places: str) -> dict[str, object]:
@@ -36,3 +36,20 @@ def test_it_is_enough_that_one_of_several_reads_it(tmp_path):
     )
     assert data.num_samples == 36
     assert len(list((tmp_path / "i").iterdir())) == 2
+
+
+@pytest.mark.parametrize("joined", ["shards", "table"])
+def test_indexes_of_joined_shards_go_there(tmp_path, joined):
+    """The data themselves have none."""
+    (tmp_path / "table.csv").write_text("key,extra\n0,x\n")
+    place = tmp_path / "table.csv"
+    if joined == "shards":
+        place = write_shard(tmp_path / "more.tar", [("0", {"json": {"extra": "x"}})])
+    options = {"join": (str(place),), "join_missing": "keep", "index_dir": str(tmp_path / "i")}
+    if joined == "shards":
+        assert build_data("synthetic:8", **options).num_samples == 8
+        assert len(list((tmp_path / "i").iterdir())) == 1
+    for more in ({"on_damage": "use_rest"}, {}):
+        if joined == "table" or more:
+            with pytest.raises(UsageError, match=r"data\.\w+ = \S+ has no effect: .*leave"):
+                build_data("synthetic:8", **options, **more)

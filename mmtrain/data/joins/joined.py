@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mmtrain.data.fingerprint import join_fingerprint, split_fingerprint
-from mmtrain.data.joins.keyed import AnyKeyed, Row, open_keyed
+from mmtrain.data.joins.keyed import AnyKeyed, KeyedShards, Row, open_keyed
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.sources.source import SampleSource
@@ -61,6 +61,11 @@ class JoinedSource:
         self.num_samples, self.shard_sizes = source.num_samples, source.shard_sizes
         for join in self._joins:
             self._refuse_other_keys(join)
+
+    @property
+    def joins_shards(self) -> bool:
+        """Whether any of what is joined has indexes."""
+        return any(isinstance(join, KeyedShards) for join in self._joins)
 
     def _refuse_other_keys(self, join: AnyKeyed) -> None:
         num = min(_NUM_PROBES, self.num_samples)

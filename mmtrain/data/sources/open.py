@@ -242,7 +242,7 @@ def open_source(
         retry_seconds: how long a disk's fault is given to pass; None: see `waiting`.
         cache: keeps what is read of remote shards.
         is_shared: whether other data have the same `image_key`, so that it need not matter here.
-        is_mixed: whether other data have the same `index_dir`.
+        is_mixed: whether other data, mixed or joined, have the same `index_dir`.
         part: number and count of equal parts of the shards, of which one is opened; of data that
             are none, all is.
         make: what becomes of files of rows; None: a row is an image.
