@@ -40,7 +40,8 @@ def _look(seen: Seen, source: SampleSource) -> None:
     dialogue = parse_dialogue(row)
     seen.roles = tuple(turn.role for turn in dialogue.turns)
     seen.captions = tuple(turn.text for turn in dialogue.turns)
-    own = {name: value for name, value in row.items() if name not in (*FORMS, "image", IMAGES)}
+    counted = (TURNS, IMAGES)  # ours, whatever a row of its own calls so
+    own = {name: value for name, value in row.items() if name not in (*FORMS, "image", *counted)}
     seen.fields = {TURNS: len(seen.roles), IMAGES: dialogue.num_places, **own}
     # The images behind the words: where one is missing, what is said can still be looked at.
     members = patiently(lambda: source.read(seen.number), seconds=patience())

@@ -61,8 +61,10 @@ def test_view_shows_all_of_a_dialogue(talk, tmp_path, capsys):
         assert main(["data", "view", talk, "--out", "w.html", "--where", where]) == 0
         assert f"wrote w.html: {num} dialogues" in capsys.readouterr().out, where
     packed = {name: value for name, value in rows()[0].items() if name != "image"}
+    packed |= {"turns": 99, "images": 99}  # of its own, which are not those that are counted
     shard = write_shard(tmp_path / "t.tar", [("0", {"png": picture(0), "json": packed})])
-    assert main(["data", "view", str(shard), "--out", "p.html", "--where", "id=row0"]) == 0
+    asked = [word for each in ("id=row0", "turns=2", "images=1") for word in ("--where", each)]
+    assert main(["data", "view", str(shard), "--out", "p.html", *asked]) == 0
     assert "what color is thing 0 0?" in Path("p.html").read_text()
 
 
