@@ -75,7 +75,7 @@ class DataOptions:
             raise UsageError(
                 f"{self.title} holds questions about images, which mmtrain data check reads; "
                 "--no-captions takes the images alone (made into shards, they keep their questions "
-                "in the .json)"
+                "in the .json), --captions txt those that have one beside"
             )
         lines = self.caption_lines or None
         look = partial(look_at, source, captions=self.places, caption_lines=lines)

@@ -22,9 +22,9 @@ from mmtrain.eval.samples import Members, decode_sample
 from mmtrain.models import Clip
 
 MAX_POINTS = 300
+"""Images of the plane: what t-SNE does in two seconds and a page shows in a megabyte."""
 _COUNTS = 0.0005
 """The least that is not +0.000 of a cosine."""
-"""Images of the plane: what t-SNE does in two seconds and a page shows in a megabyte."""
 MAX_MAPS = 8
 
 
