@@ -1,6 +1,5 @@
 """The page that lays several runs beside each other."""
 
-import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,8 +9,8 @@ from mmtrain.files import real_path
 from mmtrain.report.chart import MUCH_LONGER, NUM_COLORS, short_number
 from mmtrain.report.curves import draw_curves, draw_scores
 from mmtrain.report.evaluations import RECALLS, Evaluation, Kind
-from mmtrain.report.facts import facts_of, flatten, last_loss, run_length, speed
-from mmtrain.report.reading import column
+from mmtrain.report.facts import facts_of, flatten, last_loss, run_length, seen_before, speed
+from mmtrain.report.reading import column, parse_recipe
 from mmtrain.report.render import interval_text, percent
 from mmtrain.report.run_folder import RunFolder
 
@@ -50,7 +49,9 @@ def comparison(runs: Sequence[RunFolder]) -> dict[str, Any]:
         ],
         "names": names,
         "notes": [
-            f"{name}: {note}" for name, run in zip(names, runs, strict=True) for note in run.notes
+            f"{name}: {note}"
+            for name, run in zip(names, runs, strict=True)
+            for note in (*seen_before(run), *run.notes)
         ],
         "summary": _summary(runs),
         "zero_shot": _scores(runs, "zero-shot", {"top1": "top-1", "top5": "top-5"}),
@@ -151,10 +152,7 @@ def _row(
 
 def _settings(run: RunFolder) -> dict[str, str]:
     """The recipe's keys with their values; none of a recipe that cannot be read."""
-    try:
-        return dict(flatten(tomllib.loads(run.recipe), between="."))
-    except tomllib.TOMLDecodeError:
-        return {}
+    return dict(flatten(parse_recipe(run.recipe), between="."))
 
 
 def _differences(columns: Sequence[dict[str, str]]) -> tuple[list[Row], int]:

@@ -191,8 +191,9 @@ def draw_reliability(evaluations: Sequence[Evaluation]) -> list[Drawing]:
     """How sure each evaluation's predictions were, and how often right; old results tell it not."""
     drawings: list[Drawing] = []
     for one in evaluations:
-        bins = one.result.get("reliability")
-        error = one.result.get("calibration", {}).get("expected_error")
+        bins = [row for row in one.result.get("reliability", ()) if row["count"] > 0]
+        calibration = one.result.get("calibration")
+        error = calibration.get("expected_error") if isinstance(calibration, dict) else None
         if bins:
             value = f"off by {percent(error)} on average" if isinstance(error, float) else ""
             svg = reliability_chart(bins, label=f"Reliability of {one.name}")

@@ -78,12 +78,18 @@ def _kind(result: dict[str, Any], path: Path, notes: list[str]) -> Kind:
         # Classifiers on frozen features have the figures of a zero-shot evaluation, and a method.
         is_probe = result.get("method", "zero-shot") != "zero-shot"
         if keys[0] in result and (kind != "zero-shot" or not is_probe):
-            lacking = [key for key in keys if number(result.get(key)) is None]
+            lacking = [key for key in keys if not _is_figure(key, result.get(key))]
             if not lacking:
                 return kind
             notes.append(f"{path.name} has no figure {', '.join(lacking)}.")
             break
     return "other"
+
+
+def _is_figure(key: str, value: Any) -> bool:
+    """Whether it is a number, and of what is counted one that something is divided by."""
+    found = number(value)
+    return found is not None and (found > 0 or not key.startswith("num_"))
 
 
 _ROWS: dict[str, dict[str, type]] = {

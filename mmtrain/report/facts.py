@@ -1,12 +1,11 @@
 """What a run is beside its curves: how far it went, how fast, and with what."""
 
 import statistics
-import tomllib
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from mmtrain.report.reading import column
+from mmtrain.report.reading import column, number, parse_recipe
 from mmtrain.report.run_folder import RunFolder
 
 
@@ -18,11 +17,12 @@ def run_length(run: RunFolder) -> str:
     parts = [f"{counts['step']:,.0f} steps"]
     if counts["samples_seen"] is not None:
         parts.append(f"{counts['samples_seen']:,.0f} samples seen")
-    # None of a stream: nobody knows how long its epochs are.
-    num_samples = int(dict(flatten(run.facts)).get("data num samples") or 0)
+    # 0 of a stream: nobody knows how long its epochs are.
+    data = run.facts["data"] if isinstance(run.facts.get("data"), dict) else {}
+    num_samples = number(data.get("num_samples"))
     if phase_borders(run) and num_samples and counts["samples_seen"] is not None:
         parts.append(f"{counts['samples_seen'] / num_samples:,.4g} epochs")
-    elif per_epoch := int(dict(flatten(run.facts)).get("data batches per epoch") or 0):
+    elif per_epoch := number(data.get("batches_per_epoch")):
         parts.append(f"{counts['step'] / per_epoch:,.4g} epochs")
     return " · ".join(parts)
 
@@ -66,8 +66,8 @@ def duration(seconds: float) -> str:
 def of_training(run: RunFolder) -> set[str]:
     """The evaluations whose recipe names a place of the training data: what they tell is not of
     images that the model never saw."""
+    recipe = parse_recipe(run.recipe)
     try:
-        recipe = tomllib.loads(run.recipe)
         data = recipe["data"]
         trained = _places(data.get("train"))
         for one in data.get("mixture", []):
@@ -75,8 +75,21 @@ def of_training(run: RunFolder) -> set[str]:
         sections = recipe.get("eval", {}).values()
         found = [one for rows in sections if isinstance(rows, list) for one in rows]
         return {str(one["name"]) for one in found if _places(one.get("data")) & trained}
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         return set()  # what a damaged recipe is lacking, the page tells elsewhere
+
+
+def seen_before(run: RunFolder) -> list[str]:
+    """A line where evaluations read the training's own data, for whoever reads their figures."""
+    trained_on = of_training(run)
+    names = [one.name for one in run.evaluations if one.name in trained_on]
+    if not names:
+        return []
+    one = len(names) == 1
+    return [
+        f"{', '.join(names)} {'reads' if one else 'read'} the training's own data: what "
+        f"{'it tells' if one else 'they tell'} is not of images that the model never saw."
+    ]
 
 
 def _places(value: Any) -> set[str]:
@@ -89,8 +102,12 @@ def phase_borders(run: RunFolder) -> list[tuple[float, float]]:
     phases = run.facts.get("phases")
     if not isinstance(phases, dict):
         return []
-    found = ((each.get("first_step"), int(number)) for number, each in phases.items())
-    return [(first, number) for first, number in found if first]
+    found = [
+        (number(each.get("first_step")), int(name))
+        for name, each in phases.items()
+        if name.isdecimal() and isinstance(each, dict)
+    ]
+    return [(first, phase) for first, phase in found if first]
 
 
 def recent(values: Sequence[float]) -> float:

@@ -1,6 +1,5 @@
 """The part of the page that needs the model: RUN/look/, made where it is missing or out of date."""
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from mmtrain.eval.look.look import look_at
 from mmtrain.files import parse_json
 from mmtrain.loading import CONFIG_FILE, WEIGHTS_FILE, load
 from mmtrain.report.look_page import read_look
+from mmtrain.report.reading import parse_recipe, read_text
 from mmtrain.report.run_folder import LOOK_DIR
 from mmtrain.settings.decode import decode
 from mmtrain.settings.paths import expand_paths
@@ -62,22 +62,23 @@ def _first_evaluation(recipe: Path) -> dict[str, Any] | None:
         if config.texts == texts
     ]
     try:
-        sections = tomllib.loads(recipe.read_text(encoding="utf-8"))["eval"]
+        sections = _tables(recipe)["eval"]
         for kind, config in kinds:
             for one in sections.get(kind, []):
                 one = expand_paths(config, one)
                 return {**one, "kind": kind, "name": str(one["name"]), "data": one["data"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         pass  # what a damaged recipe is lacking, the page tells elsewhere
     return None
 
 
 def _answers_questions(recipe: Path) -> bool:
     """Such a run has its maps among the pictures of its evaluations."""
-    try:
-        return "vqa" in tomllib.loads(recipe.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+    return "vqa" in _tables(recipe)
+
+
+def _tables(recipe: Path) -> dict[str, Any]:
+    return parse_recipe(read_text(recipe, []))
 
 
 def _weights_hash(run: Path) -> str | None:

@@ -18,6 +18,7 @@ from mmtrain.report.facts import (
     of_training,
     run_length,
     run_making,
+    seen_before,
     speed,
 )
 from mmtrain.report.look import update_look
@@ -64,15 +65,14 @@ def write_report(
 
 
 def _one_run(run: RunFolder, *, lacking: str | None) -> dict[str, Any]:
-    trained_on = of_training(run)
     judged = run.of_kind("zero-shot") + run.of_kind("probe")
     return {
         "title": run.name,
         "subtitle": run_length(run),
         "making": run_making(run),
         "command": run.facts.get("command"),
-        "of_training": trained_on,
-        "notes": [*_seen_before(run, trained_on), *run.notes],
+        "of_training": of_training(run),
+        "notes": [*seen_before(run), *run.notes],
         "tiles": tiles(run),
         "zero_shot": run.of_kind("zero-shot"),
         "probes": run.of_kind("probe"),
@@ -98,17 +98,6 @@ def _one_run(run: RunFolder, *, lacking: str | None) -> dict[str, Any]:
         "facts": facts_of(run) + _fingerprints(run.evaluations),
         "recipe": run.recipe,
     }
-
-
-def _seen_before(run: RunFolder, trained_on: set[str]) -> list[str]:
-    names = [one.name for one in run.evaluations if one.name in trained_on]
-    if not names:
-        return []
-    one = len(names) == 1
-    return [
-        f"{', '.join(names)} {'reads' if one else 'read'} the training's own data: what "
-        f"{'it tells' if one else 'they tell'} is not of images that the model never saw."
-    ]
 
 
 def accounts(run: RunFolder) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Files of a run, read without trusting that they are whole: what cannot be read is noted."""
 
-import math
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,8 @@ from typing import Any
 from mmtrain.files import parse_json
 from mmtrain.train.metrics import EVAL_FAILED
 
+_LARGEST = 1e300
+"""Sums and differences of larger ones would be infinite."""
 _STEPS = 1 << 53
 """As many as a drawing's axis can tell apart."""
 
@@ -19,13 +21,10 @@ def column(rows: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
 
 
 def number(value: Any) -> float | None:
-    """A finite number, or None for anything else that JSON can hold."""
+    """A finite number that can be drawn, or None for anything else that JSON can hold."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    try:
-        return value if math.isfinite(value) else None
-    except OverflowError:
-        return None
+    return value if abs(value) <= _LARGEST else None
 
 
 def read_text(path: Path, notes: list[str]) -> str:
@@ -51,6 +50,14 @@ def read_object(path: Path, notes: list[str]) -> dict[str, Any]:
         return value
     notes.append(f"{path.name} is damaged and left out.")
     return {}
+
+
+def parse_recipe(text: str) -> dict[str, Any]:
+    """The tables of recipe.toml; none of one that is damaged, which the page shows as it stands."""
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError):  # also of a number that Python refuses to read
+        return {}
 
 
 def read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 from mmtrain.report.chart import NUM_COLORS
 from mmtrain.report.compare import comparison, distinct_names
 from mmtrain.report.curves import Drawing, draw_curves, draw_scores, draw_sources
-from mmtrain.report.facts import facts_of, run_length
+from mmtrain.report.facts import facts_of, run_length, seen_before
 from mmtrain.report.live_run import LiveRun
 from mmtrain.report.page import NUM_BAD_SHOWN, accounts, tiles
 from mmtrain.report.render import render
@@ -73,7 +73,9 @@ class Watched:
         ]
         runs, names = [run for _, run in there], [name for name, _ in there]
         of = {name: f"{name}: " if len(read) > 1 else "" for name, _ in there}
-        notes = [f"{of[name]}{note}" for name, run in there for note in run.notes]
+        notes = [
+            f"{of[name]}{note}" for name, run in there for note in (*seen_before(run), *run.notes)
+        ]
         yield _section("notes", "", _table("notes", notes=notes) if notes else "")
         if len(self._names) == 1:
             yield from _of_one(runs[0]) if runs else ()

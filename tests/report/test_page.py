@@ -38,8 +38,11 @@ def test_training_data_are_not_called_unseen(
     recipe = f"[data]\n{data}\n{SHOWN.format('held-out', evaluated)}"
     (run / "recipe.toml").write_text(recipe)
     assert of_training(read_run(run)) == ({"held-out"} if same else set())
+    other = make_run(tmp_path / "other")
     told = write_report((run,)).read_text()
     assert ("held-out reads the training" in told) is same
+    compared = write_report((run, other), out=tmp_path / "compared.html").read_text()
+    assert ("run: held-out reads the training" in compared) is same
     (run / "recipe.toml").write_text("[data")
     assert of_training(read_run(run)) == set()
 

@@ -4,12 +4,14 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from mmtrain.errors import UsageError
 from mmtrain.report import write_report
+from mmtrain.report.facts import phase_borders, run_length
 from mmtrain.report.run_folder import read_run
 from tests.report.folders import make_run, write_answers, write_metrics, write_probes
 
@@ -264,15 +266,41 @@ def test_damaged_results_are_noted_and_the_rest_is_shown(tmp_path: Path) -> None
     (folder / "lacks.json").write_text('{"top1": 0.5, "top5": null, "num_classes": 3}')
     (folder / "probe.json").write_text('{"accuracy": 0.5, "note": "x"}')
     (folder / "odd.json").write_text('{"examples": {"best": [{"key": 1}, 3], "worst": 4}}')
+    result = {"top1": 0.5, "top5": 0.5, "num_samples": 4, "num_classes": 2, "templates": 7}
+    for name, odd in (
+        ("no-classes", {"num_classes": 0}),
+        ("sure", {"calibration": [1], "reliability": [{"count": 0, "confidence": 1, "top1": 1}]}),
+        ("probed", {"method": "linear probe", "strength": 1, "tried": 5}),
+    ):
+        (folder / f"{name}.json").write_text(json.dumps(result | odd))
     (run / "run.json").write_text("{")
+    (run / "recipe.toml").write_text(f"a = {'[' * 2000}{']' * 2000}\nb = {'1' * 5000}")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(f'{{"step": 1{"0" * 400}, "loss": 1}}\n')
+        file.write('{"step": 41, "loss": 1e308}\n{"step": 42, "loss": -1e308}\n')
     (folder / "held-out" / "best-01.webp").unlink()
     page = Page(write_report((run,)))
     told = " ".join(page.texts)
     assert "torn.json is damaged" in told and "run.json is damaged" in told
     assert "lacks.json has no figure top5, num_samples" in told
+    assert "no-classes.json has no figure num_classes" in told and "42 steps" in told
     assert "odd.json has examples that cannot be read" in told
     assert "accuracy 0.5" in told
     assert "picture missing" in told and len(page.images) == 19
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"data": {"num_samples": "many", "batches_per_epoch": None}, "phases": {"2": 3, "x": {}}},
+        {"data": 5, "phases": {"2": {"first_step": "x"}}, "command": ["a"], "ranks": "2"},
+    ],
+)
+def test_facts_of_another_form_are_left_out(tmp_path: Path, facts: dict[str, Any]) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    write_metrics(tmp_path, 3)
+    run = read_run(tmp_path)
+    assert run_length(run) == "3 steps · 96 samples seen" and phase_borders(run) == []
 
 
 def test_pictures_outside_of_the_folder_are_not_shown(tmp_path: Path) -> None:

@@ -52,6 +52,9 @@ def test_a_run_that_comes_and_grows(tmp_path: Path) -> None:
 def test_several_runs_are_laid_over_each_other(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("a", "later", "b")]
     make_run(paths[0])
+    recipe = '[data]\ntrain = "a.tar"\n[[eval.zero_shot]]\nname = "held-out"\ndata = "a.tar"\n'
+    (paths[0] / "recipe.toml").write_text(f"{recipe}[optim]\nlr = 1e-3\n")
+    assert "held-out reads the training" in parts(Watched(paths[:1]).newest(""))["notes"]
     make_run(paths[2], top1=0.5, lr="2e-3")
     told = Watched(paths).newest("")
     colors = {run["name"]: run["color"] for run in told["runs"]}
