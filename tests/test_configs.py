@@ -29,6 +29,8 @@ ROOT = Path(__file__).parents[1]
 # finetune.toml begins with a model's folder: tests/train/test_finetune.py reads and trains it.
 CONFIGS = sorted(set((ROOT / "configs").glob("*.toml")) - {ROOT / "configs/finetune.toml"})
 DEBUG_CONFIGS = [path for path in CONFIGS if path.stem.startswith("debug")]
+OFTEN = ("debug_clip",)
+"""What trains in the short tier; the others in the long one."""
 
 
 def name_of(path: Path) -> str:
@@ -118,7 +120,14 @@ def test_the_demo_recipe_names_what_unpacking_writes(tmp_path: Path, monkeypatch
         assert zero_shot[name]["classes"] == str(classes) and classes.is_file()
 
 
-@pytest.mark.parametrize("path", DEBUG_CONFIGS, ids=name_of)
+@pytest.mark.parametrize(
+    "path",
+    [
+        path if name_of(path) in OFTEN else pytest.param(path, marks=pytest.mark.slow)
+        for path in DEBUG_CONFIGS
+    ],
+    ids=name_of,
+)
 def test_a_debug_recipe_trains(path: Path, tmp_path: Path):
     run = tmp_path / "run"
     done = run_mmtrain("train", str(path), "--run-dir", str(run))

@@ -234,6 +234,7 @@ def test_mistakes_are_one_line(model: Path, data: Path, tmp_path: Path, capsys, 
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_ranks_write_the_same_embeddings(model: Path, data: Path, tmp_path: Path) -> None:
     """Under torchrun the ranks share out the pieces; the files are those of one process."""
     words = ["embed", "--model", str(model), "--data", str(data / "pictures.tar"), "--piece", "2"]

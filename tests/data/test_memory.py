@@ -42,6 +42,7 @@ def write_bad(folder: Path) -> None:
     write_shard(folder / "000.tar", samples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keeps", [False, True])
 def test_memory_does_not_grow_with_what_is_read(tmp_path, monkeypatch, keeps):
     """Of two sources, one with bad samples, through a cache that drops pieces as it goes; `keeps`

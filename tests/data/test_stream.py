@@ -165,7 +165,10 @@ def test_damage_is_told_and_not_taken_for_the_end(
         list(open_stream(piped(folder), allow_pipe=True, retry_seconds=0))
 
 
-@pytest.mark.parametrize("fault", ["500", "503", "429", "cut", "drop", "stall"])
+LIKE_503 = [pytest.param(status, marks=pytest.mark.slow) for status in ("500", "429")]
+
+
+@pytest.mark.parametrize("fault", ["503", "cut", "drop", "stall", *LIKE_503])
 def test_a_server_that_fails_is_asked_again(folder: Path, monkeypatch, capsys, fault: str) -> None:
     """Every shard's first answer; samples come once, and each fault is told once."""
     monkeypatch.setattr(one_way, "_STALL", 0.3)

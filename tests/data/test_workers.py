@@ -151,8 +151,12 @@ def test_a_shape_that_does_not_fit_is_a_defect_and_no_lack_of_memory():
     ("number", "why"),
     [
         (signal.SIGKILL, "by SIGKILL, as happens where memory is short"),
-        (signal.SIGBUS, "by SIGBUS, as happens where /dev/shm is full"),
-        (signal.SIGSEGV, "by SIGSEGV, a fault of a library"),
+        pytest.param(
+            signal.SIGBUS,
+            "by SIGBUS, as happens where /dev/shm is full",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(signal.SIGSEGV, "by SIGSEGV, a fault of a library", marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_worker_is_one_line(monkeypatch, number, why):

@@ -75,6 +75,7 @@ def said_by_program(folder: Path, photo: Path) -> list[float]:
     return [float(line.split()[0]) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_the_pages_program_runs_an_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Without torch and mmtrain; one message a tower; nothing of this machine in the files."""
     source, out = build(tmp_path / "model"), tmp_path / "above" / "out"

@@ -22,7 +22,7 @@ from tests.losses.reference import (
 from tests.ranks import run_ranks
 
 
-@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize("num_ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ranks_equal_one_process(num_ranks):
     run_ranks(check_all, num_ranks, num_ranks)
 

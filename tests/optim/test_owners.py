@@ -2,6 +2,7 @@
 
 from unittest.mock import patch
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -79,6 +80,7 @@ def check_strided(mesh: DeviceMesh) -> None:
     assert_same(*([p.detach() for p in model.parameters()] for model in (cut, whole)))
 
 
+@pytest.mark.slow
 def test_four_ranks_work_as_one() -> None:
     """The same updates; two exchanges a step carry all matrices of one placement."""
     run_ranks(check, 4)

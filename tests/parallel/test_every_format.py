@@ -111,6 +111,7 @@ def check_gathered(rank: int) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.slow
 def test_every_tower_trains_where_weights_are_gathered_in_bf16() -> None:
     run_ranks(check_gathered, 2)
 

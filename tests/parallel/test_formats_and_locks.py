@@ -126,6 +126,7 @@ def check_all(rank: int) -> None:
     dist.barrier()
 
 
+@pytest.mark.slow
 def test_two_ranks() -> None:
     run_ranks(check_all, 2)
 

@@ -183,6 +183,7 @@ def test_compiled_blocks_give_the_same(name: str | None) -> None:
     assert 2 <= len(graphs) <= 4
 
 
+@pytest.mark.slow
 @looks_at_gradients
 def test_a_selection_is_kept_in_compiled_code() -> None:
     """Compiled code hides operations from a selection around it: it has to go inside."""

@@ -214,6 +214,7 @@ def check_on_two_ranks(cases: list[Case]) -> None:
     run_ranks(_measure, 2, cases, plans)
 
 
+@pytest.mark.slow
 def test_memory_of_real_ranks() -> None:
     """Two ranks hold what the plan says: weights, gradients and moments to the byte, and at the
     fullest moment of a step within a tenth, on each."""
@@ -281,7 +282,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_teacher(tmp_path_factory.mktemp("plan") / "teacher", embed_dim=16)
 
 
-OFTEN = ("sigmoid of frozen texts", "slices", "affinity")
+OFTEN = ("sigmoid of frozen texts", "slices")
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ def pictures(folder: Path) -> list[Path]:
     return sorted((folder / "images").iterdir())
 
 
+@pytest.mark.slow
 def test_it_learns_and_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Tiles and thumbnails, side by side in a row; a question is a dialogue of one turn."""
     path, run = dialogue_recipe(tmp_path, size=(40, 24), vqa=TILES), tmp_path / "one"

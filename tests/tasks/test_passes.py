@@ -182,6 +182,7 @@ def test_more_microbatches_reduce_no_more() -> None:
     run_ranks(check_reductions, 2)
 
 
+@pytest.mark.slow
 def test_two_ranks_pass_as_often() -> None:
     run_ranks(check_ranks, 2)
 
@@ -221,6 +222,7 @@ def check_stages(rank: int) -> None:
             assert error < TOLERANCE or size < 1e-14, f"{name}: {tensor}"
 
 
+@pytest.mark.slow
 def test_stages_run_a_frozen_tower_once() -> None:
     """Its tokens do not travel again either; what has but a trained head runs twice."""
     run_ranks(check_stages, 2)

@@ -98,6 +98,7 @@ def test_microbatches_tell_the_same(loss: LossConfig, microbatches: int):
     assert told(loss, None, microbatches) == pytest.approx(told(loss, None, 1), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_ranks_tell_the_same(tmp_path: Path):
     expected = {loss.kind: told(loss, None, 1) for loss in (SOFTMAX, SIGMOID)}
     (tmp_path / "expected.json").write_text(json.dumps(expected))

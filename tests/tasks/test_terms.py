@@ -128,6 +128,7 @@ def check_layouts(rank: int, teacher: str) -> None:
             near(laid.gradients(), alone.gradients(), f"{layout}: {name}")
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_gradient_of_one(teacher: str) -> None:
     run_ranks(check_layouts, 2, teacher)
 

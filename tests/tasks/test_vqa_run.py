@@ -538,6 +538,7 @@ def write_whole(path: Path) -> None:
     torch.save(state, path.parent / "whole.pt")
 
 
+@pytest.mark.slow
 def test_two_ranks_have_the_single_process_gradients(tmp_path: Path):
     path = write_recipe(tmp_path)
     write_whole(path)

@@ -132,6 +132,7 @@ def check_all(rank: int, folder: str, places: tuple[str, ...]) -> None:
         check_ranks(rank, folder, where)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "places",
     [

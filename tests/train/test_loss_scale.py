@@ -168,6 +168,7 @@ def overflow_at_ranks(rank: int, folder: str, want: list[float]) -> None:
         assert got == pytest.approx(want, rel=2e-3), name
 
 
+@pytest.mark.slow
 def test_all_ranks_of_any_layout_agree(tmp_path: Path) -> None:
     """Pipeline stages, shards and tensor-parallel ranks hold different gradients."""
     run_ranks(overflow_at_ranks, 2, str(tmp_path), run_with_an_overflow("one", tmp_path))

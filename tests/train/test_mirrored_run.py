@@ -80,6 +80,7 @@ def straight(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_gone_costs_nothing(straight, tmp_path, s3, monkeypatch, capsys) -> None:  # noqa: F811
     run, url = tmp_path / "run", f"{s3.url}/runs/first"
     words = ("--run.mirror", url, "--train.keep_checkpoints", "2")

@@ -164,6 +164,7 @@ def losses_so_far(run: Path) -> dict[int, float]:
     return {one["step"]: one["loss"] for one in whole}
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_elsewhere(tmp_path, monkeypatch, places, s3) -> None:  # noqa: F811
     killed_and_resumed(
         tmp_path,

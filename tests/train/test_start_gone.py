@@ -98,7 +98,7 @@ STARTS: dict[str, Callable[[Path, Path], list[str]]] = {
 }
 
 
-LONG = ("lora", "vqa from clip", "decoder")
+LONG = ("lora", "vqa", "vqa from clip", "decoder")
 
 
 def exported(run: Path) -> dict[str, torch.Tensor]:
@@ -168,7 +168,7 @@ def test_what_still_needs_it_names_its_key(
 
 @pytest.mark.parametrize(
     "start",
-    [pytest.param(name, marks=pytest.mark.slow) if name != "decoder" else name for name in STARTS],
+    [pytest.param(name, marks=pytest.mark.slow) for name in STARTS],
 )
 def test_the_start_is_not_needed_on_another_machine(
     start: str,

@@ -158,11 +158,11 @@ def test_a_connection_string_that_is_none_is_told_without_it(monkeypatch):
 @pytest.mark.parametrize(
     ("scheme", "status", "form"),
     [
-        ("http", 429, "seconds"),
+        pytest.param("http", 429, "seconds", marks=pytest.mark.slow),
         ("http", 503, "date"),
         ("s3", 503, "seconds"),
-        ("gs", 429, "seconds"),
-        ("az", 503, "seconds"),
+        pytest.param("gs", 429, "seconds", marks=pytest.mark.slow),
+        pytest.param("az", 503, "seconds", marks=pytest.mark.slow),
     ],
 )
 def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(
