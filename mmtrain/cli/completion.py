@@ -109,7 +109,9 @@ def _zsh(words: Words) -> Iterator[str]:
     yield "  done"
     yield '  case "$at" in'
     for path, offered in words.items():
-        told = " ".join(_quoted(word.replace(":", "\\:") + f":{text}") for word, text in offered)
+        # A colon ends the word, but for one behind a backslash.
+        words_told = ((word.replace(":", "\\:"), text) for word, text in offered)
+        told = " ".join(f"'{word}:{_plain(text)}'" for word, text in words_told)
         yield f'    "{path}") offered=({told}) ;;'
     yield "  esac"
     yield "  _describe mmtrain offered"
@@ -131,11 +133,10 @@ def _fish(words: Words) -> Iterator[str]:
     for path, offered in words.items():
         for word, text in offered:
             yield (
-                f"complete -c mmtrain -n \"__mmtrain_at '{path}'\" -a {_quoted(word)} "
-                f"-d {_quoted(text)}"
+                f"complete -c mmtrain -n \"__mmtrain_at '{path}'\" -a '{word}' -d '{_plain(text)}'"
             )
 
 
-def _quoted(text: str) -> str:
-    """For zsh and fish: no quote of a shell's within, which only descriptions have."""
-    return "'" + text.replace("\\", "").replace("'", "’") + "'"
+def _plain(text: str) -> str:
+    """A description as it may stand in a shell's quotes."""
+    return text.replace("\\", "").replace("'", "’")
