@@ -128,11 +128,15 @@ class _Drawn:
         x_of: Callable[[float], float],
         y_of: Callable[[float], float],
     ) -> str:
-        dashed = " dashed" if self.number >= NUM_COLORS else ""
         steps = "L".join(
             f"{x_of(x):.1f} {y_of(y):.1f}" for x, y in zip(self.steps, values, strict=True)
         )
-        return f'<path class="{css} c{self.number % NUM_COLORS}{dashed}" d="M{steps}"/>'
+        return f'<path class="{css} {color_class(self.number)}" d="M{steps}"/>'
+
+
+def color_class(number: int) -> str:
+    """What page.css calls the colour of a line."""
+    return f"c{number % NUM_COLORS}" + " dashed" * (number >= NUM_COLORS)
 
 
 def thin(points: Sequence[Point], most: int) -> list[Point]:

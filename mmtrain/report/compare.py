@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.files import real_path
-from mmtrain.report.chart import MUCH_LONGER, NUM_COLORS, short_number
+from mmtrain.report.chart import MUCH_LONGER, short_number
 from mmtrain.report.curves import draw_curves, draw_scores
 from mmtrain.report.evaluations import RECALLS, Evaluation, Kind
 from mmtrain.report.facts import facts_of, flatten, last_loss, run_length, seen_before, speed
@@ -43,10 +43,7 @@ def comparison(runs: Sequence[RunFolder]) -> dict[str, Any]:
     facts, _ = _differences([dict(facts_of(run)) for run in runs])
     return {
         "title": f"{len(runs)} runs compared",
-        "legend": [
-            (name, run_length(run), number % NUM_COLORS, number >= NUM_COLORS)
-            for number, (name, run) in enumerate(zip(names, runs, strict=True))
-        ],
+        "legend": [(name, run_length(run)) for name, run in zip(names, runs, strict=True)],
         "names": names,
         "notes": [
             f"{name}: {note}"

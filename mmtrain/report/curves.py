@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from mmtrain.report.chart import NUM_COLORS, Point, Series, line_chart, short_number
+from mmtrain.report.chart import Point, Series, color_class, line_chart, short_number
 from mmtrain.report.evaluations import Evaluation
 from mmtrain.report.facts import phase_borders, recent
 from mmtrain.report.reading import column
@@ -91,9 +91,7 @@ CURVES = (
 _SOURCES_TOLD = 6
 """Names of sources beside a drawing; the pointer tells them all."""
 
-_SOURCE = Markup(
-    '<span class="source"><span class="swatch c{color}{dashed}"></span>{name} {value}</span>'
-)
+_SOURCE = Markup('<span class="source"><span class="swatch {color}"></span>{name} {value}</span>')
 
 _SCORES = (
     ("zero-shot", "top1", "top-1"),
@@ -151,9 +149,8 @@ def _by_source(
         return []
     told = [
         _SOURCE.format(
-            color=line.number % NUM_COLORS,
+            color=color_class(line.number),
             name=line.name,
-            dashed=" dashed" * (line.number >= NUM_COLORS),
             value=short_number(_newest(line, smooth)),
         )
         for line in lines[:_SOURCES_TOLD]

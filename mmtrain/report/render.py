@@ -12,7 +12,7 @@ from mmtrain import __version__
 from mmtrain.errors import UsageError
 from mmtrain.eval.intervals import Interval
 from mmtrain.files import replace_file
-from mmtrain.report.chart import short_number
+from mmtrain.report.chart import color_class, short_number
 
 _CONTENTS = "<!-- contents -->"
 _HEADING = re.compile(r"<h2>(.*?)</h2>")
@@ -65,6 +65,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "short": short_number, "interval": interval_text}
+    environment.filters["color"] = color_class
     return environment
 
 

@@ -59,7 +59,7 @@ function makeRun() {
 function fillRun(row, run, named) {
   if (row.className !== run.kind) row.className = run.kind;
   const find = (name) => row.querySelector(`.${name}`);
-  const swatch = named && run.color !== null ? `swatch c${run.color}` : "swatch";
+  const swatch = named && run.color !== null ? `swatch ${run.color}` : "swatch";
   if (find("swatch").className !== swatch) find("swatch").className = swatch;
   find("swatch").hidden = !named || run.color === null;
   say(find("name"), named ? run.name : "");

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmtrain.report.chart import NUM_COLORS
+from mmtrain.report.chart import color_class
 from mmtrain.report.compare import comparison, distinct_names
 from mmtrain.report.curves import Drawing, draw_curves, draw_scores, draw_sources
 from mmtrain.report.facts import facts_of, run_length, seen_before
@@ -151,15 +151,15 @@ def _table(part: str, **content: Any) -> str:
     return render("live.html", {"part": part, **content})
 
 
-def _colors(read: Sequence[RunFolder | None]) -> Iterator[int | None]:
+def _colors(read: Sequence[RunFolder | None]) -> Iterator[str | None]:
     """Those of the curves, which are drawn of the runs that are there."""
     number = 0
     for run in read:
-        yield None if run is None else number % NUM_COLORS
+        yield None if run is None else color_class(number)
         number += run is not None
 
 
-def _told(name: str, state: RunState, run: RunFolder | None, color: int | None) -> dict[str, Any]:
+def _told(name: str, state: RunState, run: RunFolder | None, color: str | None) -> dict[str, Any]:
     return {
         "name": name,
         "kind": state.kind,

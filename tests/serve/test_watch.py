@@ -8,6 +8,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from mmtrain.cli import main
+from mmtrain.report.render import render
+from mmtrain.report.run_folder import read_run
 from mmtrain.serve import watched
 from mmtrain.serve.watch import build_app
 from mmtrain.serve.watched import Watched
@@ -58,9 +60,16 @@ def test_several_runs_are_laid_over_each_other(tmp_path: Path) -> None:
     make_run(paths[2], top1=0.5, lr="2e-3")
     told = Watched(paths).newest("")
     colors = {run["name"]: run["color"] for run in told["runs"]}
-    assert colors == {"a": 0, "later": None, "b": 1}
+    assert colors == {"a": "c0", "later": None, "b": "c1"}
     assert {"summary", "training-Loss", "zero_shot", "settings"} <= set(parts(told))
     assert "optim.lr" in parts(told)["settings"]
+
+
+def test_a_ninth_run_has_the_first_ones_colour_dashed_everywhere(tmp_path: Path) -> None:
+    names = list("abcdefghi")
+    table = render("live.html", {"part": "summary", "rows": [], "names": names})
+    assert table.count('swatch c0"') == table.count('swatch c0 dashed"') == 1
+    assert list(watched._colors([read_run(make_run(tmp_path / "run"))] * 9))[-1] == "c0 dashed"
 
 
 def test_names_of_a_run_are_text(tmp_path: Path) -> None:
