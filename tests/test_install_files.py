@@ -3,8 +3,10 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import mmtrain
+from tools.check_install import Environment, make, try_wheel
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -31,6 +33,20 @@ def test_what_builds_the_wheel_is_in_the_container() -> None:
     assert {name.split("/")[0] for name in needed} == names
     let_in = (ROOT / ".dockerignore").read_text().splitlines()
     assert all(f"!{name}" in let_in for name in names)
+
+
+def test_a_wheel_that_cannot_be_installed_is_a_failure(tmp_path: Path, capsys: Any) -> None:
+    """And no combination that is passed over, as one without a Python or a torch is."""
+    assert make(tmp_path, python="python2.6", torch="newest", index=None) == (
+        "there is no python2.6 here"
+    )
+    here = Environment(tmp_path)
+    here.bin.mkdir(parents=True)
+    (here.bin / "python").write_text("#!/bin/sh\necho conflict >&2\nexit 1\n")
+    (here.bin / "python").chmod(0o755)
+    assert not try_wheel(here, tmp_path / "mmtrain.whl", demo=None)
+    told = capsys.readouterr().out
+    assert told.startswith("  FAIL  python -m pip install") and "conflict" in told
 
 
 def test_extras_and_versions_are_those_of_the_project() -> None:

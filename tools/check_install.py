@@ -5,8 +5,9 @@
     python tools/check_install.py --torch-index https://download.pytorch.org/whl/cpu
 
 Each environment is made in a new folder, the commands run in an empty one, and no checkout is on
-their path. A combination for which pip finds no torch is told and passed over; the exit status is 1
-where a command failed, 2 where no environment could be made.
+their path. A combination for which there is no Python or no torch is told and passed over; the exit
+status is 1 where the wheel could not be installed beside its torch or a command failed, 2 where no
+environment could be made.
 """
 
 import argparse
@@ -82,20 +83,28 @@ class Environment:
         return good
 
 
-def install(folder: Path, *, python: str, torch: str, index: str | None, wheel: Path) -> str | None:
-    """Make the environment; why it could not be, in pip's last words, or None."""
+def make(folder: Path, *, python: str, torch: str, index: str | None) -> str | None:
+    """Make the environment with its torch; why it could not be, in pip's last words, or None."""
+    if shutil.which(python) is None:
+        return f"there is no {python} here"
     made = subprocess.run([python, "-m", "venv", str(folder / "venv")], check=False)
     if made.returncode:
         return f"{python} makes no environment"
     pip = [str(folder / "venv" / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-    first = [*pip, "torch" if torch == NEWEST else f"torch=={torch}"]
+    line = [*pip, "torch" if torch == NEWEST else f"torch=={torch}"]
     if index is not None:
-        first += ["--index-url", index]
-    for line in (first, [*pip, f"mmtrain[{EXTRAS}] @ {wheel.as_uri()}"]):
-        done = subprocess.run(line, capture_output=True, text=True, check=False)
-        if done.returncode:
-            return (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        line += ["--index-url", index]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
     return None
+
+
+def try_wheel(here: Environment, wheel: Path, *, demo: list[str] | None) -> bool:
+    """Install the wheel beside the torch that is there, and try it."""
+    asked = f"mmtrain[{EXTRAS}] @ {wheel.as_uri()}"
+    is_in = here.check("", "python", "-m", "pip", "install", "--quiet", asked)
+    return is_in and try_commands(here, demo=demo)
 
 
 def try_commands(here: Environment, *, demo: list[str] | None) -> bool:
@@ -166,13 +175,12 @@ def main() -> int:
         for number, (python, torch) in enumerate(pairs):
             print(f"{python}, torch {torch}:", flush=True)
             own = place / str(number)
-            index = asked.torch_index
-            fault = install(own, python=python, torch=torch, index=index, wheel=wheel)
+            fault = make(own, python=python, torch=torch, index=asked.torch_index)
             if fault is not None:
                 print(f"  not made: {fault}", flush=True)
                 continue
             made += 1
-            good &= try_commands(Environment(own), demo=asked.demo)
+            good &= try_wheel(Environment(own), wheel, demo=asked.demo)
             shutil.rmtree(own)
     return 2 if made == 0 else 0 if good else 1
 
