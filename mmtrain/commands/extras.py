@@ -13,7 +13,7 @@ EXTRAS = {
     "torchvision": "torchvision's data sets on disk (torchvision:NAME/SPLIT:ROOT)",
     "towers": "towers that timm and transformers compute (docs/models.md)",
     "onnx": "models that run without torch (export --format onnx)",
-    "serve": "the page to play with (mmtrain serve)",
+    "serve": "the page to play with (mmtrain serve), runs as a live page (mmtrain watch)",
     "float8": 'train.precision = "float8"',
     "graph": "the picture of a model's autograd graph (summary --autograd)",
     "vqa": "the data set easy-VQA (easy_vqa:train)",
