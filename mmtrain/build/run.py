@@ -120,7 +120,10 @@ class Run:
         """
         if weights is not None and (peft := self.recipe.peft) is not None:
             folder, base = self.folder / ADAPTER, self.task.base
-            save_adapter(folder, evaluator.model, weights, config=peft, base=base)
+            left = save_adapter(folder, evaluator.model, weights, config=peft, base=base)
+            if left:
+                more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+                print(f"{folder} lacks {left[0]}{more}: peft has no place for it; export/ has it")
         self.task.export(self.folder / "export", evaluator)
 
     def take_step(self, batch: SampleBatch, transfer: Transfer) -> Step:

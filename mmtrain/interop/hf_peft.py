@@ -6,6 +6,7 @@ stands there by our name.
 """
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from torch import Tensor, cat, equal, nn, zeros
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file, save_tensors
 from mmtrain.interop.foreign_config import ForeignConfig, read_json
+from mmtrain.interop.hf_peft_whole import modules_from, modules_to
 from mmtrain.interop.package import float_tensors, read_tensors
 from mmtrain.interop.tensor_links import Link, Tensors
 from mmtrain.nn import TransformerConfig
-from mmtrain.peft import LoraConfig
+from mmtrain.peft.lora_config import lora_scale
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -35,6 +37,7 @@ NO_EFFECT = (
 )
 """Fields of training, or that the tensors tell better."""
 _FIRST = "base_model.model."
+_LARGEST = 1 << 30
 _A, _B, _M = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
 
 
@@ -48,10 +51,18 @@ class Adapter:
     """LoRA: A [r, in] and B [out, r] by the name of our layer."""
     scale: float = 1.0
     """LoRA: the weight of every term."""
+    scales: dict[str, float] = field(default_factory=dict)
+    """LoRA: that of terms with another one, by the name of our layer."""
     lengths: dict[str, Tensor] = field(default_factory=dict)
     """DoRA: of a weight's rows, [out], by the name of our layer; none, or of every term's."""
+    whole: dict[str, Tensor] = field(default_factory=dict)
+    """LoRA: all tensors of modules that trained in full, by our names."""
     rows: Tensor | None = None
     """The learned tokens of the other kinds, [n, D] or [n, 2 * layers * heads * head size]."""
+
+    def scale_of(self, name: str) -> float:
+        """The weight of a layer's term."""
+        return self.scales.get(name, self.scale)
 
 
 def read_adapter(
@@ -115,8 +126,10 @@ def _read_lora(
     rslora = fields.only("use_rslora", False, True)
     dora = fields.only("use_dora", False, True)
     ranks, alphas = fields.take("rank_pattern", dict, {}), fields.take("alpha_pattern", dict, {})
+    modules = fields.take("modules_to_save", list, [])
     fields.close()
-    scale = LoraConfig(rank=rank, alpha=alpha, rslora=rslora).scale
+    _check_sizes(fields.source, {"r": rank, **ranks}, {"lora_alpha": alpha, **alphas})
+    scale = lora_scale(alpha, rank, rslora=rslora)
     sizes = {
         name: (part.out_features, part.in_features)
         for name, part in model.named_modules()
@@ -127,30 +140,48 @@ def _read_lora(
         ours[_layer(link.theirs[0])] = tuple(_layer(name) for name in link.ours)
     terms: dict[str, tuple[Tensor, Tensor]] = {}
     lengths: dict[str, Tensor] = {}
-    left = dict(tensors)
+    scales: dict[str, float] = {}
+    left, unlike = dict(tensors), []
     for key in sorted(tensors):
         path = key.removeprefix(_FIRST).removesuffix(_A)
         other = key.removesuffix(_A) + _B
         if not key.endswith(_A) or path not in ours or other not in left:
             continue
         a, b = left.pop(key), left.pop(other)
-        here = LoraConfig(
-            rank=_of_pattern(ranks, path, rank),
-            alpha=_of_pattern(alphas, path, alpha),
-            rslora=rslora,
-        )
-        # Ranks may differ between layers: all count by the common scale.
-        parts = (b * (here.scale / scale)).chunk(len(ours[path]))
+        own = _of_pattern(ranks, path, rank)
+        here = lora_scale(_of_pattern(alphas, path, alpha), own, rslora=rslora)
+        unlike += [path] if own != a.size(0) else []
+        scales |= {} if here == scale else dict.fromkeys(ours[path], here)
+        parts = b.chunk(len(ours[path]))
         terms |= {name: (a, part) for name, part in zip(ours[path], parts, strict=True)}
         length = left.pop(key.removesuffix(_A) + _M, None) if dora else None
         if length is not None:
             lengths |= dict(zip(ours[path], length.chunk(len(parts)), strict=True))
     wrong = [n for n, (a, b) in terms.items() if sizes.get(n) != (b.size(0), a.size(1))]
     wrong += [n for n in terms if dora and (n not in lengths or lengths[n].shape != sizes[n][:1])]
-    if left or wrong or not terms:
-        name = next(iter([*wrong, *left]), "no layer's term is there, it")
+    bare = {key.removeprefix(_FIRST): left.pop(key) for key in list(left) if key.startswith(_FIRST)}
+    whole, others = modules_from([str(one) for one in modules], bare, model.state_dict(), links)
+    wrong += [*others, *bare]
+    if left or wrong or unlike or not terms:
+        name = next(iter([*wrong, *unlike, *left]), "no layer's term is there, it")
         raise UsageError(f"{fields.source}: {name} does not fit: the adapter is of another model")
-    return Adapter(kind="lora", terms=terms, scale=scale, lengths=lengths)
+    return Adapter(
+        kind="lora", terms=terms, scale=scale, scales=scales, lengths=lengths, whole=whole
+    )
+
+
+def _check_sizes(source: str, ranks: dict[str, Any], alphas: dict[str, Any]) -> None:
+    """Refuse ranks and alphas that are none, and patterns that cannot be read."""
+    of_types = (("rank", ranks, (int,)), ("alpha", alphas, (int, float)))
+    for kind, name, value, types in (
+        (k, n, x, t) for k, all_, t in of_types for n, x in all_.items()
+    ):
+        try:
+            re.compile(name)
+        except re.error as error:
+            raise UsageError(f"{source}: {name!r} is no pattern: {error}") from error
+        if type(value) not in types or not 0 < value < _LARGEST:
+            raise UsageError(f"{source}: {name!r} = {value!r} gives no {kind}")
 
 
 def _layer(weight: str) -> str:
@@ -158,11 +189,9 @@ def _layer(weight: str) -> str:
 
 
 def _of_pattern(pattern: dict[str, Any], path: str, default: Any) -> Any:
-    """A layer's own rank or alpha, by its whole name or the end of it."""
-    for name, value in pattern.items():
-        if path == name or path.endswith(f".{name}"):
-            return value
-    return default
+    """A layer's own rank or alpha: peft takes the first expression that fits its name, or the end
+    of it behind a dot."""
+    return next((x for p, x in pattern.items() if re.match(rf"(.*\.)?({p})$", path)), default)
 
 
 def write_adapter(
@@ -219,10 +248,18 @@ def _lora_to(adapter: Adapter, links: list[Link]) -> tuple[dict[str, Any], Tenso
     layers |= {name: [name] for name in adapter.terms if name not in linked}
     tensors: Tensors = {}
     ranks: dict[str, int] = {}
+    scales: dict[str, float] = {}
     for path, names in layers.items():
         found = [adapter.terms.get(name) for name in names]
         if not any(pair is not None for pair in found):
             continue
+        # A fused layer counts by one weight, that of its first part with a term.
+        scales[path] = next(adapter.scale_of(n) for n in names if n in adapter.terms)
+        ratios = {n: adapter.scale_of(n) / scales[path] for n in names}
+        found = [
+            pair if pair is None or ratios[n] == 1 else (pair[0], pair[1] * ratios[n])
+            for n, pair in zip(names, found, strict=True)
+        ]
         a, b = _side_by_side(found)
         tensors |= {f"{_FIRST}{path}{_A}": a.contiguous(), f"{_FIRST}{path}{_B}": b.contiguous()}
         if adapter.lengths:
@@ -230,18 +267,23 @@ def _lora_to(adapter: Adapter, links: list[Link]) -> tuple[dict[str, Any], Tenso
             assert all(name in adapter.lengths for name in names), "DoRA of whole layers"
             tensors[f"{_FIRST}{path}{_M}"] = cat([adapter.lengths[name] for name in names])
         ranks[path] = a.size(0)
+    modules, whole = modules_to(adapter.whole, links)
+    tensors |= {f"{_FIRST}{name}": x for name, x in whole.items()}
     rank = min(ranks.values())
+    alphas = {path: scales[path] * size for path, size in ranks.items()}
+    alpha = adapter.scale * rank
     fields: dict[str, Any] = {
         "peft_type": "LORA",
         "r": rank,
-        "lora_alpha": adapter.scale * rank,
+        "lora_alpha": alpha,
         "target_modules": list(ranks),
         "lora_dropout": 0.0,
         "use_dora": bool(adapter.lengths),
         "bias": "none",
+        **({"modules_to_save": modules} if modules else {}),
         "fan_in_fan_out": any(".c_" in path for path in ranks),
         "rank_pattern": {p: r for p, r in ranks.items() if r != rank},
-        "alpha_pattern": {p: adapter.scale * r for p, r in ranks.items() if r != rank},
+        "alpha_pattern": {path: own for path, own in alphas.items() if own != alpha},
     }
     return fields, tensors
 

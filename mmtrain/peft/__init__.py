@@ -3,7 +3,6 @@
 from mmtrain.peft.config import PeftConfig, PeftKind
 from mmtrain.peft.freeze import count_parameters, freeze_all_but, resting
 from mmtrain.peft.lora import (
-    LoraConfig,
     LoraDropout,
     LoraLinear,
     add_terms,
@@ -14,6 +13,7 @@ from mmtrain.peft.lora import (
     merged_tensors,
     unmerge_lora,
 )
+from mmtrain.peft.lora_config import LoraConfig
 from mmtrain.peft.prompts import (
     LearnedTokens,
     PromptConfig,

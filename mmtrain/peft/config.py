@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from mmtrain.peft.lora import LoraConfig
+from mmtrain.peft.lora_config import LoraConfig
 from mmtrain.peft.prompts import PromptConfig
 
 PeftKind = Literal["lora", "prompt", "p_tuning", "prefix", "context"]
-_LORA = ("rank", "alpha", "rslora", "dora", "dropout", "targets")
+_LORA = ("rank", "alpha", "rslora", "dora", "dropout", "targets", "rank_pattern", "alpha_pattern")
 _FIELDS: dict[PeftKind, tuple[str, ...]] = {
     "lora": _LORA,
     "prompt": ("num_tokens",),
@@ -40,6 +40,12 @@ class PeftConfig:
     targets: tuple[str, ...] | None = None
     """lora: names of linear layers, with * for any part: "text.*.feed_forward.*". None: queries
     and values of all attention."""
+    rank_pattern: dict[str, int] | None = None
+    """lora: another rank for some of the targets, by patterns like theirs, of which the first that
+    fits counts: {"vision.*" = 4}. None: all have `rank`."""
+    alpha_pattern: dict[str, float] | None = None
+    """lora: another alpha, likewise; a layer's term counts its alpha / its rank. None: all have
+    `alpha`."""
     num_tokens: int | None = None
     """Learned tokens. None: 20; for context 16."""
     network: Literal["mlp", "lstm"] | None = None

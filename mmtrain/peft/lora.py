@@ -13,9 +13,7 @@ DoRA (Liu et al. 2024, arXiv:2402.09353, Eq. 5) trains the length of every row a
 The length of a row, |.|, is a constant to the gradient (its Eq. 11).
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -23,44 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmtrain.limits import check_counts
+from mmtrain.peft.lora_config import LoraConfig
 
 TERMS = ("lora_a", "lora_b", "lora_m")
 """The last parts of the names of a term's parameters."""
 DROPOUT_KEYS = "lora_key_B"
 """The row of a batch that dropout is drawn from: an int64 key of each sample."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraConfig:
-    """Which layers get a low-rank term, and its size."""
-
-    rank: int = 8
-    """Rank of the term."""
-    alpha: float = 16.0
-    """Its weight: the term counts alpha / rank."""
-    rslora: bool = False
-    """Count alpha / sqrt(rank) instead, which large ranks want (arXiv:2312.03732)."""
-    dropout: float = 0.0
-    """Share of a layer's input features that the term does not see, drawn for each sample."""
-    dora: bool = False
-    """Train the length of a weight's rows too (DoRA, arXiv:2402.09353)."""
-    targets: tuple[str, ...] = ("*.attention.q", "*.attention.v")
-    """Names of linear layers, with * for any part: `*.attention.*`, `text.*.feed_forward.up`."""
-
-    def __post_init__(self) -> None:
-        check_counts(self, "rank")
-        if self.alpha <= 0:
-            raise ValueError(f"alpha = {self.alpha} must be above 0")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout = {self.dropout} must lie in [0, 1)")
-        if not self.targets:
-            raise ValueError("targets = [] names no layer; leave it out for queries and values")
-
-    @property
-    def scale(self) -> float:
-        """What the term is multiplied by."""
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
 class LoraDropout:
@@ -188,7 +154,7 @@ def apply_lora(
         The layers' names.
 
     Raises:
-        ValueError: a pattern matches no linear layer.
+        ValueError: a pattern matches no linear layer, or one of ranks or alphas says nothing.
     """
     assert (dropout is not None) == (config.dropout > 0), "dropout needs the samples' draws"
     linears = {name for name, part in model.named_modules() if isinstance(part, nn.Linear)}
@@ -202,6 +168,7 @@ def apply_lora(
                 f"{leaves}"
             )
         chosen |= matching
+    config.check_patterns(sorted(chosen))
     model.requires_grad_(False)
     generator, first = torch.Generator().manual_seed(seed), 0
     for name in sorted(chosen):
@@ -209,8 +176,14 @@ def apply_lora(
         assert isinstance(linear, nn.Linear)
         # A front door's dictionary stands for no sample, so nothing is drawn for it.
         drawn = None if "front_door" in name else dropout
-        how: dict[str, Any] = {"rank": config.rank, "scale": config.scale, "dora": config.dora}
-        layer = LoraLinear(linear, **how, dropout=drawn, first=first)
+        layer = LoraLinear(
+            linear,
+            rank=config.rank_of(name),
+            scale=config.scale_of(name),
+            dora=config.dora,
+            dropout=drawn,
+            first=first,
+        )
         first += linear.in_features
         layer.init_weights(generator)
         _replace(model, name, layer)
@@ -223,6 +196,7 @@ def add_terms(
     terms: Mapping[str, tuple[Tensor, Tensor]],
     *,
     scale: float,
+    scales: Mapping[str, float] | None = None,
     lengths: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Give layers the terms of a finished adapter, in place.
@@ -231,13 +205,15 @@ def add_terms(
         model: has the layers.
         terms: A [r, in] and B [out, r] by the layer's name.
         scale: the terms' weight.
+        scales: that of layers where it is another one, by the layer's name.
         lengths: DoRA's of the rows, [out], by the layer's name.
     """
     for name, (a, b) in terms.items():
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
         length = (lengths or {}).get(name)
-        layer = LoraLinear(linear, rank=a.size(0), scale=scale, dora=length is not None)
+        own = (scales or {}).get(name, scale)
+        layer = LoraLinear(linear, rank=a.size(0), scale=own, dora=length is not None)
         layer.lora_a.copy_(a)
         layer.lora_b.copy_(b)
         if layer.lora_m is not None and length is not None:
@@ -294,12 +270,12 @@ def lora_lengths(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removesuffix(ends): x for name, x in tensors.items() if name.endswith(ends)}
 
 
-def merged_tensors(tensors: Mapping[str, Tensor], *, scale: float) -> dict[str, Tensor]:
+def merged_tensors(tensors: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:
     """A state dict with the terms put into their weights: that of the plain model."""
     plain = {n: x for n, x in tensors.items() if n.rpartition(".")[2] not in TERMS}
     lengths = lora_lengths(tensors)
     for name, (a, b) in lora_terms(tensors).items():
-        weight = plain[f"{name}.weight"]
+        weight, scale = plain[f"{name}.weight"], config.scale_of(name)
         whole = weight + scale * (b @ a)
         if name in lengths:
             whole *= (lengths[name] / _lengths(weight, a, b, scale=scale))[:, None]

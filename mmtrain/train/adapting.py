@@ -1,6 +1,7 @@
 """What of a model trains: all but locked towers, or an adapter, which starts and ends as a file."""
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from mmtrain.data.order.randomness import draws
 from mmtrain.errors import UsageError
 from mmtrain.interop.hf_clip import clip_links
 from mmtrain.interop.hf_peft import Adapter, read_adapter, write_adapter
+from mmtrain.interop.hf_peft_whole import completed
 from mmtrain.interop.tensor_links import Link
 from mmtrain.loading.hub_models import model_folder
 from mmtrain.models import Clip
@@ -29,6 +31,7 @@ from mmtrain.peft import (
     merged_tensors,
     resting,
 )
+from mmtrain.peft.lora import TERMS
 
 CONTEXT, PROMPT = "text.embed.context", "generate.prompt."
 """Where learned tokens are among a model's parameters."""
@@ -101,10 +104,10 @@ def _start_from(model: Clip | Vqa, config: PeftConfig, folder: Path) -> None:
             f'peft.init = {folder} is of kind "{adapter.kind}", not "{config.kind}"; change one'
         )
     if kind == "lora":
-        # Ours count by this recipe's scale.
-        ratio = adapter.scale / config.lora.scale
         found = {f"{name}.lora_a": a for name, (a, _) in adapter.terms.items()}
-        found |= {f"{name}.lora_b": b * ratio for name, (_, b) in adapter.terms.items()}
+        for name, (_, b) in adapter.terms.items():
+            # Ours count by this recipe's scale.
+            found[f"{name}.lora_b"] = b * (adapter.scale_of(name) / config.lora.scale_of(name))
         found |= {f"{name}.lora_m": length for name, length in adapter.lengths.items()}
         wanted = {name for name in state if ".lora_" in name}
     else:
@@ -115,18 +118,33 @@ def _start_from(model: Clip | Vqa, config: PeftConfig, folder: Path) -> None:
     if differing:
         raise UsageError(
             f"peft.init = {folder}: {differing[0]} is not the same in both; take the adapter's "
-            "peft.rank, peft.dora, peft.targets or peft.num_tokens"
+            "peft.rank, peft.rank_pattern, peft.dora, peft.targets or peft.num_tokens"
         )
+    found |= _trained_whole(adapter, state, folder)
     with torch.no_grad():
         for name, value in found.items():
             state[name].copy_(value)
+
+
+def _trained_whole(
+    adapter: Adapter, state: Mapping[str, nn.Parameter], folder: Path
+) -> dict[str, Tensor]:
+    """What the adapter trained in full, which is the model's or trains here as well."""
+    for name, value in adapter.whole.items():
+        here = state[name]
+        if not here.requires_grad and not torch.equal(here.detach().to(value), value):
+            raise UsageError(
+                f"peft.init = {folder} holds another {name} than the model, which does not train "
+                "here; name it in peft.also_train, or take the model that the adapter stands on"
+            )
+    return {name: value for name, value in adapter.whole.items() if state[name].requires_grad}
 
 
 def plain_tensors(tensors: Mapping[str, Tensor], config: PeftConfig | None) -> dict[str, Tensor]:
     """A run's weights as the plain model has them: with LoRA's terms in the layers' weights."""
     if config is None or config.kind != "lora":
         return dict(tensors)
-    return merged_tensors(tensors, scale=config.lora.scale)
+    return merged_tensors(tensors, config.lora)
 
 
 def save_adapter(
@@ -136,8 +154,11 @@ def save_adapter(
     *,
     config: PeftConfig,
     base: str,
-) -> None:
+) -> list[str]:
     """Write what a run trained as an adapter's folder in peft's form.
+
+    Returns:
+        What of peft.also_train that form has no place for.
 
     Args:
         folder: made if need be.
@@ -146,11 +167,20 @@ def save_adapter(
         config: of the adapter.
         base: the model that the run started from.
     """
+    names = [n for n in tensors if any(fnmatchcase(n, one) for one in config.also_train)]
+    names = [n for n in names if n.rpartition(".")[2] not in TERMS]
     if config.kind == "lora":
         terms = {n: (a.float(), b.float()) for n, (a, b) in lora_terms(tensors).items()}
         lengths = {n: length.float() for n, length in lora_lengths(tensors).items()}
-        adapter = Adapter(kind="lora", terms=terms, scale=config.lora.scale, lengths=lengths)
+        own = {name: config.lora.scale_of(name) for name in terms}
+        scale = config.lora.scale
+        scales = {name: one for name, one in own.items() if one != scale}
         links, blocks, task = _links(model), None, None
+        plain = {n: x.float() for n, x in tensors.items() if n.rpartition(".")[2] not in TERMS}
+        whole, names = completed(names, plain, links, terms) if names else ({}, [])
+        adapter = Adapter(
+            kind="lora", terms=terms, scale=scale, scales=scales, lengths=lengths, whole=whole
+        )
     else:
         kind = "prompt" if config.kind == "context" else config.kind
         adapter = Adapter(kind=kind, terms={}, rows=_rows(model).float())
@@ -158,6 +188,7 @@ def save_adapter(
         if config.kind == "context":
             task = "FEATURE_EXTRACTION"
     write_adapter(folder, adapter, links=links, blocks=blocks, task=task, base=base)
+    return names
 
 
 @torch.no_grad()

@@ -117,7 +117,7 @@ FIXED = frozenset(
         *("train.batch_size", "train.precision"),
         "lock",
         *("peft.kind", "peft.rank", "peft.alpha", "peft.rslora", "peft.dora", "peft.dropout"),
-        "peft.targets",
+        *("peft.targets", "peft.rank_pattern", "peft.alpha_pattern"),
         *("peft.num_tokens", "peft.network", "peft.hidden_dim", "peft.also_train"),
     }
 )

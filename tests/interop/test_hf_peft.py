@@ -15,7 +15,7 @@ from tests.interop.decoder_folders import build_peer
 
 TOKENS = torch.randint(50, (2, 9), generator=torch.Generator().manual_seed(1))
 PEERS = ["gpt2", "smollm2"]
-LORA = ["lora", "rslora", "dora"]
+LORA = ["lora", "rslora", "dora", "patterns"]
 KINDS = [*LORA, "prompt", "p_tuning mlp", "p_tuning lstm", "prefix", "prefix mlp"]
 
 
@@ -37,6 +37,16 @@ def their_config(kind: str, peer):
     task, name = {"task_type": "CAUSAL_LM"}, kind.partition(" ")[2]
     if kind in LORA:
         gpt = peer.config.model_type == "gpt2"
+        if kind == "patterns":
+            # Ends of names and expressions; peft writes them by letter, and the first that fits
+            # counts. "norm" is the end of three modules' names.
+            first = "attn.c_attn" if gpt else r"layers.\d.self_attn.q_proj"
+            other, whole = ("c_fc", ["ln_f", "h.1.ln_2"]) if gpt else ("v_proj", ["norm"])
+            task |= {
+                "rank_pattern": {first: 2, rf"(h|layers)\.1\..*{other}": 5, "z|mlp.*": 7},
+                "alpha_pattern": {other: 4.5, "z|q_proj|mlp.c_fc": 3},
+                "modules_to_save": whole,
+            }
         return peft.LoraConfig(
             r=3,
             lora_alpha=5,
@@ -65,7 +75,9 @@ def logits(decoder: Decoder, adapter: Adapter) -> torch.Tensor:
     """Of the text, as generation computes them."""
     cache = decoder.build_cache(2, 16)
     if adapter.kind == "lora":
-        add_terms(decoder, adapter.terms, scale=adapter.scale, lengths=adapter.lengths)
+        weights = {"scale": adapter.scale, "scales": adapter.scales}
+        add_terms(decoder, adapter.terms, **weights, lengths=adapter.lengths)
+        assert not decoder.load_state_dict(adapter.whole, strict=False).unexpected_keys
     elif adapter.kind == "prefix":
         fill_prefix(cache, adapter.rows, decoder.config.transformer)
     else:
@@ -103,6 +115,10 @@ def test_we_read_what_peft_writes_and_peft_reads_it_back(name, kind, tmp_path):
     want = wrapped(TOKENS).logits[:, -TOKENS.size(1) :]
     assert (want - plain).abs().max() > 0.05, "an adapter that does something"
     adapter = read(tmp_path / "theirs", ours, links)
+    if kind == "patterns":
+        ranks = {a.size(0) for a, _ in adapter.terms.values()}
+        assert ranks == ({2, 5, 7} if name == "gpt2" else {2, 3, 5, 7}) and adapter.scales
+        assert len(adapter.whole) == (4 if name == "gpt2" else 5)
     close(logits(ours, adapter), want)
 
     blocks = ours.config.transformer
@@ -130,7 +146,8 @@ def test_terms_of_three_projections_are_one_of_gpt2s_fused_layer(tmp_path):
 
     block = "transformer.blocks.0.attention"
     terms = {f"{block}.q": term(2), f"{block}.v": term(2), f"{block}.o": term(2)}
-    adapter = Adapter(kind="lora", terms=terms, scale=0.3)
+    scales = {f"{block}.v": 0.5, f"{block}.o": 0.7}
+    adapter = Adapter(kind="lora", terms=terms, scale=0.3, scales=scales)
     write_adapter(tmp_path, adapter, links=links, blocks=None)
     theirs = peft.PeftModel.from_pretrained(peer, str(tmp_path)).eval()
     want = theirs(TOKENS).logits
@@ -156,6 +173,19 @@ def test_an_adapter_of_another_model_is_one_line(kind, tmp_path):
         read(tmp_path, other, links)
     assert "\n" not in str(caught.value)
     path = tmp_path / "adapter_config.json"
+    if kind == "lora":
+        _, same, links = pair("smollm2")
+        data = json.loads(path.read_text())
+        for changed, told in (
+            ({"rank_pattern": {"q_proj": 2}}, "q_proj does not fit"),
+            ({"rank_pattern": {"q_proj": "2"}}, "'q_proj' = '2' gives no rank"),
+            ({"alpha_pattern": {"(": 2}}, "'\\(' is no pattern"),
+            ({"alpha_pattern": {"q_proj": -1}}, "'q_proj' = -1 gives no alpha"),
+            ({"modules_to_save": ["lm_head", "norm"]}, "norm.*weight does not fit"),
+        ):
+            path.write_text(json.dumps(data | changed))
+            with pytest.raises(UsageError, match=told):
+                read(tmp_path, same, links)
     path.write_text(json.dumps({"peft_type": "IA3"}))
     with pytest.raises(UsageError, match='peft_type = "IA3" is not supported; we read "LORA"'):
         read(tmp_path, other, links)

@@ -7,6 +7,8 @@ from torch import nn
 from mmtrain.peft import LoraConfig, apply_lora, merge_lora, merged_tensors, unmerge_lora
 from mmtrain.peft.lora import LoraLinear
 
+CONFIG = LoraConfig(rank=2, alpha=3, dora=True, targets=("0",))
+
 
 def adapted(*, bias: bool, shaken: bool) -> tuple[nn.Sequential, nn.Sequential]:
     """Two layers in fp64, as they were and with DoRA; shaken: as if it had trained."""
@@ -15,7 +17,7 @@ def adapted(*, bias: bool, shaken: bool) -> tuple[nn.Sequential, nn.Sequential]:
         nn.Sequential(nn.Linear(5, 7, bias=bias), nn.Linear(7, 3)).double() for _ in "ab"
     )
     model.load_state_dict(plain.state_dict())
-    apply_lora(model, LoraConfig(rank=2, alpha=3, dora=True, targets=("0",)))
+    apply_lora(model, CONFIG)
     if shaken:
         with torch.no_grad():
             for parameter in (p for p in model.parameters() if p.requires_grad):
@@ -54,7 +56,7 @@ def test_merged_it_is_the_same_function() -> None:
     plain, model = adapted(bias=True, shaken=True)
     x = torch.randn(4, 5, dtype=torch.float64)
     wanted = model(x)
-    plain.load_state_dict(merged_tensors(model.state_dict(), scale=1.5))
+    plain.load_state_dict(merged_tensors(model.state_dict(), CONFIG))
     torch.testing.assert_close(plain(x), wanted, rtol=1e-13, atol=1e-13)
     merge_lora(model)
     torch.testing.assert_close(model(x), wanted, rtol=1e-13, atol=1e-13)

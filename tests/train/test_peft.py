@@ -24,6 +24,8 @@ from tests.ranks import run_ranks
 
 RECIPE = "configs/debug_clip.toml"
 LORA = ("--peft.kind", "lora", "--peft.rank", "3")
+PATTERNS = ("--peft.rank_pattern", '{"vision.*.q" = 2, "text.*" = 4}')
+PATTERNS += ("--peft.alpha_pattern", '{"*.v" = 5.5}')
 ALL_LAYERS = ("--peft.targets", '["*.attention.*", "*.feed_forward.*"]')
 CONTEXT = ("--peft.kind", "context", "--peft.num_tokens", "4")
 
@@ -74,32 +76,53 @@ def test_lora_trains_and_nothing_else_does(pretrained: Path, tmp_path: Path):
         torch.testing.assert_close(again[name], value, rtol=1e-6, atol=1e-7)
 
 
-def test_dora_trains_lengths_and_its_folder_says_the_same(pretrained: Path, tmp_path: Path):
+def test_dora_trains_lengths_and_its_folder_says_the_same(
+    pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """And what trains in full, but for a parameter of no module."""
     words = (*LORA, "--peft.dora", "true", "--peft.dropout", "0.2", "--train.steps", "3")
+    words += (*PATTERNS, "--peft.also_train", '["vision.head.norm.bias", "logit_scale"]')
     train(tmp_path / "run", pretrained, *words, "--optim.lr", "1e-2")
+    assert "adapter lacks logit_scale: peft has no place for it" in capsys.readouterr().out
     base, _, tokenizer = mmtrain.load(pretrained)
     after = mmtrain.load(tmp_path / "run")[0]
     adapter = read_adapter(
         tmp_path / "run/adapter", model=base, links=clip_links(base.config), blocks=None
     )
     assert adapter.lengths.keys() == adapter.terms.keys()
+    assert {
+        n.split(".")[0] + n[-2:]: (a.size(0), round(adapter.scale_of(n), 3))
+        for n, (a, _) in adapter.terms.items()
+    } == {"vision.q": (2, 8), "vision.v": (3, 1.833), "text.q": (4, 4), "text.v": (4, 1.375)}
+    assert adapter.whole.keys() == {"vision.head.norm.weight", "vision.head.norm.bias"}
     for name, length in adapter.lengths.items():
         assert not torch.allclose(length, base.get_parameter(f"{name}.weight").norm(dim=1))
-    add_terms(base, adapter.terms, scale=adapter.scale, lengths=adapter.lengths)
+    weights = {"scale": adapter.scale, "scales": adapter.scales}
+    add_terms(base, adapter.terms, **weights, lengths=adapter.lengths)
+    base.load_state_dict(adapter.whole, strict=False)
     tokens = tokenizer(["a red circle", "a note"])
+    pixels = torch.arange(2 * 3 * 32 * 32).view(2, 3, 32, 32).to(torch.uint8)
     with torch.no_grad():
-        difference = base.encode_text(tokens) - after.encode_text(tokens)
-    assert difference.abs().max() < 1e-6
+        assert (base.encode_text(tokens) - after.encode_text(tokens)).abs().max() < 1e-6
+        assert (base.encode_image(pixels) - after.encode_image(pixels)).abs().max() < 1e-6
     start = [f"--model.init={pretrained}", f"--peft.init={tmp_path / 'run/adapter'}"]
     recipe = load_recipe(Path(RECIPE), [*start, *words])
     again = build_run(recipe, build_layout(recipe.parallel, pick_device("cpu"))).plain_weights()
     for name, value in after.state_dict().items():
-        torch.testing.assert_close(again[name], value, rtol=1e-6, atol=1e-7)
+        if name == "logit_scale":
+            assert again[name] == mmtrain.load(pretrained)[0].logit_scale != value
+        else:
+            torch.testing.assert_close(again[name], value, rtol=1e-6, atol=1e-7)
+    # What it trained in full must train here too, or be the model's.
+    recipe = load_recipe(Path(RECIPE), [*start, *words[:-1], '["logit_scale"]'])
+    with pytest.raises(UsageError, match=r"holds another vision\.head\.norm\.bias than"):
+        build_run(recipe, build_layout(recipe.parallel, pick_device("cpu")))
 
 
 @pytest.mark.parametrize("kind", ["lora", "context"])
 def test_resume_is_exact(kind: str, pretrained: Path, tmp_path: Path):
     dora = ("--peft.dora", "true")
+    dora += (*PATTERNS, "--peft.also_train", '["vision.head.norm.*"]')
     words = (*LORA, *dora, "--peft.dropout", "0.2") if kind == "lora" else CONTEXT
     train(tmp_path / "whole", pretrained, *words, "--train.steps", "4")
     train(tmp_path / "parts", pretrained, *words, "--train.steps", "2")
@@ -143,6 +166,15 @@ def test_mistakes_are_one_line(
     assert "num_tokens has no effect" in mistake(*LORA, "--peft.num_tokens", "3")
     assert "no [vqa.generate]" in mistake("--peft.kind", "prefix")
     assert "matches no linear layer" in mistake(*LORA, "--peft.targets", '["*.query"]')
+    for ranks, told in (
+        ('{"*.attention.o" = 2}', "fits none of the layers"),
+        ('{"*.q" = 2, "text.*.q" = 4}', "others before it fit all its layers; put it first"),
+        ('{"*.q" = 0}', "must be at least 1"),
+    ):
+        assert told in mistake(*LORA, "--peft.rank_pattern", ranks)
+    assert 'alpha_pattern."x" has no effect' in mistake(*LORA, "--peft.alpha_pattern", '{"x" = 2}')
+    assert "must be above 0" in mistake(*LORA, "--peft.alpha_pattern", '{"*.q" = -1.0}')
+    assert "rank_pattern has no effect" in mistake(*CONTEXT, "--peft.rank_pattern", '{"*.q" = 2}')
     assert "matches no parameter" in mistake(*LORA, "--peft.also_train", '["classify.*"]')
     assert "lock has no effect" in mistake(*LORA, "--lock.vision", "0")
     assert 'optim.kind = "muon" has no effect' in mistake(*LORA, "--optim.kind", "muon")
@@ -214,8 +246,9 @@ def compare(
 def test_two_ranks_have_the_single_process_gradients_and_weights(pretrained: Path, tmp_path: Path):
     common = ["--model.init", str(pretrained), "--run.dir", str(tmp_path / "run")]
     common += ["--train.precision", "fp64", "--train.steps", "3"]
+    norm = ("--peft.also_train", '["vision.head.norm.*"]')
     cases = {
-        "lora": [*common, *LORA, *ALL_LAYERS, "--peft.also_train", '["vision.head.norm.*"]'],
+        "lora": [*common, *LORA, *ALL_LAYERS, *PATTERNS, *norm],
         "context": [*common, *CONTEXT],
     }
     dora = {"dora": [*common, *LORA, *ALL_LAYERS, "--peft.dora", "true"]}
