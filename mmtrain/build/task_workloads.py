@@ -2,21 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from mmtrain.errors import UsageError
 from mmtrain.loading import read_package
 from mmtrain.models import Clip, ClipConfig, ClipStage
+from mmtrain.models.connector import num_image_tokens
 from mmtrain.models.vqa import Vqa, VqaStage
-from mmtrain.nn import TransformerConfig
+from mmtrain.nn import HostLengths, Ragged, TransformerConfig
 from mmtrain.parallel.mesh import Layout
 from mmtrain.plan.teachers import PlannedTeacher
 from mmtrain.plan.workload import Workload
 from mmtrain.tasks.answering import answer_objective
 from mmtrain.tasks.answering_start import build_answering
 from mmtrain.tasks.config import LossSection, VqaSection
+from mmtrain.tasks.dialogues import dialogue_objective
 from mmtrain.tasks.terms.term import Comparison
 
 _RIGHT_ANSWERS = 10
@@ -107,16 +111,7 @@ class Answering(Workload):
             stage.question_length = self.clip.text.context_length
 
     def rows(self, num_images: int) -> dict[str, Tensor]:
-        """Questions and answers, and what is dropped.
-
-        Raises:
-            UsageError: the rows are dialogues.
-        """
-        if self.section.dialogues is not None:
-            raise UsageError(
-                "plan counts images with so many texts each, and a dialogue of [vqa.dialogues] has "
-                "as many images and tokens as its data say; `mmtrain profile` measures its steps"
-            )
+        """Questions and answers, and what is dropped."""
         text, generate = self.clip.text, self.section.generate
         found = _image_draws(self.clip, num_images)
         length = text.context_length
@@ -134,6 +129,90 @@ class Answering(Workload):
             "answer_score_QK": torch.ones(questions, _RIGHT_ANSWERS),
             "valid_Q": torch.ones(questions, dtype=torch.bool),
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Talking(Answering):
+    """A vision tower and a decoder that goes on with dialogues: what their data may be at most.
+
+    Each has all tokens that it may have, one image in as many pieces as there may be, and all else
+    is learnt. Such rows have no padding, so it is the same whether they are packed.
+    """
+
+    @property
+    def num_ids(self) -> int:
+        """Of a dialogue."""
+        assert self.section.dialogues is not None
+        return self.section.dialogues.max_length
+
+    @property
+    def images_per_row(self) -> int:
+        """Pieces of the image, of which there is room for the tokens.
+
+        Raises:
+            UsageError: there is room for none.
+        """
+        most = 1 if self.section.tiles is None else self.section.tiles.most_pieces
+        # A question and an answer have a token each at least.
+        room = (self.num_ids - 2) // self._tokens_per_piece
+        if room < 1:
+            raise UsageError(
+                f"vqa.dialogues.max_length = {self.num_ids} has no room beside the "
+                f"{self._tokens_per_piece} tokens of an image; raise it, or make fewer tokens of "
+                "an image by vqa.connector"
+            )
+        return min(most, room)
+
+    @property
+    def row_told(self) -> str:
+        """The dialogue."""
+        pieces = self.images_per_row
+        image = "one image" if pieces == 1 else f"one image of {pieces} pieces"
+        return (
+            f"dialogues of {self.num_ids:,} tokens with {image} x {self._tokens_per_piece} tokens, "
+            "all else learnt (mmtrain profile measures those of the data)"
+        )
+
+    @property
+    def _tokens_per_piece(self) -> int:
+        return num_image_tokens(self.section.connector, self.clip.vision)
+
+    def prepare(self, model: Vqa, stages: Sequence[Any], layout: Layout) -> None:
+        """The last stage gives losses."""
+        objective = dialogue_objective(model, layout=layout, seed=0)
+        pieces = self.images_per_row
+
+        def ragged(_: nn.Module, inputs: tuple[Tensor], rows: dict[str, Any]) -> Any:
+            (x,) = inputs
+            return (Ragged(x, [pieces] * (x.size(0) // pieces)),), rows
+
+        for stage in stages:
+            stage.set_criterion(objective.criterion)
+            stage.packs = False
+            stage.register_forward_pre_hook(ragged, with_kwargs=True)
+
+    def rows(self, num_images: int) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Dialogues and what is dropped; their lengths are the host's, whatever else is not
+        there."""
+        pieces, length = self.images_per_row, self.num_ids
+        image_BT = torch.zeros(num_images, length, dtype=torch.bool)
+        found: dict[str, Any] = {
+            "tokens_BT": torch.zeros(num_images, length, dtype=torch.int64),
+            "image_BT": image_BT,
+            "trained_BT": torch.zeros_like(image_BT),
+            "length_B": torch.full((num_images,), length),
+            "valid_B": torch.ones(num_images, dtype=torch.bool),
+        }
+        counts = [pieces] * num_images
+        num = num_images * pieces
+        found["place_N2"] = Ragged(torch.zeros(num, 2, dtype=torch.int64), counts)
+        if layers := _dropped_layers(self.clip.vision.transformer):
+            found["keep_NL2"] = Ragged(torch.ones(num, layers, 2), counts)
+        learnt = length - 1 - pieces * self._tokens_per_piece
+        with unset_fake_temporarily():
+            for name, size in (("host_lengths", length), ("host_trained", learnt)):
+                found[name] = HostLengths(torch.full((num_images,), size))
+        return found
 
 
 def planned_teachers(loss: LossSection) -> dict[str, PlannedTeacher]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mmtrain.build.task_workloads import Answering, Matching, planned_teachers
+from mmtrain.build.task_workloads import Answering, Matching, Talking, planned_teachers
 from mmtrain.errors import UsageError
 from mmtrain.eval.config import EVALUATORS
 from mmtrain.plan.workload import Workload
@@ -65,7 +65,8 @@ def build_workload(recipe: TrainRecipe) -> Workload:
     }
     if recipe.vqa is None:
         return Matching(**given, loss=recipe.loss, by_path=planned_teachers(recipe.loss))
-    return Answering(**given, section=recipe.vqa)
+    build = Answering if recipe.vqa.dialogues is None else Talking
+    return build(**given, section=recipe.vqa)
 
 
 def _refuse_evaluations(recipe: TrainRecipe, judges: str, why: str) -> None:

@@ -118,7 +118,7 @@ def _print_plan(workload: Workload, plan: Plan) -> None:
         )
     console.print(_memory_table(plan), highlight=False)
     print(
-        "GiB on the fullest rank of each pipeline coordinate; texts at full length; gathered: "
+        f"GiB on the fullest rank of each pipeline coordinate; {workload.row_told}; gathered: "
         "FSDP's whole copies at a time; total: at the fullest moment of a step, before which not "
         "all gradients need be there; without the framework's own, train.compile, the input "
         "pipeline and what the allocator loses"

@@ -24,7 +24,7 @@ class HostLengths:
     @property
     def longest(self) -> int:
         """Tokens of the longest text."""
-        return int(self.length_B.max())
+        return max(self.length_B.tolist())
 
 
 class Ragged:

@@ -136,7 +136,8 @@ def fullest(
 
 def _batch(workload: Workload, rows: int, *, images: bool) -> int:
     """The rank's share of a batch: bytes of images where they are decoded, ids of texts."""
-    return 8 * rows * workload.num_ids + images * rows * 3 * workload.clip.vision.image_size**2
+    pixels = workload.images_per_row * 3 * workload.clip.vision.image_size**2
+    return rows * (8 * workload.num_ids + images * pixels)
 
 
 def _batch_loss(workload: Workload, layout: Layout, *, rows: int, images: int) -> tuple[int, int]:

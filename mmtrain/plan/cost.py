@@ -159,7 +159,8 @@ def forward_flops(workload: Workload, layout: Layout) -> float:
         stages = [model.stage()]
         workload.prepare(model, stages, layout)
         size = workload.clip.vision.image_size
-        images = torch.zeros(rows, 3, size, size, dtype=torch.uint8)
+        num = rows * workload.images_per_row
+        images = torch.zeros(num, 3, size, size, dtype=torch.uint8)
         with FlopCount() as count, torch.no_grad():
             stages[0](images, **workload.rows(rows))
     return count.total / rows

@@ -89,7 +89,8 @@ def run_stages(
         stages = cut_stages(model, layout)
         workload.prepare(model, stages, layout)
         size = workload.clip.vision.image_size
-        inputs: tuple[Tensor, ...] = (torch.zeros(rows, 3, size, size, dtype=torch.uint8),)
+        num = rows * workload.images_per_row
+        inputs: tuple[Tensor, ...] = (torch.zeros(num, 3, size, size, dtype=torch.uint8),)
         small = workload.rows(rows)
         runs: list[StageRun] = []
         for stage in stages:

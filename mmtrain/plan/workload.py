@@ -44,6 +44,16 @@ class Workload(ABC):
         """What the loss compares over the whole batch. Nothing: each row has a loss of its own."""
 
     @property
+    def images_per_row(self) -> int:
+        """That go through the tower: pieces of images, where they are cut."""
+        return 1
+
+    @property
+    def row_told(self) -> str:
+        """What is counted as a row, in words."""
+        return "texts at full length"
+
+    @property
     def sums_over_images(self) -> bool:
         """Whether one pass does that has all texts and takes the images by microbatch."""
         return False
