@@ -74,11 +74,7 @@ def _one_run(run: RunFolder, *, lacking: str | None) -> dict[str, Any]:
         "of_training": of_training(run),
         "notes": [*seen_before(run), *run.notes],
         "tiles": tiles(run),
-        "zero_shot": run.of_kind("zero-shot"),
-        "probes": run.of_kind("probe"),
-        "retrieval": run.of_kind("retrieval"),
-        "questions": run.of_kind("questions"),
-        "others": [one for one in run.of_kind("other") if one.figures],
+        **by_kind(run),
         "confused": [one for one in judged if one.result.get("confusions")],
         "reliability": draw_reliability(judged),
         "look": run.look,
@@ -90,13 +86,36 @@ def _one_run(run: RunFolder, *, lacking: str | None) -> dict[str, Any]:
         ],
         "examples": [one for one in run.evaluations if _has_examples(one)],
         "accounts": accounts(run),
-        "bad_samples": run.bad_samples[:NUM_BAD_SHOWN],
-        "num_bad_samples": len(run.bad_samples),
-        "bad_reasons": Counter(str(row.get("reason", "?")) for row in run.bad_samples),
-        "bad_batches": run.bad_batches[:NUM_BAD_SHOWN],
-        "num_bad_batches": len(run.bad_batches),
+        **faults(run, shown=slice(NUM_BAD_SHOWN)),
         "facts": facts_of(run) + _fingerprints(run.evaluations),
         "recipe": run.recipe,
+    }
+
+
+def by_kind(run: RunFolder) -> dict[str, list[Evaluation]]:
+    """The evaluations of each table of results.html."""
+    return {
+        "zero_shot": run.of_kind("zero-shot"),
+        "probes": run.of_kind("probe"),
+        "retrieval": run.of_kind("retrieval"),
+        "questions": run.of_kind("questions"),
+        "others": [one for one in run.of_kind("other") if one.figures],
+    }
+
+
+def faults(run: RunFolder, *, shown: slice) -> dict[str, Any]:
+    """What faults.html tells of samples and steps that could not be used.
+
+    Args:
+        run: what is in its folder.
+        shown: those that get a line of their own.
+    """
+    return {
+        "bad_samples": run.bad_samples[shown],
+        "num_bad_samples": len(run.bad_samples),
+        "bad_reasons": Counter(str(row.get("reason", "?")) for row in run.bad_samples),
+        "bad_batches": run.bad_batches[shown],
+        "num_bad_batches": len(run.bad_batches),
     }
 
 

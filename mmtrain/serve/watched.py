@@ -4,7 +4,6 @@ import hashlib
 import json
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from mmtrain.report.compare import comparison, distinct_names
 from mmtrain.report.curves import Drawing, draw_curves, draw_scores, draw_sources
 from mmtrain.report.facts import facts_of, run_length, seen_before
 from mmtrain.report.live_run import LiveRun
-from mmtrain.report.page import NUM_BAD_SHOWN, accounts, tiles
+from mmtrain.report.page import NUM_BAD_SHOWN, accounts, by_kind, faults, tiles
 from mmtrain.report.render import render
 from mmtrain.report.run_folder import RunFolder
 from mmtrain.report.run_state import RunState, state_of
@@ -87,11 +86,14 @@ def _of_one(run: RunFolder) -> Iterator[Section]:
     yield _section("tiles", "", _table("tiles", tiles=tiles(run)))
     yield _curves("training", "Training", [*draw_curves([run], [run.name]), *draw_sources(run)])
     if run.evaluations:
-        yield _section("evaluations", "Newest evaluations", _table("evaluations", **_by_kind(run)))
+        steps = [one for one in run.evaluations if isinstance(one.result.get("step"), int)]
+        table = _table("evaluations", steps=steps, **by_kind(run))
+        yield _section("evaluations", "Newest evaluations", table)
     yield _curves("scores", "Scores over the steps", draw_scores([run], [run.name]))
     if found := accounts(run):
         yield _section("epochs", "Epochs", _table("epochs", accounts=found))
-    yield _section("faults", "", _faults(run))
+    newest = slice(-NUM_BAD_SHOWN, None)
+    yield _section("faults", "", _table("faults", **faults(run, shown=newest)))
     yield _section("facts", "Made with", _table("facts", facts=facts_of(run)))
 
 
@@ -110,28 +112,6 @@ def _of_several(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[Sec
     if laid["settings"]:
         table = _table("settings", names=names, rows=laid["settings"])
         yield _section("settings", "What differs in the recipes", table)
-
-
-def _by_kind(run: RunFolder) -> dict[str, Any]:
-    return {
-        "steps": [one for one in run.evaluations if isinstance(one.result.get("step"), int)],
-        "zero_shot": run.of_kind("zero-shot"),
-        "probes": run.of_kind("probe"),
-        "retrieval": run.of_kind("retrieval"),
-        "questions": run.of_kind("questions"),
-        "others": [one for one in run.of_kind("other") if one.figures],
-    }
-
-
-def _faults(run: RunFolder) -> str:
-    return _table(
-        "faults",
-        bad_samples=run.bad_samples[-NUM_BAD_SHOWN:],
-        num_bad_samples=len(run.bad_samples),
-        bad_reasons=Counter(str(row.get("reason", "?")) for row in run.bad_samples),
-        bad_batches=run.bad_batches[-NUM_BAD_SHOWN:],
-        num_bad_batches=len(run.bad_batches),
-    )
 
 
 def _section(name: str, title: str, html: str) -> Section:
