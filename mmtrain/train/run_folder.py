@@ -155,13 +155,17 @@ def fetched_models(path: Path) -> dict[str, str]:
 
 
 def _beginning(path: Path) -> dict[str, Any]:
-    """When the run began, which a resume leaves as it was, and the command that it goes on by."""
+    """When the run began, which a resume leaves as it was, and the command that it goes on by; a
+    program of somebody's own that calls us is none."""
     now = datetime.now().astimezone().isoformat(" ", "minutes")
     try:
         before: Any = parse_json((path / FACTS_FILE).read_text(encoding="utf-8"))
         now = before.get("begun", now)
     except (OSError, ValueError, AttributeError):
         pass  # the run begins, or nobody can say when it did
+    program = Path(sys.argv[0]).parts
+    if program[-1:] != ("mmtrain",) and program[-2:] != ("mmtrain", "__main__.py"):
+        return {"begun": now}
     return {"begun": now, "command": shlex.join(["mmtrain", *sys.argv[1:]])}
 
 

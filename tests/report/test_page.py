@@ -64,7 +64,7 @@ def test_tiles_and_curves_tell_the_same(tmp_path: Path) -> None:
     assert waiting is not None and waiting[1] in curves["Waiting for data"]
 
 
-def test_when_how_long_and_on_what(tmp_path: Path) -> None:
+def test_when_how_long_and_on_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run")  # 40 lines of 32 samples, 300 a second
     assert run_making(read_run(run)) == "trained for 4 s"
     write_facts(run, recipe={}, facts={"device": "cuda", "ranks": 8})
@@ -72,9 +72,14 @@ def test_when_how_long_and_on_what(tmp_path: Path) -> None:
     assert run_making(read_run(run)) == f"begun {begun} · trained for 4 s · on cuda × 8"
     facts = json.loads((run / "run.json").read_text()) | {"begun": "2020-01-01 00:00+00:00"}
     (run / "run.json").write_text(json.dumps(facts))
-    write_facts(run, recipe={}, facts={})  # a resume
+    # The tests' own words are no command of ours.
+    assert "command" not in facts and "subtitle command" not in write_report((run,)).read_text()
+    monkeypatch.setattr("sys.argv", ["/usr/lib/mmtrain/__main__.py", "train", "my run", "--resume"])
+    write_facts(run, recipe={}, facts={})
     assert json.loads((run / "run.json").read_text())["begun"] == "2020-01-01 00:00+00:00"
-    assert "mmtrain " in write_report((run,)).read_text().split('class="subtitle command">')[1]
+    assert (
+        "<code>mmtrain train &#39;my run&#39; --resume</code>" in write_report((run,)).read_text()
+    )
     shown = [duration(seconds) for seconds in (0.2, 59, 61, 3601, 86400 * 2.5)]
     assert shown == ["1 s", "59 s", "1 min", "1.0 h", "2.5 days"]
 
