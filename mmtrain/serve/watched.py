@@ -23,6 +23,14 @@ _SHARE = 0.1
 """Of a core's time that reading and drawing may take while a page is open. A look at 400 lines
 takes 17 ms, one at 100,000 a second."""
 
+_KINDS = {
+    "zero_shot": "Zero-shot classification",
+    "probes": "Classifiers on frozen features",
+    "retrieval": "Retrieval",
+    "questions": "Questions about images",
+}
+"""Tables of scores of several runs, with their headings."""
+
 Section = dict[str, Any]
 """id, title, css, and parts: (id, HTML)."""
 
@@ -101,14 +109,13 @@ def _of_several(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[Sec
     laid = comparison(runs)
     yield _section("summary", "", _table("summary", names=names, rows=laid["summary"]))
     yield _curves("training", "Training", laid["curves"])
-    for kind, title in (
-        ("zero_shot", "Zero-shot classification"),
-        ("probes", "Classifiers on frozen features"),
-        ("retrieval", "Retrieval"),
-        ("questions", "Questions about images"),
-    ):
-        if laid[kind]:
-            yield _section(kind, title, _table("scores", names=names, rows=laid[kind]))
+    if laid["uneven"]:
+        yield _section("axis", "", _table("axis"))
+    scores = [(kind, title) for kind, title in _KINDS.items() if laid[kind]]
+    for kind, title in scores:
+        yield _section(kind, title, _table("scores", names=names, rows=laid[kind]))
+    if scores:
+        yield _section("explained", "", _table("explained", evaluations=laid["evaluations"]))
     if laid["settings"]:
         table = _table("settings", names=names, rows=laid["settings"])
         yield _section("settings", "What differs in the recipes", table)

@@ -13,7 +13,7 @@ from mmtrain.report.run_folder import read_run
 from mmtrain.serve import watched
 from mmtrain.serve.watch import build_app
 from mmtrain.serve.watched import Watched
-from tests.report.folders import make_run, write_probes
+from tests.report.folders import make_run, write_metrics, write_probes
 
 
 def parts(told: dict) -> dict[str, str]:
@@ -63,6 +63,11 @@ def test_several_runs_are_laid_over_each_other(tmp_path: Path) -> None:
     assert colors == {"a": "c0", "later": None, "b": "c1"}
     assert {"summary", "training-Loss", "zero_shot", "settings"} <= set(parts(told))
     assert "optim.lr" in parts(told)["settings"]
+    # Of what the comparison explains, nothing stands there unexplained.
+    explained = parts(told)["explained"]
+    assert "Green" in explained and "95 % interval" in explained and "axis" not in parts(told)
+    write_metrics(paths[2], 400)
+    assert "logarithmic axis" in parts(Watched(paths).newest(""))["axis"]
 
 
 def test_a_ninth_run_has_the_first_ones_colour_dashed_everywhere(tmp_path: Path) -> None:
