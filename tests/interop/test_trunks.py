@@ -203,6 +203,7 @@ def assert_folder_is(folder: Path, theirs: torch.nn.Module) -> None:
     assert_same_features(ours.encode_text(tokens), unit(theirs.encode_text(tokens)))
 
 
+@pytest.mark.slow
 def test_a_resnet_lives_through_the_commands(tmp_path):
     live_through_the_commands(tmp_path, resnet_cfg())
 

@@ -41,7 +41,14 @@ def noted() -> Iterator[list[int]]:
         gc.callbacks.remove(note)
 
 
-@pytest.mark.parametrize(("every", "times"), [("2", 3), ("4", 1), ("none", 0)])
+@pytest.mark.parametrize(
+    ("every", "times"),
+    [
+        ("2", 3),
+        pytest.param("4", 1, marks=pytest.mark.slow),
+        pytest.param("none", 0, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_collects_where_it_is_told_to_and_computes_the_same(
     every: str, times: int, tmp_path: Path
 ) -> None:

@@ -14,7 +14,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "configs/debug_clip.toml"
 STEPS = 24
-NUM_KILLS = 5
 
 
 def command(run_dir: Path, *words: str) -> list[str]:
@@ -67,16 +66,21 @@ def run_until(run_dir: Path, step: int, *words: str) -> None:
         assert code == -signal.SIGKILL, f"ended by itself before the kill:\n{output.read()}"
 
 
-@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
-def test_killed_run_resumes_to_the_same_losses(tmp_path: Path, workers: int) -> None:
-    """SIGKILL at five random steps; every loss, before and after each kill, is the same."""
+@pytest.mark.parametrize(
+    ("workers", "num_kills"),
+    [(2, 2), *(pytest.param(workers, 5, marks=pytest.mark.slow) for workers in (0, 2))],
+)
+def test_killed_run_resumes_to_the_same_losses(
+    tmp_path: Path, workers: int, num_kills: int
+) -> None:
+    """SIGKILL at random steps; every loss, before and after each kill, is the same."""
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     subprocess.run(command(straight), check=True, capture_output=True, cwd=ROOT, env=environment())
     expected = losses(straight)
     assert sorted(expected) == list(range(1, STEPS + 1))
 
     draw = random.Random(workers)
-    kills = sorted(draw.sample(range(1, STEPS - 1), NUM_KILLS))
+    kills = sorted(draw.sample(range(1, STEPS - 1), num_kills))
     option = ("--data.workers", str(workers))
     for step in kills:
         run_until(killed, step, *option, *(["--resume"] if step > kills[0] else []))

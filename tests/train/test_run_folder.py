@@ -231,7 +231,14 @@ def test_steps_are_never_overwritten(
     assert "already holds a run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("holds", [(), ("slurm-7.out", "train.log", ".git/x"), ("eval/old.json",)])
+@pytest.mark.parametrize(
+    "holds",
+    [
+        ("slurm-7.out", "train.log", ".git/x"),
+        pytest.param((), marks=pytest.mark.slow),
+        pytest.param(("eval/old.json",), marks=pytest.mark.slow),
+    ],
+)
 def test_a_resume_that_is_refused_leaves_no_copy_of_the_mirror(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], holds: tuple[str, ...]
 ) -> None:
