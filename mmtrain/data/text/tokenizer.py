@@ -1,7 +1,6 @@
 """Texts to token ids: the tokenizer's config, the padded and cut forms, and its folder on disk."""
 
 import dataclasses
-import difflib
 import hashlib
 import itertools
 import json
@@ -21,6 +20,7 @@ from mmtrain.data.text.json_tokenizer import JsonTokenizer
 from mmtrain.data.text.language_tokens import LanguageTokens
 from mmtrain.data.text.messages import Message
 from mmtrain.data.text.said import SaidToken
+from mmtrain.data.text.saved_tokenizer import check_saved, read_file
 from mmtrain.data.text.sentence_piece import SentencePieceModel
 from mmtrain.data.text.siglip_pieces import SiglipPieces
 from mmtrain.data.work import COUNTER
@@ -280,7 +280,7 @@ def build_tokenizer(config: TokenizerConfig, *, folder: Path | None = None) -> T
     if config.path is None:
         return Tokenizer(config, ClipBpe())
     path = (folder or Path()) / config.path
-    return _build(config, path, _read(path, "tokenizer.path"))
+    return _build(config, path, read_file(path, "tokenizer.path"))
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -291,14 +291,16 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """
     config_path = folder / CONFIG_FILE
     try:
-        content = parse_json(_read(config_path, "tokenizer"))
+        content = parse_json(read_file(config_path, "tokenizer"))
     except ValueError as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"{config_path}: is not JSON ({error}); export the model again") from error
-    sha256, config = _decode(content, config_path)
+    fields = dict(check_saved(content, config_path))
+    sha256 = fields.pop("sha256")
+    config = TokenizerConfig(**fields)
     path = folder / str(config.path)
-    definition = _read(path, f"{config_path}: path")
+    definition = read_file(path, f"{config_path}: path")
     if hashlib.sha256(definition).hexdigest() != sha256:
         raise UsageError(
             f"{path}: its SHA-256 is not the one in {CONFIG_FILE}: damaged or another model's;"
@@ -315,46 +317,6 @@ def _build(config: TokenizerConfig, path: Path, definition: bytes) -> Tokenizer:
             f"tokenizer.path = {path}: {error}; name a file for kind = {config.kind}"
         ) from error
     return Tokenizer(config, model)
-
-
-def _read(path: Path, key: str) -> bytes:
-    if path.is_char_device() or path.is_block_device():  # it may have no end
-        raise UsageError(f"{key} = {path} is a device; name a file")
-    try:
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        why = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"{key} = {path}: {why}; name a file that exists") from error
-
-
-_SAVED_KEYS = {
-    "kind": (str,),
-    "path": (str,),
-    "context_length": (int,),
-    "clean": (str,),
-    "add_sot": (bool, type(None)),
-    "add_eot": (bool,),
-    "pad_id": (int, type(None)),
-    "sha256": (str,),
-}
-
-
-def _decode(content: object, path: Path) -> tuple[str, TokenizerConfig]:
-    """The model file's SHA-256 and the config, from a JSON object with exactly `_SAVED_KEYS`."""
-    if not isinstance(content, dict):
-        raise UsageError(f"{path}: is not a JSON object; export the model again")
-    for key, value in content.items():
-        if key not in _SAVED_KEYS:
-            meant = difflib.get_close_matches(key, _SAVED_KEYS, n=1)
-            hint = f"did you mean {meant[0]}?" if meant else f"it has {', '.join(_SAVED_KEYS)}"
-            raise UsageError(f"{path}: {key} = {value!r} is not a key of a tokenizer; {hint}")
-        if type(value) not in _SAVED_KEYS[key]:
-            raise UsageError(f"{path}: {key} = {value!r} has the wrong type; export again")
-    missing = _SAVED_KEYS.keys() - content.keys()
-    if missing:
-        raise UsageError(f"{path}: {', '.join(sorted(missing))} missing; export the model again")
-    fields = {key: value for key, value in content.items() if key != "sha256"}
-    return content["sha256"], TokenizerConfig(**fields)
 
 
 def _token_or_refuse(setting: str, token: int | None) -> list[int]:
