@@ -104,7 +104,7 @@ def _train(
             evaluator, failed = run.evaluate(log.log)
             weights = None if run.recipe.peft is None else run.state.whole_weights()
             with writing(run.folder):
-                on_rank_0(lambda: _export(run, evaluator, weights))
+                on_rank_0(lambda: _export(run, evaluator, weights, log))
         log.say(f"done: {run.folder} ({', '.join(_written(run.folder))})")
         with watchdog.busy("sending to run.mirror"):
             mirror.finish()
@@ -221,9 +221,10 @@ class _Log:
             self.log.close()
 
 
-def _export(run: Run, evaluator: Any, weights: dict[str, torch.Tensor] | None) -> None:
+def _export(run: Run, evaluator: Any, weights: dict[str, torch.Tensor] | None, log: _Log) -> None:
     """Write export/, adapter/ and the report; `weights` are those of a run with an adapter."""
-    run.export(evaluator, weights)
+    for note in run.export(evaluator, weights):
+        log.say(note)
     write_report((run.folder,), encoder=run.task.looks(evaluator))
 
 

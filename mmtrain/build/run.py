@@ -111,20 +111,23 @@ class Run:
         )
         return evaluator, [failed for failed in attempts if failed is not None]
 
-    def export(self, evaluator: Any, weights: Mapping[str, Tensor] | None) -> None:
-        """Write export/, and adapter/ where the run trained one; on one rank.
+    def export(self, evaluator: Any, weights: Mapping[str, Tensor] | None) -> list[str]:
+        """Write export/, and adapter/ where the run trained one; on one rank -> lines for the user.
 
         Args:
             evaluator: has the plain model with the current weights.
             weights: from state.whole_weights, of a run with an adapter.
         """
+        notes: list[str] = []
         if weights is not None and (peft := self.recipe.peft) is not None:
             folder, base = self.folder / ADAPTER, self.task.base
             left = save_adapter(folder, evaluator.model, weights, config=peft, base=base)
             if left:
                 more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-                print(f"{folder} lacks {left[0]}{more}: peft has no place for it; export/ has it")
+                lacks = f"{folder} lacks {left[0]}{more}"
+                notes.append(f"{lacks}: peft has no place for it; export/ has it")
         self.task.export(self.folder / "export", evaluator)
+        return notes
 
     def take_step(self, batch: SampleBatch, transfer: Transfer) -> Step:
         """The coming step, without what the loop does beside: logs, checkpoints, evaluations."""

@@ -83,7 +83,7 @@ def test_dora_trains_lengths_and_its_folder_says_the_same(
     words = (*LORA, "--peft.dora", "true", "--peft.dropout", "0.2", "--train.steps", "3")
     words += (*PATTERNS, "--peft.also_train", '["vision.head.norm.bias", "logit_scale"]')
     train(tmp_path / "run", pretrained, *words, "--optim.lr", "1e-2")
-    assert "adapter lacks logit_scale: peft has no place for it" in capsys.readouterr().out
+    assert "adapter lacks logit_scale: peft has no place for it" in capsys.readouterr().err
     base, _, tokenizer = mmtrain.load(pretrained)
     after = mmtrain.load(tmp_path / "run")[0]
     adapter = read_adapter(
