@@ -1,10 +1,10 @@
 """Settings of a recipe that cannot matter: refused, or told where leaving them in is honest use."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 
 from mmtrain.build.tasks import task_sections
-from mmtrain.data.shards.patterns import is_in_store
+from mmtrain.data.shards.patterns import any_in_store
 from mmtrain.errors import UsageError
 from mmtrain.loading.config import ModelConfig
 from mmtrain.models.parameters import LockConfig
@@ -156,18 +156,7 @@ def idle_notes(
 
 def _reads_stores(recipe: TrainRecipe) -> bool:
     """Whether any data of a recipe, of its training or an evaluation, are in a store."""
-    sections = (recipe.data, recipe.eval)
-    return any(is_in_store(text) for section in sections for text in _texts(asdict(section)))
-
-
-def _texts(value: object) -> Iterator[str]:
-    """All texts in a section, its tables and lists."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from (text for each in value.values() for text in _texts(each))
-    elif isinstance(value, list | tuple):
-        yield from (text for each in value for text in _texts(each))
+    return any_in_store([asdict(recipe.data), asdict(recipe.eval)])
 
 
 def _idle_training(train: TrainConfig, total_steps: int, ranks: int) -> Iterator[tuple[bool, str]]:

@@ -1,7 +1,8 @@
 """The whole pipeline for other people's trainers: shards to batches, exact to the sample."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.utils.data import default_collate
 from mmtrain.data.bad_samples import AT_LEAST
 from mmtrain.data.batch import BadSample
 from mmtrain.data.config import DataConfig
+from mmtrain.data.idle_arguments import refuse_idle_arguments
 from mmtrain.data.image_text import ImageTextData
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.mapped import Map, MappedBatch, MappedData, keep_files
@@ -18,6 +20,8 @@ from mmtrain.data.numbered import NumberedData
 from mmtrain.data.order.plan import PADDING
 from mmtrain.data.text.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
 from mmtrain.errors import UsageError
+from mmtrain.settings.decode import decode, encode
+from mmtrain.settings.describe import NONE
 
 _PER_RANK = 32
 """Samples that are made together where they are handed on one by one."""
@@ -145,7 +149,7 @@ class Loader:
 
 
 def open_loader(
-    train: str | Sequence[str],
+    train: str | Path | Sequence[str | Path] | None,
     *,
     batch_size: int | None,
     image_size: int | None = None,
@@ -166,7 +170,7 @@ def open_loader(
     `txt`, `json` ... as bytes.
 
     Args:
-        train: as `data.train`.
+        train: as `data.train`; None beside `mixture`.
         batch_size: rows of a *global* batch; None: samples come one by one.
         image_size: height and width of the images.
         tokenizer: of the texts, with `image_size`; None: CLIP's.
@@ -177,7 +181,8 @@ def open_loader(
         rank: this data-parallel rank; None: torch.distributed's, or 0.
         world_size: how many there are; None: torch.distributed's, or 1.
         pin_memory: hand tensors on in page-locked memory.
-        settings: any other key of the section [data], such as `workers` or `shuffle_group`.
+        settings: any other key of the section [data], such as `workers` or `shuffle_group`; what
+            nothing would read is refused.
 
     Raises:
         UsageError: the data cannot be had, or a setting does not fit.
@@ -195,10 +200,15 @@ def open_loader(
         raise UsageError(f"rank = {rank} must be within 0 and world_size - 1 = {world_size - 1}")
     if batch_size is None:
         settings = {"last": "mask", **settings}  # so that every sample comes
-    try:
-        config = DataConfig(train=train if isinstance(train, str) else tuple(train), **settings)
-    except ValueError as error:
-        raise UsageError(f"data.{error}") from error
+    config = decode(DataConfig, _as_written({"train": train, **settings}), path="data")
+    refuse_idle_arguments(
+        config,
+        image_size=image_size,
+        map=map,
+        collate=collate,
+        batch_size=batch_size,
+        pin_memory=pin_memory,
+    )
     common: dict[str, Any] = {
         "seed": seed,
         "batch_size": _PER_RANK * world_size if batch_size is None else batch_size,
@@ -221,3 +231,16 @@ def open_loader(
         together = collate if map is not None and batch_size is not None else None
         data = MappedData(config, map=map or keep_files, collate=together, **common)
     return Loader(data, one_by_one=batch_size is None, world_size=world_size)
+
+
+def _as_written(value: Any) -> Any:
+    """A setting as a recipe would have it, so that its type is looked at as there."""
+    if value is None:
+        return NONE
+    if is_dataclass(value) and not isinstance(value, type):
+        return encode(value)
+    if isinstance(value, Mapping):
+        return {name: _as_written(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_written(each) for each in value]
+    return str(value) if isinstance(value, Path) else value

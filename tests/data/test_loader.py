@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from mmtrain.data import Loader, SampleError, open_loader
+from mmtrain.data.images.transforms import AugmentConfig
+from mmtrain.data.mixture import MixtureSource
 from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.text.tokenizer import TokenizerConfig
 from mmtrain.errors import UsageError
@@ -147,6 +149,22 @@ def test_tensors_are_those_that_mmtrain_trains_on(shards: str) -> None:
         ({"tokenizer": TokenizerConfig()}, "tokenizer has no effect without image_size"),
         ({"rank": 2, "world_size": 2}, "rank = 2 must be within 0 and world_size - 1 = 1"),
         ({"workers": -1}, "data.workers = -1"),
+        ({"wrokers": 1}, "unknown key data.wrokers; did you mean data.workers"),
+        ({"workers": "2"}, 'data.workers = "2" must be an int'),
+        ({"last": "msak"}, 'data.last = "msak" is unknown; did you mean "mask"'),
+        ({"image_size": 16, "captions": "txt"}, 'data.captions = "txt" must be'),
+        ({"cache_dir": "c"}, "cache_dir = c has no effect: none of the data are in a store"),
+        ({"prefetch": 4}, "prefetch = 4 has no effect without workers"),
+        ({"collate": len}, "collate has no effect without map"),
+        ({"image_size": 16, "collate": len}, "collate has no effect without map"),
+        ({"batch_size": None, "map": number, "collate": len}, "collate has no effect with batch"),
+        ({"pin_memory": True}, "pin_memory = True has no effect without image_size or map"),
+        (
+            {"map": number, "captions": {"alt": 1.0}},
+            "captions = .*'alt'.* has no effect without im",
+        ),
+        ({"fast_decode": True}, "fast_decode = True has no effect without image_size"),
+        ({"map": number, "label_key": "id"}, "label_key = id has no effect without image_size"),
         ({"batch_size": 5, "world_size": 2}, "multiple of the 2 data-parallel ranks"),
         ({"batch_size": 99}, "larger than the data"),
     ],
@@ -154,6 +172,29 @@ def test_tensors_are_those_that_mmtrain_trains_on(shards: str) -> None:
 def test_mistakes_are_named(shards: str, options: dict[str, Any], told: str) -> None:
     with pytest.raises(UsageError, match=told):
         open_loader(shards, **{"batch_size": 4} | options)
+
+
+def test_settings_are_taken_in_any_form_that_says_the_same(shards: str, tmp_path: Path) -> None:
+    """Paths, tuples, sections as objects or tables, and None; and nothing is made for a refusal."""
+    augment = AugmentConfig(crop_scale=(0.5, 1.0))
+    forms: list[dict[str, Any]] = [
+        {"train": shards, "augment": augment},
+        {"train": [Path(shards)], "augment": {"crop_scale": [0.5, 1]}, "index_dir": None},
+    ]
+    loaders = [open_loader(**form, batch_size=4, image_size=16, join=()) for form in forms]
+    first, second = (loader.data.config for loader in loaders)
+    assert first.augment == second.augment == augment and second.train == (shards,)
+    sources = tuple(
+        MixtureSource(name=name, train=train, weight=1.0, label_key="")
+        for name, train in (("a", shards), ("b", "synthetic:8"))
+    )
+    with pytest.raises(UsageError, match=r"mixture\[a\].label_key =  has no effect"):
+        open_loader(None, mixture=sources, batch_size=4)
+    cached = {"image_size": 16, "cache_dir": str(tmp_path / "c")}
+    with pytest.raises(UsageError, match=r"cache_dir = .* has no effect"):
+        open_loader(None, mixture=sources, batch_size=4, **cached)
+    assert not (tmp_path / "c").exists()
+    assert open_loader(None, mixture=sources, batch_size=4, image_size=16).num_samples == 36
 
 
 @pytest.mark.parametrize("change", [{"seed": 2}, {"batch_size": 2}, {"shuffle_group": 1}])

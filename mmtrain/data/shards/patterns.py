@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +28,15 @@ _AND = re.compile(r"::(?![^\[]*\])")
 def is_in_store(pattern: str) -> bool:
     """Whether any of what a pattern stands for is of one of `SCHEMES`."""
     return any(map(is_remote, _split(pattern)))
+
+
+def any_in_store(value: object) -> bool:
+    """Whether any text in a section, its tables and lists is a pattern of what is in a store."""
+    if isinstance(value, str):
+        return is_in_store(value)
+    if isinstance(value, Mapping):
+        return any(map(any_in_store, value.values()))
+    return isinstance(value, list | tuple) and any(map(any_in_store, value))
 
 
 def expand_patterns(
