@@ -1,7 +1,10 @@
-"""How many of a thing a config may ask for. What is beyond was never meant, and is found before
-memory is taken for it or a size overflows."""
+"""How many of a thing a config may ask for, and which words. What is beyond was never meant, and is
+found before memory is taken for it, a size overflows or another word's meaning is taken."""
 
-from typing import Any
+import functools
+import types
+import typing
+from typing import Any, Literal
 
 MOST = 1 << 20
 """Of anything that has an axis of a tensor: features, heads, tokens."""
@@ -30,3 +33,35 @@ def check_counts(config: Any, *names: str, least: int = 1, most: int = MOST) -> 
             raise ValueError(f"{name} = {value} must be at least {least}")
         if value is not None and value > most:
             raise ValueError(f"{name} = {value} must be at most {most}")
+
+
+def check_choices(config: Any) -> None:
+    """Refuse fields whose value is not among the words of their Literal.
+
+    A recipe's were looked at where it was read; a config of somebody's own program was not, and an
+    unknown word would be taken for whatever stands last.
+
+    Raises:
+        ValueError: naming the field, its value and the words.
+    """
+    for name, choices in _choices(type(config)).items():
+        value = getattr(config, name)
+        for each in value if isinstance(value, list | tuple) else (value,):
+            if each not in choices:
+                words = " or ".join(str(choice) for choice in choices if choice is not None)
+                raise ValueError(f"{name} = {each!r} is unknown; use {words}")
+
+
+@functools.cache
+def _choices(cls: type) -> dict[str, tuple[Any, ...]]:
+    """The words of fields that take nothing else, or tuples of them, None aside."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for name, annotation in typing.get_type_hints(cls).items():
+        has_arms = typing.get_origin(annotation) in (typing.Union, types.UnionType, tuple)
+        arms = typing.get_args(annotation) if has_arms else (annotation,)
+        words = [arm for arm in arms if typing.get_origin(arm) is Literal]
+        rest = [arm for arm in arms if arm not in (*words, types.NoneType, ...)]
+        if words and not rest:
+            none = (None,) * (types.NoneType in arms)
+            found[name] = (*(word for arm in words for word in typing.get_args(arm)), *none)
+    return found

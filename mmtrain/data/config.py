@@ -5,7 +5,7 @@ import os
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from mmtrain.data.images.decode import HIGHEST_MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS
 from mmtrain.data.images.transforms import AugmentConfig, Interpolation, ResizeMode
@@ -19,7 +19,7 @@ from mmtrain.data.sources.source import IMAGE_KEY
 from mmtrain.data.storage.cache import Cache
 from mmtrain.data.storage.caches import GB, asked_for, is_same_folder, open_cache
 from mmtrain.data.storage.patience import PATIENCE
-from mmtrain.limits import MOST_PROCESSES, check_counts
+from mmtrain.limits import MOST_PROCESSES, check_choices, check_counts
 from mmtrain.ranks import is_alone, num_ranks
 from mmtrain.settings.paths import PathText
 
@@ -166,6 +166,7 @@ class DataConfig:
         }
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_counts(self, "workers", least=0, most=MOST_PROCESSES)
         check_counts(self, "prefetch", most=MOST_PROCESSES)
         if self.threads is not None:
@@ -177,17 +178,6 @@ class DataConfig:
         self._check_stream()
         if self.label_key == "":
             raise ValueError('label_key = "" names no field; leave it out for none')
-        for name, choices in (
-            ("resize_mode", get_args(ResizeMode)),
-            ("interpolation", get_args(Interpolation)),
-            ("last", get_args(Last)),
-            ("on_damage", get_args(OnDamage)),
-            ("mixture_end", get_args(MixtureEnd)),
-            ("mixture_batches", get_args(MixtureBatches)),
-            ("join_missing", get_args(Missing)),
-        ):
-            if (value := getattr(self, name)) not in choices:
-                raise ValueError(f"{name} = {value!r} is unknown; use {' or '.join(choices)}")
         if not 1 <= self.max_image_pixels <= HIGHEST_MAX_IMAGE_PIXELS:
             raise ValueError(
                 f"max_image_pixels = {self.max_image_pixels} must be within 1 and "

@@ -26,6 +26,7 @@ from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.eval.forward_size import FIXED_BATCH
 from mmtrain.eval.together import on_all_ranks, sum_of_all
+from mmtrain.limits import MOST_PROCESSES, check_choices, check_counts
 from mmtrain.models.clip import Clip
 from mmtrain.models.fused import fused_clip
 from mmtrain.nn import unit_norm
@@ -72,6 +73,14 @@ class Encoder:
     kept: Callable[[SampleSource], Tensor] | None = None
     """Gives the image features of a whole set from where they are kept, float32 [N, E] on the CPU,
     on every rank; collective. None: every evaluation encodes its images itself."""
+
+    def __post_init__(self) -> None:
+        try:
+            check_choices(self)
+            check_counts(self, "batch_size")
+            check_counts(self, "workers", least=0, most=MOST_PROCESSES)
+        except ValueError as error:
+            raise UsageError(f"Encoder: {error}") from error
 
     @property
     def is_main(self) -> bool:

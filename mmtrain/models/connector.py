@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmtrain.data.images.tiles import WHOLE, TilesConfig
-from mmtrain.limits import check_counts
+from mmtrain.limits import check_choices, check_counts
 from mmtrain.models.tower import init_linears, reset_norms
 from mmtrain.models.vision import VisionConfig
 from mmtrain.nn import Attention, Mask
@@ -28,6 +28,7 @@ class ConnectorConfig:
     """queries: tokens that come out."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_counts(self, "factor", "num_queries")
 
 

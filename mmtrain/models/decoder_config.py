@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from mmtrain.limits import check_counts
+from mmtrain.limits import check_choices, check_counts
 from mmtrain.nn import TransformerConfig
 from mmtrain.nn.rope import RopeScaling
 
@@ -36,6 +36,7 @@ class DecoderConfig:
     """Logits z become cap * tanh(z / cap) (arXiv:2408.00118). None: off."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_counts(self, "vocab_size", "context_length", most=1 << 30)
         blocks = self.transformer
         blocks.check_blocks()

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from mmtrain.limits import check_counts
+from mmtrain.limits import check_choices, check_counts
 from mmtrain.models.tower import check_encoder, reset_norms, sinusoidal_positions
 from mmtrain.models.trunks.config import TransformersTrunk, check_beside_trunk
 from mmtrain.models.trunks.text import TextTrunk
@@ -52,6 +52,7 @@ class TextConfig:
     fixes. None: our blocks."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_counts(self, "vocab_size", most=1 << 30)
         check_counts(self, "context_length")
         if self.trunk is not None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from mmtrain.limits import MOST_PIXELS, MOST_REGISTERS, check_counts
+from mmtrain.limits import MOST_PIXELS, MOST_REGISTERS, check_choices, check_counts
 from mmtrain.models.tower import check_encoder
 from mmtrain.models.trunks.config import (
     ImageTrunkConfig,
@@ -67,6 +67,7 @@ class VisionConfig:
     all that it fixes. None: blocks over patches."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_counts(self, "patch_size", "image_size", most=MOST_PIXELS)
         if self.trunk is not None:
             check_beside_trunk(self, free=_BESIDE_TRUNK, **TRUNK_VISION)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from mmtrain.limits import MOST_LAYERS, check_counts
+from mmtrain.limits import MOST_LAYERS, check_choices, check_counts
 from mmtrain.nn.feed_forward import GATED, Activation
 from mmtrain.nn.masks import MaskKind
 from mmtrain.nn.norm import NormKind, build_norm
@@ -81,6 +81,7 @@ class TransformerConfig:
     """Table of initial weights, see Transformer.init_weights."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_counts(self, "dim", "num_heads", "num_kv_heads", "head_dim", "ff_dim", "context_dim")
         check_counts(self, "num_layers", least=0, most=MOST_LAYERS)
         check_counts(self, "local_window", most=sys.maxsize)

@@ -28,7 +28,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from mmtrain.limits import MOST_LAYERS, check_counts
+from mmtrain.limits import MOST_LAYERS, check_choices, check_counts
 from mmtrain.nn.attention import Attention, attend
 from mmtrain.nn.config import TransformerConfig
 from mmtrain.nn.feed_forward import FeedForward
@@ -57,6 +57,7 @@ class FrontDoorConfig:
     """Width of the feed-forwards. None: 4 times the features'."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_counts(self, "entries", "ff_dim")
         check_counts(self, "num_layers", most=MOST_LAYERS)
         if not self.places:

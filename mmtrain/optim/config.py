@@ -3,6 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from mmtrain.limits import check_choices
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -51,6 +53,7 @@ class OptimConfig:
     """Decay of the averaged weights that are evaluated and exported; None: no averaging."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("lr", "eps", "muon_lr"):
             self._check(name, getattr(self, name) > 0, "must be positive")
         for name in ("weight_decay", "muon_weight_decay"):

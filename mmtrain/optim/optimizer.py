@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from mmtrain.errors import UsageError
 from mmtrain.optim.adamw import AdamW
 from mmtrain.optim.config import OptimConfig
 from mmtrain.optim.muon import Muon
@@ -124,8 +125,18 @@ def build_optimizers(
             missing keep the full learning rate.
         lr_factors: multiplies the learning rate, by name; names that are missing keep theirs.
         zero_group: ranks with the same parameters, which share out the work and its state (ZeRO-1).
+
+    Raises:
+        UsageError: what a setting of the config needs is not given.
     """
-    assert layer_ids is not None or config.layer_decay == 1
+    if layer_ids is None and config.layer_decay != 1:
+        raise UsageError(f"layer_decay = {config.layer_decay} needs layer_ids, the depth by name")
+    named_parameters = list(named_parameters)
+    if config.kind == "muon" and hidden_matrices.isdisjoint(name for name, _ in named_parameters):
+        raise UsageError(
+            'kind = "muon" has no effect: hidden_matrices names no parameter that is there; name '
+            'them as named_parameters does, or use kind = "adamw"'
+        )
     names: dict[nn.Parameter, str] = {}
     groups: dict[Any, dict[str, Any]] = {}
     for name, parameter in named_parameters:

@@ -2,6 +2,7 @@
 
 import math
 
+from mmtrain.errors import UsageError
 from mmtrain.optim.config import OptimConfig
 
 
@@ -21,14 +22,19 @@ def lr_factor(step: int, *, total_steps: int, config: OptimConfig, advance: int 
     1 and falls linearly to min over the last decay_fraction of the run.
 
     Args:
-        step: number of updates done before this one, from 0.
+        step: number of updates done before this one, from 0; that of the whole run, which torch's
+            schedulers ask for behind the last one, gives where the schedule ends.
         total_steps: updates of the whole run; the schedule ends there.
         advance: how many of them this one counts as, where they count samples.
+
+    Raises:
+        UsageError: the step is beyond the run.
     """
-    assert 0 <= step < total_steps, f"step {step} of {total_steps}"
+    if not 0 <= step <= total_steps:
+        raise UsageError(f"step = {step} must be within 0 and total_steps = {total_steps}")
     warmup = warmup_steps(config, total_steps=total_steps)
-    if step < warmup:
-        return min(1.0, (step + advance) / warmup)
+    if step < warmup or step == warmup == total_steps:
+        return min(1.0, (step + advance) / max(1, warmup))
     floor = config.min_lr_fraction
     if config.schedule == "cosine":
         progress = (step - warmup) / (total_steps - warmup)

@@ -32,6 +32,8 @@ def parallelize(
     Raises:
         UsageError: a degree of parallelism does not fit the model.
     """
+    if not isinstance(compile, bool):  # "auto", of a recipe, knows how long a run is
+        raise UsageError(f"compile = {compile!r} must be True or False")
     if compile and layout.size("tp") > 1 and not layout.config.sequence:
         raise UsageError(
             f"train.compile = true with parallel.tp = {layout.size('tp')} needs "

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from mmtrain.errors import UsageError
+from mmtrain.limits import check_choices
 from mmtrain.parallel.recompute import RecomputeConfig
 
 ScheduleName = Literal[
@@ -70,6 +71,7 @@ class ParallelConfig:
         return replicate, shard
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("pp", "dp_replicate", "tp"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")

@@ -2,7 +2,7 @@
 
 import importlib.util
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -36,6 +36,8 @@ def check_precision(layout: Layout, precision: Precision) -> None:
     Raises:
         UsageError: with the remedy.
     """
+    if precision not in (known := get_args(Precision)):
+        raise UsageError(f'precision = "{precision}" is unknown; use {" or ".join(known)}')
     if precision == "bf16-fsdp" and not layout.is_sharded:
         raise UsageError(
             f'train.precision = "bf16-fsdp" needs weights that FSDP gathers: parallel.dp_kind = '

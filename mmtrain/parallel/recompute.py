@@ -15,6 +15,7 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
+from mmtrain.limits import check_choices
 from mmtrain.nn.seams import Forward, wrap_forward
 from mmtrain.parallel.blocks import numbered_blocks
 
@@ -53,6 +54,7 @@ class RecomputeConfig:
         return 1 / self.every if self.kind == "full" else 0.0
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.every < 1:
             raise ValueError(f"every = {self.every} must be at least 1")
         if not self.keep:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
+from mmtrain.limits import check_choices
 from mmtrain.peft.lora_config import LoraConfig
 from mmtrain.peft.prompts import PromptConfig
 
@@ -59,6 +60,7 @@ class PeftConfig:
     """lora, context: start from this adapter, a folder of ours or of peft's."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for kind in _FIELDS.values():
             for name in kind:
                 if name not in _FIELDS[self.kind] and getattr(self, name) is not None:

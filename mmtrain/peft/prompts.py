@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from mmtrain.limits import check_counts
+from mmtrain.limits import check_choices, check_counts
 from mmtrain.nn import DecoderCache, GivenKV, KVCache, TransformerConfig
 
 PromptKind = Literal["prompt", "p_tuning", "prefix"]
@@ -33,6 +33,7 @@ class PromptConfig:
     """Width of that network."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_counts(self, "num_tokens", "hidden_dim")
         allowed = {"prompt": (None,), "p_tuning": ("mlp", "lstm"), "prefix": (None, "mlp")}
         if self.network not in allowed[self.kind]:

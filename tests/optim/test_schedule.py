@@ -3,7 +3,9 @@
 import math
 
 import pytest
+import torch
 
+from mmtrain.errors import UsageError
 from mmtrain.optim.config import OptimConfig
 from mmtrain.optim.schedule import lr_factor
 
@@ -52,3 +54,25 @@ def test_warmup_fraction_and_default():
 
 def test_warmup_longer_than_the_run():
     assert factors(warmup_steps=1000) == [(step + 1) / TOTAL for step in range(TOTAL)]
+
+
+@pytest.mark.parametrize("warmup", [0, 2, 4, 9])
+@pytest.mark.parametrize(("schedule", "end"), [("cosine", 0.1), ("wsd", 0.1), ("constant", 1.0)])
+def test_torch_may_ask_for_the_end(schedule, end, warmup):
+    """`LambdaLR.step` behind the last update asks for the step of the whole run."""
+    floor = {} if schedule == "constant" else {"min_lr_fraction": end}
+    config = OptimConfig(schedule=schedule, warmup_steps=warmup, **floor)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=2.0)
+    follows = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: lr_factor(step, total_steps=4, config=config)
+    )
+    for step in range(4):
+        assert follows.get_last_lr() == [2 * lr_factor(step, total_steps=4, config=config)]
+        optimizer.step()
+        follows.step()
+    assert follows.get_last_lr() == pytest.approx([2 * (end if warmup < 4 else 1.0)])
+    for step in (-1, 5):
+        with pytest.raises(
+            UsageError, match=rf"step = {step} must be within 0 and total_steps = 4"
+        ):
+            lr_factor(step, total_steps=4, config=config)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from mmtrain.data.images.decode import HIGHEST_MAX_IMAGE_PIXELS
 from mmtrain.errors import UsageError
+from mmtrain.limits import check_choices
 
 _ATTEMPTS = 10
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -39,6 +40,7 @@ class PreprocessConfig:
     """Filter of the resize, antialiased."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.image_size < 1:
             raise UsageError(f"image_size = {self.image_size} must be at least 1")
 

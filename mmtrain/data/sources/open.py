@@ -251,6 +251,11 @@ def open_source(
         UsageError: nothing is there, it is damaged, or `image_key` is nowhere in it.
     """
     if not isinstance(data, str | Sequence):
+        if index_dir is not None:
+            raise UsageError(
+                f"index_dir = {index_dir} has no effect: {key} is a source that is open, with its "
+                "indexes; leave it out"
+            )
         return data
     patterns = data if isinstance(data, str) else tuple(data)
     source = open_unsharded(patterns, image_key=image_key, key=key, is_shared=is_shared, make=make)
