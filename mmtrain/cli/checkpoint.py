@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mmtrain.cli.model_options import add_weights
 from mmtrain.cli.parser import Parser, add_command, add_group
 from mmtrain.interop.forms import form_names
 from mmtrain.settings.numbers import at_least
@@ -39,6 +40,7 @@ def add_checkpoint(commands: Any) -> None:
         default="safetensors",
         help="safetensors: every tensor; else the model alone, as export writes it (%(default)s)",
     )
+    add_weights(convert)
     _add_push(actions)
     _add_pull(actions)
 
@@ -109,4 +111,9 @@ def _prune(arguments: argparse.Namespace) -> None:
 def _convert(arguments: argparse.Namespace) -> None:
     from mmtrain.commands.checkpoint import checkpoint_convert_command
 
-    checkpoint_convert_command(path=arguments.path, out=arguments.out, form=arguments.format)
+    checkpoint_convert_command(
+        path=arguments.path,
+        out=arguments.out,
+        form=arguments.format,
+        weights_form=arguments.weights,
+    )

@@ -13,6 +13,7 @@ from mmtrain.cli.data_loading import (
 )
 from mmtrain.cli.data_making import add_data_make, add_data_split
 from mmtrain.cli.data_pages import add_data_stats, add_data_view
+from mmtrain.cli.model_options import add_quiet
 from mmtrain.cli.parser import Parser, add_command, add_group
 from mmtrain.cli.vqa import add_data_vqa
 from mmtrain.data.sources.source import IMAGE_KEY
@@ -61,6 +62,7 @@ def add_data(commands: Any) -> None:
         metavar="N",
         help="processes that index (as many as processors, up to 8)",
     )
+    add_quiet(index)
     _add_check(actions)
     add_data_make(actions)
     add_data_split(actions)
@@ -146,6 +148,7 @@ def _index(arguments: argparse.Namespace) -> None:
         part=arguments.shard_range,
         merge=arguments.merge,
         workers=arguments.workers,
+        quiet=arguments.quiet,
     )
 
 

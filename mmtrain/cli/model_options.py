@@ -8,11 +8,21 @@ from mmtrain.cli.cache_options import add_cache
 from mmtrain.cli.parser import Parser, add_device
 from mmtrain.data.sources.source import IMAGE_KEY
 from mmtrain.data.storage.patience import PATIENCE
+from mmtrain.interop.forms import weight_names
 from mmtrain.settings.numbers import at_least, seconds
 
 HUB = "or hf://OWNER/NAME[@REVISION] or open_clip:NAME/TAG, fetched from Hugging Face's hub"
 """How --help names models that are not here."""
-_RUNNING = ("architecture", "batch_size", "fast", "workers", "retry_seconds", "device", "precision")
+_RUNNING = (
+    "architecture",
+    "batch_size",
+    "fast",
+    "workers",
+    "retry_seconds",
+    "device",
+    "precision",
+    "quiet",
+)
 
 
 def add_architecture(parser: Parser) -> None:
@@ -33,6 +43,22 @@ def add_model(parser: Parser, *, has_name: bool = True) -> None:
         required=True,
         metavar="MODEL",
         help=f"a run, an export, a model in another tool's form, {HUB}",
+    )
+
+
+def add_weights(parser: Parser) -> None:
+    """--weights, beside a --format that may be one of graphs."""
+    parser.add_argument(
+        "--weights",
+        choices=weight_names(),
+        help="of the graphs of --format onnx: fp16 and int8 make smaller files (fp32)",
+    )
+
+
+def add_quiet(parser: Parser) -> None:
+    """--quiet, of commands whose result is a file."""
+    parser.add_argument(
+        "--quiet", action="store_true", help="say nothing of what goes well; the files have it"
     )
 
 
@@ -79,6 +105,7 @@ def add_running(parser: Parser, *, image_key: bool = True, batches: bool = True)
             help="how long a fault of the disk is given to pass (%(default)g)",
         )
         add_cache(parser)
+        add_quiet(parser)
     parser.add_argument(
         "--precision",
         choices=("fp32", "bf16"),

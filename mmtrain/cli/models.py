@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmtrain.cli.model_options import HUB, add_architecture
+from mmtrain.cli.model_options import HUB, add_architecture, add_quiet, add_weights
 from mmtrain.cli.parser import add_command
-from mmtrain.interop.forms import DECODER, OURS, described, form_names, weight_names
+from mmtrain.interop.forms import DECODER, OURS, described, form_names
 
 
 def add_export(commands: Any) -> None:
@@ -27,12 +27,9 @@ def add_export(commands: Any) -> None:
     convert.add_argument("out", metavar="DST", **folder)
     for command in (export, convert):
         command.add_argument("--format", **forms)
-        command.add_argument(
-            "--weights",
-            choices=weight_names(),
-            help="of the graphs of --format onnx: fp16 and int8 make smaller files (fp32)",
-        )
+        add_weights(command)
         add_architecture(command)
+        add_quiet(command)
 
 
 def add_models(commands: Any) -> None:
@@ -67,6 +64,7 @@ def _export(arguments: argparse.Namespace) -> None:
         form=arguments.format,
         weights=arguments.weights,
         architecture=arguments.architecture,
+        quiet=arguments.quiet,
     )
 
 

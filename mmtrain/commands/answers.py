@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,28 +65,28 @@ def eval_answers_command(
     print(f"wrote {out}")
 
 
-def show_figures(figures: dict[str, Any]) -> None:
+def show_figures(figures: dict[str, Any], say: Callable[[str], None] = print) -> None:
     """Print them, as `eval vqa` and `eval answers` do."""
     for key, value in figures.items():
         if key == "gqa_distribution":
-            print(f"{key:24} {value:.2f} (lower is better)")
+            say(f"{key:24} {value:.2f} (lower is better)")
         elif isinstance(value, float):
-            print(f"{key:24} {value:.2%}")
+            say(f"{key:24} {value:.2%}")
     names = ["per_answer_type", "per_question_type"]
     if "per_category" in figures:  # which has the accuracy, too
         names.remove("per_question_type")
     for name in (*names, "per_subject", "per_context", "per_grade"):
         for kind, value in figures.get(name, {}).items():
-            print(f"  {kind:22} {value:.2%}")
+            say(f"  {kind:22} {value:.2%}")
     for category, own in figures.get("per_category", {}).items():
         told = ", ".join(f"{name} {value:.2%}" for name, value in own.items())
-        print(f"  {category:22} {told}")
+        say(f"  {category:22} {told}")
     for name, why in figures.get("left_out", {}).items():
-        print(f"{name:24} left out: {why}")
+        say(f"{name:24} left out: {why}")
     for name, told in _COUNTS.items():
         if figures.get(name):
-            print(f"{name:24} {figures[name]:,} ({told})")
-    print(f"{'num_questions':24} {figures['num_questions']:,}")
+            say(f"{name:24} {figures[name]:,} ({told})")
+    say(f"{'num_questions':24} {figures['num_questions']:,}")
 
 
 def _read(questions: str, annotations: str | None) -> QuestionFile:

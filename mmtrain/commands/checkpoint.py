@@ -20,6 +20,7 @@ from mmtrain.checkpoint.inspection import (
 from mmtrain.checkpoint.sealed_folder import STATE_FILE, verify
 from mmtrain.errors import UsageError
 from mmtrain.files import save_tensors, writing
+from mmtrain.interop.forms import check_weights
 from mmtrain.loading import write_package
 from mmtrain.settings.paths import refuse_existing
 from mmtrain.train.run_lock import RunLock
@@ -64,12 +65,15 @@ def checkpoint_prune_command(*, path: Path, keep: int) -> None:
     print(f"{len(removed)} deleted; the newest {keep} that verify are kept")
 
 
-def checkpoint_convert_command(*, path: Path, out: Path, form: str) -> None:
+def checkpoint_convert_command(
+    *, path: Path, out: Path, form: str, weights_form: str | None = None
+) -> None:
     """`mmtrain checkpoint convert`: one checkpoint (a run's newest) without its layout.
 
     `safetensors` writes every tensor whole: model, averages, optimizer; the other forms write the
     model alone, with averaged weights where there are any, as a finished run's export/ holds it.
     """
+    check_weights(form, weights_form)
     source = _newest(path)
     refuse_existing(out)
     groups: dict[str, dict[str, Tensor]] = {}
@@ -86,7 +90,7 @@ def checkpoint_convert_command(*, path: Path, out: Path, form: str) -> None:
         weights = as_fp32({**groups["model"], **groups.get("ema", {})})
         package = checkpoint_package(read_state(source)["recipe"], weights, source=source)
         with writing(out):
-            write_package(package, out, form=form)
+            write_package(package, out, form=form, weights=weights_form, say=print)
     print(f"wrote {out} ({form}) from {source}")
 
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from mmtrain.commands.data_questions import QuestionOptions, tell_questions
 from mmtrain.commands.outputs import refuse_idle
-from mmtrain.commands.progress import Progress
 from mmtrain.data.dialogues.reader import DialogueReader
 from mmtrain.data.dialogues.source import holds_dialogues, refuse_no_dialogues, told_makers
 from mmtrain.data.questions.check import (
@@ -29,6 +28,7 @@ from mmtrain.data.sources.source import IMAGE_KEY, SampleSource
 from mmtrain.data.storage.caches import asked_for
 from mmtrain.data.survey.share import shared_samples
 from mmtrain.errors import FaultsFound, UsageError
+from mmtrain.progress import Progress, speaker
 from mmtrain.settings.numbers import WHOLE
 
 
@@ -40,6 +40,7 @@ def data_index_command(
     part: tuple[int, int],
     merge: bool,
     workers: int | None,
+    quiet: bool = False,
 ) -> None:
     """`mmtrain data index`: write what indexes are missing or stale, with checksums, and join all
     into a catalogue; tell of what changed since there were others, and of damage."""
@@ -47,27 +48,28 @@ def data_index_command(
         idle = {"--trust": trust, "--workers": workers, "--cache-dir": asked_for()}
         refuse_idle(idle, "with --merge, which reads no shard")
     _refuse_no_shards(data)
-    report = index_shards(
-        data,
-        index_dir=_text(index_dir),
-        trust=trust,
-        part=part,
-        may_make=not merge,
-        processes=workers or min(8, os.cpu_count() or 1),
-        progress=Progress("shards"),
-    )
+    say = speaker(quiet)
+    with Progress("shards", quiet=quiet) as progress:
+        report = index_shards(
+            data,
+            index_dir=_text(index_dir),
+            trust=trust,
+            part=part,
+            may_make=not merge,
+            processes=workers or min(8, os.cpu_count() or 1),
+            progress=progress,
+        )
     for line in report.changes:
         print(f"changed since the checksums that are replaced: {line}")
-    print(
+    say(
         f"{report.num_samples} samples in {len(report.shards)} shards; "
         f"{report.num_new} indexes written"
     )
     if part[1] == 1:
-        joined = write_catalogues(
-            report.shards, index_dir=_text(index_dir), progress=Progress("indexes joined")
-        )
+        with Progress("indexes joined", quiet=quiet) as progress:
+            joined = write_catalogues(report.shards, index_dir=_text(index_dir), progress=progress)
         for path in joined:
-            print(f"wrote {path}")
+            say(f"wrote {path}")
     _refuse(report.problems, data)
 
 

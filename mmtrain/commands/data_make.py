@@ -1,6 +1,5 @@
 """`mmtrain data make` and `split`: shards of whatever can be read."""
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,9 +19,9 @@ from mmtrain.data.sources.manifest import ManifestSource
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.sources.table import TABLE_SUFFIXES
 from mmtrain.errors import UsageError
+from mmtrain.progress import Progress
 
 _MAX_NAMED = 5
-_SECONDS = 5.0
 _ROUNDING = 1e-6
 
 
@@ -130,9 +129,10 @@ def _make(
         "num_samples": int(maker.numbers.size),
         **asdict(config),
     }
-    made = make_shards(
-        maker, job=job, part=options.part, workers=options.workers, progress=_Progress()
-    )
+    with Progress("shards") as progress:
+        made = make_shards(
+            maker, job=job, part=options.part, workers=options.workers, progress=progress
+        )
     unusable = [each for one in made for each in one.unusable]
     if unusable:
         _tell(unusable, source, options, num_read=sum(one.num_read for one in made))
@@ -143,18 +143,6 @@ def _make(
             f"{maker.num_shards} shards; choose fewer parts"
         )
     return index_shards(tuple(shards), trust=True, key="--out").num_samples
-
-
-class _Progress:
-    """Says how far it is, at most every few seconds."""
-
-    def __init__(self) -> None:
-        self._told = 0.0
-
-    def __call__(self, done: int, of: int) -> None:
-        if done == of or time.monotonic() - self._told > _SECONDS:
-            print(f"{done:,} of {of:,} shards", flush=True)
-            self._told = time.monotonic()
 
 
 def _tell(

@@ -8,7 +8,6 @@ import numpy as np
 
 from mmtrain.commands.data_pages import DataOptions, LookedAt
 from mmtrain.commands.outputs import refuse_idle, refuse_out, refuse_overwriting
-from mmtrain.commands.progress import Progress
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.survey.parts import SurveyJob, SurveyParts
 from mmtrain.data.survey.pick import drawn
@@ -18,6 +17,7 @@ from mmtrain.data.survey.stats import Survey, figures
 from mmtrain.data.text.tokenizer import Kind, TokenizerConfig, build_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
+from mmtrain.progress import Progress
 from mmtrain.report.data_pages import write_stats_page
 
 _CONTEXT_LENGTH = 77
@@ -111,15 +111,16 @@ def look(options: StatsOptions, data: LookedAt, samples: np.ndarray) -> Piece:
     Raises:
         UsageError: a file cannot be read.
     """
-    survey = Survey(
-        data.source,
-        numbers=samples,
-        look=data.look,
-        label_key=options.label_key,
-        tokenizer=build_tokenizer(_tokenizer(options.tokenizer)),
-        progress=Progress("samples"),
-    )
-    return survey.run(workers=options.workers or 0)
+    with Progress("samples") as progress:
+        survey = Survey(
+            data.source,
+            numbers=samples,
+            look=data.look,
+            label_key=options.label_key,
+            tokenizer=build_tokenizer(_tokenizer(options.tokenizer)),
+            progress=progress,
+        )
+        return survey.run(workers=options.workers or 0)
 
 
 def _job(data: DataOptions, options: StatsOptions, source: SampleSource) -> SurveyJob:

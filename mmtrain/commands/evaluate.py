@@ -30,6 +30,7 @@ from mmtrain.parallel.mesh import (
     pick_device,
 )
 from mmtrain.parallel.precision import Precision
+from mmtrain.progress import Progress, speaker
 from mmtrain.ranks import own_rank
 from mmtrain.settings.numbers import WHOLE
 
@@ -54,6 +55,12 @@ class ModelOptions:
     """cpu, cuda, cuda:1 or auto."""
     precision: Precision = "fp32"
     """Number format of the forward passes."""
+    quiet: bool = False
+    """Say nothing of what goes well."""
+
+    def progress(self) -> Progress:
+        """Of images, told by rank 0."""
+        return Progress("images", quiet=self.quiet or own_rank() != 0)
 
     def recorded(self, result: EvalResult) -> EvalResult:
         """The result with what was fetched, at its commit."""
@@ -75,19 +82,23 @@ def eval_command(*, model: ModelOptions, evaluation: Evaluator, out: Path) -> No
     """`mmtrain eval` of two towers, alone or under torchrun."""
     refuse_out(out)
     refuse_overwriting(option_words(evaluation), {"out": out})
-    with waiting(model.retry_seconds):
+    with waiting(model.retry_seconds), model.progress() as progress:
         inputs = evaluation.open()
         encoder = build_encoder(model, images_only=not evaluation.reads_texts)
         with on_all_ranks(encoder.group, encoder.device):
-            result = evaluation.run(encoder, inputs)
+            result = evaluation.run(replace(encoder, progress=progress), inputs)
     if encoder.is_main:
         write_result(out, model.recorded(result))
-        for key, form in evaluation.shown.items():
-            print(f"{key:16}{result.figures[key]:{form}}")
-        if remark := evaluation.remark(result.figures):
-            print(remark)
-        print(f"wrote {out}")
+        _tell(evaluation, result, speaker(model.quiet))
+        speaker(model.quiet)(f"wrote {out}")
     leave_ranks()
+
+
+def _tell(evaluation: Evaluator, result: EvalResult, say: Callable[[str], None]) -> None:
+    for key, form in evaluation.shown.items():
+        say(f"{key:16}{result.figures[key]:{form}}")
+    if remark := evaluation.remark(result.figures):
+        say(remark)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,18 +128,15 @@ class EmbedOptions:
 def embed_command(options: EmbedOptions) -> None:
     """`mmtrain embed`: image features into a folder; begun again, it goes on."""
     encoder = build_encoder(options.model, images_only=True)
-    if encoder.is_main and isinstance(encoder.model, AnsweringTower):
-        print(
+    say = speaker(options.model.quiet or not encoder.is_main)
+    if isinstance(encoder.model, AnsweringTower):
+        say(
             f"{options.model.path} answers questions: a row is the mean of its image tower's "
             "patches, and no text is in that space"
         )
-
-    def say(done: int, of: int) -> None:
-        print(f"{done} of {of} pieces", flush=True)
-
-    report = embed_data(options, encoder, progress=say if encoder.is_main else None)
-    if encoder.is_main:
-        tell_embedded(report, options)
+    with options.model.progress() as progress:
+        report = embed_data(options, encoder, progress=progress)
+    tell_embedded(report, options, say)
     leave_ranks()
 
 
@@ -151,15 +159,17 @@ def embed_data(
         )
 
 
-def tell_embedded(report: EmbedReport, options: EmbedOptions) -> None:
+def tell_embedded(
+    report: EmbedReport, options: EmbedOptions, say: Callable[[str], None] = print
+) -> None:
     """Say what was made."""
     skipped = f", {report.num_skipped:,} skipped" if report.num_skipped else ""
-    print(
+    say(
         f"wrote {options.out}: {report.num_rows:,} rows{skipped}; {report.num_made} of "
         f"{report.num_pieces} pieces made now"
     )
     if options.part != WHOLE:
-        print(
+        say(
             f"these are part {options.part[0]}/{options.part[1]}; when all are there, the same "
             "command without --shard-range ends the folder"
         )

@@ -27,6 +27,7 @@ from mmtrain.models.dialogues import DialogueGenerator
 from mmtrain.models.flops import clip_flops, decoder_flops
 from mmtrain.models.named import MODEL_NAMES, named_model
 from mmtrain.models.vqa import Vqa
+from mmtrain.progress import speaker
 from mmtrain.recipe import load_recipe
 from mmtrain.report.autograd_graph import draw_autograd_graph
 from mmtrain.report.graph import draw_graph
@@ -37,16 +38,23 @@ from mmtrain.tasks.answering_sections import AnsweringSections
 
 
 def export_command(
-    *, model: str, out: Path, form: str, weights: str | None, architecture: str | None
+    *,
+    model: str,
+    out: Path,
+    form: str,
+    weights: str | None,
+    architecture: str | None,
+    quiet: bool = False,
 ) -> None:
     """`mmtrain export`: a run's or a folder's model in a form that other tools load."""
     refuse_existing(out)
+    say = speaker(quiet)
     differences = export_model(
-        model, out=out, form=form, architecture=architecture, weights=weights, say=print
+        model, out=out, form=form, architecture=architecture, weights=weights, say=say
     )
     for line in differences:
         print(f"tokenizer: {line}")
-    print(f"wrote {out} ({form})")
+    say(f"wrote {out} ({form})")
 
 
 def summary_command(

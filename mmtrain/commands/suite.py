@@ -9,7 +9,6 @@ from pathlib import Path
 
 from mmtrain.commands.evaluate import ModelOptions, build_encoder, join_ranks
 from mmtrain.commands.outputs import refuse_idle
-from mmtrain.commands.progress import Progress
 from mmtrain.commands.vqa import build_answerer
 from mmtrain.data.shards.patterns import is_in_store
 from mmtrain.data.storage.caches import asked_for
@@ -24,6 +23,7 @@ from mmtrain.interop.open_clip_files import says_itself
 from mmtrain.loading.hub_models import model_folder, pinned
 from mmtrain.loading.vqa import is_vqa_folder
 from mmtrain.parallel.mesh import Layout, leave_ranks
+from mmtrain.progress import speaker
 from mmtrain.ranks import on_rank_0, own_rank
 from mmtrain.report.compare import distinct_names
 from mmtrain.suite.config import data_of, load_suite
@@ -60,15 +60,16 @@ def eval_suite_command(
     _refuse_twice(folders)
     _check_architecture(running.architecture, folders)
     layout, folder = join_ranks(running), SuiteFolder(path=out)
-    told = Progress("files of features") if own_rank() == 0 else None
-    store = FeatureStore(folder.features, progress=told)
+    say = speaker(running.quiet or own_rank() != 0)
+    progress = running.progress()
+    store = FeatureStore(folder.features, progress=progress)
     makers: list[tuple[str, Callable[[], Judged]]] = [
         (address, partial(_judged, name, folder, replace(running, path=folder), layout, store))
         for address, folder, name in zip(addresses, folders, names, strict=True)
     ]
-    with _held(folder), waiting(running.retry_seconds):
-        table = run_suite(suite.stem, config, folder=folder, models=makers, say=_say)
-        on_rank_0(lambda: _write(out, table))
+    with _held(folder), waiting(running.retry_seconds), progress:
+        table = run_suite(suite.stem, config, folder=folder, models=makers, say=say)
+        on_rank_0(lambda: _write(out, table, say))
     leave_ranks()
     if all(column.failed for column in table.columns):
         raise UsageError(f"--models: none of them could be judged; {table.failures[0]}")
@@ -129,12 +130,7 @@ def _judged(
     return Judged(name, answers=answers, load=load, store=store)
 
 
-def _say(line: str) -> None:
-    if own_rank() == 0:
-        print(line, flush=True)
-
-
-def _write(out: Path, table: Table) -> None:
+def _write(out: Path, table: Table, say: Callable[[str], None]) -> None:
     """The files, and in words what they say."""
     try:
         write_table(out, table)
@@ -143,16 +139,16 @@ def _write(out: Path, table: Table) -> None:
     write_suite_page(out / "table.html", table)
     for status, told in (("missing", "not on this disk"), ("lacking", "without their metric")):
         if some := [row.name for row in table.rows if row.status == status]:
-            print(f"{len(some)} of {len(table.rows)} evaluations {told}: {', '.join(some)}")
+            say(f"{len(some)} of {len(table.rows)} evaluations {told}: {', '.join(some)}")
     for one in table.averages:
         if one.over:
             of = f"{len(one.over)} of {len(one.over) + len(one.left_out)}"
-            print(f"{one.name}, average over {of} evaluations")
-            _say_means(table, one)
-    print(f"wrote {out / 'table.html'}, table.json and table.csv")
+            say(f"{one.name}, average over {of} evaluations")
+            _say_means(table, one, say)
+    say(f"wrote {out / 'table.html'}, table.json and table.csv")
 
 
-def _say_means(table: Table, one: Average) -> None:
+def _say_means(table: Table, one: Average, say: Callable[[str], None]) -> None:
     width = max(len(column.name) for column in table.columns)
     for column, mean in zip(table.columns, one.means, strict=True):
-        print(f"  {column.name:{width}}  {'-' if mean is None else f'{mean.value:7.2%}'}")
+        say(f"  {column.name:{width}}  {'-' if mean is None else f'{mean.value:7.2%}'}")

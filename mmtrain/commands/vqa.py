@@ -5,6 +5,7 @@ import json
 import sys
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -39,6 +40,7 @@ from mmtrain.loading.hub_models import model_folder
 from mmtrain.loading.vqa import load_vqa
 from mmtrain.models.vqa import Head
 from mmtrain.parallel.mesh import Layout, leave_ranks
+from mmtrain.progress import speaker
 
 
 def build_answerer(
@@ -90,7 +92,8 @@ def eval_vqa_command(
     """
     _refuse_outputs(predictions, out, probes=probes, choices=evaluation.choices)
     refuse_overwriting(option_words(evaluation), {"predictions": predictions, "out": out})
-    with waiting(model.retry_seconds):
+    say = speaker(model.quiet)
+    with waiting(model.retry_seconds), model.progress() as progress:
         source, choices = evaluation.open()
         known = known_questions(source)
         if predictions is None:
@@ -100,10 +103,11 @@ def eval_vqa_command(
         if known and evaluation.choose is not None:
             refuse_no_options(known, evaluation.choose)
         answerer = build_answerer(model, evaluation.head, evaluation.choose)
+        answerer = replace(answerer, progress=progress)
         answered = answer_all(answerer, source)
         if predictions is not None and answerer.is_main:
             write_predictions(predictions, answered)
-            print(f"wrote {predictions}")
+            say(f"wrote {predictions}")
         if predictions is not None and not any(one.question.answers for one in answered):
             if answerer.is_main:
                 unwritten = "" if out is None else f"; {out} is not written"
@@ -119,8 +123,8 @@ def eval_vqa_command(
             )
             if answerer.is_main:
                 write_result(out, model.recorded(result))
-                show_figures(result.figures)
-                print(f"wrote {out}")
+                show_figures(result.figures, say)
+                say(f"wrote {out}")
     leave_ranks()
 
 

@@ -73,6 +73,8 @@ class Encoder:
     kept: Callable[[SampleSource], Tensor] | None = None
     """Gives the image features of a whole set from where they are kept, float32 [N, E] on the CPU,
     on every rank; collective. None: every evaluation encodes its images itself."""
+    progress: Callable[[int, int], None] | None = None
+    """Told how many images of a set are encoded, on all ranks together, of how many."""
 
     def __post_init__(self) -> None:
         try:

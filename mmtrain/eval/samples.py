@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmtrain.collectives import rank_and_size
 from mmtrain.data.images.decode import open_image
 from mmtrain.data.images.tiles import Pieces, TilesConfig, cut
 from mmtrain.data.images.transforms import PreprocessConfig, eval_transform
@@ -276,7 +277,7 @@ def encoded_batches(
         reads_image=reads_image,
     )
     with contextlib.closing(made_ahead(encoder, batches)) as own:
-        for number in numbers:
+        for turn, number in enumerate(numbers, 1):
             with on_all_ranks(encoder.group, encoder.device):
                 batch = batches.blank() if number is None else next(own)
                 if kept_NE is None:
@@ -286,6 +287,9 @@ def encoded_batches(
                     features = kept_NE[rows].to(encoder.device)
                 faults = _faults(batch, features)
             _refuse_faults(encoder, batch, faults)
+            if encoder.progress is not None:
+                through = turn * rank_and_size(encoder.group)[1] * encoder.batch_size
+                encoder.progress(min(through, source.num_samples), source.num_samples)
             yield batch, features[: len(batch.values)]
 
 

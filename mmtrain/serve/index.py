@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from mmtrain.data.config import DataConfig
@@ -23,6 +21,7 @@ from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder, encode_image_batch
 from mmtrain.eval.result import PICTURE_SIDE, thumbnail
 from mmtrain.eval.samples import decode_sample
+from mmtrain.progress import Progress
 
 _BLOCK = 1 << 14
 _CAPTION_LENGTH = 200
@@ -110,23 +109,22 @@ def embed_now(encoder: Encoder, patterns: Sequence[str]) -> ImageIndex:
     """
     source = open_source(tuple(patterns), image_key=DataConfig.image_key, key="index")
     transform = eval_transform(encoder.preprocess)
-    console = Console(stderr=True)
     features: list[np.ndarray] = []
     kept: list[int] = []
     faults: list[str] = []
-    starts = range(0, source.num_samples, encoder.batch_size)
-    for first in track(
-        starts, "embedding", console=console, transient=True, disable=not console.is_terminal
-    ):
-        squares: list[Tensor] = []
-        for number in range(first, min(first + encoder.batch_size, source.num_samples)):
-            try:
-                squares.append(transform(decode_sample(read_members(source, number))))
-                kept.append(number)
-            except (SampleError, OSError, ValueError) as fault:
-                faults.append(f"sample {number} in {source.place(number)}: {fault}")
-        if squares:
-            features.append(encode_image_batch(encoder, torch.stack(squares)).cpu().numpy())
+    with Progress("images") as progress:
+        for first in range(0, source.num_samples, encoder.batch_size):
+            squares: list[Tensor] = []
+            behind = min(first + encoder.batch_size, source.num_samples)
+            for number in range(first, behind):
+                try:
+                    squares.append(transform(decode_sample(read_members(source, number))))
+                    kept.append(number)
+                except (SampleError, OSError, ValueError) as fault:
+                    faults.append(f"sample {number} in {source.place(number)}: {fault}")
+            if squares:
+                features.append(encode_image_batch(encoder, torch.stack(squares)).cpu().numpy())
+            progress(behind, source.num_samples)
     if faults:
         print(f"left out {len(faults):,} images, the first: {faults[0]}", file=sys.stderr)
     if not kept:

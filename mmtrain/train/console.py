@@ -2,10 +2,9 @@
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from mmtrain.progress import live_bar
 
 Record = Mapping[str, float]
 """The numbers of a step: step, epoch, samples_seen, loss, lr, grad_norm, logit_scale,
@@ -15,8 +14,8 @@ samples_per_second, data_wait_fraction, and whatever else a loop measures."""
 class LiveConsole:
     """One progress line, redrawn in place."""
 
-    def __init__(self, console: "Console", total_steps: int, start_step: int) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    def __init__(self, stream: TextIO, total_steps: int, start_step: int) -> None:
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
         columns = (
             TextColumn("step {task.completed}/{task.total}"),
@@ -25,7 +24,7 @@ class LiveConsole:
             TextColumn("eta"),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(*columns, console=console)
+        self._progress = live_bar(columns, stream)
         self._task = self._progress.add_task(
             "train", total=total_steps, completed=start_step, numbers=""
         )
@@ -72,9 +71,7 @@ class PlainConsole:
 def build_console(stream: TextIO, total_steps: int, start_step: int) -> LiveConsole | PlainConsole:
     """What suits the stream; steps count from `start_step` on a resume."""
     if stream.isatty():
-        from rich.console import Console
-
-        return LiveConsole(Console(file=stream), total_steps, start_step)
+        return LiveConsole(stream, total_steps, start_step)
     return PlainConsole(stream, total_steps, start_step)
 
 

@@ -130,3 +130,20 @@ def test_convert_to_models(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         assert all(torch.equal(got[name], exported[name]) for name in exported)
     assert main(["checkpoint", "convert", str(run), "--out", str(out)]) == 2
     assert "exists already; name a new folder" in capsys.readouterr().err
+    words = ["checkpoint", "convert", str(run), "--out", str(tmp_path / "w"), "--weights", "int8"]
+    for form in ("safetensors", "open-clip"):
+        assert main([*words, "--format", form]) == 2
+        told = f"weights = int8 is not for format = {form}; use --format onnx"
+        assert told in capsys.readouterr().err and not (tmp_path / "w").exists()
+
+
+@pytest.mark.slow
+def test_convert_to_graphs_of_fewer_bytes(run: Path, tmp_path: Path) -> None:
+    """--weights reaches the form that has a choice, as of export."""
+    sizes = {}
+    for weights in ("fp16", "int8"):
+        out = tmp_path / weights
+        words = ["checkpoint", "convert", str(run), "--out", str(out), "--format", "onnx"]
+        assert main([*words, "--weights", weights]) == 0
+        sizes[weights] = sum(path.stat().st_size for path in out.glob("*.onnx*"))
+    assert sizes["int8"] < 0.75 * sizes["fp16"]

@@ -137,6 +137,46 @@ def test_probe_and_neighbours(model: Path, data: Path, tmp_path: Path, capsys) -
     assert (figures["num_train"], figures["num_classes"]) == (20, 4)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("eval", "zero-shot", "--data", "{data}/imagenet", "--out", "{out}.json"),
+        ("embed", "--data", "{data}/pictures.tar", "--piece", "4", "--out", "{out}"),
+    ],
+)
+def test_what_is_told_of_a_job_that_goes_well(
+    model: Path,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+) -> None:
+    """How far it is, in images; with --quiet nothing, and the same file."""
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        "mmtrain.progress.Progress.__call__", lambda _, done, of: told.append((done, of))
+    )
+    for name in ("loud", "quiet"):
+        line = [word.format(data=data, out=tmp_path / name) for word in words]
+        assert main([*line, "--model", str(model), *(["--quiet"] if name == "quiet" else [])]) == 0
+        shown = capsys.readouterr()
+        assert "".join(shown) == "" or (name == "loud" and f"wrote {tmp_path}" in shown.out)
+        assert told[-1][0] == told[-1][1] and told == sorted(told)
+        told.clear()
+    loud, quiet = (
+        {
+            str(path.relative_to(tmp_path)).removeprefix(name): path.read_bytes().replace(
+                name.encode(), b""
+            )
+            for path in tmp_path.rglob("*")
+            if path.is_file() and path.relative_to(tmp_path).parts[0].startswith(name)
+        }
+        for name in ("loud", "quiet")
+    )
+    assert loud == quiet and loud
+
+
 @pytest.mark.parametrize("form", ["npy", "parquet"])
 def test_embed(model: Path, data: Path, tmp_path: Path, capsys, form: str) -> None:
     """Pieces with keys; a second call has nothing to do, one with other data is refused."""
@@ -155,7 +195,7 @@ def test_embed(model: Path, data: Path, tmp_path: Path, capsys, form: str) -> No
     (out / f"features-00000.{form}").unlink()
     assert main([*words, *pictures]) == 0
     shown = capsys.readouterr().out
-    assert "2 of 2 pieces\n" in shown and "1 of 2 pieces made now" in shown
+    assert "1 of 2 pieces made now" in shown
     assert main([*words, "--data", str(data / "imagenet")]) == 2
     assert "holds embeddings made with another num_samples" in capsys.readouterr().err
 

@@ -84,7 +84,7 @@ def embed(
         image_key: the column of the images in a manifest or a saved data set.
         part: number and count of equal parts of the pieces, of which one is made. Who makes all,
             or finds them all there, says so in the folder.
-        progress: told how many pieces are there, of how many.
+        progress: told how many images are through, those of pieces that are there too, of how many.
 
     Raises:
         UsageError: on every rank: unreadable data, too many bad samples, features that are no
@@ -115,15 +115,20 @@ def embed(
     rank, ranks = rank_and_size(encoder.group)
     maker = _PieceMaker(encoder, source, folder, max_bad_fraction=max_bad_fraction)
     own = [pieces[number] for number in missing[rank::ranks]]
+    total = sum(len(pieces[number]) for number in numbers)
+    through = total - sum(len(pieces[number]) for number in missing)
     with contextlib.closing(maker.batches(own)) as batches:
         for first in range(0, len(missing), ranks):
             together = missing[first : first + ranks]
             number = together[rank] if rank < len(together) else None
             # A sharded model's passes are collective: as many on every rank.
             passes = max(maker.num_batches(pieces[each]) for each in together)
-            maker.make(number, range(0) if number is None else pieces[number], batches, passes)
-            if progress is not None:
-                progress(len(numbers) - len(missing) + first + len(together), len(numbers))
+            span = range(0) if number is None else pieces[number]
+            for turn in maker.make(number, span, batches, passes):
+                if progress is not None:
+                    done = sum(min(turn * encoder.batch_size, len(pieces[n])) for n in together)
+                    progress(through + done, total)
+            through += sum(len(pieces[each]) for each in together)
     end = folder.finish if part == WHOLE else partial(folder.num_skipped, numbers)
     num_skipped = _on_main_rank(encoder, end)
     return EmbedReport(
@@ -167,8 +172,9 @@ class _PieceMaker:
 
     def make(
         self, number: int | None, piece: range, batches: Iterator[EvalBatch[None]], passes: int
-    ) -> None:
-        """Write one piece; a rank without one takes part in the round.
+    ) -> Iterator[int]:
+        """Write one piece -> the passes done, after each; a rank without one takes part in the
+        round.
 
         Args:
             number: of the piece.
@@ -193,6 +199,7 @@ class _PieceMaker:
                 if fault.is_bad_sample
             ]
             self._refuse(batch, rows[-1], skipped, len(piece))
+            yield turn + 1
         self._save(number, rows, keys, skipped)
 
     def _skipped(self, sample: int, reason: str) -> Skipped:

@@ -53,7 +53,7 @@ class FeatureStore:
 
     Args:
         folder: where they are.
-        progress: told how many files of a set are there, of how many.
+        progress: told how many images of a set are through, of how many.
     """
 
     def __init__(self, folder: Path, *, progress: Callable[[int, int], None] | None = None) -> None:

@@ -1,5 +1,6 @@
 """A model that answers questions, and how it is run."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -53,6 +54,8 @@ class Answerer:
     """Processes per rank that read and decode."""
     group: ProcessGroup | None = None
     """The ranks, which share out the images. None: one process."""
+    progress: Callable[[int, int], None] | None = None
+    """Told how many images of a set are through, on this rank, of how many."""
 
     @property
     def chosen_head(self) -> Head:

@@ -71,10 +71,14 @@ def answer_all(
         pin_memory=answerer.device.type == "cuda",
     )
     with on_all_ranks(answerer.group, answerer.device), contextlib.closing(made):
+        total, through = sum(len(every[number]) for number in numbers), 0
         for number, batch in zip(numbers, made, strict=True):
             faults += [str(fault) for fault in batch.faults]
             if not faults:
                 own.append((number, _answer_batch(answerer, source, batch, probe)))
+            through += len(every[number])
+            if answerer.progress is not None:
+                answerer.progress(through, total)
     held = gather_all((own, faults), group=answerer.group, device=answerer.device)
     told = [fault for _, some in held for fault in some]
     if told:
