@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -100,4 +101,4 @@ def live_bar(columns: Sequence[Any], stream: TextIO, *, transient: bool = False)
 
 def speaker(quiet: bool) -> Callable[[str], None]:
     """What tells of a job that goes well: `print`, or, of a quiet one, nothing does."""
-    return (lambda _: None) if quiet else print
+    return (lambda _: None) if quiet else partial(print, flush=True)

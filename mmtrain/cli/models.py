@@ -56,7 +56,7 @@ def add_models(commands: Any) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from mmtrain.commands.models import export_command
+    from mmtrain.commands.export import export_command
 
     export_command(
         model=arguments.model,
@@ -75,7 +75,7 @@ def _models(arguments: argparse.Namespace) -> None:
 
 
 def _summary(arguments: argparse.Namespace) -> None:
-    from mmtrain.commands.models import summary_command
+    from mmtrain.commands.summary import summary_command
 
     summary_command(
         model=arguments.model,

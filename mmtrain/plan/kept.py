@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -154,6 +153,9 @@ def _split_backward(
     inputs: Sequence[Tensor],
 ) -> SplitBackward:
     """By torch's own functions. Its first stage, whose inputs want no gradient, does all later."""
+    # Here: it brings DTensor and dynamo, 2 s that a look at a model need not wait for.
+    from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
+
     start = live.now
     out = run()
     outputs = list(out) if isinstance(out, tuple) else [out]

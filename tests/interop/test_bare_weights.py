@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 import mmtrain
-import mmtrain.commands.models  # before names are added, which it would keep
+import mmtrain.commands.summary  # before names are added, which it would keep
 from mmtrain.cli import main
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer

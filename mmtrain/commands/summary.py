@@ -1,60 +1,35 @@
-"""`mmtrain export`, `convert` and `summary`: what is done with a model's files."""
+"""`mmtrain summary`: what a model is made of."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mmtrain.build.resolve import resolve, run_tokenizer
-from mmtrain.build.tasks import task_sections
-from mmtrain.build.workload import flops_by_phase, model_workload, phase_workloads
 from mmtrain.commands.summary_table import measured_table
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
 from mmtrain.interop.foreign_config import read_json
 from mmtrain.interop.hf_decoder_config import decoder_config_from_hf
 from mmtrain.interop.hf_decoder_files import is_decoder_folder
-from mmtrain.loading import export_model, load
+from mmtrain.loading import load
 from mmtrain.loading.hub_models import model_folder
-from mmtrain.loading.start import read_start
 from mmtrain.loading.vqa import is_vqa_folder, load_vqa
 from mmtrain.models import ClipConfig
 from mmtrain.models.dialogues import DialogueGenerator
-from mmtrain.models.flops import clip_flops, decoder_flops
+from mmtrain.models.flops import decoder_flops
 from mmtrain.models.named import MODEL_NAMES, named_model
 from mmtrain.models.vqa import Vqa
-from mmtrain.progress import speaker
-from mmtrain.recipe import load_recipe
 from mmtrain.report.autograd_graph import draw_autograd_graph
 from mmtrain.report.graph import draw_graph
 from mmtrain.report.measure import measured_answering, measured_parts
 from mmtrain.report.summary import Part, count, decoder_parts, format_count, summarize
-from mmtrain.settings.paths import refuse_existing
-from mmtrain.tasks.answering_sections import AnsweringSections
 
-
-def export_command(
-    *,
-    model: str,
-    out: Path,
-    form: str,
-    weights: str | None,
-    architecture: str | None,
-    quiet: bool = False,
-) -> None:
-    """`mmtrain export`: a run's or a folder's model in a form that other tools load."""
-    refuse_existing(out)
-    say = speaker(quiet)
-    differences = export_model(
-        model, out=out, form=form, architecture=architecture, weights=weights, say=say
-    )
-    for line in differences:
-        print(f"tokenizer: {line}")
-    say(f"wrote {out} ({form})")
+if TYPE_CHECKING:
+    from mmtrain.commands.recipe_summary import PlannedModel
 
 
 def summary_command(
@@ -76,10 +51,11 @@ def summary_command(
     if is_vqa_folder(path):
         _summarize_vqa(path.name, load_vqa(path).model, graph or autograd)
         return
-    if path.suffix == ".toml" and (answers := _planned_answers(path)) is not None:
-        _summarize_vqa(path.name, answers, graph or autograd)
+    planned = _planned(path) if path.suffix == ".toml" else None
+    if planned is not None and planned.answers is not None:
+        _summarize_vqa(path.name, planned.answers, graph or autograd)
         return
-    config, title = _architecture(model, path, architecture)
+    config, title = _architecture(model, path, architecture, planned)
     summary = summarize(config)
     _print(measured_table(measured_parts(config)))
     print(
@@ -89,25 +65,12 @@ def summary_command(
         "the backward in fp32; weights, gradients and AdamW in fp32: "
         f"{summary.training_bytes / 2**30:.2f} GiB"
     )
-    if path.suffix == ".toml":
-        for line in _phases(path):
-            print(line)
+    for line in () if planned is None else planned.phases:
+        print(line)
     if graph is not None:
         _write_picture("graph", graph, lambda: draw_graph(config, title=title))
     if autograd is not None:
         _write_picture("autograd", autograd, lambda: draw_autograd_graph(config, title=title))
-
-
-def _phases(path: Path) -> Iterator[str]:
-    """What each phase of a recipe costs; nothing where it has none."""
-    workload = model_workload(load_recipe(path))
-    if not workload.train.phase:
-        return
-    flops = [
-        clip_flops(part.clip, num_patches=part.clip.vision.num_kept).training
-        for part in phase_workloads(workload)
-    ]
-    yield from flops_by_phase(workload, flops)
 
 
 def _write_picture(key: str, path: Path, draw: Callable[[], str]) -> None:
@@ -133,17 +96,6 @@ def _summarize_decoder(folder: Path, graph: Path | None) -> None:
         f"{decoder_flops(config, num_tokens=length) / 1e9:.2f} GFLOPs "
         f"forward; weights in fp32: {4 * parts[0].num_parameters / 2**30:.2f} GiB"
     )
-
-
-def _planned_answers(path: Path) -> Vqa | None:
-    """The model of a recipe that answers, without values; None: it is one of two towers."""
-    recipe = load_recipe(path)
-    if not isinstance(task_sections(recipe), AnsweringSections):
-        return None
-    with torch.device("meta"):
-        model = model_workload(recipe).whole_model()
-    assert isinstance(model, Vqa), "of its own workload"
-    return model
 
 
 def _summarize_vqa(title: str, model: Vqa, graph: Path | None) -> None:
@@ -177,19 +129,27 @@ def _parts_table(parts: list[Part]) -> Table:
     return table
 
 
-def _architecture(model: str, path: Path, architecture: str | None) -> tuple[ClipConfig, str]:
+def _architecture(
+    model: str, path: Path, architecture: str | None, planned: "PlannedModel | None"
+) -> tuple[ClipConfig, str]:
     """The architecture that a recipe, a model's folder or a name stands for, and its title."""
     if model in MODEL_NAMES:
         return named_model(model), model
-    if path.suffix == ".toml":
-        recipe = load_recipe(path)
-        start = read_start(recipe.model.init, name=recipe.model.name)
-        return resolve(recipe, run_tokenizer(recipe, start)).model.clip, path.name
+    if planned is not None:
+        assert planned.clip is not None, "its answers were told"
+        return planned.clip, path.name
     if path.exists():
         return load(path, architecture=architecture)[0].config, path.name
     raise UsageError(
         f"model = {model} is neither a recipe, a model's folder nor one of `mmtrain models`"
     )
+
+
+def _planned(path: Path) -> "PlannedModel":
+    # What composes a recipe brings the engine: seconds that a model's name need not wait for.
+    from mmtrain.commands.recipe_summary import planned_model
+
+    return planned_model(path)
 
 
 def _print(table: Table) -> None:

@@ -1,0 +1,27 @@
+"""`mmtrain export` and `convert`: a model in a form that other tools load."""
+
+from pathlib import Path
+
+from mmtrain.loading import export_model
+from mmtrain.progress import speaker
+from mmtrain.settings.paths import refuse_existing
+
+
+def export_command(
+    *,
+    model: str,
+    out: Path,
+    form: str,
+    weights: str | None,
+    architecture: str | None,
+    quiet: bool = False,
+) -> None:
+    """`mmtrain export`: a run's or a folder's model in a form that other tools load."""
+    refuse_existing(out)
+    say = speaker(quiet)
+    differences = export_model(
+        model, out=out, form=form, architecture=architecture, weights=weights, say=say
+    )
+    for line in differences:
+        print(f"tokenizer: {line}")
+    say(f"wrote {out} ({form})")
