@@ -1,4 +1,4 @@
-"""docs/data.md's table of what each `mmtrain data` command takes, row by row."""
+"""docs/data.md's tables of what each `mmtrain data` command takes, row by row."""
 
 from pathlib import Path
 
@@ -6,8 +6,10 @@ import pytest
 
 from mmtrain.cli.program import main
 from tests.data.dialogues.dialogue_files import llava_row, picture, write_llava
+from tests.data.questions.vqa_files import write_set as write_questions
 from tests.data.shard_files import encoded, write_set, write_shard
 from tests.data.shard_files import picture as drawn_picture
+from tests.data.storage.fault_server import serving
 
 _DOCS = Path("docs/data.md").resolve()
 COMMANDS = {
@@ -20,11 +22,18 @@ COMMANDS = {
 }
 
 
-def rows() -> dict[str, dict[str, str]]:
-    """What the table says of each kind of data, by command."""
+OF_RECIPES = {
+    "show": ("--step", "1"),
+    "bench": ("--workers", "0", "--batches", "2"),
+    "labels": (),
+}
+
+
+def rows(first: str = "data") -> dict[str, dict[str, str]]:
+    """What the table whose first heading is this says of each kind of data, by command."""
     lines = [line for line in _DOCS.read_text().splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    head = next(number for number, row in enumerate(cells) if row[:2] == ["data", "`index`"])
+    head = next(number for number, row in enumerate(cells) if row[0] == first and "`" in row[1])
     names = [name.strip("`") for name in cells[head][1:]]
     table = {}
     for row in cells[head + 2 :]:
@@ -36,7 +45,7 @@ def rows() -> dict[str, dict[str, str]]:
 
 def write(kind: str, folder: Path) -> str:
     """Some data of a kind of the table -> how they are named."""
-    if kind == "shards of images with captions":
+    if kind in ("shards of images with captions", "shards in a store"):
         return write_set(folder / "set", (6, 6))
     if kind.startswith("images with captions"):
         for number in range(12):
@@ -66,18 +75,70 @@ def write(kind: str, folder: Path) -> str:
 
 def test_the_table_has_every_command():
     assert all(list(row) == list(COMMANDS) for row in rows().values())
-    assert len(rows()) == 7
+    assert len(rows()) == 8
+    assert all(list(row) == list(OF_RECIPES) for row in rows("a recipe's data").values())
+    assert len(rows("a recipe's data")) == 5
 
 
-@pytest.mark.parametrize("kind", rows())
-def test_each_cell_is_what_the_command_does(tmp_path, monkeypatch, capsys, kind):
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    data = write(kind, tmp_path)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in rows() if "store" not in kind])
+def test_each_cell_is_what_the_command_does(tmp_path, capsys, kind):
+    check(kind, write(kind, tmp_path), capsys)
+
+
+@pytest.mark.slow
+def test_shards_in_a_store_are_taken_as_those_of_a_disk(tmp_path, capsys):
+    kind = "shards in a store"
+    write(kind, tmp_path)
+    with serving(tmp_path / "set") as web:
+        check(kind, f"{web.url}/{{000..001}}.tar", capsys)
+
+
+def check(kind, data, capsys):
+    """Run each command on some data."""
     for name, cell in rows()[kind].items():
         status = main(["data", name, data, *COMMANDS[name]])
         told = capsys.readouterr().err
         if cell == "yes":
             assert (status, told) == (0, ""), (kind, name)
+        else:
+            assert status == 2 and cell in told and len(told.splitlines()) == 1, (kind, name, told)
+
+
+def recipe(kind: str, folder: Path) -> list[str]:
+    """A recipe whose data are of a kind of the table, and the options beside it."""
+    configs = _DOCS.parents[1] / "configs"
+    if kind == "a mixture":
+        return [str(configs / "debug_mixture.toml")]
+    if kind == "dialogues":
+        return [str(configs / "debug_dialogues.toml")]
+    if kind == "questions about images":
+        files = write_questions(folder)
+        words = [f"--vqa.data.{name}={files[name]}" for name in ("questions", "annotations")]
+        words += ["--data.train", str(files["data"]), "--train.batch_size", "4"]
+        words += ["--train.microbatches", "1", "--vqa.min_count", "1", "--vqa.data.per_image", "2"]
+        return [str(configs / "vqa_easy_generate.toml"), *words]
+    words = [str(configs / "debug_clip.toml")]
+    if kind == "images with captions":
+        return words
+    assert kind == "a stream"
+    return [*words, "--data.stream", "true", "--train.epochs", "none", "--train.steps", "4"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", rows("a recipe's data"))
+def test_each_cell_of_recipes_is_what_the_command_does(tmp_path, monkeypatch, capsys, kind):
+    words = recipe(kind, tmp_path)
+    monkeypatch.chdir(_DOCS.parents[1])  # where the debug recipes find their data
+    for name, cell in rows("a recipe's data")[kind].items():
+        status = main(["data", name, *words, *OF_RECIPES[name]])
+        told = capsys.readouterr().err
+        if cell == "yes":
+            assert status == 0, (kind, name, told)
         else:
             assert status == 2 and cell in told and len(told.splitlines()) == 1, (kind, name, told)
