@@ -62,12 +62,18 @@ class ModelOptions:
         """Of images, told by rank 0."""
         return Progress("images", quiet=self.quiet or own_rank() != 0)
 
+    @property
+    def fetched(self) -> str | None:
+        """The address of what was fetched, at its commit; None: it was here."""
+        if isinstance(self.path, Path) or parse_address(self.path, key="model") is None:
+            return None
+        return pinned(self.path, key="model")
+
     def recorded(self, result: EvalResult) -> EvalResult:
         """The result with what was fetched, at its commit."""
-        if isinstance(self.path, Path) or parse_address(self.path, key="model") is None:
+        if self.fetched is None:
             return result
-        address = pinned(self.path, key="model")
-        return replace(result, figures={"model": address, **result.figures})
+        return replace(result, figures={"model": self.fetched, **result.figures})
 
     @property
     def forward_size(self) -> int:
@@ -155,6 +161,7 @@ def embed_data(
             max_bad_fraction=options.max_bad_fraction,
             image_key=options.image_key,
             part=options.part,
+            fetched=options.model.fetched,
             progress=progress,
         )
 

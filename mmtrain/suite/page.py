@@ -22,6 +22,8 @@ _METRICS = {
     **{f"i2t_recall@{k}": f"image to text R@{k}" for k in (1, 5, 10)},
     **{f"t2i_recall@{k}": f"text to image R@{k}" for k in (1, 5, 10)},
 }
+_HEADINGS = {"knn": "kNN"}
+"""Of kinds that are no words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +160,7 @@ def _matrix(rows: Sequence[Row]) -> list[_Line]:
             for row in rows
             if row.kind == kind
         ]
-        lines += _grouped(of_kind, kind.replace("-", " ").capitalize())
+        lines += _grouped(of_kind, _HEADINGS.get(kind, kind.replace("-", " ").capitalize()))
     return lines
 
 

@@ -312,6 +312,9 @@ def test_a_result_says_what_was_fetched(hub, forms, tmp_path):
     words = ["eval", "retrieval", "--model", ADDRESS, "--data", "synthetic:8"]
     assert main([*words, "--out", str(tmp_path / "r.json")]) == 0
     assert json.loads((tmp_path / "r.json").read_text())["model"] == f"{ADDRESS}@{commit}"
+    words[:2] = ["embed"]
+    assert main([*words, "--out", str(tmp_path / "e")]) == 0
+    assert json.loads((tmp_path / "e/embed.json").read_text())["model"] == f"{ADDRESS}@{commit}"
 
 
 def test_a_decoder_is_fetched_too(hub: ModelHub, tmp_path, capsys):

@@ -105,6 +105,7 @@ def test_csv_and_page_say_the_same(made: Path) -> None:
     assert "<script" not in page and "http" not in page.replace("http://www.w3.org", "")
     best = max(table["averages"][0]["means"].items(), key=lambda item: item[1]["value"])
     assert f">{best[0]}<" in page and "Average against Parameters" in page
+    assert "kNN" in page and "Knn" not in page
 
 
 def test_again_computes_nothing(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

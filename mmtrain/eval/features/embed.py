@@ -67,6 +67,7 @@ def embed(
     index_dir: str | None = None,
     image_key: str = DataConfig.image_key,
     part: tuple[int, int] = WHOLE,
+    fetched: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EmbedReport:
     """Write the image features of every sample into the folder `out`, or what of them is missing.
@@ -84,6 +85,7 @@ def embed(
         image_key: the column of the images in a manifest or a saved data set.
         part: number and count of equal parts of the pieces, of which one is made. Who makes all,
             or finds them all there, says so in the folder.
+        fetched: the hub's address of the model, at its commit, which embed.json then has.
         progress: told how many images are through, those of pieces that are there too, of how many.
 
     Raises:
@@ -107,7 +109,7 @@ def embed(
             "piece": piece,
             "dtype": dtype,
             "format": form,
-            **provenance(encoder, source),
+            **_weights(encoder, source, fetched),
         },
         num_pieces=len(pieces),
     )
@@ -125,9 +127,8 @@ def embed(
             passes = max(maker.num_batches(pieces[each]) for each in together)
             span = range(0) if number is None else pieces[number]
             for turn in maker.make(number, span, batches, passes):
-                if progress is not None:
-                    done = sum(min(turn * encoder.batch_size, len(pieces[n])) for n in together)
-                    progress(through + done, total)
+                done = sum(min(turn * encoder.batch_size, len(pieces[n])) for n in together)
+                _say(progress, through + done, total)
             through += sum(len(pieces[each]) for each in together)
     end = folder.finish if part == WHOLE else partial(folder.num_skipped, numbers)
     num_skipped = _on_main_rank(encoder, end)
@@ -233,6 +234,17 @@ class _PieceMaker:
                 told.append(f"it cannot be written: {error.strerror}")
         key = f"out = {self._folder.path}"
         refuse_on_all_ranks(self._encoder, told, key=key, remedy="mend that and go on")
+
+
+def _say(progress: Callable[[int, int], None] | None, done: int, of: int) -> None:
+    if progress is not None:
+        progress(done, of)
+
+
+def _weights(encoder: Encoder, source: SampleSource, fetched: str | None) -> dict[str, Any]:
+    """What the features are of, and where from."""
+    address = {} if fetched is None else {"model": fetched}
+    return {**address, **provenance(encoder, source)}
 
 
 def _nothing(_: Members) -> None:
