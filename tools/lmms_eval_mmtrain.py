@@ -94,8 +94,8 @@ class Mmtrain(lmms):
             context, options, to_visual, doc_id, task, split = request.args
             answerer = self._limited(_tokens(options))
             seen = self._see(to_visual(self.task_dict[task][split][doc_id]))
-            ((answer, _),) = answer_texts(answerer, seen, [(0, context)])
-            answers.append(_before(answer, options.get("until", [])))
+            (reply,) = answer_texts(answerer, seen, [(0, context)])
+            answers.append(_before(reply.answer, options.get("until", [])))
         return answers
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[GenerationResult]:

@@ -22,6 +22,7 @@ _COUNTS = {
     "num_unread": "answers that name no option, which are wrong",
     "num_without_image": "questions about no image; a model sees a black one",
     "num_cut": "questions longer than the model reads: their ends are cut",
+    "num_answers_cut": "answers that came to their greatest length and did not end",
 }
 
 

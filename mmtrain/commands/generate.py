@@ -1,6 +1,7 @@
 """`mmtrain generate`: a decoder goes on with texts, or chooses among answers."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,13 @@ def generate_command(
         start = _read(decoder, rows, config.max_new_tokens)
         generator = torch.Generator(place).manual_seed(seed or 0)
         if len(rows) == 1 and config.num_beams == 1:
-            _print_stream(stream(decoder, start, config, generator=generator), rows[0], tokenizer)
+            steps = stream(decoder, start, config, generator=generator)
+            _tell_cut([_print_stream(steps, rows[0], tokenizer)], config)
             return
         texts = generate(decoder, start, config, generator=generator)
         for prompt, read, written in zip(prompts, rows, texts, strict=True):
             print(f"{prompt}{tokenizer.continuation(read, written)}")
+        _tell_cut(texts, config)
     except UsageError:
         raise
     except ValueError as error:
@@ -101,8 +104,20 @@ def _read(decoder: Decoder, rows: list[list[int]], room: int) -> Prefilled:
     return prefill(decoder, tokens_BT, real_BT=real_BT, max_new_tokens=room)
 
 
-def _print_stream(steps: Iterator[Tensor], prompt: list[int], tokenizer: LanguageTokenizer) -> None:
-    """Text as it comes; a character of several tokens waits for its last."""
+def _tell_cut(texts: Sequence[list[int]], config: GenerationConfig) -> None:
+    """Say beside the texts, which stay as they are, that some are no whole ones."""
+    # Of a model without an end token no text is one.
+    cut = sum(bool(config.end_ids) and ids[-1] not in config.end_ids for ids in texts)
+    if cut:
+        which = "the text is" if len(texts) == 1 else f"{cut} of {len(texts)} texts are"
+        after = f"cut off after {config.max_new_tokens} tokens"
+        print(f"{which} {after}: no end token came; see --max-new-tokens", file=sys.stderr)
+
+
+def _print_stream(
+    steps: Iterator[Tensor], prompt: list[int], tokenizer: LanguageTokenizer
+) -> list[int]:
+    """Print a text as it comes, a character of several tokens with its last -> its tokens."""
     ids: list[int] = []
     shown = ""
     for next_B in steps:
@@ -112,6 +127,7 @@ def _print_stream(steps: Iterator[Tensor], prompt: list[int], tokenizer: Languag
             print(text[len(shown) :], end="", flush=True)
             shown = text
     print(tokenizer.continuation(prompt, ids)[len(shown) :])
+    return ids
 
 
 def _choose(

@@ -4,7 +4,7 @@ import io
 import json
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from mmtrain.commands.outputs import refuse_overwriting
 from mmtrain.data.images.decode import open_image
 from mmtrain.data.images.tiles import Pieces
 from mmtrain.data.questions.predictions import write_predictions
+from mmtrain.data.questions.question import Said, as_shown
 from mmtrain.data.questions.source import known_questions, open_questions, refuse_unanswered
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.storage.patience import waiting
@@ -27,7 +28,12 @@ from mmtrain.eval.look.answers import NO_PLACE
 from mmtrain.eval.questions.accuracy import Mode
 from mmtrain.eval.questions.answerer import Answerer, Choose
 from mmtrain.eval.questions.answering import answer_all
-from mmtrain.eval.questions.asking import answer_texts, choice_probabilities, stream_answer
+from mmtrain.eval.questions.asking import (
+    Reply,
+    answer_texts,
+    choice_probabilities,
+    stream_answer,
+)
 from mmtrain.eval.questions.choosing import refuse_no_options
 from mmtrain.eval.questions.figures import check_judged
 from mmtrain.eval.questions.looking import look_at, region_seen
@@ -107,7 +113,7 @@ def eval_vqa_command(
         answered = answer_all(answerer, source)
         if predictions is not None and answerer.is_main:
             write_predictions(predictions, answered)
-            say(f"wrote {predictions}")
+            say(f"wrote {predictions}{_told_cut(answered)}")
         if predictions is not None and not any(one.question.answers for one in answered):
             if answerer.is_main:
                 unwritten = "" if out is None else f"; {out} is not written"
@@ -167,34 +173,46 @@ def ask_command(
     for number, question in enumerate(questions, 1):
         print(question)
         if answerer.chosen_head == "generate" and sys.stdout.isatty():
-            best = _told_as_written(stream_answer(answerer, seen, question))
+            best = _told_as_written(answerer, stream_answer(answerer, seen, question))
         else:
             said = _candidates(answerer, seen, question)
-            for answer, probability in said:
-                print(f"  {answer:20} {probability:.2%}")
+            for reply in said:
+                print(f"  {reply.answer:20} {_told_sure(answerer, reply)}")
             best = said[0]
         if out is not None:
             path = out if len(questions) == 1 else out.with_stem(f"{out.stem}-{number}")
             _draw(answerer, picture, pieces, question, best, path)
 
 
-def _told_as_written(steps: Iterator[tuple[str, float]]) -> tuple[str, float]:
-    """Print an answer to a terminal token by token, then its probability -> both."""
-    shown, last = "", ("", 0.0)
+def _told_cut(answered: Sequence[Said]) -> str:
+    """What official forms have no place for."""
+    cut = sum(one.is_cut for one in answered)
+    of = f"{cut:,} of {len(answered):,} answers"
+    return f"; {of} are cut off at their greatest length, which the file cannot say" if cut else ""
+
+
+def _told_sure(answerer: Answerer, reply: Reply) -> str:
+    """How likely an answer is, and whether it is a whole one."""
+    cut = f"cut off after {answerer.answer_length} tokens: it had not ended"
+    return f"{reply.probability:.2%}{f'  ({cut})' if reply.is_cut else ''}"
+
+
+def _told_as_written(answerer: Answerer, steps: Iterator[Reply]) -> Reply:
+    """Print an answer to a terminal token by token, then its probability -> the whole."""
+    shown, last = "", Reply("", 0.0)
     print("  ", end="", flush=True)
     for last in steps:
         # What a token does to the letters before it cannot be taken back here.
-        if last[0].startswith(shown):
-            print(last[0][len(shown) :], end="", flush=True)
-            shown = last[0]
-    said, probability = last
-    if shown != said:
-        print(f"\n  {said}", end="")
-    print(f"{'':{max(0, 20 - len(said))}} {probability:.2%}")
+        if last.answer.startswith(shown):
+            print(last.answer[len(shown) :], end="", flush=True)
+            shown = last.answer
+    if shown != last.answer:
+        print(f"\n  {last.answer}", end="")
+    print(f"{'':{max(0, 20 - len(last.answer))}} {_told_sure(answerer, last)}")
     return last
 
 
-def _candidates(answerer: Answerer, seen: Seen, question: str) -> list[tuple[str, float]]:
+def _candidates(answerer: Answerer, seen: Seen, question: str) -> list[Reply]:
     """The likeliest answers of a classifier, the likeliest first, or the one that was written."""
     if answerer.chosen_head == "generate":
         return answer_texts(answerer, seen, [(0, question)])
@@ -202,7 +220,7 @@ def _candidates(answerer: Answerer, seen: Seen, question: str) -> list[tuple[str
     best = choice_probabilities(answerer, seen, [(0, question)])[0]
     top = best.topk(min(5, best.numel()))
     answers = [answerer.vocabulary.answers[place] for place in top.indices.tolist()]
-    return list(zip(answers, top.values.tolist(), strict=True))
+    return [Reply(*one) for one in zip(answers, top.values.tolist(), strict=True)]
 
 
 def _draw(
@@ -210,7 +228,7 @@ def _draw(
     picture: Image.Image,
     pieces: Pieces,
     question: str,
-    best: tuple[str, float],
+    best: Reply,
     path: Path,
 ) -> None:
     looked = look_at(answerer, pieces, question)
@@ -224,8 +242,8 @@ def _draw(
         looked.grid,
         region=region_seen(answerer, picture),
         question=question,
-        answer=best[0],
-        probability=best[1],
+        answer=as_shown(best.answer, is_cut=best.is_cut),
+        probability=best.probability,
     )
     try:
         drawn.save(path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from mmtrain.data.questions.question import as_shown
 from mmtrain.data.storage.addresses import base_name
 from mmtrain.errors import UsageError
 from mmtrain.files import parse_json, replace_file
@@ -36,6 +37,13 @@ class Outcome:
     """What would have been right."""
     said: str = ""
     """What the model gave."""
+    is_cut: bool = False
+    """Whether that stops where there was no room for more."""
+
+    @property
+    def shown(self) -> str:
+        """What the model gave, as it is shown."""
+        return as_shown(self.said, is_cut=self.is_cut)
 
 
 def sample_names(source: "SampleSource", samples: Iterable[int]) -> list[str]:
@@ -84,10 +92,14 @@ def outcomes_path(result: Path) -> Path:
 def outcome_lines(outcomes: Iterable[Outcome]) -> bytes:
     """A line for each."""
     rows = (asdict(one) for one in outcomes)
-    kept = ({key: value for key, value in row.items() if value not in ({}, "")} for row in rows)
+    kept = ({key: value for key, value in row.items() if not _is_default(value)} for row in rows)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
     # A key may hold half a character, which UTF-8 cannot write.
     return text.encode("utf-8", "replace")
+
+
+def _is_default(value: Any) -> bool:
+    return value is False or value in ({}, "")  # a score of 0 is equal to False
 
 
 def write_outcomes(result: Path, outcomes: Sequence[Outcome]) -> None:
@@ -152,7 +164,8 @@ def _read_line(line: bytes, place: str) -> Outcome:
         outcome = Outcome(**parse_json(line))
         texts = (outcome.metric, outcome.id, outcome.image, *outcome.kinds.values())
         texts += (outcome.asked, outcome.wanted, outcome.said)
-        if all(isinstance(text, str) for text in texts) and 0 <= outcome.score <= 1:
+        fits = isinstance(outcome.is_cut, bool) and 0 <= outcome.score <= 1
+        if fits and all(isinstance(text, str) for text in texts):
             return outcome
     except (ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{place} is damaged ({error}); repeat the evaluation") from error

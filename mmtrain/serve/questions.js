@@ -11,6 +11,10 @@ async function askModel() {
     const [length, most] = [question.length, LIMITS.maxQuestion].map((one) => one.toLocaleString("en"));
     return say("look-error", `The question has ${length} characters; at most ${most}.`);
   }
+  const labels = ownAnswers();
+  if (labels.length > LIMITS.maxChoices) {
+    return say("look-error", `There are ${plural(labels.length, "answer")} to choose among; at most ${LIMITS.maxChoices}.`);
+  }
   const ending = asking = new AbortController();
   say("send", "Stop");
   await taking; // an image that was dropped just now is the one that is meant
@@ -27,6 +31,7 @@ async function answer(question, ending) {
   busy(turn, true);
   try {
     const body = { image: shown.image, question, head: turn.head, earlier: earlierThan(turn) };
+    if (turn.own.length) body.labels = turn.own;
     const reply = await send("api/ask", body, ending.signal);
     part("question").value = "";
     for await (const step of steps(reply)) takeStep(turn, step);
@@ -69,6 +74,13 @@ function takeStep(turn, step) {
   showSaid(turn);
 }
 
+// Answers of one's own; none while the part of the page is folded away.
+function ownAnswers() {
+  if (!part("own").open) return [];
+  const lines = part("labels").value.split("\n").map((line) => line.trim());
+  return [...new Set(lines.filter((line) => line))];
+}
+
 // What the model reads before a question: of models that read dialogues alone.
 function earlierThan(turn) {
   if (!about.reads_dialogues) return [];
@@ -100,8 +112,11 @@ function addTurn(question) {
     head: part("head").value || null,
     said: null, // until something is
     probability: null,
+    own: ownAnswers(),
     answers: [],
+    of: 0, // that those are the likeliest of
     left_out: 0,
+    cut_after: null, // tokens, of an answer that had not ended
     looked: null,
     item,
     saidPart: make(item, "p", "said"),
@@ -118,15 +133,17 @@ function busy(turn, is) {
 }
 
 function showSaid(turn) {
-  turn.saidPart.textContent = turn.said;
+  turn.saidPart.textContent = turn.cut_after ? `${turn.said} …` : turn.said;
   const sure = `${percent(turn.probability)} sure`;
-  turn.surePart.textContent = turn.answers.length ? `${sure}, the likeliest of ${plural(about.num_answers, "answer")}` : sure;
+  const cut = turn.cut_after ? `, cut off after ${plural(turn.cut_after, "token")}: it had not ended` : "";
+  const of = turn.own.length ? `${plural(turn.of, "answer")} of yours alone` : plural(turn.of, "answer");
+  turn.surePart.textContent = turn.answers.length ? `${sure}, the likeliest of ${of}` : sure + cut;
   reveal(turn);
 }
 
 function finish(turn) {
   const { item, looked } = turn;
-  if (!turn.said) {
+  if (!turn.said && !turn.cut_after) {
     turn.saidPart.classList.add("nothing");
     turn.saidPart.textContent = "It says nothing.";
   }

@@ -15,6 +15,7 @@ from mmtrain.errors import UsageError
 from mmtrain.eval.look.answers import NO_PLACE
 from mmtrain.eval.questions.answerer import Answerer
 from mmtrain.eval.questions.asking import choice_probabilities, stream_answer
+from mmtrain.eval.questions.choosing import choose_among
 from mmtrain.eval.questions.looking import look_at, region_seen
 from mmtrain.eval.questions.reading import refuse_cut, turns_with_room
 from mmtrain.eval.questions.seeing import Seen, pieces_of, see_pieces
@@ -41,6 +42,8 @@ class PageQuestion:
     """Which one answers. None: the first that is there."""
     earlier: tuple[Turn, ...] = ()
     """The questions and answers before it."""
+    among: tuple[str, ...] = ()
+    """Answers that it is chosen among. Empty: it is the model's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +109,9 @@ class Questions:
 
     def ask(self, asked: PageQuestion) -> Steps:
         """An answer as it is made: step by step `said`, what there is of it, with its `probability`
-        (a classifier's with the likeliest `answers`), at the end what was `looked` at. Nobody else
-        is answered until the steps are closed or at their end.
+        (of a choice with the likeliest `answers`, `of` so many) and the tokens that it was
+        `cut_after` where it had not ended, at the end what was `looked` at. Nobody else is answered
+        until the steps are closed or at their end.
 
         Raises:
             Refusal: at the first step, what is asked cannot be answered.
@@ -120,11 +124,12 @@ class Questions:
             if head not in image.seen:
                 image.seen[head] = see_pieces(answerer, image.pieces, is_fixed=False)
             seen = image.seen[head]
-            steps = (
-                _chosen(answerer, seen, asked.text)
-                if head == "classify"
-                else _written(answerer, seen, asked.text, earlier)
-            )
+            if asked.among:
+                steps = _chosen_of(answerer, seen, asked, earlier)
+            elif head == "classify":
+                steps = _chosen(answerer, seen, asked.text)
+            else:
+                steps = _written(answerer, seen, asked.text, earlier)
             with closing(steps):
                 for step in steps:
                     yield {"head": head, "left_out": left_out, **_finite(step)}
@@ -162,14 +167,35 @@ def _chosen(answerer: Answerer, seen: Seen, text: str) -> Steps:
     top = probability_A.topk(min(NUM_CHOICES, probability_A.numel()))
     rows = zip(top.indices.tolist(), top.values.tolist(), strict=True)
     answers = [{"answer": vocabulary.answers[n], "probability": p} for n, p in rows]
+    yield _choice(answers, of=len(vocabulary.answers))
+
+
+def _chosen_of(
+    answerer: Answerer, seen: Seen, asked: PageQuestion, earlier: Sequence[Turn]
+) -> Steps:
+    try:
+        found = choose_among(answerer, seen, asked.text, asked.among, earlier=earlier)
+    except UsageError as error:
+        raise Refusal(str(error)) from error
+    answers = [{"answer": one.answer, "probability": one.probability} for one in found]
+    yield _choice(answers, of=len(answers))
+
+
+def _choice(answers: list[dict[str, Any]], *, of: int) -> dict[str, Any]:
     best = answers[0]
-    yield {"said": best["answer"], "probability": best["probability"], "answers": answers}
+    told = {"said": best["answer"], "probability": best["probability"]}
+    return told | {"answers": answers, "of": of}
 
 
 def _written(answerer: Answerer, seen: Seen, text: str, earlier: Sequence[Turn]) -> Steps:
     try:
-        for said, probability in stream_answer(answerer, seen, text, earlier=earlier):
-            yield {"said": said, "probability": probability}
+        for reply in stream_answer(answerer, seen, text, earlier=earlier):
+            cut_after = answerer.answer_length if reply.is_cut else None
+            yield {
+                "said": reply.answer,
+                "probability": reply.probability,
+                "cut_after": cut_after,
+            }
     except UsageError as error:  # there is no room for the question
         raise Refusal(str(error)) from error
 

@@ -25,8 +25,13 @@ MAX_QUESTION = 10_000
 MAX_ANSWER = 100_000
 MAX_EARLIER = 100
 """Questions with their answers before one."""
+MAX_CHOICES = 100
+"""Answers of the page's own, which are computed side by side."""
 
-PAGE = PageParts(name="questions", limits={"maxQuestion": MAX_QUESTION, "maxEarlier": MAX_EARLIER})
+PAGE = PageParts(
+    name="questions",
+    limits={"maxQuestion": MAX_QUESTION, "maxEarlier": MAX_EARLIER, "maxChoices": MAX_CHOICES},
+)
 
 
 def build_app(questions: Questions, *, host: str = "127.0.0.1") -> ASGIApp:
@@ -63,7 +68,18 @@ def page_question(fields: Fields) -> PageQuestion:
         text=lines(fields.raw("question"), name="the question", most=MAX_QUESTION),
         head=head,
         earlier=_earlier(fields.raw("earlier", default=[])),
+        among=_among(fields),
     )
+
+
+def _among(fields: Fields) -> tuple[str, ...]:
+    """The answers that one is chosen of."""
+    if not fields.has("labels"):
+        return ()
+    labels = fields.labels()
+    if len(labels) > MAX_CHOICES:
+        raise Refusal(f"{len(labels):,} answers to choose among; at most {MAX_CHOICES}")
+    return tuple(labels)
 
 
 def _earlier(rows: Any) -> tuple[Turn, ...]:

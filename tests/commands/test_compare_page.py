@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mmtrain.cli import main
-from mmtrain.eval.outcomes import Outcome, read_outcomes
+from mmtrain.errors import UsageError
+from mmtrain.eval.outcomes import Outcome, outcomes_path, read_outcomes
 from mmtrain.eval.result import EvalResult, write_result
 from tests.data.questions.vqa_files import write_set
 from tests.data.shard_files import encoded, picture, write_shard
@@ -110,6 +111,29 @@ def test_pictures_come_from_the_data(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["compare", *both, shards[0]]) == 2
     line = capsys.readouterr().err
     assert "has no sample" in line and "name what it was evaluated on" in line
+
+
+def test_an_answer_that_was_cut_is_shown_as_such(tmp_path: Path) -> None:
+    """From the outcomes' lines, of which only a cut one says it, to the page."""
+    files = []
+    for name, right in (("a", 0.0), ("b", 1.0)):
+        outcomes = tuple(
+            Outcome(metric="top1", id=id, image=id, score=right, said=f"{name} {id}", is_cut=cut)
+            for id, cut in (("one", True), ("two", False))
+        )
+        files.append(tmp_path / f"{name}.json")
+        result = EvalResult(figures={"top1": right}, best=[], worst=[], outcomes=outcomes)
+        write_result(files[-1], result)
+        assert tuple(read_outcomes(files[-1])["top1"].values()) == outcomes
+        lines = outcomes_path(files[-1]).read_text().splitlines()
+        assert ['"is_cut": true' in line for line in lines] == [True, False]
+        assert not any("false" in line for line in lines)
+    assert main(["compare", *map(str, files), "--out", str(tmp_path / "p.html")]) == 0
+    text = plain((tmp_path / "p.html").read_text())
+    assert all(f"{name} one … (cut off)" in text for name in "ab") and text.count("(cut off)") == 2
+    outcomes_path(files[0]).write_text(lines[0].replace("true", '"yes"') + "\n")
+    with pytest.raises(UsageError, match="damaged"):
+        read_outcomes(files[0])
 
 
 def test_several_results_are_laid_against_the_first(

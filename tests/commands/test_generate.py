@@ -7,6 +7,7 @@ import torch
 
 import mmtrain
 from mmtrain.cli import main
+from mmtrain.data.text.language_tokenizer import LanguageTokenizer
 from mmtrain.errors import UsageError
 from tests.interop.decoder_folders import edit_config, write_peer, write_worded
 
@@ -38,6 +39,28 @@ def test_one_prompt_streams_and_several_are_one_batch(folder, capsys):
     decoder, tokenizer = mmtrain.load_decoder(folder)
     assert tokenizer.encode_chat([{"role": "user", "content": "two"}]) == [0, 7, 1]
     assert chat and decoder.config.vocab_size == 50
+
+
+def test_a_text_that_was_cut_is_told(folder, capsys, monkeypatch):
+    """Beside the text; not of one whose end token came, nor where there is none."""
+    words = ["generate", "--model", str(folder), "--max-new-tokens", "5", "--device", "cpu"]
+    one, two = ["--prompt", "a red circle"], ["--prompt", "two"]
+    for prompts, told in ((one, "the text is"), (one + two, "2 of 2 texts are")):
+        assert main([*words, *prompts]) == 0
+        said = capsys.readouterr()
+        assert said.err.startswith(f"{told} cut off after 5 tokens") and "cut" not in said.out
+    assert main([*words, *one, *two, "--num-beams", "2"]) == 0
+    assert capsys.readouterr().err.startswith("2 of 2 texts are cut off")
+    made = LanguageTokenizer.__init__
+    for ends in ((), tuple(range(50))):
+
+        def ending(self, *inputs, ends=ends, **named):
+            made(self, *inputs, **named)
+            self.end_ids = ends
+
+        monkeypatch.setattr(LanguageTokenizer, "__init__", ending)
+        assert main([*words, *one]) == 0
+        assert capsys.readouterr().err == ""
 
 
 def test_draws_repeat_by_their_seed(folder, capsys):

@@ -58,6 +58,28 @@ def ask(page: Page, question: str) -> None:
     expect(page.locator("#question")).to_have_value("")
 
 
+def test_answers_of_ones_own(browser: Browser, talks: str) -> None:
+    """While they are unfolded; then the model's own again."""
+    with opened(browser, talks) as page:
+        drop(page, SENT)
+        page.locator("#own summary").click()
+        page.fill("#labels", "red\n blue \n\nred\na circle")
+        ask(page, "What is it?")
+        turn = page.locator("#turns > li").first
+        names = turn.locator(".answers .label").all_inner_texts()
+        assert sorted(names) == ["a circle", "blue", "red"]
+        expect(turn.locator(".said")).to_have_text(names[0])
+        expect(turn.locator(".sure")).to_contain_text("the likeliest of 3 answers of yours alone")
+        page.locator("#own summary").click()
+        ask(page, "What is it?")
+        expect(page.locator("#turns > li").last.locator(".answers")).to_have_count(0)
+        page.locator("#own summary").click()
+        page.fill("#labels", "red\nRED")
+        page.fill("#question", "What is it?")
+        page.press("#question", "Enter")
+        expect(page.locator("#look-error")).to_contain_text("are one answer; keep one of them")
+
+
 def test_choose_and_write(browser: Browser, both: str) -> None:
     """An answer among others, its map, the entries that fired; then one that is written."""
     with opened(browser, both) as page:

@@ -15,7 +15,8 @@ from starlette.testclient import TestClient
 from mmtrain.cli import main
 from mmtrain.data.dialogues.dialogue import Turn
 from mmtrain.eval.questions.answerer import Answerer
-from mmtrain.eval.questions.asking import choice_probabilities, stream_answer
+from mmtrain.eval.questions.asking import Reply, choice_probabilities, stream_answer
+from mmtrain.eval.questions.choosing import likelihoods
 from mmtrain.eval.questions.looking import look_at
 from mmtrain.eval.questions.seeing import Seen, pieces_of, see
 from mmtrain.loading.vqa import load_vqa
@@ -150,11 +151,54 @@ def test_an_answer_comes_token_by_token(both: Asked) -> None:
     seen = see(answerer, picture((40, 24), seed=3))
     written = list(stream_answer(answerer, seen, "What color is it?"))
     assert len(steps) == both.answerer.answer_length == 4
-    assert [one["said"] for one in steps] == [said for said, _ in written]
+    assert [one["said"] for one in steps] == [one.answer for one in written]
+    assert [one["cut_after"] for one in steps] == [None, None, None, 4]
     shares = [one["probability"] for one in steps]
-    assert shares == pytest.approx([x for _, x in written])
+    assert shares == pytest.approx([one.probability for one in written])
     assert shares == sorted(shares, reverse=True)
     check_looked(asked, last, "What color is it?", "generate", places={"image"})
+
+
+def test_an_answer_of_ones_own_is_chosen(both: Asked, talks: Asked) -> None:
+    """By its likelihood, of a classifier by its part of what it gives to these."""
+    options = ["a blue one", "no", "Red"]
+    earlier = [{"question": "why?", "answer": "red"}]
+    turns = (Turn("user", "why?"), Turn("assistant", "red"))
+    seen = see(talks.answerer, picture((40, 24), seed=3))
+    tokenizer = talks.answerer.tokenizer
+    scores = {}
+    for option in options:
+        ids = [*tokenizer.reply_ids(option), tokenizer.eot_id]
+        (alone,) = likelihoods(talks.answerer, seen, "and?", [ids], earlier=turns)
+        scores[option] = alone.log_prob / len(ids)
+    wanted = torch.tensor(list(scores.values())).softmax(0).tolist()
+    answer, last = talks.ask("and?", labels=options, earlier=earlier)
+    got = {one["answer"]: one["probability"] for one in answer["answers"]}
+    assert got == pytest.approx(dict(zip(options, wanted, strict=True)), rel=1e-4)
+    assert answer["said"] == max(got, key=lambda name: got[name]) == next(iter(got))
+    assert (answer["of"], answer["head"]) == (3, "generate") and last["looked"]
+    # Of a classifier.
+    names = both.answerer.vocabulary.answers
+    seen = see(both.answerer, picture((40, 24), seed=3))
+    share = choice_probabilities(both.answerer, seen, [(0, "and?")])[0][[2, 0]]
+    answer, _ = both.ask("and?", labels=[names[2].upper(), names[0]])
+    got = {one["answer"]: one["probability"] for one in answer["answers"]}
+    assert [got[names[2].upper()], got[names[0]]] == pytest.approx((share / share.sum()).tolist())
+
+
+def test_answers_that_cannot_be_judged_are_refused(both: Asked, talks: Asked) -> None:
+    known = next(one for one in both.answerer.vocabulary.answers if one.isalpha())
+    for asked, labels, told in (
+        (both, [known, "unheard of"], "'unheard of' is none of the"),
+        (both, [known, known.upper()], "are one answer; keep one of them"),
+        (talks, ["red", "Red"], "'red' and 'Red' are one answer; keep one"),
+        (talks, ["red", " ".join("a" * 60)], "longer than any text"),
+        (talks, ["red", ""], "a label is empty"),
+        (talks, [], "there are no labels"),
+        (talks, [str(n) for n in range(101)], "101 answers to choose among; at most 100"),
+    ):
+        body = {"image": asked.add(), "question": "why?", "labels": labels}
+        assert told in asked.refused(body), labels
 
 
 def test_a_later_question_sees_what_was_said(talks: Asked) -> None:
@@ -274,8 +318,8 @@ def test_a_fault_within_an_answer_is_its_last_line(
 ) -> None:
     """The status is sent by then; the next question is answered."""
 
-    def broken(*_: Any, **__: Any) -> Iterator[tuple[str, float]]:
-        yield "a", 0.5
+    def broken(*_: Any, **__: Any) -> Iterator[Reply]:
+        yield Reply("a", 0.5)
         raise RuntimeError("a defect in /some/where")
 
     with monkeypatch.context() as patched:
@@ -286,14 +330,14 @@ def test_a_fault_within_an_answer_is_its_last_line(
     assert talks.ask("why?")[-1]["looked"]
 
 
-def endless(made: list[int], closed: threading.Event) -> Callable[..., Iterator[tuple[str, float]]]:
+def endless(made: list[int], closed: threading.Event) -> Callable[..., Iterator[Reply]]:
     """An answer that does not end by itself, in place of `stream_answer`."""
 
-    def steps(*_: Any, **__: Any) -> Iterator[tuple[str, float]]:
+    def steps(*_: Any, **__: Any) -> Iterator[Reply]:
         try:
             while True:
                 made.append(1)
-                yield "more " * len(made), 0.5
+                yield Reply("more " * len(made), 0.5)
         finally:
             closed.set()
 
@@ -353,7 +397,7 @@ def test_questions_are_answered_one_after_another(
     inside, most = 0, 0
     whole = stream_answer
 
-    def counted(*inputs: Any, **named: Any) -> Iterator[tuple[str, float]]:
+    def counted(*inputs: Any, **named: Any) -> Iterator[Reply]:
         nonlocal inside, most
         inside += 1
         most = max(most, inside)

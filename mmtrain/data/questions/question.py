@@ -53,6 +53,18 @@ class Said:
     """With the right answers, where the set has them."""
     prediction: str
     """The answer."""
+    is_cut: bool = False
+    """Whether it stops where there was no room for more, not where the model ended it."""
+
+    @property
+    def shown(self) -> str:
+        """The answer as it is shown."""
+        return as_shown(self.prediction, is_cut=self.is_cut)
+
+
+def as_shown(answer: str, *, is_cut: bool) -> str:
+    """An answer to look at: one that was cut does not read as a whole one."""
+    return f"{answer} … (cut off)".lstrip() if is_cut else answer
 
 
 def questions_from_json(fields: dict[str, Any]) -> tuple[Question, ...]:

@@ -121,10 +121,11 @@ def _answer_batch(
     return [
         Answered(
             question=question,
-            prediction=answer,
-            probability=probability,
+            prediction=reply.answer,
+            is_cut=reply.is_cut,
+            probability=reply.probability,
             image_key=source.key(batch.first + row),
             sample=batch.first + row,
         )
-        for (row, question), (answer, probability) in zip(rows, said, strict=True)
+        for (row, question), reply in zip(rows, said, strict=True)
     ]

@@ -1,6 +1,7 @@
 """Questions about pictures to answers, chosen or written, on one process."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,11 +22,20 @@ from mmtrain.models.vqa import Asked
 from mmtrain.parallel.precision import autocast
 
 
+class Reply(NamedTuple):
+    """An answer, or what there is of it."""
+
+    answer: str
+    """Its text, of a cut one as far as it came."""
+    probability: float
+    """What the model gives it; of one that is written the product of its tokens'."""
+    is_cut: bool = False
+    """Whether it took all tokens that it may have and did not end."""
+
+
 @torch.no_grad()
-def answer_texts(
-    answerer: Answerer, seen: Seen, asked: Sequence[tuple[int, str]]
-) -> list[tuple[str, float]]:
-    """The answer to each question, asked of an image by its number, and its probability.
+def answer_texts(answerer: Answerer, seen: Seen, asked: Sequence[tuple[int, str]]) -> list[Reply]:
+    """The answer to each question, asked of an image by its number.
 
     Raises:
         UsageError: a model of dialogues has no room for a question.
@@ -37,7 +47,7 @@ def answer_texts(
     assert answerer.vocabulary is not None
     answers = answerer.vocabulary.answers
     return [
-        (answers[place], value)
+        Reply(answers[place], value)
         for place, value in zip(best_Q.indices.tolist(), best_Q.values.tolist(), strict=True)
     ]
 
@@ -62,19 +72,17 @@ def choice_probabilities(
     return torch.stack([found[number] for number in range(len(rows))])
 
 
-def write_answers(
-    answerer: Answerer, seen: Seen, asked: Sequence[tuple[int, str]]
-) -> list[tuple[str, float]]:
-    """Greedily written answers, each with the product of its tokens' probabilities."""
+def write_answers(answerer: Answerer, seen: Seen, asked: Sequence[tuple[int, str]]) -> list[Reply]:
+    """Greedily written answers."""
     rows = as_asked(answerer, seen, asked, max_new_tokens=answerer.answer_length)
     begin(answerer, seen, rows)
-    found: dict[int, tuple[str, float]] = {}
+    found: dict[int, Reply] = {}
     for numbers in by_forwards(seen, rows):
         steps = list(_written(answerer, seen, [rows[number] for number in numbers]))
-        written = torch.stack([ids_Q for ids_Q, _ in steps], dim=1).tolist()
-        probability = steps[-1][1].exp().tolist()
-        for number, ids, value in zip(numbers, written, probability, strict=False):
-            found[number] = answerer.tokenizer.decode(ids), value
+        written = torch.stack([step.ids_Q for step in steps], dim=1).tolist()
+        probability, cut = steps[-1].log_p_Q.exp().tolist(), steps[-1].going_Q.tolist()
+        for number, ids, value, is_cut in zip(numbers, written, probability, cut, strict=False):
+            found[number] = Reply(answerer.tokenizer.decode(ids), value, is_cut)
     return [found[number] for number in range(len(rows))]
 
 
@@ -85,9 +93,9 @@ def stream_answer(
     *,
     image: int = 0,
     earlier: Sequence[Turn] = (),
-) -> Iterator[tuple[str, float]]:
-    """The answer to one question as it is written: what there is of it after each token, and the
-    probability of that. The last is what `write_answers` gives.
+) -> Iterator[Reply]:
+    """The answer to one question as it is written: what there is of it after each token. The last
+    is what `write_answers` gives.
 
     Args:
         answerer: the model.
@@ -99,22 +107,29 @@ def stream_answer(
     length = answerer.answer_length
     asked = as_asked(answerer, seen, [(image, text)], max_new_tokens=length, earlier=earlier)
     ids: list[int] = []
-    said, probability = "", 0.0
-    for ids_Q, log_p_Q in _written(answerer, seen, asked):
-        ids.append(int(ids_Q[0]))
-        said, probability = answerer.tokenizer.decode(ids), log_p_Q[0].exp().item()
+    reply = Reply("", 0.0)
+    for step in _written(answerer, seen, asked):
+        ids.append(int(step.ids_Q[0]))
+        said, probability = answerer.tokenizer.decode(ids), step.log_p_Q[0].exp().item()
+        reply = Reply(said, probability, len(ids) == length and bool(step.going_Q[0]))
         # A character may come in several tokens.
-        yield said.rstrip("\ufffd"), probability
-    if said.endswith("\ufffd"):
-        yield said, probability
+        yield reply._replace(answer=said.rstrip("\ufffd"))
+    if reply.answer.endswith("\ufffd"):
+        yield reply
+
+
+class _Step(NamedTuple):
+    ids_Q: Tensor
+    """A token of each row, padding where one has ended."""
+    log_p_Q: Tensor
+    """The rows' log-probabilities so far."""
+    going_Q: Tensor
+    """Those that have not ended."""
 
 
 @torch.no_grad()
-def _written(
-    answerer: Answerer, seen: Seen, rows: Sequence[Asking]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Of the rows of one forward, each step's ids [Q], padding where one has ended, and the rows'
-    log-probabilities; those that fill it up stand behind them."""
+def _written(answerer: Answerer, seen: Seen, rows: Sequence[Asking]) -> Iterator[_Step]:
+    """The rows of one forward, a token a step; those that fill it up stand behind them."""
     generator = answerer.fused.generate
     assert generator is not None, "the head was looked up"
     start = read_rows(answerer, seen, rows, answerer.answer_length)
@@ -125,7 +140,8 @@ def _written(
         best_Q = logits_QV.float().log_softmax(1).max(1)
         total_Q = total_Q + best_Q.values * going_Q
         going_Q = going_Q & (best_Q.indices != answerer.tokenizer.eot_id)
-        yield best_Q.indices.masked_fill(~going_Q, answerer.tokenizer.pad_id), total_Q
+        ids_Q = best_Q.indices.masked_fill(~going_Q, answerer.tokenizer.pad_id)
+        yield _Step(ids_Q, total_Q, going_Q)
         if not going_Q.any() or step + 1 == answerer.answer_length:
             return
         # Not around the yield, where whoever takes the steps would compute under it.

@@ -1,15 +1,19 @@
 """Choosing among a question's options by their likelihood, in place of writing an answer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
+from mmtrain.data.dialogues.dialogue import Turn
 from mmtrain.data.questions.letters import LETTERS
 from mmtrain.data.questions.options import options_of
 from mmtrain.data.questions.question import Question
+from mmtrain.data.questions.wording import normalize_answer, normalize_textvqa
 from mmtrain.errors import UsageError
 from mmtrain.eval.questions.answerer import Answerer, Choose
+from mmtrain.eval.questions.asking import Reply, choice_probabilities
 from mmtrain.eval.questions.reading import as_asked, read_rows
 from mmtrain.eval.questions.seeing import Seen
 from mmtrain.parallel.precision import autocast
@@ -46,7 +50,7 @@ def choose_options(
     seen: Seen,
     asked: Sequence[tuple[int, str]],
     questions: Sequence[Question],
-) -> list[tuple[str, float]]:
+) -> list[Reply]:
     """The likeliest option's letter for each question, and how likely among them.
 
     A letter's likelihood is that of its tokens; a text's the mean over its tokens and the end
@@ -64,7 +68,7 @@ def choose_options(
     """
     assert answerer.chosen_head == "generate", "others are refused"
     seen = replace(seen, is_fixed=False)  # a row by itself has its own shape: nothing fills it up
-    chosen: list[tuple[str, float]] = []
+    chosen: list[Reply] = []
     for (image, text), question in zip(asked, questions, strict=True):
         ids = _written(answerer, question)
         try:
@@ -75,7 +79,7 @@ def choose_options(
         by_text = answerer.choose == "text"
         scores = torch.tensor([one.log_prob / (one.num_tokens if by_text else 1) for one in found])
         best = int(scores.argmax())
-        chosen.append((LETTERS[best], float(scores.softmax(0)[best])))
+        chosen.append(Reply(LETTERS[best], float(scores.softmax(0)[best])))
     return chosen
 
 
@@ -95,17 +99,99 @@ def _written(answerer: Answerer, question: Question) -> list[list[int]]:
         if len({tuple(some) for some in ids}) < len(ids):
             raise UsageError(f"{told}: the tokenizer writes two of its letters alike; use text")
         return ids
-    if cut := [option for option in options if tokenizer.is_cut(option)]:
-        raise UsageError(
-            f"{told}: {cut[0][:40]!r} is longer than any text of the model; use letter"
-        )
+    try:
+        return _whole_ids(answerer, options)
+    except UsageError as error:
+        raise UsageError(f"{told}: {error}; use letter") from error
+
+
+def _whole_ids(answerer: Answerer, texts: Sequence[str]) -> list[list[int]]:
+    """The tokens of whole answers, the end token last.
+
+    Raises:
+        UsageError: one is longer than any text of the model.
+    """
+    tokenizer = answerer.tokenizer
+    if cut := [text for text in texts if tokenizer.is_cut(text)]:
+        raise UsageError(f"{cut[0][:40]!r} is longer than any text of the model")
     assert tokenizer.eot_id is not None, "a model that writes has one"
-    return [[*tokenizer.reply_ids(option), tokenizer.eot_id] for option in options]
+    return [[*tokenizer.reply_ids(text), tokenizer.eot_id] for text in texts]
+
+
+@torch.no_grad()
+def choose_among(
+    answerer: Answerer,
+    seen: Seen,
+    text: str,
+    answers: Sequence[str],
+    *,
+    earlier: Sequence[Turn] = (),
+) -> list[Reply]:
+    """Answers of one's own to a question about one image, the likeliest first: how likely each is
+    among them alone.
+
+    What is written is judged by the mean log-probability of its tokens and the end token, as an
+    option's text; of a classifier it is the part of its own probability.
+
+    Args:
+        answerer: the model.
+        seen: the image.
+        text: the question.
+        answers: no two the same.
+        earlier: the turns before it, of a model that reads dialogues.
+
+    Raises:
+        UsageError: one cannot be judged, or two are the same to the model.
+    """
+    if answerer.chosen_head == "classify":
+        shares_A = choice_probabilities(answerer, seen, [(0, text)])[0][_places(answerer, answers)]
+        shares_A = shares_A / shares_A.sum()
+    else:
+        ids = _whole_ids(answerer, answers)
+        _refuse_alike(dict(zip(answers, map(tuple, ids), strict=True)))
+        if bare := [answer for answer, some in zip(answers, ids, strict=True) if len(some) == 1]:
+            raise UsageError(f"the answer {bare[0][:40]!r} has no words that the model writes")
+        found = likelihoods(answerer, seen, text, ids, earlier=earlier)
+        means = [one.log_prob / one.num_tokens for one in found]
+        shares_A = torch.tensor(means, dtype=torch.float64).softmax(0)
+    pairs = zip(answers, shares_A.tolist(), strict=True)
+    return [Reply(*pair) for pair in sorted(pairs, key=lambda pair: -pair[1])]
+
+
+def _places(answerer: Answerer, answers: Sequence[str]) -> list[int]:
+    """Those of a classifier's answers."""
+    assert answerer.vocabulary is not None, "a classifier has answers"
+    known = answerer.vocabulary.ids()
+    places: dict[str, int] = {}
+    for answer in answers:
+        forms = (answer, normalize_answer(answer), normalize_textvqa(answer))
+        place = next((known[form] for form in forms if form in known), None)
+        if place is None:
+            raise UsageError(
+                f"{answer[:40]!r} is none of the {len(known):,} answers that the model chooses "
+                "among; leave it out"
+            )
+        places[answer] = place
+    _refuse_alike(places)
+    return list(places.values())
+
+
+def _refuse_alike(known_as: Mapping[str, Any]) -> None:
+    first: dict[Any, str] = {}
+    for answer, key in known_as.items():
+        if (other := first.setdefault(key, answer)) != answer:
+            raise UsageError(f"{other[:40]!r} and {answer[:40]!r} are one answer; keep one of them")
 
 
 @torch.no_grad()
 def likelihoods(
-    answerer: Answerer, seen: Seen, text: str, ids: Sequence[Sequence[int]], *, image: int = 0
+    answerer: Answerer,
+    seen: Seen,
+    text: str,
+    ids: Sequence[Sequence[int]],
+    *,
+    image: int = 0,
+    earlier: Sequence[Turn] = (),
 ) -> list[Likelihood]:
     """How likely each of several continuations of one question is.
 
@@ -115,6 +201,7 @@ def likelihoods(
         text: the question.
         ids: the continuations' tokens.
         image: the number of the question's image.
+        earlier: the turns before it, of a model that reads dialogues.
 
     Raises:
         ValueError: one has no tokens, or more than the model has room for.
@@ -129,7 +216,7 @@ def likelihoods(
     length_Q = torch.tensor([len(some) for some in ids], device=answerer.device)
     total_Q = torch.zeros(num, device=answerer.device)
     greedy_Q = torch.ones(num, dtype=torch.bool, device=answerer.device)
-    (row,) = as_asked(answerer, seen, [(image, text)], max_new_tokens=longest)
+    (row,) = as_asked(answerer, seen, [(image, text)], max_new_tokens=longest, earlier=earlier)
     start = read_rows(answerer, seen, [row], longest)
     with autocast(answerer.precision, answerer.device):
         # The question is read once; its options follow it side by side.

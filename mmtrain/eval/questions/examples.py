@@ -72,7 +72,7 @@ def _example(answerer: Answerer, source: SampleSource, one: Answered, *, rank: i
     return Example(
         key=one.image_key,
         text=f"{one.question.question} {most_given(one.question.answers)}",
-        predicted=one.prediction,
+        predicted=one.shown,
         rank=rank,
         num_candidates=2,
         picture=to_webp(picture),

@@ -130,6 +130,7 @@ def answer_outcomes(
             asked=one.question.question,
             wanted=most_given(one.question.answers),
             said=one.prediction,
+            is_cut=one.is_cut,
         )
         for name, (one, image) in zip(told_apart(numbers, fuller), rows, strict=True)
     )

@@ -51,6 +51,8 @@ def evaluate_vqa(
     if not isinstance(answerer.model.generate, DialogueGenerator):  # which refuses such questions
         cut = sum(answerer.tokenizer.is_cut(one.question.question) for one in answered)
         figures |= {"num_cut": cut} if cut else {}
+    if unended := sum(one.is_cut for one in answered):
+        figures["num_answers_cut"] = unended
     for probe in probes:
         probed = answer_all(answerer, source, probe=probe)
         figures[f"{probe}_only_accuracy"] = mean_accuracy(probed, mode)

@@ -3,6 +3,8 @@
 import base64
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -253,3 +255,24 @@ def test_columns_that_are_null_count_as_absent():
     assert parse_dialogue(row).names == ("a",)
     part = {"type": "text", "text": "what?", "image": None}
     assert parse_dialogue({"messages": messages(part)}).num_places == 0
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not on this machine")
+def test_the_guides_line_makes_dialogues_of_cocos_captions(tmp_path: Path):
+    """One of each caption, its white space at the ends gone; what is said is written there."""
+    guide = Path("docs/vqa.md").read_text()
+    (line,) = re.findall(r"^jq -c 'INDEX.*?\.jsonl$", guide, re.DOTALL | re.MULTILINE)
+    write_pictures(tmp_path, 2)
+    images = [{"id": number, "file_name": f"{number}.png"} for number in range(2)]
+    said = [(7, 1, " A red circle.\n"), (8, 0, 'a "b"\\'), (9, 1, "one")]
+    rows = [{"id": n, "image_id": image, "caption": text} for n, image, text in said]
+    content = {"info": {}, "images": images, "annotations": rows}
+    (tmp_path / "captions_train2017.json").write_text(json.dumps(content))
+    subprocess.run(["bash", "-c", line], cwd=tmp_path, check=True)
+    path, folder = tmp_path / "coco_captions.jsonl", str(tmp_path / "pictures")
+    asked = ("user", "<image>\nDescribe the image in one sentence.")
+    assert read_all(path, images=folder) == [
+        ([asked, ("assistant", text.strip())], [picture(image)]) for _, image, text in said
+    ]
+    source = open_from(path, images=folder)
+    assert [source.key(number) for number in range(3)] == ["7", "8", "9"]

@@ -24,7 +24,7 @@ def asked(model: str, folder: Path, files: list[str], *more: str) -> dict[str, A
     own = files[files.index("--questions") :]
     assert main(["eval", "answers", *paths, *own, "--out", str(folder / "again.json")]) == 0
     again = json.loads((folder / "again.json").read_text())
-    others = {"provenance", "head", "examples", "num_cut"}
+    others = {"provenance", "head", "examples", "num_cut", "num_answers_cut"}
     assert {k: v for k, v in found.items() if k not in others} == {
         k: v for k, v in again.items() if k not in others
     }

@@ -1,13 +1,15 @@
 """Asking about images that were encoded once: the same bits in any company, counted passes."""
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 
 from mmtrain.data.questions.question import Question
 from mmtrain.eval.questions.answerer import Answerer
-from mmtrain.eval.questions.asking import answer_texts, stream_answer, write_answers
+from mmtrain.eval.questions.asking import Reply, answer_texts, stream_answer, write_answers
 from mmtrain.eval.questions.choosing import choose_options
 from mmtrain.eval.questions.reading import as_asked, read_rows
 from mmtrain.eval.questions.seeing import Seen, see_pieces
@@ -38,7 +40,7 @@ def seen_of(answerer: Answerer, numbers: Sequence[int], *, is_fixed: bool = True
 def test_an_answer_is_the_same_to_the_bit_in_any_company(reads: str, precision: str):
     answerer = make_answerer(reads, precision=precision)
     whole = write_answers(answerer, seen_of(answerer, range(5)), ASKED)
-    assert len({value for _, value in whole}) > 10
+    assert len({reply.probability for reply in whole}) > 10
     found = dict(zip(ASKED, whole, strict=True))
     # Questions and images the other way round; each image by itself; each question by itself.
     order = [4, 2, 0, 3, 1]
@@ -74,7 +76,7 @@ def test_options_are_judged_the_same_to_the_bit_in_any_company(reads: str):
     answerer = make_answerer(reads, choose="text")
     options = ["red", "a blue one", "no"]
 
-    def chosen(numbers: Sequence[int], asked: Sequence[tuple[int, str]]) -> list[tuple[str, float]]:
+    def chosen(numbers: Sequence[int], asked: Sequence[tuple[int, str]]) -> list[Reply]:
         questions = [
             Question(question_id=place, question=text, answers=(), extra={"options": options})
             for place, (_, text) in enumerate(asked)
@@ -92,12 +94,34 @@ def test_asked_one_after_another_an_answer_is_that_of_one_alone(reads: str):
     answerer = make_answerer(reads)
     together = seen_of(answerer, [1], is_fixed=False)
     whole = write_answers(answerer, seen_of(answerer, [1]), [(0, text) for text in TEXTS])
-    for text, (said, value) in zip(TEXTS, whole, strict=True):
+    for text, (said, value, _) in zip(TEXTS, whole, strict=True):
         (alone,) = write_answers(answerer, seen_of(answerer, [1], is_fixed=False), [(0, text)])
         assert write_answers(answerer, together, [(0, text)]) == [alone]
         *_, last = stream_answer(answerer, together, text)
         assert last == alone
         assert alone[0] == said and alone[1] == pytest.approx(value, rel=1e-4)
+
+
+@pytest.mark.parametrize("reads", ["prefix", "block", "tiles"])
+def test_an_answer_is_cut_that_did_not_end(reads: str):
+    """At the last token that there is room for, of a set's answers and of one as it is written."""
+    answerer = make_answerer(reads)
+    tokenizer, written = copy.copy(answerer.tokenizer), []
+    tokenizer.decode = lambda ids: written.append(list(ids)) or "said"
+    answerer = replace(answerer, tokenizer=tokenizer)
+    seen, asked = seen_of(answerer, [1]), [(0, text) for text in TEXTS]
+    assert all(reply.is_cut for one in asked for reply in write_answers(answerer, seen, [one]))
+    rows = written[:]
+    assert all(len(row) == ANSWER_LENGTH for row in rows)
+    for end in (rows[0][0], rows[1][2], rows[2][-1]):  # an end token of theirs
+        tokenizer.eot_id = end
+        whole = [end in row for row in rows]
+        replies = write_answers(answerer, seen, asked)
+        assert [reply.is_cut for reply in replies] == [not one for one in whole] and any(whole)
+        for text, row in zip(TEXTS, rows, strict=True):
+            steps = list(stream_answer(answerer, seen, text))
+            assert [reply.is_cut for reply in steps[:-1]] == [False] * (len(steps) - 1)
+            assert steps[-1].is_cut == (end not in row)
 
 
 @pytest.mark.parametrize("reads", READS)
