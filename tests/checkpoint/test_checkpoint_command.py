@@ -133,7 +133,7 @@ def test_convert_to_models(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     words = ["checkpoint", "convert", str(run), "--out", str(tmp_path / "w"), "--weights", "int8"]
     for form in ("safetensors", "open-clip"):
         assert main([*words, "--format", form]) == 2
-        told = f"weights = int8 is not for format = {form}; use --format onnx"
+        told = f"--weights = int8 is not for --format = {form}; use --format onnx"
         assert told in capsys.readouterr().err and not (tmp_path / "w").exists()
 
 
