@@ -118,8 +118,10 @@ class _Kept:
     def shares(self) -> Tensor:
         """[T, S], how much of each token every token of the first row takes in."""
         inputs, named = self.inputs[self._last]
-        mask, rope = named["mask"], named.get("rope")
-        return attention_shares(self._last, *inputs, mask=mask, rope=rope)[0]
+        mask, rope, before = named["mask"], named.get("rope"), named.get("cache")
+        shares_TS = attention_shares(self._last, *inputs, mask=mask, rope=rope, before=before)[0]
+        # A learned prefix takes its share and is no token.
+        return shares_TS if before is None else shares_TS[:, -shares_TS.size(0) :]
 
     def entries(self, num_entries: int) -> dict[str, list[tuple[int, float]]]:
         """By place, the entries that fired most, the mean over an image's tokens."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmtrain.nn.attention import Attention
+from mmtrain.nn.kv_cache import GivenKV
 from mmtrain.nn.masks import Mask
 from mmtrain.nn.rope import RopeTable, apply_rope
 
@@ -20,17 +21,21 @@ def attention_shares(
     *,
     mask: Mask,
     rope: RopeTable | None = None,
+    before: GivenKV | None = None,
 ) -> Tensor:
     """How much of each token every token takes in, the mean over the heads: fp32 [B, T, S].
 
     Args:
         layer: attention.
         x_BTD, context_BSD, mask, rope: as its forward takes them.
+        before: keys of a learned prefix, which are among the S as the first.
     """
     source_BSD = x_BTD if context_BSD is None else context_BSD
     q_BTNH, k_BSKH = layer.queries_keys(x_BTD, source_BSD)
     if rope is not None:
         q_BTNH, k_BSKH = apply_rope(q_BTNH, rope), apply_rope(k_BSKH, rope)
+    if before is not None:
+        k_BSKH, _ = before.update(k_BSKH, k_BSKH)
     return softmax_shares(q_BTNH, k_BSKH, mask, scale=layer.scale, cap=layer.cap).mean(1)
 
 

@@ -32,6 +32,7 @@ def make_answerer(
     *,
     head: Head = "generate",
     core: TransformerConfig = CORE,
+    prompt: PromptConfig | None = None,
     **options: Any,
 ) -> Answerer:
     """One that reads so, its towers and its decoder of the same blocks."""
@@ -51,7 +52,7 @@ def make_answerer(
         vocab_size=TOKENIZER.vocab_size,
         text_length=120 if dialogues else 40 + ANSWER_LENGTH,
         reads="dialogues" if dialogues else "questions",
-        prompt=PromptConfig(kind="prefix", num_tokens=3) if reads == "learned" else None,
+        prompt=PromptConfig(kind="prefix", num_tokens=3) if reads == "learned" else prompt,
     )
     chooses = head == "classify"
     config = VqaConfig(
