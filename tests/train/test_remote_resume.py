@@ -164,7 +164,6 @@ def losses_so_far(run: Path) -> dict[int, float]:
     return {one["step"]: one["loss"] for one in whole}
 
 
-@pytest.mark.slow
 def test_killed_and_resumed_elsewhere(tmp_path, monkeypatch, places, s3) -> None:  # noqa: F811
     killed_and_resumed(
         tmp_path,
@@ -180,8 +179,7 @@ def test_killed_and_resumed_elsewhere(tmp_path, monkeypatch, places, s3) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sources", [("s3",) * 3, ("http",) * 3, ("http", "s3", "disk")])
-@pytest.mark.parametrize("lanes", [1, 2])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("lanes", "workers"), [(1, 0), (2, 2)])
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_killed_and_resumed_anywhere(
     tmp_path,
