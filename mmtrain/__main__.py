@@ -9,6 +9,11 @@ from collections.abc import Sequence
 
 from mmtrain.cli import main
 
+SPINS = "1000"
+"""How often a thread of OpenMP looks for its next work before it sleeps, some microseconds. libgomp
+lets it spin for milliseconds, and beside other processes the threads then take the cores from those
+that they wait for (benchmarks/waiting_threads.py). No bit of a result depends on it."""
+
 
 def run() -> int:
     """Run the command line as a whole process.
@@ -23,6 +28,9 @@ def run() -> int:
     # A path of other bytes, or a caption on a terminal of ASCII, must not end what is done.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    # Read by libgomp when torch loads it, which has not happened yet.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     ended: list[int] = []
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # The first to be registered is the last to be called.

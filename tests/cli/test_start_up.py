@@ -1,7 +1,10 @@
 """What a mistyped key waits for: torch, and none of the machinery that only a run needs."""
 
+import os
 import subprocess
 import sys
+
+import pytest
 
 HEAVY = (
     "torch._dynamo",
@@ -45,3 +48,25 @@ def test_words_are_read_without_torch() -> None:
     quiet = "import os; sys.stdout = open(os.devnull, 'w')"
     statement = f"{quiet}; from mmtrain.cli import main; {calls}; sys.stdout = sys.__stdout__"
     assert imported(statement, "torch", "numpy") == set()
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_are_told_how_to_wait_before_torch_comes(
+    given: dict[str, str], spins: str | None
+) -> None:
+    """libgomp reads it once; what a user has set stays."""
+    seen = "print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'))"
+    statement = f"import os, sys, mmtrain.__main__ as it; it.main = lambda: {seen}; it.run()"
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    env = {key: value for key, value in os.environ.items() if key not in names}
+    done = subprocess.run(
+        [sys.executable, "-c", statement],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=env | given,
+    )
+    assert done.stdout.split() == ["False", str(spins)]
