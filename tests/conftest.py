@@ -4,13 +4,12 @@
 folder of temporary files (caches of compilers, sockets, locks) goes with the session.
 """
 
+import atexit
 import os
 import shutil
 import tempfile
 
 import pytest
-
-_MADE = pytest.StashKey[str]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -18,10 +17,6 @@ def pytest_configure(config: pytest.Config) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         return
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
-    made = tempfile.mkdtemp(prefix="mmtrain-tests-")
-    config.stash[_MADE] = os.environ["TMPDIR"] = tempfile.tempdir = made
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    if made := config.stash.get(_MADE, None):
-        shutil.rmtree(made, ignore_errors=True)
+    made = os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="mmtrain-tests-")
+    # The first to be registered is the last to be called: multiprocessing removes a folder in it.
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
