@@ -40,7 +40,7 @@ demo: $(CORE)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$threads} $(BIN)/mmtrain demo $(ARGS)
 
 test: $(DEV)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow and not gpu" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not gpu" $(ARGS)
 
 test-full: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "slow and not gpu" $(ARGS)

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from mmtrain.cli import main
 
 SPINS = "1000"
-"""How often a thread of OpenMP looks for its next work before it sleeps, some microseconds. libgomp
-lets it spin for milliseconds, and beside other processes the threads then take the cores from those
-that they wait for (benchmarks/waiting_threads.py). No bit of a result depends on it."""
+"""How often a thread of OpenMP looks for its next work before it sleeps, where others compute too:
+some microseconds. libgomp lets it spin for milliseconds. That is right where each has a core; else
+the threads take the cores from those that they wait for, and a step takes ten times as long
+(benchmarks/waiting_threads.py). No bit of a result depends on it."""
 
 
 def run() -> int:
@@ -29,7 +30,7 @@ def run() -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     # Read by libgomp when torch loads it, which has not happened yet.
-    if "OMP_WAIT_POLICY" not in os.environ:
+    if "OMP_WAIT_POLICY" not in os.environ and os.getloadavg()[0] > (os.cpu_count() or 1) / 4:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     ended: list[int] = []
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

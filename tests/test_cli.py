@@ -326,6 +326,7 @@ def test_torchrun_gives_the_single_process_run(tmp_path: Path) -> None:
         assert (value - weights[1][name]).abs().max() <= 1e-6, name
 
 
+@pytest.mark.slow
 def test_torchrun_mistake_is_one_line(tmp_path: Path) -> None:
     """Sizes that do not make up the ranks: said once, not by every rank, without a traceback."""
     done = torchrun(tmp_path / "run", 2, "--parallel.tp", "3")

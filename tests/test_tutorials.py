@@ -38,6 +38,8 @@ def sh_blocks(page: Path) -> list[str]:
 
 def mmtrain_words(line: str) -> list[str] | None:
     """What follows `mmtrain` or `torchrun ... -m mmtrain`; None for another program."""
+    if "mmtrain" not in line:  # another program's, whose quotes may go over lines
+        return None
     words = shlex.split(line, comments=True)
     if words[:1] == ["mmtrain"]:
         return words[1:]

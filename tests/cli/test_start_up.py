@@ -51,15 +51,24 @@ def test_words_are_read_without_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "spins"),
-    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+    ("load", "given", "spins"),
+    [
+        (1000.0, {}, "1000"),
+        (0.0, {}, None),
+        (1000.0, {"GOMP_SPINCOUNT": "7"}, "7"),
+        (1000.0, {"OMP_WAIT_POLICY": "active"}, None),
+    ],
 )
 def test_threads_are_told_how_to_wait_before_torch_comes(
-    given: dict[str, str], spins: str | None
+    load: float, given: dict[str, str], spins: str | None
 ) -> None:
-    """libgomp reads it once; what a user has set stays."""
+    """libgomp reads it once; on a machine with nothing else to do, or of a user who has set it,
+    nothing is changed."""
     seen = "print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'))"
-    statement = f"import os, sys, mmtrain.__main__ as it; it.main = lambda: {seen}; it.run()"
+    statement = (
+        f"import os, sys, mmtrain.__main__ as it; os.getloadavg = lambda: ({load},) * 3; "
+        f"it.main = lambda: {seen}; it.run()"
+    )
     names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
     env = {key: value for key, value in os.environ.items() if key not in names}
     done = subprocess.run(

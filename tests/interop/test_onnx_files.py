@@ -138,6 +138,7 @@ def test_features_that_are_not_torchs_are_an_error(tmp_path: Path, monkeypatch, 
     assert sorted(tmp_path.iterdir()) == [source]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_torch_export_runs_at_any_batch(tmp_path: Path):
     source, out = build(tmp_path / "model"), tmp_path / "out"

@@ -275,6 +275,7 @@ def test_the_token_goes_to_the_hub_and_into_no_record(hub, forms, tmp_path, monk
         assert not path.is_file() or hub.token.encode() not in path.read_bytes(), path
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_commits(hub, forms, tmp_path, capsys):
     commit = hub.add(REPO, forms["mmtrain"])
     terms = f'[{{kind = "distill", teacher = "{ADDRESS}"}}]'

@@ -77,6 +77,7 @@ def test_a_locked_tower_keeps_its_weights() -> None:
     packed.check(result, "locked")
 
 
+@pytest.mark.slow
 def test_two_ranks() -> None:
     run_ranks(compare, 2, FAST)
 

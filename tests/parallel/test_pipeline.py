@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 
 from mmtrain.parallel.mesh import ParallelConfig
@@ -48,5 +49,6 @@ def _note(calls: list[Any], module: torch.nn.Module, inputs: Any) -> None:
     calls.append(module)
 
 
+@pytest.mark.slow
 def test_only_the_first_step_of_a_pipeline_tries_its_stages_out():
     run_ranks(_count_forwards, 2)

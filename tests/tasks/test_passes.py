@@ -177,6 +177,7 @@ class Reductions(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 def test_more_microbatches_reduce_no_more() -> None:
     """Gradients are reduced once, with the last."""
     run_ranks(check_reductions, 2)

@@ -424,6 +424,7 @@ def test_dictionaries_start_as_centres_and_the_model_as_without_them(tmp_path: P
     assert not state["classify.front_doors.image.fuse.weight"].any()
 
 
+@pytest.mark.slow
 def test_a_front_door_that_is_new_starts_from_the_trained_features(tmp_path: Path):
     """Stage two of the paper: dictionaries are centres of what the trained towers make."""
     bare = tomllib.loads(write_recipe(tmp_path).read_text())

@@ -50,6 +50,7 @@ def test_finetuning_starts_where_the_model_was(pretrained: Path, tmp_path: Path)
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_resume_of_a_finetuning(pretrained: Path, tmp_path: Path) -> None:
     """A resumed run keeps its own weights and does not start from model.init again."""
     straight = finetune(tmp_path / "straight", pretrained, *SHORT, "4")

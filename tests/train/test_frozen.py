@@ -92,7 +92,7 @@ def check(run: Run, what: str) -> None:
     assert all(torch.equal(after[n].to(x.dtype), x) for n, (_, x) in before.items() if n in frozen)
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
+@pytest.mark.parametrize("kind", [pytest.param("clip", marks=pytest.mark.slow), "siglip"])
 def test_frozen_parameters_keep_every_bit(
     kind: str, starts: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ def write(run_dir: Path, steps: range, *, start: int = 0, **config: Any) -> str:
     return stream.getvalue()
 
 
+@pytest.mark.slow
 def test_mirrors(tmp_path: Path) -> None:
     """wandb offline and TensorBoard hold the numbers too; both live in the run folder."""
     write(tmp_path, range(1, 4), wandb=True, tensorboard=True)

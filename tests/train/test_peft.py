@@ -121,7 +121,7 @@ def test_dora_trains_lengths_and_its_folder_says_the_same(
         build_run(recipe, build_layout(recipe.parallel, pick_device("cpu")))
 
 
-@pytest.mark.parametrize("kind", ["lora", "context"])
+@pytest.mark.parametrize("kind", ["lora", pytest.param("context", marks=pytest.mark.slow)])
 def test_resume_is_exact(kind: str, pretrained: Path, tmp_path: Path):
     dora = ("--peft.dora", "true")
     dora += (*PATTERNS, "--peft.also_train", '["vision.head.norm.*"]')

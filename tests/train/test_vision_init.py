@@ -38,6 +38,7 @@ batch_size = 8
 """
 
 
+@pytest.mark.slow
 def test_a_timm_tower_is_trained_into_a_clip(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -110,6 +110,7 @@ def wait_alone(rank: int, folder: str) -> None:
             dist.all_reduce(ones)
 
 
+@pytest.mark.slow
 def test_the_collective_that_waits_is_named(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

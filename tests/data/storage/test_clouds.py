@@ -160,7 +160,7 @@ def test_a_connection_string_that_is_none_is_told_without_it(monkeypatch):
     [
         pytest.param("http", 429, "seconds", marks=pytest.mark.slow),
         ("http", 503, "date"),
-        ("s3", 503, "seconds"),
+        pytest.param("s3", 503, "seconds", marks=pytest.mark.slow),
         pytest.param("gs", 429, "seconds", marks=pytest.mark.slow),
         pytest.param("az", 503, "seconds", marks=pytest.mark.slow),
     ],

@@ -61,7 +61,7 @@ def by_hand(model: str, files: list[str], by: str) -> dict[int, str]:
     return chosen
 
 
-@pytest.mark.parametrize("by", ["letter", "text"])
+@pytest.mark.parametrize("by", [pytest.param("letter", marks=pytest.mark.slow), "text"])
 def test_the_likeliest_option_is_taken(model: str, files: list[str], tmp_path: Path, by: str):
     found = []
     for batch in ("1", "7", "32"):
