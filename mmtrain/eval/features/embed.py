@@ -5,7 +5,7 @@ there are and however often the job was begun again. The files: embed_folder.py.
 """
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -114,22 +114,14 @@ def embed(
         num_pieces=len(pieces),
     )
     missing = [n for n in _on_main_rank(encoder, folder.begin) if n in numbers]
-    rank, ranks = rank_and_size(encoder.group)
-    maker = _PieceMaker(encoder, source, folder, max_bad_fraction=max_bad_fraction)
-    own = [pieces[number] for number in missing[rank::ranks]]
     total = sum(len(pieces[number]) for number in numbers)
-    through = total - sum(len(pieces[number]) for number in missing)
-    with contextlib.closing(maker.batches(own)) as batches:
-        for first in range(0, len(missing), ranks):
-            together = missing[first : first + ranks]
-            number = together[rank] if rank < len(together) else None
-            # A sharded model's passes are collective: as many on every rank.
-            passes = max(maker.num_batches(pieces[each]) for each in together)
-            span = range(0) if number is None else pieces[number]
-            for turn in maker.make(number, span, batches, passes):
-                done = sum(min(turn * encoder.batch_size, len(pieces[n])) for n in together)
-                _say(progress, through + done, total)
-            through += sum(len(pieces[each]) for each in together)
+    behind = total - sum(len(pieces[number]) for number in missing)
+    maker = _PieceMaker(encoder, source, folder, max_bad_fraction=max_bad_fraction)
+    _make_missing(
+        maker,
+        {n: pieces[n] for n in missing},
+        say=lambda done: _say(progress, behind + done, total),
+    )
     end = folder.finish if part == WHOLE else partial(folder.num_skipped, numbers)
     num_skipped = _on_main_rank(encoder, end)
     return EmbedReport(
@@ -138,6 +130,25 @@ def embed(
         num_pieces=len(numbers),
         num_made=len(missing),
     )
+
+
+def _make_missing(
+    maker: "_PieceMaker", missing: Mapping[int, range], *, say: Callable[[int], None]
+) -> None:
+    """Each rank its share of the pieces, by number; `say` is told how many images are through."""
+    rank, ranks = rank_and_size(maker.encoder.group)
+    numbers, through = list(missing), 0
+    with contextlib.closing(maker.batches([missing[n] for n in numbers[rank::ranks]])) as batches:
+        for first in range(0, len(numbers), ranks):
+            together = numbers[first : first + ranks]
+            number = together[rank] if rank < len(together) else None
+            # A sharded model's passes are collective: as many on every rank.
+            passes = max(maker.num_batches(missing[each]) for each in together)
+            span = range(0) if number is None else missing[number]
+            for turn in maker.make(number, span, batches, passes):
+                size = turn * maker.encoder.batch_size
+                say(through + sum(min(size, len(missing[each])) for each in together))
+            through += sum(len(missing[each]) for each in together)
 
 
 class _PieceMaker:
@@ -151,24 +162,24 @@ class _PieceMaker:
         *,
         max_bad_fraction: float,
     ) -> None:
-        self._encoder, self._source, self._folder = encoder, source, folder
+        self.encoder, self._source, self._folder = encoder, source, folder
         self._max_bad_fraction = max_bad_fraction
 
     def num_batches(self, piece: range) -> int:
         """Forward passes that a piece takes."""
-        return -(-len(piece) // self._encoder.batch_size)
+        return -(-len(piece) // self.encoder.batch_size)
 
     def batches(self, pieces: Sequence[range]) -> Generator[EvalBatch[None], None, None]:
         """The batches of some pieces; none holds samples of two."""
         every = [
             range(piece.start + each.start, piece.start + each.stop)
             for piece in pieces
-            for each in spans(len(piece), self._encoder.batch_size)
+            for each in spans(len(piece), self.encoder.batch_size)
         ]
-        return made_ahead(self._encoder, self._batches(every))
+        return made_ahead(self.encoder, self._batches(every))
 
     def _batches(self, every: Sequence[range]) -> EvalBatches[None]:
-        preprocess = self._encoder.preprocess
+        preprocess = self.encoder.preprocess
         return EvalBatches(self._source, preprocess, read_value=_nothing, names=(), spans=every)
 
     def make(
@@ -189,7 +200,7 @@ class _PieceMaker:
         left, blank = self.num_batches(piece), self._batches(()).blank()
         for turn in range(passes):
             batch = next(batches) if turn < left else blank
-            features_BE = encode_image_batch(self._encoder, batch.images_BCHW)
+            features_BE = encode_image_batch(self.encoder, batch.images_BCHW)
             bad = {fault.row for fault in batch.faults}
             kept = [row for row in range(len(features_BE)) if turn < left and row not in bad]
             rows.append(features_BE[kept])
@@ -221,7 +232,7 @@ class _PieceMaker:
                 f"in {skipped[-1].place} ({skipped[-1].reason}), above max_bad_fraction = "
                 f"{self._max_bad_fraction:g}"
             )
-        refuse_on_all_ranks(self._encoder, told, key="data", remedy="mend that and go on")
+        refuse_on_all_ranks(self.encoder, told, key="data", remedy="mend that and go on")
 
     def _save(
         self, number: int | None, rows: list[Tensor], keys: list[str], skipped: list[Skipped]
@@ -233,7 +244,7 @@ class _PieceMaker:
             except OSError as error:
                 told.append(f"it cannot be written: {error.strerror}")
         key = f"out = {self._folder.path}"
-        refuse_on_all_ranks(self._encoder, told, key=key, remedy="mend that and go on")
+        refuse_on_all_ranks(self.encoder, told, key=key, remedy="mend that and go on")
 
 
 def _say(progress: Callable[[int, int], None] | None, done: int, of: int) -> None:
