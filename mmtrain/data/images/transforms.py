@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmtrain.data.images import colors
 from mmtrain.data.images.decode import HIGHEST_MAX_IMAGE_PIXELS
 from mmtrain.errors import UsageError
 from mmtrain.limits import check_choices
@@ -55,6 +56,13 @@ class AugmentConfig:
     """Smallest and largest width of a crop in heights, before it is squeezed to a square."""
     horizontal_flip: float = 0.0
     """How often an image is mirrored, 0 to 1; captions may tell left from right."""
+    color_jitter: colors.Jitter = (0.0, 0.0, 0.0, 0.0)
+    """How far brightness, contrast, saturation (factors of up to 1 plus or minus this) and hue (up
+    to 0.5 of the circle, either way) may go; open_clip's and torchvision's."""
+    color_jitter_prob: float = 1.0
+    """How often color_jitter is applied, above 0 to 1."""
+    gray_scale_prob: float = 0.0
+    """How often an image loses its colours, 0 to 1."""
 
     def __post_init__(self) -> None:
         low, high = self.crop_scale
@@ -63,20 +71,37 @@ class AugmentConfig:
         low, high = self.crop_ratio
         if not 0 < low <= high < math.inf:
             raise UsageError(f"crop_ratio = {[low, high]} must rise and be above 0")
-        if not 0 <= self.horizontal_flip <= 1:
-            raise UsageError(f"horizontal_flip = {self.horizontal_flip} must be within 0 and 1")
+        often = {"horizontal_flip": self.horizontal_flip, "gray_scale_prob": self.gray_scale_prob}
+        for key, prob in often.items():
+            if not 0 <= prob <= 1:
+                raise UsageError(f"{key} = {prob} must be within 0 and 1")
+        *factors, hue = self.color_jitter
+        if not all(0 <= width < math.inf for width in factors) or not 0 <= hue <= 0.5:
+            raise UsageError(
+                f"color_jitter = {list(self.color_jitter)} must be 0 or more, and its last, the "
+                "hue, at most 0.5"
+            )
+        if not 0 < self.color_jitter_prob <= 1:
+            raise UsageError(
+                f"color_jitter_prob = {self.color_jitter_prob} must be above 0 and at most 1"
+            )
+        if self.color_jitter_prob < 1 and not any(self.color_jitter):
+            raise UsageError(
+                f"color_jitter_prob = {self.color_jitter_prob} has no effect without color_jitter; "
+                "set that too, as [0.4, 0.4, 0.4, 0.1]"
+            )
 
 
 class TrainTransform:
-    """A random crop of an image, resized: uint8 [H, W, 3] -> uint8 [3, S, S].
+    """A random crop of an image, resized, recoloured, mirrored: uint8 [H, W, 3] -> [3, S, S].
 
     Args:
         preprocess: the size and the filter; its resize_mode is for evaluation.
         augment: what is random.
     """
 
-    num_draws = 4 * _ATTEMPTS + 1
-    """Uniform draws in [0, 1) that one image takes."""
+    num_draws = 4 * _ATTEMPTS + 1 + colors.NUM_DRAWS
+    """Uniform draws in [0, 1) that one image takes: for the crop, the flip and the colours."""
 
     def __init__(self, preprocess: PreprocessConfig, augment: AugmentConfig):
         self._size, self._mode = preprocess.image_size, preprocess.interpolation
@@ -86,7 +111,7 @@ class TrainTransform:
         """The crop that `draws_N` [num_draws] picks; the same draws, the same pixels."""
         draws = draws_N.tolist()
         height, width = image_HWC.shape[:2]
-        top, left, h, w = crop_box(height, width, augment=self._augment, draws=draws[:-1])
+        top, left, h, w = crop_box(height, width, augment=self._augment, draws=draws)
         # Torch's uint8 resize is fastest where both the strides of the pixels and the one of the
         # batch of one say channels_last: the latter do if the batch comes first. A crop that is not
         # contiguous it copies first, in half again to twice the time that numpy takes.
@@ -96,7 +121,21 @@ class TrainTransform:
             x_1CHW = F.interpolate(
                 x_1CHW, size=(self._size, self._size), mode=self._mode, antialias=True
             )
-        return x_1CHW[0].flip(-1) if draws[-1] < self._augment.horizontal_flip else x_1CHW[0]
+        x_CHW = self._recolored(x_1CHW[0], draws[-colors.NUM_DRAWS :])
+        return x_CHW.flip(-1) if draws[4 * _ATTEMPTS] < self._augment.horizontal_flip else x_CHW
+
+    def _recolored(self, x_CHW: Tensor, draws: list[float]) -> Tensor:
+        augment = self._augment
+        if not (any(augment.color_jitter) or augment.gray_scale_prob):
+            return x_CHW
+        image_HWC = colors.random_colors(
+            x_CHW.permute(1, 2, 0).numpy(),
+            draws,
+            jitter=augment.color_jitter,
+            jitter_prob=augment.color_jitter_prob,
+            gray_scale_prob=augment.gray_scale_prob,
+        )
+        return torch.from_numpy(image_HWC).permute(2, 0, 1)
 
 
 def crop_box(
@@ -112,7 +151,7 @@ def crop_box(
         height: of the image.
         width: of the image.
         augment: the ranges.
-        draws: 40 numbers in [0, 1).
+        draws: numbers in [0, 1), of which the first 40 are used.
     """
     low, high = augment.crop_scale
     narrow, wide = augment.crop_ratio

@@ -203,6 +203,18 @@ def test_the_image_given_is_left_alone():
             lambda: AugmentConfig(horizontal_flip=1.1),
             "horizontal_flip = 1.1 must be within 0 and 1",
         ),
+        (
+            lambda: AugmentConfig(gray_scale_prob=-0.1),
+            "gray_scale_prob = -0.1 must be within 0 and 1",
+        ),
+        (lambda: AugmentConfig(color_jitter=(0.4, 0.4, -0.4, 0.1)), "color_jitter = .* 0 or more"),
+        (lambda: AugmentConfig(color_jitter=(0.4, 0.4, 0.4, 0.6)), "the hue, at most 0.5"),
+        (lambda: AugmentConfig(color_jitter=(math.nan, 0, 0, 0)), "color_jitter = .* 0 or more"),
+        (
+            lambda: AugmentConfig(color_jitter=(0.4, 0.4, 0.4, 0.1), color_jitter_prob=0.0),
+            "color_jitter_prob = 0.0 must be above 0",
+        ),
+        (lambda: AugmentConfig(color_jitter_prob=0.8), "no effect without color_jitter"),
     ],
 )
 def test_values_that_cannot_be(make, message):
