@@ -19,6 +19,7 @@ from mmtrain.optim.loss_scale import LossScale
 from mmtrain.optim.optimizer import build_optimizers
 from mmtrain.parallel.apply import parallelize
 from mmtrain.parallel.mesh import Layout
+from mmtrain.parallel.precision import multiplies_bf16
 from mmtrain.peft import LoraDropout
 from mmtrain.ranks import gather
 from mmtrain.recipe import TrainRecipe
@@ -142,7 +143,11 @@ def _build_state(
             batch_size=recipe.train.batch_size,
         ),
         optimizers=build_optimizers(
-            named.items(), recipe.optim, zero_group=layout.zero_group, **names
+            named.items(),
+            recipe.optim,
+            zero_group=layout.zero_group,
+            bf16_products=multiplies_bf16(recipe.train.precision, layout.device),
+            **names,
         ),
         ema=None if decay is None else Ema(named.items(), decay=decay),
         loss_scale=LossScale(recipe.train.loss_scale, device=layout.device)

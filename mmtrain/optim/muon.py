@@ -7,6 +7,7 @@ always iterates in bf16, one matrix at a time: without bf16 hardware 54 matrices
 
 import math
 from collections.abc import Callable, Hashable, Iterable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -75,8 +76,17 @@ class Muon(torch.optim.Optimizer):
 
     Whole matrices are made orthogonal, whatever holds their parts, so the result does not depend on
     the layout: each of those cut along one axis of the mesh visits one owner, those cut along two
-    are gathered on every rank. The products run in bf16 on CUDA, in fp32 elsewhere, and
-    in fp64 for fp64 parameters.
+    are gathered on every rank.
+
+    Args:
+        params: groups of matrices.
+        lr: learning rate.
+        momentum: of the gradients' average.
+        weight_decay: decoupled, in units of `lr`.
+        adjust: what an update is scaled by: `original` sqrt(max(1, out / in)), `match_rms_adamw`
+            0.2 sqrt(max(out, in)) (arXiv:2502.16982, section 2.2).
+        bf16_products: on a CPU too. They run in bf16 on CUDA, in fp32 elsewhere, and in fp64 for
+            fp64 parameters.
     """
 
     def __init__(
@@ -87,6 +97,7 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         adjust: Literal["original", "match_rms_adamw"] = "original",
+        bf16_products: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -95,6 +106,7 @@ class Muon(torch.optim.Optimizer):
             "adjust": adjust,
         }
         super().__init__(params, defaults)
+        self._bf16_products = bf16_products
         for group in self.param_groups:
             for parameter in group["params"]:
                 assert parameter.ndim == 2, f"Muon takes matrices, not {tuple(parameter.shape)}"
@@ -124,7 +136,9 @@ class Muon(torch.optim.Optimizer):
         for parameter in parameters:
             by_shape.setdefault(parameter.shape, []).append(parameter)
         stacks = [self._follow(alike, group["momentum"], skip) for alike in by_shape.values()]
-        made = _orthogonal(stacks, list(by_shape), parameters[0])
+        made = _orthogonal(
+            stacks, list(by_shape), parameters[0], dtype=self._product_dtype(stacks[0])
+        )
         keep = 1 - group["lr"] * group["weight_decay"]
         if skip is not None:
             keep = torch.where(
@@ -140,6 +154,12 @@ class Muon(torch.optim.Optimizer):
                 steps_MRC = torch.where(skip, 0, steps_MRC)
             torch._foreach_mul_(weights, keep)  # pyright: ignore[reportPrivateImportUsage]
             torch._foreach_add_(weights, steps_MRC.unbind(), alpha=-group["lr"] * scale)  # pyright: ignore[reportPrivateImportUsage]
+
+    def _product_dtype(self, x: Tensor) -> torch.dtype:
+        if x.dtype == torch.float64:
+            return torch.float64
+        in_bf16 = self._bf16_products or x.device.type == "cuda"
+        return torch.bfloat16 if in_bf16 else torch.float32
 
     def _follow(self, parameters: list[Tensor], momentum: float, skip: Tensor | None) -> Tensor:
         """Let the momenta of equal-shaped matrices follow their gradients -> Nesterov's look ahead,
@@ -165,17 +185,21 @@ def _place(parameter: Tensor) -> Hashable:
     return *spread, parameter.dtype, parameter.device
 
 
-def _orthogonal(stacks: list[Tensor], shapes: list[torch.Size], like: Tensor) -> list[Tensor]:
+def _orthogonal(
+    stacks: list[Tensor], shapes: list[torch.Size], like: Tensor, *, dtype: torch.dtype
+) -> list[Tensor]:
     """This rank's parts of the orthogonal matrices, from its parts of stacks of matrices.
 
     Args:
         stacks: of local parts, one for each shape.
         shapes: of the whole matrices.
         like: a parameter that lies as all of them do.
+        dtype: of the products.
     """
+    in_pieces = partial(_in_pieces, dtype=dtype)
     axes = _cut_axes(like)
     if not axes:
-        return [_in_pieces(stack) for stack in stacks]
+        return [in_pieces(stack) for stack in stacks]
     assert isinstance(like, DTensor)
     mesh, placements = like.device_mesh, like.placements
     placement = placements[axes[0]]
@@ -184,11 +208,14 @@ def _orthogonal(stacks: list[Tensor], shapes: list[torch.Size], like: Tensor) ->
         found = work_at_owners(
             [stack.mT if turned else stack for stack in stacks],
             [shape[placement.dim] for shape in shapes],
-            lambda x_MRC: _in_pieces(x_MRC.mT).mT if turned else _in_pieces(x_MRC),
+            lambda x_MRC: in_pieces(x_MRC.mT).mT if turned else in_pieces(x_MRC),
             group=mesh.get_group(axes[0]),
         )
         return [done.mT if turned else done for done in found]
-    return [_gathered(stack, shape, like) for stack, shape in zip(stacks, shapes, strict=True)]
+    return [
+        _gathered(stack, shape, like, in_pieces)
+        for stack, shape in zip(stacks, shapes, strict=True)
+    ]
 
 
 def _cut_axes(parameter: Tensor) -> list[int]:
@@ -203,7 +230,9 @@ def _cut_axes(parameter: Tensor) -> list[int]:
     ]
 
 
-def _gathered(stack: Tensor, shape: torch.Size, like: DTensor) -> Tensor:
+def _gathered(
+    stack: Tensor, shape: torch.Size, like: DTensor, in_pieces: Callable[[Tensor], Tensor]
+) -> Tensor:
     """Matrices that are cut along several axes: every rank gathers and works on all of them."""
     mesh, whole = like.device_mesh, torch.Size((stack.size(0), *shape))
     placements = [_behind_stack(placement) for placement in like.placements]
@@ -211,7 +240,7 @@ def _gathered(stack: Tensor, shape: torch.Size, like: DTensor) -> Tensor:
     given = DTensor.from_local(
         stack.contiguous(), mesh, placements, run_check=False, shape=whole, stride=stride
     )
-    done = _in_pieces(given.full_tensor()).contiguous()
+    done = in_pieces(given.full_tensor()).contiguous()
     everywhere = DTensor.from_local(done, mesh, [Replicate()] * mesh.ndim, run_check=False)
     return everywhere.redistribute(placements=placements).to_local()
 
@@ -223,15 +252,8 @@ def _behind_stack(placement: Placement) -> Placement:
     return Shard(placement.dim + 1) if isinstance(placement, Shard) else placement
 
 
-def _in_pieces(stack_MRC: Tensor) -> Tensor:
+def _in_pieces(stack_MRC: Tensor, *, dtype: torch.dtype) -> Tensor:
     """Orthogonal matrices, in products of a limited size."""
     size = max(1, _STACK_ELEMENTS // max(1, stack_MRC[0].numel() if stack_MRC.size(0) else 1))
-    dtype = _product_dtype(stack_MRC)
     parts = [orthogonalize(part, dtype=dtype) for part in stack_MRC.split(size)]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _product_dtype(x_MRC: Tensor) -> torch.dtype:
-    if x_MRC.dtype == torch.float64:
-        return torch.float64
-    return torch.bfloat16 if x_MRC.device.type == "cuda" else torch.float32

@@ -114,6 +114,7 @@ def build_optimizers(
     layer_ids: Mapping[str, tuple[int, int]] | None = None,
     lr_factors: Mapping[str, float] | None = None,
     zero_group: dist.ProcessGroup | None = None,
+    bf16_products: bool = False,
 ) -> Optimizers:
     """Group the trainable parameters and build AdamW, and Muon where the recipe asks for it.
 
@@ -125,6 +126,7 @@ def build_optimizers(
             missing keep the full learning rate.
         lr_factors: multiplies the learning rate, by name; names that are missing keep theirs.
         zero_group: ranks with the same parameters, which share out the work and its state (ZeRO-1).
+        bf16_products: let Muon multiply in bf16 on a CPU too.
 
     Raises:
         UsageError: what a setting of the config needs is not given.
@@ -166,6 +168,7 @@ def build_optimizers(
     if muon_groups := [group for key, group in groups.items() if key[0]]:
         momentum, adjust = config.muon_momentum, config.muon_adjust
         options = {"lr": config.muon_lr, "momentum": momentum, "adjust": adjust}
+        options["bf16_products"] = bf16_products
         optimizers += _build(Muon, muon_groups, zero_group, options)
     return Optimizers(optimizers, names, lr=config.lr)
 

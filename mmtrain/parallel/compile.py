@@ -15,14 +15,12 @@ from torch import nn
 from mmtrain.nn.seams import layers_around, wrap_forward
 from mmtrain.parallel.blocks import numbered_blocks
 from mmtrain.parallel.mesh import Layout
-from mmtrain.parallel.precision import Precision
+from mmtrain.parallel.precision import Precision, multiplies_bf16
 
 CompileSetting = Literal[True, False, "auto"]
 
 PAYS_FROM = 1000
 """Steps of a run. The first one takes a minute longer, and a step of seconds gains a sixth."""
-
-_BF16 = ("bf16", "bf16-pure", "bf16-fsdp")
 
 
 def why_not(layout: Layout, precision: Precision, *, num_steps: int) -> str | None:
@@ -44,7 +42,7 @@ def why_not(layout: Layout, precision: Precision, *, num_steps: int) -> str | No
         return "torch's compiler does not get through parallel.tp without parallel.sequence"
     if device == "cuda":
         return None if importlib.util.find_spec("triton") else "triton is not installed"
-    if device != "cpu" or not torch.cpu._is_amx_tile_supported() or precision not in _BF16:
+    if not multiplies_bf16(precision, layout.device):
         return "it pays on CUDA, and in bf16 on a CPU with AMX"
     return None if cpp_compiler() else "there is no C++ compiler (g++)"
 

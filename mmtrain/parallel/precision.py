@@ -30,6 +30,12 @@ def product_dtype(precision: Precision) -> torch.dtype | None:
     return _AUTOCAST.get(precision)
 
 
+def multiplies_bf16(precision: Precision, device: torch.device) -> bool:
+    """Whether a run's products are in bf16, and a CPU's units for that (AMX) compute them."""
+    in_bf16 = precision.startswith("bf16")
+    return in_bf16 and device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
 def check_precision(layout: Layout, precision: Precision) -> None:
     """Refuse a number format that the layout does not have.
 

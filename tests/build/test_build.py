@@ -11,6 +11,7 @@ from mmtrain.build.run import build_run
 from mmtrain.cli import main
 from mmtrain.errors import UsageError
 from mmtrain.models import TextTower
+from mmtrain.optim.muon import Muon
 from mmtrain.parallel.mesh import Layout
 from mmtrain.recipe import load_recipe
 
@@ -57,3 +58,18 @@ def test_text_groups_of_a_tower_that_sees_its_padding_are_refused(tmp_path: Path
     words = ["--model.text.pool", "last", "--train.text_groups", "2"]
     assert main(["train", str(RECIPE), "--run-dir", str(tmp_path / "run"), *words]) == 2
     assert "this text tower sees its padding" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("precision", "amx", "expected"),
+    [("bf16", True, True), ("bf16", False, False), ("fp32", True, False), ("fp16", True, False)],
+)
+def test_muon_multiplies_as_the_run_does(
+    precision: str, amx: bool, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    words = ["--train.precision", precision, "--optim.kind", "muon", "--run.dir", str(tmp_path)]
+    recipe = load_recipe(RECIPE, words)
+    run = build_run(recipe, Layout(device=torch.device("cpu"), config=recipe.parallel))
+    muon = next(each for each in run.state.optimizers.optimizers if isinstance(each, Muon))
+    assert muon._bf16_products == expected

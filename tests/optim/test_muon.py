@@ -79,3 +79,18 @@ def test_agrees_with_torch_but_for_bf16():
     torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1).step()
     for p, q in zip(ours, theirs, strict=True):
         assert (p - q).abs().max() < 0.02 * 0.02
+
+
+@pytest.mark.parametrize("in_bf16", [False, True])
+def test_products_are_in_bf16_where_a_cpu_is_told_so(in_bf16):
+    torch.manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.zeros(s)) for s in [(12, 20), (20, 12), (8, 8)]]
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    expected = [newton_schulz(p.grad) for p in parameters]
+    Muon([{"params": parameters}], lr=1.0, momentum=0.0, bf16_products=in_bf16).step()
+    for got, want in zip(parameters, expected, strict=True):
+        scale = math.sqrt(max(1, got.shape[0] / got.shape[1]))
+        error = (got / -scale - want).abs().max()
+        assert error < (0.03 if in_bf16 else 2e-5)
+        assert (error > 1e-4) == in_bf16
