@@ -30,6 +30,12 @@ def add_ask(commands: Any) -> None:
         metavar="TEXT",
         help="what is asked; may be given several times",
     )
+    ask.add_argument(
+        "--answers",
+        type=Path,
+        metavar="FILE",
+        help="choose among its lines: each with how likely it is among them alone",
+    )
     add_head(ask)
     ask.add_argument(
         "--out",
@@ -103,12 +109,13 @@ def _add_mode(parser: Parser) -> None:
 
 
 def _ask(arguments: argparse.Namespace) -> None:
-    from mmtrain.commands.vqa import ask_command
+    from mmtrain.commands.ask import ask_command
 
     ask_command(
         model=model_options(arguments),
         image=arguments.image,
         questions=arguments.question,
+        answers=arguments.answers,
         head=arguments.head,
         out=arguments.out,
     )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmtrain.commands.answer_list import read_answer_list
 from mmtrain.data.text.language_tokenizer import LanguageTokenizer
 from mmtrain.errors import UsageError
 from mmtrain.loading import load_decoder
@@ -138,14 +139,7 @@ def _choose(
     path: Path,
 ) -> None:
     """Print the likeliest answers of each prompt, probabilities over the list."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"answers = {path} cannot be read: {error}") from error
-    # A line twice would be two answers that share the probability of one.
-    answers = [line for line in dict.fromkeys(lines) if line]
-    if not answers:
-        raise UsageError(f"answers = {path} holds no answer; write one a line")
+    answers = read_answer_list(path)
     # The end token tells "a" from "a b": without it the shorter one is always likelier.
     end = list(tokenizer.end_ids[:1])
     ids = [[*tokenizer.encode(f" {a}", special=False), *end] for a in answers]

@@ -2,44 +2,27 @@
 
 import io
 import json
-import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-from PIL import Image
 
 from mmtrain.commands.answers import show_figures
 from mmtrain.commands.evaluate import ModelOptions, join_ranks, refuse_out
 from mmtrain.commands.outputs import refuse_overwriting
-from mmtrain.data.images.decode import open_image
-from mmtrain.data.images.tiles import Pieces
 from mmtrain.data.questions.predictions import write_predictions
-from mmtrain.data.questions.question import Said, as_shown
+from mmtrain.data.questions.question import Said
 from mmtrain.data.questions.source import known_questions, open_questions, refuse_unanswered
-from mmtrain.data.sample_error import SampleError
 from mmtrain.data.storage.patience import waiting
 from mmtrain.errors import UsageError
 from mmtrain.eval.evaluators.options import option_words
 from mmtrain.eval.evaluators.vqa import VqaEvalConfig
-from mmtrain.eval.look.answer_picture import answer_picture
-from mmtrain.eval.look.answers import NO_PLACE
 from mmtrain.eval.questions.accuracy import Mode
 from mmtrain.eval.questions.answerer import Answerer, Choose
 from mmtrain.eval.questions.answering import answer_all
-from mmtrain.eval.questions.asking import (
-    Reply,
-    answer_texts,
-    choice_probabilities,
-    stream_answer,
-)
 from mmtrain.eval.questions.choosing import refuse_no_options
 from mmtrain.eval.questions.figures import check_judged
-from mmtrain.eval.questions.looking import look_at, region_seen
-from mmtrain.eval.questions.reading import refuse_cut
 from mmtrain.eval.questions.result import PROBES, evaluate_vqa
-from mmtrain.eval.questions.seeing import Seen, pieces_of, see_pieces
 from mmtrain.eval.result import write_result
 from mmtrain.files import writing
 from mmtrain.loading.hub_models import model_folder
@@ -149,107 +132,11 @@ def _refuse_outputs(
             )
 
 
-def ask_command(
-    *, model: ModelOptions, image: Path, questions: list[str], head: Head | None, out: Path | None
-) -> None:
-    """`mmtrain ask`: answers with probabilities, and where the model looked."""
-    if out is not None and out.suffix != ".png":
-        raise UsageError(f"out = {out} must end in .png")
-    refuse_overwriting([image], {"out": out})
-    answerer = build_answerer(model, head)
-    for question in questions:
-        try:
-            refuse_cut(answerer, question)
-        except UsageError as error:
-            raise UsageError(f"question = {question[:40]} ...: {error}") from error
-    try:
-        picture = open_image(image.read_bytes())
-        pieces = pieces_of(answerer, picture)
-    except OSError as error:
-        raise UsageError(f"image = {image}: {error.strerror}; name a picture") from error
-    except (SampleError, ValueError) as error:
-        raise UsageError(f"image = {image}: {error}; name another picture") from error
-    seen = see_pieces(answerer, pieces, is_fixed=False)
-    for number, question in enumerate(questions, 1):
-        print(question)
-        if answerer.chosen_head == "generate" and sys.stdout.isatty():
-            best = _told_as_written(answerer, stream_answer(answerer, seen, question))
-        else:
-            said = _candidates(answerer, seen, question)
-            for reply in said:
-                print(f"  {reply.answer:20} {_told_sure(answerer, reply)}")
-            best = said[0]
-        if out is not None:
-            path = out if len(questions) == 1 else out.with_stem(f"{out.stem}-{number}")
-            _draw(answerer, picture, pieces, question, best, path)
-
-
 def _told_cut(answered: Sequence[Said]) -> str:
     """What official forms have no place for."""
     cut = sum(one.is_cut for one in answered)
     of = f"{cut:,} of {len(answered):,} answers"
     return f"; {of} are cut off at their greatest length, which the file cannot say" if cut else ""
-
-
-def _told_sure(answerer: Answerer, reply: Reply) -> str:
-    """How likely an answer is, and whether it is a whole one."""
-    cut = f"cut off after {answerer.answer_length} tokens: it had not ended"
-    return f"{reply.probability:.2%}{f'  ({cut})' if reply.is_cut else ''}"
-
-
-def _told_as_written(answerer: Answerer, steps: Iterator[Reply]) -> Reply:
-    """Print an answer to a terminal token by token, then its probability -> the whole."""
-    shown, last = "", Reply("", 0.0)
-    print("  ", end="", flush=True)
-    for last in steps:
-        # What a token does to the letters before it cannot be taken back here.
-        if last.answer.startswith(shown):
-            print(last.answer[len(shown) :], end="", flush=True)
-            shown = last.answer
-    if shown != last.answer:
-        print(f"\n  {last.answer}", end="")
-    print(f"{'':{max(0, 20 - len(last.answer))}} {_told_sure(answerer, last)}")
-    return last
-
-
-def _candidates(answerer: Answerer, seen: Seen, question: str) -> list[Reply]:
-    """The likeliest answers of a classifier, the likeliest first, or the one that was written."""
-    if answerer.chosen_head == "generate":
-        return answer_texts(answerer, seen, [(0, question)])
-    assert answerer.vocabulary is not None
-    best = choice_probabilities(answerer, seen, [(0, question)])[0]
-    top = best.topk(min(5, best.numel()))
-    answers = [answerer.vocabulary.answers[place] for place in top.indices.tolist()]
-    return [Reply(*one) for one in zip(answers, top.values.tolist(), strict=True)]
-
-
-def _draw(
-    answerer: Answerer,
-    picture: Image.Image,
-    pieces: Pieces,
-    question: str,
-    best: Reply,
-    path: Path,
-) -> None:
-    looked = look_at(answerer, pieces, question)
-    if looked.grid is None:
-        raise UsageError(f"out = {path}: {NO_PLACE}; leave --out away")
-    for place, entries in looked.entries.items():
-        fired = ", ".join(f"{entry} ({weight:.1%})" for entry, weight in entries)
-        print(f"  dictionary of the {place}: entries {fired}")
-    drawn = answer_picture(
-        picture,
-        looked.grid,
-        region=region_seen(answerer, picture),
-        question=question,
-        answer=as_shown(best.answer, is_cut=best.is_cut),
-        probability=best.probability,
-    )
-    try:
-        drawn.save(path)
-    except OSError as error:
-        raise UsageError(f"out = {path} cannot be written: {error}") from error
-    print(f"  wrote {path}")
 
 
 def data_vqa_command(

@@ -6,7 +6,6 @@ stands there by our name.
 """
 
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from mmtrain.files import replace_file, save_tensors
 from mmtrain.interop.foreign_config import ForeignConfig, read_json
 from mmtrain.interop.hf_peft_whole import modules_from, modules_to
 from mmtrain.interop.package import float_tensors, read_tensors
+from mmtrain.interop.peft_patterns import fitting
 from mmtrain.interop.tensor_links import Link, Tensors
 from mmtrain.nn import TransformerConfig
 from mmtrain.peft.lora_config import lora_scale
@@ -138,6 +138,8 @@ def _read_lora(
     ours: dict[str, tuple[str, ...]] = {name: (name,) for name in sizes}
     for link in links:
         ours[_layer(link.theirs[0])] = tuple(_layer(name) for name in link.ours)
+    # peft takes the first expression that fits.
+    fits = fitting({**ranks, **alphas}, list(ours), source=fields.source)
     terms: dict[str, tuple[Tensor, Tensor]] = {}
     lengths: dict[str, Tensor] = {}
     scales: dict[str, float] = {}
@@ -148,8 +150,9 @@ def _read_lora(
         if not key.endswith(_A) or path not in ours or other not in left:
             continue
         a, b = left.pop(key), left.pop(other)
-        own = _of_pattern(ranks, path, rank)
-        here = lora_scale(_of_pattern(alphas, path, alpha), own, rslora=rslora)
+        own = next((x for p, x in ranks.items() if path in fits[p]), rank)
+        its_alpha = next((x for p, x in alphas.items() if path in fits[p]), alpha)
+        here = lora_scale(its_alpha, own, rslora=rslora)
         unlike += [path] if own != a.size(0) else []
         scales |= {} if here == scale else dict.fromkeys(ours[path], here)
         parts = b.chunk(len(ours[path]))
@@ -171,27 +174,17 @@ def _read_lora(
 
 
 def _check_sizes(source: str, ranks: dict[str, Any], alphas: dict[str, Any]) -> None:
-    """Refuse ranks and alphas that are none, and patterns that cannot be read."""
+    """Refuse ranks and alphas that are none."""
     of_types = (("rank", ranks, (int,)), ("alpha", alphas, (int, float)))
     for kind, name, value, types in (
         (k, n, x, t) for k, all_, t in of_types for n, x in all_.items()
     ):
-        try:
-            re.compile(name)
-        except re.error as error:
-            raise UsageError(f"{source}: {name!r} is no pattern: {error}") from error
         if type(value) not in types or not 0 < value < _LARGEST:
             raise UsageError(f"{source}: {name!r} = {value!r} gives no {kind}")
 
 
 def _layer(weight: str) -> str:
     return weight.removesuffix(".weight")
-
-
-def _of_pattern(pattern: dict[str, Any], path: str, default: Any) -> Any:
-    """A layer's own rank or alpha: peft takes the first expression that fits its name, or the end
-    of it behind a dot."""
-    return next((x for p, x in pattern.items() if re.match(rf"(.*\.)?({p})$", path)), default)
 
 
 def write_adapter(

@@ -14,7 +14,7 @@ from mmtrain.data.sample_error import SampleError
 from mmtrain.errors import UsageError
 from mmtrain.eval.look.answers import NO_PLACE
 from mmtrain.eval.questions.answerer import Answerer
-from mmtrain.eval.questions.asking import choice_probabilities, stream_answer
+from mmtrain.eval.questions.asking import Reply, likeliest_answers, stream_answer
 from mmtrain.eval.questions.choosing import choose_among
 from mmtrain.eval.questions.looking import look_at, region_seen
 from mmtrain.eval.questions.reading import refuse_cut, turns_with_room
@@ -161,13 +161,9 @@ class Questions:
 
 
 def _chosen(answerer: Answerer, seen: Seen, text: str) -> Steps:
-    vocabulary = answerer.vocabulary
-    assert vocabulary is not None, "a classifier has answers"
-    probability_A = choice_probabilities(answerer, seen, [(0, text)])[0]
-    top = probability_A.topk(min(NUM_CHOICES, probability_A.numel()))
-    rows = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    answers = [{"answer": vocabulary.answers[n], "probability": p} for n, p in rows]
-    yield _choice(answers, of=len(vocabulary.answers))
+    assert answerer.vocabulary is not None, "a classifier has answers"
+    found = likeliest_answers(answerer, seen, text, most=NUM_CHOICES)
+    yield _choice(found, of=len(answerer.vocabulary.answers))
 
 
 def _chosen_of(
@@ -177,11 +173,11 @@ def _chosen_of(
         found = choose_among(answerer, seen, asked.text, asked.among, earlier=earlier)
     except UsageError as error:
         raise Refusal(str(error)) from error
+    yield _choice(found, of=len(found))
+
+
+def _choice(found: Sequence[Reply], *, of: int) -> dict[str, Any]:
     answers = [{"answer": one.answer, "probability": one.probability} for one in found]
-    yield _choice(answers, of=len(answers))
-
-
-def _choice(answers: list[dict[str, Any]], *, of: int) -> dict[str, Any]:
     best = answers[0]
     told = {"said": best["answer"], "probability": best["probability"]}
     return told | {"answers": answers, "of": of}

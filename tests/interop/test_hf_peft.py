@@ -158,7 +158,7 @@ def test_terms_of_three_projections_are_one_of_gpt2s_fused_layer(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["lora", "prompt", "prefix"])
-def test_an_adapter_of_another_model_is_one_line(kind, tmp_path):
+def test_an_adapter_of_another_model_is_one_line(kind, tmp_path, monkeypatch):
     import peft
 
     peer, _, _ = pair("smollm2")
@@ -185,6 +185,12 @@ def test_an_adapter_of_another_model_is_one_line(kind, tmp_path):
         ):
             path.write_text(json.dumps(data | changed))
             with pytest.raises(UsageError, match=told):
+                read(tmp_path, same, links)
+        # Expressions that Python's own matching would try for years.
+        monkeypatch.setattr("mmtrain.interop.peft_patterns._SECONDS", 0.5)
+        for endless in (r"(\w+|\.)+!", r"(.*)*(.*)*(.*)*!", "(" * 5000 + ")" * 5000):
+            path.write_text(json.dumps(data | {"alpha_pattern": {"v_proj": 3, endless: 2}}))
+            with pytest.raises(UsageError, match=r"took more than 0.5 s|is no pattern"):
                 read(tmp_path, same, links)
     path.write_text(json.dumps({"peft_type": "IA3"}))
     with pytest.raises(UsageError, match='peft_type = "IA3" is not supported; we read "LORA"'):

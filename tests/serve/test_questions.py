@@ -15,7 +15,12 @@ from starlette.testclient import TestClient
 from mmtrain.cli import main
 from mmtrain.data.dialogues.dialogue import Turn
 from mmtrain.eval.questions.answerer import Answerer
-from mmtrain.eval.questions.asking import Reply, choice_probabilities, stream_answer
+from mmtrain.eval.questions.asking import (
+    Reply,
+    choice_probabilities,
+    likeliest_answers,
+    stream_answer,
+)
 from mmtrain.eval.questions.choosing import likelihoods
 from mmtrain.eval.questions.looking import look_at
 from mmtrain.eval.questions.seeing import Seen, pieces_of, see
@@ -224,11 +229,11 @@ def test_a_later_question_sees_what_was_said(talks: Asked) -> None:
 def test_lines_of_a_question_stay(both: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
-    def noted(answerer: Answerer, seen: Seen, asked: list[tuple[int, str]]) -> torch.Tensor:
-        read.extend(text for _, text in asked)
-        return choice_probabilities(answerer, seen, asked)
+    def noted(answerer: Answerer, seen: Seen, text: str, *, most: int) -> list[Reply]:
+        read.append(text)
+        return likeliest_answers(answerer, seen, text, most=most)
 
-    monkeypatch.setattr(questions_module, "choice_probabilities", noted)
+    monkeypatch.setattr(questions_module, "likeliest_answers", noted)
     both.ask("  red?\nA. yes\nB. \u2028no ")
     assert read == ["red?\nA. yes\nB. \u2028no"]
 

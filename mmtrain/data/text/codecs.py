@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from tokenizers import AddedToken, Tokenizer
 
+from mmtrain.data.text.encoding import encoded
 from mmtrain.data.text.far_ids import refuse_far_ids
 from mmtrain.data.text.sentence_piece import load_processor
 
@@ -76,7 +77,7 @@ class JsonCodec:
         self._marking: dict[str, Tokenizer] = {}
 
     def encode(self, text: str, *, special: bool) -> list[int]:
-        return self._rust.encode(text, add_special_tokens=special).ids
+        return encoded(self._rust, text, special=special).ids
 
     def pieces(self, text: str, *, mark: str) -> list[Piece]:
         rust = self._marking.get(mark)
@@ -84,7 +85,7 @@ class JsonCodec:
             rust = self._marking[mark] = Tokenizer.from_str(self._rust.to_str())
             rust.add_special_tokens([AddedToken(mark, normalized=False)])
         marked = rust.token_to_id(mark)
-        found = rust.encode(text, add_special_tokens=False)
+        found = encoded(rust, text, special=False)
         return [
             Piece(None if token == marked else token, *place)
             for token, place in zip(found.ids, found.offsets, strict=True)

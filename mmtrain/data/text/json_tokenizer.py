@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
+from mmtrain.data.text.encoding import encoded
 from mmtrain.data.text.far_ids import refuse_far_ids
 
 
@@ -34,11 +35,11 @@ class JsonTokenizer:
         # The template's own tokens belong to no text.
         whole = next(
             (
-                encoded
+                found
                 for text in ("a", *self._rust.get_vocab())
-                if 0 in (encoded := self._rust.encode(text)).sequence_ids
+                if 0 in (found := encoded(self._rust, text)).sequence_ids
             ),
-            self._rust.encode(""),
+            encoded(self._rust, ""),
         )
         own = [place for place, text in enumerate(whole.sequence_ids) if text == 0]
         first, last = (own[0], own[-1]) if own else (0, -1)
@@ -66,7 +67,7 @@ class JsonTokenizer:
     def token_ids(self, texts: Sequence[str], *, limit: int) -> list[list[int]]:
         """The ids of each cleaned text, without start and end token."""
         # One text a call: `encode_batch` would start threads, which do not survive a fork.
-        return [self._rust.encode(text, add_special_tokens=False).ids for text in texts]
+        return [encoded(self._rust, text, special=False).ids for text in texts]
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of ids."""

@@ -52,11 +52,25 @@ def answer_texts(answerer: Answerer, seen: Seen, asked: Sequence[tuple[int, str]
     ]
 
 
-@torch.no_grad()
+def likeliest_answers(answerer: Answerer, seen: Seen, text: str, *, most: int) -> list[Reply]:
+    """A classifier's answers to a question about one image, the likeliest first, `most` at most."""
+    assert answerer.vocabulary is not None, "a classifier has answers"
+    # By the logits, since all but one of the probabilities may be too small for fp32.
+    logit_A = choice_logits(answerer, seen, [(0, text)])[0]
+    share_A, places = logit_A.softmax(0), logit_A.topk(min(most, logit_A.numel())).indices
+    return [Reply(answerer.vocabulary.answers[n], float(share_A[n])) for n in places.tolist()]
+
+
 def choice_probabilities(
     answerer: Answerer, seen: Seen, asked: Sequence[tuple[int, str]]
 ) -> Tensor:
     """fp32 [Q, A]: a softmax over the vocabulary's logits."""
+    return choice_logits(answerer, seen, asked).softmax(1)
+
+
+@torch.no_grad()
+def choice_logits(answerer: Answerer, seen: Seen, asked: Sequence[tuple[int, str]]) -> Tensor:
+    """fp32 [Q, A], of a classifier's vocabulary."""
     rows = as_asked(answerer, seen, asked)
     found: dict[int, Tensor] = {}
     for numbers in by_forwards(seen, rows):
@@ -68,7 +82,7 @@ def choice_probabilities(
         with autocast(answerer.precision, answerer.device):
             image_QPD = seen.token_NPD[[row.image for row in some]]
             logits_QA = answerer.fused.choose(image_QPD, questions)
-        found.update(zip(numbers, logits_QA.float().softmax(1), strict=False))
+        found.update(zip(numbers, logits_QA.float(), strict=False))
     return torch.stack([found[number] for number in range(len(rows))])
 
 

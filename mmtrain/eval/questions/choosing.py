@@ -13,10 +13,13 @@ from mmtrain.data.questions.question import Question
 from mmtrain.data.questions.wording import normalize_answer, normalize_textvqa
 from mmtrain.errors import UsageError
 from mmtrain.eval.questions.answerer import Answerer, Choose
-from mmtrain.eval.questions.asking import Reply, choice_probabilities
+from mmtrain.eval.questions.asking import Reply, choice_logits
 from mmtrain.eval.questions.reading import as_asked, read_rows
 from mmtrain.eval.questions.seeing import Seen
 from mmtrain.parallel.precision import autocast
+
+_SIDE_BY_SIDE = 128
+"""Answers of one's own that are read at once: each has a copy of what was read before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,18 +147,25 @@ def choose_among(
         UsageError: one cannot be judged, or two are the same to the model.
     """
     if answerer.chosen_head == "classify":
-        shares_A = choice_probabilities(answerer, seen, [(0, text)])[0][_places(answerer, answers)]
-        shares_A = shares_A / shares_A.sum()
+        places = _places(answerer, answers)
+        # Not of the probabilities: all of them may be too small for a number, and 0 / 0 is none.
+        scores_A = choice_logits(answerer, seen, [(0, text)])[0][places].double()
     else:
         ids = _whole_ids(answerer, answers)
         _refuse_alike(dict(zip(answers, map(tuple, ids), strict=True)))
         if bare := [answer for answer, some in zip(answers, ids, strict=True) if len(some) == 1]:
             raise UsageError(f"the answer {bare[0][:40]!r} has no words that the model writes")
-        found = likelihoods(answerer, seen, text, ids, earlier=earlier)
+        found = [
+            one
+            for first in range(0, len(ids), _SIDE_BY_SIDE)
+            for one in likelihoods(
+                answerer, seen, text, ids[first : first + _SIDE_BY_SIDE], earlier=earlier
+            )
+        ]
         means = [one.log_prob / one.num_tokens for one in found]
-        shares_A = torch.tensor(means, dtype=torch.float64).softmax(0)
-    pairs = zip(answers, shares_A.tolist(), strict=True)
-    return [Reply(*pair) for pair in sorted(pairs, key=lambda pair: -pair[1])]
+        scores_A = torch.tensor(means, dtype=torch.float64)
+    shares, order = scores_A.softmax(0).tolist(), scores_A.argsort(descending=True, stable=True)
+    return [Reply(answers[place], shares[place]) for place in order.tolist()]
 
 
 def _places(answerer: Answerer, answers: Sequence[str]) -> list[int]:

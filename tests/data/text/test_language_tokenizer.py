@@ -4,9 +4,11 @@ import json
 
 import pytest
 import sentencepiece
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from mmtrain.data.text.chat import ChatTemplate
+from mmtrain.data.text.codecs import JsonCodec
+from mmtrain.data.text.json_tokenizer import JsonTokenizer
 from mmtrain.errors import UsageError
 from mmtrain.interop.hf_decoder_files import read_hf_decoder, read_tokenizer, write_hf_decoder
 from tests.interop.decoder_folders import edit_config, write_peer
@@ -122,7 +124,8 @@ def test_chats_are_rendered_as_transformers_renders_them(name, chat, asks, folde
     assert template.render(chat, add_generation_prompt=asks) == want
 
 
-def test_a_template_is_a_program_in_a_sandbox():
+def test_a_template_is_a_program_in_a_sandbox(monkeypatch):
+    monkeypatch.setattr("mmtrain.data.text.chat._MOST_STEPS", 20_000)
     chat = [{"role": "assistant", "content": "hi"}]
     names = {"bos_token": "<s>", "eos_token": "</s>"}
     refuses = ChatTemplate(TEMPLATES["llama-2, with a system turn folded in"], special_tokens=names)
@@ -132,11 +135,35 @@ def test_a_template_is_a_program_in_a_sandbox():
         "{{ messages.__class__.__mro__[1].__subclasses__() }}",
         "{{ messages.append(1) }}",
         "{% for i in range(10**9) %}{% endfor %}",
+        "{% for i in range(99999) %}{% for i in range(99999) %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{{ f(n - 1) if n }}{{ f(n - 1) if n }}{% endmacro %}{{ f(90) }}",
+        "{{ 'x' * 10**12 }}",
+        "{{ [0] * 99999999999 }}",
+        "{{ 9**9**9 }}",
     ):
         with pytest.raises(UsageError, match="chat template: "):
             ChatTemplate(source, special_tokens={}).render(chat)
     with pytest.raises(UsageError, match="chat template: "):
         ChatTemplate("{% for %}", special_tokens={})
+
+
+def test_a_file_whose_expression_does_not_end_is_one_line():
+    """The library itself gives up, by what is no Exception."""
+    split = pre_tokenizers.Split(Regex("(a+)+b"), behavior="isolated")
+    rust = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
+    rust.pre_tokenizer = split  # pyright: ignore[reportAttributeAccessIssue]
+    definition = rust.to_str().encode()
+    for read in (
+        lambda text: JsonCodec(definition).encode(text, special=True),
+        lambda text: JsonCodec(definition).pieces(text, mark="<|>"),
+        lambda text: JsonTokenizer(definition).token_ids([text], limit=99),
+    ):
+        assert read("a")
+        with pytest.raises(
+            UsageError, match=r"^tokenizer.json cannot be used on 'aaa.*retry"
+        ) as no:
+            read("a" * 50)
+        assert "\n" not in str(no.value)
 
 
 def test_a_decoders_folder_keeps_its_tokenizer_and_says_when_to_end(folders, tmp_path):

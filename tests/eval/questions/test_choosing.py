@@ -1,20 +1,26 @@
 """Options chosen by likelihood: against the model's own logits, whatever the batch."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from mmtrain.cli import main
 from mmtrain.data.images.transforms import eval_transform
 from mmtrain.data.questions.batches import TextForm
 from mmtrain.data.questions.source import open_questions
 from mmtrain.eval.questions.answering import read_asked
+from mmtrain.eval.questions.asking import likeliest_answers
+from mmtrain.eval.questions.choosing import choose_among
+from mmtrain.eval.questions.seeing import see_pieces
 from mmtrain.eval.samples import decode_sample
 from mmtrain.loading.vqa import load_vqa
 from mmtrain.models.vqa import Asked
 from tests.data.questions.published_files import draw_choices, write_images, write_lines
+from tests.eval.questions.answerers import ANSWERS, drawn, make_answerer
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +97,48 @@ def test_what_cannot_be_chosen_is_one_line(model: str, files: list[str], tmp_pat
     assert main([*words, "text", *files[:3], long]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "question_id 4" in line and "use letter" in line
+
+
+@pytest.mark.parametrize(
+    "logits", [[0.0, -200.0, -200.5, -202.0], [3e38, -200.0, -1e30, -2e30], [0, -200, -120, -3e38]]
+)
+def test_answers_that_are_all_unlikely_are_told_apart(logits: list[float]):
+    """Of fp32 probabilities each of the last three would be 0."""
+    answerer = make_answerer(head="classify")
+    classify = answerer.fused.classify
+    assert classify is not None and classify.choose is not None
+    classify.choose.weight.data.zero_()
+    classify.choose.bias.data.copy_(torch.tensor(logits))
+    seen = see_pieces(answerer, drawn([0]), is_fixed=False)
+    last = choose_among(answerer, seen, "why?", ["no", "red", "a blue one"])
+    wanted = torch.tensor(logits[1:], dtype=torch.float64).softmax(0).tolist()
+    assert [reply.probability for reply in last] == sorted(wanted, reverse=True)
+    assert math.isclose(sum(wanted), 1.0)
+    best = sorted(range(4), key=lambda place: -logits[place])
+    told = likeliest_answers(answerer, seen, "why?", most=4)
+    assert [reply.answer for reply in told] == [ANSWERS[place] for place in best]
+
+
+def test_ask_chooses_among_the_lines_of_a_file(model: str, tmp_path: Path, capsys):
+    Image.new("RGB", (20, 16), "red").save(tmp_path / "i.png")
+    words = ["ask", "--model", model, "--image", str(tmp_path / "i.png"), "--question", "why?"]
+    listed = tmp_path / "answers.txt"
+    listed.write_text("red\n\nno\nred\n yes \n")
+    for head in ("generate", "classify"):
+        assert main([*words, "--head", head, "--answers", str(listed)]) == 0
+        question, *lines = capsys.readouterr().out.splitlines()
+        told = {line.split()[0]: float(line.split()[1].rstrip("%")) for line in lines}
+        assert question == "why?" and set(told) == {"red", "no", "yes"}
+        assert sum(told.values()) == pytest.approx(100, abs=0.02)
+        assert list(told.values()) == sorted(told.values(), reverse=True)
+    for text, head, line in (
+        ("\n \n", "generate", "holds no answer; write one a line"),
+        ("red\nRed", "generate", "answers: 'red' and 'Red' are one answer"),
+        ("red\nunheard of", "classify", "answers: 'unheard of' is none of the"),
+    ):
+        listed.write_text(text)
+        assert main([*words, "--head", head, "--answers", str(listed)]) == 2
+        (told_line,) = capsys.readouterr().err.splitlines()[-1:]
+        assert line in told_line
+    assert main([*words, "--answers", str(tmp_path / "no.txt")]) == 2
+    assert "answers = " in capsys.readouterr().err
