@@ -164,8 +164,11 @@ def choose_among(
         ]
         means = [one.log_prob / one.num_tokens for one in found]
         scores_A = torch.tensor(means, dtype=torch.float64)
-    shares, order = scores_A.softmax(0).tolist(), scores_A.argsort(descending=True, stable=True)
-    return [Reply(answers[place], shares[place]) for place in order.tolist()]
+    replies = [
+        Reply(answer, float(share))
+        for answer, share in zip(answers, scores_A.softmax(0), strict=True)
+    ]
+    return [replies[int(place)] for place in scores_A.argsort(descending=True, stable=True)]
 
 
 def _places(answerer: Answerer, answers: Sequence[str]) -> list[int]:
