@@ -61,11 +61,18 @@ def sha256_of(path: Path) -> str:
 
 
 def replace_file(path: Path, content: str | bytes) -> None:
-    """Write `content` to `path` so that a reader, or a kill, meets the old file or the new one."""
+    """Write `content` to `path` so that a reader, or a kill, meets the old file or the new one.
+
+    What is no file, such as /dev/null or a pipe, is written into: root would replace it for all.
+    """
     partial = path.with_name(f".{path.name}.partial")
+    data = content.encode() if isinstance(content, str) else content
     with writing(path):
+        if path.is_char_device() or path.is_fifo() or path.is_socket():
+            path.write_bytes(data)
+            return
         try:
-            partial.write_bytes(content.encode() if isinstance(content, str) else content)
+            partial.write_bytes(data)
             os.replace(partial, path)
         except OSError:
             partial.unlink(missing_ok=True)

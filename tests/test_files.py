@@ -1,0 +1,33 @@
+"""Files that are replaced whole; what is no file stays what it is."""
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+from mmtrain.files import replace_file
+
+
+def test_a_file_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    for content in ("first", b"second"):
+        replace_file(path, content)
+    assert path.read_text() == "second" and [*tmp_path.iterdir()] == [path]
+
+
+def test_pipes_and_devices_are_written_into(tmp_path: Path) -> None:
+    """`--out /dev/null` of root made a file of it, for the whole machine."""
+    pipe, found = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: found.append(pipe.read_text()), daemon=True)
+    reader.start()
+    replace_file(pipe, "through")
+    reader.join(10)
+    assert found == ["through"] and stat.S_ISFIFO(pipe.stat().st_mode)
+    main, terminal = os.openpty()
+    try:
+        replace_file(Path(os.ttyname(terminal)), "shown")
+        assert os.read(main, 100) == b"shown"
+    finally:
+        os.close(main)
+        os.close(terminal)
