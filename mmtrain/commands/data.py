@@ -311,7 +311,9 @@ def _refuse(problems: tuple[str, ...], data: tuple[str, ...]) -> None:
         print(f"mmtrain: {problem}", file=sys.stderr)
     if problems:
         named = " ".join(data)
-        raise UsageError(f"{len(problems)} problem(s) found in {named}; fetch those shards again")
+        raise UsageError(
+            f"{len(problems)} problem(s) found in {named}; fetch or pack those shards again"
+        )
 
 
 def _text(path: Path | None) -> str | None:

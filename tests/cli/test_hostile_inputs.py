@@ -163,7 +163,9 @@ def test_a_file_of_a_model_names_its_folder(tmp_path: Path, capsys: Any) -> None
     cut.write_bytes(Path("mmtrain/demo/debug/train.tar").read_bytes()[:100_000])
     shard = ["--model", str(run), "--data", str(cut), "--out", str(tmp_path / "out")]
     line = mistake(capsys, "embed", *shard)
-    assert line.endswith("; fetch them again"), line  # what it has no option for is no remedy
+    assert line.endswith("; fetch or pack them again"), (
+        line
+    )  # what it has no option for is no remedy
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])

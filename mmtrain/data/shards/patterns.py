@@ -3,6 +3,7 @@
 import fnmatch
 import glob
 import itertools
+import math
 import os
 import re
 import stat
@@ -19,6 +20,8 @@ from mmtrain.errors import UsageError
 from mmtrain.settings.paths import refuse_secrets
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
+_MOST_NAMES = 10_000_000
+"""That a range may stand for; what is beyond would fill the memory with names."""
 _MAGIC = re.compile(r"[*?[]")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 # webdataset's list; not the colons of an IPv6 address.
@@ -104,7 +107,7 @@ def _expand(pattern: str, key: str) -> list[str]:
     pattern = local_path(pattern)
     paths: list[str] = []
     missing: list[str] = []
-    for name in expand_braces(os.path.expanduser(pattern)):
+    for name in _spelled_out(os.path.expanduser(pattern), key):
         matches = _match(name, key)
         paths += matches
         if not matches:
@@ -119,6 +122,23 @@ def _expand(pattern: str, key: str) -> list[str]:
             f"first is {missing[0]}; correct the range or fetch them"
         )
     return paths
+
+
+def _spelled_out(pattern: str, key: str) -> Iterator[str]:
+    """`expand_braces`, of as many names as shards could be.
+
+    Raises:
+        UsageError: it stands for more.
+    """
+    inside = [braces.group(1) for braces in _BRACES.finditer(pattern)]
+    spans = [found.groups() for each in inside if (found := _RANGE.fullmatch(each))]
+    num = math.prod(max(0, int(last) - int(first) + 1) for first, last in spans)
+    if num > _MOST_NAMES:
+        raise UsageError(
+            f"{key} = {pattern}: the range stands for {num:,} names, and {_MOST_NAMES:,} are the "
+            "most; correct it, or write a glob"
+        )
+    return expand_braces(pattern)
 
 
 def _match(name: str, key: str) -> list[str]:
@@ -152,7 +172,7 @@ def _match(name: str, key: str) -> list[str]:
 def _mode(path: str) -> int | None:
     try:
         return os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no name holds a zero byte
         return None
 
 

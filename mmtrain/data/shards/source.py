@@ -114,7 +114,8 @@ class ShardSource:
             rest = ', or set data.on_damage = "use_rest"' if key.startswith("data.") else ""
             raise UsageError(
                 f"{key}: {len(damaged)} of {len(self.shards)} shards are damaged, the first is "
-                f"{damaged[0].path} at byte {first.offset} ({first.reason}); fetch them again{rest}"
+                f"{damaged[0].path} at byte {first.offset} ({first.reason}); fetch or pack them "
+                f"again{rest}"
             )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -12,6 +12,8 @@ MAGIC_OFFSET = 257
 
 REGULAR = (b"0", b"\0", b"7")
 FOLDER = b"5"
+LINKS = (b"1", b"2")
+SPARSE = b"S"
 WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")
 EXTENDED = (b"L", b"K", b"x", b"g")
 """Kinds whose content tells of the member behind them."""
@@ -80,7 +82,8 @@ def parse_extended(kind: bytes, data: bytes) -> tuple[str | None, int | None] | 
     if records is None:
         return "an extended header is malformed"
     if any(key.startswith(b"GNU.sparse") for key in records):
-        return "sparse members are not read"
+        name = _text(records.get(b"GNU.sparse.name", b"a file"))
+        return f"{name} is a sparse member, which is not read: pack it without --sparse"
     size = records.get(b"size")
     if size is not None and not (size.isdigit() and len(size) <= _MAX_DIGITS):
         return "an extended header's size is no number"

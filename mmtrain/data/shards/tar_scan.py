@@ -13,9 +13,11 @@ from mmtrain.data.shards.tar_header import (
     BLOCK,
     EXTENDED,
     FOLDER,
+    LINKS,
     MAGIC,
     MAGIC_OFFSET,
     REGULAR,
+    SPARSE,
     WITHOUT_CONTENT,
     Header,
     parse_extended,
@@ -115,7 +117,7 @@ class _Scan:
         if header.kind in REGULAR and not is_folder:
             self._held = Member(name, content, length, zlib.crc32(block))
         elif not is_folder:
-            yield Damage(self._offset, f"{name} is a link or special file, which holds no data")
+            yield Damage(self._offset, _without_data(header.kind, name))
         self._offset, self._name, self._size = _behind(content, length), None, None
 
     def _extend(self, header: Header) -> Iterator[Member | Damage]:
@@ -171,6 +173,18 @@ class _Scan:
         if tail != 2 * BLOCK and not fills_record:
             yield Damage(self._offset, f"{tail} bytes of zeros at the end, as no writer leaves it")
         self._jump(self._tar.size)
+
+
+def _without_data(kind: bytes, name: str) -> str:
+    """Why a member of an odd kind cannot be read; fetching the tar again would not help."""
+    if kind == SPARSE:
+        return f"{name} is a sparse member, which is not read: pack it without --sparse"
+    if kind in LINKS:
+        return (
+            f"{name} is a link, which holds no data: pack what it leads to (tar --dereference "
+            "--hard-dereference)"
+        )
+    return f"{name} is a special file, which holds no data: leave it out"
 
 
 def _behind(content: int, length: int) -> int:

@@ -11,6 +11,7 @@ from mmtrain.data.order.plan import even_pieces
 from mmtrain.errors import UsageError
 
 SYNTHETIC = "synthetic:"
+_MOST = 10**9
 
 
 class SyntheticSource:
@@ -28,8 +29,10 @@ class SyntheticSource:
 
     def __init__(self, spec: str, *, key: str = "data.train") -> None:
         count = spec.removeprefix(SYNTHETIC)
-        if not count.isdecimal() or int(count) < 1:
-            raise UsageError(f"{key} = {spec} must be {SYNTHETIC}N with the number of samples N")
+        if not count.isdecimal() or not 1 <= int(count) <= _MOST:
+            raise UsageError(
+                f"{key} = {spec} must be {SYNTHETIC}N with the number of samples N, at most {_MOST}"
+            )
         self.num_samples = int(count)
         self.shard_sizes = even_pieces(self.num_samples)
         self._pictures = [self._picture(number) for number in range(self.NUM_PICTURES)]

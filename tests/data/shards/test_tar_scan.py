@@ -61,15 +61,20 @@ def test_members_are_tarfiles(tmp_path, name):
 def test_folders_are_no_members_and_links_are_told(tmp_path):
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as tar:
-        for name, kind in (("d", tarfile.DIRTYPE), ("link", tarfile.SYMTYPE)):
+        kinds = {"d": b"5", "link": b"2", "hard": b"1", "device": b"3", "holes": b"S"}
+        for name, kind in kinds.items():
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, "target"
             tar.addfile(member)
         tar.addfile(tarfile.TarInfo("file"))
     members, damage = walk(path)
     assert members == {"file": b""}
+    to_pack = "holds no data: pack what it leads to (tar --dereference --hard-dereference)"
     assert [found.reason for found in damage] == [
-        "link is a link or special file, which holds no data"
+        f"link is a link, which {to_pack}",
+        f"hard is a link, which {to_pack}",
+        "device is a special file, which holds no data: leave it out",
+        "holes is a sparse member, which is not read: pack it without --sparse",
     ]
 
 
