@@ -48,6 +48,12 @@ class WorkerKilledError(RuntimeError):
     """
 
 
+def on_one_line(text: str) -> str:
+    """A name as it can be printed: files are called by what breaks a line or steers a terminal."""
+    escaped = (c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return text if text.isprintable() else "".join(escaped)
+
+
 def leaves_errors() -> bool:
     """Whether a launcher reads what `leave_error` leaves."""
     return bool(os.environ.get(_ERROR_FILE))

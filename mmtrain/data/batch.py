@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from mmtrain.errors import on_one_line
+
 
 @dataclass(frozen=True, kw_only=True)
 class BadSample:
@@ -31,7 +33,7 @@ class BadSample:
     def __str__(self) -> str:
         # A malformed row has no other name than its place.
         name = self.key if self.key == self.shard else f"{self.key} in {self.shard}"
-        return name + (f" ({self.detail})" if self.detail else "")
+        return on_one_line(name + (f" ({self.detail})" if self.detail else ""))
 
 
 class Taken(NamedTuple):

@@ -11,7 +11,7 @@ from mmtrain.data.sample_error import SampleError
 from mmtrain.data.samples import NO_CAPTION, NUM_CAPTION_DRAWS, UNIQUE, SampleReader
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.workers import iterate_batches
-from mmtrain.errors import UsageError
+from mmtrain.errors import UsageError, on_one_line
 
 _PIECE = 64
 """Samples that a worker looks at before it reports."""
@@ -35,7 +35,7 @@ class Unusable:
         detail = f" ({self.detail})" if self.detail else ""
         # A malformed row has no other name than its place.
         name = self.key if self.key == self.place else f"{self.place}: {self.key}"
-        return f"{name}: {self.reason}{detail}"
+        return on_one_line(f"{name}: {self.reason}{detail}")
 
 
 @dataclass(frozen=True, kw_only=True)

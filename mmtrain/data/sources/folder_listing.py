@@ -1,11 +1,13 @@
 """What lies in a folder: images, what lies beside them under the same name, and tables."""
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from mmtrain.data.images.decode import has_image_magic, has_image_name
+from mmtrain.data.sources.image_paths import open_at_once
 from mmtrain.data.sources.table import TABLE_SUFFIXES
 from mmtrain.data.storage.hidden_names import is_hidden
 
@@ -24,6 +26,7 @@ _NO_IMAGES = frozenset(
     )
 )
 """Files that are not looked into for an image."""
+_NO_FILE = (errno.ENOENT, errno.ELOOP, errno.ENXIO)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +103,19 @@ def _files(folder: Path, prefix: str) -> Iterator[str]:
             if is_hidden(entry.name):
                 continue
             # A link to a folder counts at the top alone: deeper ones may lead back.
-            if entry.is_dir(follow_symlinks=not prefix):
+            if _is_folder(entry, follow=not prefix):
                 yield from _files(folder, f"{prefix}{entry.name}/")
-            elif not entry.is_dir():
+            elif not _is_folder(entry, follow=True):
                 yield prefix + entry.name
+
+
+def _is_folder(entry: os.DirEntry[str], *, follow: bool) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=follow)
+    except OSError as error:  # links in a circle
+        if error.errno != errno.ELOOP:
+            raise
+        return False
 
 
 def _stem(name: str) -> str:
@@ -111,8 +123,13 @@ def _stem(name: str) -> str:
 
 
 def _begins_as_image(folder: Path, name: str) -> bool:
-    with (folder / name).open("rb") as file:
-        return has_image_magic(file.read(16))
+    try:
+        with open_at_once(folder / name) as file:
+            return has_image_magic(file.read(16))
+    except OSError as error:  # a link that leads nowhere or a socket, and no file of ours
+        if error.errno not in _NO_FILE:
+            raise
+        return False
 
 
 def _is_table(name: str) -> bool:

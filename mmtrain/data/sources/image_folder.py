@@ -1,5 +1,6 @@
 """Folders of images: in folders that are classes, or with captions beside them."""
 
+import errno
 import hashlib
 import json
 import os
@@ -8,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mmtrain.data.order.plan import even_pieces
+from mmtrain.data.sample_error import SampleError
 from mmtrain.data.sources.folder_listing import FolderListing, list_folder
 from mmtrain.data.sources.image_paths import image_extension, read_image
 from mmtrain.data.storage.hidden_names import is_hidden
@@ -97,8 +99,12 @@ class CaptionFolderSource:
         digest.update(_fingerprint(self.folder, self._listing.images).encode())
         for image in self._listing.images:
             for extension, name in sorted(self._listing.files(image).items()):
-                content = read_image(self.folder, name)
-                digest.update(f"{name} {extension} {len(content)}\n".encode() + content)
+                try:
+                    content = read_image(self.folder, name)
+                except SampleError:  # a broken link, which is a bad sample
+                    content = b""
+                head = os.fsencode(f"{name} {extension} {len(content)}\n")
+                digest.update(head + content)
         return digest.hexdigest()
 
     def key(self, sample: int) -> str:
@@ -118,7 +124,9 @@ class CaptionFolderSource:
         image = self._listing.images[sample]
         names = self._listing.files(image) | {image_extension(image): image}
         return {
-            extension: read_image(self.folder, name)
+            extension: read_image(
+                self.folder, name, what="image" if name == image else f".{extension}"
+            )
             for extension, name in names.items()
             if wanted is None or extension in wanted
         }
@@ -129,7 +137,9 @@ def _fingerprint(folder: Path, names: list[str]) -> str:
     for name in names:
         try:
             size = os.stat(os.path.join(folder, name)).st_size
-        except FileNotFoundError:  # a broken link, which is a bad sample
-            size = -1
-        sizes.update(f"{name} {size}\n".encode())
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ELOOP):
+                raise
+            size = -1  # a broken link, which is a bad sample
+        sizes.update(os.fsencode(f"{name} {size}\n"))  # a name may be no UTF-8
     return sizes.hexdigest()

@@ -3,8 +3,10 @@
 import errno
 import os
 import re
+import stat
 from collections.abc import Sequence
 from pathlib import Path, PurePath
+from typing import BinaryIO
 
 from mmtrain.data.images.decode import IMAGE_EXTENSIONS
 from mmtrain.data.sample_error import SampleError
@@ -12,7 +14,7 @@ from mmtrain.errors import UsageError
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _NO_SUCH_FILE = (
-    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
+    *(errno.ENOENT, errno.ENOTDIR, errno.ENXIO, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
 )
 
 
@@ -45,15 +47,16 @@ def refuse_no_paths(values: Sequence[object], told: str) -> None:
         )
 
 
-def read_image(folder: Path, name: object) -> bytes:
-    """An image's file.
+def read_image(folder: Path, name: object, *, what: str = "image") -> bytes:
+    """An image's file, or one beside it.
 
     Args:
         folder: from where a relative path counts.
         name: what the row has in the images' column.
+        what: it is, for the reason.
 
     Raises:
-        SampleError: there is none.
+        SampleError: there is none, or it is no file.
         OSError: it cannot be read just now.
     """
     if isinstance(name, list):
@@ -64,8 +67,18 @@ def read_image(folder: Path, name: object) -> bytes:
         raise SampleError("image is a URL, which is not fetched", detail=name)
     path = os.path.abspath(folder / name)
     try:
-        return Path(path).read_bytes()
+        with open_at_once(path) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise SampleError(f"{what} is no file but a pipe or device", detail=path)
+            return file.read()
+    except IsADirectoryError as error:
+        raise SampleError(f"{what} is a folder", detail=path) from error
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_SUCH_FILE:
             raise
-        raise SampleError("image missing", detail=f"looked for at {path}") from error
+        raise SampleError(f"{what} missing", detail=f"looked for at {path}") from error
+
+
+def open_at_once(path: str | Path) -> BinaryIO:
+    """Open to read; of a pipe that nobody writes to, too, which would be waited for without end."""
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))

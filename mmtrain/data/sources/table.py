@@ -162,6 +162,9 @@ class Table:
                     at = _behind_space(text, at + 1)
                 elif text[at] != "]":
                     raise ValueError("no comma")
+            if text[at + 1 :].strip():
+                at += 1
+                raise ValueError("something stands behind its end")
         except (ValueError, IndexError, RecursionError) as error:
             broken = text.count("\n", 0, at) + 1
             raise UsageError(
@@ -169,13 +172,13 @@ class Table:
             ) from error
 
     def _is_array(self) -> bool:
-        """Whether what begins with a bracket is one array, and not a line that is no row."""
+        """Whether what begins with a bracket is an array of rows, and not a line that is no row."""
         lines = Lines(self.path)
         try:
-            parse_json(next(lines)[3])
+            first = parse_json(next(lines)[3])
         except ValueError:
             return True
-        return next(lines, None) is None
+        return next(lines, None) is None or any(isinstance(row, dict) for row in first)
 
     def _refuse_one_object(self) -> None:
         """A .json may hold lines; one object over several lines is no table."""

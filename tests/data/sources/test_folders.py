@@ -1,12 +1,14 @@
 """Folders of shards, of classes, of images with captions; and those that may be several of them."""
 
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
 
 import pytest
 
+from mmtrain.cli import main
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.sources.arrow import ArrowSource
@@ -335,3 +337,48 @@ def test_a_folder_of_arrow_files_names_what_can_be_read(tmp_path) -> None:
     copy = tmp_path / "cache" / "0.0.0" / "photos-train.arrow"
     copy.write_bytes(path.read_bytes())
     assert f"name one file: {copy}" in told(tmp_path / "cache", "image")
+
+
+def test_a_folder_with_what_is_no_file(tmp_path) -> None:
+    """Pipes would be waited for without end; links that lead nowhere are missing files, or, where
+    no name says what they are, nothing of ours."""
+    write(tmp_path, *(f"{number}.png" for number in range(5)))
+    for number in range(5):
+        (tmp_path / f"{number}.txt").write_text("a text")
+    for name in ("pipe", "5.png", "1.txt"):
+        (tmp_path / name).unlink(missing_ok=True)
+        os.mkfifo(tmp_path / name)
+    for name, target in {"notes": "gone", "circle": "circle", "2.txt": "gone"}.items():
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "5.txt").write_text("a text")
+    source = opened(tmp_path)
+    assert source.num_samples == 6 and source.fingerprint
+    reasons = {}
+    for number in range(6):
+        try:
+            source.read(number)
+        except SampleError as error:
+            reasons[source.key(number)] = str(error)
+    assert reasons == {
+        "1.png": ".txt is no file but a pipe or device",
+        "2.png": ".txt missing",
+        "5.png": "image is no file but a pipe or device",
+    }
+    (tmp_path / "t.csv").write_text("filepath\n5.png\n")
+    with pytest.raises(SampleError, match="no file but a pipe"):
+        opened(tmp_path / "t.csv").read(0)
+
+
+def test_names_that_are_no_text(tmp_path, capsys) -> None:
+    """No UTF-8, or with what would break a line or steer a terminal: read, told on one line."""
+    write(tmp_path, os.fsdecode(b"\xe9.png"), "a\nb.png")
+    write(tmp_path, "c\x1b[2J\nd.png", content=b"no image")
+    for path in [*tmp_path.iterdir()]:
+        path.with_suffix(".txt").write_text("a text")
+    assert opened(tmp_path).fingerprint
+    assert main(["data", "check", str(tmp_path)]) == 1
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first.startswith(f"mmtrain: {tmp_path}: c\\x1b[2J\\nd.png: no image")
+    assert main(["data", "make", str(tmp_path), "--out", str(tmp_path / "o"), "--skip-bad"]) == 0
+    assert ShardSource(str(tmp_path / "o")).num_samples == 2

@@ -87,7 +87,7 @@ BAD_LINES = {
     "no path": (",x", "no image path"),
     "caption for path": ("a cat " * 99 + ",3.png", "image missing"),
     "url": ("https://a.b/3.png,x", "image is a URL"),
-    "folder": (".,x", "image missing"),
+    "folder": (".,x", "image is a folder"),
     "below a file": ("1.png/3.png,x", "image missing"),
     "null byte": ("3\0.png,x", "image missing"),
 }
@@ -194,6 +194,7 @@ def test_a_json_array(tmp_path: Path) -> None:
             "damaged JSON array from line 2",
         ),
         ("t.json", '[{"filepath": "0.png"},', "damaged JSON array"),
+        ("t.json", '[{"filepath": "0.png"}]\n[{"filepath": "1.png"}]', "stands behind its end"),
         (
             "t.json",
             '{"images": [],\n "annotations": []}',
