@@ -333,7 +333,7 @@ def test_mistakes_in_the_words_are_one_line(made: Path, changed, told: str, caps
 
 def test_shipped_suites_are_read_and_say_what_they_are() -> None:
     """By the published numbers of folders; every one is evaluated or says what it lacks."""
-    sizes = {"clip_benchmark": (40, 0), "datacomp": (34, 4)}
+    sizes = {"clip_benchmark": (40, 0), "datacomp": (34, 4), "imagenet_shifts": (8, 0)}
     for name, (num, lacking) in sizes.items():
         suite = load_suite(Path(name))
         assert (len(suite.all), len(suite.lacking)) == (num, lacking)

@@ -1,4 +1,4 @@
-"""The classes of a zero-shot evaluation: ids as the samples carry them, names for the prompts."""
+"""The classes of an evaluation: ids as the samples carry them, names for the prompts."""
 
 import hashlib
 import json
@@ -9,9 +9,18 @@ from pathlib import Path
 from mmtrain.errors import UsageError
 from mmtrain.files import parse_json, text_lines
 
-NAMED_CLASSES = {"imagenet": Path(__file__).with_name("imagenet_classes.json")}
+_FILES = {
+    name: Path(__file__).with_name(f"{name}_classes.json") for name in ("imagenet", "objectnet")
+}
+_SUBSETS = Path(__file__).with_name("imagenet_subsets.json")
+SUBSETS = ("imagenet-a", "imagenet-r", "imagenet-o")
+"""Data sets of some of ImageNet's classes."""
+NAMED_CLASSES = ("imagenet", *SUBSETS, "objectnet")
 """Classes by name. imagenet: ids are WordNet's, as the folders are called; the names are those that
-OpenAI gave them for CLIP (arXiv:2103.00020, Sec. 3.1.4)."""
+OpenAI gave them for CLIP (arXiv:2103.00020, Sec. 3.1.4). imagenet-a, -r and -o: the 200 of them
+that these sets have (arXiv:1907.07174, arXiv:2006.16241), as LAION's CLIP benchmark lists them.
+objectnet: ids are ObjectNet's folders, names its own, of the 113 classes that ImageNet has too
+(Barbu et al. 2019, NeurIPS, and its objectnet_to_imagenet_1k.json)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +31,10 @@ class ClassList:
     """What a sample's label says; unique."""
     names: tuple[str, ...]
     """What a prompt says."""
+    places: tuple[str, ...] = ()
+    """What a label may say instead of the id, of each; empty: nothing."""
+    is_chosen: bool = False
+    """Which of them are answers was said by a `subset`, so which have images tells nothing."""
 
     def __post_init__(self) -> None:
         if not self.ids:
@@ -30,6 +43,16 @@ class ClassList:
             twice = next(one for one in self.ids if self.ids.count(one) > 1)
             raise UsageError(f"classes: the id {twice!r} is there more than once")
         assert len(self.ids) == len(self.names)
+        assert len(self.places) in (0, len(self.ids))
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """Of each label that a sample may have, the place of its class."""
+        return {
+            label: number
+            for labels in (self.places, self.ids)
+            for number, label in enumerate(labels)
+        }
 
     @property
     def fingerprint(self) -> str:
@@ -68,10 +91,26 @@ def class_list(classes: Path | str | ClassList | Sequence[str]) -> ClassList:
     if isinstance(classes, ClassList):
         return classes
     if isinstance(classes, str) and classes in NAMED_CLASSES:
-        return read_classes(NAMED_CLASSES[classes])
+        return _named_classes(classes)
     if isinstance(classes, Path | str):
         return read_classes(classes)
     return ClassList(ids=tuple(map(str, range(len(classes)))), names=tuple(classes))
+
+
+def subset_places(name: str) -> tuple[int, ...]:
+    """Which of ImageNet's classes one of `SUBSETS` has, from 0 in the order of their ids."""
+    return tuple(json.loads(_SUBSETS.read_text(encoding="utf-8"))[name])
+
+
+def _named_classes(name: str) -> ClassList:
+    """A label may also be the place in the list."""
+    found = read_classes(_FILES.get(name, _FILES["imagenet"]))
+    kept = subset_places(name) if name in SUBSETS else range(len(found.ids))
+    return ClassList(
+        ids=tuple(found.ids[place] for place in kept),
+        names=tuple(found.names[place] for place in kept),
+        places=tuple(map(str, range(len(kept)))),
+    )
 
 
 def _id_and_name(number: int, entry: object, path: Path) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.classify.classes import ClassList
+from mmtrain.eval.classify.subsets import counts_further
 from mmtrain.eval.encode import Encoder
 from mmtrain.eval.examples import pick_examples
 from mmtrain.eval.outcomes import Outcome, sample_names
@@ -35,7 +36,12 @@ class ReadClass:
     label_key: str
     """The member (`cls`) or the .json's field that holds the class id."""
     number: dict[str, int]
-    """Of each class id."""
+    """Of each label: its class."""
+
+    @classmethod
+    def of(cls, known: ClassList, label_key: str) -> "ReadClass":
+        """Of these classes."""
+        return cls(label_key=label_key, number=known.numbers)
 
     def __call__(self, members: Members) -> int:
         """Raises SampleError when the sample has no label, several, or one that is no class."""
@@ -52,7 +58,8 @@ class ReadClass:
                 "accuracy is of images with one; several want mean average precision, which is "
                 "not computed here"
             )
-        raise SampleError(f"its {self.label_key} {str(label)!r} is not among the classes")
+        told = f"its {self.label_key} {str(label)!r} is not among the classes"
+        raise SampleError(f"{told}{counts_further(str(label), set(self.number))}")
 
 
 @dataclass(frozen=True, kw_only=True)

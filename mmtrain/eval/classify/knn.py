@@ -10,6 +10,7 @@ from mmtrain.data.sources.source import Data
 from mmtrain.errors import UsageError
 from mmtrain.eval.classify.classes import ClassList, class_list
 from mmtrain.eval.classify.labelled import LabelledSet, encode_labelled, judge, origin
+from mmtrain.eval.classify.subsets import choose, refuse_other_count
 from mmtrain.eval.encode import Encoder
 from mmtrain.eval.result import EvalResult
 
@@ -20,6 +21,7 @@ def evaluate_knn(
     train: Data,
     test: Data,
     classes: Path | str | ClassList | Sequence[str],
+    subset: str | None = None,
     label_key: str = "concept",
     neighbours: int = 20,
     temperature: float | None = 0.07,
@@ -36,7 +38,7 @@ def evaluate_knn(
         encoder: the model and the ranks that share the work.
         train: the images that vote.
         test: what the figures are about.
-        classes: as of `evaluate_zero_shot`.
+        classes, subset: as of `evaluate_zero_shot`.
         label_key: where a sample's class id is: a member such as `cls`, or a field of its .json.
         neighbours: how many vote.
         temperature: a vote weighs exp(cosine / temperature). None: all weigh the same.
@@ -48,10 +50,11 @@ def evaluate_knn(
         UsageError: on every rank: an unreadable sample, a label that is no class, fewer training
             images than neighbours.
     """
-    known = class_list(classes)
+    known = choose(class_list(classes), subset)
     fitted, tested = (
         encode_labelled(encoder, data, known, label_key, index_dir) for data in (train, test)
     )
+    refuse_other_count(known, tested.class_N, trained_N=fitted.class_N)
     if not 1 <= neighbours <= len(fitted.class_N):
         raise UsageError(
             f"neighbours = {neighbours} must be 1 to {len(fitted.class_N)}, the training images"

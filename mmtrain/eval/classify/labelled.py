@@ -59,9 +59,8 @@ def encode_labelled(
         UsageError: on every rank: an unreadable sample, a label that is no class.
     """
     source = open_source(data, index_dir=index_dir, key="data")
-    number = {id: place for place, id in enumerate(known.ids)}
     features_NE, classes = encode_set(
-        encoder, source, ReadClass(label_key=label_key, number=number), names=(label_key,)
+        encoder, source, ReadClass.of(known, label_key), names=(label_key,)
     )
     order = name_order(sample_names(source, range(source.num_samples)))
     sample_N = torch.tensor(order, device=encoder.device)

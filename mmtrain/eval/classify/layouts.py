@@ -25,9 +25,13 @@ from mmtrain.errors import UsageError
 from mmtrain.eval.classify.classes import ClassList, class_list, read_classes
 from mmtrain.eval.classify.classification import ReadClass
 from mmtrain.eval.classify.prompts import load_templates
+from mmtrain.eval.classify.some_classes import only_classes
+from mmtrain.eval.classify.subsets import choose
 
 CLASS_NAMES_FILE = "classnames.txt"
 TEMPLATES_FILE = "zeroshot_classification_templates.txt"
+OBJECTNET = "objectnet"
+"""Classes of a folder that has others too, which its published figures leave out."""
 LABEL_KEY = "concept"
 """The .json's field that holds a class id where nothing else is said."""
 
@@ -47,6 +51,8 @@ class LabelledInputs:
     """Where a sample's class id is."""
     templates: tuple[str, ...] | None
     """The data's own prompts."""
+    left_out: int = 0
+    """Images of classes that are no answers."""
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -56,8 +62,7 @@ class LabelledInputs:
     @property
     def read_class(self) -> ReadClass:
         """Finds a sample's class."""
-        number = {id: place for place, id in enumerate(self.classes.ids)}
-        return ReadClass(label_key=self.label_key, number=number)
+        return ReadClass.of(self.classes, self.label_key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +79,7 @@ def open_labelled(
     sets: Mapping[str, Data],
     *,
     classes: Classes | None = None,
+    subset: str | None = None,
     label_key: str | None = None,
     image_key: str = DataConfig.image_key,
     index_dir: str | None = None,
@@ -87,6 +93,8 @@ def open_labelled(
             names as folders, and they follow the folders' order: by number where all are called by
             one, else by letter. None: what the data
             say.
+        subset: which of the classes are answers, see `choose`. Images in folders of other classes
+            are left out, and so are those of the classes that ObjectNet has beside `objectnet`.
         label_key: where the class id of a sample is that no layout says it of: a member such as
             `cls`, or a field of its .json. None: `concept`.
         image_key: of a manifest or a saved data set, as data.image_key.
@@ -114,11 +122,21 @@ def open_labelled(
             )
         if classes is None:
             _refuse_other_classes(each, first, name, first_name)
+    is_chosen = subset is not None or classes == OBJECTNET
+    named = _resolve(first, classes, sets[first_name], is_chosen=is_chosen)
+    known = choose(named, subset)
+    sources = {name: each.source for name, each in found.items()}
+    if is_chosen:
+        whole = _objectnet_and_others(first.source, named) if classes == OBJECTNET else named
+        sources = {n: only_classes(each, known, whole, key=n) for n, each in sources.items()}
     return LabelledInputs(
-        sources={name: each.source for name, each in found.items()},
-        classes=_resolve(first, classes, sets[first_name]),
+        sources=sources,
+        classes=known,
         label_key=keys[first_name],
         templates=first.templates,
+        left_out=sum(
+            each.source.num_samples - sources[name].num_samples for name, each in found.items()
+        ),
     )
 
 
@@ -193,9 +211,20 @@ def _refuse_other_classes(found: _Found, first: _Found, name: str, first_name: s
             )
 
 
-def _resolve(found: _Found, classes: Classes | None, data: Data) -> ClassList:
+def _resolve(found: _Found, classes: Classes | None, data: Data, *, is_chosen: bool) -> ClassList:
+    """All classes that are named.
+
+    Args:
+        found: the set that says its own.
+        classes: what the user says.
+        data: for the message.
+        is_chosen: whether it is said beside them which are answers, and not left to the folders.
+    """
     if isinstance(found.source, ImageFolderSource) and classes is not None:
-        return _folder_classes(found.source, class_list(classes))
+        named = class_list(classes)
+        if is_chosen and set(found.source.classes) & named.numbers.keys():
+            return named
+        return _folder_classes(found.source, named)
     if classes is not None:
         return class_list(classes)
     if found.classes is None:
@@ -207,6 +236,13 @@ def _resolve(found: _Found, classes: Classes | None, data: Data) -> ClassList:
             f"classes are not named, and {told} says none; name them: imagenet, or a file{hint}"
         )
     return found.classes
+
+
+def _objectnet_and_others(source: SampleSource, named: ClassList) -> ClassList:
+    """Also the 200 classes that ImageNet has not, by their folders."""
+    folders = source.classes if isinstance(source, ImageFolderSource) else ()
+    others = tuple(folder for folder in folders if folder not in named.numbers)
+    return ClassList(ids=(*named.ids, *others), names=(*named.names, *others))
 
 
 def _folder_classes(source: ImageFolderSource, named: ClassList) -> ClassList:

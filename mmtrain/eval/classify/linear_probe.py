@@ -11,6 +11,7 @@ from mmtrain.errors import UsageError
 from mmtrain.eval.classify.classes import ClassList, class_list
 from mmtrain.eval.classify.labelled import LabelledSet, encode_labelled, judge, origin
 from mmtrain.eval.classify.logistic import fit_logistic, search_strength, try_strengths
+from mmtrain.eval.classify.subsets import choose, refuse_other_count
 from mmtrain.eval.encode import Encoder
 from mmtrain.eval.result import EvalResult
 
@@ -24,6 +25,7 @@ def evaluate_linear_probe(
     train: Data,
     test: Data,
     classes: Path | str | ClassList | Sequence[str],
+    subset: str | None = None,
     validation: Data | None = None,
     label_key: str = "concept",
     strengths: Sequence[float] | None = None,
@@ -40,7 +42,7 @@ def evaluate_linear_probe(
         encoder: the model and the ranks that share the work.
         train: what is fitted.
         test: what the figures are about.
-        classes: as of `evaluate_zero_shot`.
+        classes, subset: as of `evaluate_zero_shot`.
         validation: what the regularisation is chosen on; None: one of ten training samples, evenly
             over the classes.
         label_key: where a sample's class id is: a member such as `cls`, or a field of its .json.
@@ -54,10 +56,11 @@ def evaluate_linear_probe(
     """
     if strengths is not None and not (strengths and all(0 < each < 1e300 for each in strengths)):
         raise UsageError(f"strengths = {list(strengths)} must be positive numbers, at least one")
-    known = class_list(classes)
+    known = choose(class_list(classes), subset)
     fitted, tested = (
         encode_labelled(encoder, data, known, label_key, index_dir) for data in (train, test)
     )
+    refuse_other_count(known, tested.class_N, trained_N=fitted.class_N)
     kept, chosen_on = fitted, None
     if validation is None and holds_out(strengths):
         kept, chosen_on = hold_out(fitted)

@@ -10,6 +10,7 @@ from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.classify.classes import ClassList, class_list
 from mmtrain.eval.classify.classification import ClassTable, ReadClass, classification_result
 from mmtrain.eval.classify.prompts import DEFAULT_TEMPLATES, class_embeddings, load_templates
+from mmtrain.eval.classify.subsets import choose, refuse_other_count
 from mmtrain.eval.encode import Encoder, filled_up
 from mmtrain.eval.result import EvalResult, provenance
 from mmtrain.eval.samples import encoded_batches
@@ -21,6 +22,7 @@ def evaluate_zero_shot(
     *,
     data: str | Sequence[str] | SampleSource,
     classes: Path | str | ClassList | Sequence[str],
+    subset: str | None = None,
     label_key: str = "concept",
     templates: str | Sequence[str] = DEFAULT_TEMPLATES,
     num_examples: int = 10,
@@ -36,6 +38,7 @@ def evaluate_zero_shot(
         encoder: the model and the ranks that share the work.
         data: shards or whatever else data.train takes, or an opened source.
         classes: a name (`imagenet`), a file for `read_classes`, or the classes themselves.
+        subset: which of them are answers, as of `choose`. None: all.
         label_key: where a sample's class id is: a member such as `cls`, or a field of its .json.
         templates: a name (`name`, `simple`, `imagenet`), a file of prompts, or the prompts.
         num_examples: how many of the best and of the worst images to keep.
@@ -43,23 +46,25 @@ def evaluate_zero_shot(
         index_dir: where the shards' indexes are kept.
 
     Raises:
-        UsageError: on every rank: an unreadable file or sample, a label that is no class.
+        UsageError: on every rank: an unreadable file or sample, a label that is no class,
+            labels that seem to count other classes.
     """
-    known = class_list(classes)
+    known = choose(class_list(classes), subset)
     prompts = load_templates(templates)
     source = open_source(data, index_dir=index_dir, key="data")
     text_ME = class_embeddings(encoder, known.names, prompts)
-    number = {id: place for place, id in enumerate(known.ids)}
     table = ClassTable(source.num_samples, encoder.device)
-    read_class = ReadClass(label_key=label_key, number=number)
+    read_class = ReadClass.of(known, label_key)
     for batch, image_BE in encoded_batches(encoder, source, read_class, names=(label_key,)):
         class_B = torch.tensor(batch.values, dtype=torch.int64, device=encoder.device)
         scores_BM = (filled_up(encoder, image_BE) @ text_ME.T)[: len(class_B)]
         table.fill(slice(batch.first, batch.first + len(class_B)), scores_BM, class_B)
+    verdicts = table.gather(encoder)
+    refuse_other_count(known, verdicts.class_N)
     return classification_result(
         encoder,
         source,
-        table.gather(encoder),
+        verdicts,
         known,
         num_examples=num_examples,
         per_class=per_class,

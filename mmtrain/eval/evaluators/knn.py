@@ -83,10 +83,11 @@ class KnnConfig(LabelledEvaluator):
         """`evaluate_knn`."""
         from mmtrain.eval.classify.knn import evaluate_knn
 
-        return evaluate_knn(
+        result = evaluate_knn(
             model,
             **inputs.arguments,
             neighbours=self.neighbours,
             temperature=self.temperature,
             per_class=self.per_class,
         )
+        return self.noted(result, inputs)

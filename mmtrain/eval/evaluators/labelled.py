@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mmtrain.data.sources.source import IMAGE_KEY
@@ -13,6 +13,7 @@ from mmtrain.settings.paths import PathText
 if TYPE_CHECKING:
     from mmtrain.data.images.transforms import PreprocessConfig
     from mmtrain.eval.classify.layouts import LabelledInputs
+    from mmtrain.eval.result import EvalResult
 
 ACCURACY: Mapping[str, str] = {
     "top1": ".2%",
@@ -28,8 +29,12 @@ class LabelledEvaluator(Evaluator):
     """One evaluation by classes."""
 
     classes: PathText | None = None
-    """imagenet, or a file: a JSON list of {"id", "name"} or of names, a .txt of names. None: the
-    data name them."""
+    """imagenet, imagenet-a, -r or -o, objectnet, or a file: a JSON list of {"id", "name"} or of
+    names, a .txt of names. None: the data name them."""
+    subset: PathText | None = None
+    """Which of the classes are answers, while labels count all of them: imagenet-a, imagenet-r or
+    imagenet-o of ImageNet's 1000, or a file of ids, names or places from 0. "all": every one, also
+    where the labels look as if they counted others. None: every one."""
     label_key: str | None = None
     """Shards: the member, such as cls, or field of the .json with the class id. None: concept."""
     image_key: str = IMAGE_KEY
@@ -51,9 +56,16 @@ class LabelledEvaluator(Evaluator):
         parser.add_argument(
             "--classes",
             metavar="NAME|FILE",
-            help='imagenet, or a JSON list of {"id", "name"} or of names whose ids are their '
-            "places from 0, or a .txt of names; shards need it, other layouts name their classes "
-            "themselves",
+            help="imagenet, imagenet-a, imagenet-r, imagenet-o, objectnet, or a JSON list of "
+            '{"id", "name"} or of names whose ids are their places from 0, or a .txt of names; '
+            "shards need it, other layouts name their classes themselves",
+        )
+        parser.add_argument(
+            "--subset",
+            metavar="NAME|FILE",
+            help="which of the classes are answers: imagenet-a, imagenet-r or imagenet-o of "
+            "ImageNet's 1000, or a file of ids, names or places; all: every one, whatever the "
+            "labels look like (every one)",
         )
         parser.add_argument(
             "--label-key",
@@ -73,6 +85,7 @@ class LabelledEvaluator(Evaluator):
         return open_labelled(
             {name: data for name, data in named.items() if data is not None},
             classes=self.classes,
+            subset=self.subset,
             label_key=self.label_key,
             image_key=self.image_key,
         )
@@ -83,6 +96,16 @@ class LabelledEvaluator(Evaluator):
 
         sets = {name: data_identity(source) for name, source in inputs.sources.items()}
         return {**sets, "classes": inputs.classes.fingerprint, "label_key": inputs.label_key}
+
+    def noted(self, result: "EvalResult", inputs: "LabelledInputs") -> "EvalResult":
+        """The result, with what was left out."""
+        more = {"num_left_out": inputs.left_out} if inputs.left_out else {}
+        return replace(result, figures={**result.figures, **more})
+
+    def remark(self, figures: Mapping[str, Any]) -> str:
+        """What was left out."""
+        count = figures.get("num_left_out", 0)
+        return f"left out: {count:,} images of classes that are no answers" if count else ""
 
     def check(self, inputs: "LabelledInputs", preprocess: "PreprocessConfig") -> None:
         """Read some images of each set and their classes."""

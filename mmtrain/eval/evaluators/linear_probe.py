@@ -64,6 +64,7 @@ class LinearProbeConfig(LabelledEvaluator):
         """`evaluate_linear_probe`."""
         from mmtrain.eval.classify.linear_probe import evaluate_linear_probe
 
-        return evaluate_linear_probe(
+        result = evaluate_linear_probe(
             model, **inputs.arguments, strengths=self.strengths, per_class=self.per_class
         )
+        return self.noted(result, inputs)

@@ -58,9 +58,10 @@ class ZeroShotConfig(LabelledEvaluator):
         from mmtrain.eval.classify.zero_shot import evaluate_zero_shot
 
         prompts = self._prompts(inputs)
-        return evaluate_zero_shot(
+        result = evaluate_zero_shot(
             model, **inputs.arguments, templates=prompts, per_class=self.per_class
         )
+        return self.noted(result, inputs)
 
     def read_texts(self, inputs: "LabelledInputs") -> Texts:
         """The class of each image."""

@@ -30,6 +30,7 @@ CASES: tuple[Evaluator, ...] = (
     RETRIEVAL,
     replace(RETRIEVAL, captions=("title", "txt"), caption_lines=True),
     replace(RETRIEVAL, caption_lines=False, image_key="png"),
+    ZeroShotConfig(name="x", data=("a",), classes="imagenet", subset="imagenet-a"),
     ZeroShotConfig(name="x", data=("a",), classes="c.json", templates="imagenet", image_key="p"),
     PairsConfig(name="x", data=("a.jsonl",), caption="txt", negatives=("b", "c")),
     VqaEvalConfig(name="x", data=("a.jsonl",), image_key="picture"),
