@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import mmtrain
-from tools.check_install import Environment, make, try_wheel
+from tools.check_install import Environment, all_pythons, make, try_wheel
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -47,6 +47,26 @@ def test_a_wheel_that_cannot_be_installed_is_a_failure(tmp_path: Path, capsys: A
     assert not try_wheel(here, tmp_path / "mmtrain.whl", demo=None)
     told = capsys.readouterr().out
     assert told.startswith("  FAIL  python -m pip install") and "conflict" in told
+
+
+def test_every_python_that_runs_is_found(tmp_path: Path, monkeypatch: Any) -> None:
+    """A shim of pyenv's that runs nothing is passed over for the version itself."""
+    for path, status in (
+        ("shims/python3.12", 127),
+        ("pyenv/versions/3.12.1/bin/python3.12", 0),
+        ("usr/python3.11", 0),
+    ):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(f"#!/bin/sh\nexit {status}\n")
+        (tmp_path / path).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/shims:{tmp_path}/usr")
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
+    monkeypatch.setenv("UV_PYTHON_INSTALL_DIR", str(tmp_path / "none"))
+    assert all_pythons() == [
+        f"{tmp_path}/usr/python3.11",
+        f"{tmp_path}/pyenv/versions/3.12.1/bin/python3.12",
+        *("python3.13", "python3.14"),
+    ]
 
 
 def test_extras_and_versions_are_those_of_the_project() -> None:

@@ -2,12 +2,16 @@
 
     python tools/check_install.py                                    # this Python, the newest torch
     python tools/check_install.py --python python3.11 python3.13 --torch 2.11.0 newest
+    python tools/check_install.py --python all                       # every Python that is here
     python tools/check_install.py --torch-index https://download.pytorch.org/whl/cpu
 
 Each environment is made in a new folder, the commands run in an empty one, and no checkout is on
 their path. A combination for which there is no Python or no torch is told and passed over; the exit
 status is 1 where the wheel could not be installed beside its torch or a command failed, 2 where no
-environment could be made.
+environment could be made. The last lines have each combination in one line.
+
+`--python all` are the versions that pyproject.toml allows, from the oldest to NEWEST_PYTHON: each
+as the first python3.N on the path that runs, or else as pyenv or uv has it.
 """
 
 import argparse
@@ -16,10 +20,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 NEWEST = "newest"
+ALL = "all"
+NEWEST_PYTHON = 14
 EXTRAS = "onnx,serve"
 PARITY = """
 import numpy, onnxruntime, torch, mmtrain
@@ -100,11 +107,45 @@ def make(folder: Path, *, python: str, torch: str, index: str | None) -> str | N
     return None
 
 
+def all_pythons() -> list[str]:
+    """A program of every version that pyproject.toml allows, the oldest first; of one that is
+    nowhere its name, so that it is told."""
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    oldest = int(asked.removeprefix(">=3."))
+    return [_python(f"python3.{minor}") for minor in range(oldest, NEWEST_PYTHON + 1)]
+
+
+def _python(name: str) -> str:
+    homes = [Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"]
+    homes.append(
+        Path(os.environ.get("UV_PYTHON_INSTALL_DIR", Path.home() / ".local/share/uv/python"))
+    )
+    found = [Path(folder) / name for folder in os.environ.get("PATH", "").split(os.pathsep)]
+    for home in homes:
+        found += sorted(home.glob(f"*/bin/{name}"), reverse=True)
+    return next((str(path) for path in found if _runs(path)), name)
+
+
+def _runs(path: Path) -> bool:
+    """Whether it is a Python; a shim of pyenv's for a version that is not chosen is none."""
+    if not os.access(path, os.X_OK):
+        return False
+    words = [str(path), "-c", "import ensurepip, venv"]
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
 def try_wheel(here: Environment, wheel: Path, *, demo: list[str] | None) -> bool:
     """Install the wheel beside the torch that is there, and try it."""
     asked = f"mmtrain[{EXTRAS}] @ {wheel.as_uri()}"
     is_in = here.check("", "python", "-m", "pip", "install", "--quiet", asked)
     return is_in and try_commands(here, demo=demo)
+
+
+def told_version(here: Environment) -> str:
+    """Which Python and torch an environment has."""
+    code = "import platform, torch; print(platform.python_version(), torch.__version__)"
+    python, _, torch = here.run("python", "-c", code).stdout.strip().partition(" ")
+    return f"Python {python or '?'}, torch {torch or '?'}"
 
 
 def try_commands(here: Environment, *, demo: list[str] | None) -> bool:
@@ -158,13 +199,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--python", nargs="+", default=[sys.executable], metavar="PROGRAM")
+    parser.add_argument(
+        "--python",
+        nargs="+",
+        default=[sys.executable],
+        metavar="PROGRAM",
+        help="interpreters, or all: every version that is here (this one)",
+    )
     parser.add_argument("--torch", nargs="+", default=[NEWEST], metavar="VERSION")
     parser.add_argument("--torch-index", metavar="URL", help="where pip takes torch from")
     parser.add_argument("--demo", nargs="*", metavar="WORD", help="also the demo, with these words")
     asked = parser.parse_args()
-    pairs = [(python, torch) for python in asked.python for torch in asked.torch]
+    pythons = all_pythons() if asked.python == [ALL] else asked.python
+    pairs = [(python, torch) for python in pythons for torch in asked.torch]
     good, made = True, 0
+    ends: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         subprocess.run(
@@ -178,10 +227,16 @@ def main() -> int:
             fault = make(own, python=python, torch=torch, index=asked.torch_index)
             if fault is not None:
                 print(f"  not made: {fault}", flush=True)
+                ends.append(f"not made  {python}, torch {torch}: {fault}")
+                shutil.rmtree(own, ignore_errors=True)
                 continue
             made += 1
-            good &= try_wheel(Environment(own), wheel, demo=asked.demo)
+            here = Environment(own)
+            went = try_wheel(here, wheel, demo=asked.demo)
+            ends.append(f"{'ok' if went else 'FAIL':8}  {told_version(here)} ({python})")
+            good &= went
             shutil.rmtree(own)
+    print("\n".join(["", *ends]))
     return 2 if made == 0 else 0 if good else 1
 
 
