@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mmtrain.loading import export_model
-from mmtrain.progress import speaker
+from mmtrain.progress import Progress, speaker
 from mmtrain.settings.paths import refuse_existing
 
 
@@ -19,9 +19,16 @@ def export_command(
     """`mmtrain export`: a run's or a folder's model in a form that other tools load."""
     refuse_existing(out)
     say = speaker(quiet)
-    differences = export_model(
-        model, out=out, form=form, architecture=architecture, weights=weights, say=say
-    )
+    with Progress("parts", quiet=quiet) as progress:
+        differences = export_model(
+            model,
+            out=out,
+            form=form,
+            architecture=architecture,
+            weights=weights,
+            say=say,
+            progress=progress,
+        )
     for line in differences:
         print(f"tokenizer: {line}")
     say(f"wrote {out} ({form})")

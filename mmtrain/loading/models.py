@@ -7,7 +7,6 @@ model.safetensors (every parameter, the logits' scale and bias among them) and t
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,10 +21,9 @@ from mmtrain.data.images.transforms import PreprocessConfig, eval_transform
 from mmtrain.data.text.language_tokenizer import LanguageTokenizer
 from mmtrain.data.text.tokenizer import Tokenizer, load_tokenizer
 from mmtrain.errors import UsageError
-from mmtrain.files import parse_json, replace_file, save_tensors, writing
+from mmtrain.files import parse_json, replace_file, save_tensors
 from mmtrain.interop.bare_weights import check_architecture, named_config, read_bare
 from mmtrain.interop.foreign_config import read_json, refusing
-from mmtrain.interop.forms import DECODER, FORMS, OURS, check_weights, form_names
 from mmtrain.interop.hf_clip_files import read_hf
 from mmtrain.interop.hf_decoder_files import read_hf_decoder
 from mmtrain.interop.model_kind import refuse_other_kind
@@ -33,14 +31,7 @@ from mmtrain.interop.open_clip_files import CONFIG_FILE as OPEN_CLIP_CONFIG_FILE
 from mmtrain.interop.open_clip_files import read_open_clip, says_itself
 from mmtrain.interop.package import ModelPackage
 from mmtrain.interop.tensor_links import check_tensors
-from mmtrain.interop.tokenizer_differences import tokenizer_differences
 from mmtrain.loading.hub_models import model_folder
-from mmtrain.loading.vqa import (
-    export_answering,
-    export_decoder,
-    is_vqa_folder,
-    refuse_architecture,
-)
 from mmtrain.models import Clip, ClipConfig, Decoder
 from mmtrain.settings.decode import decode, encode
 
@@ -198,78 +189,6 @@ def _read_package(path: Path, key: str) -> ModelPackage:
         f"{key} = {folder} holds neither {CONFIG_FILE} nor export/ nor {OPEN_CLIP_CONFIG_FILE}; "
         "name a run folder or an exported model's"
     )
-
-
-def _unsaid(_: str) -> None:
-    """Nobody listens."""
-
-
-def export_model(
-    source: Path | str,
-    *,
-    out: Path,
-    form: str,
-    architecture: str | None = None,
-    weights: str | None = None,
-    say: Callable[[str], None] = _unsaid,
-) -> list[str]:
-    """Write a loadable model into the folder `out` in another form.
-
-    Args:
-        source: what `load` takes.
-        out: a new folder.
-        form: `mmtrain`, our own, a name of `FORMS`, or `hf-decoder`; with - or _.
-        architecture: as `load`.
-        weights: fp32, fp16 or int8 where the form has a choice. None: the form's own.
-        say: told how near to torch the graphs of `onnx` and `torch-export` are.
-
-    Returns:
-        Lines that say which texts get other ids there, with an example of each kind.
-
-    Raises:
-        UsageError: the source cannot be read, or the form cannot say what the model is.
-    """
-    form, known = form.replace("_", "-"), (*form_names(), DECODER)
-    if form not in known:
-        raise UsageError(f'format = "{form}" is unknown; use {" or ".join(known)}')
-    check_weights(form, weights)
-    if form == DECODER:
-        if architecture is not None:
-            raise UsageError(f"architecture = {architecture} has no effect on a decoder")
-        export_decoder(model_folder(source, key="model"), out=out)
-        return []
-    source = model_folder(source, key="model")
-    if is_vqa_folder(source):
-        refuse_architecture(source, architecture)
-        export_answering(source, out=out, form=form)
-        return []
-    package = read_package(source, architecture=architecture)
-    with writing(out):
-        theirs = write_package(package, out, form=form, weights=weights, say=say)
-    library = form if form == OURS else FORMS[form].library
-    return tokenizer_differences(package.tokenizer, theirs, library=library)
-
-
-def write_package(
-    package: ModelPackage,
-    folder: Path,
-    *,
-    form: str,
-    weights: str | None = None,
-    say: Callable[[str], None] = _unsaid,
-) -> Tokenizer:
-    """Write a model in a form of `form_names` -> the tokenizer as its reader will have it.
-
-    Raises:
-        UsageError: the form cannot say what the model is.
-    """
-    if form != OURS:
-        return FORMS[form].write(package, folder, weights=weights, say=say)
-    with torch.device("meta"):
-        model = Clip(package.config)
-    model.load_state_dict(package.tensors, assign=True)
-    save_model(folder, model=model, tokenizer=package.tokenizer, preprocess=package.preprocess)
-    return package.tokenizer
 
 
 def _read_ours(folder: Path) -> ModelPackage:

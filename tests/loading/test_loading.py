@@ -90,7 +90,14 @@ def test_saving_again_replaces_and_leaves_nothing_partial(tmp_path):
 
 def test_an_export_in_our_form_is_the_same_folder(tmp_path):
     save(tmp_path / "a")
-    export_model(tmp_path / "a", out=tmp_path / "b", form="mmtrain")
+    parts: list[tuple[int, int]] = []
+    export_model(
+        tmp_path / "a",
+        out=tmp_path / "b",
+        form="mmtrain",
+        progress=lambda done, of: parts.append((done, of)),
+    )
+    assert parts == [(0, 3), (1, 3), (2, 3), (3, 3)]
     for path in (tmp_path / "a").iterdir():
         assert (tmp_path / "b" / path.name).read_bytes() == path.read_bytes(), path.name
     with pytest.raises(
