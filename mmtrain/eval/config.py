@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from mmtrain.eval.evaluators.associations import AssociationsConfig
 from mmtrain.eval.evaluators.evaluator import Evaluator
 from mmtrain.eval.evaluators.knn import KnnConfig
 from mmtrain.eval.evaluators.linear_probe import LinearProbeConfig
@@ -35,6 +36,8 @@ class EvalConfig:
     """Classifications by nearest training images."""
     pairs: tuple[PairsConfig, ...] = ()
     """Choices between captions and hard negatives of them."""
+    associations: tuple[AssociationsConfig, ...] = ()
+    """Choices of the images that a word goes with."""
     vqa: tuple[VqaEvalConfig, ...] = ()
     """Evaluations by questions, where there is a [vqa] section."""
 

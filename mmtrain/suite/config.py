@@ -7,8 +7,10 @@ from typing import Any
 
 from mmtrain.errors import UsageError
 from mmtrain.eval.config import EVALUATORS, command_of
+from mmtrain.eval.evaluators.associations import AssociationsConfig
 from mmtrain.eval.evaluators.evaluator import Evaluator
 from mmtrain.eval.evaluators.knn import KnnConfig
+from mmtrain.eval.evaluators.labelled import LabelledEvaluator
 from mmtrain.eval.evaluators.linear_probe import LinearProbeConfig
 from mmtrain.eval.evaluators.pairs import PairsConfig
 from mmtrain.eval.evaluators.retrieval import RetrievalConfig
@@ -21,8 +23,11 @@ from mmtrain.settings.paths import PathText, expand_paths
 from mmtrain.settings.shipped import shipped_recipe
 
 DATA_KEYS = ("data", "train", "test", "validation")
-"""Keys of an evaluation that name data, and count from `root`."""
+DATA_KEYS += ("cues", "questions", "annotations", "choices")
+"""Keys of an evaluation that name data or files of them, and count from `root`."""
 _BY_CLASSES = ("top1", "top5", "mean_class_top1", "macro_f1")
+_OF_GROUPS = ("worst_group_top1", "worst_group_top5")
+_BY_CLASSES += _OF_GROUPS
 _RECALLS = tuple(f"{way}_recall@{k}" for way in ("i2t", "t2i") for k in (1, 5, 10))
 METRICS: dict[type[Evaluator], tuple[str, ...]] = {
     ZeroShotConfig: _BY_CLASSES,
@@ -30,6 +35,7 @@ METRICS: dict[type[Evaluator], tuple[str, ...]] = {
     KnnConfig: _BY_CLASSES,
     RetrievalConfig: ("mean_recall@1", *_RECALLS),
     PairsConfig: ("accuracy",),
+    AssociationsConfig: ("jaccard", "jaccard_10_12", "jaccard_5_6"),
     VqaEvalConfig: ("accuracy",),
 }
 """By the kind of evaluation, the metrics that it may be told by; the first is taken by itself."""
@@ -41,7 +47,8 @@ class SuiteConfig:
     """A suite, as its TOML file has it."""
 
     root: PathText = "."
-    """Folder that relative paths of data, train, test and validation count from; --root."""
+    """Folder that relative paths of data, train, test and validation, and of files of questions and
+    cues, count from; --root."""
     zero_shot: tuple[ZeroShotConfig, ...] = ()
     """Zero-shot evaluations."""
     retrieval: tuple[RetrievalConfig, ...] = ()
@@ -52,11 +59,13 @@ class SuiteConfig:
     """Classifications by nearest training images."""
     pairs: tuple[PairsConfig, ...] = ()
     """Choices between captions and hard negatives of them."""
+    associations: tuple[AssociationsConfig, ...] = ()
+    """Choices of the images that a word goes with."""
     vqa: tuple[VqaEvalConfig, ...] = ()
     """Evaluations by questions, of models that answer."""
     metric: dict[str, str] = field(default_factory=dict)
     """By an evaluation's name, the figure that the table has of it. Else top1 by classes,
-    mean_recall@1 (of both ways) of retrieval, accuracy of pairs and questions."""
+    mean_recall@1 (of both ways) of retrieval, accuracy of pairs and questions, jaccard."""
     lacking: dict[str, str] = field(default_factory=dict)
     """By name, evaluations of the published suite whose metric mmtrain does not have, and that
     metric: each has its line in the table, which says so."""
@@ -94,12 +103,15 @@ class SuiteConfig:
     def _check_metric(self, name: str, metric: str) -> None:
         by_name = {one.name: one for one in self.all}
         _refuse_unknown(f"metric.{name}", name, list(by_name))
-        known = METRICS[type(by_name[name])]
+        one = by_name[name]
+        known = METRICS[type(one)]
+        if metric in _OF_GROUPS and isinstance(one, LabelledEvaluator) and one.group_key is None:
+            raise ValueError(f'metric.{name} = "{metric}" needs group_key in the table of {name}')
         if metric not in known:
             near = nearest(metric, known)
             hint = f"did you mean {near}? " if near else ""
             raise ValueError(
-                f'metric.{name} = "{metric}" is none that {command_of(type(by_name[name]))} has; '
+                f'metric.{name} = "{metric}" is none that {command_of(type(one))} has; '
                 f"{hint}use {', '.join(known)}, or name the set in [lacking]"
             )
 

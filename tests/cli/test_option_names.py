@@ -28,6 +28,7 @@ RIGHT = {
     "eval linear-probe": f"{CLIP} --train {{shard}} --test {{shard}} --classes {{classes}}",
     "eval retrieval": f"{CLIP} --data {{shard}}",
     "eval pairs": f"{CLIP} --data {{shard}} --caption txt --negatives name",
+    "eval associations": f"{CLIP} --data {{vqa}}/images --cues {{cues}}",
     "eval vqa": f"--model {{asked}} --data {{vqa}}/images {ASKED} --out {{new}}.json",
     "eval answers": f"--predictions {{said}} {ASKED} --out {{new}}.json",
     "eval suite": "{suite} --models {run} --out {new}",
@@ -84,6 +85,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     knn = '[[knn]]\nname = "pairs"\ntrain = "train.tar"\ntest = "train.tar"\nclasses = "'
     suite = f'root = "{DEBUG}"\n{knn}{DEBUG / "classes.json"}"\n'
     (folder / "suite.toml").write_text(suite)
+    names = [image.stem for image in (folder / "vqa" / "images").iterdir()][:3]
+    cue = {"cue": "red", "candidates": names, "associations": names[:1]}
+    (folder / "cues.jsonl").write_text(json.dumps(cue) + "\n")
     return {
         "run": str(made.runs[0]),
         "copy": str(folder / "copy"),
@@ -97,6 +101,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "said": str(folder / "said.json"),
         "result": str(folder / "result.json"),
         "suite": str(folder / "suite.toml"),
+        "cues": str(folder / "cues.jsonl"),
         "text": "a",
         "new": str(folder / "new"),
     }

@@ -28,6 +28,7 @@ NO_PATHS = {
     "device",
 }
 NO_PATHS |= {"wandb_project", "trackio_project", "caption", "negatives", "join_key"}
+NO_PATHS |= {"group_key", "ignored_groups"}
 NO_PATHS |= {"pool", "model_type", "settings"}
 """Last names of a recipe's keys that take a text and no path."""
 
@@ -152,6 +153,7 @@ def test_every_path_of_a_command_is_expanded() -> None:
         "BYTES",
         "COND",
         "GLOB",
+        "GROUP",
         "I/N",
         "NAME=X",
         "REPOSITORY",

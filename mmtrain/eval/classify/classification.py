@@ -13,6 +13,7 @@ from torch import Tensor
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.classify.classes import ClassList
+from mmtrain.eval.classify.groups import Grouped
 from mmtrain.eval.classify.subsets import counts_further
 from mmtrain.eval.encode import Encoder
 from mmtrain.eval.examples import pick_examples
@@ -255,6 +256,7 @@ def classification_result(
     *,
     num_examples: int,
     per_class: bool = False,
+    grouped: Grouped | None = None,
     more: dict[str, Any],
 ) -> EvalResult:
     """Figures and examples of a set.
@@ -266,6 +268,7 @@ def classification_result(
         known: the classes.
         num_examples: how many of the best and of the worst images to keep.
         per_class: also list the accuracy of every class.
+        grouped: the groups of the samples, for the worst of them.
         more: figures beside these.
     """
     names = known.names
@@ -280,20 +283,23 @@ def classification_result(
         num_candidates=len(names),
     )
     figures = verdicts.figures(known, per_class=per_class) | more
+    if grouped is not None:
+        figures |= grouped.figures(verdicts.rank_N)
     outcomes = tuple(
         Outcome(
             metric="top1",
             id=name,
             image=name,
             score=float(right == said),
-            kinds={"class": names[right]},
+            kinds={"class": names[right], **({} if group is None else {"group": group})},
             wanted=names[right],
             said=names[said],
         )
-        for name, right, said in zip(
+        for name, right, said, group in zip(
             sample_names(source, range(source.num_samples)),
             verdicts.class_N.tolist(),
             verdicts.predicted_N.tolist(),
+            [None] * source.num_samples if grouped is None else grouped.names,
             strict=True,
         )
     )

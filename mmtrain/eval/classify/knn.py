@@ -9,6 +9,7 @@ from torch import Tensor
 from mmtrain.data.sources.source import Data
 from mmtrain.errors import UsageError
 from mmtrain.eval.classify.classes import ClassList, class_list
+from mmtrain.eval.classify.groups import Groups
 from mmtrain.eval.classify.labelled import LabelledSet, encode_labelled, judge, origin
 from mmtrain.eval.classify.subsets import choose, refuse_other_count
 from mmtrain.eval.encode import Encoder
@@ -27,6 +28,7 @@ def evaluate_knn(
     temperature: float | None = 0.07,
     num_examples: int = 10,
     per_class: bool = False,
+    groups: Groups | None = None,
     index_dir: str | None = None,
 ) -> EvalResult:
     """Accuracy of a vote of the nearest training images by cosine, the same on every rank.
@@ -43,7 +45,7 @@ def evaluate_knn(
         neighbours: how many vote.
         temperature: a vote weighs exp(cosine / temperature). None: all weigh the same.
         num_examples: how many of the best and of the worst images to keep.
-        per_class: also list the accuracy of every class.
+        per_class, groups: as of `evaluate_zero_shot`.
         index_dir: where the shards' indexes are kept.
 
     Raises:
@@ -81,6 +83,7 @@ def evaluate_knn(
         width=len(fitted.class_N),
         num_examples=num_examples,
         per_class=per_class,
+        groups=groups,
         more=more | origin(encoder, train=fitted, test=tested, label_key=label_key),
     )
 

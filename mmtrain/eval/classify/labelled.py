@@ -11,6 +11,7 @@ from mmtrain.data.sources.open import open_source
 from mmtrain.data.sources.source import Data, SampleSource
 from mmtrain.eval.classify.classes import ClassList
 from mmtrain.eval.classify.classification import ClassTable, ReadClass, classification_result
+from mmtrain.eval.classify.groups import Groups, read_groups
 from mmtrain.eval.encode import Encoder
 from mmtrain.eval.features.gathered import encode_set
 from mmtrain.eval.outcomes import name_order, sample_names
@@ -82,6 +83,7 @@ def judge(
     width: int,
     num_examples: int,
     per_class: bool,
+    groups: Groups | None,
     more: dict[str, Any],
 ) -> EvalResult:
     """The result of a classifier of features, the ranks sharing out the rows.
@@ -92,8 +94,10 @@ def judge(
         score: [B, E] -> float32 [B, M], the higher the likelier.
         known: the M classes.
         width: numbers that a row takes while it is scored.
+        groups: which samples make a group.
         num_examples, per_class, more: of `classification_result`.
     """
+    grouped = read_groups(encoder, tested.source, groups)
     table = ClassTable(len(tested.class_N), encoder.device)
     for rows in own_blocks(encoder.group, len(tested.class_N), width):
         table.fill(tested.sample_N[rows], score(tested.features_NE[rows]), tested.class_N[rows])
@@ -104,6 +108,7 @@ def judge(
         known,
         num_examples=num_examples,
         per_class=per_class,
+        grouped=grouped,
         more=more,
     )
 

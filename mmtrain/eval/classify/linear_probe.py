@@ -9,6 +9,7 @@ import torch
 from mmtrain.data.sources.source import Data
 from mmtrain.errors import UsageError
 from mmtrain.eval.classify.classes import ClassList, class_list
+from mmtrain.eval.classify.groups import Groups
 from mmtrain.eval.classify.labelled import LabelledSet, encode_labelled, judge, origin
 from mmtrain.eval.classify.logistic import fit_logistic, search_strength, try_strengths
 from mmtrain.eval.classify.subsets import choose, refuse_other_count
@@ -31,6 +32,7 @@ def evaluate_linear_probe(
     strengths: Sequence[float] | None = None,
     num_examples: int = 10,
     per_class: bool = False,
+    groups: Groups | None = None,
     index_dir: str | None = None,
 ) -> EvalResult:
     """Accuracy of a logistic regression on the unit-norm image features, the same on every rank.
@@ -48,7 +50,7 @@ def evaluate_linear_probe(
         label_key: where a sample's class id is: a member such as `cls`, or a field of its .json.
         strengths: the values of C to choose among; one is taken as it is. None: a search.
         num_examples: how many of the best and of the worst images to keep.
-        per_class: also list the accuracy of every class.
+        per_class, groups: as of `evaluate_zero_shot`.
         index_dir: where the shards' indexes are kept.
 
     Raises:
@@ -98,6 +100,7 @@ def evaluate_linear_probe(
         width=len(known.ids),
         num_examples=num_examples,
         per_class=per_class,
+        groups=groups,
         more=more | origin(encoder, train=fitted, test=tested, label_key=label_key),
     )
 

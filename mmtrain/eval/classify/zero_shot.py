@@ -9,6 +9,7 @@ from mmtrain.data.sources.open import open_source
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.classify.classes import ClassList, class_list
 from mmtrain.eval.classify.classification import ClassTable, ReadClass, classification_result
+from mmtrain.eval.classify.groups import Groups, read_groups
 from mmtrain.eval.classify.prompts import DEFAULT_TEMPLATES, class_embeddings, load_templates
 from mmtrain.eval.classify.subsets import choose, refuse_other_count
 from mmtrain.eval.encode import Encoder, filled_up
@@ -27,6 +28,7 @@ def evaluate_zero_shot(
     templates: str | Sequence[str] = DEFAULT_TEMPLATES,
     num_examples: int = 10,
     per_class: bool = False,
+    groups: Groups | None = None,
     index_dir: str | None = None,
 ) -> EvalResult:
     """Top-1 and top-5 accuracy over every sample of a set, the same on every rank.
@@ -43,6 +45,7 @@ def evaluate_zero_shot(
         templates: a name (`name`, `simple`, `imagenet`), a file of prompts, or the prompts.
         num_examples: how many of the best and of the worst images to keep.
         per_class: also list the accuracy of every class.
+        groups: which samples make a group, for the accuracy of the worst one.
         index_dir: where the shards' indexes are kept.
 
     Raises:
@@ -52,6 +55,7 @@ def evaluate_zero_shot(
     known = choose(class_list(classes), subset)
     prompts = load_templates(templates)
     source = open_source(data, index_dir=index_dir, key="data")
+    grouped = read_groups(encoder, source, groups)
     text_ME = class_embeddings(encoder, known.names, prompts)
     table = ClassTable(source.num_samples, encoder.device)
     read_class = ReadClass.of(known, label_key)
@@ -68,6 +72,7 @@ def evaluate_zero_shot(
         known,
         num_examples=num_examples,
         per_class=per_class,
+        grouped=grouped,
         more={
             "method": "zero-shot",
             "templates": templates if isinstance(templates, str) else list(templates),

@@ -89,5 +89,6 @@ class KnnConfig(LabelledEvaluator):
             neighbours=self.neighbours,
             temperature=self.temperature,
             per_class=self.per_class,
+            groups=self.groups,
         )
         return self.noted(result, inputs)

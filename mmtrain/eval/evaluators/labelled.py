@@ -6,12 +6,14 @@ from dataclasses import MISSING, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mmtrain.data.sources.source import IMAGE_KEY
+from mmtrain.errors import UsageError
 from mmtrain.eval.evaluators.evaluator import Evaluator
 from mmtrain.eval.evaluators.options import add_data
 from mmtrain.settings.paths import PathText
 
 if TYPE_CHECKING:
     from mmtrain.data.images.transforms import PreprocessConfig
+    from mmtrain.eval.classify.groups import Groups
     from mmtrain.eval.classify.layouts import LabelledInputs
     from mmtrain.eval.result import EvalResult
 
@@ -41,6 +43,11 @@ class LabelledEvaluator(Evaluator):
     """As data.image_key."""
     per_class: bool = False
     """Also list the accuracy of every class."""
+    group_key: str | None = None
+    """The member, such as region or npy[0] (the first number of an array), or field of the .json
+    with a sample's group, for the accuracy of the worst one. None: there are no groups."""
+    ignored_groups: tuple[str, ...] = ()
+    """Groups that are no candidates for the worst."""
 
     sets: ClassVar[tuple[str, ...]]
     """The fields that name data."""
@@ -76,11 +83,26 @@ class LabelledEvaluator(Evaluator):
         parser.add_argument(
             "--per-class", action="store_true", help="list every class's accuracy too"
         )
+        parser.add_argument(
+            "--group-key",
+            metavar="KEY",
+            help="the member, such as region or npy[0], or field of the .json with a sample's "
+            "group, for the accuracy of the worst one",
+        )
+        parser.add_argument(
+            "--ignored-groups",
+            nargs="+",
+            default=(),
+            metavar="GROUP",
+            help="groups that are no candidates for the worst",
+        )
 
     def open(self) -> "LabelledInputs":
         """The sets, all with the same classes."""
         from mmtrain.eval.classify.layouts import open_labelled
 
+        if self.ignored_groups and self.group_key is None:
+            raise UsageError("ignored_groups has no effect without group_key; name it too")
         named = {name: getattr(self, name) for name in self.sets}
         return open_labelled(
             {name: data for name, data in named.items() if data is not None},
@@ -97,19 +119,39 @@ class LabelledEvaluator(Evaluator):
         sets = {name: data_identity(source) for name, source in inputs.sources.items()}
         return {**sets, "classes": inputs.classes.fingerprint, "label_key": inputs.label_key}
 
+    @property
+    def groups(self) -> "Groups | None":
+        """Which samples make a group."""
+        from mmtrain.eval.classify.groups import Groups
+
+        if self.group_key is None:
+            return None
+        return Groups(key=self.group_key, ignored=self.ignored_groups)
+
     def noted(self, result: "EvalResult", inputs: "LabelledInputs") -> "EvalResult":
         """The result, with what was left out."""
         more = {"num_left_out": inputs.left_out} if inputs.left_out else {}
         return replace(result, figures={**result.figures, **more})
 
     def remark(self, figures: Mapping[str, Any]) -> str:
-        """What was left out."""
-        count = figures.get("num_left_out", 0)
-        return f"left out: {count:,} images of classes that are no answers" if count else ""
+        """The worst group, and what was left out."""
+        told: list[str] = []
+        if "worst_group_top1" in figures:
+            worst = [
+                f"{figures[f'worst_group_top{k}']:.2%} ({figures[f'worst_group_at_{k}']})"
+                for k in (1, 5)
+            ]
+            told.append(f"worst group      top1 {worst[0]}, top5 {worst[1]}")
+        if count := figures.get("num_left_out", 0):
+            told.append(f"left out: {count:,} images of classes that are no answers")
+        return "\n".join(told)
 
     def check(self, inputs: "LabelledInputs", preprocess: "PreprocessConfig") -> None:
-        """Read some images of each set and their classes."""
+        """Read some images of each set and their classes, and the groups of what is judged."""
+        from mmtrain.eval.classify.groups import ReadGroup
         from mmtrain.eval.trial import try_samples
 
         for name, source in inputs.sources.items():
             try_samples(source, inputs.read_class, preprocess, key=name)
+            if self.group_key is not None and name in ("data", "test"):
+                try_samples(source, ReadGroup.of(self.group_key), preprocess, key=name)

@@ -65,6 +65,10 @@ class LinearProbeConfig(LabelledEvaluator):
         from mmtrain.eval.classify.linear_probe import evaluate_linear_probe
 
         result = evaluate_linear_probe(
-            model, **inputs.arguments, strengths=self.strengths, per_class=self.per_class
+            model,
+            **inputs.arguments,
+            strengths=self.strengths,
+            per_class=self.per_class,
+            groups=self.groups,
         )
         return self.noted(result, inputs)

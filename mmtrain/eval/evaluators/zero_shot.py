@@ -59,7 +59,11 @@ class ZeroShotConfig(LabelledEvaluator):
 
         prompts = self._prompts(inputs)
         result = evaluate_zero_shot(
-            model, **inputs.arguments, templates=prompts, per_class=self.per_class
+            model,
+            **inputs.arguments,
+            templates=prompts,
+            per_class=self.per_class,
+            groups=self.groups,
         )
         return self.noted(result, inputs)
 

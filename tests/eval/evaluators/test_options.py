@@ -8,6 +8,7 @@ import pytest
 
 from mmtrain.cli import build_parser
 from mmtrain.eval.config import EVALUATORS, EvalConfig
+from mmtrain.eval.evaluators.associations import AssociationsConfig
 from mmtrain.eval.evaluators.evaluator import Evaluator
 from mmtrain.eval.evaluators.knn import KnnConfig
 from mmtrain.eval.evaluators.linear_probe import LinearProbeConfig
@@ -31,8 +32,10 @@ CASES: tuple[Evaluator, ...] = (
     replace(RETRIEVAL, captions=("title", "txt"), caption_lines=True),
     replace(RETRIEVAL, caption_lines=False, image_key="png"),
     ZeroShotConfig(name="x", data=("a",), classes="imagenet", subset="imagenet-a"),
+    ZeroShotConfig(name="x", data=("a",), group_key="npy[0]", ignored_groups=("5", "6")),
     ZeroShotConfig(name="x", data=("a",), classes="c.json", templates="imagenet", image_key="p"),
     PairsConfig(name="x", data=("a.jsonl",), caption="txt", negatives=("b", "c")),
+    AssociationsConfig(name="x", data=("images",), cues="winogavil_dataset.csv"),
     VqaEvalConfig(name="x", data=("a.jsonl",), image_key="picture"),
     VqaEvalConfig(name="x", data=("a",), questions="q.json", choices="c.json", head="generate"),
     VqaEvalConfig(name="x", data=("a.parquet",), choose="letter"),
