@@ -19,7 +19,8 @@ from mmtrain.suite.judged import Judged
 from mmtrain.suite.measures import measures
 from mmtrain.suite.table import Cell, Column, Row, Table, make_table
 
-_COUNTS = ("num_samples", "num_images", "num_questions")
+_COUNTS = ("num_questions", "num_samples", "num_images")
+"""Of what the figures are over; the first that is there."""
 Say = Callable[[str], None]
 """Tells a line of how far it is."""
 
