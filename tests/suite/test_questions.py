@@ -51,10 +51,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def suite(folder: Path, *models: str, out: str) -> int:
+def suite(folder: Path, *models: str, out: str, more: tuple[str, ...] = ()) -> int:
     words = ["eval", "suite", str(folder / "suite.toml"), "--root", str(folder / "data")]
     paths = [str(folder / model) for model in models]
-    return main([*words, "--models", *paths, "--out", str(folder / out)])
+    return main([*words, "--models", *paths, "--out", str(folder / out), *more])
 
 
 def rows_of(folder: Path, out: str) -> dict[str, dict[str, Any]]:
@@ -108,7 +108,7 @@ def test_other_answers_are_judged_again(made: Path) -> None:
 @pytest.mark.slow
 def test_a_model_without_a_head_says_so_in_its_cell(made: Path, capsys) -> None:
     """And is judged by what else there is, as are the others."""
-    assert suite(made, "matches", "chooses", out="mixed") == 1
+    assert suite(made, "matches", "chooses", out="mixed", more=("--quiet",)) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("mmtrain: asked of matches: ") and "answers no questions" in line
     rows = rows_of(made, "mixed")
