@@ -2,8 +2,23 @@
 
 import pytest
 import torch
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmtrain.nn import build_norm
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is computed within it; views are free."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        self.number += not func.is_view
+        return made
+
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64]
 
@@ -70,6 +85,74 @@ def test_partial_rms_norm_measures_in_fp32():
     norm = build_norm("partial_rms", 600, eps=0.0, fraction=0.5).bfloat16()
     x = torch.full((1, 600), 1.0, dtype=torch.bfloat16)
     assert torch.equal(norm(x), x)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 12), (3, 2, 4, 6), (0, 3, 12)])
+@pytest.mark.parametrize("kind", ["rms", "gemma_rms"])
+def test_the_gradients_of_an_rms_norm_are_those_of_its_formula(kind, shape):
+    norm = filled(build_norm(kind, shape[-1], eps=1e-3)).double()
+    x = torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda x, w: functional_call(norm, {"weight": w}, (x,)),
+        (
+            x,
+            norm.weight,
+        ),
+    )
+    scale = norm.weight + (kind == "gemma_rms")
+    want = x / (x.square().mean(-1, keepdim=True) + 1e-3).sqrt() * scale
+    got = norm(x)
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    gradient = torch.randn_like(x)
+    for ours, theirs in zip(
+        torch.autograd.grad(got, [x, norm.weight], gradient),
+        torch.autograd.grad(want, [x, norm.weight], gradient),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("in_autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weight_dtype", [torch.float32, torch.bfloat16])
+def test_an_rms_norm_trains_as_exactly_as_torchs(dtype, weight_dtype, in_autocast):
+    """Wherever backward is called, and whatever the formats: against fp64."""
+    norm = filled(build_norm("rms", 64, eps=1e-6)).to(weight_dtype)
+    x = (3 * torch.randn(40, 64)).to(dtype).requires_grad_()
+    gradient = torch.randn(40, 64).to(dtype)
+
+    def differences(y, wide):
+        inputs = [x, norm.weight]
+        return [
+            (found.double() - exact).abs().max()
+            for found, exact in zip(torch.autograd.grad(y, inputs, gradient), wide, strict=True)
+        ]
+
+    exact_x, exact_w = (t.detach().double().requires_grad_() for t in (x, norm.weight))
+    exact = F.rms_norm(exact_x, (64,), exact_w, 1e-6)
+    wide = torch.autograd.grad(exact, [exact_x, exact_w], gradient.double())
+    with torch.autocast("cpu", torch.bfloat16, enabled=in_autocast):
+        ours = norm(x)
+        assert ours.dtype == dtype
+        found = differences(ours, wide)
+    theirs = differences(F.rms_norm(x, (64,), norm.weight.to(dtype), 1e-6), wide)
+    for one, other in zip(found, theirs, strict=True):
+        assert one <= 1.5 * other + 1e-6
+
+
+def test_a_frozen_rms_norm_passes_gradients_on():
+    norm = filled(build_norm("rms", 8, eps=1e-6)).requires_grad_(False)
+    x = torch.randn(3, 8, requires_grad=True)
+    (ours,) = torch.autograd.grad(norm(x).square().sum(), x)
+    (theirs,) = torch.autograd.grad(F.rms_norm(x, (8,), norm.weight, 1e-6).square().sum(), x)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_an_rms_norm_takes_few_operations_both_ways():
+    norm, x = filled(build_norm("rms", 8, eps=1e-6)), torch.randn(3, 8, requires_grad=True)
+    with Operations() as counted:
+        norm(x).backward(torch.ones(3, 8))
+    assert counted.number <= 17  # 23 by F.rms_norm
 
 
 @pytest.mark.parametrize("kind", ["layer", "rms", "partial_rms", "gemma_rms"])
