@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mmtrain.nn.kv_cache import LayerCache
 from mmtrain.nn.masks import Mask
-from mmtrain.nn.products import by_onednn
+from mmtrain.nn.products import by_onednn, cast_once
 from mmtrain.nn.rope import RopeTable, apply_rope
 from mmtrain.nn.varlen import attend_varlen, takes_varlen
 
@@ -231,7 +231,8 @@ class Attention(nn.Module):
             rope: tables for this call's tokens, applied to queries and keys.
             cache: keys and values are appended to it and read back from it.
         """
-        source = x_BTD if context_BSD is None else context_BSD
+        x_BTD = cast_once(x_BTD)
+        source = x_BTD if context_BSD is None else cast_once(context_BSD)
         q, k = self.queries_keys(x_BTD, source)
         v = self.v(source).unflatten(-1, (-1, self.head_dim))
         if rope is not None:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmtrain.nn.products import cast_once
+
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "swiglu", "geglu", "geglu_tanh"]
 GATED = ("swiglu", "geglu", "geglu_tanh")
 
@@ -50,6 +52,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
+        x_BTD = cast_once(x_BTD)
         up_BTF = self.up(x_BTD)
         if self.gate is None:
             return self.down(apply_activation(self.activation, up_BTF))

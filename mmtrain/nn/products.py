@@ -13,6 +13,9 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
+from mmtrain.nn.heap import keep_freed_memory
 
 _SETTING = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
 # Beside torch's own setting, which compiled code cannot read.
@@ -24,9 +27,12 @@ def fast_products(device: torch.device) -> Iterator[None]:
     """Within the context fp32 products on a CPU are computed by the faster library.
 
     For work in large batches: a product of fewer than some 100,000 multiplications takes 10 us
-    longer. Autograd's threads follow. What the process had set is there again afterwards.
+    longer. Autograd's threads follow. What the process had set is there again afterwards, but
+    that memory stays with it (nn/heap.py).
     """
     global _chosen
+    if device.type == "cpu":
+        keep_freed_memory()
     before = _SETTING.fp32_precision, _chosen
     if device.type == "cpu" and onednn_is_better():
         _SETTING.fp32_precision, _chosen = "bf16", True
@@ -65,3 +71,12 @@ def _is_exact() -> bool:
         return True
     finally:
         _SETTING.fp32_precision = before
+
+
+def cast_once(x: Tensor) -> Tensor:
+    """What several products read, in the dtype that autocast wants it in: it would cast for each of
+    them, and the gradient of each."""
+    device = x.device.type
+    if x.dtype == torch.float32 and torch.is_autocast_enabled(device):
+        return x.to(torch.get_autocast_dtype(device))
+    return x

@@ -4,9 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from mmtrain.nn import Mask, attend, products
+from mmtrain.nn.config import TransformerConfig
 from mmtrain.nn.products import by_onednn, fast_products
+from mmtrain.nn.transformer import Transformer
 
 CPU = torch.device("cpu")
 SETTING = torch.backends.mkldnn.matmul
@@ -101,3 +104,23 @@ def test_attention_takes_large_products_where_small_ones_are_slow(monkeypatch):
         attend(x, x, x, Mask())
         attend(x.double(), x.double(), x.double(), Mask())
     assert ran == ["_attend_fused", "_attend_plain", "_attend_fused"]
+
+
+@pytest.mark.parametrize("in_autocast", [False, True])
+def test_products_of_one_input_read_one_cast_of_it(in_autocast: bool):
+    config = TransformerConfig(dim=16, num_layers=1, num_heads=2, activation="swiglu")
+    block = Transformer(config).blocks["0"]
+    read: dict[str, Tensor] = {}
+    for name, module in block.named_modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_pre_hook(
+                lambda _, given, name=name: read.update({name: given[0]})
+            )
+    x = torch.randn(2, 3, 16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=in_autocast):
+        block(x, mask=Mask())
+    attention = [read[f"attention.{name}"] for name in "qkv"]
+    gated = [read[f"feed_forward.{name}"] for name in ("up", "gate")]
+    for first, *others in (attention, gated):
+        assert first.dtype == (torch.bfloat16 if in_autocast else torch.float32)
+        assert all(other is first for other in others)
