@@ -1,5 +1,6 @@
 """Recipes: the parts' own configs composed, read from TOML with overrides."""
 
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def load_recipe(
         data = _with_one_length(laid_over(data, layer), _lengths_in(layer))
     data = apply_overrides(TrainRecipe, data, overrides)
     data = expand_paths(TrainRecipe, data)
-    data = _with_one_length(data, _lengths_among(overrides))
+    data = _with_one_length(data, _lengths_among(overrides), tell=True)
     begun = _begun(data) if resumes else None
     known = {} if begun is None else fetched_models(Path(data["run"]["dir"]))
     data = change_models(TrainRecipe, data, lambda text, key: pinned(text, key=key, known=known))
@@ -212,10 +213,16 @@ def _lengths_among(overrides: list[str]) -> set[str]:
     return {name for name in _LENGTHS if f"train.{name}" in keys}
 
 
-def _with_one_length(data: dict[str, Any], given: set[str]) -> dict[str, Any]:
-    """`--train.steps 20` over a recipe that counts epochs means 20 steps, and conversely; phases
-    have lengths of their own."""
-    dropped = {"steps", "epochs"} - given
-    if not given or not isinstance(data.get("train"), dict):
+def _with_one_length(
+    data: dict[str, Any], given: set[str], *, tell: bool = False
+) -> dict[str, Any]:
+    """`--train.steps 20` over a recipe that counts epochs, or has phases, means 20 steps, and so
+    on. With the length phases lose what else they change, which is told."""
+    train = data.get("train")
+    if not isinstance(train, dict):
         return data
-    return data | {"train": {k: v for k, v in data["train"].items() if k not in dropped}}
+    said = sorted(name for name in given if train.get(name, NONE) not in (NONE, []))
+    dropped = set(_LENGTHS) - set(said) if said else set()
+    if tell and "phase" in dropped and train.get("phase"):
+        print(f"mmtrain: train.{said[0]} takes the place of [[train.phase]]", file=sys.stderr)
+    return data | {"train": {k: v for k, v in train.items() if k not in dropped}}

@@ -79,3 +79,27 @@ def test_steps_override_replaces_epochs(tmp_path: Path) -> None:
     assert recipe.train.steps == 20 and recipe.train.epochs is None
     with pytest.raises(UsageError, match="exactly one of steps and epochs"):
         load_recipe(path, ["--train.steps", "20", "--train.epochs", "1"])
+
+
+@pytest.mark.parametrize("words", [["--train.steps", "20"], ["--train.epochs", "2"]])
+def test_a_length_takes_the_place_of_phases_and_says_so(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phases = "[[train.phase]]\nepochs = 3\nimage_size = 32\n[[train.phase]]\nsteps = 2\n"
+    path = write(tmp_path, f'[model]\nname = "ViT-B-32"\n{phases}')
+    recipe = load_recipe(path, words)
+    assert recipe.train.phase == ()
+    assert [f"--train.{k}" for k in ("steps", "epochs") if getattr(recipe.train, k)] == words[:1]
+    assert f"{words[0][2:]} takes the place of [[train.phase]]" in capsys.readouterr().err
+    # What says no length leaves them, and of two the contradiction is named.
+    assert len(load_recipe(path, ["--train.epochs", "none"]).train.phase) == 2
+    assert load_recipe(path, ["--train.epochs", "none", *words[:1], "3"]).train.phase == ()
+    assert "place" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=r"contradicts \[\[train.phase\]\]"):
+        load_recipe(path, [*words, "--train.phase", "[{steps = 1}]"])
+
+
+def test_no_phases_leave_the_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, '[model]\nname = "ViT-B-32"\n')
+    assert load_recipe(path, ["--train.phase", "[]"]).train.epochs == 2
+    assert capsys.readouterr().err == ""
