@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -103,9 +102,30 @@ def test_the_table_stands_beside_chance_and_open_clip(trained: list[dict], tmp_p
     )
 
 
-def test_the_recipe_evaluates_all_that_the_table_shows():
-    recipe = tomllib.loads(recipe_path().read_text(encoding="utf-8"))
-    assert RIVALS.keys() <= {one["name"] for one in recipe["eval"]["zero_shot"]}
+@pytest.mark.parametrize(
+    ("has", "name"),
+    [
+        (None, "clip_emoji"),
+        ("torch.cuda.is_available", "clip_emoji_fine"),
+        ("torch.cpu._is_amx_tile_supported", "clip_emoji_fine"),
+        ("torch.cpu._is_avx512_bf16_supported", "clip_emoji_fine"),
+    ],
+)
+def test_the_recipe_is_the_one_that_the_machine_is_fast_at(
+    has: str | None, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    for each in (
+        "torch.cuda.is_available",
+        "torch.cpu._is_amx_tile_supported",
+        "torch.cpu._is_avx512_bf16_supported",
+    ):
+        monkeypatch.setattr(each, lambda each=each: each == has)
+    assert recipe_path().stem == name
+    recipe = load_recipe(recipe_path())
+    assert RIVALS.keys() <= {one.name for one in recipe.eval.zero_shot}
+    assert (recipe.model.vision.patch_size, len(recipe.train.phase)) == (
+        (8, 2) if name == "clip_emoji_fine" else (16, 0)
+    )
 
 
 @pytest.mark.slow
