@@ -117,16 +117,23 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return torch.addcmul(x * cos, _swapped(x), sin)
+        return _turned(x, cos, sin, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The rotation back."""
         (gradient,), (cos, sin) = gradients, ctx.saved_tensors
-        return torch.addcmul(gradient * cos, _swapped(gradient), sin, value=-1), None, None
+        return _turned(gradient, cos, sin, -1), None, None
 
 
-def _swapped(x: Tensor) -> Tensor:
-    """The halves of the features in each other's place."""
-    return x.roll(x.size(-1) // 2, dims=-1)
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
+    """x cos + sign swapped(x) sin, the swapped halves read where they are."""
+    turned = x * cos
+    half = x.size(-1) // 2
+    for to, other in (
+        (slice(None, half), slice(half, None)),
+        (slice(half, None), slice(None, half)),
+    ):
+        turned[..., to].addcmul_(x[..., other], sin[..., to], value=sign)
+    return turned
