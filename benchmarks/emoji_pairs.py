@@ -6,11 +6,10 @@ is worth.
 
 Settings are chosen by `choose`, which never reads a drawing by Twemoji or OpenMoji, nor one of the
 125 new concepts: it takes the training design Fx and a tenth of the training concepts out and asks
-for these. Every run is the command
-`mmtrain train configs/clip_emoji.toml` with overrides, and the last rows of `bar` are those of
-clip_emoji_fine.toml, as `make demo` trains it, in a folder of its own under --runs; one that is
-finished is not run again, one that was cut short goes on. Each takes --threads; start the command
-twice to use more cores, every run is done by whoever comes first.
+for these. Every run is the command `mmtrain train configs/clip_emoji.toml` with overrides, in a
+folder of its own under --runs; one that is finished is not run again, one that was cut short goes
+on. Each takes --threads; start the command twice to use more cores, every run is done by whoever
+comes first.
 """
 
 import argparse
@@ -29,8 +28,6 @@ from mmtrain.demo.emoji_pairs import split_emoji_pairs, unpack_emoji_pairs
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "configs" / "clip_emoji.toml"
-DEMO = ROOT / "configs" / "clip_emoji_fine.toml"
-"""RECIPE with patches of 8 in two phases, of a length of its own."""
 BUDGET = 84_480
 """Samples seen of a run at the bar: 10 epochs of 8,448."""
 SEEDS = (0, 1, 2)
@@ -63,7 +60,13 @@ CHANGES = {
 """What the recipe changes, by the keys of PLAIN that it drops. Drawings of a concept that all have
 one text are each other's positives already: those alone change nothing but with other captions."""
 FINE = {"model.vision.patch_size": "8", "train.precision": "bf16"}
-"""64 image tokens instead of 16, at twice the time; bf16 wants a CPU with AMX, or a GPU."""
+"""What configs/clip_emoji_fine.toml changes: 64 image tokens instead of 16, in bf16, which wants a
+CPU with AMX or a GPU. The demo there."""
+COLORS = {
+    "data.augment.color_jitter": "[0.4, 0.4, 0.4, 0.1]",
+    "data.augment.color_jitter_prob": "0.8",
+    "data.augment.gray_scale_prob": "0.2",
+}
 TRIED = {
     "as configs/clip_emoji.toml": {},
     "+ batch 64": {"train.batch_size": "64"},
@@ -72,43 +75,27 @@ TRIED = {
         **FINE,
         "data.captions": "{ txt = 0.3, name = 0.4, keywords = 0.3 }",
     },
-    "+ patch 8, 60 % of the samples at 32 px": {
-        **FINE,
-        "train.phase": "[{ samples = 25_344, image_size = 32 }, { samples = 16_896 }]",
-    },
-    "+ patch 8, 60 % at 32 px, 60,160 samples": {
-        **FINE,
-        "train.phase": "[{ samples = 36_096, image_size = 32 }, { samples = 24_064 }]",
-    },
-    "+ the same as two above, other colours": {
-        **FINE,
-        "train.phase": "[{ samples = 25_344, image_size = 32 }, { samples = 16_896 }]",
-        "data.augment.color_jitter": "[0.4, 0.4, 0.4, 0.1]",
-        "data.augment.color_jitter_prob": "0.8",
-        "data.augment.gray_scale_prob": "0.2",
-    },
     "+ weight decay 0.5": {"optim.weight_decay": "0.5"},
     "+ never the name alone": {"data.captions": "{ txt = 1.0 }"},
 }
 """Further settings, laid over the whole recipe."""
 
 
-def choices() -> Iterator[tuple[str, dict[str, str]]]:
-    """Each change alone, all together, and what else was tried."""
+def choices(samples: int) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each change alone, all together, and what else was tried, for runs of so many samples."""
     yield "plain", PLAIN
     for name, keys in CHANGES.items():
         yield f"plain + {name}", {key: value for key, value in PLAIN.items() if key not in keys}
     yield from TRIED.items()
+    small = samples // 128 * 3 // 5 * 128
+    phases = f"[{{ samples = {small}, image_size = 32 }}, {{ samples = {samples - small} }}]"
+    halved = {**FINE, "train.phase": phases}
+    yield "+ patch 8, 60 % of the samples at 32 px", halved
+    yield "+ the same, other colours", halved | COLORS
 
 
 def train(
-    folder: Path,
-    overrides: dict[str, str],
-    *,
-    samples: int,
-    seed: int,
-    threads: int,
-    recipe: Path = RECIPE,
+    folder: Path, overrides: dict[str, str], *, samples: int, seed: int, threads: int
 ) -> None:
     """One run into `folder`, unless it is there or another process is at it; phases say its length,
     where there are some."""
@@ -122,7 +109,7 @@ def train(
         return
     batch = int(overrides.get("train.batch_size", "128"))
     keys = overrides | {"run.seed": str(seed)}
-    if recipe == RECIPE and "train.phase" not in overrides:
+    if "train.phase" not in overrides:
         keys["train.steps"] = str(samples // batch)
     words = [word for key, value in keys.items() for word in (f"--{key}", value)]
     resume = ["--resume"] if (folder / "recipe.toml").is_file() else []
@@ -133,7 +120,7 @@ def train(
                 "-m",
                 "mmtrain",
                 "train",
-                recipe,
+                RECIPE,
                 "--run-dir",
                 folder,
                 *resume,
@@ -175,7 +162,7 @@ def choose(args: argparse.Namespace) -> Iterator[str]:
     samples = args.samples or BUDGET // 2
     yield f"| settings, {samples:,} samples, seed 0; top-1 / top-5 | Fx | new concepts |"
     yield "|---|---|---|"
-    for name, overrides in choices():
+    for name, overrides in choices(samples):
         folder = args.runs / f"choose_{samples}" / re.sub(r"[ ,/]+", "_", name)
         train(folder, fixed | overrides, samples=samples, seed=0, threads=args.threads)
         found = figures(folder, ("fxemoji", "new"))
@@ -190,24 +177,12 @@ def bar(args: argparse.Namespace) -> Iterator[str]:
     samples = args.samples or BUDGET
     yield "| run, top-1 / top-5 by name | Twemoji | OpenMoji | new concepts |"
     yield "|---|---|---|---|"
-    runs = {
-        "mmtrain": (RECIPE, {}),
-        "mmtrain, patch 8": (RECIPE, FINE),
-        "mmtrain, AdamW": (RECIPE, ADAMW),
-        "make demo": (DEMO, {}),
-    }
-    for title, (recipe, overrides) in runs.items():
+    runs = {"mmtrain": {}, "mmtrain, patch 8": FINE, "mmtrain, AdamW": ADAMW}
+    for title, overrides in runs.items():
         done = []
         for seed in SEEDS:
             folder = args.runs / f"bar_{samples}" / f"{title.replace(' ', '_')}_{seed}"
-            train(
-                folder,
-                overrides,
-                samples=samples,
-                seed=seed,
-                threads=args.threads,
-                recipe=recipe,
-            )
+            train(folder, overrides, samples=samples, seed=seed, threads=args.threads)
             found = figures(folder, names)
             cells = ["running"] * 3 if found is None else [_pair(one) for one in found]
             yield f"| {title}, seed {seed} | {' | '.join(cells)} |"

@@ -27,6 +27,7 @@ from counting import Counts
 from torch import Tensor
 
 import mmtrain.nn.attention as attention
+import mmtrain.nn.norm as norm
 from mmtrain.build.run import Run, build_run
 from mmtrain.models import Clip
 from mmtrain.models.named import named_model
@@ -108,7 +109,7 @@ def count_step(case: Case, data: Path) -> Counts:
             figures=dict,
             watchdog=watchdog,
         )
-        with gpu_attention():
+        with gpu_kernels():
             assert loop.run()
     return counts
 
@@ -177,19 +178,20 @@ def count_block(block: Callable[[Tensor], Tensor], *, tokens: int, dim: int) -> 
 
 
 @contextlib.contextmanager
-def gpu_attention() -> Iterator[None]:
-    """Within the context attention is one operation, as on a GPU; on a CPU that is the processor's
-    own affair, and counts would be each machine's."""
-    before, attention.PLAIN_UP_TO = attention.PLAIN_UP_TO, {}
+def gpu_kernels() -> Iterator[None]:
+    """Within the context attention and RMSNorm are one operation each, as on a GPU; on a CPU their
+    form is the processor's own affair, and counts would be each machine's."""
+    before = attention.PLAIN_UP_TO, norm.NO_KERNEL_ON
+    attention.PLAIN_UP_TO, norm.NO_KERNEL_ON = {}, frozenset()
     try:
         yield
     finally:
-        attention.PLAIN_UP_TO = before
+        attention.PLAIN_UP_TO, norm.NO_KERNEL_ON = before
 
 
 def blocks(precision: str) -> dict[str, Counts]:
     """Of a block by its model; open_clip's where it is."""
-    with gpu_attention():
+    with gpu_kernels():
         found = {name: _our_block(name, precision) for name in BLOCKS}
     with contextlib.suppress(ImportError):
         found["open_clip's ViT-B-16"] = _their_block(precision)

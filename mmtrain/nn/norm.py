@@ -9,6 +9,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 NormKind = Literal["layer", "rms", "partial_rms", "gemma_rms"]
+NO_KERNEL_ON = frozenset({"cpu"})
+"""Devices for which torch makes RMSNorm of single operations."""
 
 
 def unit_norm(x_BE: Tensor) -> Tensor:
@@ -91,7 +93,7 @@ def _rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     trains = torch.is_grad_enabled() and (x.requires_grad or weight_D.requires_grad)
     # Of subclasses a DTensor may be cut along any dim; compiled code is fused anyway.
     plain = type(x) is Tensor and type(weight_D) in (Tensor, nn.Parameter)
-    if trains and plain and x.device.type == "cpu" and not torch.compiler.is_compiling():
+    if trains and plain and x.device.type in NO_KERNEL_ON and not torch.compiler.is_compiling():
         return _RMSNormOnCPU.apply(x, weight_D, eps)
     return F.rms_norm(x, (x.size(-1),), weight_D.to(x.dtype), eps)
 
