@@ -24,7 +24,7 @@ from mmtrain.peft import LoraDropout
 from mmtrain.ranks import gather
 from mmtrain.recipe import TrainRecipe
 from mmtrain.tasks.task import Task
-from mmtrain.train.adapting import adapt, lock_towers
+from mmtrain.train.adapting import adapt, check_whole, lock_parts
 from mmtrain.train.objective import Objective
 from mmtrain.train.state import Identity, RunState
 from mmtrain.train.step import build_schedule
@@ -35,11 +35,12 @@ _CUTS_TOWERS = ("pp", "tp", "dp_shard")
 
 def freeze(task: Task, recipe: TrainRecipe, layout: Layout, *, begun: bool) -> LoraDropout | None:
     """Apply [lock] or [peft] -> what draws the adapter's dropout, if it has any."""
-    lock_towers(task.model.towers(), recipe.lock)
+    lock_parts(task.model, recipe.lock)
     if recipe.peft is None:
         return None
     config = replace(recipe.peft, init=None) if begun else recipe.peft
-    dropout = adapt(task.model, config, layout=layout, seed=recipe.run.seed)
+    check_whole(config, layout)
+    dropout = adapt(task.model, config, seed=recipe.run.seed)
     if dropout is not None and recipe.train.text_groups > 1:
         raise UsageError(
             f"train.text_groups = {recipe.train.text_groups} takes texts in another order, which "

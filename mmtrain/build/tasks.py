@@ -62,6 +62,7 @@ def build_workload(recipe: TrainRecipe) -> Workload:
         "optim": recipe.optim,
         "lock": recipe.lock,
         "parallel": recipe.parallel,
+        "peft": recipe.peft,
     }
     if recipe.vqa is None:
         return Matching(**given, loss=recipe.loss, by_path=planned_teachers(recipe.loss))

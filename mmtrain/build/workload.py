@@ -16,14 +16,21 @@ def read_workload(recipe: TrainRecipe) -> Workload:
     """The workload of a recipe as it was read, with the tokenizer that its run would take.
 
     Raises:
-        UsageError: an adapter trains, the recipe contradicts its tokenizer, or the questions of a
-            recipe with [vqa.classify], which fix its answers, are not there.
+        UsageError: an adapter has dropout or is cut by parallel.tp, the recipe contradicts its
+            tokenizer, or the questions of a recipe with [vqa.classify], which fix its answers, are
+            not there.
     """
     if recipe.peft is not None:
-        raise UsageError(
-            "plan counts no adapter, and the recipe has a section [peft]; without it the plan is "
-            "of training all weights"
-        )
+        if recipe.parallel.tp > 1:
+            raise UsageError(
+                f"plan counts no adapter in layers cut by parallel.tp = {recipe.parallel.tp}; set "
+                "it to 1, or leave [peft] out for the plan of training all weights"
+            )
+        if recipe.peft.dropout:
+            raise UsageError(
+                f"plan counts no peft.dropout ({recipe.peft.dropout}), for which an adapted layer "
+                "keeps its input once more; leave it out, or let mmtrain profile measure a step"
+            )
     workload = model_workload(recipe)
     for name in ("vision", "text"):
         if (trunk := getattr(workload.clip, name).trunk) is not None:

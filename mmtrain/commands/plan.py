@@ -38,9 +38,9 @@ def plan_command(
     with a GPU's name, time and price on paper.
 
     Raises:
-        UsageError: the layout does not fit, an adapter trains, or the questions of a recipe with
-            [vqa.classify], which fix its answers, are not there; the GPU is unknown, or an option
-            of its cost is given without it.
+        UsageError: the layout does not fit, an adapter has dropout or is cut, or the questions of a
+            recipe with [vqa.classify], which fix its answers, are not there; the GPU is unknown, or
+            an option of its cost is given without it.
     """
     renting = _renting(gpu, price=price, samples=samples, efficiency=efficiency)
     workload = read_workload(load_recipe(recipe, overrides))

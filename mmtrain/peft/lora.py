@@ -133,7 +133,9 @@ class LoraLinear(nn.Linear):
 @torch.no_grad()
 def _lengths(weight: Tensor, a: Tensor, b: Tensor, *, scale: float) -> Tensor:
     """Those of the rows of W + scale * B A, [out], in fp32 at least."""
-    with torch.autocast(weight.device.type, enabled=False):
+    # A plan's weights are on no device, which autocast does not know.
+    kind = "cpu" if weight.is_meta else weight.device.type
+    with torch.autocast(kind, enabled=False):
         wide = torch.promote_types(weight.dtype, torch.float32)
         whole = weight.to(wide) + scale * (b.to(wide) @ a.to(wide))
         return torch.linalg.vector_norm(whole, dim=1).clamp(min=torch.finfo(wide).tiny)

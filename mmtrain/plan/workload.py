@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -12,9 +12,10 @@ from mmtrain.models.parameters import LockConfig
 from mmtrain.models.vqa import Vqa
 from mmtrain.optim.config import OptimConfig
 from mmtrain.parallel.mesh import Layout, ParallelConfig
+from mmtrain.peft import PeftConfig
 from mmtrain.plan.teachers import PlannedTeacher
 from mmtrain.tasks.terms.term import Comparison
-from mmtrain.train.adapting import lock_towers
+from mmtrain.train.adapting import adapt, lock_parts
 from mmtrain.train.config import TrainConfig
 
 
@@ -32,6 +33,8 @@ class Workload(ABC):
     """What does not train."""
     parallel: ParallelConfig
     """The layout asked for."""
+    peft: PeftConfig | None = None
+    """The adapter that trains, whatever it starts from."""
 
     @property
     @abstractmethod
@@ -77,11 +80,14 @@ class Workload(ABC):
         """The model on torch's present device; all of it trains."""
 
     def build_model(self) -> Clip | Vqa:
-        """The model on torch's present device, locked parts frozen.
+        """The model on torch's present device, locked parts frozen, or all but its adapter.
 
         Raises:
-            UsageError: what is locked is not there.
+            UsageError: what is locked or adapted is not there.
         """
         model = self.whole_model()
-        lock_towers(model.towers(), self.lock)
+        lock_parts(model, self.lock)
+        if self.peft is not None:
+            # An adapter of peft.init is of the very shape that is trained.
+            adapt(model, replace(self.peft, init=None), seed=0)
         return model

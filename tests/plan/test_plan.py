@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from mmtrain.build.tasks import build_workload
+from mmtrain.build.workload import read_workload
 from mmtrain.cli import main
-from mmtrain.commands import plan
 from mmtrain.data.questions.batches import VqaBatch, VqaDataConfig
 from mmtrain.errors import UsageError
 from mmtrain.loading.config import ModelConfig
@@ -27,8 +27,10 @@ from mmtrain.parallel.mesh import Layout, ParallelConfig
 from mmtrain.parallel.precision import Precision
 from mmtrain.parallel.recompute import RecomputeConfig
 from mmtrain.peft import PeftConfig
+from mmtrain.plan.kept import stage_memory
 from mmtrain.plan.layout import Plan, plan_layout
 from mmtrain.plan.order import idle_fraction, pipeline_order
+from mmtrain.plan.stages import attention_of, cut_stages, run_stages
 from mmtrain.recipe import TrainRecipe, load_recipe
 from mmtrain.tasks.config import GenerateSection, LossSection, VqaSection
 from mmtrain.tasks.terms.distill import DistillConfig
@@ -389,13 +391,51 @@ def test_plans_models_that_answer(recipe: str, capsys: pytest.CaptureFixture[str
     assert "4 microbatches x 4 rows; 1 pass over the batch" in said
 
 
-def test_refuses_an_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which is not counted."""
+@pytest.mark.parametrize(
+    "peft",
+    [
+        PeftConfig(kind="lora", rank=4),
+        PeftConfig(kind="lora", dora=True, also_train=("vision.head*", "text.embed.token*")),
+    ],
+    ids=["lora", "dora"],
+)
+def test_counts_an_adapter(peft: PeftConfig) -> None:
+    """What trains has gradients and moments, and a real stage takes what the planned one does."""
     recipe = recipe_of(tiny_config(), ParallelConfig(), 1)
-    adapted = dataclasses.replace(recipe, peft=PeftConfig(kind="lora"))
-    monkeypatch.setattr(plan, "load_recipe", lambda *_: adapted)
-    with pytest.raises(UsageError, match=r"a section \[peft\]"):
-        plan.plan_command(recipe=Path("adapted.toml"), overrides=[], world_size=2)
+    whole = plan_layout(build_workload(recipe), world_size=1).memory[0]
+    workload = build_workload(dataclasses.replace(recipe, peft=peft))
+    planned = plan_layout(workload, world_size=1)
+    (memory,), layout = planned.memory, planned.layout
+    (stage,) = cut_stages(workload.build_model(), layout)
+    trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
+    terms = sum(p.numel() for name, p in stage.named_parameters() if ".lora_" in name)
+    assert memory.weights == 4 * sum(p.numel() for p in stage.parameters())
+    assert memory.weights == whole.weights + 4 * terms and trained >= terms > 0
+    assert (memory.gradients, memory.optimizer) == (4 * trained, 8 * trained)
+    assert memory.step < whole.step
+    (run,) = run_stages(workload, layout, rows=2)
+    images = torch.zeros(2, 3, workload.clip.vision.image_size, workload.clip.vision.image_size)
+    x = images.to(torch.uint8)
+    rows, weights = workload.rows(2), list(stage.parameters())
+    with attention_of(workload.train.device):
+        found, _ = stage_memory(lambda: stage(x, **rows), weights=weights, inputs=(x,))
+    assert found == run.memory
+
+
+@pytest.mark.parametrize(
+    ("words", "dropout", "told"),
+    [
+        (("--parallel.tp", "2"), None, r"no adapter in layers cut by parallel.tp = 2"),
+        ((), 0.1, r"no peft.dropout \(0.1\)"),
+    ],
+)
+def test_an_adapter_that_is_not_counted_is_one_line(
+    words: tuple[str, ...], dropout: float | None, told: str
+) -> None:
+    recipe = load_recipe(ROOT / "configs/debug_clip.toml", [*words])
+    adapted = dataclasses.replace(recipe, peft=PeftConfig(kind="lora", dropout=dropout))
+    with pytest.raises(UsageError, match=told):
+        read_workload(adapted)
 
 
 @pytest.mark.parametrize(
