@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import mmtrain
 from mmtrain.build.resolve import resolve
+from mmtrain.cli import main
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.text.tokenizer import build_tokenizer
 from mmtrain.demo import debug_pairs, unpack_emoji_pairs
-from mmtrain.loading import save_model
+from mmtrain.loading import load_decoder, save_model
 from mmtrain.loading.vqa import load_vqa
 from mmtrain.models import Clip
 from mmtrain.recipe import TrainRecipe, load_recipe
@@ -49,16 +51,21 @@ def run_mmtrain(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[st
     )
 
 
-@pytest.fixture(scope="module")
-def some_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for the recipes that start from a trained model."""
-    folder = tmp_path_factory.mktemp("model")
-    recipe = load_recipe(ROOT / "configs/debug_clip.toml")
+def write_model(folder: Path, recipe_name: str) -> Path:
+    """A recipe's model, drawn and not trained, in a folder."""
+    recipe = load_recipe(ROOT / f"configs/{recipe_name}.toml")
     tokenizer = build_tokenizer(recipe.tokenizer)
     config = resolve(recipe, tokenizer).model.clip
     preprocess = PreprocessConfig(image_size=config.vision.image_size)
-    save_model(folder, model=Clip(config), tokenizer=tokenizer, preprocess=preprocess)
+    model = Clip(config).init_weights(0)
+    save_model(folder, model=model, tokenizer=tokenizer, preprocess=preprocess)
     return folder
+
+
+@pytest.fixture(scope="module")
+def some_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the recipes that start from a trained model."""
+    return write_model(tmp_path_factory.mktemp("model"), "debug_clip")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name_of)
@@ -89,6 +96,57 @@ def test_a_recipe_reads_below_data_or_from_the_package(path: Path):
             assert name.startswith(("data/", "mmtrain/demo/"))
         if name.startswith("mmtrain/"):
             assert (ROOT / name).is_file()
+
+
+STAGES = {
+    "vqa_smolvlm": ("vqa_smolvlm_connector", {"vision", "generate.connector", "generate.decoder"}),
+    "vqa_smolvlm_lora": (
+        "vqa_smolvlm_connector",
+        {"vision", "generate.connector", "generate.decoder"},
+    ),
+    "vqa_llava": ("vqa_llava_connector", {"generate.connector", "generate.decoder"}),
+}
+"""Recipes of a second stage, the first one of each, and what trains in the second."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STAGES)
+def test_stages_of_a_real_machine_train_small_parts(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Two steps of each, from folders of the same form; what rests is as it was."""
+    first, trained = STAGES[name]
+    decoder = tmp_path / "decoder"
+    decoder.mkdir()
+    write_worded(decoder)
+    towers = write_model(tmp_path / "towers", "debug_siglip")
+    words = ["--model.init", str(towers), "--vqa.generate.init", str(decoder)]
+    words += ["--data.train", "mmtrain/demo/debug/dialogues.jsonl", "--data.workers", "0"]
+    words += ["--vqa.dialogues.images", "none", "--vqa.dialogues.max_length", "64"]
+    words += ["--tokenizer.context_length", "24", "--vqa.data.answer_length", "4"]
+    words += ["--vqa.generate.chat", "false"]
+    words += ["--train.epochs", "none", "--train.steps", "2", "--train.batch_size", "4"]
+    words += ["--train.microbatches", "2", "--train.precision", "fp32"]
+    words += ["--vqa.tiles.most", "4"] if "smolvlm" in name else []
+    plain = load_decoder(str(decoder))[0].state_dict()
+    weights = {f"generate.decoder.{key}": x for key, x in plain.items()}
+    tower = mmtrain.load(towers)[0].vision.state_dict()
+    weights |= {f"vision.{key}": x for key, x in tower.items() if not key.startswith("head.")}
+    for stage, wanted, start in (
+        (first, set(), []),
+        (name, trained, ["--vqa.init", str(tmp_path / first)]),
+    ):
+        given = [f"configs/{stage}.toml", *words, *start, "--run.dir", str(tmp_path / stage)]
+        assert main(["train", *given]) == 0
+        before, weights = weights, load_vqa(tmp_path / stage).model.state_dict()
+        moved = {key for key, x in before.items() if not torch.equal(x, weights[key])}
+        ends = {key: key.index(".", len("generate.")) for key in moved if key[0] == "g"}
+        found = {key[: ends.get(key, len("vision"))] for key in moved}
+        assert found - {"generate.places"} == wanted, stage
+        capsys.readouterr()
+        assert main(["plan", given[0], "--world-size", "2", "--gpu", "h100", *given[1:]]) == 0
+        assert "dialogues of 64 tokens with one image" in capsys.readouterr().out
+    assert main(["summary", str(tmp_path / name / "recipe.toml")]) == 0
 
 
 def strings_in(value: Any) -> list[str]:

@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import nn
 
+from mmtrain.models.decoder import Decoder
 from mmtrain.models.model import Model, Tower
 from mmtrain.nn import TransformerBlock
 from mmtrain.peft.lora import TERMS
@@ -81,15 +82,17 @@ def layer_ids(towers: Mapping[str, Tower]) -> dict[str, tuple[int, int]]:
 
 @dataclass(frozen=True, kw_only=True)
 class LockConfig:
-    """Frozen towers (LiT, arXiv:2111.07991). None: the tower trains."""
+    """Frozen towers (LiT, arXiv:2111.07991) and decoders. None: the part trains."""
 
     vision: int | None = None
     """0 freezes the vision tower; n leaves the head and its last n - 1 blocks trainable."""
     text: int | None = None
     """The same for the text tower."""
+    decoder: int | None = None
+    """The same for the decoder that writes answers: 0, and the connector learns to speak to it."""
 
 
-def lock_tower(tower: Tower, *, unlocked_layers: int = 0) -> None:
+def lock_tower(tower: Tower | Decoder, *, unlocked_layers: int = 0) -> None:
     """Freeze a tower but for its head-side layers (LiT, arXiv:2111.07991).
 
     Args:
@@ -110,7 +113,7 @@ def _is_table(model: nn.Module, name: str) -> bool:
     return isinstance(owner, HasTables) and leaf in owner.no_decay
 
 
-def _top(tower: Tower) -> int:
+def _top(tower: Tower | Decoder) -> int:
     """The head's layer."""
     return tower.transformer.config.num_layers + 1
 

@@ -47,6 +47,14 @@ from mmtrain.tasks.task import Shared
 from mmtrain.tasks.terms.answers import ChoiceTerm, WritingTerm
 from mmtrain.tasks.terms.term import Rows, Term
 
+_RATES = {
+    "vision.": "vision_lr",
+    "text.": "text_lr",
+    "classify.connector.": "connector_lr",
+    "generate.connector.": "connector_lr",
+}
+"""The key of a part's own learning rate, by the start of its parameters' names."""
+
 
 class AnsweringTask:
     """A vision tower, a question encoder, and heads that choose or write answers.
@@ -150,8 +158,8 @@ class AnsweringTask:
         )
 
     def learning_rates(self) -> Mapping[str, float]:
-        """Of either tower, where the section gives it its own."""
-        rates = {"vision.": self.section.vision_lr, "text.": self.section.text_lr}
+        """Of towers and connectors, where the section gives them their own."""
+        rates = {start: getattr(self.section, key) for start, key in _RATES.items()}
         return {start: lr for start, lr in rates.items() if lr is not None}
 
     def check_adapted(self) -> None:
@@ -169,11 +177,13 @@ class AnsweringTask:
                     f"[peft] leaves parts of vqa.{head} as they were drawn; name a trained model "
                     f'in vqa.init, or set peft.also_train = ["{part}.*"]'
                 )
-        for start in self.learning_rates():
-            if not any(name.startswith(start) for name in trains):
+        given = {_RATES[start] for start in self.learning_rates()}
+        for key in sorted(given):
+            starts = tuple(start for start, other in _RATES.items() if other == key)
+            if not any(name.startswith(starts) for name in trains):
                 raise UsageError(
-                    f"vqa.{start[:-1]}_lr has no effect: nothing of that tower trains beside "
-                    "[peft]; leave it out"
+                    f"vqa.{key} has no effect: nothing of that part trains beside [peft]; leave it "
+                    "out"
                 )
 
     def notes(self) -> tuple[str, ...]:

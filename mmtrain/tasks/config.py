@@ -80,13 +80,15 @@ class VqaSection(VqaConfig):
     """Peak learning rate of the vision tower. None: optim.lr."""
     text_lr: float | None = None
     """Peak learning rate of the question encoder. None: optim.lr."""
+    connector_lr: float | None = None
+    """Peak learning rate of what makes a head's tokens of an image's. None: optim.lr."""
 
     def __post_init__(self) -> None:
         self._read_dialogues()
         super().__post_init__()
         if self.min_count < 1:
             raise ValueError(f"min_count = {self.min_count} must be at least 1")
-        for name in ("vision_lr", "text_lr"):
+        for name in ("vision_lr", "text_lr", "connector_lr"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} = {value} must be positive; [lock] freezes a tower")

@@ -15,6 +15,7 @@ from mmtrain.interop.hf_peft_whole import completed
 from mmtrain.interop.tensor_links import Link
 from mmtrain.loading.hub_models import model_folder
 from mmtrain.models import Clip
+from mmtrain.models.decoder import Decoder
 from mmtrain.models.model import Tower
 from mmtrain.models.parameters import LockConfig, lock_tower
 from mmtrain.models.text import TextEmbed
@@ -37,43 +38,55 @@ CONTEXT, PROMPT = "text.embed.context", "generate.prompt."
 """Where learned tokens are among a model's parameters."""
 
 
-def lock_towers(towers: Mapping[str, Tower], config: LockConfig) -> None:
+def lock_parts(model: Clip | Vqa, config: LockConfig) -> None:
     """Freeze what a recipe locks, in place.
 
     Args:
-        towers: of the model, by name.
+        model: whose towers and decoder it names.
         config: the section [lock].
 
     Raises:
         UsageError: what is locked is not there.
     """
+    parts: dict[str, Tower | Decoder] = {**model.towers()}
+    if isinstance(model, Vqa) and model.generate is not None:
+        parts["decoder"] = model.generate.decoder
     for name, unlocked in vars(config).items():
         if unlocked is None:
             continue
-        if name not in towers:
-            raise UsageError(f"lock.{name} = {unlocked} has no effect: generate has no such tower")
-        lock_tower(towers[name], unlocked_layers=unlocked)
+        if name not in parts:
+            raise UsageError(
+                f"lock.{name} = {unlocked} has no effect: the model has no {name} of that kind, it "
+                f"has {', '.join(parts)}; leave it out"
+            )
+        lock_tower(parts[name], unlocked_layers=unlocked)
 
 
-def adapt(
-    model: Clip | Vqa, config: PeftConfig, *, layout: Layout, seed: int
-) -> LoraDropout | None:
+def check_whole(config: PeftConfig, layout: Layout) -> None:
+    """Refuse a layout that cuts layers which an adapter needs whole.
+
+    Raises:
+        UsageError: naming the setting.
+    """
+    if config.kind == "lora":
+        for key in ("dora", "dropout"):
+            if getattr(config.lora, key):
+                _check_whole(layout, key=key)
+
+
+def adapt(model: Clip | Vqa, config: PeftConfig, *, seed: int) -> LoraDropout | None:
     """Give a model the recipe's adapter and freeze the rest, in place.
 
     Returns:
         What draws LoRA's dropout, where there is any.
 
     Raises:
-        UsageError: a setting fits neither the model nor the layout, or peft.init is no adapter of
-            this model.
+        UsageError: a setting does not fit the model, or peft.init is no adapter of this model.
     """
     dropout, rests = None, resting(model)  # before LoRA freezes what it stands beside
     try:
         if config.kind == "lora":
-            if config.lora.dora:
-                _check_whole(layout, key="dora")
             if config.lora.dropout:
-                _check_whole(layout, key="dropout")
                 dropout = LoraDropout(config.lora.dropout, draws)
             apply_lora(model, config.lora, seed=seed, dropout=dropout)
         learned = {"lora": None, "context": CONTEXT}.get(config.kind, PROMPT)

@@ -57,7 +57,7 @@ TOLD = frozenset(
         *("optim.muon_weight_decay", "optim.muon_adjust"),
         *("optim.schedule", "optim.warmup_steps", "optim.warmup_fraction"),
         *("optim.decay_fraction", "optim.min_lr_fraction"),
-        *("vqa.vision_lr", "vqa.text_lr"),
+        *("vqa.vision_lr", "vqa.text_lr", "vqa.connector_lr"),
         # Those of the steps behind stay, see `NumberedData.go_on`.
         *("data.mixture[].weight", "data.mixture[].weight_changes"),
         "data.mixture[].weight_changes[].from_step",

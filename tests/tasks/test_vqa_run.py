@@ -444,14 +444,17 @@ def test_a_front_door_that_is_new_starts_from_the_trained_features(tmp_path: Pat
 
 def test_parts_have_their_own_learning_rate_or_none(tmp_path: Path):
     path = write_recipe(tmp_path)
-    run = build(path, "--vqa.vision_lr", "1e-4", "--lock.text", "0")
+    words = ["--vqa.vision_lr", "1e-4", "--lock.text", "0", "--vqa.connector_lr", "2e-3"]
+    run = build(path, *words, "--lock.decoder", "0")
+    assert any(".connector." in name for name in run.state.stage_parameters())
     groups = run.state.optimizers.optimizers[0].param_groups
     named = {id(p): name for name, p in run.state.stage_parameters().items()}
     for group in groups:
         for parameter in group["params"]:
             name = named[id(parameter)]
-            assert not name.startswith("text.")
+            assert not name.startswith(("text.", "generate.decoder."))
             wanted = 1e-4 if name.startswith("vision.") else 3e-3
+            wanted = 2e-3 if ".connector." in name else wanted
             assert group["peak_lr"] == pytest.approx(wanted), name
 
 
