@@ -23,8 +23,8 @@ BEGIN = "<!-- written by tools/write_results.py -->"
 END = "<!-- to here -->"
 _EMOJI = (
     "**{emoji_pairs | SET | mmtrain, patch 8, Muon, mean} %**; "
-    "demo {emoji_pairs | SET | mmtrain, Muon, mean} %; "
-    "AdamW {emoji_pairs | SET | mmtrain, AdamW, mean} %",
+    "patch 16 {emoji_pairs | SET | mmtrain, Muon, mean} %; "
+    "and AdamW {emoji_pairs | SET | mmtrain, AdamW, mean} %",
     "{emoji_pairs | SET | open_clip 3.3, AdamW 5e-4, seed 0} %; "
     "with Muon put in {emoji_pairs | SET | open_clip 3.3 with Muon put in, one seed} %",
 )
