@@ -138,6 +138,15 @@ def test_the_fingerprint_covers_what_is_joined(shards: str, tmp_path: Path) -> N
     assert len(found | {plain}) == 9
 
 
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_a_row_without_a_key_is_refused(tmp_path: Path, nothing: str | None) -> None:
+    """It was passed over; of several it was told that they have the same key."""
+    rows = [*ROWS, {**ROWS[0], "key": nothing}]
+    for form, told in ((as_jsonl, "rows.jsonl:17"), (as_parquet, r"row 17 of \S*rows.parquet")):
+        with pytest.raises(UsageError, match=f"{told} has no key; leave the row out"):
+            open_keyed(str(form(tmp_path, rows)), key_column="key", index_dir=None)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_keys_that_nobody_has_or_two_have_are_refused(
     shards: str, tmp_path: Path, form: Form

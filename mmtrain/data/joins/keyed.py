@@ -71,16 +71,17 @@ class KeyedTable:
         self.index = Index(map(self._key_of, numbers), key_of=self._key_of, told=told)
 
     def _key_of(self, number: int) -> str:
+        place = self._table.place(number)
         try:
-            return self.row(number)[0]
+            key = self._table.row(number).get(self._key)
         except SampleError as error:
-            place = self._table.place(number)
             raise UsageError(f"data.join: {place}: {error.told}; mend it") from error
+        return _named(key, place, self._key)
 
     def row(self, number: int) -> tuple[str, Row]:
         """The columns as fields."""
         columns = dict(self._table.row(number))
-        return str(columns.pop(self._key, "")), Row(fields=columns)
+        return str(columns.pop(self._key)), Row(fields=columns)
 
 
 class KeyedParquet:
@@ -111,7 +112,8 @@ class KeyedParquet:
                 for buffer in filter(None, chunk.buffers()):
                     digest.update(buffer)
         self.fingerprint = digest.hexdigest()
-        keys = [str(key) for key in table[key_column].to_pylist()]
+        values = enumerate(table[key_column].to_pylist(), start=1)
+        keys = [_named(key, f"row {number} of {files[0]}", key_column) for number, key in values]
         self.index = Index(keys, key_of=keys.__getitem__, told=told)
         try:
             self._file = _unpacked(table)
@@ -145,6 +147,17 @@ class KeyedParquet:
             elif name != self._key:
                 fields[name] = value
         return str(columns[self._key]), Row(fields=fields, files=files)
+
+
+def _named(key: object, place: str, column: str) -> str:
+    """A row's key; one without would be passed over, or taken for that of a sample called None.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if key is None or key == "":
+        raise UsageError(f"data.join: {place} has no {column}; leave the row out, or give it one")
+    return str(key)
 
 
 def _unpacked(table: Any) -> IO[bytes]:

@@ -14,6 +14,9 @@ MixtureEnd = Literal["stop", "repeat", "drop_source"]
 
 Weights = tuple[Fraction, ...]
 
+_MOST = 1 << 60
+"""Samples, beyond what any run sees and within what an int64 counts."""
+
 
 @dataclass(frozen=True)
 class _Segment:
@@ -89,16 +92,14 @@ class Stream:
         self, segment: _Segment, weights: Sequence[Fraction]
     ) -> tuple[int, int] | None:
         """Where the first source has given all, and which; as though the weights stayed."""
-        return min(
-            (
-                (segment.start + _first_with(segment.shares, source, limit - given), source)
-                for source, (limit, given, weight) in enumerate(
-                    zip(self._limits, segment.given.tolist(), weights, strict=True)
-                )
-                if limit is not None and weight
-            ),
-            default=None,
-        )
+        found = []
+        for source, limit in enumerate(self._limits):
+            if limit is None or not weights[source]:
+                continue
+            left = limit - int(segment.given[source])
+            if (after := _first_with(segment.shares, source, left)) is not None:
+                found.append((segment.start + after, source))
+        return min(found, default=None)
 
     def counts(self, number: int) -> np.ndarray:
         """How many of the samples before a number each source gives, int64 [sources]."""
@@ -129,10 +130,12 @@ class Stream:
         return source_B, sample_B
 
 
-def _first_with(shares: Shares, source: int, count: int) -> int:
-    """The number of samples of which a source has so many for the first time."""
+def _first_with(shares: Shares, source: int, count: int) -> int | None:
+    """The number of samples of which a source has so many for the first time; None: in no run."""
     low, high = 0, 1
     while shares.counts(high)[source] < count:
+        if high >= _MOST:
+            return None
         low, high = high, 2 * high
     while low < high:
         middle = (low + high) // 2

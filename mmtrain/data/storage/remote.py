@@ -159,6 +159,8 @@ def _reason(path: str, error: Exception) -> tuple[int, str]:
         return errno.EBUSY, f"the server is busy ({status})"
     if isinstance(error, NotImplementedError) or "Range request not supported" in text:
         return errno.EOPNOTSUPP, "the server sends whole files only, not parts of them; copy it"
+    if "redirect" in text:
+        return errno.ELOOP, "it is redirected again and again"
     if "dns error" in text:
         return errno.EHOSTUNREACH, "its name is not known to the network"
     if "Connection refused" in text:

@@ -8,6 +8,7 @@ import pytest
 
 from mmtrain.data.order.mixture import Mixed, MixturePlan
 from mmtrain.data.order.plan import PADDING, EpochPlan
+from mmtrain.data.order.stream import Stream
 from mmtrain.errors import UsageError
 
 SIZES = {"a": [40, 30, 31], "b": [7, 12], "c": [300]}
@@ -191,3 +192,13 @@ def test_any_mixture_has_no_sample_twice_in_an_epoch():
 def test_a_run_beyond_counting_is_refused(steps):
     with pytest.raises(UsageError, match=r"train\.epochs = 9 is beyond the samples that can be"):
         mixture(end="repeat").check_length(steps, key="train.epochs = 9")
+
+
+@pytest.mark.parametrize("end", ["stop", "drop_source"])
+@pytest.mark.parametrize("tiny", ["1e-20", "1e-37"])
+def test_a_weight_so_small_that_no_run_meets_it(end, tiny):
+    """Its samples last for more of the stream than an int64 counts."""
+    weights = (Fraction(1), Fraction(tiny))
+    stream = Stream([(0, weights)], [7, 5], end=end)
+    assert stream.counts(7).tolist() == [7, 0]
+    assert (stream.end, stream.ended_by) == ((7, 0) if end == "stop" else (12, 1))
