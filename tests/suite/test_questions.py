@@ -110,7 +110,7 @@ def test_a_model_without_a_head_says_so_in_its_cell(made: Path, capsys) -> None:
     """And is judged by what else there is, as are the others."""
     assert suite(made, "matches", "chooses", out="mixed", more=("--quiet",)) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("mmtrain: asked of matches: ") and "answers no questions" in line
+    assert "asked of matches: model = " in line and "answers no questions" in line
     rows = rows_of(made, "mixed")
     assert "answers no questions" in rows["asked"]["cells"]["matches"]["failed"]
     assert "value" in rows["asked"]["cells"]["chooses"]
