@@ -156,8 +156,10 @@ def data_view_command(
     asked = [*keys, *where] + ["cannot be used"] * only_bad
     told = f", where {' and '.join(asked)}" if asked else ""
     kind = "dialogues" if is_dialogues else "samples"
-    subtitle = f"{len(found):,} of {source.num_samples:,} {kind}, drawn with seed {seed}{told}"
+    of = kind if source.num_samples != 1 else kind.removesuffix("s")
+    subtitle = f"{len(found):,} of {source.num_samples:,} {of}, drawn with seed {seed}{told}"
     if part is not None:
         subtitle += f"; from share {part[0]}/{part[1]} of the shards"
     write_sheet(out, found, title=options.title, subtitle=subtitle)
-    print(f"wrote {out}: {len(found):,} {kind}, {num_looked:,} looked at")
+    shown = kind if len(found) != 1 else kind.removesuffix("s")
+    print(f"wrote {out}: {len(found):,} {shown}, {num_looked:,} looked at")

@@ -59,7 +59,8 @@ def test_view_shows_all_of_a_dialogue(talk, tmp_path, capsys):
     assert "image missing" in page and "what color is thing 3 1?" in page
     for where, num in (("turns>=6", 2), ("images=0", 1), ("txt~two", 1), ("images=2", 1)):
         assert main(["data", "view", talk, "--out", "w.html", "--where", where]) == 0
-        assert f"wrote w.html: {num} dialogues" in capsys.readouterr().out, where
+        told = f"wrote w.html: {num} dialogue{'s' if num > 1 else ''}, "
+        assert told in capsys.readouterr().out, where
     packed = {name: value for name, value in rows()[0].items() if name != "image"}
     packed |= {"turns": 99, "images": 99}  # of its own, which are not those that are counted
     shard = write_shard(tmp_path / "t.tar", [("0", {"png": picture(0), "json": packed})])
