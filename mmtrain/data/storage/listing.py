@@ -36,7 +36,7 @@ def list_remote(path: str, *, key: str) -> list[str]:
     root, name = split_store(path)
     if _MAGIC.search(name):
         return _glob(root, name)
-    if "." in posixpath.basename(name):
+    if name.lower().endswith(".tar"):
         return [path]
     folder = name.rstrip("/")
     found = [each for each in _in_folder(root, folder) if each.lower().endswith(".tar")]

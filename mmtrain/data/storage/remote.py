@@ -116,6 +116,10 @@ def told(path: str, attempt: Callable[[], ReturnT]) -> ReturnT:
     refuse_fork()
     try:
         return attempt()
+    except ValueError as error:
+        if not _odd_name(error):
+            raise
+        raise OSError(*_reason(path, error), path) from error
     except _client_errors() as error:
         number, reason = _reason(path, error)
         if number != errno.EBUSY:
@@ -130,6 +134,11 @@ def _client_errors() -> tuple[type[Exception], ...]:
     from obstore.exceptions import BaseError
 
     return BaseError, FileNotFoundError, NotImplementedError
+
+
+def _odd_name(error: Exception) -> bool:
+    """Whether the client cannot spell a name: it knows no empty parts and no dots for parts."""
+    return "path segment" in str(error) or "Could not parse path" in str(error)
 
 
 def _status(error: Exception) -> int | None:
@@ -159,6 +168,11 @@ def _reason(path: str, error: Exception) -> tuple[int, str]:
         return errno.EBUSY, f"the server is busy ({status})"
     if isinstance(error, NotImplementedError) or "Range request not supported" in text:
         return errno.EOPNOTSUPP, "the server sends whole files only, not parts of them; copy it"
+    if _odd_name(error):
+        told = (
+            'a name there has an empty part ("//") or one of dots, which cannot be read; rename it'
+        )
+        return errno.EINVAL, told
     if "redirect" in text:
         return errno.ELOOP, "it is redirected again and again"
     if "dns error" in text:

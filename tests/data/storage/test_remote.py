@@ -68,11 +68,13 @@ def test_patterns_of_stores(folder, s3, tmp_path):
     s3.put("a/train/notes.txt", b"none")
     s3.put("a/train/.hidden.tar", b"none")
     s3.put("a/other/7.tar", b"none")
+    s3.put("dots.v1/7.tar", b"none")
     names = {n: f"{s3.url}/a/train/00{n}.tar" for n in range(3)}
     every = list(names.values())
     for pattern, expected in {
         f"{s3.url}/a/train": every,
         f"{s3.url}/a/train/": every,
+        f"{s3.url}/dots.v1": [f"{s3.url}/dots.v1/7.tar"],
         f"{s3.url}/a/train/*.tar": every,
         f"{s3.url}/a/train/00[02].tar": [names[0], names[2]],
         f"{s3.url}/a/train/00?.tar": every,
@@ -224,6 +226,16 @@ def test_a_fork_of_a_process_that_read_a_store_is_refused_and_does_not_hang(fold
         with multiprocessing.get_context("fork").Pool(1) as pool:
             told_too = pool.apply_async(_read_in_a_fork).get(20)
     assert "forkserver" in told and "forkserver" in told_too
+
+
+def test_a_name_that_the_client_cannot_spell_is_told(s3):
+    """Not as a connection that is reset and tried again, nor by a traceback."""
+    s3.put("a//7.tar", b"none")
+    for pattern in (f"{s3.url}/a//7.tar", f"{s3.url}/a/", f"{s3.url}/**/7.tar"):
+        with pytest.raises(
+            UsageError, match=r'empty part \("//"\) .* which cannot be read; rename'
+        ):
+            ShardSource(pattern)
 
 
 class _Kept:
