@@ -38,6 +38,9 @@ def verify(path: Path, *, share: tuple[int, int] = (0, 1), hashes: bool = True) 
         path: its folder.
         share: (rank, world size) to look at every world-th file, the others being left to others.
         hashes: False compares sizes alone, which reads no file and sees no changed byte.
+
+    Raises:
+        UsageError: a later mmtrain wrote it: it is whole, and must not be taken for damaged.
     """
     try:
         manifest = parse_json((path / MANIFEST_FILE).read_bytes())
@@ -46,6 +49,13 @@ def verify(path: Path, *, share: tuple[int, int] = (0, 1), hashes: bool = True) 
     named = _STEP_NAME.fullmatch(path.name)
     if not isinstance(manifest, dict):
         return [f"{MANIFEST_FILE} is unreadable"]
+    version = manifest.get("version")
+    is_ours = manifest.get("format") == _FORMAT["format"]
+    if is_ours and isinstance(version, int) and version > _FORMAT["version"]:
+        raise UsageError(
+            f"{path}: version = {version} is unknown here (we read {_FORMAT['version']}); use the "
+            "mmtrain that wrote it"
+        )
     files, step = manifest.pop("files", None), manifest.get("step")
     expected = {**_FORMAT, "step": int(named[1]) if named else step}  # a copy may have any name
     if manifest != expected or not isinstance(files, dict) or STATE_FILE not in files:

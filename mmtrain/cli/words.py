@@ -96,7 +96,7 @@ def in_words_of(arguments: argparse.Namespace, message: str) -> str:
                 message = re.sub(rf"\b{name.replace('_', '[.]')}(?= = )", place, message)
             continue
         if action.option_strings:
-            message = re.sub(rf"\b(?:data|train|run)\.{name}\b", place, message)
+            message = re.sub(rf"(?<![\w.-])(?:data|train|run)\.{name}\b", place, message)
         message = re.sub(rf"(?<![\w.-]){name}(?= = )|^{name}(?=: )", place, message)
     return message
 

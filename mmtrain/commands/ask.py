@@ -58,6 +58,8 @@ def ask_command(
         raise UsageError(f"out = {out} must end in .png")
     refuse_overwriting([image, *([] if answers is None else [answers])], {"out": out})
     among = None if answers is None else read_answer_list(answers)
+    if not all(question.strip() for question in questions):
+        raise UsageError("question = '' asks nothing; is a variable not set?")
     answerer = build_answerer(model, head)
     for question in questions:
         try:

@@ -1,11 +1,12 @@
 """`mmtrain compare`: results of `mmtrain eval` on the same samples, in words."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmtrain.data.sources.source import IMAGE_KEY
 from mmtrain.errors import UsageError
-from mmtrain.eval.comparison import Comparison, compare_results, verdict
+from mmtrain.eval.comparison import Comparison, compare_results, said_otherwise, verdict
 from mmtrain.eval.paired import Paired
 from mmtrain.files import real_path
 
@@ -30,6 +31,8 @@ def compare_command(
     _refuse_names(a, others, out)
     found = [compare_results(a, b) for b in others]
     for b, comparisons in zip(others, found, strict=True):
+        for line in said_otherwise(a, b):
+            print(f"mmtrain: {line}", file=sys.stderr)
         print(f"A = {a}\nB = {b}")
         for one in comparisons:
             _tell(one)

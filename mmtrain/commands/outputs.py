@@ -2,10 +2,20 @@
 do nothing."""
 
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 
 from mmtrain.errors import UsageError
 from mmtrain.files import real_path
+
+RECORDS = (
+    "run.json", "recipe.toml", "metrics.jsonl", "history.jsonl", "bad_*.jsonl", "run-files.json",
+    "run-etags.json", "etags.json", "manifest.json", "state.json", "tensors.json", "config.json",
+    "model.json", "*_config.json", "tokenizer.json", "vocab.json", "special_tokens_map.json",
+    "*.index.json", "*.safetensors", "*.bin", "*.pt", "embed.json", "keys-*.json", "*.npy",
+    "*.parquet", "*.tar",
+)  # fmt: skip
+"""Files of runs, checkpoints, models, embeddings and data, which no figure or page replaces."""
 
 
 def refuse_out(out: Path, option: str, suffix: str) -> None:
@@ -18,6 +28,20 @@ def refuse_out(out: Path, option: str, suffix: str) -> None:
         raise UsageError(f"{option} {out} must end in {suffix}")
     if not out.parent.is_dir():
         raise UsageError(f"{option} {out} cannot be written: {out.parent} is no folder; make it")
+    refuse_record(out, option)
+
+
+def refuse_record(out: Path, option: str) -> None:
+    """Refuse to replace what a run, a checkpoint, a model or a data set is made of.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    if out.exists() and any(fnmatch(out.name, record) for record in RECORDS):
+        raise UsageError(
+            f"{option} = {out} is a file of a run, a model or data, which would be lost; name a "
+            "new one"
+        )
 
 
 def refuse_overwriting(
@@ -40,6 +64,7 @@ def refuse_overwriting(
             raise UsageError(f"{option} = {path} is a folder; name a file")
         if real_path(path) in taken:
             raise UsageError(f"{option} = {path} is another file of this command; name a new one")
+        refuse_record(path, option)
         taken.add(real_path(path))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mmtrain.errors import UsageError
-from mmtrain.eval.outcomes import Outcome, read_outcomes
+from mmtrain.eval.outcomes import Outcome, read_figures, read_outcomes
 from mmtrain.eval.paired import Paired, compare_paired
 
 MOST_TYPES = 24
@@ -72,6 +72,28 @@ def compare_results(a: Path, b: Path) -> list[Comparison]:
     for metric in ours:
         _refuse_other_samples(ours[metric], theirs[metric], a=a, b=b)
     return [_comparison(metric, ours[metric], theirs[metric]) for metric in ours]
+
+
+def said_otherwise(a: Path, b: Path) -> list[str]:
+    """What two results say otherwise that a reader takes to be the same, a sentence for each.
+
+    The samples of both are known by their names alone: the pictures, labels or classes behind them
+    may be others.
+    """
+    ours, theirs = read_figures(a), read_figures(b)
+    found: list[str] = []
+    for key, what in _TAKEN_TO_BE_SAME.items():
+        one, other = ours.get(key), theirs.get(key)
+        if one is not None and other is not None and one != other:
+            found.append(f"{b} has another {key} than {a} ({other}, {one}): {what}")
+    return found
+
+
+_TAKEN_TO_BE_SAME = {
+    "data_fingerprint": "the samples have the same names, and may not be the same",
+    "classes_fingerprint": "ids or names of the classes differ, or their order",
+    "mode": "answers were compared in another way",
+}
 
 
 def verdict(paired: Paired, *, a: str = "A", b: str = "B") -> str:

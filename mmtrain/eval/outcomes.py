@@ -124,7 +124,7 @@ def read_outcomes(result: Path) -> dict[str, dict[str, Outcome]]:
     Raises:
         UsageError: there are none, the file is damaged, or it is of another result.
     """
-    figures, path = _read_figures(result), outcomes_path(result)
+    figures, path = read_figures(result), outcomes_path(result)
     if not path.is_file():
         raise UsageError(
             f"{result} has no {path.name} beside it; `mmtrain eval vqa`, `answers`, `zero-shot`, "
@@ -139,7 +139,7 @@ def read_outcomes(result: Path) -> dict[str, dict[str, Outcome]]:
         held[outcome.id] = outcome
     for metric, held in found.items():
         mean, told = fmean(one.score for one in held.values()), figures.get(metric)
-        if not isinstance(told, float | int) or abs(mean - told) > 1e-6:
+        if not isinstance(told, float | int) or not abs(mean - told) <= 1e-6:  # NaN is neither
             raise UsageError(
                 f"{path} gives {metric} = {mean:.6g}, but {result.name} has {told}: they are of "
                 "two evaluations; repeat one"
@@ -149,7 +149,12 @@ def read_outcomes(result: Path) -> dict[str, dict[str, Outcome]]:
     return found
 
 
-def _read_figures(path: Path) -> dict[str, Any]:
+def read_figures(path: Path) -> dict[str, Any]:
+    """The figures of a result, NAME.json.
+
+    Raises:
+        UsageError: it cannot be read, or is something else.
+    """
     try:
         found = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

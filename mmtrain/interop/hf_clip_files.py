@@ -94,7 +94,9 @@ def read_weights(folder: Path) -> Tensors:
             _refuse_elsewhere(parts, index)
             for part in sorted(set(parts.values())):
                 path = folder / part
-                tensors |= raw_state_dict(read_checkpoint(path), path)
+                found = raw_state_dict(read_checkpoint(path), path)
+                # A piece may hold what another one is named for, as an older one that stayed.
+                tensors |= {n: x for n, x in found.items() if parts.get(n, part) == part}
             if missing := sorted(parts.keys() - tensors.keys()):
                 raise UsageError(f"{index} names {missing[0]}, and {parts[missing[0]]} lacks it")
             return bare_names(tensors, index)  # a part alone may look as if it had a prefix

@@ -18,7 +18,7 @@ from mmtrain.interop.foreign_config import ForeignConfig, read_json
 from mmtrain.interop.hf_peft_whole import modules_from, modules_to
 from mmtrain.interop.package import float_tensors, read_tensors
 from mmtrain.interop.peft_patterns import fitting
-from mmtrain.interop.tensor_links import Link, Tensors
+from mmtrain.interop.tensor_links import Link, Tensors, refuse_quantised
 from mmtrain.nn import TransformerConfig
 from mmtrain.peft.lora_config import lora_scale
 
@@ -87,7 +87,9 @@ def read_adapter(
         data = {name: x for name, x in data.items() if x not in (None, False, "", [], {})}
     fields = ForeignConfig(data, source=source)
     kind = fields.only("peft_type", "LORA", *KINDS)
-    tensors = float_tensors(read_tensors(folder / WEIGHTS_FILE))
+    found = read_tensors(folder / WEIGHTS_FILE)
+    refuse_quantised(found, floats=found.keys(), source=str(folder / WEIGHTS_FILE))
+    tensors = float_tensors(found)
     fields.ignore(*NO_EFFECT.split())
     if kind == "LORA":
         return _read_lora(fields, tensors, model, links)

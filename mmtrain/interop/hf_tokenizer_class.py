@@ -127,12 +127,18 @@ def _vocabulary(files: TokenizerFiles) -> tuple[dict[str, int], list[tuple[str, 
     words, merges = folder / "vocab.json", folder / "merges.txt"
     if not words.is_file():
         raise UsageError(NOTHING.format(folder=folder))
-    if merges.is_file():
-        return models.BPE.read_file(str(words), str(merges))
     own, pairs = clip_words()
-    if read_json(words) != own:  # of which the merges follow
-        raise UsageError(f"{words} is not CLIP's own, and there is no merges.txt beside it")
-    return own, pairs
+    if not merges.is_file():
+        if read_json(words) != own:  # of which the merges follow
+            raise UsageError(f"{words} is not CLIP's own, and there is no merges.txt beside it")
+        return own, pairs
+    vocabulary, found = models.BPE.read_file(str(words), str(merges))
+    if vocabulary == own and found != pairs:
+        raise UsageError(
+            f"{merges} has {len(found):,} merges that are not the {len(pairs):,} of CLIP's own "
+            f"words, which {words.name} holds: it is cut or of another model"
+        )
+    return vocabulary, found
 
 
 @functools.cache

@@ -5,7 +5,7 @@ with every shape, follows from our model's shapes and the links: a leftover, mis
 tensor is named as the file names it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -140,7 +140,8 @@ def check_tensors(
     Raises:
         UsageError: naming them as `wanted` and `found` do.
     """
-    refuse_quantised(found, source=source)
+    floats = {name for name, x in wanted.items() if x.is_floating_point()}
+    refuse_quantised(found, floats=floats, source=source)
     shapes = [
         f"{name} {list(found[name].shape)} should be {list(x.shape)}"
         for name, x in wanted.items()
@@ -160,19 +161,26 @@ def check_tensors(
         raise UsageError(f"{source}: tensors do not fit its config: {'; '.join(told)}")
 
 
-def refuse_quantised(found: Mapping[str, Tensor], *, source: str) -> None:
+def refuse_quantised(found: Mapping[str, Tensor], *, floats: Collection[str], source: str) -> None:
     """Refuse weights that were made integers, or 8-bit floats with scales apart.
+
+    Args:
+        found: by their names.
+        floats: names of those that the model computes with; others are told by how they are called.
+        source: names the file in messages.
 
     Raises:
         UsageError: naming the first such tensor.
     """
     for name, x in found.items():
         leaf = name.rpartition(".")[2]
-        is_weight = leaf in ("weight", "bias") and (
+        kind = str(x.dtype).removeprefix("torch.")
+        if x.is_complex():
+            raise UsageError(f"{source}: {name} is {kind}, and weights are real numbers")
+        is_weight = (name in floats or leaf in ("weight", "bias")) and (
             not x.is_floating_point() or x.element_size() == 1
         )
         if is_weight or leaf in _QUANTISED:
-            kind = str(x.dtype).removeprefix("torch.")
             raise UsageError(
                 f"{source}: {name} is {kind}, of quantised weights, which are not read; take the "
                 "model that they were made from, or write it dequantised (transformers: "

@@ -296,3 +296,13 @@ def test_layouts_read_each_other(tmp_path: Path) -> None:
     tensors = {"model": make_tensors()["model"]}
     one = save_checkpoint(tmp_path / "one", step=3, tensors=tensors, state=STATE, keep=1)
     run_ranks(load_on_two_ranks, 2, str(one))
+
+
+def test_a_later_versions_checkpoint_is_not_called_damaged(tmp_path: Path) -> None:
+    """It would be trained over."""
+    save(tmp_path, step=3)
+    newest = save(tmp_path, step=6)
+    manifest = json.loads((newest / "manifest.json").read_text())
+    (newest / "manifest.json").write_text(json.dumps(manifest | {"version": 2, "more": 1}))
+    with pytest.raises(UsageError, match=r"version = 2 is unknown here .*; use the mmtrain that"):
+        find_latest(tmp_path, warn=lambda line: None)

@@ -90,3 +90,14 @@ def test_help_of_training_names_the_sections(capsys: pytest.CaptureFixture[str])
 def test_mmtrain_alone_greets(capsys: pytest.CaptureFixture[str]) -> None:
     told = said([], capsys)
     assert "mmtrain recipes debug_clip" in told and "  train " in told
+
+
+def test_copy_is_a_word_that_may_stand_before_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "wrote debug_clip.toml" in said(["recipes", "copy", "debug_clip"], capsys)
+    assert "wrote b.toml" in said(["recipes", "copy", "debug_clip", "--out", "b.toml"], capsys)
+    assert "name one; `mmtrain recipes` lists them" in said(["recipes", "copy"], capsys, status=2)
+    told = said(["recipes", "debug_clip", "debug_terms"], capsys, status=2)
+    assert "copies one NAME, not debug_clip and debug_terms" in told

@@ -100,3 +100,11 @@ def test_keys_of_a_recipe_are_options_where_the_user_typed_those() -> None:
     arguments = build_parser().parse_args(words)
     told = in_words_of(arguments, "data.workers = 3 and train.device = x; see data.train")
     assert told == "--workers = 3 and --device = x; see data.train"
+
+
+def test_a_key_within_another_stays_as_it_is() -> None:
+    parser = build_parser()
+    words = ["eval", "vqa", "--model", "m", "--data", "d", "--questions", "q", "--out", "o.json"]
+    arguments, _ = parser.parse_known_args(words)
+    told = in_words_of(arguments, "name them (--annotations, vqa.data.annotations); data.workers")
+    assert told == "name them (--annotations, vqa.data.annotations); --workers"

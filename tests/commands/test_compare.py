@@ -152,3 +152,28 @@ def test_what_cannot_be_compared_is_one_line(tmp_path: Path, capsys: pytest.Capt
     assert "has no kind.outcomes.jsonl beside it" in capsys.readouterr().err
     write_result(good, EvalResult(figures={}, best=[], worst=[]))
     assert not outcomes_path(good).exists(), "an earlier result's"
+
+
+def test_what_both_do_not_share_is_told(
+    results: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+):
+    """Samples are known by their names: other pictures, classes or rules under them are told."""
+    a, b = results
+    capsys.readouterr()
+    assert main(["compare", str(a), str(b)]) == 0
+    assert not capsys.readouterr().err
+    for key in ("data_fingerprint", "classes_fingerprint", "mode"):
+        for path, value in ((a, "one"), (b, "other")):
+            path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+        assert main(["compare", str(a), str(b)]) == 0
+        assert f"{b} has another {key} than {a} (other, one): " in capsys.readouterr().err
+
+
+def test_a_figure_that_is_no_number_is_no_figure_of_the_outcomes(
+    results: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+):
+    a, b = results
+    b.write_text(json.dumps(json.loads(b.read_text()) | {"accuracy": float("nan")}))
+    capsys.readouterr()
+    assert main(["compare", str(a), str(b)]) == 2
+    assert "has nan: they are of two evaluations" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from mmtrain.data.questions.json_file import read_json_file
 from mmtrain.data.questions.letters import LETTERS, letter_of
 from mmtrain.data.questions.options import options_of
 from mmtrain.data.questions.question import Form, Question, Said
+from mmtrain.data.questions.rows import other_type
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
 
@@ -144,7 +145,7 @@ def read_predictions(path: Path, questions: Sequence[Question]) -> list[Said]:
     if unknown := [number for number in said if number not in known]:
         raise UsageError(
             f"predictions = {path}: {len(unknown)} of {len(said)} answer no question of this file, "
-            f"the first is {_named(form, unknown[0])}{_other_type(unknown[0], known)}; name the "
+            f"the first is {_named(form, unknown[0])}{other_type(unknown[0], known)}; name the "
             "questions of the same split, or leave such answers out"
         )
     missing = [question for question in questions if question.question_id not in said]
@@ -216,19 +217,6 @@ def _wrong_row(row: Any, number: int, form: Form, wanted: str) -> str:
 
 def _named(form: Form, question_id: Any) -> str:
     return f"{FIELDS[form][0]} {question_id!r}"
-
-
-def _other_type(question_id: Any, known: set[Any]) -> str:
-    """A hint where a number stands for its digits, or the other way round."""
-    swapped = str(question_id) if isinstance(question_id, int) else _as_number(question_id)
-    if swapped not in known:
-        return ""
-    kinds = ("a number", "text") if isinstance(question_id, int) else ("text", "a number")
-    return f" ({kinds[0]}, where the questions have {kinds[1]})"
-
-
-def _as_number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdecimal() else None
 
 
 def _answers_balanced_alone(

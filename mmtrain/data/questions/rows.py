@@ -3,7 +3,7 @@
 A row that is no question goes to `on_fault`, which refuses the file (`refuse`) or counts the row.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +41,31 @@ def by_question(rows: list[Any], told: str, on_fault: OnFault) -> dict[Any, dict
     for number, row in enumerate(rows):
         question_id = row.get("question_id") if isinstance(row, dict) else None
         if not isinstance(question_id, int | str) or isinstance(question_id, bool):
-            error = UsageError(
-                f"{told}: row {number} is without 'question_id'; fetch the file again"
+            what = (
+                "is without 'question_id'"
+                if question_id is None
+                else f"has question_id = {question_id!r}, which is no whole number and no text"
             )
+            error = UsageError(f"{told}: row {number} {what}; fetch the file again")
             on_fault(MALFORMED, error)
         elif question_id in found:
             on_fault(TWICE, there_twice(told, f"question_id {question_id}"))
         else:
             found[question_id] = row
     return found
+
+
+def other_type(question_id: Any, known: Container[Any], where: str = "the questions have") -> str:
+    """A hint where a number stands for its digits, or the other way round; empty where not."""
+    swapped = str(question_id) if isinstance(question_id, int) else _as_number(question_id)
+    if swapped not in known:
+        return ""
+    kinds = ("a number", "text") if isinstance(question_id, int) else ("text", "a number")
+    return f" ({kinds[0]}, where {where} {kinds[1]})"
+
+
+def _as_number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() else None
 
 
 def there_twice(told: str, what: str) -> UsageError:

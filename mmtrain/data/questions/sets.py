@@ -15,6 +15,7 @@ from mmtrain.data.questions.rows import (
     by_question,
     image_id_of,
     no_answers,
+    other_type,
     table_of,
     text_of,
     there_twice,
@@ -81,7 +82,8 @@ def _annotations(
         if (answered := answers.get(question_id)) is None:
             error = UsageError(
                 f"annotations = {file}: {num_missing} of the {len(asked)} questions in {path} have "
-                f"no annotation, such as question_id {question_id}; name the files of one split"
+                f"no annotation, such as question_id {question_id!r}"
+                f"{other_type(question_id, answers, 'it has')}; name the files of one split"
             )
             on_fault("no annotation", error)
             continue

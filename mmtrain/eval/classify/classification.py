@@ -47,6 +47,8 @@ class ReadClass:
     def __call__(self, members: Members) -> int:
         """Raises SampleError when the sample has no label, several, or one that is no class."""
         label = read_text_field(members, self.label_key, setting="label_key")
+        if label in (None, "") or label != label:
+            raise SampleError(f"it has no {self.label_key}: the field is empty")
         if str(label) in self.number:
             return self.number[str(label)]
         several = _several(label)

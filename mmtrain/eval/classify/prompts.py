@@ -1,5 +1,6 @@
 """What a class name becomes before the text tower: templates by name, and their mean embedding."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -141,11 +142,20 @@ def load_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     return _with_place(lines, str(path))
 
 
+_PYTHON = re.compile(r"""lambda\b.*:|f?(['"]).*\1,$""")
+"""How CLIP's and open_clip's lists of prompts look, whose lines are programs."""
+
+
 def _with_place(lines: Sequence[str], origin: str) -> tuple[str, ...]:
     """The prompts without blank lines, `{name}` in each."""
     prompts: list[str] = []
     for number, line in enumerate(lines, 1):
         prompt = line.strip().replace("{}", "{name}").replace("{c}", "{name}")
+        if _PYTHON.match(prompt):
+            raise UsageError(
+                f"{origin}:{number}: {line.strip()!r} is a program's; write the prompt alone, such "
+                "as a photo of a {}."
+            )
         if prompt and "{name}" not in prompt:
             raise UsageError(
                 f"{origin}:{number}: {line.strip()!r} has no place for the class; put {{}} in it"

@@ -1,5 +1,6 @@
 """Zero-shot classification: an image gets the class whose prompts lie nearest to it."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,24 @@ from mmtrain.eval.classify.subsets import choose, refuse_other_count
 from mmtrain.eval.encode import Encoder, filled_up
 from mmtrain.eval.result import EvalResult, provenance
 from mmtrain.eval.samples import encoded_batches
+
+
+def _twins(encoder: Encoder, known: ClassList, prompt: str) -> str:
+    """Classes whose prompts are the same to the model, in words; empty where there are none."""
+    first: dict[tuple[int, ...], int] = {}
+    pairs: list[tuple[int, int]] = []
+    ids_MT = encoder.tokenizer([prompt.replace("{name}", name) for name in known.names])
+    for place, ids in enumerate(ids_MT.tolist()):
+        if (other := first.setdefault(tuple(ids), place)) != place:
+            pairs.append((other, place))
+    if not pairs:
+        return ""
+    one, two = pairs[0]
+    more = f", and {len(pairs) - 1} more are another's too" if len(pairs) > 1 else ""
+    return (
+        f"the classes {known.ids[one]} and {known.ids[two]} are both {known.names[two]!r} to the "
+        f"model{more}"
+    )
 
 
 @torch.no_grad()
@@ -56,6 +75,8 @@ def evaluate_zero_shot(
     prompts = load_templates(templates)
     source = open_source(data, index_dir=index_dir, key="data")
     grouped = read_groups(encoder, source, groups)
+    if encoder.is_main and (twins := _twins(encoder, known, prompts[0])):
+        print(f"mmtrain: {twins}: no text tells them apart", file=sys.stderr)
     text_ME = class_embeddings(encoder, known.names, prompts)
     table = ClassTable(source.num_samples, encoder.device)
     read_class = ReadClass.of(known, label_key)

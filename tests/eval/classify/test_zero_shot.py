@@ -4,9 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmtrain.data.sample_error import SampleError
 from mmtrain.errors import UsageError
 from mmtrain.eval import evaluate_zero_shot
-from mmtrain.eval.classify.prompts import TEMPLATES
+from mmtrain.eval.classify.classification import ReadClass
+from mmtrain.eval.classify.prompts import TEMPLATES, load_templates
 from tests.data.shard_files import encoded, picture, write_shard
 from tests.eval.tiny import (
     LinearTowers,
@@ -219,3 +221,32 @@ def test_several_labels_are_refused_as_such(tmp_path: Path, files: dict) -> None
     message = str(caught.value)
     assert "sample two of" in message and "names 2 classes (0, 1)" in message
     assert "mean average precision" in message and len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("names", [["a cat", "a dog", "a cat"], ["A Cat", "a dog", "a cat"]])
+def test_classes_that_are_one_to_the_model_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str]
+) -> None:
+    data = write_classified(tmp_path / "a.tar", 6, num_classes=3)
+    evaluate_zero_shot(make_encoder(), data=str(data), classes=NAMES[:3])
+    assert not capsys.readouterr().err
+    evaluate_zero_shot(make_encoder(), data=str(data), classes=names)
+    told = capsys.readouterr().err
+    assert "the classes 0 and 2 are both" in told and "no text tells them apart" in told
+
+
+@pytest.mark.parametrize("label", [None, float("nan"), ""])
+def test_no_label_is_not_a_class_of_that_name(label: object) -> None:
+    read = ReadClass(label_key="y", number={"None": 0, "nan": 1, "": 2})
+    with pytest.raises(SampleError, match="it has no y: the field is empty"):
+        read({"json": json.dumps({"y": label}).encode()})
+
+
+@pytest.mark.parametrize(
+    "line", ["lambda c: f'a photo of a {c}.',", '"a photo of {}.",', "f'a {name}',"]
+)
+def test_a_line_of_a_program_is_no_prompt(tmp_path: Path, line: str) -> None:
+    (tmp_path / "t.txt").write_text(f"a {{}}\n{line}\n")
+    with pytest.raises(UsageError, match=r"t.txt:2: .* is a program's; write the prompt alone"):
+        load_templates(str(tmp_path / "t.txt"))
+    assert load_templates(["the {}'s 'good' photo,", "'90s {}"])
