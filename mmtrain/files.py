@@ -5,12 +5,14 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
+
+_T = TypeVar("_T")
 
 
 @contextmanager
@@ -40,6 +42,20 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("it nests too deep") from error
+
+
+def read_numpys(read: Callable[[], _T]) -> _T:
+    """What `read` makes of a file of numpy's, whose header Python's own compiler parses.
+
+    That may end in a SystemError where threads use it at once, seen once with CPython 3.11.7
+    (https://github.com/python/cpython/issues/106905): then it is read again.
+    """
+    for _ in range(4):
+        try:
+            return read()
+        except SystemError:
+            continue
+    return read()
 
 
 def text_lines(text: str) -> list[str]:

@@ -5,7 +5,9 @@ import stat
 import threading
 from pathlib import Path
 
-from mmtrain.files import replace_file
+import pytest
+
+from mmtrain.files import read_numpys, replace_file
 
 
 def test_a_file_is_replaced(tmp_path: Path) -> None:
@@ -31,3 +33,21 @@ def test_pipes_and_devices_are_written_into(tmp_path: Path) -> None:
     finally:
         os.close(main)
         os.close(terminal)
+
+
+def test_a_file_of_numpys_is_read_again_where_threads_met():
+    """In Python's own compiler, which parses the header."""
+    calls = []
+
+    def read(*, ends_after: int) -> str:
+        calls.append(ends_after)
+        if len(calls) <= ends_after:
+            raise SystemError("AST constructor recursion depth mismatch (before=37, after=64)")
+        return "read"
+
+    assert read_numpys(lambda: read(ends_after=2)) == "read"
+    assert len(calls) == 3
+    calls.clear()
+    with pytest.raises(SystemError):
+        read_numpys(lambda: read(ends_after=99))
+    assert len(calls) == 5

@@ -17,7 +17,7 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from mmtrain.errors import UsageError
-from mmtrain.files import parse_json, replace_file
+from mmtrain.files import parse_json, read_numpys, replace_file
 
 DONE_FILE = "embed.json"
 PARTIAL_FILE = "embed.partial.json"
@@ -88,9 +88,8 @@ def read_npy(file: Path | IO[bytes]) -> np.ndarray:
     if isinstance(file, Path) and file.exists() and not file.is_file():  # a pipe is waited for
         raise ValueError(f"{named} is no file")
     try:
-        found: Any = np.load(
-            file, mmap_mode="r" if isinstance(file, Path) else None, allow_pickle=False
-        )
+        mode = "r" if isinstance(file, Path) else None
+        found: Any = read_numpys(lambda: np.load(file, mmap_mode=mode, allow_pickle=False))
     except (ValueError, TypeError, EOFError, OverflowError, *_NO_HEADER) as error:
         raise ValueError(f"{named} is cut or no file of numpy's") from error
     if not isinstance(found, np.ndarray):  # several arrays in one file

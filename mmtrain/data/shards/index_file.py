@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from mmtrain.data.storage.addresses import base_name, is_remote, is_web
 from mmtrain.data.storage.file import File
 from mmtrain.data.storage.patience import may_pass
 from mmtrain.errors import UsageError
-from mmtrain.files import parse_json
+from mmtrain.files import parse_json, read_numpys
 
 SUFFIX = ".index"
 CATALOGUE_SUFFIX = ".catalogue"
@@ -148,6 +149,7 @@ _ARRAYS = {
     "width_S": np.uint32,
 }
 _SIZES = ("height_S", "width_S")
+_T = TypeVar("_T")
 # What a file that is missing, torn, forged or of another version raises.
 _UNREADABLE = (
     AttributeError,
@@ -170,9 +172,7 @@ def load_summary(path: Path) -> IndexSummary | None:
         OSError: it cannot be read just now.
     """
     try:
-        # Opened here: numpy does not close what proves to be no zip.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return _decode_summary(file)
+        return _read(path, _decode_summary)
     except _UNREADABLE as error:
         _raise_passing(error)
         return None
@@ -185,14 +185,25 @@ def load_index(path: Path) -> ShardIndex | None:
         OSError: it cannot be read just now.
     """
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            summary = _decode_summary(file)
-            arrays = {name: _array(name, file, summary) for name in _ARRAYS}
+        index = _read(path, _decode_index)
     except _UNREADABLE as error:
         _raise_passing(error)
         return None
-    index = ShardIndex(summary=summary, **arrays)
     return index if _is_consistent(index) else None
+
+
+def _read(path: Path, decode: Callable[[Mapping[str, np.ndarray]], _T]) -> _T:
+    def once() -> _T:
+        # Opened here: numpy does not close what proves to be no zip.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return decode(file)
+
+    return read_numpys(once)
+
+
+def _decode_index(file: Mapping[str, np.ndarray]) -> ShardIndex:
+    summary = _decode_summary(file)
+    return ShardIndex(summary=summary, **{n: _array(n, file, summary) for n in _ARRAYS})
 
 
 def _array(name: str, file: Mapping[str, np.ndarray], summary: IndexSummary) -> np.ndarray:

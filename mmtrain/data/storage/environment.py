@@ -9,11 +9,13 @@ import base64
 import configparser
 import netrc
 import os
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from mmtrain.errors import UsageError
+from mmtrain.settings.paths import mask_secrets
 
 GOOGLE_EMULATOR, AZURE_EMULATOR = "STORAGE_EMULATOR_HOST", "AZURE_STORAGE_USE_EMULATOR"
 _AZURITE = "http://127.0.0.1:10000/devstoreaccount1"
@@ -34,14 +36,27 @@ def endpoint(scheme: str) -> str:
     """The address of a store that is not the cloud's own, where the environment names one.
 
     Raises:
-        UsageError: Azure's connection string is none.
+        UsageError: it is no address, or Azure's connection string is none.
     """
-    names = _ENDPOINTS.get(scheme, ())
-    found = next((os.environ[name] for name in names if os.environ.get(name)), "")
+    names = [name for name in _ENDPOINTS.get(scheme, ()) if name in os.environ]
+    if scheme != "gs":
+        _refuse_no_address(names)
+    found = next((os.environ[name] for name in names if os.environ[name]), "")
     if scheme == "az" and not found:
         emulated = _AZURITE if _is_on(AZURE_EMULATOR) else ""
         found = _connection().get("BlobEndpoint", emulated)
     return f"http://{found}" if scheme == "gs" and found and "://" not in found else found
+
+
+def _refuse_no_address(names: list[str]) -> None:
+    """The client reads all of these variables too, and panics over one that is empty or without
+    http://."""
+    for name in names:
+        if not re.match(r"https?://[^/?#]", os.environ[name], re.IGNORECASE):
+            raise UsageError(
+                f'{name} = "{mask_secrets(os.environ[name])}" is no address; write one such as '
+                "http://minio.local:9000, or unset it"
+            )
 
 
 def store_options(scheme: str) -> dict[str, Any]:

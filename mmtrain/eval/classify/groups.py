@@ -24,6 +24,7 @@ from mmtrain.eval.samples import (
     spans,
 )
 from mmtrain.eval.together import gather_all, on_all_ranks
+from mmtrain.files import read_numpys
 
 _NUMPY = b"\x93NUMPY"
 _AT_ONCE = 256
@@ -85,7 +86,8 @@ class ReadGroup:
 
 def _array(held: bytes, name: str) -> list[Any]:
     try:
-        return np.load(BytesIO(held), allow_pickle=False).ravel().tolist()
+        found = read_numpys(lambda: np.load(BytesIO(held), allow_pickle=False))
+        return found.ravel().tolist()
     except (ValueError, EOFError, OSError) as error:
         raise SampleError(f"its .{name} cannot be read ({error})") from error
 

@@ -148,6 +148,16 @@ def test_a_denial_is_told_without_the_secret(buckets, monkeypatch, name, capsys)
     assert "denies it (403)" in told and KEY not in told
 
 
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+@pytest.mark.parametrize("value", ["", "minio.local:9000", "nonsense", "http://", "s3://host"])
+def test_an_endpoint_that_is_no_address_is_told(monkeypatch, name, value):
+    """The client itself panics, with pages of its own on the screen."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=f'{name} = "{value}" is no address; write one such as'):
+        ShardSource("s3://bucket/a.tar")
+
+
 def test_a_connection_string_that_is_none_is_told_without_it(monkeypatch):
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", KEY)
     with pytest.raises(UsageError, match="AZURE_STORAGE_CONNECTION_STRING has no Acc") as caught:
