@@ -8,6 +8,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from multiprocessing import util
 
 import pytest
 
@@ -19,4 +20,6 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     made = os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="mmtrain-tests-")
     # The first to be registered is the last to be called: multiprocessing removes a folder in it.
+    atexit.unregister(util._exit_function)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
     atexit.register(shutil.rmtree, made, ignore_errors=True)
+    atexit.register(util._exit_function)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]

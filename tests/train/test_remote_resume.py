@@ -178,9 +178,17 @@ def test_killed_and_resumed_elsewhere(tmp_path, monkeypatch, places, s3) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sources", [("s3",) * 3, ("http",) * 3, ("http", "s3", "disk")])
-@pytest.mark.parametrize(("lanes", "workers"), [(1, 0), (2, 2)])
-@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize(
+    ("sources", "lanes", "workers", "mirrored"),
+    [
+        (("s3",) * 3, 1, 0, False),
+        (("s3",) * 3, 2, 2, True),
+        (("http",) * 3, 1, 0, True),
+        (("http",) * 3, 2, 2, False),
+        (("http", "s3", "disk"), 1, 0, False),
+        (("http", "s3", "disk"), 2, 2, True),
+    ],
+)  # any two of the three together; data/storage/test_everywhere.py has all of the loader's
 def test_killed_and_resumed_anywhere(
     tmp_path,
     monkeypatch,

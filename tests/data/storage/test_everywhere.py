@@ -1,41 +1,78 @@
 """The same batches from everywhere by any number of ranks, workers and lanes; every sample once."""
 
+import itertools
+import multiprocessing
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 
 from mmtrain.data.batch import ImageTextBatch
-from tests.data.shard_files import build_data, write_set
+from tests.data.shard_files import build_data, pairs, write_shard
 from tests.data.storage.conftest import Bucket
-from tests.data.storage.fault_server import serving
+from tests.data.storage.fault_server import dice, serving
 
-SIZES = (17, 9, 14, 11, 23, 6)
+SIZES = (17, 9, 14, 11, 23, 9)
 NUM_SAMPLES, BATCH = sum(SIZES), 16
-BATCHES = 2 * (NUM_SAMPLES // BATCH)
+EPOCH = -(-NUM_SAMPLES // BATCH)
+"""Batches of one, the last of which is padded."""
+WORLDS, LANES, WORKERS = (1, 2, 4, 8), (1, 4, 8), (0, 1, 3)
 TENSORS = ("images_BCHW", "tokens_BT", "text_length_B", "label_B", "position_B", "valid_B")
+OPTIONS = {"batch_size": BATCH, "fixed_length": 16, "last": "mask"}
 
 
-def of_ranks(place: str, world_size: int, **options) -> list[list[ImageTextBatch]]:
-    """Two epochs' batches of each rank."""
-    options |= {"batch_size": BATCH, "world_size": world_size, "fixed_length": 16}
-    data = (build_data(place, rank=rank, **options) for rank in range(world_size))
-    return [list(one.iterate(0, BATCHES)) for one in data]
+def of_rank(
+    place: str,
+    rank: int,
+    world_size: int,
+    *,
+    at_three: Callable[[], None] = lambda: None,
+    **options,
+) -> list[ImageTextBatch]:
+    """An epoch's batches of a rank, and the next one's first.
+
+    Args:
+        place: the shards.
+        rank: which.
+        world_size: of how many.
+        at_three: what happens when it has three.
+        options: of the data.
+    """
+    data = build_data(place, rank=rank, world_size=world_size, **OPTIONS | options)
+    batches = []
+    for batch in data.iterate(0, EPOCH + 1):
+        batches.append(batch)
+        if len(batches) == 3:
+            at_three()
+    return batches
 
 
-def assert_global(ranks: list[list[ImageTextBatch]], want: list[ImageTextBatch]) -> None:
-    for number, whole in enumerate(want):
-        parts = [batches[number] for batches in ranks]
-        assert sum((part.keys for part in parts), ()) == whole.keys
+def assert_part(
+    part: list[ImageTextBatch], want: list[ImageTextBatch], rank: int, world_size: int
+) -> None:
+    """A rank has its rows of the whole batches, to the bit."""
+    rows = slice(rank * BATCH // world_size, (rank + 1) * BATCH // world_size)
+    for number, (batch, whole) in enumerate(zip(part, want, strict=True)):
+        assert batch.keys == whole.keys[rows]
         for name in TENSORS:
-            joined = torch.cat([getattr(part, name) for part in parts])
-            assert torch.equal(joined, getattr(whole, name)), (number, name)
+            assert torch.equal(getattr(batch, name), getattr(whole, name)[rows]), (number, name)
 
 
 @pytest.fixture
 def places(tmp_path, monkeypatch, s3: Bucket):
     """The same shards on a disk, in a store and on a web server."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "indexes"))
-    write_set(tmp_path / "set", SIZES)
-    with serving(tmp_path / "set") as web:
+    (tmp_path / "set").mkdir()
+    # Without WebP, for which each worker would import all of Pillow's formats.
+    samples = (sample for sample in pairs(0, 2 * NUM_SAMPLES) if "webp" not in sample[1])
+    for number, size in enumerate(SIZES):
+        write_shard(tmp_path / "set" / f"{number:03}.tar", itertools.islice(samples, size))
+    with serving(
+        tmp_path / "set", fault=dice(seed=1, share=0.02, faults=("stall",)), stall=0.01
+    ) as web:
         yield {
             "disk": str(tmp_path / "set"),
             "store": s3.upload(tmp_path / "set", "all"),
@@ -43,43 +80,54 @@ def places(tmp_path, monkeypatch, s3: Bucket):
         }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("lanes", [1, 4, 8])
-def test_all_ranks_together_see_the_same_from_everywhere(places, lanes, tmp_path) -> None:
-    (want,) = of_ranks(places["disk"], 1, lanes=lanes)
-    for epoch in (want[: BATCHES // 2], want[BATCHES // 2 :]):
-        keys = [key for batch in epoch for key in batch.keys]
-        assert len(set(keys)) == len(keys) == NUM_SAMPLES // BATCH * BATCH
-    tiny, large = {"cache_gb": 2e-4}, {"cache_gb": 0.1}  # 200 kB: full at once
-    for place, path in places.items():
-        caches = ({}, tiny, large) if place != "disk" else ({},)
-        for number, cache in enumerate(caches):
-            folder = {"cache_dir": str(tmp_path / f"{place}{number}")} if cache else {}
-            for world_size in (1, 2, 4, 8):
-                ranks = of_ranks(path, world_size, lanes=lanes, **cache, **folder)
-                assert_global(ranks, want)
+def _read_slowly(place: str, cache: str) -> None:
+    """A job to kill."""
+    for _ in build_data(place, cache_dir=cache, cache_gb=0.1, **OPTIONS).iterate(0, EPOCH):
+        time.sleep(0.2)
+
+
+def leave_what_a_killed_job_leaves(place: str, cache: Path) -> None:
+    job = multiprocessing.get_context("forkserver").Process(
+        target=_read_slowly, args=(place, str(cache))
+    )
+    job.start()
+    while not [*cache.rglob("*-*")]:
+        assert job.is_alive()
+        time.sleep(0.01)
+    job.kill()
+    job.join()
+
+
+def _remove_at_once(folder: Path) -> None:
+    """Also what is being written to."""
+    shutil.rmtree(folder.rename(f"{folder}-gone"), ignore_errors=True)
+
+
+CACHES = ("off", "on", "full", "deleted", "killed")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lanes", [1, 4])
-@pytest.mark.parametrize("workers", [1, 3])
-def test_workers_change_nothing_anywhere(places, workers, lanes, tmp_path) -> None:
-    (want,) = of_ranks(places["disk"], 1, lanes=lanes)
-    for place, path in places.items():
-        for cache in ({}, {"cache_dir": str(tmp_path / place), "cache_gb": 0.1}):
-            if cache and place == "disk":
-                continue
-            ranks = of_ranks(path, 2, lanes=lanes, workers=workers, **cache)
-            assert_global(ranks, want)
-
-
-@pytest.mark.slow
-def test_the_last_batch_is_the_same_from_everywhere(places) -> None:
-    """Padded where data.last says so: then an epoch misses nothing."""
-    options = {"last": "mask", "lanes": 4}
-    (want,) = of_ranks(places["disk"], 1, **options)
-    epoch = want[: -(-NUM_SAMPLES // BATCH)]
-    keys = [key for batch in epoch for key in batch.keys if key]
-    assert len(set(keys)) == len(keys) == NUM_SAMPLES
-    for path in places.values():
-        assert_global(of_ranks(path, 4, **options), want)
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize(
+    ("place", "cache"), [("disk", "off"), *itertools.product(("store", "web"), CACHES)]
+)
+def test_all_ranks_see_the_same_from_everywhere(places, place, cache, lanes, tmp_path) -> None:
+    """Without workers all ranks of each world are read; with workers one of them, by turns, since
+    what it reads is nobody else's matter."""
+    want = of_rank(places["disk"], 0, 1, lanes=lanes)
+    keys = [key for batch in want[:EPOCH] for key in batch.keys if key]
+    assert (NUM_SAMPLES - len(set(keys)), len(keys) - len(set(keys))) == (0, 0)
+    left = tmp_path / "left"
+    if cache == "killed":
+        leave_what_a_killed_job_leaves(places[place], left)
+    for turn, (world, workers) in enumerate(itertools.product(WORLDS, WORKERS)):
+        folder = tmp_path / f"{world}{workers if cache != 'on' else ''}"  # cold, then warm
+        options = {} if cache == "off" else {"cache_dir": str(folder), "cache_gb": 0.1}
+        options |= {"cache_gb": 2e-4} if cache == "full" else {}  # 200 kB
+        at_three = {"at_three": lambda folder=folder: _remove_at_once(folder)}
+        options |= at_three if cache == "deleted" else {}
+        if cache == "killed":
+            shutil.copytree(left, folder)
+        for rank in range(world) if workers == 0 else (turn % world,):
+            part = of_rank(places[place], rank, world, lanes=lanes, workers=workers, **options)
+            assert_part(part, want, rank, world)
