@@ -6,7 +6,6 @@ from typing import Any
 
 from mmtrain.cli.model_options import HUB, add_architecture
 from mmtrain.cli.parser import add_command, add_device
-from mmtrain.errors import UsageError
 from mmtrain.settings.numbers import at_least
 
 
@@ -92,8 +91,6 @@ def _watch(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from mmtrain.report import write_report
 
-    if arguments.out is not None and arguments.out.suffix not in (".html", ".htm"):
-        raise UsageError(f"out = {arguments.out} must end in .html")
     print(f"wrote {write_report(tuple(arguments.runs), out=arguments.out)}")
 
 

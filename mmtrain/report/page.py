@@ -44,10 +44,13 @@ def write_report(
             if the page needs it.
 
     Raises:
-        UsageError: one is no run folder or is there twice, the page cannot be written.
+        UsageError: one is no run folder or is there twice, `out` is called as something else, the
+            page cannot be written.
     """
     if not run_dirs:
         raise UsageError("no run is named; name at least one run folder")
+    if out is not None and out.suffix not in (".html", ".htm"):
+        raise UsageError(f"out = {out} must end in .html")
     lacking = None
     if len(run_dirs) == 1 and is_run(run_dirs[0]):
         lacking = update_look(run_dirs[0], encoder=encoder)

@@ -1,5 +1,6 @@
 """The recipes that travel with mmtrain, and the keys of one section, through the command line."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ def said(words: list[str], capsys: pytest.CaptureFixture[str], *, status: int = 
 def test_the_list_names_each_with_its_first_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     told = said(["recipes"], capsys)
     assert all(f"{name} " in told for name in shipped_recipes())
-    assert "clip_vit_b32       CLIP ViT-B/32 from scratch on a folder of img2dataset tars\n" in told
+    first = "CLIP ViT-B/32 from scratch on a folder of img2dataset tars"
+    assert re.search(rf"clip_vit_b32 +{re.escape(first)}\n", told)
     assert max(map(len, told.split("\n\n")[0].splitlines())) <= 100
 
 

@@ -17,23 +17,30 @@ from mmtrain.eval.encode import Encoder, filled_up
 from mmtrain.eval.result import EvalResult, provenance
 from mmtrain.eval.samples import encoded_batches
 
+_told: set[str] = set()
+"""Of this process: a run evaluates many times."""
 
-def _twins(encoder: Encoder, known: ClassList, prompt: str) -> str:
-    """Classes whose prompts are the same to the model, in words; empty where there are none."""
+
+def _tell_twins(encoder: Encoder, known: ClassList, prompt: str) -> None:
+    """Name classes whose prompts are the same to the model."""
     first: dict[tuple[int, ...], int] = {}
     pairs: list[tuple[int, int]] = []
     ids_MT = encoder.tokenizer([prompt.replace("{name}", name) for name in known.names])
     for place, ids in enumerate(ids_MT.tolist()):
         if (other := first.setdefault(tuple(ids), place)) != place:
             pairs.append((other, place))
-    if not pairs:
-        return ""
+    # ImageNet's own names have such pairs, which everybody's figures share.
+    if not pairs or set(known.ids) <= set(class_list("imagenet").ids):
+        return
     one, two = pairs[0]
     more = f", and {len(pairs) - 1} more are another's too" if len(pairs) > 1 else ""
-    return (
-        f"the classes {known.ids[one]} and {known.ids[two]} are both {known.names[two]!r} to the "
-        f"model{more}"
+    line = (
+        f"mmtrain: the classes {known.ids[one]} and {known.ids[two]} are both "
+        f"{known.names[two]!r} to the model{more}: no text tells them apart"
     )
+    if line not in _told:
+        _told.add(line)
+        print(line, file=sys.stderr)
 
 
 @torch.no_grad()
@@ -75,8 +82,8 @@ def evaluate_zero_shot(
     prompts = load_templates(templates)
     source = open_source(data, index_dir=index_dir, key="data")
     grouped = read_groups(encoder, source, groups)
-    if encoder.is_main and (twins := _twins(encoder, known, prompts[0])):
-        print(f"mmtrain: {twins}: no text tells them apart", file=sys.stderr)
+    if encoder.is_main:
+        _tell_twins(encoder, known, prompts[0])
     text_ME = class_embeddings(encoder, known.names, prompts)
     table = ClassTable(source.num_samples, encoder.device)
     read_class = ReadClass.of(known, label_key)

@@ -102,7 +102,8 @@ class LabelledEvaluator(Evaluator):
         from mmtrain.eval.classify.layouts import open_labelled
 
         if self.ignored_groups and self.group_key is None:
-            raise UsageError("ignored_groups has no effect without group_key; name it too")
+            named = ", ".join(self.ignored_groups)
+            raise UsageError(f"ignored_groups = {named} has no effect without group_key; name it")
         named = {name: getattr(self, name) for name in self.sets}
         return open_labelled(
             {name: data for name, data in named.items() if data is not None},
