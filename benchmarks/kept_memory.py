@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -21,23 +22,22 @@ from machine import describe_machine
 from train_step import build_ours, make_batch, our_model
 
 from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
-from mmtrain.nn import products
+from mmtrain.nn.heap import kept_memory
 
 WAYS = ("returned", "kept")
 
 
 def take_steps(name: str, precision: str, args: argparse.Namespace) -> dict[str, float]:
     """What a process of its own measures."""
-    if args.only == "returned":
-        products.keep_freed_memory = lambda: False
     device, size = torch.device("cpu"), our_model(name, torch.device("cpu")).config.vision
     batch = make_batch(args.batch_size, size.image_size, build_tokenizer(TokenizerConfig()))
     step = build_ours(name, batch, precision, device)
-    step()
-    before = resource.getrusage(resource.RUSAGE_SELF)
-    for _ in range(args.steps):
+    with kept_memory(device) if args.only == "kept" else nullcontext():
         step()
-    after = resource.getrusage(resource.RUSAGE_SELF)
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        for _ in range(args.steps):
+            step()
+        after = resource.getrusage(resource.RUSAGE_SELF)
     user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
     return {
         "seconds": (user + system) / args.steps,

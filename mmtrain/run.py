@@ -20,6 +20,7 @@ from mmtrain.data.storage.caches import caching
 from mmtrain.data.storage.patience import waiting
 from mmtrain.errors import ExitStatus
 from mmtrain.files import writing
+from mmtrain.nn.heap import kept_memory
 from mmtrain.nn.products import fast_products
 from mmtrain.parallel.mesh import Layout, build_layout, leave_ranks, pick_device
 from mmtrain.ranks import is_alone, num_ranks, on_every_rank, on_rank_0, own_rank
@@ -58,10 +59,10 @@ def train_command(*, recipe: TrainRecipe, resume: Resume, quiet: bool = False) -
     layout = build_layout(recipe.parallel, pick_device(recipe.train.device))
     try:
         patient = waiting(recipe.data.retry_seconds)
-        fast = fast_products(layout.device)
+        fast, kept = fast_products(layout.device), kept_memory(layout.device)
         cached = caching(recipe.data.open_cache(world_size=layout.size("dp")))
         own = _own_folder(recipe, resume=resume)
-        with StopSignals() as signals, patient, cached, fast, own:
+        with StopSignals() as signals, patient, cached, fast, kept, own:
             return _train(recipe, layout, resume=resume, signals=signals, quiet=quiet)
     finally:
         leave_ranks()

@@ -10,10 +10,9 @@ from mmtrain.files import real_path
 
 RECORDS = (
     "run.json", "recipe.toml", "metrics.jsonl", "history.jsonl", "bad_*.jsonl", "run-files.json",
-    "run-etags.json", "etags.json", "manifest.json", "state.json", "tensors.json", "config.json",
-    "model.json", "*_config.json", "tokenizer.json", "vocab.json", "special_tokens_map.json",
-    "*.index.json", "*.safetensors", "*.bin", "*.pt", "embed.json", "keys-*.json", "*.npy",
-    "*.parquet", "*.tar",
+    "run-etags.json", "manifest.json", "state.json", "config.json", "*_config.json",
+    "tokenizer.json", "vocab.json", "special_tokens_map.json", "*.index.json", "*.safetensors",
+    "*.bin", "*.pt", "embed.json", "keys-*.json", "*.npy", "*.parquet", "*.tar",
 )  # fmt: skip
 """Files of runs, checkpoints, models, embeddings and data, which no figure or page replaces."""
 

@@ -19,6 +19,7 @@ from mmtrain.data.storage.patience import waiting
 from mmtrain.errors import UsageError
 from mmtrain.files import writing
 from mmtrain.nn.flops import FlopCount
+from mmtrain.nn.heap import kept_memory
 from mmtrain.nn.products import fast_products
 from mmtrain.nn.regions import region
 from mmtrain.parallel.compile import is_compiled
@@ -63,7 +64,8 @@ def profile_command(
                 "leave it out"
             )
         on_rank_0(lambda: _make_folder(out))
-        with waiting(loaded.data.retry_seconds), fast_products(layout.device):
+        fast, kept = fast_products(layout.device), kept_memory(layout.device)
+        with waiting(loaded.data.retry_seconds), fast, kept:
             _profile(build_run(loaded, layout), steps=steps, out=out, memory=memory)
     finally:
         leave_ranks()

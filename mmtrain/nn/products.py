@@ -15,8 +15,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmtrain.nn.heap import keep_freed_memory
-
 _SETTING = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
 # Beside torch's own setting, which compiled code cannot read.
 _chosen = False
@@ -27,12 +25,9 @@ def fast_products(device: torch.device) -> Iterator[None]:
     """Within the context fp32 products on a CPU are computed by the faster library.
 
     For work in large batches: a product of fewer than some 100,000 multiplications takes 10 us
-    longer. Autograd's threads follow. What the process had set is there again afterwards, but
-    that memory stays with it (nn/heap.py).
+    longer. Autograd's threads follow. What the process had set is there again afterwards.
     """
     global _chosen
-    if device.type == "cpu":
-        keep_freed_memory()
     before = _SETTING.fp32_precision, _chosen
     if device.type == "cpu" and onednn_is_better():
         _SETTING.fp32_precision, _chosen = "bf16", True

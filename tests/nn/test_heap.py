@@ -1,56 +1,89 @@
-"""Memory that tensors give back stays with the process, unless its user has said otherwise."""
+"""Memory that tensors give back stays with a process that trains, unless its user says no."""
 
-import resource
+import ctypes
 import types
-from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 
+from mmtrain.cli import main
 from mmtrain.nn import heap
-from mmtrain.nn.products import fast_products
+from mmtrain.nn.heap import kept_memory
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in heap._SETTINGS:
         monkeypatch.delenv(name, raising=False)
-    heap.keep_freed_memory.cache_clear()
-    yield
-    heap.keep_freed_memory.cache_clear()
 
 
-def faults_of_work() -> int:
-    """Page faults of four tensors of 16 MiB, made and given back ten times."""
-    for repeat in range(11):
-        if repeat == 1:
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        tensors = [torch.ones(1 << 22) for _ in range(4)]
-        del tensors
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+class Library:
+    """Notes what it is asked for."""
+
+    def __init__(self, _: None) -> None:
+        self.asked: list[tuple[int, ...]] = []
+        found.append(self)
+
+    def mallopt(self, option: int, value: int) -> int:
+        self.asked.append((option, value))
+        return 1
+
+    def malloc_trim(self, pad: int) -> int:
+        self.asked.append((pad,))
+        return 1
 
 
-def test_work_on_a_cpu_keeps_its_memory():
-    with fast_products(torch.device("cpu")):
-        pass
-    if not heap.keep_freed_memory():
+found: list[Library] = []
+
+
+def test_freed_memory_stays_within_and_goes_back_afterwards(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ctypes.CDLL", Library)
+    found.clear()
+    with kept_memory(CPU) as kept:
+        assert kept
+        (library,) = found
+        assert library.asked == [(-3, 2**31 - 1), (-1, 2**31 - 1)]  # malloc.h's numbers
+        library.asked.clear()
+    assert library.asked == [(-3, 32 << 20), (-1, 64 << 20), (0,)]
+
+
+def test_glibc_takes_both():
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt"):
         pytest.skip("the C library is not glibc")
-    # 16,384 pages each time that they are returned.
-    assert faults_of_work() < 16_384
+    with kept_memory(CPU) as kept:
+        assert kept
+        assert library.mallopt(-3, 2**31 - 1) == library.mallopt(-1, 2**31 - 1) == 1
 
 
 @pytest.mark.parametrize("name", heap._SETTINGS)
 def test_what_the_user_has_set_stays(name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(name, "131072")
-    assert not heap.keep_freed_memory()
+    with kept_memory(CPU) as kept:
+        assert not kept
 
 
-def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch):
+def test_other_c_libraries_and_a_gpus_host_are_left_alone(monkeypatch: pytest.MonkeyPatch):
+    with kept_memory(torch.device("cuda")) as kept:
+        assert not kept
     monkeypatch.setattr("ctypes.CDLL", lambda _: types.SimpleNamespace())
-    assert not heap.keep_freed_memory()
+    with kept_memory(CPU) as kept:
+        assert not kept
 
 
-def test_a_gpus_host_returns_what_it_frees(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mmtrain.nn.products.keep_freed_memory", lambda: pytest.fail("a CPU's"))
-    with fast_products(torch.device("cuda")):
-        pass
+def test_a_run_trains_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    entered = []
+
+    @contextmanager
+    def noted(device: torch.device):
+        entered.append(device.type)
+        yield True
+
+    monkeypatch.setattr("mmtrain.run.kept_memory", noted)
+    words = ["--run-dir", str(tmp_path / "run"), "--train.steps", "1"]
+    assert main(["train", "configs/debug_clip.toml", *words]) == 0
+    assert entered == ["cpu"]

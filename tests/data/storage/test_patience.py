@@ -209,10 +209,10 @@ def test_other_sources_are_as_patient(tmp_path, monkeypatch):
     manifest.write_text("\n".join(["filepath,txt", *rows]) + "\n")
     for train in (str(tmp_path / "classes"), str(manifest)):
         data = build_data(train, batch_size=3)
-        faults = Faults(monkeypatch, "EIO", count=2, about=".png").at(Path, "read_bytes")
+        faults = Faults(monkeypatch, "EIO", count=2, about=".png").at(os, "open")
         assert data.batch(0).valid_B.all() and faults.met == 2
         impatient = build_data(train, batch_size=3, retry_seconds=0.0)
-        faults = Faults(monkeypatch, "EIO", count=1, about=".png").at(Path, "read_bytes")
+        faults = Faults(monkeypatch, "EIO", count=1, about=".png").at(os, "open")
         with pytest.raises(UsageError, match="Input/output error"):
             impatient.batch(0)
 
