@@ -81,7 +81,9 @@ def test_the_pages_program_runs_an_export(tmp_path: Path, capsys: pytest.Capture
     source, out = build(tmp_path / "model"), tmp_path / "above" / "out"
     assert main(["export", str(source), "--out", str(out), "--format", "onnx"]) == 0
     captured = capsys.readouterr()
-    assert captured.err == "" and len(captured.out.splitlines()) == 3
+    # On a slow machine how far it is is told too.
+    assert all(line.endswith(" of 4 parts") for line in captured.err.splitlines())
+    assert len(captured.out.splitlines()) == 3
     photo = picture(tmp_path, 50, 31)
     assert said_by_program(out, photo) == pytest.approx(logits_of(source, photo), abs=2e-4)
     files = {path.name: path.read_bytes() for path in out.iterdir()}
