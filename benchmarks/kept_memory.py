@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from machine import describe_machine
+from machine import describe_machine, tell_table
 from train_step import build_ours, make_batch, our_model
 
 from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
@@ -108,9 +108,7 @@ def main() -> None:
         "|---|---|---|---|---|---|---|---|",
         *rows(args),
     ]
-    print("\n".join(table))
-    if args.out is not None:
-        args.out.write_text("\n".join(table) + "\n", encoding="utf-8")
+    tell_table(table, args.out)
 
 
 if __name__ == "__main__":

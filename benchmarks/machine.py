@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -37,6 +38,14 @@ def reset_peak_memory() -> None:
     `getrusage` cannot: a child inherits its parent's mark.
     """
     Path("/proc/self/clear_refs").write_text("5")
+
+
+def tell_table(lines: Iterable[str], out: Path | None) -> None:
+    """Print the lines of a result, and write them to a file where one is named."""
+    text = "\n".join(lines)
+    print(text)
+    if out is not None:
+        out.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from machine import describe_machine
+from machine import describe_machine, tell_table
 
 from mmtrain.__main__ import SPINS
 
@@ -121,9 +121,7 @@ def main() -> None:
         "|---|---|---|---|---|---|",
         *rows(args),
     ]
-    print("\n".join(table))
-    if args.out is not None:
-        args.out.write_text("\n".join(table) + "\n", encoding="utf-8")
+    tell_table(table, args.out)
 
 
 if __name__ == "__main__":

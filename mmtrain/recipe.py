@@ -1,5 +1,6 @@
 """Recipes: the parts' own configs composed, read from TOML with overrides."""
 
+import os
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -223,6 +224,7 @@ def _with_one_length(
         return data
     said = sorted(name for name in given if train.get(name, NONE) not in (NONE, []))
     dropped = set(_LENGTHS) - set(said) if said else set()
-    if tell and "phase" in dropped and train.get("phase"):
+    is_first = os.environ.get("RANK", "0") == "0"  # before there is a process group
+    if tell and is_first and "phase" in dropped and train.get("phase"):
         print(f"mmtrain: train.{said[0]} takes the place of [[train.phase]]", file=sys.stderr)
     return data | {"train": {k: v for k, v in train.items() if k not in dropped}}

@@ -22,12 +22,13 @@ from mmtrain.settings.nearest import nearest
 from mmtrain.settings.paths import PathText, expand_paths
 from mmtrain.settings.shipped import shipped_recipe
 
-DATA_KEYS = ("data", "train", "test", "validation")
-DATA_KEYS += ("cues", "questions", "annotations", "choices")
+DATA_KEYS = (
+    *("data", "train", "test", "validation"),
+    *("cues", "questions", "annotations", "choices"),
+)
 """Keys of an evaluation that name data or files of them, and count from `root`."""
-_BY_CLASSES = ("top1", "top5", "mean_class_top1", "macro_f1")
 _OF_GROUPS = ("worst_group_top1", "worst_group_top5")
-_BY_CLASSES += _OF_GROUPS
+_BY_CLASSES = ("top1", "top5", "mean_class_top1", "macro_f1", *_OF_GROUPS)
 _RECALLS = tuple(f"{way}_recall@{k}" for way in ("i2t", "t2i") for k in (1, 5, 10))
 METRICS: dict[type[Evaluator], tuple[str, ...]] = {
     ZeroShotConfig: _BY_CLASSES,

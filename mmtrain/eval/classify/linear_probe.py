@@ -1,6 +1,6 @@
 """How much a linear classifier can tell from frozen image features."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +74,7 @@ def evaluate_linear_probe(
         assert chosen_on is not None, "there is something to choose"
         return _accuracy(kept, chosen_on, len(known.ids), strength)
 
-    tried: dict[float, float] = {}
-    if strengths is None:
-        best, tried = search_strength(score, device=encoder.device, group=encoder.group)
-    elif len(strengths) > 1:
-        tried = try_strengths(strengths, score, device=encoder.device, group=encoder.group)
-        best = min(tried, key=lambda strength: (-tried[strength], strength))
-    else:
-        best = strengths[0]
+    best, tried = _chosen(score, strengths, encoder)
     classifier = fit_logistic(
         fitted.features_NE, fitted.class_N, num_classes=len(known.ids), strength=best
     )
@@ -103,6 +96,18 @@ def evaluate_linear_probe(
         groups=groups,
         more=more | origin(encoder, train=fitted, test=tested, label_key=label_key),
     )
+
+
+def _chosen(
+    score: Callable[[float], float], strengths: Sequence[float] | None, encoder: Encoder
+) -> tuple[float, dict[float, float]]:
+    """The best strength, and what was seen of each that was tried."""
+    if strengths is None:
+        return search_strength(score, device=encoder.device, group=encoder.group)
+    if len(strengths) == 1:
+        return strengths[0], {}
+    tried = try_strengths(strengths, score, device=encoder.device, group=encoder.group)
+    return min(tried, key=lambda strength: (-tried[strength], strength)), tried
 
 
 def holds_out(strengths: Sequence[float] | None) -> bool:
