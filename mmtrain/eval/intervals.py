@@ -58,12 +58,16 @@ def wilson_interval(num_right: int, num: int) -> Interval:
 def count_intervals(result: Mapping[str, Any]) -> dict[str, Interval]:
     """By figure: of shares that are over images, each right or wrong, a number of images suffices;
     others are among the figures."""
-    over: dict[str, str] = {"top1": "num_samples", "top5": "num_samples"}
     ways = ["i2t"] + ["t2i"] * (result.get("num_texts") == result.get("num_images"))
-    over |= {f"{way}_recall@{k}": "num_images" for way in ways for k in (1, 5, 10)}
+    over: dict[str, Any] = {f"top{k}": result.get("num_samples") for k in (1, 5)}
+    over |= {f"{way}_recall@{k}": result.get("num_images") for way in ways for k in (1, 5, 10)}
+    groups = result.get("group_count")
+    if isinstance(groups, Mapping):
+        worst = {k: result.get(f"worst_group_at_{k}") for k in (1, 5)}
+        over |= {f"worst_group_top{k}": groups.get(name) for k, name in worst.items()}
     found: dict[str, Interval] = {}
-    for key, count in over.items():
-        share, num = result.get(key), result.get(count)
+    for key, num in over.items():
+        share = result.get(key)
         if isinstance(share, int | float) and isinstance(num, int) and num and 0 <= share <= 1:
             found[key] = wilson_interval(round(share * num), num)
     told = result.get(INTERVALS)

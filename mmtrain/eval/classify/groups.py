@@ -14,7 +14,6 @@ from mmtrain.data.sample_error import SampleError
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder, own_batches
-from mmtrain.eval.intervals import INTERVALS, wilson_interval
 from mmtrain.eval.samples import (
     EvalBatches,
     Members,
@@ -127,19 +126,16 @@ class Grouped:
             "group_key": self.groups.key,
             "ignored_groups": list(self.groups.ignored),
             "group_count": {name: len(some) for name, some in ranks.items()},
-            INTERVALS: {},
         }
         for k in (1, 5):
             right = {name: sum(rank < k for rank in some) for name, some in ranks.items()}
             share = {name: right[name] / len(some) for name, some in ranks.items()}
             worst = min(candidates, key=share.__getitem__)
-            ends = wilson_interval(right[worst], len(ranks[worst]))
             figures |= {
                 f"group_top{k}": share,
                 f"worst_group_top{k}": share[worst],
                 f"worst_group_at_{k}": worst,
             }
-            figures[INTERVALS][f"worst_group_top{k}"] = (ends.low, ends.high)
         return figures
 
 

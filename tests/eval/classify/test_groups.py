@@ -54,6 +54,7 @@ def test_the_worst_group_is_wilds(seed: int) -> None:
             worst = figures[f"worst_group_at_{k}"]
             assert worst not in ignored and figures[f"group_top{k}"][worst] == theirs
             ends = count_intervals(figures)[f"worst_group_top{k}"]
+            assert ends.method == "wilson"
             assert ends.low <= theirs <= ends.high
         assert list(figures["group_count"]) == ["0", "1", "3", "4", "5"]
         assert sum(figures["group_count"].values()) == 300
