@@ -18,6 +18,7 @@ from mmtrain.recipe import load_recipe
 from mmtrain.run import train_command
 from mmtrain.settings.shipped import shipped_recipes
 from mmtrain.train.metrics import METRICS_FILE, read_metrics
+from mmtrain.train.run_folder import RECIPE_FILE
 
 DATA_DIR = Path("data/emoji_pairs")
 """Where the recipes look for its shards, from the working directory."""
@@ -75,8 +76,10 @@ def run_demo(
         return
     try:
         resume = "with changes" if _holds_run(out) else None
-        path = recipe_path()
-        print(f"training by the recipe {path.stem} (mmtrain recipes {path.stem})", flush=True)
+        # One that has begun goes on by its own: an older version's demo, or another machine's.
+        path = recipe_path() if resume is None else out / RECIPE_FILE
+        told = f"{path.stem} (mmtrain recipes {path.stem})" if resume is None else str(path)
+        print(f"training by the recipe {told}", flush=True)
         recipe = load_recipe(path, overrides, run_dir=out, resumes=resume is not None)
         train_command(recipe=recipe, resume=resume)
     except SystemExit:
@@ -140,7 +143,7 @@ def _pair(figures: tuple[float, float], *, digits: int = 1) -> str:
 
 
 def _holds_run(folder: Path) -> bool:
-    return (folder / "recipe.toml").is_file()
+    return (folder / RECIPE_FILE).is_file()
 
 
 def _remove_run(folder: Path) -> None:

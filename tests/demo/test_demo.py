@@ -13,6 +13,7 @@ from mmtrain.demo import demo
 from mmtrain.demo.demo import RIVALS, recipe_path, results_table, run_demo
 from mmtrain.errors import UsageError
 from mmtrain.recipe import load_recipe
+from mmtrain.settings.shipped import shipped_recipes
 
 
 @pytest.fixture
@@ -24,7 +25,14 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict]:
         calls.append(arguments)
         run = Path(arguments["recipe"].run.dir)
         (run / "eval").mkdir(parents=True, exist_ok=True)
-        (run / "recipe.toml").write_text("")
+        patch_size, precision = (
+            arguments["recipe"].model.vision.patch_size,
+            arguments["recipe"].train.precision,
+        )
+        (run / "recipe.toml").write_text(
+            f'base = "clip_emoji"\n[model.vision]\npatch_size = {patch_size}\n'
+            f'[train]\nprecision = "{precision}"\n'
+        )
         (run / "metrics.jsonl").write_text('{"step": 1, "samples_seen": 1234}\n')
         result = {"top1": 0.25, "top5": 0.5, "num_classes": 1519, "num_samples": 1493}
         for name in RIVALS:
@@ -50,6 +58,22 @@ def test_an_unfinished_demo_goes_on_and_a_fresh_one_starts_over(trained: list[di
         expected = load_recipe(recipe_path(), ["--run.seed", "1", "--run.dir", str(out)])
         assert trained[-1]["recipe"] == expected
         assert (out / "mark").exists() is resumes
+
+
+def test_a_demo_goes_on_by_the_recipe_that_it_began_with(
+    trained: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    """Another version's, or another machine's, has other patches."""
+    recipes = shipped_recipes()
+    for begun, now in ((8, "clip_emoji"), (16, "clip_emoji_fine")):
+        out = tmp_path / f"run-{begun}"
+        run_demo(out=out, overrides=["--model.vision.patch_size", str(begun)])
+        (tmp_path / "data").rmdir()
+        monkeypatch.setattr(demo, "recipe_path", lambda now=now: recipes[now])
+        run_demo(out=out, overrides=[])
+        (tmp_path / "data").rmdir()
+        assert trained[-1]["recipe"].model.vision.patch_size == begun
+        assert f"training by the recipe {out / 'recipe.toml'}" in capsys.readouterr().out
 
 
 def test_fresh_removes_nothing_but_runs(trained: list[dict], tmp_path: Path):
