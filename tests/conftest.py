@@ -17,6 +17,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Workers and the processes that tests start inherit the folder."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         return
+    os.environ["COLUMNS"] = "100"  # what is told is folded to this, whatever terminal it runs in
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     made = os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="mmtrain-tests-")
     # The first to be registered is the last to be called: multiprocessing removes a folder in it.
