@@ -105,12 +105,19 @@ def expand_paths(cls: type, data: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: as `expand_path`.
     """
-    return _convert(cls, data, "", expand_path, _MARK)
+    return change_paths(cls, data, expand_path)
 
 
 def escape_paths(cls: type, data: dict[str, Any]) -> dict[str, Any]:
     """The dict that `expand_paths` turns into the given one: what a recipe's file records."""
-    return _convert(cls, data, "", escape_path, _MARK)
+    return change_paths(cls, data, escape_path)
+
+
+def change_paths(
+    cls: type, data: dict[str, Any], change: Callable[[str, str], str]
+) -> dict[str, Any]:
+    """A copy of a section's TOML dict with every path, and its key, through `change`."""
+    return _convert(cls, data, "", change, _MARK)
 
 
 def change_models(

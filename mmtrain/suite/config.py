@@ -1,11 +1,15 @@
 """A suite: which evaluations a table has, and the metric that each of them is told by."""
 
 import re
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from mmtrain.errors import UsageError
+from mmtrain.eval.classify.classes import NAMED_CLASSES, SUBSETS
+from mmtrain.eval.classify.prompts import TEMPLATES
+from mmtrain.eval.classify.subsets import ALL
 from mmtrain.eval.config import EVALUATORS, command_of
 from mmtrain.eval.evaluators.associations import AssociationsConfig
 from mmtrain.eval.evaluators.evaluator import Evaluator
@@ -16,17 +20,23 @@ from mmtrain.eval.evaluators.pairs import PairsConfig
 from mmtrain.eval.evaluators.retrieval import RetrievalConfig
 from mmtrain.eval.evaluators.vqa import VqaEvalConfig
 from mmtrain.eval.evaluators.zero_shot import ZeroShotConfig
-from mmtrain.settings.decode import decode
+from mmtrain.settings.decode import decode, encode
 from mmtrain.settings.layers import laid_over, read_layers
 from mmtrain.settings.nearest import nearest
-from mmtrain.settings.paths import PathText, expand_paths
+from mmtrain.settings.paths import PathText, change_paths, expand_paths
 from mmtrain.settings.shipped import shipped_recipe
 
 DATA_KEYS = (
     *("data", "train", "test", "validation"),
     *("cues", "questions", "annotations", "choices"),
 )
-"""Keys of an evaluation that name data or files of them, and count from `root`."""
+"""Keys of an evaluation that name data or files of them: a set is missing where one of these is."""
+WORDS: dict[str, tuple[str, ...]] = {
+    "classes": NAMED_CLASSES,
+    "subset": (*SUBSETS, ALL),
+    "templates": tuple(TEMPLATES),
+}
+"""By the key of an evaluation that may name a file, the words that are none."""
 _OF_GROUPS = ("worst_group_top1", "worst_group_top5")
 _BY_CLASSES = ("top1", "top5", "mean_class_top1", "macro_f1", *_OF_GROUPS)
 _RECALLS = tuple(f"{way}_recall@{k}" for way in ("i2t", "t2i") for k in (1, 5, 10))
@@ -40,6 +50,7 @@ METRICS: dict[type[Evaluator], tuple[str, ...]] = {
     VqaEvalConfig: ("accuracy",),
 }
 """By the kind of evaluation, the metrics that it may be told by; the first is taken by itself."""
+_PATH = re.compile(r"(?P<before>classes:|captions:|torchvision:[^:]+:)?(?P<path>[^:]+)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -48,8 +59,8 @@ class SuiteConfig:
     """A suite, as its TOML file has it."""
 
     root: PathText = "."
-    """Folder that relative paths of data, train, test and validation, and of files of questions and
-    cues, count from; --root."""
+    """Folder that every relative path of the evaluations counts from, of data as of files of
+    classes, prompts or questions; --root. Itself it counts from where the command runs."""
     zero_shot: tuple[ZeroShotConfig, ...] = ()
     """Zero-shot evaluations."""
     retrieval: tuple[RetrievalConfig, ...] = ()
@@ -143,13 +154,10 @@ def load_suite(path: Path, *, root: Path | None = None) -> SuiteConfig:
         data["root"] = str(root)
     try:
         suite = decode(SuiteConfig, expand_paths(SuiteConfig, data))
+        place = _placer(suite.root)
+        return decode(SuiteConfig, change_paths(SuiteConfig, encode(suite), place))
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-    placed = {
-        section: tuple(_placed(one, Path(suite.root)) for one in getattr(suite, section))
-        for section in EVALUATORS
-    }
-    return replace(suite, **placed)
 
 
 def data_of(one: Evaluator) -> list[str]:
@@ -163,18 +171,47 @@ def data_of(one: Evaluator) -> list[str]:
     ]
 
 
-def _placed(one: Evaluator, root: Path) -> Evaluator:
-    """The evaluation with its data below `root`."""
-    changed: dict[str, Any] = {}
-    for each in fields(one):
-        value = getattr(one, each.name)
-        if each.name in DATA_KEYS and value is not None:
-            is_one = isinstance(value, str)
-            paths = tuple(_below(path, root) for path in ([value] if is_one else value))
-            changed[each.name] = paths[0] if is_one else paths
-    return replace(one, **changed)
+def file_keys(one: Evaluator) -> set[str]:
+    """The keys of an evaluation whose values are paths, and not words or nothing."""
+    found: set[str] = set()
+
+    def note(text: str, key: str) -> str:
+        name = _name(key)
+        if text not in WORDS.get(name, ()):
+            found.add(name)
+        return text
+
+    change_paths(type(one), encode(one), note)
+    return found
 
 
-def _below(path: str, root: Path) -> str:
-    # An address, or a set's name such as torchvision:CIFAR10/test:ROOT, says itself where it is.
-    return path if ":" in path else str(root / path)
+def _placer(root: str) -> Callable[[str, str], str]:
+    """What lays each path of a suite below its root; whole, as it is told where it is missing."""
+    if re.match(r"[a-z0-9]+:/", root):
+        raise UsageError(
+            f"root = {root} is an address, and a suite's data are below a folder; name the folder, "
+            "and what is in a store by its own address in data, train or test"
+        )
+    folder = Path(root).absolute()
+
+    def place(text: str, key: str) -> str:
+        if key == "root":
+            return str(folder)
+        before, path = named_path(text)
+        if path is None or text in WORDS.get(_name(key), ()):
+            return text
+        return f"{before}{folder / path}"
+
+    return place
+
+
+def named_path(data: str) -> tuple[str, str | None]:
+    """What stands before the path in a name of data, such as classes:, and the path; None: it names
+    none of this machine, but an address or a set of a package."""
+    match = _PATH.fullmatch(data)
+    return ("", None) if match is None else (match["before"] or "", match["path"])
+
+
+def _name(key: str) -> str:
+    """The last of a key's words: data of zero_shot[0].data[1]."""
+    return key.rpartition(".")[2].partition("[")[0]

@@ -19,7 +19,7 @@ from mmtrain.models.fingerprint import weights_fingerprint
 from mmtrain.models.flops import clip_flops
 from mmtrain.ranks import on_every_rank
 from mmtrain.settings.decode import encode
-from mmtrain.suite.config import DATA_KEYS
+from mmtrain.suite.config import DATA_KEYS, file_keys
 from mmtrain.suite.folder import digest, file_name
 
 Sort = Literal["towers", "images", "answers"]
@@ -89,9 +89,11 @@ class Judged:
             inputs: what it reads, as `identity` tells it.
         """
         asked, given = self.asked_by(one), encode(one)
+        # Where a file is changes nothing; what it holds is among the inputs.
+        left_out = {"name", *DATA_KEYS, *file_keys(one)}
         told = {
             "kind": type(one).__name__,
-            "options": {k: v for k, v in given.items() if k not in ("name", *DATA_KEYS)},
+            "options": {k: v for k, v in given.items() if k not in left_out},
             "inputs": inputs,
             "run": self._runs[self._sort(one)],
             "versions": [mmtrain.__version__, torch.__version__],

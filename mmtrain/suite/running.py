@@ -13,7 +13,7 @@ from mmtrain.eval.evaluators.evaluator import Evaluator
 from mmtrain.eval.failure import Failure
 from mmtrain.eval.together import on_all_ranks
 from mmtrain.ranks import on_every_rank, on_rank_0, own_rank
-from mmtrain.suite.config import METRICS, SuiteConfig, data_of
+from mmtrain.suite.config import METRICS, SuiteConfig, data_of, named_path
 from mmtrain.suite.folder import Found, SuiteFolder
 from mmtrain.suite.judged import Judged
 from mmtrain.suite.measures import measures
@@ -101,9 +101,10 @@ def _open(one: Evaluator) -> _Opened:
         return _Opened(evaluation=one, failed=_failure(error))
 
 
-def _is_absent(path: str) -> bool:
+def _is_absent(data: str) -> bool:
     """Of a plain path, and of a pattern that finds nothing; an address is for who opens it."""
-    if ":" in path or "{" in path:
+    _, path = named_path(data)
+    if path is None or "{" in path:
         return False
     place = Path(path).expanduser()
     return not place.exists() and not (glob.has_magic(path) and glob.glob(str(place)))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmtrain.errors import UsageError
 from mmtrain.files import parse_json, text_lines
+from mmtrain.settings.nearest import nearest
 
 _FILES = {
     name: Path(__file__).with_name(f"{name}_classes.json") for name in ("imagenet", "objectnet")
@@ -76,7 +77,9 @@ def read_classes(path: Path | str) -> ClassList:
         text = path.read_text(encoding="utf-8-sig")
         content = text_lines(text) if path.suffix == ".txt" else parse_json(text)
     except (OSError, ValueError) as error:
-        raise UsageError(f"classes = {path} cannot be read: {error}") from error
+        near = nearest(path.name, NAMED_CLASSES)
+        hint = f"; did you mean {near}?" if near and not path.exists() else ""
+        raise UsageError(f"classes = {path} cannot be read: {error}{hint}") from error
     if not isinstance(content, list):
         raise UsageError(f'classes = {path} is no list; write [{{"id": ..., "name": ...}}, ...]')
     pairs = [_id_and_name(number, entry, path) for number, entry in enumerate(content)]

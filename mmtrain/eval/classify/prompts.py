@@ -11,6 +11,7 @@ from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder, encode_texts
 from mmtrain.files import text_lines
 from mmtrain.nn import unit_norm
+from mmtrain.settings.nearest import nearest
 
 # OpenAI's prompts for ImageNet, Radford et al. 2021, arXiv:2103.00020, Sec. 3.1.4, and the seven of
 # them that it recommends for a quick look. Their order is the published one.
@@ -135,9 +136,11 @@ def load_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     try:
         lines = text_lines(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
+        near = nearest(path.name, TEMPLATES)
+        hint = f"; did you mean {near}?" if near and not path.exists() else ""
         raise UsageError(
             f"templates = {templates}: neither one of {', '.join(TEMPLATES)} nor a file that can "
-            f"be read ({error})"
+            f"be read ({error}){hint}"
         ) from error
     return _with_place(lines, str(path))
 

@@ -65,7 +65,7 @@ def _published(known: ClassList, name: str) -> list[int]:
 
 def _from_file(known: ClassList, subset: str) -> list[int]:
     path = Path(subset)
-    near = nearest(subset, (*SUBSETS, ALL))
+    near = nearest(path.name, (*SUBSETS, ALL))
     hint = f"; did you mean {near}?" if near and not path.exists() else ""
     try:
         text = path.read_text(encoding="utf-8-sig")
