@@ -10,8 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from mmtrain.data.shards import kept
-from mmtrain.data.shards import source as source_module
+from mmtrain.data.shards import kept, reading
 from mmtrain.data.threads import Threads
 from mmtrain.errors import UsageError
 from tests.data.shard_files import build_data, pairs, write_set, write_shard
@@ -87,7 +86,7 @@ def test_batches_are_those_of_one_thread(tmp_path, workers, monkeypatch) -> None
     bad[1][1]["png"] = bad[1][1].pop("webp", b"") and b"no image"
     bad[4][1].pop("txt")
     write_shard(tmp_path / "set" / "bad.tar", bad)
-    monkeypatch.setattr(source_module, "_MAX_OPEN", 3)
+    monkeypatch.setattr(reading, "_MAX_OPEN", 3)
     monkeypatch.setattr(kept, "_MOST", 1)  # an index goes while its file is open
     one, many = (
         list(build_data(str(tmp_path / "set"), workers=w, threads=n).iterate(0, 12))

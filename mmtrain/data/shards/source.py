@@ -3,38 +3,32 @@
 import hashlib
 import weakref
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from functools import cached_property, partial
-from threading import Lock
-from typing import Any, Literal, TypeVar
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 
 from mmtrain.data.fingerprint import join_fingerprint
 from mmtrain.data.images.decode import IMAGE_EXTENSIONS
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.shards.index import Entry, ShardIndex, build_index
-from mmtrain.data.shards.index_file import is_fresh
-from mmtrain.data.shards.kept import Kept, KeptIndexes
+from mmtrain.data.shards.index import Entry, ShardIndex
 from mmtrain.data.shards.opened import Shard
-from mmtrain.data.shards.opening import open_shards, refuse_changed
+from mmtrain.data.shards.opening import open_shards
 from mmtrain.data.shards.patterns import as_typed
+from mmtrain.data.shards.reading import ShardReader
 from mmtrain.data.shards.tar_header import BLOCK
 from mmtrain.data.storage.addresses import is_remote
 from mmtrain.data.storage.cache import Cache, folder_name
 from mmtrain.data.storage.cached import CachedFile
 from mmtrain.data.storage.caches import asked_for
-from mmtrain.data.storage.file import File, Range
-from mmtrain.data.storage.open import open_file, open_to_scan
-from mmtrain.data.storage.patience import patience, patiently
+from mmtrain.data.storage.file import Range
+from mmtrain.data.storage.open import open_file
+from mmtrain.data.storage.patience import patience
 from mmtrain.data.storage.piece import Piece
 from mmtrain.errors import UsageError
 
 OnDamage = Literal["stop", "use_rest"]
-
-_MAX_OPEN = 128
-ReturnT = TypeVar("ReturnT")
 
 
 class ShardSource:
@@ -84,17 +78,14 @@ class ShardSource:
             retry_seconds=retry_seconds,
             cache=self._cache,
         )
-        self._key_of_setting = key
-        self.retry_seconds, self._is_lost = retry_seconds, False
+        self._reader = ShardReader(
+            self.shards, verify=verify, key=key, retry_seconds=retry_seconds, cache=self._cache
+        )
         self.verify, self.image_key = verify, image_key
         sizes = self.shards.sizes()
         self.shard_sizes = sizes.tolist()
         self._end_S = np.cumsum(sizes, dtype=np.int64)
         self.num_samples = int(self._end_S[-1])
-        self._lock = Lock()
-        self._open: OrderedDict[int, File] = OrderedDict()
-        self._indexes = KeptIndexes()
-        self._is_compared = bytearray(len(self.shards))
         self._coming: Callable[[], np.ndarray] | None = None
         if on_damage == "stop":
             self._refuse_damage(key)
@@ -119,11 +110,7 @@ class ShardSource:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        gone = {"_open": OrderedDict(), "_indexes": None, "_lock": None, "_coming": None}
-        return self.__dict__ | gone
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state | {"_indexes": KeptIndexes(), "_lock": Lock()}
+        return self.__dict__ | {"_coming": None}
 
     @property
     def is_remote(self) -> bool:
@@ -156,7 +143,7 @@ class ShardSource:
     def key(self, sample: int) -> str:
         """The sample's key inside its shard."""
         number, inside = self._locate(sample)
-        return self._index(number).key(inside)
+        return self._reader.index(number).key(inside)
 
     def image_size(self, sample: int) -> tuple[int, int] | None:
         """Width and height of a sample's image as the catalogue has them, without a look into its
@@ -172,12 +159,12 @@ class ShardSource:
     def extensions(self, sample: int) -> list[str]:
         """Of the sample's files, as the index has them."""
         number, inside = self._locate(sample)
-        return list(self._index(number).members(inside))
+        return list(self._reader.index(number).members(inside))
 
     def name_fault(self, sample: int, wanted: Collection[str]) -> str:
         """See `ShardIndex.name_fault`."""
         number, inside = self._locate(sample)
-        return self._index(number).name_fault(inside, wanted)
+        return self._reader.index(number).name_fault(inside, wanted)
 
     def read(self, sample: int, wanted: Collection[str] | None = None) -> dict[str, bytes]:
         """The sample's files by extension, or those of them that are `wanted`.
@@ -187,11 +174,11 @@ class ShardSource:
             OSError: the shard cannot be read, tried several times.
         """
         number, inside = self._locate(sample)
-        entries = self._entries(self._index(number), inside, wanted)
+        entries = self._entries(self._reader.index(number), inside, wanted)
         if not entries:
             return {}
         ranges = _ranges(entries)
-        pieces = self._read(number, ranges)
+        pieces = self._reader.read(number, ranges)
         return {
             name: self._content(entry, piece)
             for (name, entry), piece in zip(entries.items(), pieces, strict=True)
@@ -214,12 +201,12 @@ class ShardSource:
         """What the cache will be asked for when a sample is read, by ranges; None: its shard was
         not met yet, which whoever reads it does."""
         number, inside = self._locate(sample)
-        if (kept := self._indexes.get(number)) is None:
+        if (index := self._reader.index_at_hand(number)) is None:
             return None
-        file = self._open.get(number) or next(self.kept([number]), None)
+        file = self._reader.file_at_hand(number) or next(self.kept([number]), None)
         if not isinstance(file, CachedFile):
             return []
-        return file.pieces_of(_ranges(self._entries(kept.index, inside, wanted)))
+        return file.pieces_of(_ranges(self._entries(index, inside, wanted)))
 
     def expect(self, coming: Callable[[], np.ndarray]) -> None:
         """Tell the cache which shards are wanted next, for when it has to drop some.
@@ -283,92 +270,6 @@ class ShardSource:
         if self.verify and zlib.crc32(content) != entry.crc:
             raise SampleError("checksum wrong")
         return content
-
-    def _read(self, number: int, ranges: list[Range]) -> list[memoryview]:
-        def attempt() -> list[memoryview]:
-            try:
-                return self._open_now(number).read_ranges(ranges)
-            except OSError:
-                self._forget(number)
-                raise
-
-        pieces = self._patiently(number, attempt, f"read at byte {ranges[0][0]}")
-        self._is_lost = False
-        return pieces
-
-    def _index(self, number: int) -> ShardIndex:
-        kept = self._indexes.get(number)
-        if kept is None:
-            kept = self._patiently(number, partial(self._keep, number), "opened")
-        return kept.index
-
-    def _keep(self, number: int) -> Kept:
-        shard = self.shards[number]
-        return self._indexes.put(number, shard, self._load(shard, number, self._open_now(number)))
-
-    def _patiently(self, number: int, attempt: Callable[[], ReturnT], what: str) -> ReturnT:
-        # A disk that stayed away is not waited for again and again, sample by sample.
-        seconds = 0.0 if self._is_lost else self.retry_seconds
-        try:
-            # Also a file that is missing: it was there when the run began.
-            return patiently(attempt, seconds=seconds, again=lambda _: True)
-        except OSError as error:
-            self._is_lost = True
-            raise OSError(
-                f"{self.shards[number].path} cannot be {what}, tried for {self.retry_seconds:g} s "
-                f"(data.retry_seconds): {error.strerror or error}"
-            ) from error
-
-    def _open_now(self, number: int) -> File:
-        with self._lock:
-            found = self._open.get(number)
-            if found is not None:
-                self._open.move_to_end(number)
-                return found
-            while len(self._open) >= _MAX_OPEN:
-                self._open.popitem(last=False)
-        kept = self._indexes.get(number)
-        summary = (self.shards[number] if kept is None else kept.shard).summary
-        known = summary.shard_bytes, summary.version
-        path = self.shards.paths[number]
-        file = open_file(path, known=known, cache=self._cache)
-        if (file.size, file.version) != known:
-            raise UsageError(f"{path} was changed while it was in use; start again")
-        with self._lock:
-            # Another thread may have been as fast. Files close when nobody reads them any more.
-            return self._open.setdefault(number, file)
-
-    def _load(self, shard: Shard, number: int, file: File) -> ShardIndex:
-        """The index of a shard that is read for the first time, or that was not kept."""
-        if shard.catalogue is not None and not self._is_compared[number]:
-            if not is_fresh(shard.summary, file):
-                refuse_changed(
-                    shard,
-                    1,
-                    len(self.shards),
-                    key=self._key_of_setting,
-                    seconds=self.retry_seconds,
-                )
-            self._is_compared[number] = 1
-        index = shard.load()
-        if index is None and shard.catalogue is not None:
-            raise UsageError(
-                f"{shard.index_path} is damaged where it tells of {shard.path}; run: mmtrain data "
-                f"index {shard.path}"
-            )
-        if index is None or index.summary.index_hash != shard.summary.index_hash:
-            # Removed or made anew since the run began; what counts is the shard itself.
-            with open_to_scan(file, seconds=self.retry_seconds) as whole:
-                index = build_index(whole, crc=False)
-        if index.summary.index_hash != shard.summary.index_hash:
-            raise UsageError(f"{shard.path} was changed while it was in use; start again")
-        if self.verify and not index.summary.has_crc:
-            raise UsageError(f"{shard.index_path} lost its checksums while in use; start again")
-        return index
-
-    def _forget(self, number: int) -> None:
-        with self._lock:
-            self._open.pop(number, None)
 
 
 def _ranges(entries: Mapping[str, Entry]) -> list[Range]:

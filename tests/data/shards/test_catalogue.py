@@ -229,7 +229,7 @@ def test_a_change_between_the_pieces_is_told_by_the_member(tmp_path: Path, monke
     path = write_shard(tmp_path / "0.tar", pairs(0, 30))
     catalogued(tmp_path)
     source = ShardSource(str(path), verify=True)
-    entry = source._index(0).members(7)["txt"]
+    entry = source._reader.index(0).members(7)["txt"]
     with path.open("r+b") as file:
         file.seek(entry.offset)
         file.write(b"X")

@@ -18,8 +18,7 @@ from webdataset import tariterators
 
 from mmtrain.data.fingerprint import same_data, split_fingerprint
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.shards import index_file
-from mmtrain.data.shards import source as shards
+from mmtrain.data.shards import index_file, reading
 from mmtrain.data.shards.check import check_shards, index_shards
 from mmtrain.data.shards.index_file import load_index, load_summary
 from mmtrain.data.shards.opening import open_shards
@@ -179,7 +178,7 @@ def test_only_wanted_files_are_read(folder, monkeypatch):
 
 
 def test_few_files_are_open_at_once(folder, monkeypatch):
-    monkeypatch.setattr(shards, "_MAX_OPEN", 2)
+    monkeypatch.setattr(reading, "_MAX_OPEN", 2)
     source = ShardSource(str(folder))
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):

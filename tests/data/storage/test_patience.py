@@ -13,8 +13,7 @@ from mmtrain.cli import main
 from mmtrain.data import samples
 from mmtrain.data.config import DataConfig
 from mmtrain.data.shards import opening as shard_opening
-from mmtrain.data.shards import patterns
-from mmtrain.data.shards import source as shards
+from mmtrain.data.shards import patterns, reading
 from mmtrain.data.shards.check import index_shards
 from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.storage import patience
@@ -89,7 +88,7 @@ def test_a_start_is_patient_too(train, monkeypatch, known, call, name):
 def test_an_index_that_cannot_be_read_just_now_is_not_made_anew(train, monkeypatch, moment):
     index_shards(train)
     source = ShardSource(train)
-    module = shard_opening if moment == "start" else shards
+    module = shard_opening if moment == "start" else reading
     made = count_calls(monkeypatch, module, "build_index")
     faults = Faults(monkeypatch, "EIO", count=2, about=".index").at(Path, "open")
     if moment == "start":
@@ -256,7 +255,7 @@ def test_whatever_reads_has_the_patience_that_is_asked_for(
         seen.add(seconds)
         return real(*arguments, seconds=seconds, **options)
 
-    for module in (samples, shards, shard_opening, patterns):
+    for module in (samples, reading, shard_opening, patterns):
         monkeypatch.setattr(module, "patiently", note)
     places = {"run": run, "shard": f"{DEBUG}/train.tar", "classes": f"{DEBUG}/classes.json"}
     words = PATIENT[command].format(**places, out=tmp_path / "out").split()
