@@ -1,7 +1,7 @@
 """Chat templates: conversations to the one text that a model was tuned on.
 
-A template comes with a model and is a program, so it runs in jinja2's sandbox: it sees the
-conversation and a few functions, nothing else, and its loops end.
+A template comes with a model and is a program, so it runs in a sandbox (chat_sandbox.py): it sees
+the conversation and a few functions, nothing else, its loops end and what it makes is bounded.
 """
 
 import json
@@ -14,8 +14,8 @@ import jinja2
 import jinja2.nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from mmtrain.data.text.chat_sandbox import Sandbox, budget
 from mmtrain.data.text.messages import Message, Span
 from mmtrain.errors import UsageError
 
@@ -23,12 +23,6 @@ _BEGIN, _END = "\ufdd0", "\ufdd1"
 """No characters (Unicode has them for a program's own use): what the assistant says stands between
 them where that is asked."""
 _MARKS = "marks_what_is_said"
-_STEP = "_step"
-_MOST_STEPS = 1_000_000
-"""Rounds of loops and calls of macros in one rendering: about a second. A thousand turns, each
-looked up among all others, take so many."""
-_MOST_REPEATED = 1_000_000
-"""Characters or items that a product makes."""
 
 
 class _Generation(Extension):
@@ -48,50 +42,6 @@ def _if_marking(mark: str, line: int) -> jinja2.nodes.Node:
     return jinja2.nodes.If(jinja2.nodes.Name(_MARKS, "load"), [written], [], []).set_lineno(line)
 
 
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """jinja2's bars what a template may reach; this one also how long it may take over it."""
-
-    intercepted_binops = frozenset(("*", "**"))
-
-    def call_binop(
-        self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any
-    ) -> Any:
-        numbers = all(isinstance(side, int | float) for side in (left, right))
-        if operator == "**" and max(abs(left), abs(right)) > 64:
-            raise jinja2.TemplateError(f"{left} ** {right} is too large a power")
-        if operator == "*" and not numbers:
-            times, one = (left, right) if isinstance(left, int) else (right, left)
-            if times * len(one) > _MOST_REPEATED:
-                raise jinja2.TemplateError(f"it repeats a text {times:,} times")
-        return super().call_binop(context, operator, left, right)
-
-    def counted(self, source: str) -> jinja2.Template:
-        """The template of a source, in which each round of a loop and each call of a macro calls
-        `_STEP`."""
-        tree = self.parse(source)
-        for node in tree.find_all((jinja2.nodes.For, jinja2.nodes.Macro, jinja2.nodes.CallBlock)):
-            name = jinja2.nodes.Name(_STEP, "load")
-            step = jinja2.nodes.ExprStmt(jinja2.nodes.Call(name, [], [], None, None))
-            node.body.insert(0, step.set_lineno(node.lineno))
-        return jinja2.Template.from_code(self, self.compile(tree), self.make_globals(None))
-
-
-class _Steps:
-    """Counts what one rendering does.
-
-    Raises:
-        TemplateError: it does too much.
-    """
-
-    def __init__(self) -> None:
-        self._num = 0
-
-    def __call__(self) -> None:
-        self._num += 1
-        if self._num > _MOST_STEPS:
-            raise jinja2.TemplateError(f"it did not end after {_MOST_STEPS:,} rounds of its loops")
-
-
 class ChatTemplate:
     """A compiled template.
 
@@ -107,10 +57,12 @@ class ChatTemplate:
     def __init__(
         self, source: str, *, special_tokens: Mapping[str, str], today: datetime | None = None
     ) -> None:
-        environment = _Sandbox(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+        environment = Sandbox(
+            filters={"tojson": _to_json},
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[_Generation, loopcontrols],
         )
-        environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = lambda form: (today or datetime.now()).strftime(form)
         try:
@@ -147,16 +99,16 @@ class ChatTemplate:
 
     def _render(self, messages: Sequence[Message], **names: bool) -> str:
         try:
-            return self._template.render(
-                messages=list(messages),
-                tools=None,
-                documents=None,
-                **{"add_generation_prompt": False} | names,
-                **self._special_tokens,
-                **{_STEP: _Steps()},
-            )
+            with budget(messages):
+                return self._template.render(
+                    messages=list(messages),
+                    tools=None,
+                    documents=None,
+                    **{"add_generation_prompt": False} | names,
+                    **self._special_tokens,
+                )
         except Exception as error:  # a program of somebody else's may raise anything
-            raise UsageError(f"chat template: {error}") from error
+            raise UsageError(f"chat template: {error or type(error).__name__}") from error
 
 
 def _refuse(message: str) -> NoReturn:

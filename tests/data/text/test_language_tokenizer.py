@@ -125,7 +125,7 @@ def test_chats_are_rendered_as_transformers_renders_them(name, chat, asks, folde
 
 
 def test_a_template_is_a_program_in_a_sandbox(monkeypatch):
-    monkeypatch.setattr("mmtrain.data.text.chat._MOST_STEPS", 20_000)
+    monkeypatch.setattr("mmtrain.data.text.chat_sandbox._MOST_STEPS", 20_000)
     chat = [{"role": "assistant", "content": "hi"}]
     names = {"bos_token": "<s>", "eos_token": "</s>"}
     refuses = ChatTemplate(TEMPLATES["llama-2, with a system turn folded in"], special_tokens=names)
