@@ -1,8 +1,5 @@
 """A word and several images: those that lie nearest to it against those that people chose."""
 
-import csv
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
@@ -12,14 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmtrain.data.sample_error import SampleError
 from mmtrain.data.sources.source import SampleSource
+from mmtrain.data.sources.table import TABLE_SUFFIXES, Table
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder, encode_texts
 from mmtrain.eval.features.gathered import encode_set
 from mmtrain.eval.intervals import INTERVALS, bootstrap_interval
 from mmtrain.eval.outcomes import Outcome, told_apart
 from mmtrain.eval.result import EvalResult, provenance
-from mmtrain.files import parse_json, text_lines
+from mmtrain.files import parse_json
 
 SIZES = {"jaccard_5_6": (5, 6), "jaccard_10_12": (10, 12)}
 """Figures of their own by the number of candidates, both ends counted; DataComp's is the second."""
@@ -54,39 +53,22 @@ def read_associations(path: Path, source: SampleSource) -> tuple[Association, ..
         UsageError: the file cannot be read or a row is wrong; an image is missing, or two have its
             name.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cues = {path} cannot be read: {error}") from error
-    rows: list[Any] = (
-        [
-            _json(line, path, number)
-            for number, line in enumerate(text_lines(text), 1)
-            if line.strip()
-        ]
-        if path.suffix == ".jsonl"
-        else list(csv.DictReader(io.StringIO(text)))
-    )
-    if not rows:
-        raise UsageError(f"cues = {path} has no rows")
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        raise UsageError(f"cues = {path} must end in {' or '.join(TABLE_SUFFIXES)}")
+    table = Table(path, column="cue", option=None, key="cues")
     numbers: dict[str, list[int]] = {}
     for number in range(source.num_samples):
         numbers.setdefault(PurePosixPath(source.key(number)).stem, []).append(number)
         numbers.setdefault(source.key(number), []).append(number)
-    return tuple(_row(row, path, place, numbers) for place, row in enumerate(rows, 1))
+    return tuple(_association(table, place, numbers) for place in range(table.num_rows))
 
 
-def _json(text: str, path: Path, row: int) -> Any:
+def _association(table: Table, place: int, numbers: dict[str, list[int]]) -> Association:
+    told = table.place(place)
     try:
-        return parse_json(text)
-    except ValueError as error:
-        raise UsageError(f"{path}, row {row}: {error}") from error
-
-
-def _row(row: Any, path: Path, place: int, numbers: dict[str, list[int]]) -> Association:
-    told = f"{path}, row {place}"
-    if not isinstance(row, dict):
-        raise UsageError(f"{told} is no object")
+        row = table.row(place)
+    except SampleError as error:
+        raise UsageError(f"{told}: {error.told}") from error
     cue = row.get("cue")
     if not isinstance(cue, str) or not cue.strip():
         raise UsageError(f"{told} has no cue")
@@ -101,7 +83,7 @@ def _row(row: Any, path: Path, place: int, numbers: dict[str, list[int]]) -> Ass
             raise UsageError(f"{told}: {many} called {name!r}; name a folder that has each once")
         images.append(found[0])
     return Association(
-        id=str(row.get("ID", place - 1)),
+        id=str(place if row.get("ID") is None else row["ID"]),
         cue=cue.strip(),
         candidates=candidates,
         images=tuple(images),
@@ -113,11 +95,11 @@ def _names(row: dict[str, Any], key: str, told: str) -> tuple[str, ...]:
     """A list of names; in a table it is written as JSON."""
     value = row.get(key)
     try:
-        names = json.loads(value) if isinstance(value, str) else value
+        names = parse_json(value) if isinstance(value, str) else value
     except ValueError:
         names = None
     if not isinstance(names, list) or not names or not all(isinstance(one, str) for one in names):
-        raise UsageError(f"{told}: {key} is no list of names of images")
+        raise UsageError(f'{told}: {key} is no list of names of images; write ["a", "b"]')
     if len(set(names)) < len(names):
         raise UsageError(f"{told}: {key} names an image twice")
     return tuple(names)
@@ -171,7 +153,8 @@ def _nothing(_: Any) -> None:
 
 def _by_size(asked: Sequence[Association], scores: Sequence[float]) -> dict[str, Any]:
     """Of the instances with few and with many candidates, where there are any."""
-    boards = {board: number for number, board in enumerate({one.images for one in asked})}
+    sets = [frozenset(one.images) for one in asked]
+    boards = {board: number for number, board in enumerate(dict.fromkeys(sets))}
     figures: dict[str, Any] = {INTERVALS: {}}
     for name, (low, high) in SIZES.items():
         kept = [n for n, one in enumerate(asked) if low <= len(one.images) <= high]
@@ -179,7 +162,7 @@ def _by_size(asked: Sequence[Association], scores: Sequence[float]) -> dict[str,
             continue
         score_N = np.array([scores[n] for n in kept])
         figures[name] = float(score_N.mean())
-        ends = bootstrap_interval(score_N, np.array([boards[asked[n].images] for n in kept]))
+        ends = bootstrap_interval(score_N, np.array([boards[sets[n]] for n in kept]))
         figures[INTERVALS] |= {} if ends is None else {name: ends}
     return figures
 

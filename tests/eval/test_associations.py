@@ -84,16 +84,17 @@ def test_chance_is_the_mean_over_all_choices(num: int, right: int) -> None:
     ("row", "told"),
     [
         ('{"cue": "x", "candidates": ["eagle", "owl"], "associations": ["eagle"]}',
-         "row 1: no image is called 'owl'"),
+         "jsonl:1: no image is called 'owl'"),
         ('{"cue": "x", "candidates": ["eagle"], "associations": ["tea"]}',
          "the association 'tea' is none of the candidates"),
-        ('{"cue": " ", "candidates": ["eagle"], "associations": ["eagle"]}', "row 1 has no cue"),
+        ('{"cue": " ", "candidates": ["eagle"], "associations": ["eagle"]}', "jsonl:1 has no cue"),
         ('{"cue": "x", "candidates": "[", "associations": ["eagle"]}',
          "candidates is no list of names"),
         ('{"cue": "x", "candidates": ["tea", "tea"], "associations": ["tea"]}', "an image twice"),
         ('{"cue": "x", "candidates": ["tea"]}', "associations is no list of names"),
-        ("[1]", "row 1 is no object"),
-        ("{", "row 1: "),
+        ("[1]", "row is no JSON object"),
+        ("{", "row is no JSON"),
+        ('{"word": "x"}', "has no column cue; it has word"),
         ("", "has no rows"),
     ],
 )  # fmt: skip
@@ -102,6 +103,48 @@ def test_a_wrong_row_is_one_line(folder: Path, tmp_path: Path, row: str, told: s
     with pytest.raises(UsageError, match=told) as caught:
         read_associations(tmp_path / "rows.jsonl", open_source(str(folder / "images")))
     assert len(str(caught.value).splitlines()) == 1
+
+
+HEADER = "candidates,cue,associations\n"
+ROW = '"[""eagle"", ""tea""]",bald,"[""tea""]"'
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("a.csv", HEADER + ROW + ",more\n", "another number of columns"),
+        ("a.csv", HEADER + ROW.replace(']",bald', "],bald") + "\n", "a quote that is not closed"),
+        ("a.csv", HEADER.replace("cue", "cue,cue"), "its header has 'cue' twice"),
+        ("a.csv", HEADER.upper() + ROW, "has no column cue; it has CANDIDATES, CUE"),
+        ("a.csv", HEADER + "['eagle'],bald,['tea']\n", "candidates is no list of names"),
+        ("a.csv", HEADER + "[" * 100_000 + ",bald,[]\n", "candidates is no list of names"),
+        ("a.csv", HEADER + "x" * 200_000 + ",bald,[]\n", "a.csv:2: row"),
+        ("a.csv", HEADER, "has no rows"),
+        ("a.txt", HEADER + ROW, "must end in .csv or .tsv or"),
+    ],
+)
+def test_a_damaged_table_is_one_line(
+    folder: Path, tmp_path: Path, name: str, text: str, told: str
+) -> None:
+    """csv.DictReader passes surplus cells and a column twice, and raises errors of its own."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=told) as caught:
+        read_associations(tmp_path / name, open_source(str(folder / "images")))
+    assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 300
+
+
+def test_tables_of_other_programs_are_read(folder: Path, tmp_path: Path) -> None:
+    """A mark and line ends of Windows, semicolons, an array of rows; no ID is the row's number."""
+    source = open_source(str(folder / "images"))
+    (tmp_path / "a.csv").write_bytes(f"\ufeff{HEADER}{ROW}\n".replace("\n", "\r\n").encode())
+    (tmp_path / "b.csv").write_text(
+        "candidates;cue;associations\n" + ROW.replace('",b', '";b').replace("d,", "d;")
+    )
+    row = {"cue": "bald", "candidates": ["eagle", "tea"], "associations": ["tea"], "ID": None}
+    (tmp_path / "c.json").write_text(json.dumps([row]))
+    first, *others = (read_associations(path, source) for path in sorted(tmp_path.iterdir()))
+    assert others == [first, first]
+    assert (first[0].id, first[0].candidates, first[0].wanted) == ("0", ("eagle", "tea"), (1,))
 
 
 def test_two_images_of_a_name_are_one_line(folder: Path, tmp_path: Path) -> None:

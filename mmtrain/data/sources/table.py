@@ -40,7 +40,7 @@ class Table:
             apart by it.
         column: one that the table must have, such as the images' paths; None: any will do, and it
             is no .csv.
-        option: the setting that named the column, for messages.
+        option: the setting that named the column, for messages; None: it is always called so.
         key: the setting that the path came from, for messages.
 
     Raises:
@@ -52,7 +52,7 @@ class Table:
         path: Path,
         *,
         column: str | None,
-        option: str = "data.image_key",
+        option: str | None = "data.image_key",
         key: str = "data.train",
     ) -> None:
         self.path, self._told = path, f"{key} = {path}"
@@ -61,7 +61,7 @@ class Table:
             refuse_pipe(path.stat(), self._told)
             with path.open("rb") as file:
                 self.fingerprint = hashlib.file_digest(file, _blake2b).hexdigest()
-            places = array("q", chain.from_iterable(self._spans(column, option)))
+            places = array("q", chain.from_iterable(self._spans(column)))
         except OSError as error:
             raise UsageError(f"{self._told} cannot be read: {error.strerror}") from error
         self._places_N3 = np.array(places, dtype=np.int64).reshape(-1, 3)
@@ -70,8 +70,11 @@ class Table:
             raise UsageError(f"{self._told} has no rows")
         self.columns = self._separated.header if self._separated else self._keys(column)
         if column is not None and column not in self.columns:
+            here = ", ".join(self.columns)
+            if option is None:
+                raise UsageError(f"{self._told} has no column {column}; it has {here}")
             raise UsageError(
-                f"{option} = {column} is no column of {path} ({', '.join(self.columns)}); "
+                f"{option} = {column} is no column of {path} ({here}); "
                 f"{_hint(self.columns, option)}"
             )
 
@@ -103,21 +106,21 @@ class Table:
             raise SampleError("row is no JSON object")
         return row
 
-    def _spans(self, column: str | None, option: str) -> Iterator[Place]:
+    def _spans(self, column: str | None) -> Iterator[Place]:
         with self.path.open("rb") as file:
             head = file.read(_HEAD)
         if head.startswith(_WIDE_BOMS):
             raise UsageError(f"{self._told} is UTF-16; save it as UTF-8")
         if self.path.suffix.lower() in CSV_SUFFIXES:
             assert column is not None, "the header is told by it"
-            return self._csv_spans(column, option)
+            return self._csv_spans(column)
         if head.removeprefix(BOM).lstrip(_SPACE).startswith(b"[") and self._is_array():
             return self._array_spans()
         if self.path.suffix.lower() == ".json":
             self._refuse_one_object()
         return (line[:3] for line in Lines(self.path))
 
-    def _csv_spans(self, column: str, option: str) -> Iterator[Place]:
+    def _csv_spans(self, column: str) -> Iterator[Place]:
         lines = Lines(self.path, blank=b" \r\n")  # tabs separate empty cells
         try:
             header = next(lines, (0, 0, 0, b""))[3].decode("utf-8")

@@ -61,7 +61,7 @@ class ReadClass:
                 "accuracy is of images with one; several want mean average precision, which is "
                 "not computed here"
             )
-        told = f"its {self.label_key} {str(label)!r} is not among the classes"
+        told = f"its {self.label_key} {str(label)[:80]!r} is not among the classes"
         raise SampleError(f"{told}{counts_further(str(label), set(self.number))}")
 
 

@@ -69,32 +69,36 @@ class ReadGroup:
             value = value[self.place]
         elif isinstance(value, list) and len(value) == 1 and self.place is None:
             value = value[0]
-        elif isinstance(value, list):
+        elif isinstance(value, list) and value:
             raise SampleError(
                 f"its {self.name} has {len(value)} values; name one of them as group_key = "
                 f"{self.name}[0] to {self.name}[{len(value) - 1}]"
             )
-        elif self.place is not None:
+        elif not isinstance(value, list) and self.place is not None:
             raise SampleError(f"its {self.name} is one value; set group_key = {self.name}")
-        if value is None or isinstance(value, dict | list) or not str(value).strip():
+        # A record of an array is a tuple; of numbers, what is missing is NaN.
+        is_none = value is None or value != value or isinstance(value, dict | list | tuple)
+        if is_none or not str(value).strip():
             raise SampleError(f"its {self.name} names no group")
         # 3.0 of an array of numbers is the group 3.
-        is_whole = isinstance(value, float) and value.is_integer()
-        return str(int(value) if is_whole else value).strip()
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        return str(value).strip()
 
 
 def _array(held: bytes, name: str) -> list[Any]:
     try:
         found = read_numpys(lambda: np.load(BytesIO(held), allow_pickle=False))
-        return found.ravel().tolist()
+        values = found.ravel().tolist()
     except (ValueError, EOFError, OSError) as error:
         raise SampleError(f"its .{name} cannot be read ({error})") from error
+    return [one.decode("utf-8", "replace") if isinstance(one, bytes) else one for one in values]
 
 
 def in_order(groups: Sequence[str]) -> list[str]:
     """Each once, by number where all are one, else by letter."""
     distinct = set(groups)
-    if all(re.fullmatch(r"-?\d+", one) for one in distinct):
+    if all(re.fullmatch(r"-?\d{1,18}", one) for one in distinct):
         return sorted(distinct, key=lambda one: (int(one), one))
     return sorted(distinct)
 

@@ -68,7 +68,7 @@ def only_classes(
             f"{told}: its folder {unknown[0]!r} is none of the {len(named.ids)} named classes"
         )
     # "6" is one class of ImageNet's 1000, and another one of ImageNet-A's 200.
-    if others and others[0].isdigit() and len(folders) < len(named.ids):
+    if others and others[0].isdecimal() and len(folders) < len(named.ids):
         raise UsageError(
             f"{told}: its {len(folders)} folders have numbers such as {others[0]}, which is not in "
             "the subset; if they count the subset's own classes, name these as classes, without "

@@ -5,6 +5,7 @@ accuracy among these (arXiv:1907.07174, Sec. 3; arXiv:2006.16241, Sec. 3). Their
 in two ways, by the place among the 200 and by that among the 1000, which no label itself says.
 """
 
+import re
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -76,7 +77,7 @@ def _from_file(known: ClassList, subset: str) -> list[int]:
     if not isinstance(entries, list) or not entries:
         raise UsageError(f"subset = {subset} is no list; write ids, names or places, at least one")
     numbers = _by_name(known) | known.numbers
-    if not any(id.isdigit() for id in known.ids):
+    if not any(id.isdecimal() for id in known.ids):
         numbers = {str(place): place for place in range(len(known.ids))} | numbers
     kept: list[int] = []
     for place, entry in enumerate(entries):
@@ -157,8 +158,9 @@ def counts_further(label: str, known: Collection[str]) -> str:
         label: of a sample.
         known: every label that is one.
     """
-    places = {int(one) for one in known if one.isdigit()}
-    if not label.isdigit() or int(label) >= NUM_IMAGENET or not places:
+    # Of few digits: "²" is one too, and Python makes no number of 5,000.
+    places = {int(one) for one in known if re.fullmatch(r"\d{1,9}", one)}
+    if not re.fullmatch(r"\d{1,3}", label) or not places:
         return ""
     if max(places) >= len(places):
         return "; if labels count the subset's own classes, name these as classes, without subset"

@@ -15,7 +15,7 @@ from mmtrain.errors import UsageError
 from mmtrain.eval import evaluate_knn, evaluate_zero_shot
 from mmtrain.eval.classify.classes import class_list
 from mmtrain.eval.classify.classification import Verdicts
-from mmtrain.eval.classify.groups import Grouped, Groups, ReadGroup
+from mmtrain.eval.classify.groups import Grouped, Groups, ReadGroup, in_order
 from mmtrain.eval.evaluators.zero_shot import ZeroShotConfig
 from mmtrain.eval.intervals import count_intervals
 from tests.data.shard_files import encoded, picture, write_shard
@@ -26,6 +26,10 @@ def array(*values: object) -> bytes:
     out = io.BytesIO()
     np.save(out, np.array(values))
     return out.getvalue()
+
+
+RECORDS = io.BytesIO()
+np.save(RECORDS, np.array([(1, 2)], dtype=[("a", "i4"), ("b", "i4")]))
 
 
 def their_worst_group(right_N: Tensor, group_N: Tensor, *, left_out: tuple[int, ...] = ()) -> float:
@@ -99,6 +103,7 @@ def test_means_over_classes_are_scikit_learns(seed: int) -> None:
         ("npy[2]", {"npy": array(3.0, 2010.0, 7.0)}, "7"),
         ("npy", {"npy": array(4)}, "4"),
         ("npy", {"npy": array("north")}, "north"),
+        ("npy", {"npy": array("Köln".encode())}, "Köln"),
         ("region", {"region": b" Africa\n"}, "Africa"),
         ("region", {"json": b'{"region": "Asia"}'}, "Asia"),
         ("income", {"json": b'{"income": 2}'}, "2"),
@@ -122,6 +127,11 @@ def test_groups_of_every_form(key: str, members: dict[str, bytes], group: str) -
         ("region[0]", {"region": b"Asia"}, "its region is one value; set group_key = region"),
         ("region", {"json": b'{"region": null}'}, "names no group"),
         ("region", {"json": b'{"region": " "}'}, "names no group"),
+        ("region", {"json": b'{"region": NaN}'}, "names no group"),
+        ("npy[1]", {"npy": array(1, np.nan)}, "names no group"),
+        ("npy[0]", {"npy": array()}, "names no group"),
+        ("npy", {"npy": array(())}, "names no group"),
+        ("npy", {"npy": RECORDS.getvalue()}, "names no group"),
         ("region", {"json": b'{"place": 1}'}, "no field 'region'"),
         ("npy[0]", {"cls": b"1"}, "neither a .npy nor a .json"),
     ],
@@ -130,6 +140,11 @@ def test_what_is_no_group_is_one_line(key: str, members: dict[str, bytes], told:
     with pytest.raises(SampleError, match=told) as caught:
         ReadGroup.of(key)(members)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_groups_of_numbers_are_in_their_order() -> None:
+    assert in_order(["10", "2", "-1", "2"]) == ["-1", "2", "10"]
+    assert in_order(["10", "9" * 5000]) == ["10", "9" * 5000]
 
 
 def write_wilds(path: Path, count: int = 9) -> str:

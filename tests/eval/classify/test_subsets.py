@@ -166,6 +166,15 @@ def test_what_may_well_be_so_is_not_refused() -> None:
         refuse_other_count(IMAGENET, few, trained_N=torch.arange(1000))
 
 
+@pytest.mark.parametrize("label", ["³", "9" * 5000, "1000", "-1"])
+def test_a_label_of_strange_figures_is_one_line(label: str) -> None:
+    """A superscript is a digit and no number; Python makes none of 5,000 digits."""
+    known = ClassList(ids=("²", "8" * 5000, "1"), names=("cat", "hare", "dog"))
+    with pytest.raises(SampleError, match="is not among the classes") as caught:
+        ReadClass.of(known, "cls")({"cls": label.encode()})
+    assert len(str(caught.value)) < 300
+
+
 def test_nearest_images_are_refused_alike(tmp_path: Path) -> None:
     """A test set that counts the 50, images that vote by the 1000."""
     train = write_labelled(
