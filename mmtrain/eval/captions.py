@@ -92,36 +92,50 @@ class ImageRows:
     """Of each image."""
     num_different: int
     """Images whose files differ."""
+    order: list[int]
+    """The place of each among first samples."""
 
 
-def image_rows(source: SampleSource, read: Sequence[tuple[list[str], bytes]]) -> ImageRows:
+def first_rows(source: SampleSource) -> list[int]:
+    """Of each sample the first one of the same image: itself, but where rows of a table name one
+    file."""
+    numbers = range(source.num_samples)
+    if not isinstance(source, ManifestSource):
+        return list(numbers)
+    first: dict[str, int] = {}
+    return [first.setdefault(os.path.normpath(source.key(row)), row) for row in numbers]
+
+
+def image_rows(
+    source: SampleSource,
+    first: Sequence[int],
+    of_images: Sequence[tuple[list[str], bytes]],
+    further: Sequence[list[str]],
+) -> ImageRows:
     """Every image of a set once.
 
     Args:
         source: the samples.
-        read: what ReadImageCaptions gave of each sample.
+        first: from `first_rows`.
+        of_images: what ReadImageCaptions gave of each image's first sample.
+        further: the captions of the other samples.
     """
-    is_table = isinstance(source, ManifestSource)
-    first: dict[object, int] = {}
-    samples: list[int] = []
-    captions: list[list[str]] = []
-    for sample, (own, _) in enumerate(read):
-        name = os.path.normpath(source.key(sample)) if is_table else sample
-        row = first.setdefault(name, len(samples))
-        if row == len(samples):
-            samples.append(sample)
-            captions.append([])
+    samples = [sample for sample, row in enumerate(first) if sample == row]
+    captions = {sample: list(own) for sample, (own, _) in zip(samples, of_images, strict=True)}
+    others = [row for sample, row in enumerate(first) if sample != row]
+    for row, own in zip(others, further, strict=True):
         captions[row] += own
-    if is_table:
+    if isinstance(source, ManifestSource):
         # Its rows may stand in any order.
-        captions = [sorted(own) for own in captions]
+        captions = {sample: sorted(own) for sample, own in captions.items()}
     names = sample_names(source, samples)
     order = name_order(names)
     return ImageRows(
         samples=[samples[place] for place in order],
         names=[names[place] for place in order],
-        captions=[captions[place] for place in order],
-        num_different=len({read[sample][1] for sample in samples}),
+        captions=[captions[samples[place]] for place in order],
+        num_different=len({digest for _, digest in of_images}),
+        order=order,
     )
 
 

@@ -1,6 +1,7 @@
 """Retrieval: an image finds its captions among all captions, a caption its image among images."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,9 +12,11 @@ from mmtrain.eval.captions import (
     Captions,
     ReadCaptions,
     ReadImageCaptions,
+    first_rows,
     image_rows,
     number_captions,
 )
+from mmtrain.eval.chosen import chosen
 from mmtrain.eval.encode import Encoder, encode_texts
 from mmtrain.eval.examples import pick_examples
 from mmtrain.eval.features.gathered import encode_set
@@ -60,9 +63,11 @@ def evaluate_retrieval(
     source = open_source(data, index_dir=index_dir, key="data")
     read = ReadCaptions(fields=tuple(captions), lines=caption_lines)
     read_both = ReadImageCaptions(read_captions=read)
-    images_NE, each = encode_set(encoder, source, read_both, names=read.fields, reads_image=True)
-    rows = image_rows(source, each)
-    images_NE = images_NE[torch.tensor(rows.samples, device=images_NE.device)]
+    first = first_rows(source)
+    once = chosen(source, [sample for sample, row in enumerate(first) if sample == row])
+    images_NE, each = encode_set(encoder, once, read_both, names=read.fields, reads_image=True)
+    rows = image_rows(source, first, each, _further(encoder, source, first, read))
+    images_NE = images_NE[torch.tensor(rows.order, device=images_NE.device)]
     known = number_captions(rows.captions, encoder.device)
     texts_UE = encode_texts(encoder, known.distinct)
     rank_N, first_N, lead_N = _image_to_text(encoder, images_NE, texts_UE, known)
@@ -94,6 +99,17 @@ def evaluate_retrieval(
     found = [known.distinct[text] for text in first_N.tolist()]
     outcomes = _outcomes(rank_N, rank_M, rows.names, rows.captions, found)
     return EvalResult(figures=figures, best=best, worst=worst, outcomes=outcomes)
+
+
+def _further(
+    encoder: Encoder, source: SampleSource, first: Sequence[int], read: ReadCaptions
+) -> list[list[str]]:
+    """Captions of the rows whose image was encoded with another row's: no image is looked at."""
+    numbers = [sample for sample, row in enumerate(first) if sample != row]
+    if not numbers:
+        return []
+    blind = replace(encoder, kept=lambda rows: torch.zeros(rows.num_samples, 1), progress=None)
+    return encode_set(blind, chosen(source, numbers), read, names=read.fields)[1]
 
 
 def _intervals(rank_M: Tensor, image_M: Tensor) -> dict[str, dict[str, tuple[float, float]]]:

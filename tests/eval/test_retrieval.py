@@ -3,11 +3,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.errors import UsageError
 from mmtrain.eval import evaluate_retrieval, scores
 from mmtrain.eval.evaluators.retrieval import RetrievalConfig
+from mmtrain.eval.samples import Members, decode_sample
 from mmtrain.eval.scheduled import check_evaluation
 from tests.data.shard_files import encoded, picture, write_shard
 from tests.eval.tiny import (
@@ -155,8 +157,9 @@ def test_a_recipe_is_asked_before_its_first_step(tmp_path: Path):
         check_evaluation(RetrievalConfig(name="x", data=data), PreprocessConfig(image_size=16))
 
 
-def test_rows_of_one_file_are_one_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """COCO's captions as a table, five rows an image: as good as one row with a list of five."""
+def test_rows_of_one_file_are_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """COCO's captions as a table, several rows an image: as good as one row with a list of them,
+    and an image is decoded once."""
     captions = several(9)
     for number in range(9):
         (tmp_path / f"{number}.png").write_bytes(encoded(picture((22, 19), seed=number), "PNG"))
@@ -169,9 +172,17 @@ def test_rows_of_one_file_are_one_image(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "rows.jsonl").write_text("\n".join(rows))
     data = write_captioned(tmp_path / "a.tar", captions)
     wanted = evaluate_retrieval(make_encoder(), data=str(data), captions=["captions"])
-    found = evaluate_retrieval(
-        make_encoder(), data=str(tmp_path / "rows.jsonl"), captions=["caption"]
-    )
+    decoded: list[Members] = []
+
+    def counted(members: Members) -> Image.Image:
+        decoded.append(members)
+        return decode_sample(members)
+
+    monkeypatch.setattr("mmtrain.eval.samples.decode_sample", counted)
+    table = str(tmp_path / "rows.jsonl")
+    found = evaluate_retrieval(make_encoder(), data=table, captions=["caption"], num_examples=0)
+    assert len(decoded) == 9 < len(rows)
+    found = evaluate_retrieval(make_encoder(), data=table, captions=["caption"])
     for name in ("num_images", "num_texts", "min_captions", "max_captions", "num_different_images"):
         assert found.figures[name] == wanted.figures[name], name
     names = [name for name in wanted.figures if "recall" in name]
