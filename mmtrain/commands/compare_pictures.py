@@ -3,9 +3,9 @@
 import base64
 from collections.abc import Sequence
 
+from mmtrain.data.members import read_members
 from mmtrain.data.questions.source import brings_questions, open_questions
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.samples import read_members
 from mmtrain.data.sources.open import open_source
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from mmtrain.data.members import StoredFeatures
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.samples import SampleReader, StoredFeatures
+from mmtrain.data.samples import SampleReader
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
 

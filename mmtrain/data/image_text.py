@@ -11,10 +11,11 @@ from mmtrain.data.first_look import (
     refuse_untold_lines,
 )
 from mmtrain.data.images.transforms import TrainTransform
+from mmtrain.data.members import UNIQUE, StoredFeatures
 from mmtrain.data.mixture import SourceSettings
 from mmtrain.data.numbered import NumberedData
 from mmtrain.data.phases import Phase
-from mmtrain.data.samples import UNIQUE, Sample, SampleReader, StoredFeatures
+from mmtrain.data.samples import Sample, SampleReader
 from mmtrain.data.sources.source import SampleSource
 
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from mmtrain.data.batch import BadSample, SampleMeta
 from mmtrain.data.config import DataConfig
 from mmtrain.data.images.transforms import PreprocessConfig, TrainTransform
+from mmtrain.data.members import UNIQUE
 from mmtrain.data.mixture import SourceSettings
 from mmtrain.data.numbered import NumberedData
-from mmtrain.data.samples import UNIQUE, Sample, SampleReader
+from mmtrain.data.samples import Sample, SampleReader
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.storage.patience import patiently
 from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mmtrain.data.members import UNIQUE
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.samples import NO_CAPTION, NUM_CAPTION_DRAWS, UNIQUE, SampleReader
+from mmtrain.data.samples import NO_CAPTION, NUM_CAPTION_DRAWS, SampleReader
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError, on_one_line

@@ -20,6 +20,7 @@ from mmtrain.data.batch import BadSample, ImageTextBatch
 from mmtrain.data.config import DataConfig
 from mmtrain.data.image_text import ImageTextData
 from mmtrain.data.images.transforms import TrainTransform
+from mmtrain.data.members import UNIQUE, StoredFeatures
 from mmtrain.data.mixture import SourceSettings
 from mmtrain.data.numbered import NumberedData
 from mmtrain.data.order.batch_sizes import BatchSizes
@@ -28,7 +29,7 @@ from mmtrain.data.order.randomness import uniform
 from mmtrain.data.phases import Phase
 from mmtrain.data.replacing import MOST_REPLACEMENTS
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.samples import NUM_CAPTION_DRAWS, UNIQUE, Sample, SampleReader, StoredFeatures
+from mmtrain.data.samples import NUM_CAPTION_DRAWS, Sample, SampleReader
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.stream import Stream, StreamPlace, expand_stream
 from mmtrain.errors import UsageError

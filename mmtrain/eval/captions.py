@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmtrain.data.members import image_file
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.samples import image_file
 from mmtrain.data.sources.manifest import ManifestSource
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.text.caption_text import caption_lines, split_captions

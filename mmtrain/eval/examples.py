@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from mmtrain.data.samples import read_members
+from mmtrain.data.members import read_members
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.encode import Encoder
 from mmtrain.eval.result import Example, thumbnail

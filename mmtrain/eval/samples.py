@@ -15,8 +15,8 @@ from mmtrain.collectives import rank_and_size
 from mmtrain.data.images.decode import open_image
 from mmtrain.data.images.tiles import Pieces, TilesConfig, cut
 from mmtrain.data.images.transforms import PreprocessConfig, eval_transform
+from mmtrain.data.members import image_file, read_members
 from mmtrain.data.sample_error import IncompleteError, SampleError
-from mmtrain.data.samples import image_file, read_members
 from mmtrain.data.sources.open import explained
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.storage.patience import patience

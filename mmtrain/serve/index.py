@@ -13,8 +13,8 @@ from mmtrain.data.config import DataConfig
 from mmtrain.data.feature_files import DONE_FILE, PARTIAL_FILE, read_job, read_pieces
 from mmtrain.data.images.decode import decode_image
 from mmtrain.data.images.transforms import eval_transform
+from mmtrain.data.members import image_file, read_members
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.samples import image_file, read_members
 from mmtrain.data.sources.open import open_source
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mmtrain.data.batch import ImageTextBatch
+from mmtrain.data.members import StoredFeatures
 from mmtrain.data.phases import Phase
-from mmtrain.data.samples import StoredFeatures
 from mmtrain.data.streamed import open_image_text
 from mmtrain.errors import UsageError
 from mmtrain.eval import Encoder

@@ -14,8 +14,8 @@ import pytest
 
 from mmtrain.data.feature_files import read_job, read_npy, read_pieces
 from mmtrain.data.joins.keyed import open_keyed
+from mmtrain.data.members import StoredFeatures
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.samples import StoredFeatures
 from mmtrain.errors import UsageError
 from mmtrain.eval.features.embed_folder import EmbedFolder
 

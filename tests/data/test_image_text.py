@@ -12,7 +12,7 @@ import torch
 from mmtrain.data.batch import ImageTextBatch
 from mmtrain.data.config import DataConfig
 from mmtrain.data.images.decode import decode_image
-from mmtrain.data.samples import label_of
+from mmtrain.data.members import label_of
 from mmtrain.data.storage.file import LocalFile
 from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
 from mmtrain.errors import UsageError

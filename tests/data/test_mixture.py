@@ -12,8 +12,8 @@ from mmtrain.cli import main
 from mmtrain.data.config import DataConfig
 from mmtrain.data.image_text import ImageTextData
 from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.members import UNIQUE
 from mmtrain.data.mixture import MixtureSource, WeightChange
-from mmtrain.data.samples import UNIQUE
 from mmtrain.errors import UsageError
 from mmtrain.recipe import load_recipe
 from tests.data.shard_files import TOKENIZER, pairs, write_set, write_shard

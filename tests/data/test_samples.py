@@ -12,8 +12,9 @@ from mmtrain.data.images.transforms import (
     PreprocessConfig,
     TrainTransform,
 )
+from mmtrain.data.members import label_of
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.samples import SampleReader, label_of
+from mmtrain.data.samples import SampleReader
 from mmtrain.data.shards.source import ShardSource
 from mmtrain.eval.samples import decode_sample
 from tests.data.shard_files import encoded, picture, write_shard

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmtrain.data.samples import read_members
+from mmtrain.data.members import read_members
 from mmtrain.data.sources.open import open_source
 from mmtrain.eval.captions import ReadCaptions
 from mmtrain.eval.classify.classes import ClassList

@@ -12,7 +12,7 @@ from mmtrain.cli import main
 from mmtrain.data.config import DataConfig
 from mmtrain.data.image_text import ImageTextData
 from mmtrain.data.images.transforms import AugmentConfig
-from mmtrain.data.samples import StoredFeatures
+from mmtrain.data.members import StoredFeatures
 from mmtrain.loading import load
 from mmtrain.losses import feature_loss_B
 from tests.mistakes import mistake

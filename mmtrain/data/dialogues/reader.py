@@ -12,7 +12,8 @@ from mmtrain.data.dialogues.tokens import DialogueText, DialogueTokens
 from mmtrain.data.images.decode import MAX_IMAGE_PIXELS, decode_image
 from mmtrain.data.images.tiles import WHOLE, TilesConfig, cut
 from mmtrain.data.images.transforms import PreprocessConfig, TrainTransform
-from mmtrain.data.samples import UNIQUE, Sample, SampleReader
+from mmtrain.data.members import UNIQUE
+from mmtrain.data.samples import Sample, SampleReader
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.storage.patience import patiently
 from mmtrain.data.work import COUNTER

@@ -19,9 +19,9 @@ import numpy as np
 from mmtrain.data.config import DataConfig
 from mmtrain.data.dialogues.dialogue import FORMS, Dialogue, parse_dialogue
 from mmtrain.data.images.decode import IMAGE_EXTENSIONS
+from mmtrain.data.members import json_fields
 from mmtrain.data.order.plan import even_pieces
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.samples import json_fields
 from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.sources.arrow import ArrowRows, RowsByNumber, stored_image
 from mmtrain.data.sources.open import Makers, open_source

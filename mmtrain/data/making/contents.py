@@ -14,8 +14,9 @@ from mmtrain.data.images.decode import (
     decode_image,
     has_image_name,
 )
+from mmtrain.data.members import captions_in, image_file, json_fields
 from mmtrain.data.sample_error import IncompleteError
-from mmtrain.data.samples import NO_CAPTION, captions_in, image_file, json_fields
+from mmtrain.data.samples import NO_CAPTION
 
 _SAYS_NOTHING = ("image", "img")
 _CALLED = {"jpeg": "jpg", "jpeg2000": "jp2", "mpo": "jpg", "ppm": "pnm", "tiff": "tif"}

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from mmtrain.data.members import json_fields
 from mmtrain.data.questions.question import Question, questions_from_json
 from mmtrain.data.questions.wording import normalize_answer, normalize_textvqa
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.samples import json_fields
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mmtrain.data.members import json_fields
 from mmtrain.data.questions.answers import build_vocabulary, compared_form, every_question
 from mmtrain.data.questions.batches import QuestionReader
 from mmtrain.data.questions.files import QuestionedImage
@@ -19,7 +20,6 @@ from mmtrain.data.questions.source import (
 )
 from mmtrain.data.sample_check import check_with
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.samples import json_fields
 from mmtrain.data.sources.source import SampleSource
 
 _NUM_LOOKED_AT = 16

@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from mmtrain.data.config import DataConfig
+from mmtrain.data.members import json_fields
 from mmtrain.data.order.plan import even_pieces
 from mmtrain.data.questions.files import (
     EASY_VQA,
@@ -25,7 +26,6 @@ from mmtrain.data.questions.parquet_table import SUFFIX, TableImages, asks, parq
 from mmtrain.data.questions.question import Question, questions_from_json
 from mmtrain.data.questions.rows import OnFault, refuse
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.samples import json_fields
 from mmtrain.data.sources.image_paths import image_key_option
 from mmtrain.data.sources.open import open_source
 from mmtrain.data.sources.source import IMAGE_KEY, SampleSource

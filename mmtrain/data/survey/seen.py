@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from mmtrain.data.images.decode import MAX_IMAGE_PIXELS, decode_image
+from mmtrain.data.members import captions_in, image_file, json_fields
 from mmtrain.data.sample_error import IncompleteError, SampleError
-from mmtrain.data.samples import NO_CAPTION, captions_in, image_file, json_fields
+from mmtrain.data.samples import NO_CAPTION
 from mmtrain.data.sources.open import explained
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.storage.patience import patience, patiently

@@ -3,8 +3,8 @@
 from mmtrain.data.dialogues.dialogue import FORMS, IMAGE, parse_dialogue
 from mmtrain.data.dialogues.source import dialogue_files
 from mmtrain.data.images.decode import MAX_IMAGE_PIXELS, decode_image
+from mmtrain.data.members import json_fields
 from mmtrain.data.sample_error import IncompleteError, SampleError
-from mmtrain.data.samples import json_fields
 from mmtrain.data.sources.open import explained
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.storage.patience import patience, patiently

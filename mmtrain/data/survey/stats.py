@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mmtrain.data.samples import UNIQUE, label_of
+from mmtrain.data.members import UNIQUE, label_of
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.survey.duplicates import (
     file_hash,

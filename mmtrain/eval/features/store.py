@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mmtrain.data.feature_files import read_job, read_pieces
+from mmtrain.data.members import read_members
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.samples import read_members
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from mmtrain.data.images.transforms import EvalTransform, eval_transform
+from mmtrain.data.members import read_members
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.samples import read_members
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder, encode_image_batch, encode_texts

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 
 from mmtrain.data.images.tiles import Pieces
+from mmtrain.data.members import json_fields
 from mmtrain.data.questions.question import Question, Said, questions_from_json
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.samples import json_fields
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from mmtrain.data.samples import read_members
+from mmtrain.data.members import read_members
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.eval.look.answers import Looked
 from mmtrain.eval.look.pictures import draw_heat, seen_part, to_webp

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mmtrain.cli import main
-from mmtrain.data import samples
+from mmtrain.data import members
 from mmtrain.data.config import DataConfig
 from mmtrain.data.shards import opening as shard_opening
 from mmtrain.data.shards import patterns, reading
@@ -255,7 +255,7 @@ def test_whatever_reads_has_the_patience_that_is_asked_for(
         seen.add(seconds)
         return real(*arguments, seconds=seconds, **options)
 
-    for module in (samples, reading, shard_opening, patterns):
+    for module in (members, reading, shard_opening, patterns):
         monkeypatch.setattr(module, "patiently", note)
     places = {"run": run, "shard": f"{DEBUG}/train.tar", "classes": f"{DEBUG}/classes.json"}
     words = PATIENT[command].format(**places, out=tmp_path / "out").split()

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmtrain.cli import main
+from mmtrain.data.members import json_fields
 from mmtrain.data.questions.letters import letter_of
 from mmtrain.data.questions.question import Question
 from mmtrain.data.questions.source import open_questions
-from mmtrain.data.samples import json_fields
 from tests.data.questions.published_files import (
     draw_choices,
     draw_science_qa,
