@@ -24,13 +24,15 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
 class Library:
     """Notes what it is asked for."""
 
+    most = 2**31 - 1
+
     def __init__(self, _: None) -> None:
         self.asked: list[tuple[int, ...]] = []
         found.append(self)
 
     def mallopt(self, option: int, value: int) -> int:
         self.asked.append((option, value))
-        return 1
+        return int(option != -3 or value <= self.most)
 
     def malloc_trim(self, pad: int) -> int:
         self.asked.append((pad,))
@@ -49,6 +51,20 @@ def test_freed_memory_stays_within_and_goes_back_afterwards(monkeypatch: pytest.
         assert library.asked == [(-3, 2**31 - 1), (-1, 2**31 - 1)]  # malloc.h's numbers
         library.asked.clear()
     assert library.asked == [(-3, 32 << 20), (-1, 64 << 20), (0,)]
+
+
+@pytest.mark.parametrize(("most", "told"), [(32 << 20, True), (1 << 20, False)])
+def test_an_older_glibc_is_not_left_with_half(monkeypatch: pytest.MonkeyPatch, most, told):
+    """It refuses thresholds over 32 MiB (malloc.c, do_set_mmap_threshold); the other one alone
+    would stop this one where it is."""
+    monkeypatch.setattr("ctypes.CDLL", Library)
+    monkeypatch.setattr(Library, "most", most)
+    found.clear()
+    with kept_memory(CPU) as kept:
+        assert kept is told
+        asked = list(found[0].asked)
+    assert asked[:2] == [(-3, 2**31 - 1), (-3, 32 << 20)]
+    assert ((-1, 2**31 - 1) in asked) is told
 
 
 def test_glibc_takes_both():
