@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmtrain.nn.transforms import is_transformed
+
 RopeTable = tuple[Tensor, Tensor]
 
 
@@ -108,6 +110,8 @@ def rope_2d(row_T: Tensor, column_T: Tensor, head_dim: int, *, theta: float = 10
 def apply_rope(x_BTNH: Tensor, table: RopeTable) -> Tensor:
     """Rotate the heads of [B, T, N, H] by their tokens' positions; the dtype is kept."""
     cos, sin = (part.to(x_BTNH.dtype).unsqueeze(-2) for part in table)
+    if is_transformed():
+        return x_BTNH * cos + x_BTNH.roll(x_BTNH.size(-1) // 2, dims=-1) * sin
     return _Rotation.apply(x_BTNH, cos, sin)
 
 

@@ -148,6 +148,13 @@ def test_a_frozen_rms_norm_passes_gradients_on():
     torch.testing.assert_close(ours, theirs)
 
 
+def test_a_second_derivative_is_an_error_and_no_wrong_number():
+    norm, x = filled(build_norm("rms", 8, eps=1e-6)), torch.randn(3, 8, requires_grad=True)
+    (gradient,) = torch.autograd.grad(norm(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.sum().backward()
+
+
 def test_an_rms_norm_takes_few_operations_both_ways():
     norm, x = filled(build_norm("rms", 8, eps=1e-6)), torch.randn(3, 8, requires_grad=True)
     with Operations() as counted:
