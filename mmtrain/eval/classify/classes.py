@@ -1,5 +1,6 @@
 """The classes of an evaluation: ids as the samples carry them, names for the prompts."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -100,6 +101,7 @@ def class_list(classes: Path | str | ClassList | Sequence[str]) -> ClassList:
     return ClassList(ids=tuple(map(str, range(len(classes)))), names=tuple(classes))
 
 
+@functools.cache
 def subset_places(name: str) -> tuple[int, ...]:
     """Which of ImageNet's classes one of `SUBSETS` has, from 0 in the order of their ids."""
     return tuple(json.loads(_SUBSETS.read_text(encoding="utf-8"))[name])

@@ -120,35 +120,67 @@ def refuse_other_count(
         UsageError: they are the first few of the classes alone, as if they counted a part of them;
             or some of ImageNet's that one of `SUBSETS` has, and another number was named.
     """
-    if known.is_chosen or not _is_counted(known) or len(class_N) < FEW_IMAGES:
+    if not may_count_others(known, num_images=len(class_N)):
         return
-    num, present = len(known.ids), set(class_N.tolist())
+    present = set(class_N.tolist())
     if trained_N is not None and set(trained_N.tolist()) <= present:
         return
+    if told := count_others(known, present):
+        raise UsageError(told)
+
+
+def may_count_others(
+    known: ClassList, present: Collection[int] = (), *, num_images: int = FEW_IMAGES
+) -> bool:
+    """Whether `refuse_other_count` may refuse a set of which some labels are known.
+
+    Args:
+        known: the classes.
+        present: those that were seen so far.
+        num_images: of the whole set.
+    """
+    if known.is_chosen or not _is_counted(known) or num_images < FEW_IMAGES:
+        return False
+    num = len(known.ids)
+    if max(present, default=0) < num / 2:
+        return True
+    others = ((NUM_IMAGENET, len(places), places) for places in map(subset_places, SUBSETS))
+    return any(num in sizes and set(present) <= set(places) for *sizes, places in others)
+
+
+def count_others(known: ClassList, present: Collection[int]) -> str:
+    """What is wrong with the labels, all of which are here; empty: nothing.
+
+    Args:
+        known: the classes.
+        present: those that have images.
+    """
+    num = len(known.ids)
     if 1 < len(present) < num / 2 and max(present) == len(present) - 1:
         relatives = [name for name in SUBSETS if len(subset_places(name)) == len(present)]
         such = f", such as {relatives[0]}" if relatives else ""
-        raise UsageError(
+        return (
             f"the labels are 0 to {max(present)} alone, and {num} classes are named; name the "
             f"{len(present)} that they count as classes{such}, or set subset = {ALL} if they count "
             f"all {num}"
         )
     for name in SUBSETS:
         places = set(subset_places(name))
-        if len(present) < FEW_CLASSES or not present <= places:
+        if len(present) < FEW_CLASSES or not set(present) <= places:
             continue
         if num == NUM_IMAGENET and 2 * len(present) > len(places):
-            raise UsageError(
+            return (
                 f"the labels are of {name}'s {len(places)} classes alone, among which its accuracy "
                 f"is published, and {num} are named; set subset = {name}, or subset = {ALL} for "
                 f"accuracy among all {num}"
             )
         if num == len(places):
-            raise UsageError(
+            return (
                 f"the labels are all among {name}'s places in ImageNet's {NUM_IMAGENET}, and {num} "
                 f"classes are named; set classes = imagenet and subset = {name}, or subset = {ALL} "
                 f"if they count the {num}"
             )
+    return ""
 
 
 def counts_further(label: str, known: Collection[str]) -> str:

@@ -148,11 +148,22 @@ class LabelledEvaluator(Evaluator):
         return "\n".join(told)
 
     def check(self, inputs: "LabelledInputs", preprocess: "PreprocessConfig") -> None:
-        """Read some images of each set and their classes, and the groups of what is judged."""
+        """Read some images of each set and their classes, and the groups of what is judged; and
+        labels, on one rank for all, until it is clear that they count the classes."""
+        from mmtrain.data.shards.patterns import any_in_store
         from mmtrain.eval.classify.groups import ReadGroup
+        from mmtrain.eval.label_trial import try_labels
         from mmtrain.eval.trial import try_samples
+        from mmtrain.ranks import own_rank
 
         for name, source in inputs.sources.items():
             try_samples(source, inputs.read_class, preprocess, key=name)
             if self.group_key is not None and name in ("data", "test"):
                 try_samples(source, ReadGroup.of(self.group_key), preprocess, key=name)
+        if own_rank() == 0:
+            try_labels(
+                inputs,
+                tested="test" if "test" in self.sets else "data",
+                trained="train" if "train" in self.sets else None,
+                is_remote=any_in_store([getattr(self, name) for name in self.sets]),
+            )
