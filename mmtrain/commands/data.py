@@ -21,7 +21,7 @@ from mmtrain.data.questions.check import (
 from mmtrain.data.questions.source import brings_questions
 from mmtrain.data.sample_check import SampleReport, check_samples, check_with
 from mmtrain.data.shards.cataloguing import write_catalogues
-from mmtrain.data.shards.check import CheckReport, check_shards, index_shards
+from mmtrain.data.shards.check import CheckReport, ShardCheck, check_shards, index_shards
 from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.sources.open import open_source, open_unsharded
 from mmtrain.data.sources.source import IMAGE_KEY, SampleSource
@@ -267,15 +267,26 @@ def tell_shards(report: CheckReport, options: CheckOptions) -> None:
         UsageError: of one something that is wrong.
     """
     for shard in report.shards:
-        state = "verified" if shard.is_verified else "readable"
+        print(f"{shard.path}: {_state(shard)}")
+    _refuse(report.problems, options.data)
+
+
+def _state(shard: ShardCheck) -> str:
+    """What was found in a shard; what is wrong with it has lines of its own."""
+    if not shard.is_readable:
+        return "cannot be read"
+    state = f"{shard.num_samples} sample{'' if shard.num_samples == 1 else 's'}, "
+    if shard.problems:
+        state += "damaged or changed" if shard.is_indexed else "damaged"
+    else:
+        state += "verified" if shard.is_verified else "readable"
         if not shard.is_indexed:
             state += ", but it has no index to compare with (mmtrain data index writes one)"
         elif not shard.is_verified:
             state += ", but its index has no checksums (mmtrain data index adds them)"
-        if shard.num_ignored:
-            state += f"; {shard.num_ignored} files are of no sample (hidden or without extension)"
-        print(f"{shard.path}: {shard.num_samples} samples, {state}")
-    _refuse(report.problems, options.data)
+    if shard.num_ignored:
+        state += f"; {shard.num_ignored} files are of no sample (hidden or without extension)"
+    return state
 
 
 def tell_samples(report: SampleReport, options: CheckOptions) -> None:

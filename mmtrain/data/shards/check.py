@@ -66,6 +66,8 @@ class ShardCheck:
 
     path: str
     """As the user's pattern gave it."""
+    is_readable: bool
+    """Whether it could be read at all; else nothing was found in it."""
     num_samples: int
     """Samples found now."""
     num_ignored: int
@@ -214,6 +216,7 @@ def _report(
 ) -> ShardCheck:
     return ShardCheck(
         path=path,
+        is_readable=new is not None,
         num_samples=0 if new is None else new.summary.num_samples,
         num_ignored=0 if new is None else new.summary.num_ignored,
         is_indexed=old is not None,

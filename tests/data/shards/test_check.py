@@ -1,5 +1,6 @@
 """What `mmtrain data index` and `data check` report of sound and of damaged shards."""
 
+import gzip
 import os
 import tarfile
 from pathlib import Path
@@ -58,6 +59,39 @@ def test_checking_writes_nothing(train):
     assert checked.problems == ()
     assert not any(shard.is_indexed or shard.is_verified for shard in checked.shards)
     assert sorted(os.listdir(Path(train).parent)) == before
+
+
+UNREADABLE = {
+    "words": b"no tar" * 500,
+    "nothing": b"",
+    "half a header": b"s0.png" + bytes(94),
+    "compressed": gzip.compress(bytes(1024)),
+}
+
+
+@pytest.mark.parametrize("what", [*UNREADABLE, "a cut one", "a flipped one"])
+def test_what_cannot_be_read_is_not_called_readable(
+    what: str, train: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor is a shard called verified that is not what was indexed; both end with a status."""
+    sound, path = shard(train, 0), shard(train)
+    index_shards(train)
+    capsys.readouterr()
+    if what in UNREADABLE:
+        path.write_bytes(UNREADABLE[what])
+    elif what == "a cut one":
+        os.truncate(path, member(path, "00008.webp").offset)
+    else:
+        flip_a_pixel(path)
+    assert main(["data", "check", train]) == 2
+    told = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert told[str(sound)] == "6 samples, verified"
+    wanted = {
+        "a cut one": "2 samples, damaged or changed",
+        "a flipped one": "5 samples, damaged or",
+    }
+    assert told[str(path)].startswith(wanted.get(what, "cannot be read"))
+    assert not {"verified", "readable"} & set(told[str(path)].split())
 
 
 def flip_a_pixel(path: Path) -> None:
