@@ -6,7 +6,7 @@ from typing import Any
 
 from mmtrain.cli.model_options import HUB, add_architecture
 from mmtrain.cli.parser import add_command
-from mmtrain.interop.forms import described
+from mmtrain.interop.forms import described, package_names
 
 _EXAMPLES = """\
 examples:
@@ -33,8 +33,8 @@ def add_push(commands: Any) -> None:
     push.add_argument("repository", metavar="REPOSITORY", help="hf://OWNER/NAME")
     push.add_argument(
         "--format",
-        choices=("open-clip", "hf", "timm", "mmtrain"),
-        help=f"{described()} (open-clip; mmtrain of a model that answers)",
+        choices=package_names(),
+        help=f"{described(package_names())} (open-clip; mmtrain of a model that answers)",
     )
     push.add_argument(
         "--license",

@@ -9,6 +9,7 @@ from mmtrain.errors import UsageError
 from mmtrain.eval.comparison import Comparison, compare_results, said_otherwise, verdict
 from mmtrain.eval.paired import Paired
 from mmtrain.files import real_path
+from mmtrain.settings.paths import refuse_unwritable
 
 
 def compare_command(
@@ -67,6 +68,8 @@ def _refuse_names(a: Path, others: Sequence[Path], out: Path | None) -> None:
             raise UsageError(f"{path} is named twice; name every result once")
     if out is not None and out.suffix not in (".html", ".htm"):
         raise UsageError(f"out = {out} must end in .html")
+    if out is not None:
+        refuse_unwritable(out, "out")
 
 
 def _tell(one: Comparison) -> None:

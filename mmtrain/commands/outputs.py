@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mmtrain.errors import UsageError
 from mmtrain.files import real_path
+from mmtrain.settings.paths import refuse_unwritable
 
 RECORDS = (
     "run.json", "recipe.toml", "metrics.jsonl", "history.jsonl", "bad_*.jsonl", "run-files.json",
@@ -50,7 +51,7 @@ def refuse_overwriting(
 
     Args:
         read: files of the command, where they are given.
-        written: by option.
+        written: by option; each is one that could be written.
 
     Raises:
         UsageError: naming the option.
@@ -61,6 +62,7 @@ def refuse_overwriting(
             continue
         if path.is_dir():
             raise UsageError(f"{option} = {path} is a folder; name a file")
+        refuse_unwritable(path, option)
         if real_path(path) in taken:
             raise UsageError(f"{option} = {path} is another file of this command; name a new one")
         refuse_record(path, option)

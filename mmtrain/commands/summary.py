@@ -1,7 +1,6 @@
 """`mmtrain summary`: what a model is made of."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mmtrain.commands.outputs import refuse_out, refuse_overwriting
 from mmtrain.commands.summary_table import measured_table
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
@@ -36,6 +36,10 @@ def summary_command(
     *, model: str, architecture: str | None, graph: Path | None, autograd: Path | None
 ) -> None:
     """`mmtrain summary`: a model's parts, and on request pictures of its towers and its graph."""
+    for option, out in (("--graph", graph), ("--autograd", autograd)):
+        if out is not None:
+            refuse_out(out, option, ".svg")
+    refuse_overwriting((), {"--graph": graph, "--autograd": autograd})
     is_name = model in MODEL_NAMES or model.endswith(".toml")
     path = Path(model) if is_name else model_folder(model, key="model")
     is_weights = path.exists() and path.suffix != ".toml"
@@ -46,16 +50,23 @@ def summary_command(
             f"architecture = {architecture} is for a CLIP's weights; {model} is something else"
         )
     if is_decoder_folder(path):
-        _summarize_decoder(path, graph or autograd)
+        _refuse_graph(graph or autograd, f"{path} is a decoder")
+        _summarize_decoder(path)
         return
     if is_vqa_folder(path):
-        _summarize_vqa(path.name, load_vqa(path).model, graph or autograd)
+        _refuse_graph(graph or autograd, f"{path.name} answers questions")
+        _summarize_vqa(path.name, load_vqa(path).model)
         return
     planned = _planned(path) if path.suffix == ".toml" else None
     if planned is not None and planned.answers is not None:
-        _summarize_vqa(path.name, planned.answers, graph or autograd)
+        _refuse_graph(graph or autograd, f"{path.name} answers questions")
+        _summarize_vqa(path.name, planned.answers)
         return
     config, title = _architecture(model, path, architecture, planned)
+    # Before anything is printed: Graphviz may be missing.
+    pictures = {graph: draw_graph(config, title=title)} if graph is not None else {}
+    if autograd is not None:
+        pictures[autograd] = draw_autograd_graph(config, title=title)
     summary = summarize(config)
     _print(measured_table(measured_parts(config)))
     print(
@@ -67,25 +78,17 @@ def summary_command(
     )
     for line in () if planned is None else planned.phases:
         print(line)
+    for out, picture in pictures.items():
+        replace_file(out, picture)
+        print(f"wrote {out}")
+
+
+def _refuse_graph(graph: Path | None, told: str) -> None:
     if graph is not None:
-        _write_picture("graph", graph, lambda: draw_graph(config, title=title))
-    if autograd is not None:
-        _write_picture("autograd", autograd, lambda: draw_autograd_graph(config, title=title))
+        raise UsageError(f"graph = {graph} draws a CLIP's two towers, and {told}")
 
 
-def _write_picture(key: str, path: Path, draw: Callable[[], str]) -> None:
-    if path.suffix != ".svg":
-        raise UsageError(f"{key} = {path} must end in .svg")
-    try:
-        replace_file(path, draw())
-    except OSError as error:
-        raise UsageError(f"{key} = {path} cannot be written: {error.strerror}") from error
-    print(f"wrote {path}")
-
-
-def _summarize_decoder(folder: Path, graph: Path | None) -> None:
-    if graph is not None:
-        raise UsageError(f"graph = {graph} draws a CLIP's two towers, and {folder} is a decoder")
+def _summarize_decoder(folder: Path) -> None:
     source = folder / "config.json"
     config = decoder_config_from_hf(read_json(source), source=str(source))
     parts, length = decoder_parts(config), config.context_length
@@ -98,11 +101,7 @@ def _summarize_decoder(folder: Path, graph: Path | None) -> None:
     )
 
 
-def _summarize_vqa(title: str, model: Vqa, graph: Path | None) -> None:
-    if graph is not None:
-        raise UsageError(
-            f"graph = {graph} draws a CLIP's two towers, and {title} answers questions"
-        )
+def _summarize_vqa(title: str, model: Vqa) -> None:
     parts, total, vision = measured_answering(model), count(model), model.clip.vision
     _print(measured_table(parts))
     flops = {one.part.name: one.measured.flops for one in parts if one.measured is not None}

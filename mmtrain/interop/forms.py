@@ -1,6 +1,6 @@
 """The forms of others that a model is written in; a line here is all that commands need of one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -115,7 +115,15 @@ def check_weights(form: str, weights: str | None) -> None:
     raise UsageError(f"weights = {weights} is not for format = {form}; use {where}")
 
 
-def described() -> str:
-    """The forms as --help names them."""
-    *others, last = ("ours", *(form.whose for form in FORMS.values()))
-    return f"{', '.join(others)} or {last} form"
+def package_names() -> tuple[str, ...]:
+    """The words of forms that a library loads by itself, and not graphs."""
+    return OURS, *(name for name, form in FORMS.items() if not form.weights)
+
+
+def described(names: Collection[str] | None = None) -> str:
+    """Forms as --help names them: those of `names`, or all."""
+    taken = form_names() if names is None else names
+    whose = [
+        "ours" if name == OURS else FORMS[name].whose for name in form_names() if name in taken
+    ]
+    return f"{', '.join(whose[:-1])} or {whose[-1]} form"

@@ -25,6 +25,7 @@ from mmtrain.report.look import update_look
 from mmtrain.report.reading import column
 from mmtrain.report.render import percent, render, write_page
 from mmtrain.report.run_folder import RunFolder, is_run, read_run
+from mmtrain.settings.paths import refuse_unwritable
 
 NUM_BAD_SHOWN = 10
 
@@ -51,6 +52,8 @@ def write_report(
         raise UsageError("no run is named; name at least one run folder")
     if out is not None and out.suffix not in (".html", ".htm"):
         raise UsageError(f"out = {out} must end in .html")
+    if out is not None:
+        refuse_unwritable(out, "out")
     lacking = None
     if len(run_dirs) == 1 and is_run(run_dirs[0]):
         lacking = update_look(run_dirs[0], encoder=encoder)

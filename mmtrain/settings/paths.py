@@ -161,3 +161,21 @@ def refuse_existing(out: Path) -> None:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"out = {out} exists already; name a new folder")
+
+
+def refuse_unwritable(out: Path, key: str) -> None:
+    """Refuse a file or folder that could not be made, before anything is computed for it.
+
+    Raises:
+        UsageError: what it would lie in is no folder, or may not be written to.
+    """
+    folder = out.absolute().parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UsageError(f"{key} = {out} cannot be written: {folder} is no folder; name another")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"{key} = {out} cannot be written: nothing may be written in {folder}; allow it, or "
+            "name another place"
+        )
