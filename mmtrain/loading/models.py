@@ -31,6 +31,7 @@ from mmtrain.interop.open_clip_files import CONFIG_FILE as OPEN_CLIP_CONFIG_FILE
 from mmtrain.interop.open_clip_files import read_open_clip, says_itself
 from mmtrain.interop.package import ModelPackage
 from mmtrain.interop.tensor_links import check_tensors
+from mmtrain.loading.fitting_tokenizer import refuse_unfit_tokenizer
 from mmtrain.loading.hub_models import model_folder
 from mmtrain.models import Clip, ClipConfig, Decoder
 from mmtrain.settings.decode import decode, encode
@@ -160,13 +161,15 @@ def read_package(
         UsageError: as `load`, or a model that says itself what it is is not of `architecture`.
     """
     path = model_folder(path, key=key)
-    if architecture is None:
-        return _read_package(path, key)
-    named_config(architecture)
-    if path.is_file() and not says_itself(path):
-        return read_bare(path, architecture)
-    package = _read_package(path, key)
-    check_architecture(package, architecture, path)
+    if architecture is not None:
+        named_config(architecture)
+    if architecture is not None and path.is_file() and not says_itself(path):
+        package = read_bare(path, architecture)
+    else:
+        package = _read_package(path, key)
+        if architecture is not None:
+            check_architecture(package, architecture, path)
+    refuse_unfit_tokenizer(package.config.text, package.tokenizer, source=str(path))
     return package
 
 

@@ -153,6 +153,15 @@ class TextHead(nn.Module):
         return x_BD if self.projection is None else self.projection(x_BD)
 
 
+def text_length(tokens_BT: Tensor, end_token_id: int | None) -> Tensor:
+    """Tokens of each text up to and with its end: the first end token, or where None is named the
+    largest id; all tokens of a text that has none."""
+    if end_token_id is None:
+        return tokens_BT.argmax(1) + 1
+    ends_BT = tokens_BT == end_token_id
+    return torch.where(ends_BT.any(1), ends_BT.int().argmax(1) + 1, tokens_BT.size(1))
+
+
 def build_text_embed(config: TextConfig) -> TextEmbed | TextTrunk:
     """What makes tokens of ids."""
     if config.trunk is None:
@@ -178,11 +187,7 @@ class TextTower(nn.Module):
 
     def text_length(self, tokens_BT: Tensor) -> Tensor:
         """Tokens of each text up to and with its end token; all of them where it has none."""
-        if self.config.end_token_id is None:
-            return tokens_BT.argmax(1) + 1
-        ends_BT = tokens_BT == self.config.end_token_id
-        found_B = ends_BT.any(1)
-        return torch.where(found_B, ends_BT.int().argmax(1) + 1, tokens_BT.size(1))
+        return text_length(tokens_BT, self.config.end_token_id)
 
     def rope_table(self, num_tokens: int, device: torch.device) -> RopeTable | None:
         """Rotary tables of the tokens."""

@@ -17,7 +17,7 @@ class TransformersNetwork(nn.Module):
 
     def __init__(self, config: TransformersTrunk, *, dim: int) -> None:
         super().__init__()
-        settings: Any = AutoConfig.for_model(config.model_type, **json.loads(config.settings))
+        settings = _settings(config)
         self.pool, self.pad_id = config.pool, settings.pad_token_id
         whole: Any = settings.is_encoder_decoder
         more = {} if whole else {"add_pooling_layer": False}
@@ -39,3 +39,12 @@ class TransformersNetwork(nn.Module):
             return self.proj(x_BTD[:, 0])
         sum_BD = (x_BTD * real_BT[:, :, None]).sum(1)
         return self.proj(sum_BD / real_BT.sum(1, keepdim=True).clamp(min=1))
+
+
+def padding_of(config: TransformersTrunk) -> int | None:
+    """The id that the encoder takes for padding."""
+    return _settings(config).pad_token_id
+
+
+def _settings(config: TransformersTrunk) -> Any:
+    return AutoConfig.for_model(config.model_type, **json.loads(config.settings))
