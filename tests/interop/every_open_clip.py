@@ -36,12 +36,15 @@ DEPTHS: dict[str, dict[str, Any]] = {
 
 
 def published(name: str) -> dict[str, Any]:
-    """A model_cfg with few layers of the published widths and sizes."""
+    """A model_cfg with few layers of the published widths and sizes, and few words where there
+    would be GBs of them."""
     cfg = json.loads((files("open_clip") / "model_configs" / f"{name}.json").read_text())
     for section, shallow in (("vision_cfg", 2), ("text_cfg", 2)):
         layers = cfg[section].get("layers")
         if layers is not None:
             cfg[section]["layers"] = [1, 2, 1, 1] if isinstance(layers, list) else shallow
+        if cfg[section].get("vocab_size", 0) > 100_000:
+            cfg[section]["vocab_size"] = 1000
         if "timm_model_pretrained" in cfg[section]:
             cfg[section]["timm_model_pretrained"] = False
     if "hf_model_name" in cfg["text_cfg"]:
