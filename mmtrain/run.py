@@ -27,6 +27,7 @@ from mmtrain.ranks import is_alone, num_ranks, on_every_rank, on_rank_0, own_ran
 from mmtrain.recipe import TrainRecipe
 from mmtrain.report import write_report
 from mmtrain.settings.decode import encode
+from mmtrain.settings.paths import telling_places
 from mmtrain.train.evaluations import refuse_failed
 from mmtrain.train.guard import Guard, StopSignals
 from mmtrain.train.loop import Loop
@@ -86,7 +87,7 @@ def _train(
 ) -> Path:
     folder = Path(recipe.run.dir)
     had_begun = on_rank_0(lambda: has_begun(folder))
-    with nullcontext() if had_begun else undone_on_failure(folder):
+    with nullcontext() if had_begun else undone_on_failure(folder), telling_places(recipe):
         run = _ready(recipe, layout, resume=resume)
     write_run_facts(run)
     for line in () if quiet else headline(run):

@@ -5,11 +5,13 @@ import os
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Union
 
 from mmtrain.errors import UsageError
+from mmtrain.settings.decode import encode
 from mmtrain.settings.describe import join
 from mmtrain.settings.tagged import member_for, members
 
@@ -23,6 +25,9 @@ ModelText = Annotated[PathText, _MODEL]
 _VARIABLE = re.compile(r"\$(?:(?P<dollar>\$)|(?P<bare>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)\})")
 # Also behind a set's name, as in torchvision:CIFAR10/train:~/data.
 _HOME = re.compile(r"(?P<before>^|:)(?P<user>~[^/:]*)(?=/|$)")
+
+_MISSING = re.compile(r"(?i)do(es)? not exist|no such file|is no folder|matches no file")
+"""What messages say of a path that is not there."""
 
 _LOGIN = re.compile(r"(?<=://)[^/?#\s]*@")
 _SIGNED = re.compile(
@@ -151,6 +156,31 @@ def _convert(
             _convert(args[0], member, f"{key}[{i}]", change, mark) for i, member in enumerate(value)
         ]
     return value
+
+
+@contextmanager
+def telling_places(section: Any) -> Iterator[None]:
+    """Within the context, a mistake about a relative path of the section that is not there also
+    tells where it was looked for: a run may go on from another folder than it began in.
+
+    Args:
+        section: a config, of whose paths any may be missing.
+
+    Raises:
+        UsageError: what was raised, with the place.
+    """
+    try:
+        yield
+    except UsageError as error:
+        told, paths = str(error), list[str]()
+        change_paths(type(section), encode(section), lambda text, _: paths.append(text) or text)
+        for text in sorted(paths, key=len, reverse=True):
+            path = text.rpartition(":")[2]
+            is_here = "://" in text or os.path.isabs(path) or os.path.exists(path)
+            if not is_here and f"= {text}" in told and _MISSING.search(told):
+                at = os.path.abspath(path)
+                raise UsageError(f"{told} ({path} was looked for at {at})") from error
+        raise
 
 
 def refuse_existing(out: Path) -> None:

@@ -10,10 +10,17 @@ import pytest
 from mmtrain.cli import main
 from mmtrain.cli.parser import names_place
 from mmtrain.cli.program import build_parser
+from mmtrain.data.config import DataConfig
 from mmtrain.errors import UsageError
 from mmtrain.recipe import TrainRecipe, load_recipe
 from mmtrain.settings.describe import describe
-from mmtrain.settings.paths import escape_path, escape_paths, expand_path, expand_paths
+from mmtrain.settings.paths import (
+    escape_path,
+    escape_paths,
+    expand_path,
+    expand_paths,
+    telling_places,
+)
 from mmtrain.settings.read_toml import read_toml
 
 RECIPE = "configs/debug_clip.toml"
@@ -226,3 +233,44 @@ def test_an_address_that_holds_a_secret_is_refused_without_it(text, monkeypatch,
     monkeypatch.setenv("ADDRESS", text)
     with pytest.raises(UsageError, match="would be recorded"):
         expand_path("$ADDRESS", "data.train")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "path"),
+    [
+        ("data.train", "sets/0.tar", "sets/0.tar"),
+        ("data.train", "sets/*.tar", "sets/*.tar"),
+        ("data.train", "sets/{0..2}.tar", "sets/{0..2}.tar"),
+        ("data.train", "sets/all.jsonl", "sets/all.jsonl"),
+        ("data.train", "captions:sets", "sets"),
+        ("data.train", "sets", "sets"),
+        pytest.param("eval.zero_shot", "sets/0.tar", "sets/0.tar", marks=pytest.mark.slow),
+    ],
+)
+def test_a_missing_path_is_told_with_its_place(
+    key: str, value: str, path: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """Of a run that goes on from another folder, by any key; beside the message that it had."""
+    recipe = str(Path("configs/debug_clip.toml").resolve())
+    words = [f"--{key}", value]
+    if key.startswith("eval"):
+        words = ["--data.train", str(Path("mmtrain/demo/debug/train.tar").resolve())]
+        words += [f"--{key}", f'[{{name = "x", data = "{value}", classes = "imagenet"}}]']
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", recipe, *words, "--run-dir", "run"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"({path} was looked for at {tmp_path}/{path})" in line, line
+
+
+def test_other_mistakes_have_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor have whole paths, addresses, and what is there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    for train in ("/whole/0.tar", "s3://bucket/0.tar", "there"):
+        config = DataConfig(train=train)
+        for told in (f"train = {train} does not exist", "train = gone/0.tar does not exist"):
+            with pytest.raises(UsageError) as caught, telling_places(config):
+                raise UsageError(told)
+            assert str(caught.value) == told
+    with pytest.raises(UsageError, match=r"^steps = 0$"), telling_places(DataConfig(train="gone")):
+        raise UsageError("steps = 0")
