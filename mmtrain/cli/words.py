@@ -93,7 +93,8 @@ def in_words_of(arguments: argparse.Namespace, message: str) -> str:
         name, place = action.dest, typed_name(action)
         if parser.takes_overrides:  # its user types the keys, but for those that have an option
             if getattr(arguments, name, None) is not None:
-                message = re.sub(rf"\b{name.replace('_', '[.]')}(?= = )", place, message)
+                key = name.replace("_", "[.]")
+                message = re.sub(rf"(?<![\w.-]){key}(?= = )", place, message)
             continue
         if action.option_strings:
             message = re.sub(rf"(?<![\w.-])(?:data|train|run)\.{name}\b", place, message)

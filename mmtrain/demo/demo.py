@@ -16,6 +16,7 @@ from mmtrain.demo.emoji_pairs import unpack_emoji_pairs
 from mmtrain.errors import UsageError
 from mmtrain.recipe import load_recipe
 from mmtrain.run import train_command
+from mmtrain.settings.layers import laid_over, read_layers
 from mmtrain.settings.shipped import shipped_recipes
 from mmtrain.train.metrics import METRICS_FILE, read_metrics
 from mmtrain.train.run_folder import RECIPE_FILE
@@ -66,10 +67,13 @@ def run_demo(
         data_only: stop when the shards are unpacked.
 
     Raises:
-        UsageError: a folder cannot be written, or `fresh` would remove what is no run.
+        UsageError: a folder cannot be written, or `out` holds what is no run of the demo.
     """
-    if fresh and not data_only:
-        _remove_run(out)
+    if not data_only:
+        if fresh:
+            _remove_run(out)
+        elif _holds_run(out):
+            _refuse_other(out)
     unpack_emoji_pairs(DATA_DIR)
     print(f"EmojiPairs is in {DATA_DIR}", flush=True)
     if data_only:
@@ -146,15 +150,30 @@ def _holds_run(folder: Path) -> bool:
     return (folder / RECIPE_FILE).is_file()
 
 
+def _refuse_other(folder: Path) -> None:
+    """Refuse a run of another recipe, which would go on, or be removed, as if it were the demo."""
+    data: dict[str, Any] = {}
+    for layer in read_layers(folder / RECIPE_FILE):
+        data = laid_over(data, layer)
+    judged = {one.get("name") for one in data.get("eval", {}).get("zero_shot", ())}
+    if not judged & RIVALS.keys() and DATA_DIR.name not in str(data.get("data")):
+        raise UsageError(
+            f"out = {folder} holds a run that is no demo; name another folder, or go on with it "
+            f"by mmtrain train {folder} --resume"
+        )
+
+
 def _remove_run(folder: Path) -> None:
     """Remove a run; nothing else that a slip of the keyboard may name."""
     if not folder.exists():
         return
     if not _holds_run(folder) and any(folder.iterdir()):
         raise UsageError(
-            f"--out = {folder} holds no run, so --fresh does not remove it; name another folder"
+            f"out = {folder} holds no run, so --fresh does not remove it; name another folder"
         )
+    if _holds_run(folder):
+        _refuse_other(folder)
     try:
         shutil.rmtree(folder)
     except OSError as error:
-        raise UsageError(f"--out = {folder} cannot be removed ({error.strerror})") from error
+        raise UsageError(f"out = {folder} cannot be removed ({error.strerror})") from error

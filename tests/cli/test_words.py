@@ -108,3 +108,9 @@ def test_a_key_within_another_stays_as_it_is() -> None:
     arguments, _ = parser.parse_known_args(words)
     told = in_words_of(arguments, "name them (--annotations, vqa.data.annotations); data.workers")
     assert told == "name them (--annotations, vqa.data.annotations); --workers"
+
+
+def test_an_option_that_is_named_as_it_is_typed_stays_so() -> None:
+    arguments = build_parser().parse_args(["demo", "--out", "o"])
+    told = in_words_of(arguments, "--out = o, out = o and eval.out = o")
+    assert told == "--out = o, --out = o and eval.out = o"

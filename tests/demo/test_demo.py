@@ -87,6 +87,17 @@ def test_fresh_removes_nothing_but_runs(trained: list[dict], tmp_path: Path):
     assert len(trained) == 1
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_run_of_another_recipe_is_neither_gone_on_with_nor_removed(
+    trained: list[dict], tmp_path: Path, fresh: bool
+):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.toml").write_text('base = "debug_clip"\n')
+    with pytest.raises(UsageError, match=r"holds a run that is no demo; .*mmtrain train .* --resu"):
+        run_demo(out=tmp_path / "run", overrides=[], fresh=fresh)
+    assert not trained and (tmp_path / "run" / "recipe.toml").exists()
+
+
 def test_data_only_trains_nothing(trained: list[dict], tmp_path: Path):
     run_demo(out=tmp_path / "run", overrides=[], data_only=True)
     assert (tmp_path / "data").is_dir() and not trained and not (tmp_path / "run").exists()
