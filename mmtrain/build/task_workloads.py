@@ -1,7 +1,7 @@
 """What each task asks of the ranks that train it: its model, and what comes with an image."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -135,9 +135,16 @@ class Answering(Workload):
 class Talking(Answering):
     """A vision tower and a decoder that goes on with dialogues: what their data may be at most.
 
-    Each has all tokens that it may have, one image in as many pieces as there may be, and all else
+    Each has all tokens that it may have, its images in as many pieces as there may be, and all else
     is learnt. Such rows have no padding, so it is the same whether they are packed.
     """
+
+    num_images: int = 1
+    """Of a dialogue."""
+
+    def with_images(self, num: int) -> "Talking":
+        """Dialogues of so many images each."""
+        return replace(self, num_images=num)
 
     @property
     def num_ids(self) -> int:
@@ -147,30 +154,34 @@ class Talking(Answering):
 
     @property
     def images_per_row(self) -> int:
-        """Pieces of the image, of which there is room for the tokens.
+        """Pieces of the images, of which there is room for the tokens.
 
         Raises:
-            UsageError: there is room for none.
+            UsageError: there is room for less than a piece of each.
         """
         most = 1 if self.section.tiles is None else self.section.tiles.most_pieces
         # A question and an answer have a token each at least.
         room = (self.num_ids - 2) // self._tokens_per_piece
-        if room < 1:
+        if room < self.num_images:
+            images = "an image" if self.num_images == 1 else f"each of {self.num_images} images"
             raise UsageError(
                 f"vqa.dialogues.max_length = {self.num_ids} has no room beside the "
-                f"{self._tokens_per_piece} tokens of an image; raise it, or make fewer tokens of "
+                f"{self._tokens_per_piece} tokens of {images}; raise it, or make fewer tokens of "
                 "an image by vqa.connector"
             )
-        return min(most, room)
+        return min(most * self.num_images, room)
 
     @property
     def row_told(self) -> str:
         """The dialogue."""
         pieces = self.images_per_row
-        image = "one image" if pieces == 1 else f"one image of {pieces} pieces"
+        num = self.num_images
+        images, more = ("one image", ", --images for more") if num == 1 else (f"{num} images", "")
+        if pieces > num:
+            images += f" of {pieces} pieces"
         return (
-            f"dialogues of {self.num_ids:,} tokens with {image} x {self._tokens_per_piece} tokens, "
-            "all else learnt (mmtrain profile measures those of the data)"
+            f"dialogues of {self.num_ids:,} tokens with {images} x {self._tokens_per_piece} "
+            f"tokens{more}, all else learnt (mmtrain profile measures those of the data)"
         )
 
     @property

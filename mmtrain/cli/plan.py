@@ -15,13 +15,16 @@ def add_plan(commands: Any) -> None:
         "plan",
         "tell what a recipe's layout means for each rank: memory, traffic, idle time",
         _plan,
-        usage="mmtrain plan RECIPE --world-size N [--gpu NAME [--price X] [--samples N]] "
-        "[--section.key value ...]",
+        usage="mmtrain plan RECIPE --world-size N [--images N] [--gpu NAME [--price X] "
+        "[--samples N]] [--section.key value ...]",
         takes_overrides=True,
     )
     plan.add_argument("recipe", type=Path, metavar="RECIPE", help="a TOML file (mmtrain recipes)")
     plan.add_argument(
         "--world-size", type=at_least(1), required=True, metavar="N", help="ranks of the run"
+    )
+    plan.add_argument(
+        "--images", type=at_least(1), metavar="N", help="of a dialogue, each in its most pieces (1)"
     )
     plan.add_argument(
         "--gpu", metavar="NAME", help="of which every rank is one, such as h100: speed on paper too"
@@ -50,6 +53,7 @@ def _plan(arguments: argparse.Namespace) -> None:
         recipe=arguments.recipe,
         overrides=arguments.overrides,
         world_size=arguments.world_size,
+        images=arguments.images,
         gpu=arguments.gpu,
         price=arguments.price,
         samples=arguments.samples,

@@ -29,6 +29,7 @@ def plan_command(
     recipe: Path,
     overrides: list[str],
     world_size: int,
+    images: int | None = None,
     gpu: str | None = None,
     price: float | None = None,
     samples: int | None = None,
@@ -39,11 +40,13 @@ def plan_command(
 
     Raises:
         UsageError: the layout does not fit, an adapter has dropout or is cut, or the questions of a
-            recipe with [vqa.classify], which fix its answers, are not there; the GPU is unknown, or
-            an option of its cost is given without it.
+            recipe with [vqa.classify], which fix its answers, are not there; images have no room,
+            or are no dialogues'; the GPU is unknown, or an option of its cost is given without it.
     """
     renting = _renting(gpu, price=price, samples=samples, efficiency=efficiency)
     workload = read_workload(load_recipe(recipe, overrides))
+    if images is not None:
+        workload = workload.with_images(images)
     if not workload.train.phase:
         plan = plan_layout(workload, world_size=world_size)
         _print_plan(workload, plan)

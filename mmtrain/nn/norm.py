@@ -5,11 +5,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from mmtrain.nn.transforms import is_transformed
 
+_PLAIN = (Tensor, nn.Parameter, FakeTensor)
 NormKind = Literal["layer", "rms", "partial_rms", "gemma_rms"]
 NO_KERNEL_ON = frozenset({"cpu"})
 """Devices for which torch makes RMSNorm of single operations."""
@@ -93,8 +95,9 @@ class GemmaRMSNorm(nn.Module):
 def _rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """x / rms(x) * weight over the last dim, in the dtype of x."""
     trains = torch.is_grad_enabled() and (x.requires_grad or weight_D.requires_grad)
-    # Of subclasses a DTensor may be cut along any dim; compiled code is fused anyway.
-    plain = type(x) is Tensor and type(weight_D) in (Tensor, nn.Parameter)
+    # Of subclasses a DTensor may be cut along any dim; compiled code is fused anyway. Fake ones are
+    # `mmtrain plan`'s: torch's single operations would keep more than this or a GPU's kernel.
+    plain = type(x) in _PLAIN and type(weight_D) in _PLAIN
     by_torch = torch.compiler.is_compiling() or is_transformed()
     if trains and plain and x.device.type in NO_KERNEL_ON and not by_torch:
         return _RMSNormOnCPU.apply(x, weight_D, eps)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mmtrain.errors import UsageError
 from mmtrain.models import Clip, ClipConfig
 from mmtrain.models.parameters import LockConfig
 from mmtrain.models.vqa import Vqa
@@ -50,6 +51,14 @@ class Workload(ABC):
     def images_per_row(self) -> int:
         """That go through the tower: pieces of images, where they are cut."""
         return 1
+
+    def with_images(self, num: int) -> "Workload":
+        """The same of rows with so many images each.
+
+        Raises:
+            UsageError: a row has one.
+        """
+        raise UsageError(f"--images {num} is of dialogues ([vqa.dialogues]); leave it out")
 
     @property
     def row_told(self) -> str:
