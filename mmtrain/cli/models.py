@@ -51,7 +51,8 @@ def add_models(commands: Any) -> None:
         "--autograd",
         type=Path,
         metavar="FILE.svg",
-        help="also draw every operation of its backward; needs Graphviz and the extra graph",
+        help="also draw every operation of its backward, of blocks that are alike the first; needs "
+        "Graphviz and the extra graph",
     )
 
 

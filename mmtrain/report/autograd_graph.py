@@ -1,5 +1,5 @@
-"""The whole autograd graph of a model as a picture: every operation that a backward goes through,
-in the module that it comes from. Graphviz lays it out.
+"""The autograd graph of a model as a picture: every operation that a backward goes through, in the
+module that it comes from, of blocks that are alike the first. Graphviz lays it out.
 
 The forward runs on fake tensors, so that a large model's graph takes no memory for its weights.
 """
@@ -7,7 +7,6 @@ The forward runs on fake tensors, so that a large model's graph takes no memory 
 import importlib.util
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,34 +16,24 @@ from torch._subclasses import FakeTensorMode
 from mmtrain.errors import UsageError
 from mmtrain.models import Clip, ClipConfig
 from mmtrain.nn import unit_norm
+from mmtrain.report.operations import Operation, Operations, fold_repeats
 
 _CSS = """
   text { font: 11px system-ui, sans-serif; fill: #22221f }
   .op path { fill: #fff; stroke: #b9b7ae } .weighty path { fill: #e8f0fb; stroke: #4d7fc4 }
   .cluster path { fill: none; stroke: #c9c7be } .cluster text { fill: #66645c }
+  .alike > path { stroke: #4d7fc4; stroke-width: 2; stroke-dasharray: 6 4 }
+  .alike > text { fill: #2f62a8; font-weight: 600 }
   .graph > text { font-size: 15px; font-weight: 600 }
   .edge path { fill: none; stroke: #77756c } .edge polygon { fill: #77756c; stroke: #77756c }
   @media (prefers-color-scheme: dark) {
     svg { background: #1b1b1d } text { fill: #ececea } .cluster text { fill: #a5a39b }
     .op path { fill: #27272a; stroke: #5d5b66 } .weighty path { fill: #1f2c40; stroke: #4d7fc4 }
-    .cluster path { stroke: #45434c } .edge path { stroke: #a5a39b }
+    .cluster path { stroke: #45434c } .alike > path { stroke: #6f9fe0 }
+    .alike > text { fill: #8fb4ea } .edge path { stroke: #a5a39b }
     .edge polygon { fill: #a5a39b; stroke: #a5a39b }
   }
 """
-
-
-@dataclass(kw_only=True)
-class Operation:
-    """A node of autograd's graph."""
-
-    name: str
-    """As torch calls it, without `Backward`."""
-    module: str
-    """Dotted name of the innermost module that it comes from; empty outside of all."""
-    weights: list[str] = field(default_factory=list)
-    """The parameters that it reads, with their shapes."""
-    inputs: list[int] = field(default_factory=list)
-    """Numbers of the operations whose outputs it reads."""
 
 
 def draw_autograd_graph(config: ClipConfig, *, title: str) -> str:
@@ -58,13 +47,13 @@ def draw_autograd_graph(config: ClipConfig, *, title: str) -> str:
     # Only what the extra brings, after the check above.
     import graphviz
 
-    operations = trace_operations(config)
+    operations, alike = fold_repeats(trace_operations(config))
     graph = graphviz.Digraph(
         graph_attr={"label": title, "labelloc": "t", "bgcolor": "transparent", "ranksep": "0.25"},
         node_attr={"shape": "box", "style": "rounded", "height": "0.3", "class": "op"},
         edge_attr={"arrowsize": "0.6"},
     )
-    _add_modules(graph, operations, "")
+    _add_modules(graph, operations, "", alike)
     for number, one in operations.items():
         for source in one.inputs:
             graph.edge(str(source), str(number))
@@ -80,7 +69,7 @@ def draw_autograd_graph(config: ClipConfig, *, title: str) -> str:
     return re.sub(r' (?:fill|stroke|font-family|font-size)="[^"]*"', "", svg)
 
 
-def trace_operations(config: ClipConfig) -> dict[int, Operation]:
+def trace_operations(config: ClipConfig) -> Operations:
     """The operations of one image and one text by numbers that rise from input to output."""
     size, length = config.vision.image_size, config.text.context_length
     with FakeTensorMode():
@@ -117,9 +106,7 @@ def _next_number() -> int:
     return node._sequence_nr()
 
 
-def _operations(
-    last: Any, model: nn.Module, spans: list[tuple[int, int, str]]
-) -> dict[int, Operation]:
+def _operations(last: Any, model: nn.Module, spans: list[tuple[int, int, str]]) -> Operations:
     weights = {
         parameter: f"{name.rpartition('.')[2]} {' × '.join(map(str, parameter.shape))}".strip()
         for name, parameter in model.named_parameters()
@@ -127,7 +114,7 @@ def _operations(
     nodes = list(_reachable(last))
     real = [node for node in nodes if not hasattr(node, "variable")]
     number = {node: place for place, node in enumerate(sorted(real, key=_sequence_number))}
-    operations: dict[int, Operation] = {}
+    operations: Operations = {}
     for node, place in sorted(number.items(), key=lambda item: item[1]):
         one = Operation(
             name=re.sub(r"Backward\d*$", "", node.name()),
@@ -162,7 +149,7 @@ def _innermost(number: int, spans: list[tuple[int, int, str]]) -> str:
     return min(around, key=lambda span: span[1] - span[0])[2] if around else ""
 
 
-def _add_modules(graph: Any, operations: dict[int, Operation], module: str) -> None:
+def _add_modules(graph: Any, operations: Operations, module: str, alike: dict[str, str]) -> None:
     """The operations of a module, and a frame for each module inside of it."""
     depth = len(module.split(".")) if module else 0
     inner: dict[str, None] = {}
@@ -174,5 +161,7 @@ def _add_modules(graph: Any, operations: dict[int, Operation], module: str) -> N
             inner[".".join(one.module.split(".")[: depth + 1])] = None
     for name in inner:
         with graph.subgraph(name=f"cluster_{name}") as frame:
-            frame.attr(label=name.rpartition(".")[2], style="rounded", labeljust="l")
-            _add_modules(frame, operations, name)
+            label = alike.get(name, name.rpartition(".")[2])
+            kind = "cluster alike" if name in alike else "cluster"
+            frame.attr(label=label, style="rounded", labeljust="l", **{"class": kind})
+            _add_modules(frame, operations, name, alike)

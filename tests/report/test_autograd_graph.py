@@ -2,6 +2,8 @@
 
 import shutil
 import sys
+from dataclasses import replace
+from itertools import groupby, pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from mmtrain.errors import UsageError
 from mmtrain.models import Clip
 from mmtrain.report.autograd_graph import draw_autograd_graph, trace_operations
+from mmtrain.report.operations import Operation, fold_repeats
 from tests.report.test_measure import config
 
 
@@ -48,6 +51,48 @@ def test_operations_are_in_their_modules_with_their_weights() -> None:
     assert {"text.embed.token", "vision.head.projection", ""} <= modules
 
 
+def test_blocks_that_are_alike_are_one() -> None:
+    """However many there are: the same picture with another number, and nothing is left loose."""
+    left: list[list[tuple[str, str]]] = []
+    for num_layers in (2, 5):
+        small = config()
+        blocks = replace(small.vision.transformer, num_layers=num_layers)
+        whole = trace_operations(replace(small, vision=replace(small.vision, transformer=blocks)))
+        operations, told = fold_repeats(whole)
+        alike = f"0 to {num_layers - 1}, {num_layers} alike"
+        assert told["vision.transformer.blocks.0"] == alike
+        assert not any("vision.transformer.blocks.1" in one.module for one in operations.values())
+        read = {source for one in operations.values() for source in one.inputs}
+        assert set(operations) - read == {max(whole)} and read < set(operations)
+        left.append([(one.name, one.module) for one in operations.values()])
+    assert left[0] == left[1]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "told"),
+    [
+        ("aab", {"x.0": "0 to 1, 2 alike"}),
+        ("abab", {}),
+        ("abb", {"x.1": "1 to 2, 2 alike"}),
+        ("a" * 12, {"x.0": "0 to 11, 12 alike"}),
+        ("aabb", {"x.0": "0 to 1, 2 alike", "x.2": "2 to 3, 2 alike"}),
+    ],
+)
+def test_others_stay_apart(kinds: str, told: dict[str, str]) -> None:
+    """A block of another kind is drawn, between those that it is between."""
+    chain = {-1: Operation(name="start", module="")} | {
+        number: Operation(name=kind, module=f"x.{number}", inputs=[number - 1])
+        for number, kind in enumerate(kinds)
+    }
+    end = Operation(name="end", module="", inputs=[len(kinds) - 1])
+    operations, found = fold_repeats(chain | {99: end})
+    assert found == told
+    seen = [one.name for one in operations.values()]
+    assert seen == ["start", *(kind for kind, _ in groupby(kinds)), "end"]
+    for before, one in pairwise(operations):
+        assert operations[one].inputs == [before]
+
+
 def test_it_is_drawn() -> None:
     pytest.importorskip("graphviz")
     if shutil.which("dot") is None:
@@ -55,6 +100,7 @@ def test_it_is_drawn() -> None:
     svg = draw_autograd_graph(config(), title="a & <b>")
     root = ElementTree.fromstring(svg)
     texts = ["".join(one.itertext()) for one in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert any(text.endswith(" alike") for text in texts)
     assert "a & <b>" in texts and "NativeLayerNorm" in texts and "feed_forward" in texts
     assert "prefers-color-scheme: dark" in svg and "http://www.w3.org/1999/xhtml" not in svg
 
