@@ -67,8 +67,10 @@ def is_same(here: list[int], there: list[int]) -> bool:
 @pytest.mark.filterwarnings("ignore:This sequence already has")
 @pytest.mark.parametrize("form", ["hf", "open-clip"])
 @pytest.mark.parametrize("name", OURS)
-def test_the_lines_are_true(tmp_path, capsys, name, form):
+def test_the_lines_are_true(tmp_path, capsys, monkeypatch, name, form):
     """Each kind of text that is told has other ids there, each other has the same."""
+    # It is about ids alone: the tower is CLIP's, whose largest id ends no text of these tokenizers.
+    monkeypatch.setattr("mmtrain.loading.models.refuse_unfit_tokenizer", lambda *_, **__: None)
     tokenizer = OURS[name](tmp_path)
     sizes = {"vocab_size": tokenizer.vocab_size, "context_length": LENGTH}
     changes: dict[str, Any] = {"text_cfg": sizes}
