@@ -57,7 +57,7 @@ def check_phases(recipe: TrainRecipe, phases: Phases, layout: Layout) -> None:
 def phase_notes(recipe: TrainRecipe, phases: Phases) -> Iterator[str]:
     """That the last phase is not of what the model is used with."""
     last, vision = phases.phases[-1], recipe.model.vision
-    length = recipe.model.text.context_length - recipe.model.text.num_context
+    length = recipe.model.text.max_ids
     for name, value, whole in (
         ("image_size", last.image_size, vision.image_size),
         ("context_length", last.context_length, length),
@@ -87,7 +87,7 @@ def _refuse_other_towers(key: str, phase: Phase, recipe: TrainRecipe) -> None:
     why = task_sections(recipe).why_one_size
     if why is not None and size not in (None, vision.image_size):
         raise UsageError(f"{key}: image_size = {size}: {why}; leave it out")
-    if length is None or length == text.context_length - text.num_context:
+    if length is None or length == text.max_ids:
         return
     if why is None and text.num_context:
         why = "learned vectors of [peft] stand in the texts"

@@ -39,7 +39,7 @@ class Matching(Workload):
     @property
     def num_ids(self) -> int:
         """Of its caption."""
-        return self.clip.text.context_length
+        return self.clip.text.max_ids
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
@@ -75,8 +75,8 @@ class Matching(Workload):
         """A caption of each image, and what is dropped."""
         text = self.clip.text
         found = _image_draws(self.clip, num_images)
-        found["tokens_BT"] = torch.zeros(num_images, text.context_length, dtype=torch.int64)
-        found["length_B"] = torch.full((num_images,), text.context_length)
+        found["tokens_BT"] = torch.zeros(num_images, text.max_ids, dtype=torch.int64)
+        found["length_B"] = torch.full((num_images,), text.max_ids)
         if layers := _dropped_layers(text.transformer):
             found["text_keep_BL2"] = torch.ones(num_images, layers, 2)
         return found
@@ -92,7 +92,7 @@ class Answering(Workload):
     @property
     def num_ids(self) -> int:
         """Of its questions."""
-        return self.section.data.per_image * self.clip.text.context_length
+        return self.section.data.per_image * self.clip.text.max_ids
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
@@ -108,13 +108,13 @@ class Answering(Workload):
         objective = answer_objective(model, self.section.loss, layout=layout, seed=0)
         for stage in stages:
             stage.set_criterion(objective.criterion)
-            stage.question_length = self.clip.text.context_length
+            stage.question_length = self.clip.text.max_ids
 
     def rows(self, num_images: int) -> dict[str, Tensor]:
         """Questions and answers, and what is dropped."""
         text, generate = self.clip.text, self.section.generate
         found = _image_draws(self.clip, num_images)
-        length = text.context_length
+        length = text.max_ids
         if generate is not None:
             assert generate.text_length is not None
             length = generate.text_length
@@ -123,7 +123,7 @@ class Answering(Workload):
             found["text_keep_QL2"] = torch.ones(questions, layers, 2)
         return found | {
             "tokens_QT": torch.zeros(questions, length, dtype=torch.int64),
-            "question_length_Q": torch.full((questions,), text.context_length),
+            "question_length_Q": torch.full((questions,), text.max_ids),
             "length_Q": torch.full((questions,), length),
             "answer_id_QK": torch.zeros(questions, _RIGHT_ANSWERS, dtype=torch.int64),
             "answer_score_QK": torch.ones(questions, _RIGHT_ANSWERS),

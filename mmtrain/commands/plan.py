@@ -92,7 +92,7 @@ def _told(workload: Workload) -> str:
     vision = workload.clip.vision
     return (
         f"images of {vision.image_size} px, {vision.num_kept} of {vision.num_patches} patches, "
-        f"texts of up to {workload.clip.text.context_length} tokens"
+        f"texts of up to {workload.clip.text.max_ids} tokens"
     )
 
 

@@ -67,6 +67,11 @@ class TextConfig:
             raise ValueError('pool = "first" sees only itself under a causal mask; use end')
 
     @property
+    def max_ids(self) -> int:
+        """Token ids of the longest text, which leave the learned vectors their places."""
+        return self.context_length - self.num_context
+
+    @property
     def cuts_padding(self) -> bool:
         """Whether padding behind a text's end cannot reach its embedding, so that a batch may be
         cut to its longest text exactly."""

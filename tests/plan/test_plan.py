@@ -422,6 +422,18 @@ def test_counts_an_adapter(peft: PeftConfig) -> None:
     assert found == run.memory
 
 
+def test_counts_learned_vectors_of_texts() -> None:
+    """They take places of the context, so a text has so many ids less."""
+    config = tiny_config()
+    text = dataclasses.replace(config.text, num_context=3)
+    recipe = recipe_of(dataclasses.replace(config, text=text), ParallelConfig(), 1)
+    recipe = dataclasses.replace(recipe, peft=PeftConfig(kind="context"))
+    workload = build_workload(recipe)
+    memory = plan_layout(workload, world_size=1).memory[0]
+    assert memory.gradients == 4 * 3 * text.transformer.dim
+    assert workload.num_ids == text.context_length - 3
+
+
 @pytest.mark.parametrize(
     ("words", "dropout", "told"),
     [
