@@ -15,6 +15,7 @@ from mmtrain.eval.questions.reading import (
     begin,
     by_forwards,
     read_rows,
+    refuse_no_numbers,
     row_tensors,
 )
 from mmtrain.eval.questions.seeing import Seen
@@ -70,7 +71,11 @@ def choice_probabilities(
 
 @torch.no_grad()
 def choice_logits(answerer: Answerer, seen: Seen, asked: Sequence[tuple[int, str]]) -> Tensor:
-    """fp32 [Q, A], of a classifier's vocabulary."""
+    """fp32 [Q, A], of a classifier's vocabulary.
+
+    Raises:
+        UsageError: they are no numbers.
+    """
     rows = as_asked(answerer, seen, asked)
     found: dict[int, Tensor] = {}
     for numbers in by_forwards(seen, rows):
@@ -82,12 +87,17 @@ def choice_logits(answerer: Answerer, seen: Seen, asked: Sequence[tuple[int, str
         with autocast(answerer.precision, answerer.device):
             image_QPD = seen.token_NPD[[row.image for row in some]]
             logits_QA = answerer.fused.choose(image_QPD, questions)
+        refuse_no_numbers(logits_QA)
         found.update(zip(numbers, logits_QA.float(), strict=False))
     return torch.stack([found[number] for number in range(len(rows))])
 
 
 def write_answers(answerer: Answerer, seen: Seen, asked: Sequence[tuple[int, str]]) -> list[Reply]:
-    """Greedily written answers."""
+    """Greedily written answers.
+
+    Raises:
+        UsageError: as `read_rows`.
+    """
     rows = as_asked(answerer, seen, asked, max_new_tokens=answerer.answer_length)
     begin(answerer, seen, rows)
     found: dict[int, Reply] = {}

@@ -181,7 +181,11 @@ def read_rows(
     answerer: Answerer, seen: Seen, rows: Sequence[Asking], max_new_tokens: int
 ) -> Prefilled:
     """The rows of one forward in the decoder's cache, as the model was trained to read them, with
-    room for so many tokens more; further rows, which fill it up, are nobody's."""
+    room for so many tokens more; further rows, which fill it up, are nobody's.
+
+    Raises:
+        UsageError: what the model says of the next token is no number.
+    """
     generator = answerer.fused.generate
     assert generator is not None, "the head was looked up"
     rows, width = as_forward(seen, rows)
@@ -189,12 +193,30 @@ def read_rows(
         text_QTD, length_Q = _vectors(answerer, seen, rows, width)
         if not serves_all_questions(generator):
             image_QPD = seen.token_NPD[[row.image for row in rows]]
-            return read_together(
+            start = read_together(
                 generator, image_QPD, text_QTD, length_Q, max_new_tokens=max_new_tokens
             )
-        begin(answerer, seen, rows)
-        images = [seen.begun[_begin_of(row)] for row in rows]
-        return read_behind(generator, images, text_QTD, length_Q, max_new_tokens=max_new_tokens)
+        else:
+            begin(answerer, seen, rows)
+            images = [seen.begun[_begin_of(row)] for row in rows]
+            start = read_behind(
+                generator, images, text_QTD, length_Q, max_new_tokens=max_new_tokens
+            )
+    refuse_no_numbers(start.logits_BV)
+    return start
+
+
+def refuse_no_numbers(logits: Tensor) -> None:
+    """Refuse an answer that would be one of chance: the first token or answer that there is.
+
+    Raises:
+        UsageError: logits are no numbers.
+    """
+    if bool(logits.isnan().any()):
+        raise UsageError(
+            "the model's answers are not finite: its weights or the precision overflow; train it "
+            "again, or use --precision fp32"
+        )
 
 
 def _begin_of(row: Asking) -> tuple[int, tuple[int, ...]]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mmtrain.data.questions.question import Question
+from mmtrain.errors import UsageError
 from mmtrain.eval.questions.answerer import Answerer
 from mmtrain.eval.questions.asking import Reply, answer_texts, stream_answer, write_answers
 from mmtrain.eval.questions.choosing import choose_options
@@ -162,6 +163,22 @@ class Counted:
 
         monkeypatch.setattr(VisionTower, "forward", vision)
         monkeypatch.setattr(Decoder, "forward", decoder)
+
+
+@pytest.mark.parametrize("way", ["written", "streamed", "letter", "text", "classify"])
+def test_what_is_no_number_is_no_answer(way: str) -> None:
+    """The first token, or answer, that there is would be taken for it, without a word."""
+    answerer = make_answerer("causal", head="classify" if way == "classify" else "generate")
+    next(answerer.model.vision.parameters()).data.fill_(torch.nan)
+    seen, options = seen_of(answerer, range(2)), ["yes", "no"]
+    question = Question(question_id=1, question="why?", extra={"options": options})
+    with pytest.raises(UsageError, match="the model's answers are not finite"):
+        if way == "streamed":
+            list(stream_answer(answerer, seen, "why?"))
+        elif way in ("letter", "text"):
+            choose_options(replace(answerer, choose=way), seen, [(0, "why?")], [question])
+        else:
+            answer_texts(answerer, seen, [(0, "why?"), (1, "is it?")])
 
 
 @pytest.mark.parametrize("reads", READS)
