@@ -255,7 +255,7 @@ def test_data_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     shard = tmp_path / "a.tar"
     shard.write_bytes((ROOT / DEBUG / "train.tar").read_bytes())
     assert main(["data", "index", str(shard)]) == 0
-    assert "64 samples in 1 shards" in capsys.readouterr().out
+    assert "64 samples in 1 shard;" in capsys.readouterr().out
     assert main(["data", "check", str(shard)]) == 0
     assert "64 samples, verified" in capsys.readouterr().out
     content = bytearray(shard.read_bytes())

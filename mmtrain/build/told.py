@@ -14,6 +14,7 @@ from mmtrain.loading.hub_models import PINNED
 from mmtrain.parallel.compile import compiled_code, is_compiled
 from mmtrain.ranks import num_ranks, on_rank_0
 from mmtrain.recipe import TrainRecipe
+from mmtrain.settings.counted import counted
 from mmtrain.settings.decode import encode
 from mmtrain.settings.paths import change_models, escape_paths
 from mmtrain.train.resume import read_history
@@ -24,20 +25,22 @@ def headline(run: Run) -> Iterator[str]:
     """What is about to run, before its first step."""
     config, data = run.recipe.train, run.data
     if sources := _sources(run):
-        told = (f"{name} ({one['num_samples']:,} samples)" for name, one in sources.items())
+        told = (
+            f"{name} ({counted(one['num_samples'], 'sample')})" for name, one in sources.items()
+        )
         yield f"mixing {', '.join(told)}"
     for root, commit in hub.COMMITS.items():
         yield f"{root} is read at commit {commit}"
     given = data.phases.are_given
-    steps = f"{run.total_steps:,} steps"
-    steps += f" in {len(config.phase)} phases" if given else f" of {config.batch_size:,}"
+    steps = counted(run.total_steps, "step")
+    steps += f" in {counted(len(config.phase), 'phase')}" if given else f" of {config.batch_size:,}"
     if run.recipe.data.stream:
         yield f"a stream, resumed at its shards' borders; {steps}"
     else:
         epochs = run.total_steps / data.batches_per_epoch
         if given:
             epochs = data.phases.sizes.rows_before(run.total_steps) / data.num_samples
-        yield f"{data.num_samples:,} samples; {steps} ({epochs:,.4g} epochs)"
+        yield f"{counted(data.num_samples, 'sample')}; {steps} ({epochs:,.4g} epochs)"
     yield from data.told()
     if given:
         yield from data.phases.lines()

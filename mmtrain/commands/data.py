@@ -29,6 +29,7 @@ from mmtrain.data.storage.caches import asked_for
 from mmtrain.data.survey.share import shared_samples
 from mmtrain.errors import FaultsFound, UsageError
 from mmtrain.progress import Progress, speaker
+from mmtrain.settings.counted import counted
 from mmtrain.settings.numbers import WHOLE
 
 
@@ -62,7 +63,7 @@ def data_index_command(
     for line in report.changes:
         print(f"changed since the checksums that are replaced: {line}")
     say(
-        f"{report.num_samples} samples in {len(report.shards)} shards; "
+        f"{counted(report.num_samples, 'sample')} in {counted(len(report.shards), 'shard')}; "
         f"{report.num_new} indexes written"
     )
     if part[1] == 1:
@@ -275,7 +276,7 @@ def _state(shard: ShardCheck) -> str:
     """What was found in a shard; what is wrong with it has lines of its own."""
     if not shard.is_readable:
         return "cannot be read"
-    state = f"{shard.num_samples} sample{'' if shard.num_samples == 1 else 's'}, "
+    state = f"{counted(shard.num_samples, 'sample')}, "
     if shard.problems:
         state += "damaged or changed" if shard.is_indexed else "damaged"
     else:
@@ -299,7 +300,7 @@ def tell_samples(report: SampleReport, options: CheckOptions) -> None:
     if options.label_key is not None:
         told = (
             f"label_key = {options.label_key}: {report.num_labelled:,} of "
-            f"{report.num_samples:,} samples"
+            f"{counted(report.num_samples, 'sample')}"
         )
         if not report.num_labelled and options.part == WHOLE:
             raise UsageError(f"{told} have it; name a field that the .json has, or leave it out")
@@ -309,9 +310,9 @@ def tell_samples(report: SampleReport, options: CheckOptions) -> None:
     if (more := report.num_unusable - len(report.named)) > 0:
         print(f"mmtrain: and {more:,} more", file=sys.stderr)
     if not report.num_unusable:
-        print(f"{report.num_samples:,} samples, all can be used")
+        print(f"{counted(report.num_samples, 'sample')}, all can be used")
         return
-    told = f"{report.num_unusable:,} of {report.num_samples:,} samples would not be used"
+    told = f"{report.num_unusable:,} of {counted(report.num_samples, 'sample')} would not be used"
     hint = f"; {report.hint}; --captions names other places, --no-captions none"
     raise FaultsFound(f"{told} ({report.told}){hint if report.hint else ''}")
 

@@ -16,6 +16,7 @@ from mmtrain.data.numbered import NumberedData
 from mmtrain.data.questions.batches import VqaData
 from mmtrain.errors import UsageError
 from mmtrain.report.labels_page import PageBatch, write_labels_page
+from mmtrain.settings.counted import counted
 from mmtrain.train.config import total_steps
 
 _STYLES = {"trained": "bold green", "context": "", "image": "cyan", "cut": "red strike"}
@@ -92,13 +93,15 @@ def _tell(
     }
     told = ", ".join(f"{name} {labelled.share(num):.1%}" for name, num in shares.items())
     count = len(labelled.rows)
-    console.print(f"# {title}: {count:,} rows, {labelled.num_tokens:,} tokens: {told}")
+    console.print(
+        f"# {title}: {counted(count, 'row')}, {counted(labelled.num_tokens, 'token')}: {told}"
+    )
     if labelled.note:
         console.print(f"# {labelled.note}")
     for row in labelled.rows[:rows]:
         console.print(_line(row, is_drawn))
     if count > rows:
-        console.print(f"# and {count - rows:,} more rows; --rows {count} shows all")
+        console.print(f"# and {counted(count - rows, 'more row')}; --rows {count} shows all")
     if not labelled.num_trained and not labelled.note:
         print("mmtrain: no token of it is trained", file=sys.stderr)
 

@@ -20,6 +20,7 @@ from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.sources.table import TABLE_SUFFIXES
 from mmtrain.errors import UsageError
 from mmtrain.progress import Progress
+from mmtrain.settings.counted import counted
 
 _MAX_NAMED = 5
 _ROUNDING = 1e-6
@@ -56,7 +57,7 @@ def data_make_command(options: MakeOptions) -> None:
     """
     source = _open(options, "make")
     num = _make(options, source, Keys(source), out=options.out)
-    print(f"{num:,} samples in {_shards_told(options.out)}")
+    print(f"{counted(num, 'sample')} in {_shards_told(options.out)}")
     print(f'a recipe names them as data.train = "{options.out}/*.tar"')
 
 
@@ -87,7 +88,7 @@ def data_split_command(options: MakeOptions, fractions: Sequence[tuple[str, floa
     for number, name in enumerate(shares):
         out = options.out / name
         num = _make(options, source, keys, out=out, numbers=keys.numbers[side == number])
-        print(f"{name}: {num:,} of {keys.numbers.size:,} samples in {_shards_told(out)}")
+        print(f"{name}: {num:,} of {counted(keys.numbers.size, 'sample')} in {_shards_told(out)}")
 
 
 def _open(options: MakeOptions, command: str) -> SampleSource:
@@ -159,20 +160,21 @@ def _tell(
         places = dict.fromkeys(options.places, 1.0)
         reader = SampleReader(source, transform=None, captions=places)
         hint = f"; {reader.describe(0)}; --captions names other places, --no-captions none"
+    of = counted(num_read, "sample")
     if not options.skip_bad:
         named = "; ".join(map(str, unusable[:_MAX_NAMED]))
         more = f" and {len(unusable) - _MAX_NAMED:,} more" if len(unusable) > _MAX_NAMED else ""
         raise UsageError(
-            f"{len(unusable):,} of {num_read:,} samples cannot be used: {named}{more}{hint}"
+            f"{len(unusable):,} of {of} cannot be used: {named}{more}{hint}"
             + ("" if hint else "; mend them, or leave them out with --skip-bad")
         )
     if len(unusable) == num_read:
         told = ", ".join(f"{reason}: {count:,}" for reason, count in reasons.most_common())
-        raise UsageError(f"none of {num_read:,} samples can be used ({told}){hint}")
+        raise UsageError(f"none of {of} can be used ({told}){hint}")
     for reason, count in reasons.most_common():
         print(f"left out: {count:,} x {reason}")
 
 
 def _shards_told(out: Path) -> str:
     num = len(list(out.glob("*.tar")))
-    return f"{num:,} shard{'s' if num > 1 else ''} of {out}"
+    return f"{counted(num, 'shard')} of {out}"

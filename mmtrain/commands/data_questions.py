@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from mmtrain.data.questions.check import QuestionReport
 from mmtrain.data.questions.source import brings_questions
 from mmtrain.errors import FaultsFound
+from mmtrain.settings.counted import counted
 
 _MAX_NAMED = 100
 
@@ -38,7 +39,9 @@ def tell_questions(report: QuestionReport) -> None:
     num_bad = sum(report.reasons.values())
     if (more := num_bad - _MAX_NAMED) > 0:
         print(f"mmtrain: and {more:,} more", file=sys.stderr)
-    told = f"{report.num_questions:,} questions about {report.num_images:,} images"
+    told = (
+        f"{counted(report.num_questions, 'question')} about {counted(report.num_images, 'image')}"
+    )
     if not num_bad:
         print(f"{told}, all can be used")
         return

@@ -32,6 +32,7 @@ from mmtrain.parallel.mesh import (
 from mmtrain.parallel.precision import Precision
 from mmtrain.progress import Progress, speaker
 from mmtrain.ranks import own_rank
+from mmtrain.settings.counted import counted
 from mmtrain.settings.numbers import WHOLE
 
 
@@ -172,8 +173,8 @@ def tell_embedded(
     """Say what was made."""
     skipped = f", {report.num_skipped:,} skipped" if report.num_skipped else ""
     say(
-        f"wrote {options.out}: {report.num_rows:,} rows{skipped}; {report.num_made} of "
-        f"{report.num_pieces} pieces made now"
+        f"wrote {options.out}: {counted(report.num_rows, 'row')}{skipped}; {report.num_made} of "
+        f"{counted(report.num_pieces, 'piece')} made now"
     )
     if options.part != WHOLE:
         say(

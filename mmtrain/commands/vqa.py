@@ -30,6 +30,7 @@ from mmtrain.loading.vqa import load_vqa
 from mmtrain.models.vqa import Head
 from mmtrain.parallel.mesh import Layout, leave_ranks
 from mmtrain.progress import speaker
+from mmtrain.settings.counted import counted
 
 
 def build_answerer(
@@ -135,7 +136,7 @@ def _refuse_outputs(
 def _told_cut(answered: Sequence[Said]) -> str:
     """What official forms have no place for."""
     cut = sum(one.is_cut for one in answered)
-    of = f"{cut:,} of {len(answered):,} answers"
+    of = f"{cut:,} of {counted(len(answered), 'answer')}"
     return f"; {of} are cut off at their greatest length, which the file cannot say" if cut else ""
 
 

@@ -16,6 +16,7 @@ from mmtrain.report.chart import short_number
 from mmtrain.report.curves import Drawing
 from mmtrain.report.histogram import histogram, name_bars
 from mmtrain.report.render import percent, render, write_page
+from mmtrain.settings.counted import counted
 
 _MAX_NAMES = 12
 _MAX_GROUPS = 12
@@ -53,6 +54,7 @@ _IMAGES = (
     _Column(key="aspect", title="Width by height", figure="aspect", log=True),
     _Column(key="image_bytes", title="File", figure="image_bytes", log=True, show=size_told),
 )
+
 _TURNS = (
     _Column(key="turns", title="Turns of a dialogue", figure="turns", whole=True),
     _Column(key="images", title="Images of a dialogue", figure="images", whole=True),
@@ -226,7 +228,7 @@ def _duplicates(
         num, num_groups = one["num_superfluous"], one["num_groups"]
         remark = (
             f"{num:,} image{'s are' if num > 1 else ' is'} another one again, {how}, in "
-            f"{num_groups:,} group{'s' if num_groups > 1 else ''}"
+            f"{counted(num_groups, 'group')}"
         )
         groups = [
             {"num": group["num"], "keys": group["keys"], "pictures": _pictures(group, picture)}

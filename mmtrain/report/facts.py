@@ -7,6 +7,7 @@ from typing import Any
 
 from mmtrain.report.reading import column, number, parse_recipe
 from mmtrain.report.run_folder import RunFolder
+from mmtrain.settings.counted import counted
 
 
 def run_length(run: RunFolder) -> str:
@@ -14,9 +15,9 @@ def run_length(run: RunFolder) -> str:
     counts = {key: _last(run, key) for key in ("step", "samples_seen")}
     if counts["step"] is None:
         return "No step logged yet"
-    parts = [f"{counts['step']:,.0f} steps"]
+    parts = [counted(counts["step"], "step")]
     if counts["samples_seen"] is not None:
-        parts.append(f"{counts['samples_seen']:,.0f} samples seen")
+        parts.append(f"{counted(counts['samples_seen'], 'sample')} seen")
     # 0 of a stream: nobody knows how long its epochs are.
     data = run.facts["data"] if isinstance(run.facts.get("data"), dict) else {}
     num_samples = number(data.get("num_samples"))

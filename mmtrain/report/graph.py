@@ -6,6 +6,7 @@ from html import escape
 from mmtrain.models import ClipConfig
 from mmtrain.nn import TransformerConfig
 from mmtrain.report.summary import format_count, summarize
+from mmtrain.settings.counted import counted
 
 COLUMN, GAP, BOX = 300, 60, 40
 TOP, SIDE = 70, 30
@@ -94,7 +95,7 @@ def _vision(config: ClipConfig) -> list[Box]:
         ]
     prefix = [
         *(["class token"] if vision.class_token else []),
-        *([f"{vision.num_registers} registers"] if vision.num_registers else []),
+        *([counted(vision.num_registers, "register")] if vision.num_registers else []),
     ]
     joined = f" + {' + '.join(prefix)}" if prefix else ""
     pool = {"first": "class token", "mean": "mean of patches", "attention": "attention pooling"}

@@ -7,6 +7,7 @@ from mmtrain import __version__
 from mmtrain.eval.intervals import Interval
 from mmtrain.report.evaluations import Evaluation
 from mmtrain.report.run_folder import RunFolder
+from mmtrain.settings.counted import counted
 from mmtrain.settings.paths import mask_secrets
 
 _OPEN_CLIP = """\
@@ -138,12 +139,14 @@ def _training(run: RunFolder) -> list[str]:
     told: list[str] = []
     data = run.facts.get("data")
     if isinstance(data, dict) and isinstance(data.get("num_samples"), int):
-        told.append(f"- {data['num_samples']:,} samples (fingerprint `{data.get('fingerprint')}`)")
+        told.append(
+            f"- {counted(data['num_samples'], 'sample')} (fingerprint `{data.get('fingerprint')}`)"
+        )
         commits = data.get("commits")
         pairs = commits.items() if isinstance(commits, dict) else ()
         told += [f"- `{root}` at commit `{commit}`" for root, commit in pairs]
     if isinstance(steps := run.facts.get("total_steps"), int):
-        told.append(f"- {steps:,} steps")
+        told.append(f"- {counted(steps, 'step')}")
     models = run.facts.get("models")
     started = models.items() if isinstance(models, dict) else ()
     told += [f"- read `{address}`" for _, address in started]

@@ -25,6 +25,7 @@ from mmtrain.report.look import update_look
 from mmtrain.report.reading import column
 from mmtrain.report.render import percent, render, write_page
 from mmtrain.report.run_folder import RunFolder, is_run, read_run
+from mmtrain.settings.counted import counted
 from mmtrain.settings.paths import refuse_unwritable
 
 NUM_BAD_SHOWN = 10
@@ -147,7 +148,7 @@ def tiles(run: RunFolder) -> list[tuple[str, str, str]]:
         remark = f"{one.result['method']} top-1"
         found.append((one.name, percent(one.result["top1"]), remark))
     for one in run.of_kind("retrieval"):
-        remark = f"image to text R@1, {one.result['num_images']:,} images"
+        remark = f"image to text R@1, {counted(one.result['num_images'], 'image')}"
         found.append((one.name, percent(one.result["i2t_recall@1"]), remark))
     for one in run.of_kind("questions"):
         remark = f"of {one.result['num_questions']:,} questions right"

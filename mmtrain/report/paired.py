@@ -13,6 +13,7 @@ from mmtrain.eval.paired import Paired
 from mmtrain.report.chart import nice_ticks
 from mmtrain.report.compare import distinct_names
 from mmtrain.report.render import percent, render, write_page
+from mmtrain.settings.counted import counted
 
 MOST_FLIPS = 10
 """Samples that are shown of those that rose, and of those that fell."""
@@ -163,8 +164,10 @@ def _readable(name: str) -> str:
 
 
 def _counted(paired: Paired) -> str:
-    images = f"{paired.num_images:,} image{'s' if paired.num_images > 1 else ''}"
-    return images if paired.num == paired.num_images else f"{paired.num:,} outcomes, {images}"
+    images = counted(paired.num_images, "image")
+    return (
+        images if paired.num == paired.num_images else f"{counted(paired.num, 'outcome')}, {images}"
+    )
 
 
 def _tiles(whole: Paired, *, ours: str, theirs: str) -> list[tuple[str, str, str]]:

@@ -14,6 +14,7 @@ from typing import Literal
 from mmtrain.report.facts import duration
 from mmtrain.report.reading import column, number
 from mmtrain.report.run_folder import RunFolder
+from mmtrain.settings.counted import counted
 from mmtrain.train.metrics import METRICS_FILE
 from mmtrain.train.run_lock import LOCK_FILE
 
@@ -60,7 +61,7 @@ def state_of(path: Path, run: RunFolder | None, *, now: float | None = None) -> 
         text = f"its process is gone at {at}{ends}, killed perhaps; {_resume(path)}"
         return RunState(kind="gone", text=text)
     if holder != "somebody" and is_done:
-        return RunState(kind="ended", text=f"ended: {step:,} steps done")
+        return RunState(kind="ended", text=f"ended: {counted(step, 'step')} done")
     age = _age(path / METRICS_FILE, time.time() if now is None else now)
     gap = _gap(run)
     if holder == "no file" and age > max(_GRACE_SECONDS, 2 * gap):

@@ -13,6 +13,7 @@ from mmtrain.models import Clip, ClipConfig, Decoder, DecoderConfig
 from mmtrain.models.flops import clip_flops
 from mmtrain.models.vqa import Vqa
 from mmtrain.nn import Transformer, TransformerConfig
+from mmtrain.settings.counted import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +173,8 @@ def _detail(module: nn.Module) -> str:
 def _tower_detail(core: TransformerConfig) -> str:
     if not core.num_layers:
         return f"a trunk, width {core.dim}"
-    return f"{core.num_layers} layers, width {core.dim}, {core.num_heads} heads, {core.mask} mask"
+    layers = counted(core.num_layers, "layer")
+    return f"{layers}, width {core.dim}, {counted(core.num_heads, 'head')}, {core.mask} mask"
 
 
 def _block_detail(core: TransformerConfig) -> str:

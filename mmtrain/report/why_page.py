@@ -12,6 +12,7 @@ from mmtrain.data.labels import LabelledRow
 from mmtrain.report.chart import short_number
 from mmtrain.report.labels_page import shown_row
 from mmtrain.report.render import render, write_page
+from mmtrain.settings.counted import counted
 
 _TEXT = 60
 """Characters of a sample's text in a line."""
@@ -92,7 +93,7 @@ class Why:
             usual = "" if norm.usual is None else short_number(norm.usual)
             times = "" if norm.times is None else f"{norm.times:.3g}"
             yield f"{name:40} {short_number(norm.value):>10} {usual:>10} {times:>8}"
-        yield f"{len(self.samples):,} rows, by what each loses in means of the batch:"
+        yield f"{counted(len(self.samples), 'row')}, by what each loses in means of the batch:"
         for sample, times in self.by_part[:num_rows]:
             text = " ".join("".join(one.text for one in sample.row.stretches).split())
             cut = text if len(text) <= _TEXT else f"{text[:_TEXT]}..."

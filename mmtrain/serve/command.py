@@ -16,6 +16,7 @@ from mmtrain.loading.hub_models import model_folder
 from mmtrain.loading.vqa import load_vqa, refuse_architecture
 from mmtrain.parallel.mesh import pick_device
 from mmtrain.serve.server import listen, need_packages, serve_until_interrupted
+from mmtrain.settings.counted import counted
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -114,7 +115,7 @@ def _searching(
         batch_size=_BATCH_SIZE,
     )
     images = open_index(encoder, index) if index else None
-    searched = f"; {images.num_images:,} images to search" if images else ""
+    searched = f"; {counted(images.num_images, 'image')} to search" if images else ""
     app = build_app(Answers(clip, encoder, name=name, index=images), host=host)
     return app, searched
 

@@ -22,6 +22,7 @@ from mmtrain.eval.encode import Encoder, encode_image_batch
 from mmtrain.eval.result import PICTURE_SIDE, thumbnail
 from mmtrain.eval.samples import decode_sample
 from mmtrain.progress import Progress
+from mmtrain.settings.counted import counted
 
 _BLOCK = 1 << 14
 _CAPTION_LENGTH = 200
@@ -126,7 +127,7 @@ def embed_now(encoder: Encoder, patterns: Sequence[str]) -> ImageIndex:
                 features.append(encode_image_batch(encoder, torch.stack(squares)).cpu().numpy())
             progress(behind, source.num_samples)
     if faults:
-        print(f"left out {len(faults):,} images, the first: {faults[0]}", file=sys.stderr)
+        print(f"left out {counted(len(faults), 'image')}, the first: {faults[0]}", file=sys.stderr)
     if not kept:
         raise UsageError(f"index = {' '.join(patterns)}: no image can be used; name others")
     if not all(np.isfinite(part).all() for part in features):

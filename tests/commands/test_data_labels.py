@@ -47,7 +47,7 @@ def test_dialogues_show_what_is_said_and_fold_images(
     assert re.findall(r"\{\+(.*?)\+\}", row) == [" a red circle<end>", " yes<end>"]
     places = r"\[image 1 x 4\] ?or\[image 3 x 4\]"
     assert re.search(places, row), row
-    shares = re.search(r"1 rows, (\d+) tokens: trained (.*)%, images (.*)%, padding 0", lines[1])
+    shares = re.search(r"1 row, (\d+) tokens: trained (.*)%, images (.*)%, padding 0", lines[1])
     assert shares is not None and abs(float(shares[3]) - 1600 / int(shares[1])) < 0.06
     page = out.read_text()
     assert "image 3 × 4" in page and page.count("data:image/webp") == 4
