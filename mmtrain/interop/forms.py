@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from mmtrain.errors import UsageError
 
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mmtrain.data.text.tokenizer import Tokenizer
-    from mmtrain.interop.package import ModelPackage
+    from mmtrain.interop.hf_decoder_files import DecoderPackage
+    from mmtrain.interop.package import ModelPackage, VqaModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,10 @@ class Form:
     weights: tuple[str, ...] = ()
     """Number formats of its weights, the first one unless --weights says another. A form that has
     some is of graphs, whose writer is also given the one chosen and whom to tell how they agree."""
+    answering: str = ""
+    """The writer of a model that answers, which takes a `VqaModel`; none: the form has no such."""
+    decoding: str = ""
+    """The writer of a decoder alone, which takes a `DecoderPackage`; none: the form has no such."""
 
     def write(
         self,
@@ -42,11 +47,37 @@ class Form:
         Raises:
             UsageError: the form cannot say what the model is.
         """
-        module, _, name = self.writer.partition(":")
-        write: Callable[..., Tokenizer] = getattr(import_module(module), name)
+        write: Callable[..., Tokenizer] = _found(self.writer)
         if not self.weights:
             return write(package, folder)
         return write(package, folder, weights=weights or self.weights[0], say=say)
+
+    def write_answering(
+        self,
+        package: "VqaModel",
+        folder: "Path",
+        *,
+        weights: str | None,
+        say: Callable[[str], None],
+    ) -> None:
+        """Write a model that answers, as `write`."""
+        _found(self.answering)(package, folder, weights=weights or self.weights[0], say=say)
+
+    def write_decoding(
+        self,
+        package: "DecoderPackage",
+        folder: "Path",
+        *,
+        weights: str | None,
+        say: Callable[[str], None],
+    ) -> None:
+        """Write a decoder alone, as `write`."""
+        _found(self.decoding)(package, folder, weights=weights or self.weights[0], say=say)
+
+
+def _found(writer: str) -> Callable[..., Any]:
+    module, _, name = writer.partition(":")
+    return getattr(import_module(module), name)
 
 
 FORMS = {
@@ -70,6 +101,8 @@ FORMS = {
         library="onnxruntime",
         writer="mmtrain.interop.onnx_files:write_onnx",
         weights=("fp32", "fp16", "int8"),
+        answering="mmtrain.interop.onnx_answers:write_onnx_answers",
+        decoding="mmtrain.interop.onnx_decoder:write_onnx_decoder",
     ),
     "torch-export": Form(
         whose="torch.export's",
@@ -90,6 +123,11 @@ OURS = "mmtrain"
 def form_names() -> tuple[str, ...]:
     """Every word that --format takes for a model."""
     return OURS, *FORMS
+
+
+def graphs_of(what: Literal["answering", "decoding"]) -> str:
+    """The forms that write a model that answers, or a decoder alone, for messages."""
+    return " or ".join(name for name, form in FORMS.items() if getattr(form, what))
 
 
 def weight_names() -> tuple[str, ...]:

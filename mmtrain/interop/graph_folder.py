@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain import __version__
+from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.text.cleaning import Cleaning
 from mmtrain.data.text.tokenizer import Kind, Tokenizer
 from mmtrain.files import replace_file
 from mmtrain.interop.forms import DESCRIPTION
 from mmtrain.interop.package import ModelPackage
 from mmtrain.interop.tower_graphs import Agreement, TowerGraph
+from mmtrain.models.vision_config import VisionConfig
 
 _REPAIR = "ftfy.fix_text, then html.unescape twice"
 _SPACES = "white space to single spaces, none around"
@@ -82,13 +84,21 @@ def describe(
     package.tokenizer.save(folder)
     image, text = towers
     content = {
+        **facts,
+        "image": _tower(image) | describe_preprocess(package.config.vision, package.preprocess),
+        "text": _tower(text) | describe_tokenizer(package.tokenizer),
+        "logits": _logits(package),
+    }
+    write_description(folder, form=form, facts=content)
+
+
+def write_description(folder: Path, *, form: str, facts: Mapping[str, Any]) -> None:
+    """Write model.json, which says first what it is."""
+    content = {
         "format": f"mmtrain.{form}",
         "format_version": 1,
         "written_by": f"mmtrain {__version__}",
         **facts,
-        "image": _tower(image) | _preprocess(package),
-        "text": _tower(text) | _tokenizer(package.tokenizer),
-        "logits": _logits(package),
     }
     text_of_it = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     replace_file(folder / DESCRIPTION, text_of_it + "\n")
@@ -112,8 +122,8 @@ def _tower(written: WrittenGraph) -> dict[str, Any]:
     }
 
 
-def _preprocess(package: ModelPackage) -> dict[str, Any]:
-    vision, how = package.config.vision, package.preprocess
+def describe_preprocess(vision: VisionConfig, how: PreprocessConfig) -> dict[str, Any]:
+    """What an image goes through before the graph, and in it."""
     return {
         "size": how.image_size,
         "resize_mode": how.resize_mode,
@@ -125,7 +135,8 @@ def _preprocess(package: ModelPackage) -> dict[str, Any]:
     }
 
 
-def _tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+    """How a text becomes a row of ids."""
     before, after = tokenizer.turn_ends
     kind = tokenizer.config.kind
     return {

@@ -1,7 +1,6 @@
 """A CLIP as two ONNX graphs, image.onnx and text.onnx, held against torch before they are kept."""
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +8,23 @@ import torch
 from torch import Tensor
 
 from mmtrain.data.text.tokenizer import Tokenizer
-from mmtrain.errors import UsageError
 from mmtrain.interop.graph_folder import WrittenGraph, describe, written_whole
+from mmtrain.interop.graphs import Port
+from mmtrain.interop.onnx_program import (
+    FORM,
+    OPSET,
+    check_packages,
+    open_session,
+    write_program,
+)
 from mmtrain.interop.package import ModelPackage
 from mmtrain.interop.tower_graphs import (
     TowerGraph,
     agreement,
     check_agreement,
-    quiet,
-    refusing,
     tower_graphs,
     traced,
 )
-
-FORM = "onnx"
-OPSET = 18
-"""The newest that every tool of the last years reads."""
-_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-_MOST_INSIDE = 3 << 29
-"""Bytes of weights that go into the graph's own file; protobuf ends at 2 GiB."""
 
 
 def write_onnx(
@@ -48,11 +45,7 @@ def write_onnx(
         UsageError: the extra is not installed, the exporter cannot take a tower, or features of
             fp32 weights are not torch's.
     """
-    for name in _PACKAGES:
-        if find_spec(name) is None:
-            raise UsageError(
-                f'format = {FORM} needs the package {name}; pip install "mmtrain[onnx]"'
-            )
+    check_packages()
     with written_whole(folder) as place:
         towers = [_write(graph, place, weights, say) for graph in tower_graphs(package)]
         facts = {"opset": OPSET, "weights": weights}
@@ -63,27 +56,15 @@ def write_onnx(
 def _write(
     graph: TowerGraph, folder: Path, weights: str, say: Callable[[str], None]
 ) -> WrittenGraph:
-    from mmtrain.interop.onnx_weights import shrink
-
     path = folder / f"{graph.name}.onnx"
-    tensors = graph.network.state_dict().values()
-    is_large = sum(x.numel() * x.element_size() for x in tensors) > _MOST_INSIDE
-    program = traced(graph, form=FORM)
-    with refusing(graph, form=FORM), quiet():
-        made: Any = torch.onnx.export(
-            program,
-            opset_version=OPSET,
-            input_names=[graph.input_name],
-            output_names=[graph.output_name],
-            dynamo=True,
-            verbose=False,
-        )
-        for value in (*made.model.graph.inputs, *made.model.graph.outputs):
-            value.shape[0] = "batch"
-        for node in made.model.graph.all_nodes():
-            node.metadata_props.clear()  # which module and line of Python it came from
-        made.save(path, external_data=is_large)
-        shrink(path, weights=weights, is_large=is_large)
+    write_program(
+        traced(graph, form=FORM),
+        path,
+        of=graph,
+        inputs=(Port(graph.input_name, ("batch", *graph.example.shape[1:])),),
+        outputs=(Port(graph.output_name, ("batch",)),),
+        weights=weights,
+    )
     found = agreement(graph, _session(path, graph), form=FORM)
     if weights == "fp32":
         check_agreement(graph, found, form=FORM)
@@ -96,17 +77,11 @@ def _write(
 
 def _session(path: Path, graph: TowerGraph) -> Callable[[Tensor], Tensor]:
     """Runs a file, which is read when it is first used."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    options.intra_op_num_threads = torch.get_num_threads()
     made: list[Any] = []
 
     def run(inputs: Tensor) -> Tensor:
         if not made:
-            cpu = ["CPUExecutionProvider"]
-            made.append(onnxruntime.InferenceSession(path, options, providers=cpu))
+            made.append(open_session(path))
         (features,) = made[0].run([graph.output_name], {graph.input_name: inputs.numpy()})
         return torch.from_numpy(features)
 

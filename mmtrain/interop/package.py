@@ -2,7 +2,8 @@
 
 import pickle
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.questions.answers import AnswerVocabulary
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.interop.state_dict import state_dict_of
 from mmtrain.interop.tensor_links import Tensors
 from mmtrain.models import ClipConfig
+from mmtrain.models.vqa import Vqa
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,24 @@ class ModelPackage:
     """What an image goes through before the model."""
     tokenizer: Tokenizer
     """Texts to ids."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqaModel:
+    """A model and what it needs to be asked."""
+
+    model: Vqa
+    """In eval mode where it was read."""
+    tokenizer: Tokenizer
+    """Of questions and answers."""
+    preprocess: PreprocessConfig
+    """What images go through."""
+    vocabulary: AnswerVocabulary | None
+    """What `classify` chooses among."""
+    answer_length: int
+    """Tokens of a written answer at most, its end token counted."""
+    decoder_files: Mapping[str, bytes] = field(default_factory=dict)
+    """config.json and the tokenizer's files of the folder that the decoder began as."""
 
 
 def read_tensors(path: Path) -> Tensors:

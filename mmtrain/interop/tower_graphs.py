@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.interop.package import ModelPackage
-from mmtrain.models import Clip, ClipConfig
+from mmtrain.models import Clip
 from mmtrain.models.slices import shallow_copy
 from mmtrain.models.text import TextConfig, TextTower
 from mmtrain.models.vision import PatchEmbed, VisionEmbed, VisionTower
@@ -25,7 +26,7 @@ from mmtrain.nn import unit_norm
 
 TOLERANCE = 1e-4
 """How far features of fp32 weights may be from torch's, of vectors of length 1."""
-_BATCHES = (1, 3)
+BATCHES = (1, 3)
 """Sizes at which a graph is held against torch; it is traced at another one, 2."""
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -72,6 +73,15 @@ class _PlainPatches(PatchEmbed):
         return F.linear(pixels, self.weight, self.bias)
 
 
+class Named(Protocol):
+    """A graph that messages tell of."""
+
+    @property
+    def told(self) -> str:
+        """What it is of."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class TowerGraph:
     """A tower, how its input and output are called, and inputs to try it on."""
@@ -115,10 +125,10 @@ def tower_graphs(package: ModelPackage) -> tuple[TowerGraph, TowerGraph]:
     return (
         TowerGraph(
             name="image",
-            network=ImageGraph(_with_plain_patches(clip.vision)),
+            network=ImageGraph(with_plain_patches(clip.vision)),
             reference=ImageGraph(clip.vision),
             input_name="images",
-            example=_drawn_images(config),
+            example=drawn_images(config.vision),
             told=_told("image", config.vision),
         ),
         TowerGraph(
@@ -126,7 +136,7 @@ def tower_graphs(package: ModelPackage) -> tuple[TowerGraph, TowerGraph]:
             network=TextGraph(clip.text),
             reference=TextGraph(clip.text),
             input_name="input_ids",
-            example=package.tokenizer(_drawn_texts(package.tokenizer)),
+            example=package.tokenizer(drawn_texts(package.tokenizer)),
             told=_told("text", config.text),
         ),
     )
@@ -142,9 +152,14 @@ def traced(graph: TowerGraph, *, form: str) -> ExportedProgram:
         program = torch.export.export(
             graph.network, (graph.example[:2],), dynamic_shapes=({0: Dim("batch")},), strict=False
         )
+    return without_paths(program)
+
+
+def without_paths(program: ExportedProgram) -> ExportedProgram:
+    """The same program, in which no path of this machine travels along."""
     for part in program.graph_module.modules():
         for node in part.graph.nodes if isinstance(part, GraphModule) else ():
-            node.meta.pop("stack_trace", None)  # paths of this machine, which would travel along
+            node.meta.pop("stack_trace", None)
     return program
 
 
@@ -160,7 +175,7 @@ def agreement(graph: TowerGraph, run: Callable[[Tensor], Tensor], *, form: str) 
         UsageError: it does not run.
     """
     difference, cosine = 0.0, 1.0
-    for inputs in graph.example.split(_BATCHES):
+    for inputs in graph.example.split(BATCHES):
         with torch.no_grad():
             wanted = graph.reference(inputs)
         with refusing(graph, form=form), quiet():
@@ -185,8 +200,8 @@ def check_agreement(graph: TowerGraph, found: Agreement, *, form: str) -> None:
 
 
 @contextmanager
-def refusing(graph: TowerGraph, *, form: str) -> Iterator[None]:
-    """Say in one line what an exporter cannot take of a tower.
+def refusing(graph: Named, *, form: str) -> Iterator[None]:
+    """Say in one line what an exporter cannot take of a graph.
 
     Raises:
         UsageError: with the first line of the exporter's own words.
@@ -219,7 +234,8 @@ def quiet() -> Iterator[None]:
 
 
 @torch.no_grad()
-def _with_plain_patches(tower: VisionTower) -> VisionTower:
+def with_plain_patches(tower: VisionTower) -> VisionTower:
+    """The same tower, the pixels' normalisation in its weights."""
     if not isinstance(tower.embed, VisionEmbed):
         return tower
     twin = shallow_copy(tower)
@@ -235,19 +251,20 @@ def _told(name: str, config: VisionConfig | TextConfig) -> str:
     return f'the {name} tower (trunk.kind = "{config.trunk.kind}", {title})'
 
 
-def _drawn_images(config: ClipConfig) -> Tensor:
-    size = config.vision.image_size
+def drawn_images(vision: VisionConfig) -> Tensor:
+    """Noise, uint8 [B, 3, H, W], as many as `drawn_texts`."""
+    size = vision.image_size
     generator = torch.Generator().manual_seed(0)
-    shape = (sum(_BATCHES), 3, size, size)
+    shape = (sum(BATCHES), 3, size, size)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
-def _drawn_texts(tokenizer: Tokenizer) -> list[str]:
+def drawn_texts(tokenizer: Tokenizer) -> list[str]:
     """An empty one, one that is too long, and some between."""
     generator = torch.Generator().manual_seed(0)
     longest = tokenizer.context_length
     texts: list[str] = []
-    for num_words in (3, 0, longest // 3, 2 * longest)[: sum(_BATCHES)]:
+    for num_words in (3, 0, longest // 3, 2 * longest)[: sum(BATCHES)]:
         draws = torch.randint(0, len(_LETTERS), (num_words, 4), generator=generator).tolist()
         texts.append(" ".join("".join(_LETTERS[i] for i in word) for word in draws))
     return texts

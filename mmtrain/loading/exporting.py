@@ -10,6 +10,8 @@ from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.files import writing
 from mmtrain.interop.forms import DECODER, FORMS, OURS, check_weights, form_names
+from mmtrain.interop.hf_decoder_files import read_hf_decoder
+from mmtrain.interop.model_kind import kind_of
 from mmtrain.interop.package import ModelPackage
 from mmtrain.interop.tokenizer_differences import tokenizer_differences
 from mmtrain.loading.hub_models import model_folder
@@ -71,8 +73,14 @@ def export_model(
             export_decoder(source, out=out)
         else:
             refuse_architecture(source, architecture)
-            export_answering(source, out=out, form=form)
+            export_answering(source, out=out, form=form, weights=weights, say=say)
         progress(1, 1)
+        return []
+    if form != OURS and FORMS[form].decoding and kind_of(source) == "decoder":
+        if architecture is not None:
+            raise UsageError(f"architecture = {architecture} has no effect on a decoder")
+        with writing(out):
+            FORMS[form].write_decoding(read_hf_decoder(source), out, weights=weights, say=say)
         return []
     # Read, written (of graphs a tower after the other), held against the reader's tokenizer.
     is_graphs = form != OURS and bool(FORMS[form].weights)

@@ -7,8 +7,8 @@ weights), model.safetensors and the tokenizer.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,13 +18,14 @@ from safetensors.torch import load_file
 
 from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.questions.answers import AnswerVocabulary
-from mmtrain.data.text.tokenizer import Tokenizer, load_tokenizer
+from mmtrain.data.text.tokenizer import load_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.files import parse_json, replace_file, save_tensors, writing
 from mmtrain.interop.forms import DECODER as DECODER_FORM
-from mmtrain.interop.forms import OURS
+from mmtrain.interop.forms import FORMS, OURS, graphs_of
 from mmtrain.interop.hf_decoder_files import DecoderPackage, write_hf_decoder
 from mmtrain.interop.model_kind import refuse_other_kind
+from mmtrain.interop.package import VqaModel
 from mmtrain.models import ClipConfig
 from mmtrain.models.vqa import Vqa, VqaConfig
 from mmtrain.settings.decode import decode, encode
@@ -34,24 +35,6 @@ WEIGHTS_FILE = "model.safetensors"
 FORMAT = "mmtrain.vqa"
 DECODER = "decoder"
 """The folder with the files that the decoder began with, but for the weights."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class VqaModel:
-    """A model and what it needs to be asked."""
-
-    model: Vqa
-    """In eval mode where `load_vqa` made it."""
-    tokenizer: Tokenizer
-    """Of questions and answers."""
-    preprocess: PreprocessConfig
-    """What images go through."""
-    vocabulary: AnswerVocabulary | None
-    """What `classify` chooses among."""
-    answer_length: int
-    """Tokens of a written answer at most, its end token counted."""
-    decoder_files: Mapping[str, bytes] = field(default_factory=dict)
-    """config.json and the tokenizer's files of the folder that the decoder began as."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,27 +161,35 @@ def export_decoder(source: Path, *, out: Path) -> None:
         ) from error
 
 
-def export_answering(source: Path, *, out: Path, form: str) -> None:
-    """Write a model that answers in the only form that holds all of it, ours.
+def export_answering(
+    source: Path, *, out: Path, form: str, weights: str | None, say: Callable[[str], None]
+) -> None:
+    """Write a model that answers in a form that holds all of it: ours, or graphs.
 
     Args:
         source: a run's folder or its export.
         out: a new folder.
         form: ours, or what was asked for.
+        weights: as `export_model`.
+        say: told how near to torch graphs are.
 
     Raises:
-        UsageError: another form, or the model cannot be read.
+        UsageError: another form, or the model cannot be read or be a graph.
     """
     saved = load_vqa(source)
-    if form != OURS:
+    if form != OURS and not FORMS[form].answering:
         decoder = "" if saved.model.generate is None else f", or {DECODER_FORM}, its decoder alone"
         raise UsageError(
             f"format = {form} holds towers with their heads, and {source} answers questions: its "
             "towers end before the last norm and the projection, so that no image has a feature "
-            f"beside a text's; use {OURS}, the whole model{decoder}"
+            f"beside a text's; use {OURS}, the whole model, {graphs_of('answering')}, what "
+            f"computes its answers{decoder}"
         )
     with writing(out):
-        save_vqa(out, saved)
+        if form == OURS:
+            save_vqa(out, saved)
+        else:
+            FORMS[form].write_answering(saved, out, weights=weights, say=say)
 
 
 def refuse_architecture(path: Path, architecture: str | None) -> None:

@@ -7,6 +7,7 @@ Where the mask shows an image none of its questions, its keys serve them all: it
 """
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -91,23 +92,42 @@ def read_together(
 ) -> Prefilled:
     """Each question with its image in one pass, under any mask a row sees what it saw in training;
     the rest as `read_behind` takes it."""
-    num_questions, num_patches = image_QPD.shape[:2]
+    num_questions, num_slots = image_QPD.size(0), image_QPD.size(1) + text_QTD.size(1)
+    cache = _begun_cache(generator, num_questions, num_slots + max_new_tokens)
+    rows = rows_together(generator, image_QPD, text_QTD, length_Q, num_before=cache.num_slots)
+    return prefill(generator.decoder, **rows, max_new_tokens=max_new_tokens, cache=cache)
+
+
+class TogetherRows(TypedDict):
+    """Each question behind its image, padding before both: what the decoder is given of them."""
+
+    x: Tensor
+    real_BT: Tensor
+    prefix_length_B: Tensor | None
+    segment_BT: Tensor | None
+
+
+def rows_together(
+    generator: AnswerGenerator,
+    image_QPD: Tensor,
+    text_QTD: Tensor,
+    length_Q: Tensor,
+    *,
+    num_before: int,
+) -> TogetherRows:
+    """Rows that the decoder reads as it was trained to, behind so many slots of its cache."""
+    num_patches = image_QPD.size(1)
     x_QSD, real_QS, source_QS = to_the_left(
         torch.cat([image_QPD, text_QTD], dim=1), num_patches + length_Q
     )
     kind = generator.decoder.config.transformer.mask
-    cache = _begun_cache(generator, num_questions, x_QSD.size(1) + max_new_tokens)
     segment_QS = torch.where(real_QS, (source_QS >= num_patches).long(), -1)
-    seen_Q = num_patches + length_Q + cache.num_slots
-    return prefill(
-        generator.decoder,
-        x_QSD,
-        real_BT=real_QS,
-        prefix_length_B=seen_Q if kind == "prefix" else None,
-        segment_BT=segment_QS if kind == "block" else None,
-        max_new_tokens=max_new_tokens,
-        cache=cache,
-    )
+    return {
+        "x": x_QSD,
+        "real_BT": real_QS,
+        "prefix_length_B": num_before + num_patches + length_Q if kind == "prefix" else None,
+        "segment_BT": segment_QS if kind == "block" else None,
+    }
 
 
 def _begun_cache(generator: AnswerGenerator, num_rows: int, num_slots: int) -> DecoderCache:

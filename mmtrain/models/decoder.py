@@ -191,7 +191,7 @@ class Decoder(Model):
             real_BS = key_position_BS >= 0 if cache.is_padded else None
         if mask is None:
             if prefix_length_B is not None and real_BT is not None:
-                prefix_length_B = prefix_length_B + (~real_BT).cumprod(1).sum(1)
+                prefix_length_B = prefix_length_B + (real_BT.cumsum(1) == 0).sum(1)
             follows = cached > 0 and prefix_length_B is None and segment_BT is None
             mask = self.transformer.build_mask(
                 num_tokens,

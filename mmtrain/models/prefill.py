@@ -46,7 +46,8 @@ def to_the_left(x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor, Tensor
     num_tokens = x_BTD.size(1)
     place_T = torch.arange(num_tokens, device=x_BTD.device)
     start_B1 = (num_tokens - length_B)[:, None]
-    source_BT = (place_T - start_B1) % num_tokens
+    source_BT = place_T - start_B1
+    source_BT = torch.where(source_BT < 0, source_BT + num_tokens, source_BT)
     x_BTD = x_BTD.gather(1, source_BT[:, :, None].expand(-1, -1, x_BTD.size(-1)))
     return x_BTD, place_T >= start_B1, source_BT
 

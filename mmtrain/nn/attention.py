@@ -43,6 +43,15 @@ def _plain_up_to(device: torch.device, dtype: torch.dtype) -> int:
     return PLAIN_UP_TO.get((device.type, dtype), 0)
 
 
+def _takes_plain(q_BTNH: Tensor, k_BSKH: Tensor) -> bool:
+    """Whether three plain products serve: up to a length, and in a graph of any length, which must
+    not ask for the number."""
+    sizes = q_BTNH.size(1), k_BSKH.size(1)
+    if any(isinstance(size, torch.SymInt) for size in sizes):
+        return True
+    return max(sizes) <= _plain_up_to(q_BTNH.device, q_BTNH.dtype)
+
+
 def _attend_plain(
     q_BTNH: Tensor,
     k_BSKH: Tensor,
@@ -159,8 +168,7 @@ def attend(
     assert not mask.causal or q_BTNH.size(1) == k_BSKH.size(1), "a causal flag needs T = S"
     if mask.lengths is not None:
         return _attend_each(q_BTNH, k_BSKH, v_BSKH, mask, scale, cap)
-    longest = max(q_BTNH.size(1), k_BSKH.size(1))
-    if cap is not None or longest <= _plain_up_to(q_BTNH.device, q_BTNH.dtype):
+    if cap is not None or _takes_plain(q_BTNH, k_BSKH):
         return _attend_plain(q_BTNH, k_BSKH, v_BSKH, mask, scale, cap)
     return _attend_fused(q_BTNH, k_BSKH, v_BSKH, mask, scale)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 import mmtrain
 from mmtrain.cli import main
 from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
-from mmtrain.interop import onnx_files, tower_graphs
+from mmtrain.interop import onnx_program, tower_graphs
 from mmtrain.loading import save_model
 from mmtrain.models import Clip, ClipConfig
 from tests.loading.test_loading import CONFIG, PREPROCESS
@@ -126,7 +126,7 @@ def test_what_fails_leaves_nothing(form: str, tmp_path: Path, monkeypatch, capsy
 
 def test_the_extra_is_named(tmp_path: Path, monkeypatch, capsys):
     source, out = build(tmp_path / "model"), tmp_path / "out"
-    monkeypatch.setattr(onnx_files, "find_spec", lambda _: None)
+    monkeypatch.setattr(onnx_program, "find_spec", lambda _: None)
     assert main(["export", str(source), "--out", str(out), "--format", "onnx"]) == 2
     assert 'the package onnx; pip install "mmtrain[onnx]"' in capsys.readouterr().err
     assert sorted(tmp_path.iterdir()) == [source]

@@ -14,7 +14,7 @@ from torch import Tensor
 import mmtrain
 from mmtrain.cli import main
 from mmtrain.data.images.transforms import ResizeMode
-from mmtrain.interop import onnx_files
+from mmtrain.interop import onnx_program
 from mmtrain.models import ClipConfig, TextConfig, VisionConfig
 from mmtrain.nn import TransformerConfig, attention
 from tests.interop.test_onnx_files import CONFIG, build, logits_of, picture, said_by_program
@@ -136,7 +136,7 @@ def test_weights_in_fewer_bytes(
     weights: str, share: float, is_large: bool, tmp_path: Path, monkeypatch, capsys
 ):
     if is_large:
-        monkeypatch.setattr(onnx_files, "_MOST_INSIDE", 0)
+        monkeypatch.setattr(onnx_program, "_MOST_INSIDE", 0)
     source, out = build(tmp_path / "model", config_of("siglip")), tmp_path / "out"
     told = export(source, out, "--weights", weights)
     sizes = sum(path.stat().st_size for path in out.glob("text.onnx*"))

@@ -73,7 +73,7 @@ def test_texts_that_sentencepiece_cuts(tmp_path: Path, monkeypatch):
         assert row == tokenizer(text)[0].tolist()
 
 
-@pytest.mark.parametrize("form", ["onnx", "torch-export"])
+@pytest.mark.parametrize("form", ["torch-export"])
 def test_a_model_that_answers_is_refused(form: str, tmp_path: Path, capsys):
     source, out = tmp_path / "run", tmp_path / "out"
     recipe = write_recipe(tmp_path)
@@ -82,3 +82,4 @@ def test_a_model_that_answers_is_refused(form: str, tmp_path: Path, capsys):
     assert main(["export", str(source), "--out", str(out), "--format", form]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"--format = {form} holds towers with their heads" in line and not out.exists()
+    assert "use mmtrain, the whole model, onnx, what computes its answers" in line

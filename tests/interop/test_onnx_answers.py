@@ -1,0 +1,153 @@
+"""Models that answer, and decoders alone, as graphs: the page's program says what mmtrain says."""
+
+import json
+import subprocess
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+import mmtrain
+from mmtrain.cli import main
+from mmtrain.errors import UsageError
+from mmtrain.eval.questions.answerer import Answerer
+from mmtrain.interop import onnx_decoder
+from mmtrain.interop.onnx_answers import write_onnx_answers
+from mmtrain.interop.package import VqaModel
+from mmtrain.loading.models import Preprocess
+from mmtrain.loading.vqa import save_vqa
+from mmtrain.models.generate import generate
+from mmtrain.models.prefill import left_pad, prefill
+from mmtrain.models.sampling import GenerationConfig
+from mmtrain.models.vqa import Asked, Vqa
+from tests.eval.questions.answerers import ANSWERS, CORE, TOKENIZER, make_answerer
+from tests.interop.decoder_folders import write_peer
+from tests.interop.test_onnx_files import PAGE, picture
+
+WINDOWED = replace(
+    CORE, num_layers=1, num_kv_heads=1, norm="rms", local_window=5, local_layers=(0,)
+)
+QUESTIONS = ["is it red?", "what  is THERE", "which of the two is larger, the left or the right?"]
+
+
+def package(answerer: Answerer) -> VqaModel:
+    names = ("model", "tokenizer", "preprocess", "vocabulary", "answer_length")
+    return VqaModel(**{name: getattr(answerer, name) for name in names})
+
+
+def with_both_heads() -> Answerer:
+    """A decoder that sees its prompt whole, of windows and grouped heads, beside a classifier."""
+    writes, chooses = make_answerer("prefix"), make_answerer(head="classify")
+    written, chosen = writes.model.config, chooses.model.config
+    assert written.generate is not None
+    generate = replace(written.generate, transformer=replace(WINDOWED, mask="prefix"))
+    config = replace(chosen, generate=generate)
+    both = Vqa(writes.model.clip, config).init_weights(0)
+    both.load_state_dict(chooses.model.state_dict(), strict=False)
+    draw = torch.Generator().manual_seed(2)
+    for name, parameter in both.named_parameters():
+        if name.startswith("generate") and ("embed.token" in name or "fuse" in name):
+            parameter.data.normal_(0.0, 0.5, generator=draw)
+            if "token" in name:
+                parameter.data[TOKENIZER.eot_id] = 0.0  # never the likeliest: no answer ends early
+    return replace(writes, model=both.eval(), vocabulary=chooses.vocabulary)
+
+
+def session(folder: Path, file: str) -> Any:
+    return onnxruntime.InferenceSession(folder / file)
+
+
+def program() -> str:
+    """The second one of the page, behind what it takes of the first."""
+    first, second = (part.split("```")[0] for part in PAGE.split("```python\n")[1:3])
+    written = first.split("def features")[0] + second
+    return written + 'assert not {"torch", "mmtrain"} & sys.modules.keys()\n'
+
+
+@pytest.mark.slow
+def test_the_pages_program_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Both heads, a dictionary before each, windows, questions of unequal length."""
+    answerer, out = with_both_heads(), tmp_path / "out"
+    source = tmp_path / "model"
+    save_vqa(source, package(answerer))
+    photo = picture(tmp_path, 23, 17)
+    assert main(["export", str(source), "--out", str(out), "--format", "onnx"]) == 0
+    assert "4 of 4 greedy answers of 6 tokens the same" in capsys.readouterr().out
+    words = [sys.executable, "-I", "-c", program(), str(out), str(photo), *QUESTIONS]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ask = ["ask", "--model", str(source), "--image", str(photo), "--head", "generate"]
+    assert main([*ask, *(word for each in QUESTIONS for word in ("--question", each))]) == 0
+    asked = capsys.readouterr().out.splitlines()
+    for question, line, said in zip(QUESTIONS, asked[1::2], done.stdout.splitlines(), strict=True):
+        answer = said.removeprefix(question).strip()
+        assert answer and line.strip().startswith(answer), (line, said)
+    choices(answerer, out, photo)
+
+
+@torch.no_grad()
+def choices(answerer: Answerer, out: Path, photo: Path) -> None:
+    told = json.loads((out / "model.json").read_text())
+    assert told["classify"]["answers"] == list(ANSWERS)
+    image, classify = (session(out, told[name]["file"]) for name in ("image", "classify"))
+    images = Preprocess(answerer.preprocess)(Image.open(photo))[None].expand(3, -1, -1, -1)
+    (tokens,) = image.run(["classify_image_tokens"], {"images": images.numpy()})
+    ids, lengths = answerer.tokenizer.encode(QUESTIONS)
+    padded = answerer.tokenizer(QUESTIONS).numpy()
+    feeds = {"classify_image_tokens": tokens, "input_ids": padded, "lengths": lengths.numpy()}
+    asked = Asked(tokens_QT=ids, question_length_Q=lengths, length_Q=lengths)
+    wanted = answerer.model.logits(images, asked).choice_QA
+    found = torch.from_numpy(classify.run(None, feeds)[0])
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_decoder_alone(tmp_path: Path):
+    """By its folder, what is written behind prompts of any length, from one token on."""
+    write_peer("llama grouped, wide heads", tmp_path / "theirs")
+    out = tmp_path / "out"
+    assert main(["export", str(tmp_path / "theirs"), "--out", str(out), "--format", "onnx"]) == 0
+    told = json.loads((out / "model.json").read_text())
+    read, step = (session(out, told[name]["file"]) for name in ("prefill", "step"))
+    decoder, _ = mmtrain.load_decoder(tmp_path / "theirs")
+    names = [port.name for port in step.get_inputs()]
+    for rows in ([[7]], [[3, 4, 5, 6, 7, 8], [9], [1, 2]]):
+        tokens, real = left_pad(rows)
+        start = prefill(decoder, tokens, real_BT=real, max_new_tokens=5)
+        wanted = generate(decoder, start, GenerationConfig(max_new_tokens=5))
+        ids = torch.tensor([row + [0] * (max(map(len, rows)) - len(row)) for row in rows]).numpy()
+        lengths = torch.tensor([len(row) for row in rows]).numpy()
+        logits, *cache = read.run(None, {"input_ids": ids, "lengths": lengths})
+        written = [logits.argmax(-1)]
+        for _ in range(4):
+            logits, *cache = step.run(None, dict(zip(names, [written[-1], *cache], strict=True)))
+            written.append(logits.argmax(-1))
+        assert torch.tensor(written).T.tolist() == wanted
+
+
+def test_dialogues_are_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match="this model goes on with dialogues"):
+        write_onnx_answers(
+            package(make_answerer("dialogues")), tmp_path / "out", weights="fp32", say=print
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_logits_that_are_not_torchs_are_an_error():
+    logits = torch.tensor([[3.0, -40.0]])
+    for apart, weights, is_refused in (
+        (3e-3, "fp32", False),
+        (8e-3, "fp32", True),
+        (1.0, "int8", False),
+    ):
+        difference = onnx_decoder.logits_apart(logits + apart, logits)
+        assert difference == pytest.approx(apart / 40, rel=1e-2)
+        with pytest.raises(UsageError, match="from torch's") if is_refused else nullcontext():
+            onnx_decoder.refuse_other_logits(difference, weights=weights, told="the decoder")
+    assert onnx_decoder.logits_apart(logits * torch.nan, logits) == torch.inf
