@@ -4,7 +4,7 @@ Two models of 135 M random weights, one that answers and one of two towers, eval
 pictures (a forward is of 64, so that two ranks have work) at each batch size, with and without
 workers, on one rank and on two: all files of a cell are laid against those of the first. With
 --fast they are told apart, which shows that the comparison can see something; its processor time by
-turns is the price. A model is read once a process, so a time is that of the evaluation.
+turns is the price.
 
     python benchmarks/same_bits.py --out benchmarks/results/same_bits_cpu.md
 """
@@ -20,6 +20,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,9 @@ from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.questions.answers import AnswerVocabulary
 from mmtrain.data.questions.question import Question
 from mmtrain.data.shards.write import write_shard
-from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
+from mmtrain.data.text.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
+from mmtrain.eval import encode
+from mmtrain.eval.questions import answerer
 from mmtrain.loading import save_model
 from mmtrain.loading.vqa import VqaModel, save_vqa
 from mmtrain.models import Clip, ClipConfig, TextConfig, VisionConfig
@@ -109,21 +112,20 @@ def write_set(place: Path) -> None:
     (place / "classes.txt").write_text("\n".join(COLOURS) + "\n")
 
 
-def write_models(place: Path) -> list[int]:
-    """Both, with random weights, the same ones every time -> their parameters."""
+def _towers(tokenizer: Tokenizer, image: TransformerConfig, text: TransformerConfig) -> ClipConfig:
+    vision = VisionConfig(transformer=image, image_size=_SIDE, patch_size=16)
+    words = TextConfig(
+        transformer=text,
+        vocab_size=tokenizer.vocab_size,
+        context_length=_CONTEXT,
+        end_token_id=tokenizer.eot_id,
+    )
+    return ClipConfig(vision=vision, text=words, embed_dim=512)
+
+
+def write_answering(place: Path) -> int:
+    """The model that answers, with random weights, the same ones every time -> its parameters."""
     tokenizer = build_tokenizer(TokenizerConfig(context_length=_CONTEXT))
-    preprocess = PreprocessConfig(image_size=_SIDE)
-
-    def towers(image: TransformerConfig, text: TransformerConfig) -> ClipConfig:
-        vision = VisionConfig(transformer=image, image_size=_SIDE, patch_size=16)
-        words = TextConfig(
-            transformer=text,
-            vocab_size=tokenizer.vocab_size,
-            context_length=_CONTEXT,
-            end_token_id=tokenizer.eot_id,
-        )
-        return ClipConfig(vision=vision, text=words, embed_dim=512)
-
     core = functools.partial(TransformerConfig, mask="causal")
     small = TransformerConfig(dim=192, num_layers=2, num_heads=3)
     decoder = core(
@@ -137,23 +139,37 @@ def write_models(place: Path) -> list[int]:
         tied_head=False,  # tied and random it says again what it read last: the end
     )
     classify = ClassifyConfig(fusion=small, num_answers=len(COLOURS))
-    answering = Vqa(
-        towers(small, core(dim=192, num_layers=2, num_heads=3)),
-        VqaConfig(generate=generate, classify=classify),
-    ).init_weights(0)
+    clip = _towers(tokenizer, small, core(dim=192, num_layers=2, num_heads=3))
+    answering = Vqa(clip, VqaConfig(generate=generate, classify=classify)).init_weights(0)
+    drawn = Clip(clip).init_weights(0)
+    answering.vision.load_state_dict(drawn.vision.state_dict())
+    assert answering.text is not None
+    answering.text.load_state_dict(drawn.text.state_dict())
     saved = VqaModel(
         model=answering.eval(),
         tokenizer=tokenizer,
-        preprocess=preprocess,
+        preprocess=PreprocessConfig(image_size=_SIDE),
         vocabulary=AnswerVocabulary(answers=COLOURS),
         answer_length=_ANSWER_LENGTH,
         decoder_files={},
     )
     save_vqa(place / "answering", saved)
+    return _count(answering)
+
+
+def write_towers(place: Path) -> int:
+    """The same of the model of two towers."""
+    tokenizer = build_tokenizer(TokenizerConfig(context_length=_CONTEXT))
     image = TransformerConfig(dim=768, num_layers=12, num_heads=12)
-    clip = Clip(towers(image, core(dim=512, num_layers=8, num_heads=8))).init_weights(0)
+    text = TransformerConfig(dim=512, num_layers=8, num_heads=8, mask="causal")
+    clip = Clip(_towers(tokenizer, image, text)).init_weights(0)
+    preprocess = PreprocessConfig(image_size=_SIDE)
     save_model(place / "towers", model=clip.eval(), tokenizer=tokenizer, preprocess=preprocess)
-    return [sum(x.numel() for x in model.parameters()) for model in (answering, clip)]
+    return _count(clip)
+
+
+def _count(model: torch.nn.Module) -> int:
+    return sum(x.numel() for x in model.parameters())
 
 
 def run_cells(rank: int, world: int, place: Path, precision: str, cells: list[Cell]) -> None:
@@ -163,10 +179,12 @@ def run_cells(rank: int, world: int, place: Path, precision: str, cells: list[Ce
     if world > 1:
         store = f"file://{place / 'store'}"
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
-    for module in (evaluate, vqa):  # one set of ranks runs all commands, and reads a model once
+    for module in (evaluate, vqa):  # one set of ranks runs all commands
         module.leave_ranks = lambda: None  # pyright: ignore[reportAttributeAccessIssue]
-    vqa.load_vqa = functools.lru_cache(1)(vqa.load_vqa)  # pyright: ignore[reportPrivateImportUsage]
-    evaluate.load = functools.lru_cache(1)(evaluate.load)  # pyright: ignore[reportPrivateImportUsage]
+    for module, name in ((vqa, "load_vqa"), (answerer, "fused_vqa")):
+        setattr(module, name, functools.lru_cache(1)(getattr(module, name)))
+    for module, name in ((evaluate, "load"), (encode, "fused_clip")):
+        setattr(module, name, functools.lru_cache(1)(getattr(module, name)))
     for cell in cells:
         began = time.process_time()
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -203,11 +221,11 @@ def row(kind: str, place: Path, cells: list[Cell]) -> str:
     return f"| {kind} | {same} | {fast.count(fast[0])} of {len(fast)} | {price} |"
 
 
-def grid(kinds: tuple[str, ...], turns: int) -> list[Cell]:
+def grid(kinds: Sequence[str], turns: int) -> list[Cell]:
     """Every way to run each kind, then the price's turns."""
     ways = itertools.product(kinds, RANKS, SIZES, WORKERS)
     cells = [Cell(kind=k, ranks=r, batch=b, workers=w) for k, r, b, w in ways]
-    cells += [Cell(kind=kind, batch=size, fast=True) for kind in kinds for size in SIZES]
+    cells += [Cell(kind=kind, batch=size, fast=True) for kind in kinds for size in (1, 32)]
     more = itertools.product(kinds, range(1, turns), (False, True))
     return cells + [Cell(kind=k, batch=SIZES[-1], turn=t, fast=fast) for k, t, fast in more]
 
@@ -216,6 +234,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    every = (*ANSWERING, *TOWERS)
+    parser.add_argument("--kinds", nargs="+", choices=every, default=every, help="which (all)")
     parser.add_argument("--precision", default="bf16", help="of the products (bf16)")
     parser.add_argument("--turns", type=int, default=3, help="of the price (3)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="keep the table there (.md)")
@@ -223,22 +243,27 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         write_set(place)
-        millions = " and ".join(f"{num / 1e6:.0f} M" for num in write_models(place))
-        cells = grid(ANSWERING, args.turns) + grid(TOWERS, args.turns)
+        kinds = [[kind for kind in some if kind in args.kinds] for some in (ANSWERING, TOWERS)]
+        makes = (write_answering, write_towers)
+        counts = [make(place) for make, some in zip(makes, kinds, strict=True) if some]
+        millions = " and ".join(f"{num / 1e6:.0f} M" for num in counts)
+        cells = [cell for some in kinds for cell in grid(some, args.turns)]
         for world in RANKS:
             own = [cell for cell in cells if cell.ranks == world]
             torch.multiprocessing.spawn(  # pyright: ignore[reportPrivateImportUsage]
                 run_cells, args=(world, place, args.precision, own), nprocs=world
             )
-        rows = [row(kind, place, cells) for kind in (*ANSWERING, *TOWERS)]
+        rows = [row(kind, place, cells) for kind in itertools.chain(*kinds)]
     ways = f"batch sizes {SIZES}, workers {WORKERS}, ranks {RANKS}"
     lines = [
         "# The same bytes however it is run",
         "",
         f"`python benchmarks/same_bits.py`, {describe_machine()}. {millions} random weights, "
         f"{args.precision}, {NUM_PICTURES} pictures with one question each. Same: cells of {ways} "
-        "of which all files are those of the first, to the byte; with --fast by batch size alone, "
-        f"on one rank. Price: processor time without --fast over with it, {args.turns} turns.",
+        "of which all files are those of the first, to the byte; with --fast by batch sizes (1, "
+        "32), on one rank. Price: processor time without --fast over with it, "
+        f"{args.turns} turns; a model is read and its products are fused once, so it is that of "
+        "the evaluation.",
         "",
         "| evaluation | same | same with --fast | price |",
         "|---|---|---|---|",
