@@ -99,6 +99,15 @@ def test_a_length_takes_the_place_of_phases_and_says_so(
         load_recipe(path, [*words, "--train.phase", "[{steps = 1}]"])
 
 
+def test_one_rank_alone_says_that_a_length_takes_the_place_of_phases(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, '[model]\nname = "ViT-B-32"\n[[train.phase]]\nsteps = 2\n')
+    monkeypatch.setenv("RANK", "1")
+    assert load_recipe(path, ["--train.steps", "3"]).train.phase == ()
+    assert capsys.readouterr().err == ""
+
+
 def test_no_phases_leave_the_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, '[model]\nname = "ViT-B-32"\n')
     assert load_recipe(path, ["--train.phase", "[]"]).train.epochs == 2

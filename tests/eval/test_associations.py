@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -11,8 +12,15 @@ from sklearn.metrics import jaccard_score
 
 from mmtrain.data.sources.open import open_source
 from mmtrain.errors import UsageError
-from mmtrain.eval.associations import _chance, evaluate_associations, read_associations
+from mmtrain.eval.associations import (
+    Association,
+    _by_size,
+    _chance,
+    evaluate_associations,
+    read_associations,
+)
 from mmtrain.eval.encode import encode_texts
+from mmtrain.eval.intervals import INTERVALS
 from tests.data.shard_files import encoded, picture
 from tests.eval.tiny import image_features, make_encoder
 
@@ -71,6 +79,18 @@ def test_the_index_is_scikit_learns_over_datacomps_loop(folder: Path) -> None:
     assert len(set(theirs)) > 1
     assert found.outcomes[2].wanted == "tea, pile, rose"
     assert found.outcomes[0].image == found.outcomes[1].image != found.outcomes[2].image
+
+
+def test_words_about_the_same_images_are_drawn_together() -> None:
+    """In whatever order they are named: all of one board are no spread at all."""
+    boards = [(0, 1, 2, 3, 4), (4, 3, 2, 1, 0)]
+    asked = [
+        Association(id="", cue="x", candidates=("a",) * 5, images=images, wanted=(0,))
+        for images in (*boards, *boards)
+    ]
+    assert _by_size(asked, [0.0, 1.0, 0.0, 1.0])[INTERVALS] == {}
+    others = [replace(one, images=(5, 6, 7, 8, 9)) for one in asked[:2]]
+    assert _by_size([*asked, *others], [0.0, 1.0] * 3)[INTERVALS]["jaccard_5_6"] == (0.5, 0.5)
 
 
 @pytest.mark.parametrize(("num", "right"), [(5, 2), (6, 5), (4, 4), (12, 1)])
