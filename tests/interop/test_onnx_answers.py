@@ -30,9 +30,8 @@ from tests.eval.questions.answerers import ANSWERS, CORE, TOKENIZER, make_answer
 from tests.interop.decoder_folders import write_peer
 from tests.interop.test_onnx_files import PAGE, picture
 
-WINDOWED = replace(
-    CORE, num_layers=1, num_kv_heads=1, norm="rms", local_window=5, local_layers=(0,)
-)
+SHORT = replace(CORE, num_layers=1)
+WINDOWED = replace(SHORT, num_kv_heads=1, norm="rms", local_window=5, local_layers=(0,))
 QUESTIONS = ["is it red?", "what  is THERE", "which of the two is larger, the left or the right?"]
 
 
@@ -43,7 +42,8 @@ def package(answerer: Answerer) -> VqaModel:
 
 def with_both_heads() -> Answerer:
     """A decoder that sees its prompt whole, of windows and grouped heads, beside a classifier."""
-    writes, chooses = make_answerer("prefix"), make_answerer(head="classify")
+    writes = make_answerer("prefix", core=SHORT)
+    chooses = make_answerer(head="classify", core=SHORT)
     written, chosen = writes.model.config, chooses.model.config
     assert written.generate is not None
     generate = replace(written.generate, transformer=replace(WINDOWED, mask="prefix"))
