@@ -13,7 +13,7 @@ from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.loading.config import ModelConfig
 from mmtrain.losses.config import SIGLIP_BIAS, STANDARD_LIMIT
-from mmtrain.models import ClipConfig
+from mmtrain.models import ClipConfig, TextConfig
 from mmtrain.tasks.config import LossSection
 from mmtrain.train.config import TrainConfig
 
@@ -44,8 +44,10 @@ class ContrastiveSections:
         published scale 10 and bias -10 (Zhai et al. 2023, arXiv:2303.15343, section 3.2).
 
         Raises:
-            UsageError: the loss would not keep the logits' start, or not see it.
+            UsageError: the loss would not keep the logits' start, or not see it; or texts have no
+                end for their tower to find.
         """
+        _check_ends(model.text)
         if self.loss.kind == "siglip" and model.init_logit_bias is None:
             unset = model.init is None and model.init_logit_scale == ClipConfig.init_logit_scale
             scale = math.log(10.0) if unset else model.init_logit_scale
@@ -90,6 +92,17 @@ def _label_key(data: DataConfig) -> str:
     """The first setting that names a label, with its value; empty where none does."""
     found = ((one.key, one.label_key) for one in data.sources if one.label_key)
     return next((f'{key}.label_key = "{value}"' for key, value in found), "")
+
+
+def _check_ends(text: TextConfig) -> None:
+    """Refuse a tower that looks for the end of texts without one: training has their lengths, and
+    who uses the model later their ids alone."""
+    looks = text.pool == "end" or text.cuts_padding
+    if text.trunk is None and looks and text.end_token_id is None:
+        raise UsageError(
+            "tokenizer.add_eot = false leaves texts without the end token, which the text tower "
+            'looks for; leave that key out, or set model.text.pool = "last"'
+        )
 
 
 def _check_logits(model: ModelConfig, loss: LossSection) -> None:

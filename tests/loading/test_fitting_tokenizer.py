@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import mmtrain
+from mmtrain.cli import main
 from mmtrain.data.text.tokenizer import Tokenizer, TokenizerConfig, build_tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.loading import export_model
@@ -161,3 +162,15 @@ def test_a_wrong_end_token_of_any_form_is_refused(
     path.write_text(json.dumps(content))
     with pytest.raises(UsageError, match=r"token 49404, which the tokenizer never writes; correct"):
         mmtrain.load(tmp_path / form)
+
+
+@pytest.mark.parametrize("tower", [[], ["--model.text.pool", "mean"]])
+def test_texts_without_an_end_are_refused_before_training(
+    tower: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their lengths are known there alone: every use of the model would look elsewhere."""
+    pieces = "mmtrain/demo/vqa/sentencepiece.model"
+    words = ["--tokenizer.kind", "sentencepiece", "--tokenizer.path", pieces, *tower]
+    words += ["--tokenizer.add_eot", "false", "--run-dir", str(tmp_path / "run")]
+    assert main(["train", "configs/debug_clip.toml", *words]) == 2
+    assert "tokenizer.add_eot = false leaves texts without the end" in capsys.readouterr().err
