@@ -3,8 +3,8 @@ where it looked."""
 
 import math
 import threading
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
@@ -116,7 +116,7 @@ class Questions:
         Raises:
             Refusal: at the first step, what is asked cannot be answered.
         """
-        with self._lock:
+        with self._lock, _refusing_questions():
             image, head = self._images[asked.image].read, self._head(asked)
             answerer = self._answerers[head]
             earlier = self._readable(asked, image.pieces)
@@ -150,14 +150,20 @@ class Questions:
         reads_dialogues = self._answerer.model.config.reads_dialogues
         if asked.earlier and not reads_dialogues:
             raise Refusal("the model reads each question by itself; leave earlier ones away")
-        try:
-            refuse_cut(self._answerer, asked.text)
-            if not reads_dialogues:
-                return ()
-            (count,) = pieces.counts
-            return turns_with_room(self._answerer, count, asked.text, asked.earlier)
-        except UsageError as error:
-            raise Refusal(str(error)) from error
+        refuse_cut(self._answerer, asked.text)
+        if not reads_dialogues:
+            return ()
+        (count,) = pieces.counts
+        return turns_with_room(self._answerer, count, asked.text, asked.earlier)
+
+
+@contextmanager
+def _refusing_questions() -> Iterator[None]:
+    """What is wrong with a question, or with what the model makes of it, is told on the page."""
+    try:
+        yield
+    except UsageError as error:
+        raise Refusal(str(error)) from error
 
 
 def _chosen(answerer: Answerer, seen: Seen, text: str) -> Steps:
@@ -169,10 +175,7 @@ def _chosen(answerer: Answerer, seen: Seen, text: str) -> Steps:
 def _chosen_of(
     answerer: Answerer, seen: Seen, asked: PageQuestion, earlier: Sequence[Turn]
 ) -> Steps:
-    try:
-        found = choose_among(answerer, seen, asked.text, asked.among, earlier=earlier)
-    except UsageError as error:
-        raise Refusal(str(error)) from error
+    found = choose_among(answerer, seen, asked.text, asked.among, earlier=earlier)
     yield _choice(found, of=len(found))
 
 
@@ -184,16 +187,9 @@ def _choice(found: Sequence[Reply], *, of: int) -> dict[str, Any]:
 
 
 def _written(answerer: Answerer, seen: Seen, text: str, earlier: Sequence[Turn]) -> Steps:
-    try:
-        for reply in stream_answer(answerer, seen, text, earlier=earlier):
-            cut_after = answerer.answer_length if reply.is_cut else None
-            yield {
-                "said": reply.answer,
-                "probability": reply.probability,
-                "cut_after": cut_after,
-            }
-    except UsageError as error:  # there is no room for the question
-        raise Refusal(str(error)) from error
+    for reply in stream_answer(answerer, seen, text, earlier=earlier):
+        cut_after = answerer.answer_length if reply.is_cut else None
+        yield {"said": reply.answer, "probability": reply.probability, "cut_after": cut_after}
 
 
 def _looked(

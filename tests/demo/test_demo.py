@@ -25,13 +25,12 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict]:
         calls.append(arguments)
         run = Path(arguments["recipe"].run.dir)
         (run / "eval").mkdir(parents=True, exist_ok=True)
-        patch_size, precision = (
-            arguments["recipe"].model.vision.patch_size,
-            arguments["recipe"].train.precision,
-        )
+        recipe = arguments["recipe"]
+        captions = ", ".join(f"{name} = {share}" for name, share in recipe.data.captions.items())
         (run / "recipe.toml").write_text(
-            f'base = "clip_emoji"\n[model.vision]\npatch_size = {patch_size}\n'
-            f'[train]\nprecision = "{precision}"\n'
+            f'base = "clip_emoji"\n[data]\ncaptions = {{ {captions} }}\n'
+            f"[model.vision]\npatch_size = {recipe.model.vision.patch_size}\n"
+            f'[train]\nprecision = "{recipe.train.precision}"\n'
         )
         (run / "metrics.jsonl").write_text('{"step": 1, "samples_seen": 1234}\n')
         result = {"top1": 0.25, "top5": 0.5, "num_classes": 1519, "num_samples": 1493}
