@@ -63,9 +63,13 @@ def answer(things: list[dict[str, Any]], question: str) -> str:
         return "yes" if names[found[1]]["size"] == found[2] else "no"
     if found := re.fullmatch(r"is the (\w+ \w+) small or large\?", question):
         return names[found[1]]["size"]
-    if found := re.fullmatch(r"where is the (\w+ \w+)\?", question):
-        one = names[found[1]]
-        return f"{('top', 'bottom')[one['row']]} {('left', 'right')[one['column']]}"
+    if found := re.fullmatch(r"where is the (?:(\w+) )?(\w+)\?", question):
+        some = [t for t in things if found[1] in (None, t["colour"])]
+        (one,) = [t for t in some if found[2] in ("thing", t["shape"])]
+        return place(one)
+    if found := re.fullmatch(r"what (color|shape) is the thing at the (.*)\?", question):
+        (one,) = [t for t in things if place(t) == found[2]]
+        return one["colour" if found[1] == "color" else "shape"]
     found = re.fullmatch(
         r"is the (\w+ \w+) (left|right|above|below)(?: of)? the (\w+ \w+)\?", question
     )
@@ -74,6 +78,10 @@ def answer(things: list[dict[str, Any]], question: str) -> str:
     key = "column" if word in ("left", "right") else "row"
     far = b[key] - a[key] if word in ("left", "above") else a[key] - b[key]
     return "yes" if far > 0 else "no"
+
+
+def place(thing: dict[str, Any]) -> str:
+    return f"{('top', 'bottom')[thing['row']]} {('left', 'right')[thing['column']]}"
 
 
 def test_every_answer_is_true(shards: Path):

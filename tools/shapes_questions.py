@@ -88,11 +88,31 @@ def ask_extent(things: list[Thing], draw: random.Random, _: int) -> Asked:
 
 
 def ask_place(things: list[Thing], draw: random.Random, cells: int) -> Asked:
-    """Where a thing is: on which side of the middle, up and down, left and right."""
+    """Where a thing is; where its colour or its shape alone tells which, that may be its name."""
     one = draw.choice(things)
+    names = [one.name]
+    if sum(thing.colour == one.colour for thing in things) == 1:
+        names.append(f"{one.colour} thing")
+    if sum(thing.shape == one.shape for thing in things) == 1:
+        names.append(one.shape)
+    return f"where is the {draw.choice(names)}?", _place(one, cells)
+
+
+def ask_corner(things: list[Thing], draw: random.Random, cells: int) -> Asked | None:
+    """The colour or the shape of the only thing at a place."""
+    count = Counter(_place(thing, cells) for thing in things)
+    alone = [thing for thing in things if count[_place(thing, cells)] == 1]
+    if not alone:
+        return None
+    one, (word, wanted) = draw.choice(alone), draw.choice([("color", "colour"), ("shape", "shape")])
+    return f"what {word} is the thing at the {_place(one, cells)}?", getattr(one, wanted)
+
+
+def _place(one: Thing, cells: int) -> str:
+    """On which side of the middle, up and down, left and right."""
     up = _side(one.row, cells, ("top", "bottom"))
     across = _side(one.column, cells, ("left", "right"))
-    return f"where is the {one.name}?", f"{up} {across}".strip() or "middle"
+    return f"{up} {across}".strip() or "middle"
 
 
 def _side(place: int, cells: int, names: tuple[str, str]) -> str:
@@ -113,6 +133,7 @@ KINDS: dict[str, Callable[[list[Thing], random.Random, int], Asked | None]] = {
     "relation": ask_relation,
     "extent": ask_extent,
     "place": ask_place,
+    "corner": ask_corner,
 }
 """A question of each kind, by the things, a draw and the cells of a side."""
 
