@@ -221,12 +221,12 @@ def test_settings_of_the_emoji_benchmark_fit_the_recipe(monkeypatch: pytest.Monk
     """What benchmarks/emoji_pairs.py lays over configs/clip_emoji.toml is read."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     bench = importlib.import_module("emoji_pairs")
-    settings = [*dict(bench.choices(bench.BUDGET)).values(), bench.ADAMW, bench.DEMO]
+    settings = [*dict(bench.choices(bench.BUDGET)).values(), bench.ADAMW, bench.FINE]
     assert len(settings) > 10
     for overrides in settings:
         words = [word for key, value in overrides.items() for word in (f"--{key}", value)]
         assert load_recipe(bench.RECIPE, words)
     # The demo's recipe is what the table calls patch 8.
     fine = load_recipe(ROOT / "configs/clip_emoji_fine.toml", ["--run.dir", "runs/clip_emoji"])
-    words = [word for key, value in bench.DEMO.items() for word in (f"--{key}", value)]
+    words = [word for key, value in bench.FINE.items() for word in (f"--{key}", value)]
     assert fine == load_recipe(bench.RECIPE, words)
