@@ -52,7 +52,7 @@ def phase_recipes(recipe: TrainRecipe) -> Iterator[PhaseRecipe]:
             raise UsageError(f"train.phase[{number}]: {error}") from error
         text, length = recipe.model.text, phase.context_length
         if length is not None:
-            text = replace(text, context_length=length)
+            text = replace(text, context_length=length + text.num_context)
         own = {name: getattr(phase, name) for name in ("batch_size", "microbatches")}
         train = replace(
             recipe.train,

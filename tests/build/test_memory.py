@@ -1,10 +1,13 @@
 """Sizes that no machine has memory for: one line that names the key, before any is taken."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mmtrain.build.main_memory import main_memory
+from mmtrain.build.phase_recipes import phase_recipes
+from mmtrain.recipe import load_recipe
 from tests.mistakes import mistake
 
 RECIPE = "configs/debug_clip.toml"
@@ -71,3 +74,12 @@ def test_shapes_that_contradict_each_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], told: str
 ) -> None:
     assert told in mistake(capsys, "train", RECIPE, "--run-dir", str(tmp_path / "run"), *words)
+
+
+def test_a_phase_of_short_texts_has_room_for_learned_vectors() -> None:
+    recipe = load_recipe(Path("configs/debug_phases.toml"))
+    text = replace(recipe.model.text, num_context=4, context_length=81)
+    learned = replace(recipe, model=replace(recipe.model, text=text))
+    lengths = [phase.context_length or 77 for phase in recipe.train.phase]
+    assert [one.recipe.model.text.max_ids for one in phase_recipes(learned)] == lengths
+    assert min(lengths) < 77
