@@ -112,3 +112,17 @@ def test_no_phases_leave_the_length(tmp_path: Path, capsys: pytest.CaptureFixtur
     path = write(tmp_path, '[model]\nname = "ViT-B-32"\n')
     assert load_recipe(path, ["--train.phase", "[]"]).train.epochs == 2
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("peft.lora.rank", "peft.rank"),  # `peft.rslora`, which is nearest, has none
+        ("eval.zeroshot.data", "eval.zero_shot.data"),
+        ("modle.vision.patch_size", "model.vision.patch_size"),
+        ("optim.learning_rate", "optim.lr"),
+    ],
+)
+def test_a_key_that_is_suggested_is_there(key: str, meant: str):
+    with pytest.raises(UsageError, match=rf"^unknown key {key}; did you mean {meant}\?$"):
+        load_recipe(Path("configs/debug_clip.toml"), [f"--{key}", "4"])

@@ -254,14 +254,18 @@ def unknown_key(key: str, names: list[str], path: str, root: type) -> UsageError
         root: the whole config, whose other sections may have the key.
     """
     last = key.split(".")[-1]
-    known = [each.name for each in describe(root) if "[]" not in each.name]
+    every = [each.name for each in describe(root)]
+    known = [name for name in every if "[]" not in name]
     elsewhere = [name for name in known if name.split(".")[-1] == last]
+    elsewhere.sort(key=lambda name: not name.startswith(f"{path}."))  # this section's first
     near = nearest(key.split(".")[0], names)
     if not near and not elsewhere:
         leaf = nearest(last, {name.split(".")[-1]: None for name in known}, cutoff=0.85)
         elsewhere = [name for name in known if name.split(".")[-1] == leaf]
-    if near and near != key:
-        hint = f"did you mean {'.'.join([join(path, near), *key.split('.')[1:]])}?"
+    meant = ".".join([join(path, near or ""), *key.split(".")[1:]])
+    is_one = "." not in key or meant in (name.replace("[]", "") for name in every)
+    if near and near != key and is_one:
+        hint = f"did you mean {meant}?"
     elif elsewhere:
         hint = f"did you mean {elsewhere[0]}?"
     else:
