@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from mmtrain.eval.classify.classification import Verdicts
 from mmtrain.eval.classify.groups import Grouped, Groups, ReadGroup, in_order
 from mmtrain.eval.evaluators.zero_shot import ZeroShotConfig
 from mmtrain.eval.intervals import count_intervals
+from mmtrain.eval.scheduled import check_evaluation
 from tests.data.shard_files import encoded, picture, write_shard
 from tests.eval.tiny import make_encoder
 
@@ -161,6 +163,22 @@ def write_wilds(path: Path, count: int = 9) -> str:
         for number in range(count)
     ]
     return str(write_shard(path, samples))
+
+
+def test_groups_are_tried_before_a_run_begins(tmp_path: Path) -> None:
+    classes = tmp_path / "classes.json"
+    classes.write_text(json.dumps(["red fox", "owl", "hare"]))
+    one = ZeroShotConfig(
+        name="x",
+        data=write_wilds(tmp_path / "0.tar"),
+        classes=str(classes),
+        label_key="cls",
+        group_key="npy[0]",
+    )
+    preprocess = make_encoder().preprocess
+    check_evaluation(one, preprocess)
+    with pytest.raises(UsageError, match=r"name one of them as group_key = npy\[0\] to npy\[2\]"):
+        check_evaluation(replace(one, group_key="npy[9]"), preprocess)
 
 
 def test_an_evaluation_tells_its_worst_group(tmp_path: Path) -> None:
