@@ -1,47 +1,10 @@
 """A folder of class folders of which some are read: those of the classes that are answers."""
 
-import hashlib
-from collections.abc import Collection
-
-from mmtrain.data.order.plan import even_pieces
 from mmtrain.data.sources.image_folder import ImageFolderSource
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.errors import UsageError
+from mmtrain.eval.chosen import chosen
 from mmtrain.eval.classify.classes import ClassList
-
-
-class SomeClassesSource:
-    """The images of some class folders; a SampleSource.
-
-    Args:
-        source: of all of them.
-        folders: the names of those that are read.
-    """
-
-    def __init__(self, source: ImageFolderSource, folders: Collection[str]) -> None:
-        self._source, self._folders = source, sorted(folders)
-        numbers = range(source.num_samples)
-        self._numbers = [n for n in numbers if source.key(n).split("/")[0] in folders]
-        self.num_samples = len(self._numbers)
-        self.shard_sizes = even_pieces(self.num_samples)
-
-    @property
-    def fingerprint(self) -> str:
-        """Of all images, and of which folders are read."""
-        told = "\n".join([self._source.fingerprint, *self._folders])
-        return hashlib.blake2b(told.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
-
-    def key(self, sample: int) -> str:
-        """The image's path below the folder."""
-        return self._source.key(self._numbers[sample])
-
-    def place(self, sample: int) -> str:
-        """The folder."""
-        return self._source.place(self._numbers[sample])
-
-    def read(self, sample: int, wanted: Collection[str] | None = None) -> dict[str, bytes]:
-        """As the whole folder's."""
-        return self._source.read(self._numbers[sample], wanted)
 
 
 def only_classes(
@@ -76,4 +39,5 @@ def only_classes(
         )
     if not kept:
         raise UsageError(f"{told}: none of its folders is one of the {len(known.ids)} classes")
-    return SomeClassesSource(source, kept) if others else source
+    numbers = range(source.num_samples)
+    return chosen(source, [n for n in numbers if source.key(n).split("/")[0] in kept])
