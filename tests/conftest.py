@@ -5,6 +5,8 @@ folder of temporary files (caches of compilers, sockets, locks) goes with the se
 """
 
 import atexit
+import gc
+import logging
 import os
 import shutil
 import tempfile
@@ -15,6 +17,8 @@ import pytest
 
 def pytest_configure(config: pytest.Config) -> None:
     """Workers and the processes that tests start inherit the folder."""
+    gc.disable()  # until all is imported: of that nothing is garbage
+    logging.disable(logging.DEBUG)  # checkpoints make a record of every tensor, for no handler
     if "PYTEST_XDIST_WORKER" in os.environ:
         return
     os.environ["COLUMNS"] = "100"  # what is told is folded to this, whatever terminal it runs in
@@ -24,3 +28,11 @@ def pytest_configure(config: pytest.Config) -> None:
     atexit.unregister(util._exit_function)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     atexit.register(util._exit_function)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected (some millions of objects) is garbage for no test: left out
+    of every later collection, of which each run that a test trains begins with a whole one."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()

@@ -127,7 +127,9 @@ class TensorWriter(StorageWriter):
                 pieces.append({**bounds, "file": where.file, "key": where.key})
             dtype = _NAMES[tensor.properties.dtype]
             index[name] = {"dtype": dtype, "shape": list(tensor.size), "pieces": pieces}
-        content = json.dumps(index, indent=1).encode()
+        # A line a tensor: the C encoder, which takes no indent, is ten times as fast.
+        lines = (f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in index.items())
+        content = ("{\n" + ",\n".join(lines) + "\n}\n").encode()
         self.files[INDEX_FILE] = write_file(self.folder / INDEX_FILE, content)
 
     @classmethod

@@ -4,6 +4,7 @@ A table says by its own `kind` which of them it is, so that the others are never
 """
 
 import dataclasses
+import functools
 import types
 import typing
 from typing import Any, Literal, Union
@@ -21,9 +22,10 @@ def members(annotation: Any) -> dict[str, type]:
     is_union = typing.get_origin(annotation) in (Union, types.UnionType)
     arms = typing.get_args(annotation) if is_union else (annotation,)
     arms = [arm for arm in arms if arm is not types.NoneType]
-    found = {kind: arm for arm in arms if (kind := _kind_of(arm)) is not None}
-    if None in map(_kind_of, arms):
+    kinds = [_kind_of(arm) if isinstance(arm, type) else None for arm in arms]
+    if None in kinds:
         return {}
+    found = {kind: arm for kind, arm in zip(kinds, arms, strict=True) if kind is not None}
     # Our own mistake, not a user's.
     assert len(found) == len(arms), f"two members of {annotation} have one kind"
     return found
@@ -35,8 +37,9 @@ def member_for(annotation: Any, table: dict[str, Any]) -> type | None:
     return members(annotation).get(kind) if isinstance(kind, str) else None
 
 
-def _kind_of(arm: Any) -> str | None:
-    if not dataclasses.is_dataclass(arm) or not isinstance(arm, type):
+@functools.cache  # a command asks some hundreds of times, and the hints are read from text
+def _kind_of(arm: type) -> str | None:
+    if not dataclasses.is_dataclass(arm):
         return None
     annotation = typing.get_type_hints(arm).get(TAG)
     choices = typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ()
