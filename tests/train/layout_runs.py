@@ -164,16 +164,8 @@ def save_at_ranks(rank: int, names: list[str], folder: str, *words: str) -> None
 
 
 def load_at_ranks(
-    rank: int, names: list[str], folder: str, sources: list[str], *words: str
+    rank: int, names: list[str], folder: str, sources: dict[str, list[str]], *words: str
 ) -> None:
-    """`load_all` for each, on all ranks."""
+    """`load_all` for each, from its sources, on all ranks."""
     for name in names:
-        load_all(name, Path(folder), sources, *words)
-
-
-def save_and_load_at_ranks(
-    rank: int, names: list[str], folder: str, sources: list[str], *words: str
-) -> None:
-    """Both, in one spawn."""
-    save_at_ranks(rank, names, folder, *words)
-    load_at_ranks(rank, names, folder, sources, *words)
+        load_all(name, Path(folder), sources[name], *words)
