@@ -3,13 +3,16 @@
 The pictures are those that a plain model sees through (configs/vqa_shapes.toml), the kinds of
 questions those that a confounder of tools/make_shapes_vqa.py touches. By setting, `colour:R`
 (colour tells shape with chance R) or `wording:R` (a question's wording its answer), and by seed, a
-model without it is trained on the confounded set. Then three go on from its weights, for the same
+model without it is trained on the confounded set. Then these go on from its weights, for the same
 steps on the same data in the same order:
 
     without    as it was
     matched    the same module, its dictionaries of one entry (so cross-sample attention can say but
                one thing) and its feed-forwards widened to the same number of parameters
     with       front-door attention, dictionaries filled by k-means over the trained features
+    image      the same for the image's features alone
+    question   the same for the question's features alone
+    first      goes on from a start of its own, which had front doors from the first step on
 
 `val` is confounded as training is, `test` is not. `colour:0` has nothing to mend: it is trained
 without alone, and tells what there is to win. A run that is there already is not trained again, and
@@ -38,9 +41,15 @@ from mmtrain.run import train_command
 from tools.make_shapes_vqa import main as draw_shapes
 
 ROOT = Path(__file__).parents[1]
-ARMS = ("without", "matched", "with")
+ARMS = ("without", "matched", "with", "image", "question", "first")
+PAIRS = (
+    ("without", "with"),
+    ("matched", "with"),
+    ("without", "matched"),
+    *(("without", arm) for arm in ARMS[3:]),
+)
 KINDS = ("colour", "shape", "exist", "count")
-SETTINGS = ("colour:0", "colour:0.9", "colour:0.97", "colour:0.7", "wording:0.9")
+SETTINGS = ("colour:0", "colour:0.7", "colour:0.9", "colour:0.97", "wording:0.9")
 _FLAGS = {"colour": "--correlation", "wording": "--wording"}
 
 
@@ -75,7 +84,7 @@ def matched_ff_dim(dim: int, entries: int) -> int:
 
 def run_of(plan: Plan, setting: str, arm: str, seed: int) -> Path:
     """The folder of a run."""
-    return (plan.runs / f"{setting.replace(':', '-')}-{arm}-{seed}").resolve()
+    return (plan.runs / f"{setting.replace(':', '-')}-{arm.replace(' ', '_')}-{seed}").resolve()
 
 
 def is_complete(run: Path) -> bool:
@@ -104,16 +113,24 @@ def train(plan: Plan, setting: str, arm: str, seed: int, *options: object) -> Pa
 
 
 def train_seed(plan: Plan, setting: str, seed: int) -> None:
-    """The start, and what goes on from it."""
-    start = train(plan, setting, "start", seed, "--train.steps", plan.steps)
+    """The starts, and what goes on from them."""
     door = ["--vqa.front_door.num_layers", 1, "--vqa.front_door.entries"]
+    doors = [*door, plan.entries]
     options = {
         "without": [],
         "matched": [*door, 1, "--vqa.front_door.ff_dim", matched_ff_dim(64, plan.entries)],
-        "with": [*door, plan.entries],
+        "with": doors,
+        "image": [*doors, "--vqa.front_door.places", '["image"]'],
+        "question": [*doors, "--vqa.front_door.places", '["question"]'],
+        "first": doors,
     }
+    steps = ["--train.steps", plan.steps]
+    start = train(plan, setting, "start", seed, *steps)
     for arm in arms_of(setting):
-        more = ["--vqa.init", start, "--train.steps", plan.more_steps, *options[arm]]
+        begun = start
+        if arm == "first":
+            begun = train(plan, setting, "start with front doors", seed, *steps, *doors)
+        more = ["--vqa.init", begun, "--train.steps", plan.more_steps, *options[arm]]
         train(plan, setting, arm, seed, *more)
 
 
@@ -152,8 +169,7 @@ def tables(plan: Plan, settings: Sequence[str]) -> Iterator[str]:
             cells = [spread(one, kind) for one, (_, kind) in zip(files, places, strict=True)]
             size = sum(x.numel() for x in state.values())
             yield f"| {setting} | {len(files[0])} | {arm} | {size:,} | {' | '.join(cells)} |"
-    pairs = (("without", "with"), ("matched", "with"), ("without", "matched"))
-    for first, second in pairs:
+    for first, second in PAIRS:
         yield ""
         yield f"| {second} - {first} | {' | '.join(heads)} |"
         yield f"|---|{'---|' * len(heads)}"

@@ -70,14 +70,21 @@ def answer(things: list[dict[str, Any]], question: str) -> str:
     if found := re.fullmatch(r"what (color|shape) is the thing at the (.*)\?", question):
         (one,) = [t for t in things if place(t) == found[2]]
         return one["colour" if found[1] == "color" else "shape"]
+    if found := re.fullmatch(r"is the (\w+ \w+) (\w+) (?:of )?or .* the (\w+ \w+)\?", question):
+        a, b, word = names[found[1]], names[found[3]], found[2]
+        return word if before(a, b, word) else {"left": "right", "above": "below"}[word]
     found = re.fullmatch(
         r"is the (\w+ \w+) (left|right|above|below)(?: of)? the (\w+ \w+)\?", question
     )
     assert found, question
     a, b, word = names[found[1]], names[found[3]], found[2]
+    return "yes" if before(a, b, word) else "no"
+
+
+def before(a: dict[str, Any], b: dict[str, Any], word: str) -> bool:
     key = "column" if word in ("left", "right") else "row"
-    far = b[key] - a[key] if word in ("left", "above") else a[key] - b[key]
-    return "yes" if far > 0 else "no"
+    assert a[key] != b[key]
+    return (a[key] < b[key]) == (word in ("left", "above"))
 
 
 def place(thing: dict[str, Any]) -> str:

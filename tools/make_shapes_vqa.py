@@ -5,12 +5,13 @@
 
 Writes OUT/train, OUT/val and OUT/test, tars in the layout of `mmtrain data vqa`: two or three
 circles, squares and triangles in six colours and two sizes, on a grey ground, and one question of
-each question_type: count, colour, shape, size, exist, relation, and three that ask for what size
-and relation compare: extent ("is the red circle small or large?"), place ("where is the red
-circle?", or "the red thing", or "the circle", where that is one) and corner ("what color is the
-thing at the top left?"). Half of the yes/no questions are true; a count is drawn before what is
-counted, so that small ones do not prevail. More and smaller things, anywhere in their cells, are
-harder: --cells 3 --most-things 4 --spread 1 --image-size 64.
+each question_type: count, colour, shape, size, exist, relation, and four that ask openly for what
+size and relation compare: extent ("is the red circle small or large?"), place ("where is the red
+circle?", or "the red thing", or "the circle", where that is one), corner ("what color is the thing
+at the top left?") and side ("is the red circle above or below the blue square?"). Half of the
+yes/no questions are true; a count is drawn before what is counted, so that small ones do not
+prevail. More and smaller things, anywhere in their cells, are harder: --cells 3 --most-things 4
+--spread 1 --image-size 64.
 
 With --correlation R, a thing of `train` and `val` has with chance R the one shape that belongs to
 its colour, and else a random one; so colour tells shape, as a confounder would. In `test` shape and

@@ -66,19 +66,34 @@ def ask_exist(things: list[Thing], draw: random.Random, _: int) -> Asked:
 
 def ask_relation(things: list[Thing], draw: random.Random, _: int) -> Asked | None:
     """Whether one thing is left of, right of, above or below another."""
-    truths: list[tuple[str, bool]] = []
-    for a in things:
-        for b in things:
-            for word, far in (("left of", b.column - a.column), ("above", b.row - a.row)):
-                back = {"left of": "right of", "above": "below"}[word]
-                if far:
-                    truths.append((f"is the {a.name} {word} the {b.name}?", far > 0))
-                    truths.append((f"is the {a.name} {back} the {b.name}?", far < 0))
-    if not truths:
-        return None
     wanted = draw.random() < 0.5
-    text, _ = draw.choice([truth for truth in truths if truth[1] == wanted])
-    return text, _yes(wanted)
+    asked = [
+        f"is the {a.name} {words[(far > 0) != wanted]} the {b.name}?"
+        for a, b, words, far in _pairs(things)
+    ]
+    return (draw.choice(asked), _yes(wanted)) if asked else None
+
+
+def ask_side(things: list[Thing], draw: random.Random, _: int) -> Asked | None:
+    """On which side of another a thing is."""
+    pairs = _pairs(things)
+    if not pairs:
+        return None
+    a, b, words, far = draw.choice(pairs)
+    return f"is the {a.name} {' or '.join(words)} the {b.name}?", words[far < 0].split()[0]
+
+
+def _pairs(things: list[Thing]) -> list[tuple[Thing, Thing, tuple[str, str], int]]:
+    """Two things, what is true of them where the first one is so many cells before (> 0) or behind
+    the other, and that number, for each direction in which it is not 0."""
+    across, down = ("left of", "right of"), ("above", "below")
+    return [
+        (a, b, words, far)
+        for a in things
+        for b in things
+        for words, far in ((across, b.column - a.column), (down, b.row - a.row))
+        if far
+    ]
 
 
 def ask_extent(things: list[Thing], draw: random.Random, _: int) -> Asked:
@@ -134,6 +149,7 @@ KINDS: dict[str, Callable[[list[Thing], random.Random, int], Asked | None]] = {
     "extent": ask_extent,
     "place": ask_place,
     "corner": ask_corner,
+    "side": ask_side,
 }
 """A question of each kind, by the things, a draw and the cells of a side."""
 
