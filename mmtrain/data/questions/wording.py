@@ -5,6 +5,7 @@ every quirk, so each is kept and named where it is.
 """
 
 import re
+from functools import lru_cache
 
 PUNCTUATION = tuple(';/[]"{}()=+\\_-><@`,?!')
 
@@ -83,6 +84,8 @@ def normalize_textvqa(text: str) -> str:
     return normalize_answer(words.strip())
 
 
+@lru_cache(maxsize=1 << 14)
 def normalize_answer(text: str) -> str:
-    """All of the rules, as they are done to answers that annotators disagree on."""
+    """All of the rules, as they are done to answers that annotators disagree on. Most answers are
+    those of many questions."""
     return normalize_words(strip_punctuation(clean_whitespace(text)))
