@@ -93,8 +93,8 @@ def test_letters_by_hand_never_differ() -> None:
 
 
 @pytest.mark.slow
-def test_letters_by_hand_never_differ_on_a_million() -> None:
-    fuzz_letters(1_000_000, seed=1)
+def test_letters_by_hand_never_differ_on_many() -> None:
+    fuzz_letters(300_000, seed=1)
 
 
 def fuzz_science(folder: Path, seeds: range) -> None:
