@@ -293,17 +293,21 @@ def load_on_two_ranks(rank: int, path: str) -> None:
     assert_equal(model | {"weight": weight.full_tensor()}, want)
 
 
+def on_two_ranks(rank: int, folder: str, one: str) -> None:
+    save_on_two_ranks(rank, folder)
+    load_on_two_ranks(rank, one)
+
+
 def test_layouts_read_each_other(tmp_path: Path) -> None:
     """Saved by rows on two ranks, loaded on one; saved on one, loaded by columns on two."""
-    run_ranks(save_on_two_ranks, 2, str(tmp_path / "two"))
+    tensors = {"model": make_tensors()["model"]}
+    one = save_checkpoint(tmp_path / "one", step=3, tensors=tensors, state=STATE, keep=1)
+    run_ranks(on_two_ranks, 2, str(tmp_path / "two"), str(one))
     path = tmp_path / "two/step-00000003"
     assert len(list(path.glob("*.safetensors"))) == 2
     target = {"model": zeros_like(make_tensors()["model"])}
     load_checkpoint(path, target)
     assert_equal(target["model"], make_tensors()["model"])
-    tensors = {"model": make_tensors()["model"]}
-    one = save_checkpoint(tmp_path / "one", step=3, tensors=tensors, state=STATE, keep=1)
-    run_ranks(load_on_two_ranks, 2, str(one))
 
 
 def test_a_later_versions_checkpoint_is_not_called_damaged(tmp_path: Path) -> None:
