@@ -73,7 +73,7 @@ RIGHT = {
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("files")
-    made = make_templates(folder)
+    made = make_templates(folder, recipes_like="debug_clip.toml", is_whole=False)
     write_worded(folder / "decoder")
     asked = json.loads((folder / "vqa" / "questions.json").read_text())["questions"]
     said = [{"question_id": row["question_id"], "answer": "red"} for row in asked]

@@ -30,18 +30,28 @@ class Templates(NamedTuple):
     """What `embed`, `export` and `convert` wrote, by its kind; of the first run."""
 
 
-def make_templates(folder: Path) -> Templates:
-    """Two steps of each debug recipe, and of one that answers questions."""
+def make_templates(
+    folder: Path, *, recipes_like: str = "debug_*.toml", is_whole: bool = True
+) -> Templates:
+    """Two steps of each debug recipe, and of one that answers questions.
+
+    Args:
+        folder: where all is made.
+        recipes_like: the debug recipes that are wanted.
+        is_whole: False: without what `embed`, `export` and `convert` make of a run.
+    """
     debug = folder / "debug"
     shutil.copytree(DEBUG, debug)
     recipes = []
-    for source in sorted((ROOT / "configs").glob("debug_*.toml")):
+    for source in sorted((ROOT / "configs").glob(recipes_like)):
         text = source.read_text().replace('"mmtrain/demo/debug/', f'"{debug}/')
         recipes.append(_write(folder / source.name, tomllib.loads(text)))
     recipes.append(_write(folder / "vqa.toml", _vqa_recipe(folder / "vqa")))
     runs = [folder / f"{path.stem}.run" for path in recipes]
     for path, run in zip(recipes, runs, strict=True):
         assert main(["train", str(path), "--run-dir", str(run)]) == 0
+    if not is_whole:
+        return Templates(recipes, runs, [], {})
     shard, features = str(debug / "train.tar"), folder / "features"
     assert main(["embed", "--model", str(runs[0]), "--data", shard, "--out", str(features)]) == 0
     files = [*debug.iterdir(), *(folder / "vqa").iterdir(), *recipes, *runs, features]

@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_resume_is_exact_across_the_change(folder: Path, tmp_path: Path):
     expected = metrics(folder / "planned")
-    for step in (2, 4, 6):
+    for step in (2, 4):  # behind the change: at the end of the next test
         run = tmp_path / f"from{step}"
         shutil.copytree(folder / "planned", run)
         cut(run, step)
