@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmtrain.interop.graphs import Graph, Port
 from mmtrain.models.answer_cache import rows_together
@@ -19,10 +20,13 @@ from mmtrain.models.prefill import to_the_left
 from mmtrain.nn import DecoderCache
 from mmtrain.peft.prompts import prefix_layers
 
-BATCH, LENGTH, SLOTS = "batch", "length", "slots"
-"""The sizes that stay open: rows, tokens of the longest prompt, tokens read so far."""
+BATCH, LENGTH, SLOTS, PIECES = "batch", "length", "slots", "pieces"
+"""The sizes that stay open: rows, tokens of the longest prompt, tokens read so far, pieces of all
+images of dialogues."""
 PAST = "past_"
 """Before the name of what a step is given back."""
+IMAGE_TOKENS = "generate_image_tokens"
+"""What the head that writes reads of images."""
 
 
 class _GrowingLayer:
@@ -97,10 +101,12 @@ class PromptGraph(nn.Module):
     def forward(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
         """Read prompts."""
         assert self.decoder.embed is not None
-        x_BTD, real_BT, _ = to_the_left(self.decoder.embed.token(input_ids), lengths)
-        cache = _begun(self.decoder.config, x_BTD, None)
-        logits_B1V = self.decoder(x_BTD, real_BT=real_BT, cache=cache, num_logits=1)
-        return logits_B1V[:, 0], *cache.tensors()
+        return _read(self.decoder, self.decoder.embed.token(input_ids), lengths)
+
+    def ports(self, example: tuple[Tensor, ...]) -> tuple[Port, ...]:
+        """The inputs in order, of such sizes."""
+        del example
+        return _text_ports(self.decoder.config)
 
 
 class QuestionGraph(nn.Module):
@@ -109,6 +115,11 @@ class QuestionGraph(nn.Module):
     def __init__(self, generator: AnswerGenerator) -> None:
         super().__init__()
         self.generator = generator
+
+    @property
+    def decoder(self) -> Decoder:
+        """What writes."""
+        return self.generator.decoder
 
     def forward(
         self, image_tokens: Tensor, input_ids: Tensor, lengths: Tensor
@@ -129,6 +140,40 @@ class QuestionGraph(nn.Module):
         logits_B1V = decoder(**rows, cache=cache, num_logits=1)
         return logits_B1V[:, 0], *cache.tensors()
 
+    def ports(self, example: tuple[Tensor, ...]) -> tuple[Port, ...]:
+        """The inputs in order, of such sizes."""
+        shape = example[0].shape[1:]
+        image = Port(IMAGE_TOKENS, (BATCH, *shape))
+        return image, *_text_ports(self.decoder.config, num_before=shape[0])
+
+
+class DialogueGraph(nn.Module):
+    """The same of texts among which images stand.
+
+    Of all their pieces the tokens [N, P, D]; ids; which of the N * P tokens stands at each place
+    [B, T], -1 for a text's; lengths.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(
+        self, image_tokens: Tensor, input_ids: Tensor, image_places: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Read dialogues."""
+        assert self.decoder.embed is not None
+        image_BTD = F.embedding(image_places.clamp(min=0), image_tokens.flatten(0, 1))
+        text_BTD = self.decoder.embed.token(input_ids)
+        x_BTD = torch.where((image_places >= 0)[..., None], image_BTD, text_BTD)
+        return _read(self.decoder, x_BTD, lengths)
+
+    def ports(self, example: tuple[Tensor, ...]) -> tuple[Port, ...]:
+        """The inputs in order, of such sizes."""
+        ids, lengths = _text_ports(self.decoder.config)
+        image = Port(IMAGE_TOKENS, (PIECES, *example[0].shape[1:]))
+        return image, ids, Port("image_places", ids.dims), lengths
+
 
 class StepGraph(nn.Module):
     """A token id of each row [B] and the cache -> logits [B, V] of the next one, and the cache."""
@@ -144,6 +189,14 @@ class StepGraph(nn.Module):
         cache = _GrowingCache(position_BS, layers)
         logits_B1V = self.decoder(token_ids[:, None], cache=cache)
         return logits_B1V[:, 0], *cache.tensors()
+
+
+def _read(decoder: Decoder, x_BTD: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+    """Rows with padding behind -> logits of the next token, and the cache."""
+    x_BTD, real_BT, _ = to_the_left(x_BTD, lengths)
+    cache = _begun(decoder.config, x_BTD, None)
+    logits_B1V = decoder(x_BTD, real_BT=real_BT, cache=cache, num_logits=1)
+    return logits_B1V[:, 0], *cache.tensors()
 
 
 def _begun(config: DecoderConfig, x_BTD: Tensor, prefix_nF: Tensor | None) -> _GrowingCache:
@@ -162,29 +215,18 @@ def _begun(config: DecoderConfig, x_BTD: Tensor, prefix_nF: Tensor | None) -> _G
     return cache
 
 
-def prefill_graph(
-    network: PromptGraph | QuestionGraph, example: tuple[Tensor, ...], *, image_tokens: int
-) -> Graph:
-    """The graph that reads.
+Reader = PromptGraph | QuestionGraph | DialogueGraph
 
-    Args:
-        network: of prompts, or of questions behind images.
-        example: what it is traced with.
-        image_tokens: tokens of an image, 0 where there are none.
-    """
-    decoder = network.decoder if isinstance(network, PromptGraph) else network.generator.decoder
-    config = decoder.config
-    text = (
-        Port("input_ids", (BATCH, LENGTH), most={LENGTH: config.context_length - image_tokens}),
-        Port("lengths", (BATCH,)),
-    )
-    image = Port("generate_image_tokens", (BATCH, image_tokens, config.transformer.dim))
+
+def prefill_graph(network: Reader, example: tuple[Tensor, ...]) -> Graph:
+    """The graph that reads; it is traced with `example`."""
+    config = network.decoder.config
     return Graph(
         name="prefill",
         told="the decoder",
         network=network,
         example=example,
-        inputs=(image, *text) if image_tokens else text,
+        inputs=network.ports(example),
         outputs=(Port("logits", (BATCH, config.vocab_size)), *_cache_ports(config)),
     )
 
@@ -210,6 +252,12 @@ def step_graph(decoder: Decoder, given: Sequence[Tensor]) -> Graph:
             ),
         ),
     )
+
+
+def _text_ports(config: DecoderConfig, *, num_before: int = 0) -> tuple[Port, Port]:
+    """Ids, of as many as there is room for behind others, and lengths."""
+    most = {LENGTH: config.context_length - num_before}
+    return Port("input_ids", (BATCH, LENGTH), most=most), Port("lengths", (BATCH,))
 
 
 def _cache_ports(config: DecoderConfig) -> tuple[Port, ...]:

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from mmtrain.data.questions.batches import TextForm
 from mmtrain.data.text.tokenizer import Tokenizer
-from mmtrain.errors import UsageError
 from mmtrain.interop.decoder_graphs import BATCH, QuestionGraph
 from mmtrain.interop.graph_folder import (
     describe_preprocess,
@@ -28,6 +27,7 @@ from mmtrain.interop.onnx_decoder import (
     write_decoder,
     write_file,
 )
+from mmtrain.interop.onnx_dialogues import write_onnx_dialogues
 from mmtrain.interop.onnx_program import FORM, OPSET, check_packages
 from mmtrain.interop.package import VqaModel
 from mmtrain.interop.tower_graphs import (
@@ -84,31 +84,40 @@ def write_onnx_answers(
         say: how near to torch what was written is.
 
     Raises:
-        UsageError: the extra is not installed, the model goes on with dialogues, the exporter
-            cannot take a part, or logits of fp32 weights are not torch's.
+        UsageError: the extra is not installed, the exporter cannot take a part, or logits of fp32
+            weights are not torch's.
     """
     check_packages()
     model = package.model
-    if model.config.reads_dialogues:
-        raise UsageError(
-            f"format = {FORM} holds one question about one image, and this model goes on with "
-            "dialogues, whose turns a chat template makes"
-        )
     model.requires_grad_(False)
     with written_whole(folder) as place:
-        image = write_file(_image_graph(model), place, weights=weights)
-        rows = _drawn_rows(package)
-        entries: dict[str, Any] = {
-            "image": image.entry | describe_preprocess(model.clip.vision, package.preprocess)
-        }
-        if model.classify is not None:
-            entries["classify"] = _write_choice(package, image, rows, place, weights, say)
+        if model.config.reads_dialogues:
+            entries = write_onnx_dialogues(package, place, weights=weights, say=say)
+        else:
+            entries = _write_heads(package, place, weights, say)
         if model.generate is not None:
-            entries |= _write_answer(package, image, rows, place, weights, say)
+            entries["answer"] = _describe_answer(package)
         entries["text"] = describe_tokenizer(package.tokenizer)
         package.tokenizer.save(place)
         facts = {"opset": OPSET, "weights": weights}
         write_description(place, form=FORM, facts=facts | entries)
+
+
+def _write_heads(
+    package: VqaModel, folder: Path, weights: str, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Of a model that is asked one question about one image."""
+    model = package.model
+    image = write_file(_image_graph(model), folder, weights=weights)
+    rows = _drawn_rows(package)
+    entries: dict[str, Any] = {
+        "image": image.entry | describe_preprocess(model.clip.vision, package.preprocess)
+    }
+    if model.classify is not None:
+        entries["classify"] = _write_choice(package, image, rows, folder, weights, say)
+    if model.generate is not None:
+        entries |= _write_answer(package, image, rows, folder, weights, say)
+    return entries
 
 
 def heads_of(model: Vqa) -> list[str]:
@@ -221,7 +230,7 @@ def _write_answer(
         seen_BPD = image.run(images)[place]
         inputs = (seen_BPD, asked.tokens_QT, asked.length_Q)
         readings.append(Reading(inputs=inputs, start=start))
-    entries = write_decoder(
+    return write_decoder(
         QuestionGraph(generator).eval(),
         readings,
         folder,
@@ -229,11 +238,12 @@ def _write_answer(
         num_steps=num_steps,
         say=say,
     )
+
+
+def _describe_answer(package: VqaModel) -> dict[str, Any]:
     tokenizer = package.tokenizer
-    return entries | {
-        "answer": {
-            "most_tokens": package.answer_length,
-            "end_ids": [] if tokenizer.eot_id is None else [tokenizer.eot_id],
-            "end_of_word": "</w>" if tokenizer.config.kind == "clip" else None,
-        }
+    return {
+        "most_tokens": package.answer_length,
+        "end_ids": [] if tokenizer.eot_id is None else [tokenizer.eot_id],
+        "end_of_word": "</w>" if tokenizer.config.kind == "clip" else None,
     }

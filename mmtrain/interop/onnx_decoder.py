@@ -10,12 +10,7 @@ from torch import Tensor
 
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file
-from mmtrain.interop.decoder_graphs import (
-    PromptGraph,
-    QuestionGraph,
-    prefill_graph,
-    step_graph,
-)
+from mmtrain.interop.decoder_graphs import PromptGraph, Reader, prefill_graph, step_graph
 from mmtrain.interop.graph_folder import write_description, written_whole
 from mmtrain.interop.graphs import Graph, Port, trace
 from mmtrain.interop.hf_decoder_files import CONFIG_FILE, JSON_FILE, DecoderPackage
@@ -82,7 +77,7 @@ def write_file(graph: Graph, folder: Path, *, weights: str) -> WrittenFile:
 
 
 def write_decoder(
-    network: PromptGraph | QuestionGraph,
+    network: Reader,
     readings: Sequence[Reading],
     folder: Path,
     *,
@@ -93,8 +88,8 @@ def write_decoder(
     """Write prefill.onnx and step.onnx -> what model.json says of them.
 
     Args:
-        network: reads prompts, or questions behind images.
-        readings: rows to try them on; the first of the last ones, two of them, are traced with.
+        network: reads prompts, questions behind images, or dialogues.
+        readings: rows to try them on; the first two of each input of the last ones are traced with.
         folder: of the files.
         weights: fp32, fp16 or int8.
         num_steps: tokens to write behind them.
@@ -103,15 +98,13 @@ def write_decoder(
     Raises:
         UsageError: the exporter cannot take the decoder, or logits of fp32 weights are not torch's.
     """
-    decoder = network.decoder if isinstance(network, PromptGraph) else network.generator.decoder
-    example = tuple(x[:2] for x in readings[-1].inputs)
-    image_tokens = example[0].size(1) if isinstance(network, QuestionGraph) else 0
+    decoder, example = network.decoder, tuple(x[:2] for x in readings[-1].inputs)
     with torch.no_grad():
         given = network(*example)
     files = {
         graph.name: write_file(graph, folder, weights=weights)
         for graph in (
-            prefill_graph(network, example, image_tokens=image_tokens),
+            prefill_graph(network, example),
             step_graph(decoder, given),
         )
     }

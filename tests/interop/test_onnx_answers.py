@@ -1,6 +1,7 @@
 """Models that answer, and decoders alone, as graphs: the page's program says what mmtrain says."""
 
 import json
+import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -16,18 +17,29 @@ from PIL import Image
 
 import mmtrain
 from mmtrain.cli import main
+from mmtrain.data.images.tiles import Pieces
 from mmtrain.errors import UsageError
 from mmtrain.eval.questions.answerer import Answerer
+from mmtrain.eval.questions.seeing import see_pieces
+from mmtrain.eval.samples import cut_image
 from mmtrain.interop import onnx_decoder
-from mmtrain.interop.onnx_answers import write_onnx_answers
+from mmtrain.interop.onnx_weights import shrink
 from mmtrain.interop.package import VqaModel
 from mmtrain.loading.models import Preprocess
 from mmtrain.loading.vqa import save_vqa
+from mmtrain.models.dialogues import DialogueGenerator, Told
 from mmtrain.models.generate import generate
 from mmtrain.models.prefill import left_pad, prefill
 from mmtrain.models.sampling import GenerationConfig
 from mmtrain.models.vqa import Asked, Vqa
-from tests.eval.questions.answerers import ANSWERS, CORE, TOKENIZER, make_answerer
+from tests.eval.questions.answerers import (
+    ANSWER_LENGTH,
+    ANSWERS,
+    CORE,
+    SIDE,
+    TOKENIZER,
+    make_answerer,
+)
 from tests.interop.decoder_folders import write_peer
 from tests.interop.test_onnx_files import PAGE, picture
 
@@ -64,11 +76,30 @@ def session(folder: Path, file: str) -> Any:
     return onnxruntime.InferenceSession(folder / file)
 
 
-def program() -> str:
-    """The second one of the page, behind what it takes of the first."""
-    first, second = (part.split("```")[0] for part in PAGE.split("```python\n")[1:3])
-    written = first.split("def features")[0] + second
-    return written + 'assert not {"torch", "mmtrain"} & sys.modules.keys()\n'
+def program(number: int = 2) -> str:
+    """The second or third one of the page, behind what it takes of those before."""
+    parts = [part.split("```")[0] for part in PAGE.split("```python\n")[1 : number + 1]]
+    ends = "def features", "folder, photo, *questions"
+    written = "".join(part.split(end)[0] for part, end in zip(parts[:-1], ends, strict=False))
+    return written + parts[-1] + 'assert not {"torch", "mmtrain"} & sys.modules.keys()\n'
+
+
+def said(words: list[str], *, number: int = 2) -> list[str]:
+    """What a program of the page prints."""
+    line = [sys.executable, "-I", "-c", program(number), *words]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def in_int8(folder: Path) -> Path:
+    """An export as --weights int8 writes it."""
+    small = Path(shutil.copytree(folder, folder.with_name("small")))
+    for path in small.glob("*.onnx"):
+        shrink(path, weights="int8", is_large=False)
+    sizes = [sum(path.stat().st_size for path in place.glob("*.onnx")) for place in (small, folder)]
+    assert sizes[0] < 0.3 * sizes[1]
+    return small
 
 
 @pytest.mark.slow
@@ -80,20 +111,19 @@ def test_the_pages_program_answers(tmp_path: Path, capsys: pytest.CaptureFixture
     photo = picture(tmp_path, 23, 17)
     assert main(["export", str(source), "--out", str(out), "--format", "onnx"]) == 0
     assert "4 of 4 greedy answers of 6 tokens the same" in capsys.readouterr().out
-    words = [sys.executable, "-I", "-c", program(), str(out), str(photo), *QUESTIONS]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    lines = said([str(out), str(photo), *QUESTIONS])
     ask = ["ask", "--model", str(source), "--image", str(photo), "--head", "generate"]
     assert main([*ask, *(word for each in QUESTIONS for word in ("--question", each))]) == 0
     asked = capsys.readouterr().out.splitlines()
-    for question, line, said in zip(QUESTIONS, asked[1::2], done.stdout.splitlines(), strict=True):
-        answer = said.removeprefix(question).strip()
-        assert answer and line.strip().startswith(answer), (line, said)
-    choices(answerer, out, photo)
+    for question, line, told in zip(QUESTIONS, asked[1::2], lines, strict=True):
+        answer = told.removeprefix(question).strip()
+        assert answer and line.strip().startswith(answer), (line, told)
+    choices(answerer, out, photo, atol=1e-4)
+    choices(answerer, in_int8(out), photo, atol=0.1)
 
 
 @torch.no_grad()
-def choices(answerer: Answerer, out: Path, photo: Path) -> None:
+def choices(answerer: Answerer, out: Path, photo: Path, *, atol: float) -> None:
     told = json.loads((out / "model.json").read_text())
     assert told["classify"]["answers"] == list(ANSWERS)
     image, classify = (session(out, told[name]["file"]) for name in ("image", "classify"))
@@ -105,18 +135,54 @@ def choices(answerer: Answerer, out: Path, photo: Path) -> None:
     asked = Asked(tokens_QT=ids, question_length_Q=lengths, length_Q=lengths)
     wanted = answerer.model.logits(images, asked).choice_QA
     found = torch.from_numpy(classify.run(None, feeds)[0])
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=atol)
+
+
+@pytest.mark.slow
+def test_dialogues_about_several_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The page's program, of an image in tiles and of one that is not cut; in int8 too."""
+    answerer, source, out = make_answerer("tiles", core=SHORT), tmp_path / "model", tmp_path / "out"
+    save_vqa(source, package(answerer))
+    assert main(["export", str(source), "--out", str(out), "--format", "onnx"]) == 0
+    assert "4 of 4 greedy answers of 6 tokens the same" in capsys.readouterr().out
+    photos = []
+    for name, width in (("left", 2 * SIDE), ("right", SIDE)):
+        photos.append(picture(tmp_path, width, SIDE).rename(tmp_path / f"{name}.png"))
+    words = ["is it RED?", *map(str, photos)]
+    assert said([str(out), *words], number=3) == [answer_of(answerer, *words)]
+    (answer,) = said([str(in_int8(out)), *words], number=3)
+    assert answer
+
+
+@torch.no_grad()
+def answer_of(answerer: Answerer, question: str, *photos: str) -> str:
+    generator, tiles = answerer.model.generate, answerer.model.config.tiles
+    assert isinstance(generator, DialogueGenerator) and tiles is not None
+    cuts = [cut_image(Image.open(photo), answerer.preprocess, tiles) for photo in photos]
+    pieces = Pieces.joined(cuts)
+    assert pieces.counts == (3, 1)
+    tokens = see_pieces(answerer, pieces, is_fixed=False).token_NPD
+    asked = answerer.dialogue_text.ask(question, pieces.counts)
+    told = Told(tokens_BT=torch.tensor([asked.ids]), image_BT=torch.tensor([asked.image]))
+    start = prefill(generator.decoder, generator.placed(tokens, told), max_new_tokens=ANSWER_LENGTH)
+    (ids,) = generate(generator.decoder, start, GenerationConfig(max_new_tokens=ANSWER_LENGTH))
+    return answerer.tokenizer.decode(ids).strip()
 
 
 @pytest.mark.slow
 def test_a_decoder_alone(tmp_path: Path):
-    """By its folder, what is written behind prompts of any length, from one token on."""
+    """By its folder, what is written behind prompts of any length, from one token on; of weights
+    in fp16 by a decoder whose own are rounded so."""
     write_peer("llama grouped, wide heads", tmp_path / "theirs")
     out = tmp_path / "out"
-    assert main(["export", str(tmp_path / "theirs"), "--out", str(out), "--format", "onnx"]) == 0
+    words = ["export", str(tmp_path / "theirs"), "--out", str(out), "--format", "onnx"]
+    assert main([*words, "--weights", "fp16"]) == 0
     told = json.loads((out / "model.json").read_text())
     read, step = (session(out, told[name]["file"]) for name in ("prefill", "step"))
+    assert 0 < told["beside_torch"]["largest_difference"] < 1e-2
     decoder, _ = mmtrain.load_decoder(tmp_path / "theirs")
+    for weight in decoder.parameters():
+        weight.data = weight.data.half().float() if weight.numel() >= 1024 else weight.data
     names = [port.name for port in step.get_inputs()]
     for rows in ([[7]], [[3, 4, 5, 6, 7, 8], [9], [1, 2]]):
         tokens, real = left_pad(rows)
@@ -130,14 +196,6 @@ def test_a_decoder_alone(tmp_path: Path):
             logits, *cache = step.run(None, dict(zip(names, [written[-1], *cache], strict=True)))
             written.append(logits.argmax(-1))
         assert np.stack(written, axis=1).tolist() == wanted
-
-
-def test_dialogues_are_refused(tmp_path: Path):
-    with pytest.raises(UsageError, match="this model goes on with dialogues"):
-        write_onnx_answers(
-            package(make_answerer("dialogues")), tmp_path / "out", weights="fp32", say=print
-        )
-    assert not (tmp_path / "out").exists()
 
 
 def test_logits_that_are_not_torchs_are_an_error():
