@@ -2,9 +2,6 @@
 
 import importlib
 import json
-import os
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -37,18 +34,6 @@ OFTEN = ("debug_clip",)
 
 def name_of(path: Path) -> str:
     return path.stem
-
-
-def run_mmtrain(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """`python -m mmtrain` with one thread."""
-    return subprocess.run(
-        [sys.executable, "-m", "mmtrain", *words],
-        cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def write_model(folder: Path, recipe_name: str) -> Path:
@@ -188,8 +173,7 @@ def test_the_demo_recipe_names_what_unpacking_writes(tmp_path: Path, monkeypatch
 )
 def test_a_debug_recipe_trains(path: Path, tmp_path: Path):
     run = tmp_path / "run"
-    done = run_mmtrain("train", str(path), "--run-dir", str(run))
-    assert done.returncode == 0, done.stderr
+    assert main(["train", str(path), "--run-dir", str(run)]) == 0
     recipe = load_recipe(path)
     facts = json.loads((run / "run.json").read_text())
     steps, size = facts["total_steps"], recipe.train.batch_size

@@ -107,7 +107,9 @@ def refuse_twice(ranges: list[tuple[str, int, int]]) -> None:
         assert name != other or last < first
 
 
-@pytest.mark.parametrize("seed", [1, 2, 5, 6, 8, 9, 10, 11])
+@pytest.mark.parametrize(  # of the fast ones: batches of a source and of several; joins
+    "seed", [1, 2, 5, 8, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (6, 9, 10, 11))]
+)
 def test_mixtures_and_joins_fetch_what_their_ranks_read_and_that_once(folder, tmp_path, seed):
     options, world = drawn(seed), 8
     with serving(folder) as web:

@@ -16,7 +16,7 @@ import pytest
 import webdataset
 
 from mmtrain.data import SampleError, Stream, open_stream
-from mmtrain.data.storage import one_way
+from mmtrain.data.storage import one_way, patience
 from mmtrain.errors import UsageError
 from tests.data.shard_files import write_set
 from tests.data.storage.fault_server import serving
@@ -172,6 +172,7 @@ LIKE_503 = [pytest.param(status, marks=pytest.mark.slow) for status in ("500", "
 def test_a_server_that_fails_is_asked_again(folder: Path, monkeypatch, capsys, fault: str) -> None:
     """Every shard's first answer; samples come once, and each fault is told once."""
     monkeypatch.setattr(one_way, "_STALL", 0.3)
+    monkeypatch.setattr(patience, "_BUSY_PAUSE", 0.1)
     expected = theirs([str(path) for path in sorted(folder.glob("*.tar"))])
     asked: set[str] = set()
 

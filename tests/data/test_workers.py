@@ -209,7 +209,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("size", ["2m", "8m"])  # no batch fits; some do
+@pytest.mark.parametrize(  # no batch fits; some do
+    "size", [pytest.param("2m", marks=pytest.mark.slow), "8m"]
+)
 def test_a_small_shared_memory_hangs_nobody(size):
     mount = f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
     if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:

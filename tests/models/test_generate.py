@@ -1,5 +1,6 @@
 """Generation against transformers' generate on the same weights, and against the plain formulas."""
 
+import functools
 import itertools
 
 import pytest
@@ -19,6 +20,7 @@ PROMPTS = [[3, 8, 1, 20, 33, 4], [7, 7], [12, 40, 2]]
 PEERS = ["gpt2", "llama grouped, wide heads", "gemma multi-query"]
 
 
+@functools.cache
 def pair(name: str):
     """A peer's weights in ours, its generate, and end tokens that two of three texts meet."""
     peer = build_peer(name)
@@ -132,6 +134,19 @@ def draw_answers(num: int, longest: int, seed: int) -> list[list[int]]:
     return [list(answer) for answer in drawn]
 
 
+@functools.cache
+@torch.no_grad()
+def drawn_and_one_by_one(
+    name: str, num: int, longest: int
+) -> tuple[list[list[int]], list[list[float]]]:
+    """Answers, and their log-probabilities behind each prompt, each by itself."""
+    ours, _, _ = pair(name)
+    answers = draw_answers(num, longest, seed=num)
+    if longest == 58:
+        answers[0] = [7] * 59
+    return answers, [[answer_log_p(ours, prompt, a) for a in answers] for prompt in PROMPTS]
+
+
 @pytest.mark.parametrize("max_nodes", [4, 31, 256])
 @pytest.mark.parametrize(("num", "longest"), [(1, 1), (3, 58), (60, 3), (85, 2), (88, 2), (200, 4)])
 @pytest.mark.parametrize("name", ["gpt2", "llama grouped, wide heads"])
@@ -140,14 +155,11 @@ def test_any_number_of_answers_is_scored_as_one_by_one(name, num, longest, max_n
     """The context of 64 holds the longest prompt and an answer of 58 that nobody reads to its
     end; how many answers there are beside it is no matter of the context."""
     ours, _, _ = pair(name)
-    answers = draw_answers(num, longest, seed=num)
-    if longest == 58:
-        answers[0] = [7] * 59
+    answers, want = drawn_and_one_by_one(name, num, longest)
     trie = AnswerTrie(answers, max_nodes=max_nodes)
     assert trie.max_chunk <= max(max_nodes + longest, 59)
     tokens, real = left_pad(PROMPTS)
     got = score_answers(ours, read_prompts(ours, tokens, trie, real_BT=real), trie)
-    want = [[answer_log_p(ours, prompt, a) for a in answers] for prompt in PROMPTS]
     torch.testing.assert_close(got, torch.tensor(want), rtol=3e-6, atol=1e-4)
 
 

@@ -21,7 +21,13 @@ DOC = ROOT / "docs/vqa.md"
 
 @pytest.mark.parametrize(
     ("name", "chat"),
-    [("smollm2", CHATML), ("qwen3", None), ("gpt2", CHATML), ("gemma3", None), ("olmo2", CHATML)],
+    [
+        ("smollm2", CHATML),
+        ("gpt2", CHATML),
+        ("gemma3", None),
+        pytest.param("qwen3", None, marks=pytest.mark.slow),
+        pytest.param("olmo2", CHATML, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_starts_from_a_decoder_and_gives_it_back(
     name: str, chat: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]

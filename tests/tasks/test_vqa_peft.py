@@ -59,7 +59,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a recipe and a short run of it."""
     folder = tmp_path_factory.mktemp("vqa_peft")
     path = write_recipe(folder)
-    assert main(["train", str(path), "--run-dir", str(folder / "one"), "--train.steps", "1"]) == 0
+    words = ["--run-dir", str(folder / "one"), "--train.steps", "1", "--eval.vqa", "[]"]
+    assert main(["train", str(path), *words]) == 0
     return folder
 
 
@@ -76,7 +77,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_the_adapter_trains_and_the_model_stays(words: list[str], trained: Path, tmp_path: Path):
     start = ["--vqa.init", str(trained / "one"), "--run-dir", str(tmp_path / "two")]
-    start += ["--train.steps", "2", "--train.microbatches", "2"]
+    start += ["--train.steps", "2", "--train.microbatches", "2", "--eval.vqa", "[]"]
     assert main(["train", str(trained / "recipe.toml"), *start, *words]) == 0
     before = load_vqa(trained / "one").model.state_dict()
     after = load_vqa(tmp_path / "two").model.state_dict()

@@ -164,7 +164,8 @@ def test_ask_writes_to_a_terminal_as_the_answer_is_made(
     """Piece by piece there, in a line elsewhere; the same words and the same probability."""
     path = write_recipe(tmp_path)
     words = ["--run-dir", str(tmp_path / "one"), "--train.steps", "60", "--optim.lr", "1e-2"]
-    assert main(["train", str(path), *words, "--train.checkpoint_every", "60"]) == 0
+    words += ["--train.checkpoint_every", "60", "--eval.vqa", "[]"]
+    assert main(["train", str(path), *words]) == 0
     picture = sorted((tmp_path / "images").iterdir())[0]
     ask = ["ask", "--model", str(tmp_path / "one"), "--image", str(picture), "--head", "generate"]
     ask += ["--question", "What color is it?", "--question", "Is it red?"]
@@ -182,15 +183,23 @@ def test_ask_writes_to_a_terminal_as_the_answer_is_made(
     assert len([piece for piece in pieces if piece.strip()]) >= 6
 
 
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe, its data and `one`, a run of one step: to be read alone."""
+    folder = tmp_path_factory.mktemp("short")
+    path = write_recipe(folder)
+    words = ["--run-dir", str(folder / "one"), "--train.steps", "1", "--eval.vqa", "[]"]
+    assert main(["train", str(path), *words]) == 0
+    return folder
+
+
 @pytest.mark.parametrize("head", ["classify", "generate"])
 def test_ask_refuses_what_the_model_would_not_read_to_its_end(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], head: str
+    short: Path, capsys: pytest.CaptureFixture[str], head: str
 ):
     """Before any answer, though it stands behind one that is read whole."""
-    path = write_recipe(tmp_path)
-    assert main(["train", str(path), "--run-dir", str(tmp_path / "one"), "--train.steps", "1"]) == 0
-    picture = sorted((tmp_path / "images").iterdir())[0]
-    ask = ["ask", "--model", str(tmp_path / "one"), "--image", str(picture), "--head", head]
+    picture = sorted((short / "images").iterdir())[0]
+    ask = ["ask", "--model", str(short / "one"), "--image", str(picture), "--head", head]
     for number, code in ((1, 0), (12, 2)):
         capsys.readouterr()
         words = ["--question", "Is it red?", "--question", f"Is it {'very ' * number}red?"]
@@ -200,16 +209,16 @@ def test_ask_refuses_what_the_model_would_not_read_to_its_end(
     assert "question = Is it very" in said.err and "longer than 12 tokens" in said.err
 
 
-def test_ask_draws_the_head_that_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_ask_draws_the_head_that_answers(
+    short: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     """Map and dictionary entries are of the head asked, for every question; the other head, drawn
     anew, changes nothing."""
-    path = write_recipe(tmp_path)
-    assert main(["train", str(path), "--run-dir", str(tmp_path / "one"), "--train.steps", "1"]) == 0
-    picture = sorted((tmp_path / "images").iterdir())[0]
+    picture = sorted((short / "images").iterdir())[0]
     questions = ["Is it red?", "What color is it?"]
-    ask = ["ask", "--model", str(tmp_path / "one"), "--image", str(picture)]
+    ask = ["ask", "--model", str(short / "one"), "--image", str(picture)]
     ask += [word for text in questions for word in ("--question", text)]
-    saved = load_vqa(tmp_path / "one")
+    saved = load_vqa(short / "one")
     pixels = eval_transform(saved.preprocess)(Image.open(picture))[None]
     for head, other in (("classify", "generate"), ("generate", "classify")):
         capsys.readouterr()
@@ -249,12 +258,9 @@ def test_ask_draws_the_head_that_answers(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_answers_come_from_fused_blocks_and_are_the_plain_ones(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    short: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     """By both commands and both heads; blocks that look at the image have no fused form."""
-    path = write_recipe(tmp_path)
-    short = ["--train.steps", "1", "--eval.vqa", "[]"]
-    assert main(["train", str(path), *short, "--run-dir", str(tmp_path / "one")]) == 0
     plain: list[str] = []
     forward = TransformerBlock.forward
 
@@ -264,11 +270,11 @@ def test_answers_come_from_fused_blocks_and_are_the_plain_ones(
         return forward(self, *inputs, **rest)
 
     monkeypatch.setattr(TransformerBlock, "forward", counted)
-    picture = sorted((tmp_path / "images").iterdir())[0]
-    model = ["--model", str(tmp_path / "one")]
+    picture = sorted((short / "images").iterdir())[0]
+    model = ["--model", str(short / "one")]
     ask = ["ask", *model, "--image", str(picture), "--question", "is it red?", "--question", "why?"]
-    asks = ["eval", "vqa", *model, "--data", str(tmp_path / "images"), "--predictions"]
-    asks += [str(tmp_path / "said.json"), "--questions", str(tmp_path / "questions.json")]
+    asks = ["eval", "vqa", *model, "--data", str(short / "images"), "--predictions"]
+    asks += [str(tmp_path / "said.json"), "--questions", str(short / "questions.json")]
 
     def said(head: str) -> tuple[list[str], str]:
         capsys.readouterr()
@@ -285,11 +291,14 @@ def test_answers_come_from_fused_blocks_and_are_the_plain_ones(
 
 
 def test_predictions_ask_once_and_need_no_answers(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    short: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     """With figures, without, and of a test set: one forward a batch; `eval answers` agrees."""
-    path = write_recipe(tmp_path)
-    assert main(["train", str(path), "--run-dir", str(tmp_path / "one"), "--train.steps", "2"]) == 0
+    for name in ("questions.json", "annotations.json"):
+        (tmp_path / name).write_bytes((short / name).read_bytes())
     asked: list[int] = []
     see = VisionTower.forward
 
@@ -300,7 +309,7 @@ def test_predictions_ask_once_and_need_no_answers(
 
     monkeypatch.setattr(VisionTower, "forward", counted)
     said, out = tmp_path / "said.json", tmp_path / "out.json"
-    common = ["eval", "vqa", "--model", str(tmp_path / "one"), "--data", str(tmp_path / "images")]
+    common = ["eval", "vqa", "--model", str(short / "one"), "--data", str(short / "images")]
     common += ["--questions", str(tmp_path / "questions.json"), "--fast", "--batch-size", "5"]
     known = ["--annotations", str(tmp_path / "annotations.json")]
     capsys.readouterr()
@@ -385,7 +394,7 @@ def test_gqa_is_learnt_and_judged_in_its_own_words(
 
 def test_resume_is_exact(tmp_path: Path):
     path = write_recipe(tmp_path)
-    still = ["--optim.schedule", "constant", "--optim.warmup_steps", "1"]
+    still = ["--optim.schedule", "constant", "--optim.warmup_steps", "1", "--eval.vqa", "[]"]
     for name, steps in (("whole", 6), ("parts", 3)):
         words = ["--run-dir", str(tmp_path / name), "--train.steps", str(steps)]
         assert main(["train", str(path), *still, *words]) == 0
@@ -460,17 +469,17 @@ def test_parts_have_their_own_learning_rate_or_none(tmp_path: Path):
 
 def test_training_in_stages(tmp_path: Path):
     path = write_recipe(tmp_path)
-    assert main(["train", str(path), "--run-dir", str(tmp_path / "one"), "--lock.vision", "0"]) == 0
+    words = ["--run-dir", str(tmp_path / "one"), "--lock.vision", "0", "--eval.vqa", "[]"]
+    assert main(["train", str(path), *words]) == 0
     run = build(path, "--vqa.init", str(tmp_path / "one"))
     wanted = load_vqa(tmp_path / "one").model.state_dict()
     for name, value in run.state.stage_parameters().items():
         assert torch.equal(value, wanted[name]), name
 
 
-def test_a_start_of_other_answers_texts_or_images_is_told(tmp_path: Path):
+def test_a_start_of_other_answers_texts_or_images_is_told(short: Path, tmp_path: Path):
     """As many answers in another order would fit the shapes and mean something else."""
-    path, init = write_recipe(tmp_path), ["--vqa.init", str(tmp_path / "one")]
-    assert main(["train", str(path), "--run-dir", str(tmp_path / "one")]) == 0
+    path, init = write_recipe(tmp_path), ["--vqa.init", str(short / "one")]
     assert build(path, *init).notes == ()
     for words, told in (
         (("--data.resize_mode", "squash"), 'data.resize_mode = "squash", but vqa.init = '),

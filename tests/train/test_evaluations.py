@@ -1,6 +1,7 @@
 """An evaluation never costs the training: what would fail is refused before the first step, what
 fails later is told, and everything else is done."""
 
+import itertools
 import json
 import shlex
 import shutil
@@ -17,7 +18,6 @@ from mmtrain.eval.config import EVALUATORS
 from mmtrain.eval.scheduled import command_words
 from mmtrain.settings.decode import decode
 from mmtrain.train.loop import Loop
-from mmtrain.train.metrics import read_metrics
 from tests.data.questions.vqa_files import change
 from tests.tasks.test_vqa_run import write_recipe as write_vqa_recipe
 
@@ -231,23 +231,25 @@ def test_the_state_is_saved_before_an_evaluation(
     assert seen == [f"step-{step:08d}" for step in (2, 4, 6)]
 
 
-@pytest.mark.parametrize(
-    "error", [RuntimeError("CUDA out of memory"), OSError(5, "I/O"), KeyError("a"), MemoryError()]
-)
 def test_whatever_an_evaluation_raises(
-    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """Even a defect of ours; its traceback is in the file."""
+    """Even a defect of ours, one after another; the traceback is in the file of each."""
+    errors = [RuntimeError("CUDA out of memory"), OSError(5, "I/O"), KeyError("a"), MemoryError()]
+    turns = itertools.cycle(errors)
 
     def fail(*_: Any) -> None:
-        raise error
+        raise next(turns)
 
     monkeypatch.setattr(samples_module, "encode_image_batch", fail)
-    words = scheduled(("retrieval", KINDS["retrieval"]))
-    assert train(tmp_path / "run", *words, "--eval.every", "3") == 2
-    failed = json.loads((tmp_path / "run/eval/ret.failed.json").read_text())
-    assert type(error).__name__ in failed["error"]
-    assert (failed["trace"] is None) == isinstance(error, OSError)
+    named = [("retrieval", KINDS["retrieval"] | {"name": type(one).__name__}) for one in errors]
+    assert train(tmp_path / "run", *scheduled(*named), "--eval.every", "3") == 2
+    for error in errors:
+        name = type(error).__name__
+        failed = json.loads((tmp_path / f"run/eval/{name}.failed.json").read_text())
+        assert name in failed["error"] and failed["step"] == 6
+        assert (failed["trace"] is None) == isinstance(error, OSError)
     assert (tmp_path / "run/export/config.json").is_file()
-    assert len(read_metrics(tmp_path / "run/metrics.jsonl")) == 6
+    rows = rows_of(tmp_path / "run/metrics.jsonl")
+    assert len([row for row in rows if "loss" in row]) == 6
     assert "Traceback" not in capsys.readouterr().err

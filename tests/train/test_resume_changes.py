@@ -104,8 +104,6 @@ def test_another_run_is_refused(
 
 
 TOLD_WORDS = [
-    ("optim.lr", "0.01"),
-    ("optim.weight_decay", "0.5"),
     ("optim.schedule", "constant"),
     ("optim.betas", "[0.8, 0.9]"),
     ("train.steps", "5"),

@@ -98,7 +98,7 @@ STARTS: dict[str, Callable[[Path, Path], list[str]]] = {
 }
 
 
-LONG = ("lora", "vqa", "vqa from clip", "decoder")
+LONG = ("timm", "lora", "vqa", "vqa from clip", "decoder")
 
 
 def exported(run: Path) -> dict[str, torch.Tensor]:

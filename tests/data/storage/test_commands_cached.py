@@ -35,7 +35,10 @@ def set_bytes(folder) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.tar"))
 
 
-@pytest.mark.parametrize("first", ["index", "check", "stats", "view"])
+@pytest.mark.parametrize(
+    "first",
+    ["index", *(pytest.param(name, marks=pytest.mark.slow) for name in ("check", "stats", "view"))],
+)
 def test_a_shard_is_fetched_once_for_all_commands_and_training(folder, tmp_path, capsys, first):
     cache = str(tmp_path / "c")
     with serving(folder) as web:
@@ -60,7 +63,9 @@ def test_a_shard_is_fetched_once_for_all_commands_and_training(folder, tmp_path,
     assert asked_for() is None
 
 
-@pytest.mark.parametrize(("workers", "seed"), [("0", "1"), ("2", "3")])
+@pytest.mark.parametrize(
+    ("workers", "seed"), [pytest.param("0", "1", marks=pytest.mark.slow), ("2", "3")]
+)
 def test_shards_are_made_of_the_cache(folder, tmp_path, workers, seed):
     """In a drawn order, and parted: every byte is fetched once, and the shards are those that files
     of this machine give."""

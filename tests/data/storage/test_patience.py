@@ -51,6 +51,12 @@ class Faults:
         return self
 
 
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They double from here on, and are waited for."""
+    monkeypatch.setattr(patience, "_FIRST_PAUSE", 0.01)
+
+
 @pytest.fixture
 def train(tmp_path: Path) -> str:
     return write_set(tmp_path / "train", (3, 4))
@@ -126,7 +132,7 @@ def test_a_hiccup_inside_an_index_is_none_of_its_zip(train, monkeypatch):
     assert made == [] and left == [0]
 
 
-@pytest.mark.parametrize("name", PASSING)
+@pytest.mark.parametrize("name", PASSING[::4])
 def test_patience_ends(train, monkeypatch, name):
     source = ShardSource(train, retry_seconds=0.3)
     faults = Faults(monkeypatch, name, count=10**9).at(os, "open")
@@ -242,13 +248,19 @@ PATIENT = {
 }
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("run") / "run"
+    assert main(["train", "configs/debug_clip.toml", *RUN.format(run=run).split()]) == 0
+    return run
+
+
 @pytest.mark.parametrize("command", PATIENT)
 def test_whatever_reads_has_the_patience_that_is_asked_for(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run's evaluations as its training, and every command; tests of workers see the pickle."""
-    run, seen = tmp_path / "run", set()
-    assert main(["train", "configs/debug_clip.toml", *RUN.format(run=run).split()]) == 0
+    seen: set[float] = set()
     real = patience.patiently
 
     def note(*arguments: Any, seconds: float, **options: Any) -> Any:

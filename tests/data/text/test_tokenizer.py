@@ -132,7 +132,13 @@ def diverse_texts(num: int) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("clean", "num"), [("lower", 10_000), ("whitespace", 400), ("canonicalize", 400)]
+    ("clean", "num"),
+    [
+        ("lower", 1000),
+        ("whitespace", 400),
+        ("canonicalize", 400),
+        pytest.param("lower", 10_000, marks=pytest.mark.slow),
+    ],
 )
 def test_ids_equal_open_clips(clean, num):
     texts = diverse_texts(num)
