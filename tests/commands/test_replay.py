@@ -5,15 +5,15 @@ import math
 import random
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
 from mmtrain.cli import main
 from mmtrain.commands.replay import Figure
 from tests.data.shard_files import write_set
+from tests.ranks import run_ranks
 from tests.train.test_resume_changes import RECIPE, files
 
 LONG = ("--train.log_every", "1", "--train.checkpoint_every", "4", "--train.keep_checkpoints", "9")
@@ -176,19 +176,28 @@ def test_the_difference_of_a_figure(
     assert Figure(name="loss", logged=logged, again=again).difference == difference
 
 
+STEPS = [str(step) for step in random.Random(0).sample(range(1, 41), 20)]
+
+
+def train_and_replay(rank: int, run: str, out: str) -> None:
+    """On this rank, which stays one of them."""
+    leave, dist.destroy_process_group = dist.destroy_process_group, lambda *_: None
+    try:
+        train(Path(run), "--train.steps", "40")
+        assert replay(Path(run), "--step", *STEPS, "--out", out) == 0
+    finally:
+        dist.destroy_process_group = leave
+
+
 @pytest.mark.slow
-def test_twenty_steps_of_two_ranks(tmp_path: Path) -> None:
-    """Drawn by chance: on one process within the tolerance, on two ranks to the bit."""
-    run, ranks = tmp_path / "run", ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
-
-    def call(*words: str, on: list[str]) -> str:
-        command = [sys.executable, *on, "-m", "mmtrain", *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=250)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    call("train", RECIPE, "--run-dir", str(run), *LONG, "--train.steps", "40", on=ranks)
-    steps = map(str, random.Random(0).sample(range(1, 41), 20))
-    words = ("replay", str(run), "--step", *steps)
-    assert "20 of 20 steps are those of the run" in call(*words, on=[])
-    assert "20 of 20 steps are those of the run: 20 to the bit" in call(*words, on=ranks)
+def test_twenty_steps_of_two_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Drawn by chance: on two ranks to the bit, on one process within the tolerance."""
+    run, proof = tmp_path / "run", tmp_path / "proof.json"
+    run_ranks(train_and_replay, 2, str(run), str(proof))
+    told = json.loads(proof.read_text())["steps"]
+    assert {str(one["step"]) for one in told} == {*STEPS} and len(told) == 20
+    assert {one["verdict"] for one in told} == {"equal"}
+    assert all(each["again"] == each["logged"] for one in told for each in one["figures"])
+    capsys.readouterr()
+    assert replay(run, "--step", *STEPS) == 0
+    assert "20 of 20 steps are those of the run" in capsys.readouterr().out
