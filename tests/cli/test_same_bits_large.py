@@ -75,22 +75,24 @@ def save_answerer(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["zero-shot", "generate"])
-def test_a_large_model_too(tmp_path: Path, kind: str) -> None:
-    sets = write_sets(tmp_path)
-    if kind == "generate":
-        save_answerer(tmp_path / "m")
-        command, more = ["eval", "vqa"], []
-    else:
-        save_clip(tmp_path / "m")
-        (tmp_path / "classes.txt").write_text("dot\nblue dot\na thing that is red\n")
-        command = ["eval", "zero-shot"]
-        more = ["--classes", str(tmp_path / "classes.txt"), "--label-key", "cls"]
-    plain, turned = (
-        [*command, "--model", str(tmp_path / "m"), "--data", str(path), *more] for path in sets
-    )
-    for words in ways(plain, tmp_path / "on-1", 1):
+@pytest.mark.timeout(600)
+def test_large_models_too(tmp_path: Path) -> None:
+    sets, alone = write_sets(tmp_path), tmp_path / "on-1"
+    save_clip(tmp_path / "clip")
+    save_answerer(tmp_path / "answerer")
+    (tmp_path / "classes.txt").write_text("dot\nblue dot\na thing that is red\n")
+    classes = ["--classes", str(tmp_path / "classes.txt"), "--label-key", "cls"]
+    kinds = {"zero-shot": ("clip", classes), "vqa": ("answerer", [])}
+    turned: list[list[str]] = []
+    for kind, (model, more) in kinds.items():
+        plain, other = (
+            ["eval", kind, "--model", str(tmp_path / model), "--data", str(path), *more]
+            for path in sets
+        )
+        (words,) = ways(plain, alone / kind, 1)
         assert main(words) == 0
-    run_ranks(run_all, 2, ways([*turned, "--workers", "2"], tmp_path / "on-2", 7))
-    found = [found_by(tmp_path / place) for place in ("on-1/1", "on-2/7")]
-    assert found[0] == found[1] and len(found[0][1]) >= COUNT
+        turned += ways([*other, "--workers", "2"], tmp_path / "on-2" / kind, 7)
+    run_ranks(run_all, 2, turned)
+    for kind in kinds:
+        found = [found_by(tmp_path / place) for place in (f"on-1/{kind}/1", f"on-2/{kind}/7")]
+        assert found[0] == found[1] and len(found[0][1]) >= COUNT, kind

@@ -243,11 +243,13 @@ def test_names_of_parameters_stay() -> None:
 def compile_at_tensor_parallel(rank: int) -> None:
     """Compiled blocks under tensor parallelism, with each kind of recompute."""
     warnings.filterwarnings("ignore", "The .grad attribute of a Tensor")
+    small = tiny_config(2, patch_dropout=0.25)
+    wanted = Trained(small, SOFTMAX).train(num_steps=2)
     for config in (NONE, FULL, MATMUL):
         parallel = ParallelConfig(tp=2, recompute=config)
         with counted_compile():
-            one = Trained(CONFIG, SOFTMAX, parallel=parallel, num_microbatches=2, compile=True)
-            one.train(num_steps=3).check(reference(), f"compiled, {parallel}")
+            one = Trained(small, SOFTMAX, parallel=parallel, num_microbatches=2, compile=True)
+            one.train(num_steps=2).check(wanted, f"compiled, {parallel}")
         assert _get_work_registry_size() == 0, parallel
     with pytest.raises(UsageError, match=r"needs parallel\.sequence = true"):
         Trained(CONFIG, SOFTMAX, parallel=ParallelConfig(tp=2, sequence=False), compile=True)
