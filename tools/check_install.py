@@ -4,6 +4,7 @@
     python tools/check_install.py --python python3.11 python3.13 --torch 2.11.0 newest
     python tools/check_install.py --python all                       # every Python that is here
     python tools/check_install.py --torch-index https://download.pytorch.org/whl/cpu
+    python tools/check_install.py --demo=--train.steps=3             # also the demo, a short one
 
 Each environment is made in a new folder, the commands run in an empty one, and no checkout is on
 their path. A combination for which there is no Python or no torch is told and passed over; the exit
