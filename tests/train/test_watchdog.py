@@ -130,7 +130,7 @@ def test_the_collective_that_waits_is_named(
 def test_stopped_rank_of_a_job_is_named(tmp_path: Path) -> None:
     """SIGSTOP of one of two ranks under torchrun: the other says which and where, and ends."""
     run = tmp_path / "run"
-    words = ("--train.steps", "5000", "--train.hang_minutes", "0.5", "--run-dir", str(run))
+    words = ("--train.steps", "5000", "--train.hang_minutes", "0.25", "--run-dir", str(run))
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     job = subprocess.Popen(
         [sys.executable, *launch, "-m", "mmtrain", "train", "configs/debug_clip.toml", *words],
