@@ -98,7 +98,7 @@ STARTS: dict[str, Callable[[Path, Path], list[str]]] = {
 }
 
 
-LONG = ("timm", "lora", "vqa", "vqa from clip", "decoder")
+LONG = ("lora", "vqa", "vqa from clip", "decoder")
 
 
 def exported(run: Path) -> dict[str, torch.Tensor]:
@@ -168,7 +168,8 @@ def test_what_still_needs_it_names_its_key(
 
 @pytest.mark.parametrize(
     "start",
-    [pytest.param(name, marks=pytest.mark.slow) for name in STARTS],
+    # A CLIP alone and under a model of answers are read as under an adapter.
+    [pytest.param(name, marks=pytest.mark.slow) for name in ("lora", "timm", "vqa", "decoder")],
 )
 def test_the_start_is_not_needed_on_another_machine(
     start: str,
