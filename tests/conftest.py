@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from multiprocessing import util
 
 import pytest
@@ -17,7 +18,6 @@ import pytest
 
 def pytest_configure(config: pytest.Config) -> None:
     """Workers and the processes that tests start inherit the folder."""
-    gc.disable()  # until all is imported: of that nothing is garbage
     logging.disable(logging.DEBUG)  # checkpoints make a record of every tensor, for no handler
     if "PYTEST_XDIST_WORKER" in os.environ:
         return
@@ -30,9 +30,14 @@ def pytest_configure(config: pytest.Config) -> None:
     atexit.register(util._exit_function)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 
 
-def pytest_collection_finish() -> None:
-    """What was imported and collected (some millions of objects) is garbage for no test: left out
-    of every later collection, of which each run that a test trains begins with a whole one."""
-    gc.collect()
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported and collected (some millions of objects) is garbage for no test: it is left
+    out of all later collections, and each run that a test trains begins with a whole one."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()

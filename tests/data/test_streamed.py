@@ -29,7 +29,10 @@ def opened(folder, **options):
     return build_data(**settings)
 
 
-@pytest.mark.parametrize(("world_size", "workers"), [(1, 0), (1, 2), (2, 0), (2, 2)])
+@pytest.mark.parametrize(
+    ("world_size", "workers"),
+    [(1, 0), (2, 2), *(pytest.param(*one, marks=pytest.mark.slow) for one in ((1, 2), (2, 0)))],
+)
 def test_batches_have_webdataset_s_samples_each_once(folder, world_size, workers):
     """Of all processes together; the pixels of a sample are in tests of the reader."""
     expected = theirs([str(path) for path in sorted(folder.glob("*.tar"))])

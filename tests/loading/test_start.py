@@ -106,8 +106,10 @@ def test_a_start_brings_its_loss_its_resize_and_its_tokenizer(
     assert build(tmp_path / "recorded.toml").notes == ()
 
 
-@pytest.mark.parametrize("tokenizer", ["", f'kind = "sentencepiece"\npath = "{SENTENCES.path}"'])
-@pytest.mark.parametrize("name", ["clip", "siglip", "hf"])
+OWN = f'kind = "sentencepiece"\npath = "{SENTENCES.path}"'
+
+
+@pytest.mark.parametrize(("name", "tokenizer"), [("clip", ""), ("siglip", OWN), ("hf", "")])
 def test_plan_and_summary_count_with_the_tokenizer_of_the_run(
     name: str,
     tokenizer: str,

@@ -173,7 +173,7 @@ looks_at_gradients = pytest.mark.filterwarnings("ignore:The .grad attribute of a
 
 
 @looks_at_gradients
-@pytest.mark.parametrize("name", [None, "full", "matmul"])
+@pytest.mark.parametrize("name", [None, pytest.param("full", marks=pytest.mark.slow), "matmul"])
 def test_compiled_blocks_give_the_same(name: str | None) -> None:
     """In either order, and one compilation serves all blocks of a tower."""
     with counted_compile() as graphs:
