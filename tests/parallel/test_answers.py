@@ -1,7 +1,7 @@
 """Models that answer and write, under every layout: the single process's numbers.
 
 As test_seams.py, for VQA models with either head and both, and for a causal decoder alone: in fp64
-the gradients, their clipped norm and the weights after three AdamW steps, within 1e-9.
+the gradients, their clipped norm and the weights after two AdamW steps, within 1e-9.
 """
 
 from functools import cache
@@ -24,7 +24,7 @@ from tests.parallel.tiny_answers import (
 from tests.parallel.tiny_clip import Result, Trained
 from tests.ranks import run_ranks
 
-STEPS = 3
+STEPS = 2
 MODELS: dict[str, Any] = {
     "both heads": (both_heads, BCE),
     "choosing": (choosing, CE),
@@ -32,6 +32,7 @@ MODELS: dict[str, Any] = {
     "decoder, tied": (DECODER,),
     "gpt": (GPT,),
 }
+DECODERS = ("decoder, tied", "gpt")
 Case = tuple[str, ParallelConfig, int]
 """Model, layout, microbatches."""
 FAST: list[Case] = [
@@ -42,11 +43,11 @@ FAST: list[Case] = [
 ]
 TWO_RANKS: list[Case] = [
     *((name, ParallelConfig(tp=2), 2) for name in MODELS),
-    *((name, ParallelConfig(tp=2, sequence=False), 1) for name in MODELS),
+    *((name, ParallelConfig(tp=2, sequence=False), 1) for name in ("both heads", *DECODERS)),
     *((name, ParallelConfig(pp=2), 4) for name in MODELS),
-    *((name, ParallelConfig(dp_shard=2), 2) for name in MODELS),
-    *((name, ParallelConfig(dp_kind="ddp"), 2) for name in MODELS),
-    *((name, ParallelConfig(dp_kind="zero1"), 1) for name in MODELS),
+    *((name, ParallelConfig(dp_shard=2), 2) for name in ("both heads", "writing", "gpt")),
+    *((name, ParallelConfig(dp_kind="ddp"), 2) for name in ("both heads", "decoder, tied")),
+    *((name, ParallelConfig(dp_kind="zero1"), 1) for name in ("choosing", "decoder, tied")),
     ("both heads", ParallelConfig(pp=2, schedule="GPipe"), 4),
     ("both heads", ParallelConfig(pp=2, schedule="Interleaved1F1B"), 4),
     ("both heads", ParallelConfig(pp=2, schedule="InterleavedZeroBubble"), 4),
@@ -56,7 +57,7 @@ TWO_RANKS: list[Case] = [
     ("both heads", ParallelConfig(dp_replicate=2), 1),
 ]
 FOUR_RANKS: list[Case] = [
-    *((name, ParallelConfig(tp=2, dp_shard=2), 2) for name in MODELS),
+    *((name, ParallelConfig(tp=2, dp_shard=2), 2) for name in ("both heads", *DECODERS)),
     ("both heads", ParallelConfig(tp=4), 1),
     ("writing", ParallelConfig(tp=4), 1),
     ("decoder, tied", ParallelConfig(tp=4, sequence=False), 2),
