@@ -64,10 +64,11 @@ class Stream:
         retry_seconds: float | None = None,
     ) -> None:
         self._key, self._seconds = key, patience(retry_seconds)
-        self.urls, self._map = tuple(urls), map
-        self._seed, self._buffer = seed, buffer
-        self.rank, self._world_size = rank, world_size
-        self.epoch = 0
+        self.urls: tuple[str, ...] = tuple(urls)
+        self._map, self._seed, self._buffer = map, seed, buffer
+        self.rank: int = rank
+        self._world_size = world_size
+        self.epoch: int = 0
         """That iterating goes on with, from 0."""
         self.bad: Counter[str] = Counter()
         """Samples left out because `map` refused them, by reason."""

@@ -138,10 +138,10 @@ class Clip(Model):
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         self.config = config
-        self.vision = VisionTower(config.vision, embed_dim=config.embed_dim)
-        self.text = TextTower(config.text, embed_dim=config.embed_dim)
+        self.vision: VisionTower = VisionTower(config.vision, embed_dim=config.embed_dim)
+        self.text: TextTower = TextTower(config.text, embed_dim=config.embed_dim)
         self.logit_scale = nn.Parameter(torch.tensor(config.init_logit_scale))
-        self.logit_bias = (
+        self.logit_bias: nn.Parameter | None = (
             None
             if config.init_logit_bias is None
             else nn.Parameter(torch.tensor(config.init_logit_bias))

@@ -49,7 +49,7 @@ class Decoder(Model):
         super().__init__()
         self.config = config
         self.embed = DecoderEmbed(config)
-        self.transformer = Transformer(config.transformer)
+        self.transformer: Transformer = Transformer(config.transformer)
         self.head = DecoderHead(config)
 
     def towers(self) -> dict[str, Tower]:

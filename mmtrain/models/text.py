@@ -187,7 +187,7 @@ class TextTower(nn.Module):
         super().__init__()
         self.config = config
         self.embed = build_text_embed(config)
-        self.transformer = Transformer(config.transformer)
+        self.transformer: Transformer = Transformer(config.transformer)
         self.head = TextHead(config, embed_dim)
 
     def text_length(self, tokens_BT: Tensor) -> Tensor:

@@ -223,7 +223,7 @@ class VisionTower(nn.Module):
         super().__init__()
         self.config = config
         self.embed = build_embed(config)
-        self.transformer = Transformer(config.transformer)
+        self.transformer: Transformer = Transformer(config.transformer)
         self.head = VisionHead(config, embed_dim)
 
     def rope_table(

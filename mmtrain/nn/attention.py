@@ -205,8 +205,11 @@ class Attention(nn.Module):
         self.k = nn.Linear(context_dim, num_kv_heads * head_dim, bias=qkv_bias)
         self.v = nn.Linear(context_dim, num_kv_heads * head_dim, bias=qkv_bias)
         self.o = nn.Linear(num_heads * head_dim, dim, bias=out_bias)
-        self.q_norm, self.k_norm = q_norm, k_norm
-        self.norm_over_heads, self.scale, self.cap = norm_over_heads, scale, cap
+        self.q_norm: nn.Module | None = q_norm
+        self.k_norm: nn.Module | None = k_norm
+        self.norm_over_heads: bool = norm_over_heads
+        self.scale: float | None = scale
+        self.cap: float | None = cap
 
     def queries_keys(self, x_BTD: Tensor, source_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised, without positions: [B, T, N, H] and [B, S, K, H]."""

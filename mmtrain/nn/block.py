@@ -51,6 +51,17 @@ class BlockNorms(nn.Module):
 class TransformerBlock(BlockNorms):
     """Attention, optional cross-attention and feed-forward, each on a residual branch."""
 
+    norm1_behind: nn.Module | None
+    attention: Attention
+    scale1: LayerScale | None
+    norm_cross: nn.Module | None
+    norm_cross_behind: nn.Module | None
+    cross_attention: Attention | None
+    scale_cross: LayerScale | None
+    norm2_behind: nn.Module | None
+    feed_forward: FeedForward
+    scale2: LayerScale | None
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.norm_order = config.norm_order

@@ -47,7 +47,8 @@ class FeedForward(nn.Module):
         super().__init__()
         self.activation: Activation = activation
         self.up = nn.Linear(dim, hidden_dim, bias=bias)
-        self.gate = nn.Linear(dim, hidden_dim, bias=bias) if activation in GATED else None
+        gated = activation in GATED
+        self.gate: nn.Linear | None = nn.Linear(dim, hidden_dim, bias=bias) if gated else None
         self.down = nn.Linear(hidden_dim, dim, bias=bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:

@@ -53,9 +53,9 @@ class LossScale:
 
     def __init__(self, config: LossScaleConfig, *, device: torch.device) -> None:
         self.config = config
-        self.value = torch.full((), config.initial, dtype=torch.float64, device=device)
-        self.updates_since = torch.zeros((), dtype=torch.int64, device=device)
-        self.num_overflows = torch.zeros((), dtype=torch.int64, device=device)
+        self.value: Tensor = torch.full((), config.initial, dtype=torch.float64, device=device)
+        self.updates_since: Tensor = torch.zeros((), dtype=torch.int64, device=device)
+        self.num_overflows: Tensor = torch.zeros((), dtype=torch.int64, device=device)
 
     @property
     def can_fall(self) -> Tensor:

@@ -29,7 +29,7 @@ class Optimizers:
         self.optimizers = optimizers
         self._names = names
         self._peak_lr = lr
-        self.lr = lr
+        self.lr: float = lr
 
     def set_lr(self, factor: float) -> None:
         """Set every group's learning rate to `factor` of its peak; `lr` follows the recipe's."""

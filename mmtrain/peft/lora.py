@@ -93,8 +93,10 @@ class LoraLinear(nn.Linear):
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
-        self.scale, self.is_merged = scale, False
-        self.dropout, self.first = dropout, first
+        self.scale: float = scale
+        self.is_merged: bool = False
+        self.dropout: LoraDropout | None = dropout
+        self.first: int = first
         like = {"dtype": linear.weight.dtype, "device": linear.weight.device}
         self.lora_a = nn.Parameter(torch.zeros(rank, linear.in_features, **like))
         self.lora_b = nn.Parameter(torch.zeros(linear.out_features, rank, **like))

@@ -67,7 +67,8 @@ class LocalSchedule:
         self.stage = stage
         self.whole = stage if whole is None else whole
         """The stage without what averages its gradients."""
-        self.num_microbatches = self._standard = num_microbatches
+        self._standard = num_microbatches
+        self.num_microbatches: int = num_microbatches
         self.frozen_outputs: tuple[str, ...] = getattr(self.whole, "frozen_outputs", tuple)()
 
     @property

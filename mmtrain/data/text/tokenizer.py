@@ -136,7 +136,8 @@ class Tokenizer:
         self._clean = CLEANINGS[config.clean]
         self.context_length: int = config.context_length
         self.vocab_size: int = model.vocab_size
-        self.sot_id, self.eot_id = model.sot_id, model.eot_id
+        self.sot_id: int | None = model.sot_id
+        self.eot_id: int | None = model.eot_id
         standard = config.kind != "sentencepiece" and model.sot_id is not None
         add_sot = standard if config.add_sot is None else config.add_sot
         self._before = _token_or_refuse("add_sot = true", model.sot_id) if add_sot else []
