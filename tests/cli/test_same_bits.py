@@ -247,6 +247,7 @@ ON_RANKS = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kinds", ON_RANKS)
 def test_two_ranks_change_no_byte(
     place: Path, answers: list[str], tmp_path: Path, kinds: tuple[str, ...]

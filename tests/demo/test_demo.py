@@ -161,6 +161,7 @@ def test_the_recipe_is_the_one_that_the_machine_is_fast_at(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_short_demo_from_end_to_end(tmp_path: Path):
     def run(*words: str) -> str:
         done = subprocess.run(

@@ -234,6 +234,7 @@ def test_memory_of_real_ranks() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_memory_of_real_ranks_in_more_layouts() -> None:
     """The same with the other schedules, with recompute, and for models that answer."""
     check_on_two_ranks(MORE_LAYOUTS)

@@ -133,6 +133,7 @@ def check_all(rank: int, folder: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_failure_of_one_rank_is_everybodys(tmp_path: Path) -> None:
     """No rank waits for one that is not coming; the training goes on, or does not begin."""
     write_vqa_recipe(tmp_path / "vqa")
