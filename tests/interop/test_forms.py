@@ -1,10 +1,12 @@
 """A form is one file and one line: every command that writes models takes it from there."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mmtrain.cli import main
+from mmtrain.cli.program import build_parser
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.interop.forms import FORMS, Form, form_names
 from mmtrain.interop.package import ModelPackage
@@ -18,10 +20,12 @@ def write_plain(package: ModelPackage, folder: Path) -> Tokenizer:
 
 
 @pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch) -> str:
+def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     form = Form(whose="a plain", library="cat", writer=f"{__name__}:write_plain")
     monkeypatch.setitem(FORMS, "plain", form)
-    return "plain"
+    build_parser.cache_clear()  # of a process's earlier commands: a line is there from the start
+    yield "plain"
+    build_parser.cache_clear()
 
 
 def help_of(*command: str, capsys: pytest.CaptureFixture[str]) -> str:
