@@ -2,6 +2,7 @@
 
 import itertools
 import multiprocessing
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -80,15 +81,16 @@ def places(tmp_path, monkeypatch, s3: Bucket):
         }
 
 
-def _read_slowly(place: str, cache: str) -> None:
-    """A job to kill."""
+def _read_slowly(place: str, cache: str, environment: dict[str, str]) -> None:
+    """A job to kill, in our environment: what forks it may be older than the store."""
+    os.environ |= environment
     for _ in build_data(place, cache_dir=cache, cache_gb=0.1, **OPTIONS).iterate(0, EPOCH):
         time.sleep(0.2)
 
 
 def leave_what_a_killed_job_leaves(place: str, cache: Path) -> None:
     job = multiprocessing.get_context("forkserver").Process(
-        target=_read_slowly, args=(place, str(cache))
+        target=_read_slowly, args=(place, str(cache), dict(os.environ))
     )
     job.start()
     while not [*cache.rglob("*-*")]:
