@@ -31,13 +31,20 @@ def _words(run: Path, steps: int) -> list[str]:
     return ["train", _RECIPE, *_DATA, *_SAVE, *run_words]
 
 
+def _free_port() -> int:
+    """Below those that systems give out by themselves: nobody takes it before the ranks do."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 class Job:
     """Two forked ranks that train, as a scheduler would start them, without torchrun."""
 
     def __init__(self, run: Path, steps: int, *words: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = _free_port()
         self.ranks = [self._fork(rank, port, [*_words(run, steps), *words]) for rank in range(2)]
 
     def _fork(self, rank: int, port: int, words: list[str]) -> int:
@@ -146,10 +153,14 @@ def stop_jobs(folder: Path, times: int) -> tuple[bool, str]:
             return False, f"SIGTERM {number}: exit codes {codes}"
         last = _last_step(run)
         lost += not (run / f"checkpoints/step-{last:08d}/manifest.json").exists()
-    same = Job(run, steps).wait() == [0, 0] and _losses(run) == expected
-    return same and lost == 0, (
+    codes, seen = Job(run, steps).wait(), _losses(run)
+    if codes != [0, 0]:
+        log = (folder / "rank-0.txt").read_text().splitlines()
+        return False, f"the last start: exit codes {codes}: {' '.join(log[-3:])}"
+    other = sorted(step for step in expected if seen.get(step) != expected[step])
+    return not other and lost == 0, (
         f"{lost} steps lost, exit status {ExitStatus.STOPPED} each time, "
-        f"{'every loss the same' if same else 'other losses'}"
+        f"{f'other losses at steps {other}' if other else 'every loss the same'}"
     )
 
 
