@@ -42,6 +42,8 @@ from mmtrain.train.watchdog import Watchdog
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 BLOCKS = ("ViT-B-16", "Modern-B-16")
+KINDS = ("count", "colour", "shape", "exist")
+"""Of questions, whatever the recipe asks: its length and answers are tuned, a step is not."""
 ROWS, STEPS, COUNTED = 4, 5, 2
 """Rows of a block's batch; steps of a run, and the one that is counted, from 0: not the last of an
 epoch, after which ranks tell each other what they met."""
@@ -124,6 +126,7 @@ def _build(case: Case, data: Path, folder: Path) -> Run:
         model = ROOT / "mmtrain/demo/vqa/sentencepiece.model"
         words += ["--data.train", f"{data}/train/*.tar", "--tokenizer.path", str(model)]
         words += ["--eval.vqa", "[]", "--train.epochs", "none", "--train.steps", str(STEPS)]
+        words += ["--vqa.data.per_image", str(len(KINDS))]
         words += ["--train.batch_size", "8", "--model.vision.image_size", "48"]
         words += ["--model.vision.transformer.num_layers", "3"]
     if case.task == "write":
@@ -279,7 +282,8 @@ def draw_shapes(folder: Path) -> None:
     from tools.make_shapes_vqa import main as draw
 
     with contextlib.redirect_stdout(io.StringIO()):
-        draw(["--out", str(folder), "--train", "64", "--val", "1", "--test", "1"])
+        words = ["--out", str(folder), "--train", "64", "--val", "1", "--test", "1"]
+        draw([*words, "--kinds", *KINDS])
 
 
 def all_counts(names: list[str]) -> dict[str, Any]:
