@@ -5,6 +5,7 @@ folder of temporary files (caches of compilers, sockets, locks) goes with the se
 """
 
 import atexit
+import functools
 import gc
 import logging
 import os
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 from multiprocessing import util
 
 import pytest
+
+from mmtrain.cli import program
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,3 +44,12 @@ def pytest_collection() -> Iterator[None]:
         gc.collect()
         gc.freeze()
         gc.enable()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_parser() -> Iterator[None]:
+    """A process has one command, and makes the parser of all commands for it (40 ms); one of tests
+    has hundreds, which share it: it keeps nothing of what it reads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "build_parser", functools.cache(program.build_parser))
+        yield

@@ -1,7 +1,6 @@
 """What `mmtrain` does with its words: find the command, run it, say a mistake in one line."""
 
 import argparse
-import functools
 import sys
 from collections.abc import Sequence
 
@@ -78,7 +77,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return end_well(lambda: _run(words), name="mmtrain")
 
 
-@functools.cache  # it keeps nothing of what it reads; a process may run a thousand commands
 def build_parser() -> Parser:
     """The whole command line; the namespace has `run`, the command, and the `parser` that read
     it."""

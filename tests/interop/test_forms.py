@@ -1,12 +1,11 @@
 """A form is one file and one line: every command that writes models takes it from there."""
 
-from collections.abc import Iterator
+import inspect
 from pathlib import Path
 
 import pytest
 
-from mmtrain.cli import main
-from mmtrain.cli.program import build_parser
+from mmtrain.cli import main, program
 from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.interop.forms import FORMS, Form, form_names
 from mmtrain.interop.package import ModelPackage
@@ -20,12 +19,12 @@ def write_plain(package: ModelPackage, folder: Path) -> Tokenizer:
 
 
 @pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def plain(monkeypatch: pytest.MonkeyPatch) -> str:
     form = Form(whose="a plain", library="cat", writer=f"{__name__}:write_plain")
     monkeypatch.setitem(FORMS, "plain", form)
-    build_parser.cache_clear()  # of a process's earlier commands: a line is there from the start
-    yield "plain"
-    build_parser.cache_clear()
+    # Tests share the parser of their first command; the program itself makes one for each.
+    monkeypatch.setattr(program, "build_parser", inspect.unwrap(program.build_parser))
+    return "plain"
 
 
 def help_of(*command: str, capsys: pytest.CaptureFixture[str]) -> str:
