@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import yaml
 from mmtrain.cli import main
 from mmtrain.errors import ExitStatus, UsageError, WorkerKilledError
 from mmtrain.recipe import load_recipe
+from tools.chaos_jobs import free_port
 
 ROOT = Path(__file__).parents[1]
 SBATCH = ROOT / "tools/slurm.sbatch"
@@ -222,9 +222,7 @@ def test_the_page_names_keys_that_exist() -> None:
 def test_two_nodes_of_torchrun(tmp_path: Path) -> None:
     """The page's line for several machines, both of them this one; the second one's rank is killed,
     and both go on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     run = tmp_path / "run"
     words = ["-m", "mmtrain", "train", "configs/debug_clip.toml", "--run-dir", str(run), "--resume"]
     words += ["--train.steps", "30", "--train.checkpoint_every", "2", "--train.log_every", "1"]

@@ -31,7 +31,7 @@ def _words(run: Path, steps: int) -> list[str]:
     return ["train", _RECIPE, *_DATA, *_SAVE, *run_words]
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Below those that systems give out by themselves: nobody takes it before the ranks do."""
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
@@ -44,7 +44,7 @@ class Job:
     """Two forked ranks that train, as a scheduler would start them, without torchrun."""
 
     def __init__(self, run: Path, steps: int, *words: str) -> None:
-        port = _free_port()
+        port = free_port()
         self.ranks = [self._fork(rank, port, [*_words(run, steps), *words]) for rank in range(2)]
 
     def _fork(self, rank: int, port: int, words: list[str]) -> int:

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from tests.data.shard_files import write_set
 from tests.data.storage.conftest import Bucket, s3, s3_url  # noqa: F401
 from tests.data.storage.fault_server import serving
 from tests.train.remote_job import read_keys, record
+from tools.chaos_jobs import free_port
 
 ROOT = Path(__file__).parents[2]
 SIZES = (17, 9, 14, 11, 23, 6)
@@ -40,9 +40,7 @@ class Job:
     """Ranks of one run on this machine, which end together."""
 
     def __init__(self, records: Path, words: tuple[str, ...], *, world: int) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         program = [sys.executable, "-m", "tests.train.remote_job", str(records), "0.2"]
         self._log = (records.parent / "output.txt").open("a+")
         self._ranks = []
