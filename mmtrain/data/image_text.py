@@ -1,5 +1,7 @@
 """Batches of images and captions by number."""
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,6 +13,7 @@ from mmtrain.data.first_look import (
     refuse_untold_lines,
 )
 from mmtrain.data.images.transforms import TrainTransform
+from mmtrain.data.joins.joined import JoinedSource
 from mmtrain.data.members import UNIQUE, StoredFeatures
 from mmtrain.data.mixture import SourceSettings
 from mmtrain.data.numbered import NumberedData
@@ -44,6 +47,24 @@ class ImageTextData(NumberedData[ImageTextBatch]):
         for reader in self._readers:
             refuse_unknown_features(reader, stored, key)
             reader.keep_stored(stored)
+
+    def refuse_unread_join(self, *, features: Collection[str] = ()) -> None:
+        """Refuse what is joined and read by nobody.
+
+        Args:
+            features: stored features that are read.
+
+        Raises:
+            UsageError: there is such.
+        """
+        for source, reader in zip(self.sources, self._readers, strict=True):
+            if isinstance(source, JoinedSource):
+                labels = [] if reader.label_key is None else [reader.label_key]
+                places = ", ".join(reader.captions)
+                told = f"captions are {places} (data.captions)"
+                told += f", labels {labels[0]} (data.label_key)" if labels else ""
+                told += f", features {', '.join(features)} (loss.terms)" if features else ""
+                source.refuse_unread({*reader.captions, *labels, *features}, told=told)
 
     def _build_reader(
         self, source: SampleSource, settings: SourceSettings, transform: TrainTransform | None

@@ -163,6 +163,7 @@ class NumberedData(Generic[BatchT]):
             config.joins,
             key_column=config.join_key,
             missing=config.join_missing,
+            takes_lists=settings.caption_lines is not False,
             index_dir=config.index_dir,
             cache=self._cache,
         )

@@ -79,6 +79,7 @@ class ContrastiveTask:
             if term.features is not None
         ]
         self._keep_stored()
+        self.data.refuse_unread_join(features={name for _, name in self._stored})
 
     def _keep_stored(self) -> None:
         if len({name for _, name in self._stored}) > 1:

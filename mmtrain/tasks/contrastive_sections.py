@@ -68,6 +68,8 @@ class ContrastiveSections:
         """Images with their captions."""
         opened = open_image_text(data, **common)
         opened.keeps_texts = True
+        features = [term.features for term in self.loss.terms if term.features is not None]
+        opened.refuse_unread_join(features=features)
         return opened
 
     def idle(self, data: DataConfig, train: TrainConfig) -> Iterator[tuple[str, str]]:

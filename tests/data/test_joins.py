@@ -18,7 +18,7 @@ from mmtrain.data.feature_files import features_file, write_piece
 from mmtrain.data.joins import key_index, keyed
 from mmtrain.data.joins.keyed import open_keyed
 from mmtrain.errors import UsageError
-from tests.data.shard_files import build_data, write_set, write_shard
+from tests.data.shard_files import build_data, pairs, write_set, write_shard
 from tests.mistakes import mistake
 
 KEYS = [f"{n:05}" for n in range(16)]
@@ -92,6 +92,72 @@ def test_lists_are_several_captions_and_the_last_place_counts(shards: str, tmp_p
     second = as_jsonl(tmp_path / "b", [{"key": key, "names": ["a", "b"]} for key in KEYS])
     found = texts(shards, join=(str(first), str(second)), captions={"names": 1.0})
     assert set(found.values()) == {"a", "b"} and set(found) == set(KEYS)
+
+
+@pytest.mark.parametrize("form", [as_jsonl, as_parquet, as_shards])
+def test_a_list_in_txt_is_several_captions(shards: str, tmp_path: Path, form: Form) -> None:
+    """They were passed over, and the shards' own captions trained on."""
+    rows = [{"key": key, "txt": [f"a {key}", f"b {key}"]} for key in KEYS]
+    join = str(form(tmp_path, rows))
+    found = texts(shards, join=join)
+    assert set(found) == set(KEYS) and {text[0] for text in found.values()} == {"a", "b"}
+    assert all(text[2:] == key for key, text in found.items())
+    with pytest.raises(UsageError, match="joined txt is a list"):  # nor is it one caption
+        texts(shards, join=join, caption_lines=False)
+
+
+@pytest.mark.parametrize("nothing", [None, 7, "", [], [7], {"a": "b"}])
+def test_what_is_no_text_is_no_caption(shards: str, tmp_path: Path, nothing: Any) -> None:
+    """And the shards' own does not come back."""
+    rows = [{"key": key, "txt": nothing if n == 5 else key} for n, key in enumerate(KEYS)]
+    data = build_data(shards, join=str(as_jsonl(tmp_path, rows)))
+    batches = [data.batch(number) for number in range(data.batches_per_epoch)]
+    bad = [(sample.key, sample.reason) for batch in batches for sample in batch.bad]
+    assert bad == [(KEYS[5], "no caption")]
+
+
+@pytest.mark.parametrize("content", [[1], "a", 3, None])
+def test_a_joined_json_that_is_no_object_is_a_bad_sample(
+    shards: str, tmp_path: Path, content: Any
+) -> None:
+    (tmp_path / "other").mkdir()
+    write_shard(
+        tmp_path / "other" / "0.tar", [(key, {"json": json.dumps(content)}) for key in KEYS]
+    )
+    with pytest.raises(UsageError, match="joined json invalid"):
+        texts(shards, join=str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_nobody_reads_is_refused(shards: str, tmp_path: Path, form: Form) -> None:
+    """Under another name than captions are taken from, the run trained on the old ones."""
+    join = str(form(tmp_path, ROWS))
+    told = r"brings title, score, of which nothing is read: captions are txt \(data.captions\); "
+    with pytest.raises(UsageError, match=told):
+        build_data(shards, join=join).refuse_unread_join()
+    build_data(shards, join=join, captions={"title": 1.0}).refuse_unread_join()
+    build_data(shards, join=join, label_key="score").refuse_unread_join()
+    (tmp_path / "b").mkdir()
+    alone = str(form(tmp_path / "b", [{"key": row["key"]} for row in ROWS]))  # chooses samples
+    build_data(shards, join=alone).refuse_unread_join()
+
+
+def test_a_run_refuses_what_nobody_reads(shards: str, tmp_path: Path, capsys: Any) -> None:
+    words = ["configs/debug_clip.toml", "--data.train", shards, "--train.steps", "1"]
+    words += ["--data.join", str(as_csv(tmp_path, ROWS))]
+    for command in (["train", "--run-dir", str(tmp_path / "run")], ["data", "show", "--step", "1"]):
+        assert "of which nothing is read" in mistake(capsys, *command, *words)
+
+
+@pytest.mark.parametrize("sizes", [[4, 4], [2, 2, 2, 2], [1, 3, 4]])
+def test_keys_that_begin_anew_in_each_shard_are_refused(tmp_path: Path, sizes: list[int]) -> None:
+    """A row went to the samples of all shards."""
+    samples = pairs(0, 4)
+    for number, size in enumerate(sizes):
+        write_shard(tmp_path / f"{number}.tar", samples[:size])
+    join = str(as_csv(tmp_path, ROWS))
+    with pytest.raises(UsageError, match=r"0\.tar and \S*1\.tar both have a sample 00000, "):
+        build_data(str(tmp_path / "*.tar"), join=join, captions={"title": 1.0})
 
 
 @pytest.mark.parametrize("form", ["npy", "parquet"])

@@ -1,8 +1,9 @@
 """A source whose samples have more than it holds itself."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from mmtrain.files import parse_json
 Missing = Literal["bad", "keep"]
 NO_ROW = "nothing to join under its key"
 """Why a sample without a row cannot be used."""
+_TEXT = "txt"
 _NUM_PROBES = 64
 """Samples that are looked at, evenly spread, before the keys are found to be others."""
 
@@ -29,13 +31,14 @@ class JoinedSource:
     """Samples of a source, with what other places have under their keys.
 
     Fields come into the .json and files beside it, in the place of those of the same name; a field
-    `txt` is the .txt.
+    `txt` is the .txt, where it is a list as JSON.
 
     Args:
         source: the samples.
         paths: what is joined, each as `open_keyed` takes it, the later before the earlier.
         key_column: of tables and Parquet files.
         missing: whether a sample without a row is a bad one, or stays as it is.
+        takes_lists: whether a .txt that is a list is several captions.
         index_dir: of joined shards.
         cache: of joined shards.
 
@@ -50,10 +53,11 @@ class JoinedSource:
         *,
         key_column: str,
         missing: Missing,
+        takes_lists: bool = True,
         index_dir: str | None,
         cache: Cache | None = None,
     ) -> None:
-        self.inner, self._missing = source, missing
+        self.inner, self._missing, self._takes_lists = source, missing, takes_lists
         self._joins = [
             open_keyed(path, key_column=key_column, index_dir=index_dir, cache=cache)
             for path in paths
@@ -61,6 +65,7 @@ class JoinedSource:
         self.num_samples, self.shard_sizes = source.num_samples, source.shard_sizes
         for join in self._joins:
             self._refuse_other_keys(join)
+        self._refuse_keys_of_shards()
 
     @property
     def joins_shards(self) -> bool:
@@ -68,15 +73,52 @@ class JoinedSource:
         return any(isinstance(join, KeyedShards) for join in self._joins)
 
     def _refuse_other_keys(self, join: AnyKeyed) -> None:
-        num = min(_NUM_PROBES, self.num_samples)
-        probes = np.linspace(0, self.num_samples - 1, num).astype(int).tolist()
+        probes = _probes(self.num_samples)
         if any(join.index.row(self.key(sample)) is not None for sample in probes):
             return
         raise UsageError(
-            f"data.join = {join.path}: none of {num} samples looked at has a row there; samples "
-            f"have keys such as {self.key(0)}, rows such as {join.row(0)[0]}; data.join_key names "
-            "the column"
+            f"data.join = {join.path}: none of {len(probes)} samples looked at has a row there; "
+            f"samples have keys such as {self.key(0)}, rows such as {join.row(0)[0]}; "
+            "data.join_key names the column"
         )
+
+    def _refuse_keys_of_shards(self) -> None:
+        """Keys that begin anew in every shard: a row would go to a sample of each of them."""
+        if not isinstance(self.inner, ShardSource):
+            return
+        starts = np.cumsum([0, *self.shard_sizes[:-1]])[np.array(self.shard_sizes) > 0]
+        places = np.linspace(0, starts.size - 1, min(_NUM_PROBES, starts.size)).astype(int)
+        found: dict[str, int] = {}
+        for sample in starts[places].tolist():
+            if (first := found.setdefault(self.key(sample), sample)) != sample:
+                raise UsageError(
+                    f"data.join = {self._joins[0].path}: {self.place(first)} and "
+                    f"{self.place(sample)} both have a sample {self.key(first)}, and a row would "
+                    "go to each; give every sample a key of its own, there and in what is joined"
+                )
+
+    def refuse_unread(self, read: Collection[str], *, told: str) -> None:
+        """What is joined and read by nobody would leave a run as it is without a word.
+
+        Args:
+            read: the files, and the fields of the .json, that are read.
+            told: which settings say so.
+
+        Raises:
+            UsageError: none of the rows looked at has any of them, and some has others.
+        """
+        for join in self._joins:
+            given: dict[str, None] = {}
+            for sample in _probes(self.num_samples):
+                number = join.index.row(self.key(sample))
+                with contextlib.suppress(SampleError):
+                    given |= dict.fromkeys([] if number is None else _names(join.row(number)[1]))
+            if given and given.keys().isdisjoint(read):
+                raise UsageError(
+                    f"data.join = {join.path} brings {', '.join(given)}, of which nothing is read: "
+                    f"{told}; name one of them there, or leave the join out (where it only chooses "
+                    "samples, leave nothing but their keys in it)"
+                )
 
     @property
     def fingerprint(self) -> str:
@@ -108,11 +150,27 @@ class JoinedSource:
         for row in rows:
             fields |= row.fields
             files |= {k: v for k, v in row.files.items() if wanted is None or k in wanted}
-        if isinstance(text := fields.pop("txt", None), str) and _is_wanted("txt", wanted):
-            files["txt"] = text.encode("utf-8", "replace")
+        if _TEXT in fields:
+            files.pop(_TEXT, None)
+            text = self._text(fields.pop(_TEXT))
+            files |= {_TEXT: text} if text and _is_wanted(_TEXT, wanted) else {}
         if fields and _is_wanted("json", wanted):
             files["json"] = _merged(files.get("json"), fields)
         return files
+
+    def _text(self, value: Any) -> bytes:
+        """The .txt of a joined field: a text, or a list of them; empty where it is neither.
+
+        Raises:
+            SampleError: it is a list, and a text is read as one caption.
+        """
+        if isinstance(value, list):
+            texts = [text for text in value if isinstance(text, str)]
+            if texts and not self._takes_lists:
+                told = "data.caption_lines = false takes a text for one caption"
+                raise SampleError("joined txt is a list", detail=told)
+            value = json.dumps(texts) if texts else ""
+        return value.encode("utf-8", "replace") if isinstance(value, str) else b""
 
     def pieces(self, sample: int, wanted: Collection[str] | None) -> list[Piece] | None:
         """As `ShardSource.pieces`, of shards: none of a sample that has no row and so is not
@@ -136,6 +194,18 @@ class JoinedSource:
             raise SampleError(NO_ROW, detail=join.path)
         COUNTER.missed()
         return None
+
+
+def _probes(num_samples: int) -> list[int]:
+    """Some samples, evenly spread."""
+    num = min(_NUM_PROBES, num_samples)
+    return np.linspace(0, num_samples - 1, num).astype(int).tolist()
+
+
+def _names(row: Row) -> Iterator[str]:
+    """What a row brings; a file of features by its name alone, as settings have it."""
+    yield from row.fields
+    yield from (name.removesuffix(".npy") for name in row.files)
 
 
 def _is_wanted(name: str, wanted: Collection[str] | None) -> bool:

@@ -237,6 +237,8 @@ class KeyedShards:
             fields = parse_json(files.pop("json", b"{}"))
         except ValueError as error:
             raise SampleError("joined json invalid") from error
+        if not isinstance(fields, dict):
+            raise SampleError("joined json invalid")
         return self._source.key(number), Row(fields=fields, files=files)
 
 
