@@ -69,7 +69,7 @@ class AnswerClassifier(nn.Module):
             {
                 place: FrontDoor(front_door, dim=dim, num_heads=fusion.num_heads)
                 for place in places
-                if front_door is not None
+                if front_door is not None and place != "vision"
             }
         )
         self.fusion = Transformer(replace(fusion, context_dim=dim))

@@ -15,6 +15,9 @@ from mmtrain.models.model import Model, Tower
 from mmtrain.nn import TransformerBlock
 from mmtrain.peft.lora import TERMS
 
+_DOOR = "front_door."
+"""What names of a front door's parameters start with in the block that it stands behind."""
+
 
 @runtime_checkable
 class HasTables(Protocol):
@@ -56,13 +59,14 @@ def no_decay_names(model: nn.Module) -> set[str]:
 
 def hidden_matrix_names(model: nn.Module) -> set[str]:
     """The blocks' projection matrices, which Muon may take: q, k, v, o and the feed-forward; not
-    the thin ones of an adapter."""
+    the thin ones of an adapter, nor those of a front door, wherever it stands."""
     return {
         _join(path, name)
         for path, module in model.named_modules()
         if isinstance(module, TransformerBlock)
         for name, parameter in module.named_parameters()
         if parameter.ndim == 2 and name.rpartition(".")[2] not in TERMS
+        if not name.startswith(_DOOR)
     }
 
 
@@ -85,7 +89,8 @@ class LockConfig:
     """Frozen towers (LiT, arXiv:2111.07991) and decoders. None: the part trains."""
 
     vision: int | None = None
-    """0 freezes the vision tower; n leaves the head and its last n - 1 blocks trainable."""
+    """0 freezes the vision tower; n leaves the head and its last n - 1 blocks trainable. Front
+    doors in it train in any case."""
     text: int | None = None
     """The same for the text tower."""
     decoder: int | None = None
@@ -103,7 +108,8 @@ def lock_tower(tower: Tower | Decoder, *, unlocked_layers: int = 0) -> None:
     top = _top(tower)
     for name, parameter in tower.named_parameters():
         # Statistics, which do not train, stay as they are.
-        trains = parameter.requires_grad and top - _layer(name, top) < unlocked_layers
+        unlocked = top - _layer(name, top) < unlocked_layers or f".{_DOOR}" in name
+        trains = parameter.requires_grad and unlocked
         parameter.requires_grad_(trains)
 
 

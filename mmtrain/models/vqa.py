@@ -22,7 +22,7 @@ from mmtrain.models.slices import balance, longest, slice_tower
 from mmtrain.models.text import TextTower
 from mmtrain.models.vision import VisionConfig, VisionTower
 from mmtrain.nn import HostLengths
-from mmtrain.nn.front_door import FrontDoorConfig
+from mmtrain.nn.front_door import FrontDoor, FrontDoorConfig, add_front_doors
 from mmtrain.nn.regions import region
 
 Head = Literal["classify", "generate"]
@@ -35,7 +35,8 @@ class VqaConfig:
     connector: ConnectorConfig = field(default_factory=ConnectorConfig)
     """From the image's patches to the heads' width; each head has its own."""
     front_door: FrontDoorConfig | None = None
-    """Front-door causal attention (CATT) over the features that the heads read. None: off."""
+    """Front-door causal attention (CATT) over the features that the heads read, or within the
+    vision tower. None: off."""
     classify: ClassifyConfig | None = None
     """Choose among known answers."""
     generate: GenerateConfig | None = None
@@ -50,8 +51,8 @@ class VqaConfig:
         question = self.front_door is not None and "question" in self.front_door.places
         if question and self.classify is None:
             raise ValueError(
-                'front_door.places has "question", but only classify has a question encoder; use '
-                '["image"]'
+                'front_door.places has "question", but only classify has a question encoder; leave '
+                "it out"
             )
 
     @property
@@ -280,6 +281,8 @@ class Vqa(Model):
         self.clip, self.config = clip, config
         self.vision = VisionTower(clip.vision, embed_dim=clip.embed_dim)
         self.vision.head = None
+        if config.front_door is not None and "vision" in config.front_door.places:
+            add_front_doors(self.vision.transformer, config.front_door)
         self.text: TextTower | None = None
         self.classify: AnswerClassifier | None = None
         self.generate: AnswerGenerator | None = None
@@ -329,11 +332,15 @@ class Vqa(Model):
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> "Vqa":
-        """Draw the heads' initial weights; the towers are drawn or read by the caller."""
+        """Draw the initial weights of the heads and of front doors in the tower; the towers are
+        drawn or read by the caller."""
         generator = torch.Generator().manual_seed(seed)
         for head in (self.classify, self.generate):
             if head is not None:
                 head.init_weights(generator)
+        for part in self.vision.modules():
+            if isinstance(part, FrontDoor):
+                part.init_weights(generator)
         return self
 
 

@@ -20,21 +20,26 @@ its own feed-forward; (2)'s is the next layer's sample, (3)'s its next query. At
 
 with F = 0 at the start, so a trained model that gets this module computes the same to the last bit.
 (The paper's fc([z^ ; x^]) is (4) with fc = [1 0] + F.) The numbers of the equations are ours.
+
+Such a module stands on features that a tower has finished, or behind each of a tower's blocks
+(`add_front_doors`), which then reads what the one before made of (4).
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mmtrain.limits import MOST_LAYERS, check_choices, check_counts
 from mmtrain.nn.attention import Attention, attend
+from mmtrain.nn.block import TransformerBlock
 from mmtrain.nn.config import TransformerConfig
 from mmtrain.nn.feed_forward import FeedForward
 from mmtrain.nn.masks import Mask
+from mmtrain.nn.transformer import Transformer
 
-Place = Literal["image", "question"]
+Place = Literal["image", "question", "vision"]
 KeysValues = tuple[Tensor, Tensor]
 
 
@@ -47,7 +52,8 @@ class FrontDoorConfig:
     num_layers: int = 1
     """Layers of in-sample and cross-sample attention."""
     places: tuple[Place, ...] = ("image", "question")
-    """What gets a dictionary: the image's features, the question's, or both."""
+    """What gets a dictionary: image and question, the features that the heads read; vision, inside
+    of the vision tower, what leaves each of its blocks."""
     shared: bool = True
     """One set of weights for in-sample and cross-sample attention, which puts dictionary and
     features into one space; False: one for each."""
@@ -61,7 +67,9 @@ class FrontDoorConfig:
         check_counts(self, "entries", "ff_dim")
         check_counts(self, "num_layers", most=MOST_LAYERS)
         if not self.places:
-            raise ValueError('places = [] leaves no place; use "image", "question" or both')
+            raise ValueError(
+                'places = [] leaves no place; use "image", "question", "vision" or several of them'
+            )
 
 
 class _Side(nn.Module):
@@ -195,6 +203,32 @@ class FrontDoor(nn.Module):
         self.dictionary.normal_(0.0, 0.01, generator=generator)
         self.fuse.weight.zero_()
         self.fuse.bias.zero_()
+
+
+class FrontDoorBlock(TransformerBlock):
+    """A block with a front door behind it, which takes the place of that block.
+
+    A block still, so that whatever lays out blocks lays it out as one; its own parameters keep
+    their names, the door's are below `front_door`.
+    """
+
+    def __init__(self, block: TransformerBlock, door: FrontDoor) -> None:
+        nn.Module.__init__(self)
+        vars(self).update(vars(block) | {"_modules": dict(block._modules)})
+        self.front_door = door
+
+    def forward(self, x_BTD: Tensor, *, mask: Mask, **others: Any) -> Tensor:
+        """[B, T, D] -> [B, T, D]; takes what the block takes."""
+        return self.front_door(super().forward(x_BTD, mask=mask, **others), mask)
+
+
+def add_front_doors(transformer: Transformer, config: FrontDoorConfig) -> None:
+    """Put a front door behind every block, in place: the same function at first."""
+    core = transformer.config
+    for name, block in list(transformer.blocks.items()):
+        assert isinstance(block, TransformerBlock)
+        door = FrontDoor(config, dim=core.dim, num_heads=core.num_heads)
+        transformer.blocks[name] = FrontDoorBlock(block, door)
 
 
 def kmeans(

@@ -225,12 +225,13 @@ class FusedTransformer(Transformer):
 
 def can_fuse(module: nn.Module) -> bool:
     """Whether a module is what it was built as: no sharded weight, no adapter's layer whose term
-    is not merged, nothing around a forward, no cross-attention."""
+    is not merged, nothing around a forward, no block of another kind or with cross-attention."""
     for part in module.modules():
         plain = type(part) is nn.Linear or getattr(part, "is_merged", False)
         if isinstance(part, nn.Linear) and not plain:
             return False
-        if isinstance(part, TransformerBlock) and part.cross_attention is not None:
+        is_block = isinstance(part, TransformerBlock)
+        if is_block and (type(part) is not TransformerBlock or part.cross_attention is not None):
             return False
         if layers_around(part) or part._forward_hooks or part._forward_pre_hooks:
             return False

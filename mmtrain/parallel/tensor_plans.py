@@ -13,9 +13,11 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor.parallel import parallelize_module
 
+from mmtrain.errors import UsageError
 from mmtrain.models import Decoder
 from mmtrain.models.model import Stage
 from mmtrain.nn import Transformer
+from mmtrain.nn.front_door import FrontDoorBlock
 from mmtrain.parallel.local_compute import LocalCompute
 from mmtrain.parallel.tensor import SequenceSharded, block_plan, check_tensor_parallel
 from mmtrain.parallel.vocabulary import check_vocabulary, shard_vocabulary
@@ -47,6 +49,11 @@ class BlocksPlan(TensorPlan):
 
     def check(self, module: Transformer, tp: int, *, key: str) -> None:
         check_tensor_parallel(key, module.config, tp)
+        if tp > 1 and any(isinstance(block, FrontDoorBlock) for block in module.blocks.values()):
+            raise UsageError(
+                f'parallel.tp = {tp} does not cut the blocks of a tower with "vision" in '
+                "vqa.front_door.places; leave it out there, or set parallel.tp = 1"
+            )
 
     def apply(self, module: Transformer, mesh: DeviceMesh, *, sequence: bool) -> set[nn.Module]:
         for block in module.blocks.values():

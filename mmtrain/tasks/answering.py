@@ -40,7 +40,7 @@ from mmtrain.peft import baked
 from mmtrain.tasks.answering_sections import with_sizes
 from mmtrain.tasks.answering_start import build_started_model, refuse_other_answers, start_notes
 from mmtrain.tasks.config import VqaSection
-from mmtrain.tasks.dictionaries import fill_dictionaries
+from mmtrain.tasks.dictionaries import fill_dictionaries, refuse_shut_doors
 from mmtrain.tasks.draws import Draws, question_positions
 from mmtrain.tasks.objective import Objective
 from mmtrain.tasks.task import Shared
@@ -163,7 +163,10 @@ class AnsweringTask:
         return {start: lr for start, lr in rates.items() if lr is not None}
 
     def check_adapted(self) -> None:
-        """Refuse an adapter beside which a head stays as it was drawn, or a rate without use."""
+        """Refuse an adapter beside which a head stays as it was drawn, a front door stays shut, or
+        a rate has no use."""
+        if not self._shared.begun:
+            refuse_shut_doors(self.model)
         trains = {name for name, p in self.model.named_parameters() if p.requires_grad}
         generate = self.section.generate
         is_begun = generate is not None and generate.init is not None

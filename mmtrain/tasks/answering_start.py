@@ -54,7 +54,8 @@ def build_started_model(
             kept = replace(clip, text=start.model.config.text)
             towers = Clip(kept).init_weights(shared.seed)
         copy_start(start.key, lambda: copy_weights(start.model, towers))
-    model.vision.load_state_dict(_without_head(towers.vision.state_dict()))
+    drawn = {n: x for n, x in model.vision.state_dict().items() if ".front_door." in n}
+    model.vision.load_state_dict(_without_head(towers.vision.state_dict()) | drawn)
     if model.text is not None:
         model.text.load_state_dict(_without_head(towers.text.state_dict()))
     if decoder is not None:

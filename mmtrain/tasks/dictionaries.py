@@ -1,4 +1,4 @@
-"""The start of front-door dictionaries: centres of what pretrained towers make of the data."""
+"""The start of front doors: dictionaries are centres of what pretrained towers make of the data."""
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -70,6 +70,22 @@ def fill_dictionaries(
         features_BD = torch.cat(seen[door])
         chosen = torch.randperm(features_BD.size(0), generator=generator)[:wanted]
         door.dictionary.copy_(kmeans(features_BD[chosen], config.entries, generator=generator))
+
+
+def refuse_shut_doors(model: Vqa) -> None:
+    """Refuse a front door that adds nothing and would not learn to.
+
+    Raises:
+        UsageError: naming the first; [peft] leaves what leads out of it frozen at 0.
+    """
+    for name, door in model.named_modules():
+        if isinstance(door, FrontDoor) and not any(
+            parameter.requires_grad or bool(parameter.any()) for parameter in door.fuse.parameters()
+        ):
+            raise UsageError(
+                f"[peft] leaves the front door {name} at its start, at which it adds nothing; set "
+                'peft.also_train = ["*front_door*"], or leave [vqa.front_door] out'
+            )
 
 
 def _keeper(features: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...]], None]:

@@ -14,7 +14,7 @@ from mmtrain.peft.lora import LoraConfig, apply_lora
 from mmtrain.peft.prompts import PromptConfig
 from tests.models.test_clip import build
 from tests.models.test_decoder import build as build_decoder
-from tests.models.test_vqa import CORE
+from tests.models.test_vqa import CORE, WITHIN
 from tests.models.test_vqa import build as build_vqa
 
 PROMPTED = GenerateConfig(
@@ -31,6 +31,7 @@ TABLES = {
     },
     "vqa": {
         "vision.embed.positional_embedding",
+        *(f"vision.transformer.blocks.{n}.front_door.dictionary" for n in range(2)),
         "text.embed.positional_embedding",
         "classify.connector.queries",
         "classify.front_doors.image.dictionary",
@@ -47,7 +48,9 @@ TABLES = {
 def models() -> dict[str, Model]:
     return {
         "clip": build(),
-        "vqa": build_vqa(connector=ConnectorConfig(kind="queries"), generate=PROMPTED),
+        "vqa": build_vqa(
+            connector=ConnectorConfig(kind="queries"), generate=PROMPTED, front_door=WITHIN
+        ),
         "decoder": build_decoder(positions="learned"),
     }
 
@@ -98,6 +101,14 @@ def test_only_towers_have_a_depth(kind: str):
     expected = {f"{n}.{p}" for n, t in model.towers().items() for p, _ in t.named_parameters()}
     assert parameter_names(model).layer_ids.keys() == expected
     assert expected <= {name for name, _ in model.named_parameters()}
+
+
+def test_front_doors_in_a_tower_train_by_adamw_and_where_it_is_locked():
+    model = build_vqa(front_door=WITHIN)
+    assert parameter_names(model).hidden_matrices == parameter_names(build_vqa()).hidden_matrices
+    lock_tower(model.vision)
+    trains = {name for name, p in model.vision.named_parameters() if p.requires_grad}
+    assert trains and trains == {n for n, _ in model.vision.named_parameters() if "door" in n}
 
 
 def test_muon_gets_the_blocks_matrices_and_nothing_else():

@@ -12,6 +12,7 @@ from mmtrain.models.slices import balance, layer_range
 from mmtrain.nn import Transformer
 from tests.models.test_clip import build
 from tests.models.test_decoder import build as build_decoder
+from tests.models.test_vqa import WITHIN
 from tests.models.test_vqa import build as build_vqa
 from tests.parallel.tiny_clip import make_batch, modern_config
 
@@ -28,6 +29,8 @@ def make(kind: str) -> Model:
     changes = heads.get(kind, {})
     if kind == "vqa, writing":
         changes["front_door"] = None
+    if kind == "vqa":
+        changes["front_door"] = WITHIN
     return build_vqa(connector=ConnectorConfig(kind="queries"), **changes)
 
 

@@ -14,8 +14,8 @@ from mmtrain.models.connector import ConnectorConfig, shuffle_pixels
 from mmtrain.models.fused import fused_vqa
 from mmtrain.models.generate_answers import GenerateConfig
 from mmtrain.models.vqa import Asked, Vqa, VqaConfig
-from mmtrain.nn import TransformerConfig
-from mmtrain.nn.front_door import FrontDoorConfig
+from mmtrain.nn import Mask, TransformerBlock, TransformerConfig
+from mmtrain.nn.front_door import FrontDoorBlock, FrontDoorConfig
 from mmtrain.nn.fused import FusedTransformer
 from mmtrain.peft.prompts import PromptConfig
 
@@ -43,9 +43,9 @@ def build(mask: str = "block", connector: ConnectorConfig | None = None, **chang
     towers = Clip(clip).init_weights(0)
     for mine, other in ((model.vision, towers.vision), (model.text, towers.text)):
         if mine is not None:
-            mine.load_state_dict(
-                {k: v for k, v in other.state_dict().items() if not k.startswith("head.")}
-            )
+            state = other.state_dict().items()
+            drawn = {k: v for k, v in state if not k.startswith("head.")}
+            mine.load_state_dict(mine.state_dict() | drawn)
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if hasattr(module, "fuse"):
@@ -208,8 +208,11 @@ def test_a_part_with_a_hook_is_not_fused():
     assert isinstance(fused.generate.decoder.transformer, FusedTransformer)
 
 
+WITHIN = FrontDoorConfig(entries=6, places=("image", "question", "vision"))
+
+
 def test_a_front_door_that_is_added_changes_nothing():
-    with_door = build()
+    with_door = build(front_door=WITHIN)
     for module in with_door.modules():
         if hasattr(module, "fuse"):
             torch.nn.init.zeros_(module.fuse.weight)  # pyright: ignore
@@ -223,6 +226,22 @@ def test_a_front_door_that_is_added_changes_nothing():
         strict=True,
     ):
         assert torch.equal(mine, other)
+
+
+def test_front_doors_in_the_tower_stand_behind_its_blocks():
+    model, plain = build(front_door=WITHIN), build(front_door=None)
+    own = dict(model.named_parameters())
+    assert [name for name in own if "front_door" not in name] == [*dict(plain.named_parameters())]
+    tower = model.vision
+    assert tower.embed is not None
+    x_BTD = tower.embed(images(2))
+    for block in tower.transformer.blocks.values():
+        assert isinstance(block, FrontDoorBlock)
+        x_BTD = block.front_door(TransformerBlock.forward(block, x_BTD, mask=Mask()), Mask())
+    assert torch.equal(model.vision(images(2)), x_BTD)
+    # Inference fuses the other parts, and leaves out no door.
+    fused = fused_vqa(model)
+    assert fused.vision is tower and isinstance(fused.text.transformer, FusedTransformer)  # pyright: ignore
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mmtrain.parallel.mesh import ParallelConfig
+from mmtrain.parallel.recompute import RecomputeConfig
 from tests.parallel.tiny_answers import (
     BCE,
     CE,
@@ -19,15 +20,18 @@ from tests.parallel.tiny_answers import (
     TrainedVqa,
     both_heads,
     choosing,
+    in_the_tower,
     writing,
 )
 from tests.parallel.tiny_clip import Result, Trained
 from tests.ranks import run_ranks
 
 STEPS = 2
+FULL = RecomputeConfig(kind="full")
 MODELS: dict[str, Any] = {
     "both heads": (both_heads, BCE),
     "choosing": (choosing, CE),
+    "doors in the tower": (in_the_tower, CE),
     "writing": (writing, BCE),
     "decoder, tied": (DECODER,),
     "gpt": (GPT,),
@@ -38,16 +42,20 @@ Case = tuple[str, ParallelConfig, int]
 FAST: list[Case] = [
     ("both heads", ParallelConfig(tp=2), 1),
     ("both heads", ParallelConfig(pp=2), 2),
+    ("doors in the tower", ParallelConfig(dp_shard=2), 2),
     ("decoder, tied", ParallelConfig(tp=2), 1),
     ("decoder, tied", ParallelConfig(pp=2), 2),
 ]
 TWO_RANKS: list[Case] = [
-    *((name, ParallelConfig(tp=2), 2) for name in MODELS),
+    *((name, ParallelConfig(tp=2), 2) for name in MODELS if name != "doors in the tower"),
     *((name, ParallelConfig(tp=2, sequence=False), 1) for name in ("both heads", *DECODERS)),
     *((name, ParallelConfig(pp=2), 4) for name in MODELS),
     *((name, ParallelConfig(dp_shard=2), 2) for name in ("both heads", "writing", "gpt")),
     *((name, ParallelConfig(dp_kind="ddp"), 2) for name in ("both heads", "decoder, tied")),
     *((name, ParallelConfig(dp_kind="zero1"), 1) for name in ("choosing", "decoder, tied")),
+    ("doors in the tower", ParallelConfig(dp_kind="ddp"), 2),
+    ("doors in the tower", ParallelConfig(dp_shard=2, recompute=FULL), 1),
+    ("doors in the tower", ParallelConfig(pp=2, schedule="ZBVZeroBubble"), 4),
     ("both heads", ParallelConfig(pp=2, schedule="GPipe"), 4),
     ("both heads", ParallelConfig(pp=2, schedule="Interleaved1F1B"), 4),
     ("both heads", ParallelConfig(pp=2, schedule="InterleavedZeroBubble"), 4),

@@ -14,7 +14,7 @@ from mmtrain.models.model import Stage
 from mmtrain.nn import Transformer
 from mmtrain.parallel.tensor_plans import check_tensor_parallel_stage, planned_modules
 from tests.models.test_decoder import build as build_decoder
-from tests.models.test_vqa import CORE
+from tests.models.test_vqa import CORE, WITHIN
 from tests.models.test_vqa import build as build_vqa
 from tests.parallel.tiny_clip import tiny_config
 
@@ -61,6 +61,11 @@ def clip_with_odd_text() -> Stage:
             r'vqa\.generate\.transformer\.qk_norm_over = "heads" needs all heads',
         ),
         (lambda: build_decoder().stage(), 3, "decoder.transformer.num_heads = 4"),
+        (
+            lambda: build_vqa(front_door=WITHIN).stage(),
+            2,
+            r'parallel\.tp = 2 .* with "vision" in vqa\.front_door\.places; leave it out there, or',
+        ),
     ],
 )
 def test_a_degree_that_does_not_fit_names_the_recipes_key(stage, tp: int, found: str):

@@ -92,6 +92,13 @@ def choosing(num_layers: int = 2) -> tuple[ClipConfig, VqaConfig]:
     )
 
 
+def in_the_tower(num_layers: int = 2) -> tuple[ClipConfig, VqaConfig]:
+    """As `choosing`, with front doors behind the vision tower's blocks as well."""
+    clip, config = choosing(num_layers)
+    doors = FrontDoorConfig(entries=5, places=("vision", "question"))
+    return clip, dataclasses.replace(config, front_door=doors)
+
+
 def writing(num_layers: int = 2) -> tuple[ClipConfig, VqaConfig]:
     """Write alone, a head of its own, one key head, learned positions, Gemma's scale."""
     blocks = dataclasses.replace(CORE, num_kv_heads=1, mask="prefix", num_layers=num_layers)
@@ -219,7 +226,8 @@ class TrainedVqa(_Laid):
         for name in ("vision", "text"):
             if (tower := getattr(model, name)) is not None:
                 state = getattr(towers, name).state_dict().items()
-                tower.load_state_dict({n: v for n, v in state if not n.startswith("head.")})
+                drawn = {n: v for n, v in state if not n.startswith("head.")}
+                tower.load_state_dict(tower.state_dict() | drawn)
         let_front_doors_speak(model)
         model.double()
         if lock_vision is not None:

@@ -147,9 +147,10 @@ def test_several_sets_are_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_a_front_door_is_filled_from_pieces(tmp_path: Path) -> None:
-    door = {"front_door": {"entries": 4, "places": ["image"]}}
+    door = {"front_door": {"entries": 4, "places": ["image", "vision"]}}
     state = build(dialogue_recipe(tmp_path, size=(40, 24), vqa=TILES | door)).state
-    assert state.stage_parameters()["generate.front_door.dictionary"].std() > 0.1
+    found = [x for name, x in state.stage_parameters().items() if name.endswith("dictionary")]
+    assert len(found) == 3 and all(x.std() > 0.1 for x in found)
 
 
 def test_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

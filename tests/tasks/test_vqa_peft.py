@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mmtrain.cli import main
+from mmtrain.errors import UsageError
 from mmtrain.loading.vqa import load_vqa
 from mmtrain.models.answer_cache import read_together
 from mmtrain.models.connector import ConnectorConfig
@@ -108,6 +109,19 @@ def test_what_an_adapter_leaves_as_drawn_is_refused(
     ):
         assert main(["train", str(trained / "recipe.toml"), *start, *words]) == 2
         assert line in capsys.readouterr().err
+
+
+def test_an_adapter_beside_which_a_front_door_stays_shut_is_refused(trained: Path):
+    words = ["--vqa.init", str(trained / "one"), "--peft.kind", "lora"]
+    words += ["--vqa.front_door.places", '["image", "question", "vision"]']
+    with pytest.raises(
+        UsageError, match=r"the front door vision\.transformer\.blocks\.0\.front_door"
+    ):
+        build(trained / "recipe.toml", *words)
+    run = build(trained / "recipe.toml", *words, "--peft.also_train", '["vision.*front_door*"]')
+    trains = {n for n, p in run.state.stage_parameters().items() if p.requires_grad}
+    assert {n for n in trains if "lora" not in n and "front_door" not in n} == set()
+    assert "vision.transformer.blocks.1.front_door.dictionary" in trains
 
 
 def test_an_adapters_parameters_are_all_that_has_a_gradient(trained: Path):

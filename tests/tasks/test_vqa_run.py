@@ -37,6 +37,8 @@ from tests.ranks import run_ranks
 
 ROOT = Path(__file__).parents[2]
 CORE: dict[str, Any] = {"dim": 16, "num_layers": 2, "num_heads": 2}
+PLACES = ["image", "question", "vision"]
+DOORS = {"front_door": {"entries": 4, "places": PLACES}}
 
 
 def write_recipe(folder: Path, *, num: int = 12, **changes: Any) -> Path:
@@ -109,13 +111,13 @@ def check_examples(run: Path, sides: dict[str, list[dict[str, Any]]]) -> None:
         assert base64.b64encode(attention).decode() in page
         assert (row["predicted"] == row["text"].rpartition("? ")[2]) == (side == "best")
         assert re.fullmatch(
-            r"\d+% sure; image entries [\d, ]+; question entries [\d, ]+", row["remark"]
+            r"\d+% sure" + "".join(rf"; {place} entries [\d, ]+" for place in PLACES), row["remark"]
         )
     assert "No maps are here" not in page
 
 
 def test_it_learns_and_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    path = write_recipe(tmp_path)
+    path = write_recipe(tmp_path, vqa=DOORS)
     content = tomllib.loads(path.read_text())
     (own,) = content["eval"]["vqa"]
     content["eval"]["vqa"] += [own | {"name": "written", "head": "generate"}]
@@ -384,7 +386,7 @@ def test_gqa_is_learnt_and_judged_in_its_own_words(
 
 
 def test_resume_is_exact(tmp_path: Path):
-    path = write_recipe(tmp_path)
+    path = write_recipe(tmp_path, vqa=DOORS)
     still = ["--optim.schedule", "constant", "--optim.warmup_steps", "1"]
     for name, steps in (("whole", 6), ("parts", 3)):
         words = ["--run-dir", str(tmp_path / name), "--train.steps", str(steps)]
@@ -416,12 +418,11 @@ def test_microbatches_change_no_gradient(tmp_path: Path):
 
 
 def test_dictionaries_start_as_centres_and_the_model_as_without_them(tmp_path: Path):
-    path = write_recipe(tmp_path)
-    run = build(path)
-    state = run.state.stage_parameters()
-    dictionary = state["classify.front_doors.image.dictionary"]
-    assert dictionary.std() > 0.1  # not the small noise of init = "random"
-    assert not state["classify.front_doors.image.fuse.weight"].any()
+    state = build(write_recipe(tmp_path, vqa=DOORS)).state.stage_parameters()
+    doors = ["classify.front_doors.image", "vision.transformer.blocks.0.front_door"]
+    for door in (*doors, "vision.transformer.blocks.1.front_door"):
+        assert state[f"{door}.dictionary"].std() > 0.1  # not the small noise of init = "random"
+        assert not state[f"{door}.fuse.weight"].any()
 
 
 @pytest.mark.slow

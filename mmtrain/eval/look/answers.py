@@ -30,7 +30,8 @@ class Looked:
     grid: Tensor | None
     """[rows, columns] over the connector's tokens, summing to 1. None: `NO_PLACE`."""
     entries: dict[str, list[tuple[int, float]]]
-    """CATT: by place, the dictionary entries with the largest cross-sample weights."""
+    """CATT: by place, the dictionary entries with the largest cross-sample weights; of the vision
+    tower, those behind its last block."""
 
 
 @torch.no_grad()
@@ -129,8 +130,7 @@ class _Kept:
         for name, door in self._doors.items():
             fired_M = door.cross_sample_weights(self.inputs[door][0][0]).flatten(0, 1).mean(0)
             top = fired_M.topk(min(num_entries, fired_M.numel()))
-            place = "question" if name.endswith("question") else "image"
-            found[place] = list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+            found[name] = list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
         return found
 
 
@@ -140,8 +140,14 @@ def _kept_inputs(model: Vqa, head: Head) -> Iterator[_Kept]:
     answering = model.classify if head == "classify" else model.generate
     if answering is None:
         raise ValueError(f"head = {head}: the model has none")
-    # Each head has dictionaries of its own under the same places' names.
-    doors = {name: door for name, door in answering.named_modules() if isinstance(door, FrontDoor)}
+    # Each head has dictionaries of its own under the same places' names, the tower has one.
+    doors = {
+        "question" if name.endswith("question") else "image": door
+        for name, door in answering.named_modules()
+        if isinstance(door, FrontDoor)
+    }
+    if within := [part for part in model.vision.modules() if isinstance(part, FrontDoor)]:
+        doors["vision"] = within[-1]
     last = _answering_attention(model, head)
     kept = _Kept(last, doors)
 

@@ -56,7 +56,7 @@ def make_answerer(
     )
     chooses = head == "classify"
     config = VqaConfig(
-        front_door=FrontDoorConfig(entries=5, places=("image", "question"))
+        front_door=FrontDoorConfig(entries=5, places=("image", "question", "vision"))
         if chooses
         else FrontDoorConfig(entries=5, places=("image",)),
         classify=ClassifyConfig(fusion=core, num_answers=len(ANSWERS)) if chooses else None,
@@ -68,7 +68,8 @@ def make_answerer(
     for mine, other in ((model.vision, towers.vision), (model.text, towers.text)):
         if mine is not None:
             state = other.state_dict().items()
-            mine.load_state_dict({k: v for k, v in state if not k.startswith("head.")})
+            drawn = {k: v for k, v in state if not k.startswith("head.")}
+            mine.load_state_dict(mine.state_dict() | drawn)
     draw = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if "embed.token" in name or "fuse" in name or "prompt" in name:
