@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from mmtrain.models.parameters import hidden_matrix_names
 from mmtrain.nn import Transformer
 from mmtrain.plan.activations import step_memory, workload_teachers
 from mmtrain.plan.order import Action
@@ -76,6 +77,7 @@ def rank_memory(
     item = ITEM_BYTES.get(workload.train.precision, 4)
     stages = [all_stages[index] for index in held_stages(layout)]
     everything, trained = named_parameters(stages), named_parameters(stages, trains=True)
+    hidden = {name for stage in stages for name in hidden_matrix_names(stage)}
     sizes, grads = sizes_of(everything, layout), sizes_of(trained, layout)
     root = sizes_of([pair for pair in everything if ".blocks." not in pair[0]], layout).whole
     block = max(
@@ -110,7 +112,7 @@ def rank_memory(
         num_parameters=sizes.shard,
         weights=item * sizes.shard,
         gradients=item * (grads.shard + (grads.whole if layout.is_sharded and accumulates else 0)),
-        optimizer=_optimizer(workload, layout, trained, item),
+        optimizer=_optimizer(workload, layout, trained, hidden, item),
         gathered=gathered,
         activations=most(lambda _: 0),
         step=most(held),
@@ -134,11 +136,12 @@ def _optimizer(
     workload: Workload,
     layout: PlannedLayout,
     trained: list[tuple[str, nn.Parameter]],
+    hidden: set[str],
     item: int,
 ) -> int:
     """Two moments of AdamW, one of Muon, shared out by ZeRO-1; an average is in fp32 at least."""
     muon = workload.optim.kind == "muon"
-    one = [pair for pair in trained if muon and ".blocks." in pair[0] and pair[1].ndim == 2]
+    one = [pair for pair in trained if muon and pair[0] in hidden]
     moments = 2 * sizes_of(trained, layout).shard - sizes_of(one, layout).shard
     if layout.config.dp_kind == "zero1":
         # By whole tensors, the largest first: even, unless one is larger than a share.

@@ -23,6 +23,7 @@ from mmtrain.errors import UsageError
 from mmtrain.loading.config import ModelConfig
 from mmtrain.models.parameters import LockConfig
 from mmtrain.nn.products import fast_products
+from mmtrain.optim.config import OptimConfig
 from mmtrain.parallel.mesh import Layout, ParallelConfig
 from mmtrain.parallel.precision import Precision
 from mmtrain.parallel.recompute import RecomputeConfig
@@ -422,6 +423,8 @@ def test_counts_an_adapter(peft: PeftConfig) -> None:
     assert memory.weights == 4 * sum(p.numel() for p in stage.parameters())
     assert memory.weights == whole.weights + 4 * terms and trained >= terms > 0
     assert (memory.gradients, memory.optimizer) == (4 * trained, 8 * trained)
+    muon = dataclasses.replace(recipe, peft=peft, optim=OptimConfig(kind="muon"))  # not for terms
+    assert plan_layout(build_workload(muon), world_size=1).memory[0].optimizer == 8 * trained
     assert memory.step < whole.step
     (run,) = run_stages(workload, layout, rows=2)
     images = torch.zeros(2, 3, workload.clip.vision.image_size, workload.clip.vision.image_size)
