@@ -12,11 +12,13 @@ steps on the same data in the same order:
     with       front-door attention, dictionaries filled by k-means over the trained features
     image      the same for the image's features alone
     question   the same for the question's features alone
+    encoder    front doors within the vision tower, behind each of its blocks, and nowhere else
     first      goes on from a start of its own, which had front doors from the first step on
 
-`val` is confounded as training is, `test` is not. `colour:0` has nothing to mend: it is trained
-without alone, and tells what there is to win. A run that is there already is not trained again, and
-the tables, of all seeds that are complete, are written anew after each.
+`--arms` takes some of them. `val` is confounded as training is, `test` is not. `colour:0` has
+nothing to mend: it is trained without alone, and tells what there is to win. A run that is there
+already is not trained again, and the tables, of all seeds that are complete, are written anew after
+each.
 
     python benchmarks/front_door.py --runs runs/front_door --out benchmarks/results/front_door.md
 """
@@ -41,12 +43,14 @@ from mmtrain.run import train_command
 from tools.make_shapes_vqa import main as draw_shapes
 
 ROOT = Path(__file__).parents[1]
-ARMS = ("without", "matched", "with", "image", "question", "first")
+ARMS = ("without", "matched", "with", "image", "question", "encoder", "first")
 PAIRS = (
     ("without", "with"),
     ("matched", "with"),
     ("without", "matched"),
     *(("without", arm) for arm in ARMS[3:]),
+    ("matched", "encoder"),
+    ("with", "encoder"),
 )
 KINDS = ("colour", "shape", "exist", "count")
 SETTINGS = ("colour:0", "colour:0.7", "colour:0.9", "colour:0.97", "wording:0.9")
@@ -58,6 +62,7 @@ class Plan:
     """What is trained, where and how long."""
 
     runs: Path
+    arms: Sequence[str]
     seeds: int
     train: int
     entries: int
@@ -122,11 +127,12 @@ def train_seed(plan: Plan, setting: str, seed: int) -> None:
         "with": doors,
         "image": [*doors, "--vqa.front_door.places", '["image"]'],
         "question": [*doors, "--vqa.front_door.places", '["question"]'],
+        "encoder": [*doors, "--vqa.front_door.places", '["vision"]'],
         "first": doors,
     }
     steps = ["--train.steps", plan.steps]
     start = train(plan, setting, "start", seed, *steps)
-    for arm in arms_of(setting):
+    for arm in arms_of(plan, setting):
         begun = start
         if arm == "first":
             begun = train(plan, setting, "start with front doors", seed, *steps, *doors)
@@ -134,9 +140,9 @@ def train_seed(plan: Plan, setting: str, seed: int) -> None:
         train(plan, setting, arm, seed, *more)
 
 
-def arms_of(setting: str) -> tuple[str, ...]:
+def arms_of(plan: Plan, setting: str) -> Sequence[str]:
     """What goes on from the start."""
-    return ("without",) if setting == "colour:0" else ARMS
+    return ("without",) if setting == "colour:0" else plan.arms
 
 
 def results(plan: Plan, setting: str, arm: str, part: str) -> list[Path]:
@@ -144,7 +150,7 @@ def results(plan: Plan, setting: str, arm: str, part: str) -> list[Path]:
     done = [
         seed
         for seed in range(plan.seeds)
-        if all(is_complete(run_of(plan, setting, one, seed)) for one in arms_of(setting))
+        if all(is_complete(run_of(plan, setting, one, seed)) for one in arms_of(plan, setting))
     ]
     return [run_of(plan, setting, arm, seed) / "eval" / f"{part}.json" for seed in done]
 
@@ -163,18 +169,20 @@ def tables(plan: Plan, settings: Sequence[str]) -> Iterator[str]:
     yield f"| setting | seeds | model | parameters | {' | '.join(heads)} |"
     yield f"|---|---|---|---|{'---|' * len(heads)}"
     for setting in told:
-        for arm in ("start", *arms_of(setting)):
+        for arm in ("start", *arms_of(plan, setting)):
             files = [results(plan, setting, arm, part) for part, _ in places]
             state = load_vqa(files[0][0].parents[1]).model.state_dict()
             cells = [spread(one, kind) for one, (_, kind) in zip(files, places, strict=True)]
             size = sum(x.numel() for x in state.values())
             yield f"| {setting} | {len(files[0])} | {arm} | {size:,} | {' | '.join(cells)} |"
     for first, second in PAIRS:
+        if first not in plan.arms or second not in plan.arms:
+            continue
         yield ""
         yield f"| {second} - {first} | {' | '.join(heads)} |"
         yield f"|---|{'---|' * len(heads)}"
         for setting in told:
-            if first not in arms_of(setting) or second not in arms_of(setting):
+            if not {first, second} <= {*arms_of(plan, setting)}:
                 continue
             cells = [
                 str(
@@ -214,6 +222,7 @@ def main() -> None:
         "--settings", nargs="+", default=SETTINGS, metavar="WHAT:CHANCE",
         help=f"in this order (default: {' '.join(SETTINGS)})",
     )  # fmt: skip
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, help="default: all")
     parser.add_argument("--seeds", type=int, default=5, help="2 or more (default: 5)")
     parser.add_argument("--train", type=int, default=4000, help="pictures (default: 4000)")
     parser.add_argument("--entries", type=int, default=64, help="of each dictionary")
@@ -222,7 +231,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="markdown file to write the tables to")
     parser.add_argument("--only-table", action="store_true", help="train nothing")
     args = parser.parse_args()
-    names = ("runs", "seeds", "train", "entries", "steps", "more_steps")
+    names = ("runs", "arms", "seeds", "train", "entries", "steps", "more_steps")
     plan = Plan(**{name: getattr(args, name) for name in names})
     for setting in () if args.only_table else args.settings:
         for seed in range(plan.seeds):
