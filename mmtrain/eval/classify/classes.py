@@ -37,6 +37,8 @@ class ClassList:
     """What a label may say instead of the id, of each; empty: nothing."""
     is_chosen: bool = False
     """Which of them are answers was said by a `subset`, so which have images tells nothing."""
+    is_list: bool = False
+    """Names alone were said: their ids are their places, which nobody wrote."""
 
     def __post_init__(self) -> None:
         if not self.ids:
@@ -85,7 +87,11 @@ def read_classes(path: Path | str) -> ClassList:
         raise UsageError(f'classes = {path} is no list; write [{{"id": ..., "name": ...}}, ...]')
     pairs = [_id_and_name(number, entry, path) for number, entry in enumerate(content)]
     try:
-        return ClassList(ids=tuple(id for id, _ in pairs), names=tuple(name for _, name in pairs))
+        return ClassList(
+            ids=tuple(id for id, _ in pairs),
+            names=tuple(name for _, name in pairs),
+            is_list=all(isinstance(entry, str) for entry in content),
+        )
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
 
@@ -98,7 +104,8 @@ def class_list(classes: Path | str | ClassList | Sequence[str]) -> ClassList:
         return _named_classes(classes)
     if isinstance(classes, Path | str):
         return read_classes(classes)
-    return ClassList(ids=tuple(map(str, range(len(classes)))), names=tuple(classes))
+    ids = tuple(map(str, range(len(classes))))
+    return ClassList(ids=ids, names=tuple(classes), is_list=True)
 
 
 @functools.cache

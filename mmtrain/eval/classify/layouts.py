@@ -24,6 +24,7 @@ from mmtrain.data.storage.hidden_names import is_hidden, tars_in
 from mmtrain.errors import UsageError
 from mmtrain.eval.classify.classes import ClassList, class_list, read_classes
 from mmtrain.eval.classify.classification import ReadClass
+from mmtrain.eval.classify.listed_names import by_their_names, refuse_other_order
 from mmtrain.eval.classify.prompts import load_templates
 from mmtrain.eval.classify.some_classes import only_classes
 from mmtrain.eval.classify.subsets import choose
@@ -90,9 +91,8 @@ def open_labelled(
         sets: by the name of the argument that each is; the first one's classes are all's.
         classes: their names: `imagenet`, a file or the names themselves. For a folder of folders
             ids that are the folders' names pick those folders' classes; else there must be as many
-            names as folders, and they follow the folders' order: by number where all are called by
-            one, else by letter. None: what the data
-            say.
+            names as folders, and they follow the folders' order (by number where all are called by
+            one, else by letter), or are the folders' own. None: what the data say.
         subset: which of the classes are answers, see `choose`. Images in folders of other classes
             are left out, and so are those of the classes that ObjectNet has beside `objectnet`.
         label_key: where the class id of a sample is that no layout says it of: a member such as
@@ -225,10 +225,13 @@ def _resolve(found: _Found, classes: Classes | None, data: Data, *, is_chosen: b
         if is_chosen and set(found.source.classes) & named.numbers.keys():
             return named
         return _folder_classes(found.source, named)
+    told = " ".join(data) if isinstance(data, Sequence) and not isinstance(data, str) else data
     if classes is not None:
-        return class_list(classes)
+        named = class_list(classes)
+        if named.is_list and found.classes is not None:
+            refuse_other_order(found.classes.names, named.names, told=str(told))
+        return named
     if found.classes is None:
-        told = " ".join(data) if isinstance(data, Sequence) and not isinstance(data, str) else data
         hint = ""
         if isinstance(found.source, CaptionFolderSource) and found.source.has_folders:
             hint = f"; or write {CLASSES}{told}, if its folders are the classes"
@@ -247,14 +250,21 @@ def _objectnet_and_others(source: SampleSource, named: ClassList) -> ClassList:
 
 def _folder_classes(source: ImageFolderSource, named: ClassList) -> ClassList:
     folders, by_id = source.classes, dict(zip(named.ids, named.names, strict=True))
+    # ImageNet-V2's are called 0 to 999, of which 10 would stand before 2 by letter.
+    numbered = all(re.fullmatch("[0-9]+", folder) for folder in folders)
+    ordered = sorted(folders, key=lambda name: (int(name), name)) if numbered else folders
+    told = str(source.folder)
+    if named.is_list and len(named.names) == len(folders) and set(folders) == by_id.keys():
+        names = by_their_names(ordered, named.names, told=told)
+        by_id = dict(zip(ordered, names, strict=True))
     if set(folders) <= by_id.keys():
         # A part of ImageNet, such as its 200 hardest classes, chooses among its own classes.
         return ClassList(ids=tuple(folders), names=tuple(by_id[folder] for folder in folders))
     if len(named.names) == len(folders) and not set(folders) & by_id.keys():
-        # ImageNet-V2's are called 0 to 999, of which 10 would stand before 2 by letter.
-        numbered = all(re.fullmatch("[0-9]+", folder) for folder in folders)
-        ordered = sorted(folders, key=lambda name: (int(name), name)) if numbered else folders
-        return ClassList(ids=tuple(ordered), names=named.names)
+        names = named.names
+        if named.is_list:
+            names = by_their_names(ordered, names, told=told)
+        return ClassList(ids=tuple(ordered), names=tuple(names))
     unknown = next(folder for folder in folders if folder not in by_id)
     raise UsageError(
         f"classes: {len(named.names)} names for the {len(folders)} folders of {source.folder}, "
