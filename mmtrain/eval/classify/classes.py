@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmtrain.errors import UsageError
@@ -37,7 +37,7 @@ class ClassList:
     """What a label may say instead of the id, of each; empty: nothing."""
     is_chosen: bool = False
     """Which of them are answers was said by a `subset`, so which have images tells nothing."""
-    is_list: bool = False
+    is_list: bool = field(default=False, compare=False)
     """Names alone were said: their ids are their places, which nobody wrote."""
 
     def __post_init__(self) -> None:
