@@ -170,11 +170,14 @@ class _Log:
         """Nothing."""
 
 
-def count_block(block: Callable[[Tensor], Tensor], *, tokens: int, dim: int) -> Counts:
+def count_block(
+    block: Callable[[Tensor], Tensor], precision: str, *, tokens: int, dim: int
+) -> Counts:
     """Of one forward and backward, as a block within a tower has it."""
     counts = Counts()
-    x_BTD = torch.randn(ROWS, tokens, dim, requires_grad=True)
-    gradient_BTD = torch.randn(ROWS, tokens, dim)
+    stored = torch.bfloat16 if precision == "bf16-pure" else torch.float32
+    x_BTD = torch.randn(ROWS, tokens, dim, dtype=stored, requires_grad=True)
+    gradient_BTD = torch.randn(ROWS, tokens, dim, dtype=stored)
     with counts:
         block(x_BTD).backward(gradient_BTD)
     return counts
@@ -208,7 +211,7 @@ def _our_block(name: str, precision: str) -> Counts:
     tower = stage.vision
     tokens, dim = config.vision.num_tokens, config.vision.transformer.dim
     rope = tower.rope_table((config.vision.grid_size,) * 2, None, CPU)
-    if rope is not None and precision == "bf16":  # as the tower does, once for all blocks
+    if rope is not None and precision != "fp32":  # as the tower does, once for all blocks
         rope = tuple(part.bfloat16() for part in rope)
     block = tower.transformer.blocks["0"]
 
@@ -216,20 +219,21 @@ def _our_block(name: str, precision: str) -> Counts:
         with _autocast(precision):
             return block(x_BTD, mask=Mask(), rope=rope)
 
-    return count_block(run, tokens=tokens, dim=dim)
+    return count_block(run, precision, tokens=tokens, dim=dim)
 
 
 def _their_block(precision: str) -> Counts:
     import open_clip  # an incumbent; not everywhere
 
-    model = open_clip.create_model("ViT-B-16")
+    format = "pure_bf16" if precision == "bf16-pure" else "fp32"
+    model = open_clip.create_model("ViT-B-16", precision=format)
     block = model.visual.transformer.resblocks[0].train()
 
     def run(x_BTD: Tensor) -> Tensor:
         with _autocast(precision):
             return block(x_BTD)
 
-    return count_block(run, tokens=197, dim=768)
+    return count_block(run, precision, tokens=197, dim=768)
 
 
 def _autocast(precision: str) -> contextlib.AbstractContextManager[object]:
@@ -292,7 +296,7 @@ def all_counts(names: list[str]) -> dict[str, Any]:
         "torch": torch.__version__,
         "blocks": {
             precision: {name: told(counts) for name, counts in blocks(precision).items()}
-            for precision in ("fp32", "bf16")
+            for precision in ("fp32", "bf16", "bf16-pure")
         },
         "steps": steps_of(names),
     }

@@ -64,7 +64,7 @@ def data_index_command(
         print(f"changed since the checksums that are replaced: {line}")
     say(
         f"{counted(report.num_samples, 'sample')} in {counted(len(report.shards), 'shard')}; "
-        f"{report.num_new} indexes written"
+        f"{counted(report.num_new, 'index', 'es')} written"
     )
     if part[1] == 1:
         with Progress("indexes joined", quiet=quiet) as progress:
@@ -324,7 +324,8 @@ def _refuse(problems: tuple[str, ...], data: tuple[str, ...]) -> None:
     if problems:
         named = " ".join(data)
         raise UsageError(
-            f"{len(problems)} problem(s) found in {named}; fetch or pack those shards again"
+            f"{counted(len(problems), 'problem')} found in {named}; fetch or pack those shards "
+            "again"
         )
 
 

@@ -20,6 +20,7 @@ from mmtrain.plan.layout import Plan, plan_layout
 from mmtrain.plan.memory import RankMemory
 from mmtrain.plan.workload import Workload
 from mmtrain.recipe import load_recipe
+from mmtrain.settings.counted import counted
 
 _GIB = 1 << 30
 
@@ -101,15 +102,15 @@ def _print_plan(workload: Workload, plan: Plan) -> None:
     train, parallel = workload.train, workload.parallel
     sizes = plan.layout.config
     print(
-        f"{plan.layout.world_size} ranks = pp {sizes.pp} x dp_replicate {sizes.dp_replicate} x "
-        f"dp_shard {sizes.dp_shard} x tp {sizes.tp}"
+        f"{counted(plan.layout.world_size, 'rank')} = pp {sizes.pp} x dp_replicate "
+        f"{sizes.dp_replicate} x dp_shard {sizes.dp_shard} x tp {sizes.tp}"
         f"{'' if sizes.dp_kind == 'fsdp' else f', {sizes.dp_kind}'}"
         f"; {plan.num_parameters / 1e6:,.1f} M parameters"
     )
     print(
-        f"batch {train.batch_size:,} = {plan.layout.size('dp')} data-parallel ranks x "
-        f"{plan.num_microbatches} microbatches x {plan.rows} rows; {plan.passes} "
-        f"pass{'es' if plan.passes > 1 else ''} over the batch; {train.precision}"
+        f"batch {train.batch_size:,} = {counted(plan.layout.size('dp'), 'data-parallel rank')} x "
+        f"{counted(plan.num_microbatches, 'microbatch', 'es')} x {counted(plan.rows, 'row')}; "
+        f"{counted(plan.passes, 'pass', 'es')} over the batch; {train.precision}"
     )
     console = Console(width=None if sys.stdout.isatty() else 140)
     if plan.traffic:

@@ -171,7 +171,7 @@ def test_indexing_again_reads_all_of_a_shard(tmp_path: Path, place: float, capsy
     assert main(words) == 0
     told = capsys.readouterr().out
     assert "changed since the checksums that are replaced: " in told
-    assert ".bin has another content" in told and "1 indexes written" in told
+    assert ".bin has another content" in told and "1 index written" in told
     assert check_shards(str(path)).problems == ()
 
 
