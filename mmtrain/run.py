@@ -60,7 +60,8 @@ def train_command(*, recipe: TrainRecipe, resume: Resume, quiet: bool = False) -
     layout = build_layout(recipe.parallel, pick_device(recipe.train.device))
     try:
         patient = waiting(recipe.data.retry_seconds)
-        fast, kept = fast_products(layout.device), kept_memory(layout.device)
+        fast = fast_products(layout.device, tf32=recipe.train.precision == "tf32")
+        kept = kept_memory(layout.device)
         cached = caching(recipe.data.open_cache(world_size=layout.size("dp")))
         own = _own_folder(recipe, resume=resume)
         with StopSignals() as signals, patient, cached, fast, kept, own:

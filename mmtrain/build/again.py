@@ -110,7 +110,8 @@ def again(run_dir: Path, stretch: Stretch, *, overrides: list[str]) -> Iterator[
     """
     recipe = _recipe_of(run_dir, stretch, overrides)
     layout = build_layout(recipe.parallel, pick_device(recipe.train.device))
-    patient, fast = waiting(recipe.data.retry_seconds), fast_products(layout.device)
+    patient = waiting(recipe.data.retry_seconds)
+    fast = fast_products(layout.device, tf32=recipe.train.precision == "tf32")
     cached = caching(recipe.data.open_cache(world_size=num_ranks()))
     with patient, fast, cached:
         yield _stand(recipe, layout, run_dir, stretch)

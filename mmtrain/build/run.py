@@ -26,6 +26,7 @@ from mmtrain.errors import UsageError
 from mmtrain.eval.forward_size import forward_size
 from mmtrain.eval.scheduled import check_evaluation, command_words, run_evaluation
 from mmtrain.loading.start import read_start
+from mmtrain.nn.products import tf32_products
 from mmtrain.parallel.compile import why_not
 from mmtrain.parallel.mesh import Layout
 from mmtrain.peft import count_parameters
@@ -109,7 +110,8 @@ class Run:
             )
             for one in self.recipe.eval.of(self.task.judges)
         )
-        return evaluator, [failed for failed in attempts if failed is not None]
+        with tf32_products(False):  # they are in fp32, whatever the training is in
+            return evaluator, [failed for failed in attempts if failed is not None]
 
     def export(self, evaluator: Any, weights: Mapping[str, Tensor] | None) -> list[str]:
         """Write export/, and adapter/ where the run trained one; on one rank -> lines for the user.

@@ -108,9 +108,9 @@ def add_running(parser: Parser, *, image_key: bool = True, batches: bool = True)
         add_quiet(parser)
     parser.add_argument(
         "--precision",
-        choices=("fp32", "bf16"),
+        choices=("fp32", "tf32", "bf16"),
         default="fp32",
-        help="of the forward passes (%(default)s)",
+        help="of the forward passes; tf32 is of GPUs (%(default)s)",
     )
     add_device(parser)
 

@@ -29,7 +29,7 @@ from mmtrain.parallel.mesh import (
     leave_ranks,
     pick_device,
 )
-from mmtrain.parallel.precision import Precision
+from mmtrain.parallel.precision import Precision, check_tf32
 from mmtrain.progress import Progress, speaker
 from mmtrain.ranks import own_rank
 from mmtrain.settings.counted import counted
@@ -194,8 +194,14 @@ def refuse_out(out: Path) -> None:
 
 
 def join_ranks(options: ModelOptions) -> Layout:
-    """The device and the ranks that a model is run on; collective."""
-    return build_layout(ParallelConfig(), pick_device(options.device, key="device"))
+    """The device and the ranks that a model is run on; collective.
+
+    Raises:
+        UsageError: there is no such device, or it has no such precision.
+    """
+    device = pick_device(options.device, key="device")
+    check_tf32(options.precision, device, key="precision")
+    return build_layout(ParallelConfig(), device)
 
 
 def build_encoder(

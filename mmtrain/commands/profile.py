@@ -64,7 +64,8 @@ def profile_command(
                 "leave it out"
             )
         on_rank_0(lambda: _make_folder(out))
-        fast, kept = fast_products(layout.device), kept_memory(layout.device)
+        fast = fast_products(layout.device, tf32=loaded.train.precision == "tf32")
+        kept = kept_memory(layout.device)
         with waiting(loaded.data.retry_seconds), fast, kept:
             _profile(build_run(loaded, layout), steps=steps, out=out, memory=memory)
     finally:

@@ -5,6 +5,7 @@ The B x A logits of this rank's images against the texts of all ranks are visite
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,6 +15,7 @@ from torch.distributed import ProcessGroup
 
 from mmtrain.collectives import gather_together, rank_and_size, require_equal
 from mmtrain.losses._arguments import check_rows, check_shapes
+from mmtrain.nn.products import tf32_products
 
 Positives = Literal["attract", "ignore"]
 
@@ -131,6 +133,14 @@ class Pairing:
             same_XY = self.same(block)
             block.own(same_XY).fill_(False)
             logits_XY.masked_fill_(same_XY, EXCLUDED)
+
+
+@contextmanager
+def whole_products(device: torch.device) -> Iterator[None]:
+    """Within the context products have all the bits of what is multiplied, under any autocast and
+    where TF32 is allowed."""
+    with torch.autocast(device.type, enabled=False), tf32_products(False):
+        yield
 
 
 def product(buffer: Tensor, rows_XE: Tensor, columns_YE: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmtrain.collectives import sum_
-from mmtrain.losses._blocks import Block, Pairing, product
+from mmtrain.losses._blocks import Block, Pairing, product, whole_products
 from mmtrain.losses._gradients import FeatureGradients
 
 
@@ -56,7 +56,7 @@ class SigmoidSums:
         need_grad = need_image or self._scale_grads is not None
         image_grad_XE = torch.zeros_like(image_XE) if need_grad else None
         gradients = replace(self._gradients, image_BE=image_grad_XE)
-        with torch.autocast(image_XE.device.type, enabled=False):
+        with whole_products(image_XE.device):
             loss, bias_grad = _add_blocks(
                 gradients,
                 features=(image_XE, self._text_AE),

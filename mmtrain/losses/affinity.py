@@ -9,7 +9,7 @@ from torch.distributed import ProcessGroup
 
 from mmtrain.collectives import sum_
 from mmtrain.losses._arguments import as_scalar
-from mmtrain.losses._blocks import Block, Pairing, pair, product
+from mmtrain.losses._blocks import Block, Pairing, pair, product, whole_products
 from mmtrain.losses._gradients import FeatureGradients, FinishedInForward
 from mmtrain.losses._softmax import log_sum_exps
 from mmtrain.nn import unit_norm
@@ -140,7 +140,7 @@ class _AffinityLoss(FinishedInForward):
         need_image, need_text, need_scale = (
             given.differentiable and need for need in ctx.needs_input_grad[:3]
         )
-        with torch.autocast(image_BE.device.type, enabled=False):
+        with whole_products(image_BE.device):
             mine = _Features(image_BE=image_BE, text_AE=given.text_AE, scale=scale)
             student, target = _Softmaxes.of(mine, pairing), _Softmaxes.of(given.teacher, pairing)
             gradients = FeatureGradients.zeros(

@@ -9,7 +9,7 @@ from torch.distributed import ProcessGroup
 
 from mmtrain.collectives import sum_
 from mmtrain.losses._arguments import as_scalar
-from mmtrain.losses._blocks import Pairing, Positives, pair, product
+from mmtrain.losses._blocks import Pairing, Positives, pair, product, whole_products
 from mmtrain.losses._gradients import FeatureGradients
 from mmtrain.losses._softmax import log_sum_exps
 
@@ -95,7 +95,7 @@ class _ClipLoss(torch.autograd.Function):
         sums: bool,
         told_B: Tensor | None,
     ) -> Tensor:
-        with torch.autocast(image_BE.device.type, enabled=False):
+        with whole_products(image_BE.device):
             row_lse_B, column_lse_A, positive_B = log_sum_exps(image_BE, text_AE, scale, pairing)
             class_A = _classes(pairing)
             if class_A is not None:
@@ -129,7 +129,7 @@ class _ClipLoss(torch.autograd.Function):
         gradients = FeatureGradients.zeros(
             image_BE if need_image or need_scale else None, text_AE if need_text else None
         )
-        with torch.autocast(image_BE.device.type, enabled=False):
+        with whole_products(image_BE.device):
             _add_block_gradients(
                 gradients,
                 features=(image_BE, text_AE),

@@ -1,16 +1,20 @@
-"""Which library multiplies fp32 matrices on a CPU.
+"""How fp32 matrices are multiplied: by which library on a CPU, of how many bits on a GPU.
 
-torch's wheels call MKL, which runs its AVX2 kernels on an AMD processor that has AVX-512; oneDNN,
-which they hold too, runs the AVX-512 ones there: 210 to 260 GFLOP/s on a core against 100 to 115
-(benchmarks/products.py). Both sum in fp32. torch hands fp32 products to oneDNN where a lower
+On a CPU torch's wheels call MKL, which runs its AVX2 kernels on an AMD processor that has AVX-512;
+oneDNN, which they hold too, runs the AVX-512 ones there: 210 to 260 GFLOP/s on a core against 100
+to 115 (benchmarks/products.py). Both sum in fp32. torch hands fp32 products to oneDNN where a lower
 precision is allowed, and oneDNN makes use of that with AMX alone: without it the numbers stay fp32,
 which is tried once before the first use.
+
+A GPU multiplies several times as fast in TF32: of 10 bits behind the point instead of 23, summed in
+fp32. torch takes that for convolutions and not for matrices; here it is taken for both or neither.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +25,31 @@ _chosen = False
 
 
 @contextmanager
-def fast_products(device: torch.device) -> Iterator[None]:
-    """Within the context fp32 products on a CPU are computed by the faster library.
+def tf32_products(allowed: bool) -> Iterator[None]:
+    """Within the context a GPU multiplies fp32 numbers in TF32, or it does not.
+
+    Autograd's threads follow. What the process had set is there again afterwards.
+    """
+    # Read by the new names, which never refuse; set by the old ones, which keep both in agreement.
+    matrices: Any = torch.backends.cuda.matmul
+    convolutions: Any = torch.backends.cudnn
+    before = allows_tf32(), convolutions.conv.fp32_precision == "tf32"
+    matrices.allow_tf32 = convolutions.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        matrices.allow_tf32, convolutions.allow_tf32 = before
+
+
+def allows_tf32() -> bool:
+    """Whether a GPU multiplies fp32 matrices in TF32."""
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+@contextmanager
+def fast_products(device: torch.device, *, tf32: bool = False) -> Iterator[None]:
+    """Within the context fp32 products on a CPU are computed by the faster library, and those on a
+    GPU in TF32 where `tf32` says so.
 
     For work in large batches: a product of fewer than some 100,000 multiplications takes 10 us
     longer. Autograd's threads follow. What the process had set is there again afterwards.
@@ -32,7 +59,8 @@ def fast_products(device: torch.device) -> Iterator[None]:
     if device.type == "cpu" and onednn_is_better():
         _SETTING.fp32_precision, _chosen = "bf16", True
     try:
-        yield
+        with tf32_products(tf32):
+            yield
     finally:
         _SETTING.fp32_precision, _chosen = before
 

@@ -151,4 +151,6 @@ def peak_tflops(one: Accelerator, precision: str) -> float | None:
     """Of a run's products; None where they are in a format that the table has not."""
     if precision == "fp32":
         return one.fp32_tflops
+    if precision == "tf32":
+        return one.bf16_tflops / 2  # of all of them
     return one.bf16_tflops if precision.startswith("bf16") or precision == "fp16" else None

@@ -1,28 +1,36 @@
 """Number formats of a run."""
 
 import importlib.util
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from mmtrain.errors import UsageError
+from mmtrain.nn.products import allows_tf32, tf32_products
 from mmtrain.nn.seams import Forward, wrap_forward
 from mmtrain.parallel.blocks import numbered_blocks
 from mmtrain.parallel.mesh import Layout
 
-Precision = Literal["fp32", "bf16", "bf16-pure", "bf16-fsdp", "fp16", "float8", "fp64"]
+Precision = Literal["fp32", "tf32", "bf16", "bf16-pure", "bf16-fsdp", "fp16", "float8", "fp64"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "float8": torch.bfloat16}
+_TF32_CAPABILITY = (8, 0)
+"""The first CUDA devices that multiply TF32: Ampere."""
 _FLOAT8_CAPABILITY = (8, 9)
 """The first CUDA devices that multiply float8: Ada; then Hopper and Blackwell."""
 
 
-def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """The context that a forward pass runs in: 16-bit products over fp32 weights, or none."""
+@contextmanager
+def autocast(precision: Precision, device: torch.device) -> Iterator[None]:
+    """The context that a forward pass runs in: 16-bit products over fp32 weights, products in
+    TF32, or neither."""
+    cast = nullcontext()
     if precision in _AUTOCAST:
-        return torch.autocast(device.type, _AUTOCAST[precision])
-    return nullcontext()
+        cast = torch.autocast(device.type, _AUTOCAST[precision])
+    with cast, tf32_products(precision == "tf32"):
+        yield
 
 
 def product_dtype(precision: Precision) -> torch.dtype | None:
@@ -65,11 +73,19 @@ def apply_precision(stage: nn.Module, precision: Precision, device: torch.device
     scaled (optim/loss_scale.py). `float8` is bf16 with the blocks' products in float8. `bf16-pure`
     stores weights and optimizer state in bf16 without an fp32 copy: the least memory, and updates
     below a weight's 8 bits are lost. `bf16-fsdp` is FSDP's own (shard.py): what is stored stays
-    fp32. `fp64` is for proofs. The logits' scale stays fp32.
+    fp32. `tf32` is of the process (`fast_products`): here it is only asked for. `fp64` is for
+    proofs. The logits' scale stays fp32.
 
     Raises:
-        UsageError: the device or the installation has no float8.
+        UsageError: the device or the installation has no float8, or no TF32, or the process does
+            not allow that.
     """
+    check_tf32(precision, device, key="train.precision")
+    if precision == "tf32" and not allows_tf32():
+        raise UsageError(
+            'precision = "tf32" is the process\'s, its backward too: set '
+            "torch.backends.cuda.matmul.allow_tf32 = True before"
+        )
     if precision == "float8":
         _check_float8(device)
         apply_float8(stage)
@@ -79,6 +95,24 @@ def apply_precision(stage: nn.Module, precision: Precision, device: torch.device
         stage.to(torch.float64)
     elif precision in _AUTOCAST:
         _autocast_forward(stage, precision, device)
+
+
+def check_tf32(precision: Precision, device: torch.device, *, key: str) -> None:
+    """Refuse products in TF32 on a device that has none.
+
+    Args:
+        precision: any; others are passed over.
+        device: that computes.
+        key: the setting that it came from.
+
+    Raises:
+        UsageError: with the remedy.
+    """
+    if precision == "tf32" and (have := _lacking(device, _TF32_CAPABILITY)) is not None:
+        raise UsageError(
+            f'{key} = "tf32" needs a GPU that multiplies TF32 (compute capability '
+            f'{_told(_TF32_CAPABILITY)} or higher), not {have}; use {key} = "fp32"'
+        )
 
 
 def apply_float8(stage: nn.Module, *, emulate: bool = False) -> None:
@@ -110,22 +144,29 @@ def apply_float8(stage: nn.Module, *, emulate: bool = False) -> None:
 
 
 def _check_float8(device: torch.device) -> None:
-    have = f'device = "{device.type}"'
-    if device.type == "cuda":
-        capability = torch.cuda.get_device_capability(device)
-        have = f"{torch.cuda.get_device_name(device)} ({'.'.join(map(str, capability))})"
-        if capability >= _FLOAT8_CAPABILITY:
-            if importlib.util.find_spec("torchao") is None:
-                raise UsageError(
-                    'train.precision = "float8" needs the package torchao; '
-                    "pip install 'mmtrain[float8]'"
-                )
-            return
-    raise UsageError(
-        'train.precision = "float8" needs a GPU that multiplies float8 (compute capability '
-        f"{'.'.join(map(str, _FLOAT8_CAPABILITY))} or higher), not {have}; use train.precision = "
-        '"bf16"'
-    )
+    if (have := _lacking(device, _FLOAT8_CAPABILITY)) is not None:
+        raise UsageError(
+            'train.precision = "float8" needs a GPU that multiplies float8 (compute capability '
+            f'{_told(_FLOAT8_CAPABILITY)} or higher), not {have}; use train.precision = "bf16"'
+        )
+    if importlib.util.find_spec("torchao") is None:
+        raise UsageError(
+            "train.precision = \"float8\" needs the package torchao; pip install 'mmtrain[float8]'"
+        )
+
+
+def _lacking(device: torch.device, needed: tuple[int, int]) -> str | None:
+    """What a device is that has less than a compute capability; None: it has it."""
+    if device.type != "cuda":
+        return f'device = "{device.type}"'
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= needed:
+        return None
+    return f"{torch.cuda.get_device_name(device)} ({_told(capability)})"
+
+
+def _told(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
 
 
 def _autocast_forward(stage: nn.Module, precision: Precision, device: torch.device) -> None:

@@ -151,6 +151,8 @@ def _run_stage(
     return run, tuple(x.requires_grad_() for x in out)
 
 
+_ALIKE: dict[Precision, Precision] = {"float8": "bf16", "tf32": "fp32"}
+"""Formats of GPUs alone, and what takes as much memory on any machine."""
 _STORED = {"fp64": torch.float64, "bf16-pure": torch.bfloat16, "bf16-fsdp": torch.bfloat16}
 """FSDP's bf16 is computed with as if nothing else were stored."""
 
@@ -159,7 +161,7 @@ def _apply_precision(stage: nn.Module, precision: Precision) -> None:
     """As parallelize does; but torch converts no fake weights in place, and float8's products keep
     what bf16's do but for the weights' copies."""
     if precision not in _STORED:
-        apply_precision(stage, "bf16" if precision == "float8" else precision, _CPU)
+        apply_precision(stage, _ALIKE.get(precision, precision), _CPU)
         return
     dtype = _STORED[precision]
     for module in stage.modules():
