@@ -121,6 +121,11 @@ def idle_notes(
             f"{every} has no effect: the recipe names no evaluation",
         ),
         (
+            evaluation.precision != "fp32" and not judged,
+            f'eval.precision = "{evaluation.precision}" has no effect: the recipe names no '
+            "evaluation",
+        ),
+        (
             (evaluation.every or 0) > total_steps and bool(judged),
             f"{every} is beyond the run's {total_steps} steps: it evaluates once, at the end",
         ),

@@ -29,6 +29,7 @@ from mmtrain.loading.start import read_start
 from mmtrain.nn.products import tf32_products
 from mmtrain.parallel.compile import why_not
 from mmtrain.parallel.mesh import Layout
+from mmtrain.parallel.precision import check_tf32
 from mmtrain.peft import count_parameters
 from mmtrain.ranks import gather
 from mmtrain.recipe import TrainRecipe
@@ -90,6 +91,7 @@ class Run:
         Raises:
             UsageError: it cannot be done, or is not of this task.
         """
+        check_tf32(self.recipe.eval.precision, self.layout.device, key="eval.precision")
         _check_names([one.name for one in self.recipe.eval.all])
         for one in self.recipe.eval.of(self.task.judges):
             self.task.check_evaluation(one)
@@ -103,14 +105,14 @@ class Run:
             attempt(
                 one.name,
                 partial(run_evaluation, evaluator, one),
-                words=command_words(one),
+                words=[*command_words(one), *self.recipe.eval.running],
                 run_dir=self.folder,
                 step=self.state.step,
                 log=log,
             )
             for one in self.recipe.eval.of(self.task.judges)
         )
-        with tf32_products(False):  # they are in fp32, whatever the training is in
+        with tf32_products(False):  # in a format of their own, whatever the training is in
             return evaluator, [failed for failed in attempts if failed is not None]
 
     def export(self, evaluator: Any, weights: Mapping[str, Tensor] | None) -> list[str]:
@@ -197,6 +199,7 @@ def build_run(recipe: TrainRecipe, layout: Layout, *, begun: bool = False) -> Ru
         batch_size=recipe.train.batch_size,
         phases=recipe.train.phase,
         eval_batch_size=forward_size(recipe.eval.batch_size, fast=recipe.eval.fast),
+        eval_precision=recipe.eval.precision,
     )
     task = build_task(recipe, shared)
     recipe = replace(recipe, **task.sections())

@@ -26,6 +26,9 @@ class EvalConfig:
     64, and every result is the same to the bit whatever the batch size, ranks and workers."""
     batch_size: int = FAST_BATCH
     """Samples per rank and forward, where fast = true."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Of the forward passes, whatever train.precision is: tf32 is of GPUs, bf16 is autocast. A
+    result says which."""
     zero_shot: tuple[ZeroShotConfig, ...] = ()
     """Zero-shot evaluations."""
     retrieval: tuple[RetrievalConfig, ...] = ()
@@ -45,6 +48,12 @@ class EvalConfig:
     def all(self) -> tuple[Evaluator, ...]:
         """Every evaluation, a kind after the other."""
         return tuple(one for section in EVALUATORS for one in getattr(self, section))
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """What `mmtrain eval` takes to run a model as this section does."""
+        fast = ("--fast", "--batch-size", str(self.batch_size)) if self.fast else ()
+        return fast if self.precision == "fp32" else ("--precision", self.precision, *fast)
 
     def of(self, judged: Literal["towers", "answers"]) -> tuple[Evaluator, ...]:
         """Those of one sort of model."""

@@ -19,6 +19,7 @@ from mmtrain.loading.start import Start
 from mmtrain.models import Clip
 from mmtrain.models.vqa import Vqa
 from mmtrain.parallel.mesh import Layout
+from mmtrain.parallel.precision import Precision
 from mmtrain.ranks import is_alone
 from mmtrain.tasks.objective import Objective
 
@@ -49,6 +50,8 @@ class Shared:
     """Of the run; none where it has none."""
     eval_batch_size: int
     """Rows per rank and forward of an evaluation."""
+    eval_precision: Precision
+    """Of its forward passes."""
 
     def batches(self) -> dict[str, Any]:
         """What every kind of data takes to deal a run's batches to this rank."""
@@ -71,6 +74,7 @@ class Shared:
             "preprocess": self.preprocess,
             "device": self.layout.device,
             "batch_size": self.eval_batch_size,
+            "precision": self.eval_precision,
             "workers": self.data.workers,
             "group": None if is_alone() else dist.group.WORLD,
         }

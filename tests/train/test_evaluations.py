@@ -14,7 +14,8 @@ from PIL import Image
 from mmtrain import run as run_module
 from mmtrain.cli import main
 from mmtrain.eval import samples as samples_module
-from mmtrain.eval.config import EVALUATORS
+from mmtrain.eval.config import EVALUATORS, EvalConfig
+from mmtrain.eval.evaluators.zero_shot import ZeroShotConfig
 from mmtrain.eval.scheduled import command_words
 from mmtrain.settings.decode import decode
 from mmtrain.train.loop import Loop
@@ -152,6 +153,27 @@ def test_a_right_one_of_each_kind_runs_and_can_be_repeated(tmp_path: Path) -> No
         again = json.loads(out.read_text())
         for key in ("top1", "i2t_recall@1", "num_samples", "model_fingerprint"):
             assert again.get(key) == result.get(key)
+
+
+def test_it_computes_as_the_section_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the training is in; its command does, and a device that cannot is refused."""
+    run, zero_shot = tmp_path / "run", scheduled(("zero_shot", KINDS["zero_shot"]))
+    section = EvalConfig(precision="bf16", fast=True, batch_size=16)
+    words = ["--eval.precision", "bf16", "--eval.fast", "true", "--eval.batch_size", "16"]
+    assert train(run, *zero_shot, *words) == 0
+    out = tmp_path / "again.json"
+    words = command_words(decode(ZeroShotConfig, KINDS["zero_shot"]))
+    assert main([*words, *section.running, "--model", str(run), "--out", str(out)]) == 0
+    told, again = (json.loads(path.read_text()) for path in (run / "eval/zs.json", out))
+    assert told["precision"] == "bf16" and told["fast_batch_size"] == 16
+    assert told | {"step": 6, "examples": 0} == again | {"step": 6, "examples": 0}
+    capsys.readouterr()
+    assert train(tmp_path / "no", "--eval.precision", "tf32", *zero_shot) == 2
+    assert 'eval.precision = "tf32" needs a GPU' in capsys.readouterr().err
+    assert train(tmp_path / "idle", "--eval.precision", "bf16", "--train.steps", "1") == 0
+    assert 'eval.precision = "bf16" has no effect: the recipe' in capsys.readouterr().err
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
