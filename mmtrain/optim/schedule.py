@@ -7,9 +7,9 @@ from mmtrain.optim.config import OptimConfig
 
 
 def warmup_steps(config: OptimConfig, *, total_steps: int) -> int:
-    """Steps of linear warm-up, never more than the run has."""
+    """Steps of linear warm-up; as many as the section says, also where the run has fewer."""
     if config.warmup_steps is not None:
-        return min(config.warmup_steps, total_steps)
+        return config.warmup_steps
     fraction = 0.1 if config.warmup_fraction is None else config.warmup_fraction
     return round(fraction * total_steps)
 

@@ -52,8 +52,12 @@ def test_warmup_fraction_and_default():
     assert factors() == factors(warmup_steps=5)
 
 
-def test_warmup_longer_than_the_run():
-    assert factors(warmup_steps=1000) == [(step + 1) / TOTAL for step in range(TOTAL)]
+@pytest.mark.parametrize("schedule", ["cosine", "constant", "wsd"])
+@pytest.mark.parametrize("warmup", [TOTAL, TOTAL + 1, 1000])
+def test_warmup_longer_than_the_run(schedule, warmup):
+    """The steps of a try are the first ones of the long run, as in open_clip."""
+    wanted = [(step + 1) / warmup for step in range(TOTAL)]
+    assert factors(warmup_steps=warmup, schedule=schedule) == wanted
 
 
 @pytest.mark.parametrize("warmup", [0, 2, 4, 9])
@@ -70,7 +74,8 @@ def test_torch_may_ask_for_the_end(schedule, end, warmup):
         assert follows.get_last_lr() == [2 * lr_factor(step, total_steps=4, config=config)]
         optimizer.step()
         follows.step()
-    assert follows.get_last_lr() == pytest.approx([2 * (end if warmup < 4 else 1.0)])
+    at_end = end if warmup < 4 else min(1.0, 5 / warmup)
+    assert follows.get_last_lr() == pytest.approx([2 * at_end])
     for step in (-1, 5):
         with pytest.raises(
             UsageError, match=rf"step = {step} must be within 0 and total_steps = 4"
