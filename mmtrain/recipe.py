@@ -12,6 +12,7 @@ from mmtrain.errors import UsageError
 from mmtrain.eval.config import EvalConfig
 from mmtrain.loading.config import ModelConfig
 from mmtrain.loading.decoder_start import with_decoder
+from mmtrain.loading.hidden_name import refuse_hidden_name
 from mmtrain.loading.hub_models import pinned
 from mmtrain.loading.start import with_start
 from mmtrain.loading.text_sizes import refuse_other_sizes, text_sizes
@@ -39,6 +40,8 @@ from mmtrain.train.run_folder import RECIPE_FILE, fetched_models, has_begun
 _SIZES = ("vocab_size", "context_length", "end_token_id")
 _LENGTHS = ("steps", "epochs", "phase")
 """Keys of [train] that say how long it is."""
+_WHOLE = ("data.captions", "peft.rank_pattern", "peft.alpha_pattern")
+"""Tables whose keys are the user's: a nearer one leaves nothing of a farther one."""
 _STARTS = ("model.init", "model.vision_init", "vqa.init", "vqa.generate.init", "peft.init")
 
 
@@ -99,7 +102,9 @@ def load_recipe(
         overrides += ["--run.dir", escape_path(str(run_dir))]
     data: dict[str, Any] = {}
     for layer in read_layers(path):
-        data = _with_one_length(laid_over(data, layer), _lengths_in(layer))
+        refuse_hidden_name(data, layer)
+        data = _with_one_length(laid_over(data, layer, whole=_WHOLE), _lengths_in(layer))
+    refuse_hidden_name(data, apply_overrides(TrainRecipe, {}, overrides))
     data = apply_overrides(TrainRecipe, data, overrides)
     data = expand_paths(TrainRecipe, data)
     data = _with_one_length(data, _lengths_among(overrides), tell=True)

@@ -1,7 +1,7 @@
 """A few samples looked at before a run, for what would go wrong without a word."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from mmtrain.errors import UsageError
 
 _NUM_PROBES = 64
 """Samples that are looked at, evenly spread, before a label key is found to be in none."""
+_NUM_CAPTION_PROBES = 256
+"""Of captions, which may be in few; where the first samples have all, no more are looked at."""
 _NUM_LINE_PROBES = 4
 """Samples that are looked at before every text is found to have several lines."""
 
@@ -32,6 +34,35 @@ def refuse_unknown_label_key(reader: SampleReader, key: str) -> None:
                 f"{key}.label_key = {reader.label_key}: none of {len(probes)} samples has "
                 f"it; {reader.describe(0)}; name a key that it has, or leave it out"
             )
+
+
+def refuse_unknown_captions(readers: Sequence[SampleReader], key: str) -> None:
+    """A place of captions that no sample has would leave every draw to the others without a word;
+    where all have none the samples are bad, and that is told.
+
+    Args:
+        readers: of the sources that the places are of.
+        key: the section that names them, for messages.
+
+    Raises:
+        UsageError: no sample that is looked at has a caption there, and some have one elsewhere.
+    """
+    places = list(readers[0].captions)
+    missing, looked_at = set(places) if len(places) > 1 else set[str](), 0
+    with one_line_for_disks(f"{key}.train"):
+        for reader in readers:
+            for number in _probes(reader.source, _NUM_CAPTION_PROBES):
+                if not missing:
+                    return
+                missing -= reader.places(number)
+                looked_at += 1
+    if 0 < len(missing) < len(places):
+        told = ", ".join(place for place in places if place in missing)
+        raise UsageError(
+            f"{key}.captions = {{ {', '.join(places)} }}: none of {looked_at} samples looked at "
+            f"has a caption in {told}; {readers[0].describe(0)}; name places that are there, or "
+            "leave it out"
+        )
 
 
 def refuse_unknown_features(reader: SampleReader, stored: StoredFeatures, key: str) -> None:

@@ -1,13 +1,16 @@
 """Batches of images and captions by number."""
 
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmtrain.data.batch import ImageTextBatch
+from mmtrain.data.config import DataConfig
 from mmtrain.data.first_look import (
+    refuse_unknown_captions,
     refuse_unknown_features,
     refuse_unknown_label_key,
     refuse_untold_lines,
@@ -32,6 +35,16 @@ class ImageTextData(NumberedData[ImageTextBatch]):
     keeps_texts = False
     """Whether batches have their captions as texts too."""
     _stored: StoredFeatures | None = None
+
+    def __init__(self, config: DataConfig, **common: Any) -> None:
+        super().__init__(config, **common)
+        owners: dict[str, list[SampleReader]] = {}
+        given = config.mixture or [None]
+        for source, settings, reader in zip(given, config.sources, self._readers, strict=True):
+            is_own = source is not None and source.captions is not None
+            owners.setdefault(settings.key if is_own else "data", []).append(reader)
+        for key, readers in owners.items():
+            refuse_unknown_captions(readers, key)
 
     def keep_stored(self, stored: StoredFeatures, *, key: str) -> None:
         """Let batches have another model's features of their images.

@@ -184,6 +184,15 @@ class SampleReader:
             return None
         return all(len(caption_lines(text)) > 1 for text in texts) if texts else None
 
+    def places(self, sample: int) -> set[str]:
+        """Where a sample has captions; empty where it cannot be used."""
+        try:
+            members = self.source.read(sample, self._wanted)
+            fields = json_fields(members.get("json"))
+            return {n for n in self.captions if captions_in(n, members, fields, self.caption_lines)}
+        except SampleError:
+            return set()
+
     def has_label(self, sample: int) -> bool:
         """Whether the .json has a label in its field; False where it cannot be used."""
         try:

@@ -1,11 +1,12 @@
 """A recipe that begins from another one: `base = "..."`."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from mmtrain.errors import UsageError
 from mmtrain.files import real_path
-from mmtrain.settings.describe import show
+from mmtrain.settings.describe import join, show
 from mmtrain.settings.paths import expand_path
 from mmtrain.settings.read_toml import parse_toml, read_toml
 from mmtrain.settings.shipped import copied_text, shipped_recipe
@@ -41,13 +42,24 @@ def read_layers(path: Path) -> list[dict[str, Any]]:
         shipped = not base.endswith(_FILE)
 
 
-def laid_over(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def laid_over(
+    under: dict[str, Any], over: dict[str, Any], *, whole: Collection[str] = (), path: str = ""
+) -> dict[str, Any]:
     """Table by table what `over` says, and else what `under` does; a list is replaced as a whole,
-    a list of tables too."""
+    a list of tables too.
+
+    Args:
+        under: a recipe's dict.
+        over: what lies nearer.
+        whole: tables that are replaced as a whole too, by their dotted names.
+        path: dotted name of the table.
+    """
     both = {
-        name: laid_over(under[name], value)
+        name: laid_over(under[name], value, whole=whole, path=join(path, name))
         for name, value in over.items()
-        if isinstance(value, dict) and isinstance(under.get(name), dict)
+        if isinstance(value, dict)
+        and isinstance(under.get(name), dict)
+        and join(path, name) not in whole
     }
     return under | over | both
 

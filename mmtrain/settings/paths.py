@@ -70,8 +70,11 @@ def expand_path(text: str, key: str) -> str:
         key: the setting, for messages.
 
     Raises:
-        UsageError: a variable has no value, there is no such user, or an address holds a secret.
+        UsageError: it is empty, a variable has no value, there is no such user, or an address holds
+            a secret.
     """
+    if not text.strip():  # the system takes it for the folder that one is in
+        raise UsageError(f'{key} = "{text}" is empty; is a variable not set?')
 
     def variable(match: "re.Match[str]") -> str:
         if match["dollar"]:

@@ -267,6 +267,31 @@ def test_captions_that_are_nowhere(good, workers):
         next(data.iterate(0, 3))
 
 
+@pytest.mark.parametrize(
+    ("captions", "told"),
+    [
+        ({"txt": 1.0, "nams": 1.0}, "has a caption in nams; "),
+        ({"names": 1.0, "alt": 1e-9, "Txt": 1.0}, "has a caption in alt, Txt; "),
+        ({"txt": 1.0, "names": 1.0}, ""),
+        ({"nams": 1.0}, ""),  # told when all are bad
+    ],
+)
+def test_one_place_of_captions_that_is_nowhere(good, captions, told):
+    """All captions came from the others: a mistyped place changed a run without a word."""
+    if not told:
+        assert build_data(good, captions=captions)
+        return
+    with pytest.raises(UsageError, match=r"^data\.captions = \{ .*: none of 30 samples") as caught:
+        build_data(good, captions=captions)
+    assert told in str(caught.value) and "in its .json: concept, names" in str(caught.value)
+
+
+def test_a_place_that_few_have_is_found(tmp_path):
+    rare = pairs(0, 100)
+    rare[77][1]["json"]["alt"] = "another"
+    assert build_data(str(write_shard(tmp_path / "a.tar", rare)), captions={"txt": 1, "alt": 1})
+
+
 @pytest.mark.parametrize("form", ["folder", "shard"])
 def test_photographs_alone_are_told_what_they_lack(tmp_path, form):
     """There is no place to name."""

@@ -52,6 +52,17 @@ def build(sets: dict[str, str], own: dict[str, Any], **options: Any) -> ImageTex
     )
 
 
+def test_places_of_captions_count_for_the_sources_that_have_them(sets):
+    """Those of [data] are in any of its sources; a source's own are in it."""
+    build(sets, {"captions": {"txt": 1.0}}, captions={"txt": 1.0, "names": 1.0})
+    for own, shared, told in (
+        ({}, {"txt": 1.0, "alt": 1.0}, r"^data\.captions = .* in alt"),
+        ({"captions": {"txt": 1.0, "alt": 1.0}}, {"txt": 1.0}, r"^data\.mixture\[holes\]\.cap"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            build(sets, own, captions=shared)
+
+
 def test_batches_are_the_same_for_any_workers_ranks_and_start(sets):
     expected = list(build(sets, {}).iterate(0, 9))
     assert sum(len(batch.bad) for batch in expected) > 3

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mmtrain.errors import UsageError
-from mmtrain.recipe import load_recipe
+from mmtrain.recipe import _WHOLE, TrainRecipe, load_recipe
+from mmtrain.settings.describe import describe
 from mmtrain.settings.layers import laid_over, read_layers
 from mmtrain.settings.shipped import copied_text, shipped_recipes
 
@@ -49,6 +50,62 @@ def test_each_layer_is_laid_over_the_one_before(tmp_path: Path) -> None:
     wanted = {"x": [3], "t": {"a": 1, "b": 2, "u": {"c": 1, "d": 3}}, "l": [{"m": 3}]}
     assert data == wanted and len(layers) == 3
     assert "base" not in data
+
+
+def test_a_table_of_the_users_own_keys_is_replaced() -> None:
+    """No key of a farther one could be taken out again: captions were drawn from both places."""
+    free = [key.name for key in describe(TrainRecipe) if "table of" in key.type]
+    assert {*_WHOLE} == {name for name in free if "[]" not in name}  # lists are replaced anyway
+
+
+@pytest.mark.parametrize(
+    ("own", "words", "captions"),
+    [
+        ("captions = { alt = 1.0 }", [], {"alt": 1.0}),
+        ("[data.captions]\nalt = 1.0", [], {"alt": 1.0}),
+        ("label_key = 'concept'", [], {"txt": 1.0}),
+        ("captions = { alt = 1.0 }", ["--data.captions", "{ b = 1 }"], {"b": 1.0}),
+        ("captions = { alt = 1.0 }", ["--data.captions.b", "1"], {"alt": 1.0, "b": 1.0}),
+    ],
+)
+def test_the_nearest_captions_hold(
+    tmp_path: Path, own: str, words: list[str], captions: dict[str, float]
+) -> None:
+    text = own if own.startswith("[") else f"[data]\n{own}"
+    path = write(tmp_path / "own.toml", f'base = "debug_clip"\n{text}\n')
+    assert load_recipe(path, words).data.captions == captions
+
+
+NAMED = '[model]\nname = "ViT-S-32"\n'
+
+
+@pytest.mark.parametrize(
+    ("base", "own", "words", "refused"),
+    [
+        (DEBUG.read_text(), NAMED, [], "model.embed_dim, model.vision.image_size, model.vision."),
+        (DEBUG.read_text(), "", ["--model.name", "ViT-S-32"], "model.embed_dim"),
+        (DEBUG.read_text(), "", ["--model.name=none"], ""),
+        ("[model.vision]\npatch_size = 16\n", NAMED, [], "(model.vision.patch_size)"),
+        ("[model.vision]\npatch_size = 32\n", NAMED, [], ""),  # as the name has it
+        ("[model.vision]\npatch_dropout = 0.5\n", NAMED, [], ""),
+        ("[model.vision]\npatch_size = 16\n", NAMED + "vision.patch_size = 16\n", [], ""),
+        ('[model]\nname = "ViT-B-32"\nvision.image_size = 64\n', NAMED, [], ""),
+        ("[model]\nvision.image_size = 64\n" + NAMED[8:], "", [], ""),
+    ],
+)
+def test_a_name_over_another_architecture(
+    tmp_path: Path, base: str, own: str, words: list[str], refused: str
+) -> None:
+    """The keys of a base hold over a name, so the run had none of its model, without a word."""
+    rest = '[run]\ndir = "x"\n[data]\ntrain = "a.tar"\n[train]\nsteps = 1\n'
+    write(tmp_path / "base.toml", base if "[run]" in base else base + rest)
+    path = write(tmp_path / "own.toml", f'base = "base.toml"\n{own}')
+    if not refused:
+        assert load_recipe(path, words)
+        return
+    with pytest.raises(UsageError, match=r'^model\.name = "ViT-S-32" is laid over') as caught:
+        load_recipe(path, words)
+    assert refused in str(caught.value)
 
 
 @pytest.mark.parametrize(

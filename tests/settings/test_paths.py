@@ -1,6 +1,7 @@
 """`~` and `$VAR` in every setting that is a path: of recipes, by their schema, and of commands."""
 
 import argparse
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,21 @@ def test_every_path_of_a_recipe_is_expanded() -> None:
     for key in [key.name for key in describe(TrainRecipe) if "list of str" in key.type]:
         found = at(expand_paths(TrainRecipe, table(key, ["$DISK/x", "a"])), key)
         assert found == (["/disks/disk/x", "a"] if key in paths else ["$DISK/x", "a"]), key
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\t"])
+def test_no_path_of_a_recipe_is_empty(empty: str) -> None:
+    """The system takes it for the folder that one is in, where a variable was not set."""
+    for key in text_keys():
+        if key.rpartition(".")[2] in NO_PATHS:
+            continue
+        told = f"{key.replace('[]', '[0]')} = "
+        with pytest.raises(UsageError, match=f"^{re.escape(told)}.* is empty; is a variable not"):
+            expand_paths(TrainRecipe, table(key, empty))
+    for key in [key.name for key in describe(TrainRecipe) if "list of str" in key.type]:
+        if key.rpartition(".")[2] not in NO_PATHS:
+            with pytest.raises(UsageError, match=r"\[1\] = .* is empty"):
+                expand_paths(TrainRecipe, table(key, ["a", empty]))
 
 
 @pytest.mark.parametrize(
