@@ -73,13 +73,22 @@ class ContrastiveSections:
         return opened
 
     def idle(self, data: DataConfig, train: TrainConfig) -> Iterator[tuple[str, str]]:
-        """Positives without labels."""
+        """Positives without labels; a softmax over one pair, which is 1 whatever the features."""
         if self.loss.positives is not None and not _label_key(data):
             yield (
                 f'loss.positives = "{self.loss.positives}"',
                 "without data.label_key, which says what samples show the same; set it, or leave "
                 "loss.positives out",
             )
+        sizes = [(p.batch_size, f"train.phase[{n}]: ") for n, p in enumerate(train.phase)]
+        for size, phase in sizes or [(None, "train.")]:
+            number = train.batch_size if size is None else size
+            if number == 1 and self.loss.kind == "clip" and self.loss.weight:
+                yield (
+                    'loss.kind = "clip"',
+                    f"with {phase}batch_size = 1: a pair is compared with the others of its batch, "
+                    "and there are none; use 2 or more",
+                )
 
     def idle_notes(self, data: DataConfig) -> Iterator[str]:
         """Labels without positives."""

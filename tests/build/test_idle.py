@@ -28,6 +28,14 @@ WRITES = ("--vqa.classify", "none", "--vqa.front_door", "none", "--vqa.min_count
     [
         (("--loss.positives", "attract"), "without data.label_key"),
         (("--loss.positives", "ignore"), "without data.label_key"),
+        (
+            ("--train.batch_size", "1", "--train.microbatches", "1"),
+            'loss.kind = "clip" has no effect with train.batch_size = 1: ',
+        ),
+        (
+            ("--train.phase", "[{ steps = 1 }, { steps = 1, batch_size = 1, microbatches = 1 }]"),
+            'loss.kind = "clip" has no effect with train.phase[1]: batch_size = 1: ',
+        ),
         (("--lock.vision", "4"), "lock.vision = 4 has no effect on 2 blocks"),
         (("--lock.text", "99"), "use at most 3"),
         (("--lock.text", "-1"), "lock.text = -1 must be at least 0"),
@@ -73,6 +81,7 @@ def test_groups_of_texts_are_refused_beside_questions() -> None:
     "words",
     [
         ("--loss.positives", "attract", "--data.label_key", "concept"),
+        ("--loss.kind", "siglip", "--train.batch_size", "1", "--train.microbatches", "1"),
         ("--lock.vision", "3", "--lock.text", "0"),
         ("--train.on_bad_steps", "roll_back"),
         ("--model.vision.positions", "rope_2d", "--model.vision.rope_theta", "50"),
