@@ -12,6 +12,7 @@ from mmtrain.commands.data_questions import QuestionOptions, tell_questions
 from mmtrain.commands.outputs import refuse_idle
 from mmtrain.data.dialogues.reader import DialogueReader
 from mmtrain.data.dialogues.source import holds_dialogues, refuse_no_dialogues, told_makers
+from mmtrain.data.first_look import refuse_unknown_places
 from mmtrain.data.questions.check import (
     QuestionReport,
     check_packed_questions,
@@ -236,6 +237,7 @@ def _read_all(
         )
     refuse_idle({"--min-count": min_count}, "on a check of captions")
     places = ("txt",) if options.captions is None else options.captions
+    refuse_unknown_places(source, places)
     return check_samples(
         source,
         captions=dict.fromkeys(places, 1.0),

@@ -9,6 +9,7 @@ import numpy as np
 
 from mmtrain.commands.data_pages import DataOptions
 from mmtrain.commands.outputs import refuse_idle
+from mmtrain.data.first_look import refuse_unknown_places
 from mmtrain.data.making.keys import Keys
 from mmtrain.data.making.make import MakeConfig, ShardMaker, make_shards, mean_bytes
 from mmtrain.data.making.split import part_of
@@ -103,7 +104,9 @@ def _open(options: MakeOptions, command: str) -> SampleSource:
         )
     if not options.images.is_dir():
         raise UsageError(f"--images = {options.images} is no folder; name the one of the images")
-    return ManifestSource(table, image_key=options.image_key, key="data", folder=options.images)
+    source = ManifestSource(table, image_key=options.image_key, key="data", folder=options.images)
+    refuse_unknown_places(source, options.places)
+    return source
 
 
 def _make(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from mmtrain.commands.outputs import refuse_idle, refuse_out
 from mmtrain.data.dialogues.source import holds_dialogues, told_makers
+from mmtrain.data.first_look import refuse_unknown_places
 from mmtrain.data.questions.check import holds_questions
 from mmtrain.data.questions.source import brings_questions
 from mmtrain.data.shards.source import ShardSource
@@ -77,6 +78,7 @@ class DataOptions:
                 "--no-captions takes the images alone (made into shards, they keep their questions "
                 "in the .json), --captions txt those that have one beside"
             )
+        refuse_unknown_places(source, self.places)
         lines = self.caption_lines or None
         look = partial(look_at, source, captions=self.places, caption_lines=lines)
         return LookedAt(source, look, is_dialogues=False)

@@ -36,20 +36,21 @@ def refuse_unknown_label_key(reader: SampleReader, key: str) -> None:
             )
 
 
-def refuse_unknown_captions(readers: Sequence[SampleReader], key: str) -> None:
+def refuse_unknown_captions(readers: Sequence[SampleReader], *, setting: str, key: str) -> None:
     """A place of captions that no sample has would leave every draw to the others without a word;
     where all have none the samples are bad, and that is told.
 
     Args:
         readers: of the sources that the places are of.
-        key: the section that names them, for messages.
+        setting: what names the places, with its value, for messages.
+        key: where the data come from, for messages.
 
     Raises:
         UsageError: no sample that is looked at has a caption there, and some have one elsewhere.
     """
     places = list(readers[0].captions)
     missing, looked_at = set(places) if len(places) > 1 else set[str](), 0
-    with one_line_for_disks(f"{key}.train"):
+    with one_line_for_disks(key):
         for reader in readers:
             for number in _probes(reader.source, _NUM_CAPTION_PROBES):
                 if not missing:
@@ -59,10 +60,20 @@ def refuse_unknown_captions(readers: Sequence[SampleReader], key: str) -> None:
     if 0 < len(missing) < len(places):
         told = ", ".join(place for place in places if place in missing)
         raise UsageError(
-            f"{key}.captions = {{ {', '.join(places)} }}: none of {looked_at} samples looked at "
-            f"has a caption in {told}; {readers[0].describe(0)}; name places that are there, or "
-            "leave it out"
+            f"{setting}: none of {looked_at} samples looked at has a caption in {told}; "
+            f"{readers[0].describe(0)}; name places that are there, or leave it out"
         )
+
+
+def refuse_unknown_places(source: SampleSource, places: Sequence[str]) -> None:
+    """The same of a command's `--captions`.
+
+    Raises:
+        UsageError: as above.
+    """
+    if len(places) > 1:
+        reader = SampleReader(source, transform=None, captions=dict.fromkeys(places, 1.0))
+        refuse_unknown_captions([reader], setting=f"--captions {' '.join(places)}", key="data")
 
 
 def refuse_unknown_features(reader: SampleReader, stored: StoredFeatures, key: str) -> None:

@@ -44,7 +44,8 @@ class ImageTextData(NumberedData[ImageTextBatch]):
             is_own = source is not None and source.captions is not None
             owners.setdefault(settings.key if is_own else "data", []).append(reader)
         for key, readers in owners.items():
-            refuse_unknown_captions(readers, key)
+            told = f"{key}.captions = {{ {', '.join(readers[0].captions)} }}"
+            refuse_unknown_captions(readers, setting=told, key=f"{key}.train")
 
     def keep_stored(self, stored: StoredFeatures, *, key: str) -> None:
         """Let batches have another model's features of their images.

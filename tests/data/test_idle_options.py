@@ -134,3 +134,15 @@ def test_what_has_an_effect_is_taken(places):
         assert main(["data", *(word.format(**places) for word in (*words, *more))]) == 0
     words = ["view", "{packed}", *PAGE, "--captions", "id"]
     assert main(["data", *(word.format(**places) for word in words)]) == 0
+
+
+@pytest.mark.parametrize("command", ["check", *COMMANDS])
+def test_a_place_of_captions_that_no_sample_has(places, capsys, command):
+    """What training refuses was said to be good: `all can be used`."""
+    words = [command, "{shards}", *COMMANDS.get(command, ()), "--captions", "txt"]
+    words = [word.format(**places) for word in words]
+    assert main(["data", *words, "nams"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    told = "--captions txt nams: none of 5 samples looked at has a caption in nams; sample 00000"
+    assert told in line and not [*Path(places["out"]).iterdir()]
+    assert main(["data", *words, "names"]) == 0
