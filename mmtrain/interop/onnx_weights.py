@@ -18,7 +18,7 @@ def shrink(path: Path, *, weights: str, is_large: bool) -> None:
     Args:
         path: the graph.
         weights: fp32 leaves it as it is. fp16: matrices are kept in fp16 and read as fp32, in which
-            everything is computed. int8: onnxruntime's dynamic quantisation, products in int8.
+            everything is computed. int8: onnxruntime's dynamic quantisation, products of bytes.
         is_large: whether the weights lie in a file of their own.
 
     Raises:
@@ -69,7 +69,9 @@ def _as_int8(path: Path, *, is_large: bool) -> None:
         model,
         path,
         per_channel=True,
-        weight_type=QuantType.QInt8,
+        # Signed weights' products overflow 16 bits on processors with AVX2 or AVX-512 and no VNNI:
+        # of a 64 x 128 matrix a value was 24 % of the largest away, of unsigned ones 1 %.
+        weight_type=QuantType.QUInt8,
         op_types_to_quantize=["MatMul", "Gather"],  # onnxruntime has no convolutions of int8
         nodes_to_exclude=vectors,
         use_external_data_format=is_large,
