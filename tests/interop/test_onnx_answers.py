@@ -122,6 +122,26 @@ def test_the_pages_program_answers(tmp_path: Path, capsys: pytest.CaptureFixture
     choices(answerer, in_int8(out), photo, atol=0.1)
 
 
+@pytest.mark.slow
+def test_a_model_that_only_chooses_answers_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In fp16, by the page's program: what `mmtrain ask` puts first."""
+    source, out = tmp_path / "model", tmp_path / "out"
+    save_vqa(source, package(make_answerer(head="classify", core=SHORT)))
+    photo = picture(tmp_path, 23, 17)
+    words = ["export", str(source), "--out", str(out), "--format", "onnx", "--weights", "fp16"]
+    assert main(words) == 0
+    capsys.readouterr()
+    ask = ["ask", "--model", str(source), "--image", str(photo)]
+    assert main([*ask, *(word for each in QUESTIONS for word in ("--question", each))]) == 0
+    asked = [line for line in capsys.readouterr().out.splitlines() if line.startswith(" ")]
+    told = said([str(out), str(photo), *QUESTIONS])
+    for question, line in zip(QUESTIONS, told, strict=True):
+        answer = line.removeprefix(question).strip()
+        assert answer in ANSWERS and any(each.strip().startswith(answer) for each in asked)
+
+
 @torch.no_grad()
 def choices(answerer: Answerer, out: Path, photo: Path, *, atol: float) -> None:
     told = json.loads((out / "model.json").read_text())

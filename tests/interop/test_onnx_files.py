@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -17,12 +18,14 @@ import mmtrain
 from mmtrain.cli import main
 from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
 from mmtrain.interop import onnx_program, tower_graphs
+from mmtrain.interop.graph_folder import describe_tokenizer
 from mmtrain.loading import save_model
 from mmtrain.models import Clip, ClipConfig
 from tests.loading.test_loading import CONFIG, PREPROCESS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/onnx.md").read_text(encoding="utf-8")
+PIECES = ROOT / "mmtrain/demo/debug/sentencepiece.model"
 TEXTS = ["a photo of two DOGS", "an  apple, red", "word " * 40]
 
 
@@ -73,6 +76,33 @@ def said_by_program(folder: Path, photo: Path) -> list[float]:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [float(line.split()[0]) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TokenizerConfig(context_length=12),
+        *(
+            TokenizerConfig(kind="sentencepiece", path=str(PIECES), context_length=12, clean=clean)
+            for clean in ("canonicalize", "lower", "whitespace", "none")
+        ),
+    ],
+    ids=lambda config: f"{config.kind}, {config.clean}",
+)
+def test_the_page_reads_texts_as_mmtrain_does(tmp_path: Path, config: TokenizerConfig):
+    """Its rows of texts, and texts of ids, by the file and the facts that an export holds."""
+    tokenizer = build_tokenizer(config)
+    tokenizer.save(tmp_path)
+    page: dict[str, Any] = {}
+    exec(program().split("def features")[0], page)
+    how = describe_tokenizer(tokenizer)
+    encode, decode = page["reader"](tmp_path, how)
+    for text in ("is it a RED_circle?", "(what's) there", *TEXTS):
+        row = page["ids"](text, encode=encode, **how)
+        assert row == tokenizer.encode([text])[0][0].tolist()
+        ends = tokenizer.sot_id, tokenizer.eot_id
+        said = decode([token for token in row if token not in ends])
+        assert said.replace("</w>", " ").strip() == tokenizer.decode(row)
 
 
 @pytest.mark.slow
