@@ -3,10 +3,10 @@
 import shutil
 import textwrap
 from collections.abc import Iterable
+from pathlib import Path
 
 from mmtrain.errors import UsageError
-from mmtrain.recipe import TrainRecipe
-from mmtrain.settings.describe import Key, describe
+from mmtrain.settings.describe import Key, describe, written_docs
 from mmtrain.settings.nearest import nearest
 
 _HEAD = """\
@@ -14,18 +14,19 @@ recipe keys, in the file or as --section.key value; in paths ~ and $NAME are as 
 in a shell, and $$ is a dollar sign:
 """
 _ALL = "all"
+_RECIPE = Path(__file__).parents[1] / "recipe.py"
 
 
 def sections_help() -> str:
-    """The sections of a recipe, a line each."""
-    keys = [key for key in describe(TrainRecipe) if "." not in key.name]
-    indent = 4 + max(len(key.name) for key in keys)
+    """The sections of a recipe, a line each; torch is not imported for them."""
+    sections = written_docs(_RECIPE, "TrainRecipe")
+    indent = 4 + max(map(len, sections))
     lines = [
         "sections of a recipe, whose keys can be overridden as --section.key value "
         f"(--help SECTION lists\nthem, such as --help model.vision; --help {_ALL} those of all):"
     ]
-    for key in keys:
-        lines += _wrapped(f"  {key.name:<{indent - 2}}{key.doc}", indent)
+    for name, doc in sections.items():
+        lines += _wrapped(f"  {name:<{indent - 2}}{doc}", indent)
     return "\n".join(lines) + "\n"
 
 
@@ -38,6 +39,8 @@ def keys_help(section: str) -> str:
     Raises:
         UsageError: there is none of that name.
     """
+    from mmtrain.recipe import TrainRecipe  # torch: seconds
+
     sections = _sections(describe(TrainRecipe))
     name = section.strip("[]-")
     if name == _ALL:

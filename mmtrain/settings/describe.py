@@ -12,6 +12,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union
 
 from mmtrain.settings.tagged import TAG, members
@@ -52,6 +53,13 @@ def describe(cls: Any, *, path: str = "") -> list[Key]:
         if section is not None:
             keys += describe(section, path=name + "[]" * is_list)
     return keys
+
+
+def written_docs(file: Path, cls: str) -> dict[str, str]:
+    """The docs of the fields that a class has itself, by name, read from its module's file, which
+    is not imported: what that imports may take seconds."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return dict(_docs_in(_classes_in(tree)[cls].body))
 
 
 def type_name(annotation: Any) -> str:
@@ -184,8 +192,11 @@ def _definition(cls: type) -> ast.ClassDef:
 @functools.cache
 def _definitions(module: str) -> dict[str, ast.ClassDef]:
     """The classes of a file, which is parsed once: inspect parses it for each of them."""
-    body = ast.parse(inspect.getsource(sys.modules[module])).body
-    return {each.name: each for each in body if isinstance(each, ast.ClassDef)}
+    return _classes_in(ast.parse(inspect.getsource(sys.modules[module])))
+
+
+def _classes_in(tree: ast.Module) -> dict[str, ast.ClassDef]:
+    return {each.name: each for each in tree.body if isinstance(each, ast.ClassDef)}
 
 
 def _docs_in(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:

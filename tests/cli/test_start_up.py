@@ -6,6 +6,11 @@ import sys
 
 import pytest
 
+from mmtrain.cli import main
+from mmtrain.recipe import TrainRecipe
+from mmtrain.settings.describe import describe
+from tests.fuzz.options import commands
+
 HEAVY = (
     "torch._dynamo",
     "torch.distributed.checkpoint",
@@ -42,12 +47,24 @@ def test_reading_a_recipe_imports_no_engine() -> None:
 
 
 def test_words_are_read_without_torch() -> None:
-    """The parser of every command, mistakes in words, and the lists of what is shipped."""
-    lines = ("recipes --help", "recipes", "models", "eval --x", "trian", "checkpoint nothing")
+    """The parser and the help of every command, mistakes in words, and the lists of what is
+    shipped."""
+    lines = ["", "--help", "recipes", "models", "eval --x", "trian", "checkpoint nothing"]
+    lines += [f"{' '.join(words)} --help" for words, _ in commands()]
+    assert "train --help" in lines and "eval zero-shot --help" in lines
     calls = "; ".join(f"main({line.split()})" for line in lines)
     quiet = "import os; sys.stdout = open(os.devnull, 'w')"
     statement = f"{quiet}; from mmtrain.cli import main; {calls}; sys.stdout = sys.__stdout__"
     assert imported(statement, "torch", "numpy") == set()
+
+
+def test_the_help_of_train_tells_every_section(capsys: pytest.CaptureFixture[str]) -> None:
+    """Read from the file of the recipes' class, they are those that the class has."""
+    assert main(["train", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    sections = [key for key in describe(TrainRecipe) if "." not in key.name]
+    assert len(sections) > 10 and all(key.doc for key in sections)
+    assert " ".join(f"{key.name} {key.doc}" for key in sections) in told
 
 
 @pytest.mark.parametrize(
