@@ -7,6 +7,7 @@ from typing import Any
 
 from mmtrain.errors import UsageError
 from mmtrain.settings.nearest import nearest
+from mmtrain.settings.shipped import shipped_recipes
 
 _MOST = 16 << 20
 """Bytes: a tar that is taken for a recipe is not read whole, nor a device without end."""
@@ -50,7 +51,7 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(_MOST + 1)
     except FileNotFoundError:
-        raise UsageError(f"recipe {path} does not exist; `mmtrain recipes` lists some") from None
+        raise UsageError(f"recipe {path} does not exist; {_instead(path)}") from None
     except IsADirectoryError:
         inside = sorted(path.glob("*.toml"))
         remedy = f"name a file in it, such as {inside[0]}" if inside else "name a TOML file"
@@ -68,6 +69,17 @@ def _read(path: Path) -> str:
         raise UsageError(
             f"recipe {path} is no UTF-8 text (line {line}); save it as UTF-8, or name a TOML file"
         ) from None
+
+
+def _instead(path: Path) -> str:
+    """What to do about a recipe that is not there; a shipped one is copied by its name."""
+    for there in (path.with_name(f"{path.name}.toml"), Path(f"{path.stem}.toml")):
+        if there.is_file():
+            return f"did you mean {there}?"
+    if path.stem in (known := shipped_recipes()):
+        return f"`mmtrain recipes {path.stem}` writes {path.stem}.toml here"
+    near = nearest(path.stem, known)
+    return f"did you mean {near}? " * bool(near) + "`mmtrain recipes` lists some"
 
 
 def _hint(text: str, error: ValueError) -> str:

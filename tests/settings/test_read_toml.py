@@ -54,6 +54,31 @@ def test_what_cannot_be_read(tmp_path: Path, content: bytes, told: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "there", "told"),
+    [
+        ("configs/debug_clip.toml", (), "`mmtrain recipes debug_clip` writes debug_clip.toml here"),
+        ("clip_vit_b32", (), "`mmtrain recipes clip_vit_b32` writes clip_vit_b32.toml here"),
+        ("configs/debug_clip.toml", ("debug_clip.toml",), "did you mean debug_clip.toml?"),
+        ("mine", ("mine.toml",), "did you mean mine.toml?"),
+        ("sub/mine", ("sub/mine.toml",), "did you mean sub/mine.toml?"),
+        ("debug_clp.toml", (), "did you mean debug_clip? `mmtrain recipes` lists some"),
+        ("nowhere.toml", (), "does not exist; `mmtrain recipes` lists some"),
+    ],
+)
+def test_a_recipe_that_is_not_there(
+    tmp_path: Path, monkeypatch, name: str, there: tuple[str, ...], told: str
+) -> None:
+    """One that travels in the package is copied by its name, one that is near is named."""
+    monkeypatch.chdir(tmp_path)
+    for each in there:
+        Path(each).parent.mkdir(exist_ok=True)
+        Path(each).write_text("")
+    with pytest.raises(UsageError) as caught:
+        read_toml(Path(name))
+    assert str(caught.value) == f"recipe {name} does not exist; {told.split('; ')[-1]}"
+
+
 def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a folder; name a TOML file"):
         read_toml(tmp_path)
