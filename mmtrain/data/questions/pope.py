@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtrain.data.questions.question import Question
-from mmtrain.data.questions.rows import MALFORMED, OnFault, Rows, by_question, text_of
+from mmtrain.data.questions.rows import MALFORMED, OnFault, Rows, by_question, kind_of, text_of
 from mmtrain.errors import UsageError
 
 _CATEGORY = re.compile(r"pope_(random|popular|adversarial)(?![a-z])")
@@ -38,7 +38,7 @@ def _row(row: dict[str, Any], path: Path, category: str) -> tuple[str, Question]
         question_id=row["question_id"],
         question=text_of(row, "text", told),
         answers=() if label is None else (label,),
-        question_type=text_of(row, "category", told) if "category" in row else category,
+        question_type=kind_of(row, "category", told) or category,
         extra={"form": "pope"},
     )
     return text_of(row, "image", told), question

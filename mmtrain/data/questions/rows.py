@@ -94,6 +94,15 @@ def text_of(row: dict[str, Any], name: str, told: str) -> str:
     return value
 
 
+def kind_of(row: dict[str, Any], name: str, told: str) -> str:
+    """A field that says of which kind a question is; empty where it is missing or null.
+
+    Raises:
+        UsageError: it is no text, which figures by kind could not be told under.
+    """
+    return "" if row.get(name) is None else text_of(row, name, told)
+
+
 def image_id_of(row: dict[str, Any], name: str, told: str) -> str:
     """A field that names an image by text or number.
 

@@ -115,7 +115,8 @@ def problem(row: Any, question_id: int | str, told: str, split: str = "") -> tup
 
 
 def _subject(row: dict[str, Any], told: str) -> str:
-    if (subject := row.get("subject")) not in SUBJECTS:
+    subject = row.get("subject")
+    if not isinstance(subject, str) or subject not in SUBJECTS:
         known = ", ".join(SUBJECTS)
         raise UsageError(f"{told}: subject = {subject!r} is none of {known}; fetch the file again")
     return SUBJECTS[subject]

@@ -14,6 +14,7 @@ from mmtrain.data.questions.rows import (
     Rows,
     by_question,
     image_id_of,
+    kind_of,
     no_answers,
     other_type,
     table_of,
@@ -57,8 +58,8 @@ def _vqa_v2_row(
         question_id=question_id,
         question=text_of(row, "question", told),
         answers=given,
-        question_type=known.get("question_type", ""),
-        answer_type=known.get("answer_type", ""),
+        question_type=kind_of(known, "question_type", answers_told),
+        answer_type=kind_of(known, "answer_type", answers_told),
     )
     return image_id, question
 
@@ -96,8 +97,9 @@ def _annotations(
             on_fault("answers about another image", error)
             continue
         # OK-VQA calls its kinds "one" to "other" and says elsewhere what they are.
-        kind = answered.get("question_type", "")
-        fitting[question_id] = answered | {"question_type": types.get(kind, kind)}
+        kind = answered.get("question_type")
+        known = types.get(kind) if isinstance(kind, str) else None
+        fitting[question_id] = answered | {"question_type": kind if known is None else known}
     return fitting
 
 
@@ -152,7 +154,7 @@ def _vizwiz_row(row: Any, number: int, path: Path) -> tuple[str, Question]:
         question_id=image,
         question=text_of(row, "question", told),
         answers=given,
-        answer_type=row.get("answer_type", ""),
+        answer_type=kind_of(row, "answer_type", told),
         # Those of its test set do not say; the key tells the form all the same.
         extra={"answerable": row.get("answerable")},
     )
@@ -183,8 +185,10 @@ def _gqa_row(question_id: str, row: Any, path: Path) -> tuple[str, Question]:
     if not isinstance(row, dict):
         raise UsageError(f"{told} is {row!r}, no table; fetch the file again")
     types = table_of(row, "types", told)
-    table_of(row, "groups", told)
-    extra = {"isBalanced": None} | {name: row[name] for name in _GQA_EXTRA if name in row}
+    for name, table in (("global", table_of(row, "groups", told)), ("detailed", types)):
+        kind_of(table, name, told)
+    _refuse_no_ids(row.get("entailed"), told)
+    extra = {"isBalanced": None} | {n: row[n] for n in _GQA_EXTRA if row.get(n) is not None}
     if not isinstance(extra["isBalanced"], bool | None):
         raise UsageError(f"{told}: isBalanced = {extra['isBalanced']!r} is neither true nor false")
     if "semantic" in row:
@@ -193,11 +197,19 @@ def _gqa_row(question_id: str, row: Any, path: Path) -> tuple[str, Question]:
         question_id=question_id,
         question=text_of(row, "question", told),
         answers=(text_of(row, "answer", told),) if "answer" in row else (),
-        question_type=types.get("structural", ""),
-        answer_type=types.get("semantic", ""),
+        question_type=kind_of(types, "structural", told),
+        answer_type=kind_of(types, "semantic", told),
         extra=extra,
     )
     return image_id_of(row, "imageId", told), question
+
+
+def _refuse_no_ids(value: Any, told: str) -> None:
+    """What follows from a question's answer are ids of questions."""
+    if value is None:
+        return
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise UsageError(f"{told}: entailed = {value!r} is no list of ids; fetch the file again")
 
 
 def _num_steps(program: Any, told: str) -> int:
