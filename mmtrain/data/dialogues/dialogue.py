@@ -2,14 +2,16 @@
 
 LLaVA's and ShareGPT's  conversations: [{from: human | gpt | system, value}], image or images
 messages                messages: [{role: user | assistant | system, content}], images; content is
-                        a text, or a list of {type: text, text} and {type: image}
+                        a text, or a list of {type: text, text} and {type: image}, which may say by
+                        index: 0 which of the images it shows
 the Cauldron's          texts: [{user, assistant}], images
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+from mmtrain.data.dialogues.unread import ROW, TURN, refuse_unread
 from mmtrain.data.sample_error import SampleError
 
 IMAGE = "<image>"
@@ -89,24 +91,63 @@ def parse_dialogue(fields: Mapping[str, Any]) -> Dialogue:
     if len(found) != 1:
         told = f"{' and '.join(found)} are there" if found else f"has {', '.join(fields) or 'no'}"
         raise SampleError("several dialogues in a row" if found else "no dialogue", detail=told)
+    refuse_unread(fields, ROW)
     rows = _rows(fields[found[0]], found[0])
-    inline: list[Any] = []
+    shown = _Shown()
     if found[0] == "texts":
         turns = [turn for number, row in enumerate(rows) for turn in _exchange(row, number)]
         says_places = False
     else:
-        turns = [_turn(row, number, inline) for number, row in enumerate(rows)]
+        turns = [_turn(row, number, shown) for number, row in enumerate(rows)]
         # A text alone has no way to say where an image stands but the place itself.
         says_places = found[0] == "conversations" or any(
             isinstance(row.get("content"), list) for row in rows
         )
+    turns = _with_system(turns, fields.get("system"))
     _check_turns(turns)
     names = _names(fields)
-    if inline and names:
+    if shown.names and names:
         raise SampleError("images named twice", detail="in the turns, and beside them")
     return Dialogue(
-        turns=tuple(turns), names=tuple(inline) or names, says_places=says_places or bool(inline)
+        turns=tuple(turns),
+        names=tuple(shown.names) or shown.chosen(names),
+        says_places=says_places or bool(shown.names),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """What the parts of turns say of their images, in their order."""
+
+    names: list[Any] = field(default_factory=list)
+    """The images themselves, or their paths."""
+    numbers: list[Any] = field(default_factory=list)
+    """Which of the row's images each is; None where a part does not say it."""
+
+    def chosen(self, names: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The row's images in the order in which they are shown.
+
+        Raises:
+            SampleError: a part shows one that is not there, or some say which and some do not.
+        """
+        numbers = self.numbers
+        if all(number is None for number in numbers) or numbers == [*range(len(numbers))]:
+            return names
+        # Of a shard the images have no names here, and stand in the order of their files.
+        if not all(type(number) is int and 0 <= number < len(names) for number in numbers):
+            told = f"index {', '.join(map(str, numbers))} of {_count(len(names), 'image')}"
+            raise SampleError("images and their places differ in order", detail=told)
+        return tuple(names[number] for number in numbers)
+
+
+def _with_system(turns: list[Turn], said: Any) -> list[Turn]:
+    """The turns behind what the row's own field has the system say."""
+    if said in (None, ""):
+        return turns
+    if not isinstance(said, str) or any(turn.role == "system" for turn in turns):
+        what = "in system and in a turn" if isinstance(said, str) else f"system = {said!r:.60}"
+        raise SampleError("dialogue malformed", detail=what)
+    return [Turn("system", said), *turns]
 
 
 def _rows(value: Any, name: str) -> list[Mapping[str, Any]]:
@@ -120,15 +161,18 @@ def _rows(value: Any, name: str) -> list[Mapping[str, Any]]:
     return value
 
 
-def _turn(row: Mapping[str, Any], number: int, inline: list[Any]) -> Turn:
+def _turn(row: Mapping[str, Any], number: int, shown: _Shown) -> Turn:
+    refuse_unread(row, TURN, f"turn {number + 1}: ")
     named, key = row.get("from"), "value"
     if named is None:
         named, key = row.get("role"), "content"
+    elif row.get("role") not in (None, named) and _ROLES.get(named) != _ROLES.get(row["role"]):
+        raise SampleError("two roles of a turn", detail=f"turn {number + 1}: from and role")
     role = _ROLES.get(named) if isinstance(named, str) else None
     if role is None:
         known = " or ".join(_ROLES)
         raise SampleError("unknown role", detail=f"turn {number + 1}: {named!r}, not {known}")
-    return Turn(role, _text(row.get(key), f"turn {number + 1}: {key}", inline))
+    return Turn(role, _text(row.get(key), f"turn {number + 1}: {key}", shown))
 
 
 def _exchange(row: Mapping[str, Any], number: int) -> tuple[Turn, Turn]:
@@ -139,16 +183,16 @@ def _exchange(row: Mapping[str, Any], number: int) -> tuple[Turn, Turn]:
     )
 
 
-def _text(value: Any, told: str, inline: list[Any] | None) -> str:
-    """A text, or the parts of one; what images they name goes to `inline`."""
+def _text(value: Any, told: str, shown: _Shown | None) -> str:
+    """A text, or the parts of one; what they say of images goes to `shown`."""
     if isinstance(value, str):
         return value
-    if inline is None or not isinstance(value, list):
+    if shown is None or not isinstance(value, list):
         raise SampleError("dialogue malformed", detail=f"{told} is no text")
-    return "".join(_part(part, told, inline) for part in value)
+    return "".join(_part(part, told, shown) for part in value)
 
 
-def _part(part: Any, told: str, inline: list[Any]) -> str:
+def _part(part: Any, told: str, shown: _Shown) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind == "text" and isinstance(part.get("text"), str):
         return part["text"]
@@ -157,7 +201,10 @@ def _part(part: Any, told: str, inline: list[Any]) -> str:
         name = found[0] if found else None
         if isinstance(name, Mapping) and "url" in name:
             name = name["url"]
-        inline += [] if name is None else [name]
+        if name is None:
+            shown.numbers.append(part.get("index"))
+        else:
+            shown.names.append(name)
         return IMAGE
     raise SampleError("dialogue malformed", detail=f"{told} has a part that is no text or image")
 

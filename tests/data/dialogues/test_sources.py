@@ -180,6 +180,63 @@ BAD_ROWS: list[tuple[Any, str]] = [
 ]
 
 
+SAYS_MORE: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    *(({name: ["x"]}, {}, f"{name} = ['x']") for name in ("tools", "video", "videos", "audio")),
+    ({"system": 5}, {}, "system = 5"),
+    *(({}, {name: 0}, f"turn 2: {name} = 0") for name in ("weight", "loss", "train")),
+    ({}, {"loss": False}, "turn 2: loss = False"),
+    ({}, {"weight": 0.5}, "turn 2: weight = 0.5"),
+    ({}, {"tool_calls": [{"name": "f"}]}, "turn 2: tool_calls = [{"),
+    ({}, {"reasoning_content": "so"}, "turn 2: reasoning_content = 'so'"),
+    ({}, {"role": "user"}, "turn 2: from and role"),
+]
+
+
+def test_what_is_said_and_not_read_makes_a_bad_sample(tmp_path: Path):
+    """Answers that are not to be learnt, tools, a film: none of them is left out in silence."""
+    for row, turn, told in SAYS_MORE:
+        with pytest.raises(SampleError) as error:
+            parse_dialogue({"conversations": [USER, GPT | turn]} | row)
+        assert told in error.value.told, (row, turn)
+    nothing = {"tool_calls": None, "weight": 1, "loss": True, "reasoning_content": "", "role": None}
+    said = {"conversations": [USER, GPT | nothing | {"role": "assistant"}]}
+    plain = parse_dialogue({"conversations": [USER, GPT]})
+    assert parse_dialogue(said | {"tools": [], "video": None, "system": ""}) == plain
+
+
+def test_the_system_may_speak_in_a_field_of_the_row():
+    asked = {"conversations": [USER, GPT], "system": "be brief"}
+    assert parse_dialogue(asked).turns[0] == ("system", "be brief")
+    twice = {"messages": [{"role": "system", "content": "a"}, *messages()], "system": "b"}
+    with pytest.raises(SampleError) as error:
+        parse_dialogue(twice)
+    assert "in system and in a turn" in error.value.told
+
+
+@pytest.mark.parametrize(
+    ("numbers", "shown"),
+    [
+        ([0, 1], ["a", "b"]),
+        ([1, 0], ["b", "a"]),
+        ([1, 1, 0], ["b", "b", "a"]),
+        ([None, None], ["a", "b"]),
+        ([1, None], None),
+        ([1, 2], None),
+        ([0, -1], None),
+        ([1, True], None),
+    ],
+)
+def test_parts_say_which_image_they_show(numbers: list[Any], shown: list[str] | None):
+    parts = [{"type": "image", "index": number, "text": None} for number in numbers]
+    row = {"messages": messages(*parts, {"type": "text", "text": "?"}), "images": ["a", "b"]}
+    if shown is not None:
+        assert [*parse_dialogue(row).names] == shown
+        return
+    with pytest.raises(SampleError) as error:
+        parse_dialogue(row)
+    assert "images and their places differ in order (index " in error.value.told
+
+
 def test_a_mistake_is_one_bad_sample_that_is_named(tmp_path: Path):
     write_pictures(tmp_path, 2)
     (tmp_path / "broken.png").write_bytes(picture(0)[:60])
