@@ -12,11 +12,12 @@ from mmtrain.data.text.far_ids import refuse_far_ids
 from mmtrain.data.text.language_tokenizer import LanguageTokenizer
 from mmtrain.errors import UsageError
 from mmtrain.files import parse_json, replace_file, save_tensors
+from mmtrain.interop.canonical import show
 from mmtrain.interop.foreign_config import read_json
 from mmtrain.interop.hf_clip_files import CONFIG_FILE, WEIGHTS_FILE, read_weights
 from mmtrain.interop.hf_decoder import decoder_from_hf, decoder_to_hf
 from mmtrain.interop.hf_decoder_config import FAMILIES, Family
-from mmtrain.interop.hf_tokenizer_files import TokenizerFiles, read_files
+from mmtrain.interop.hf_tokenizer_files import TokenizerFiles, json_object, read_files
 from mmtrain.interop.package import float_tensors
 from mmtrain.interop.tensor_links import Tensors
 from mmtrain.models import DecoderConfig
@@ -37,6 +38,8 @@ TRAVELLING = (
 )  # fmt: skip
 """Files beside the weights; all but config.json are kept as they are."""
 
+_FAR = 1 << 31
+"""Beyond any vocabulary."""
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -125,12 +128,21 @@ def read_folder_tokenizer(folder: Path) -> LanguageTokenizer | None:
 
 
 def _end_ids(folder: Path, config: dict[str, Any]) -> tuple[int, ...] | None:
-    """The ids that generation_config.json names, else config.json; None: neither does."""
+    """The ids that generation_config.json names, else config.json; None: neither does.
+
+    Raises:
+        UsageError: one is no token's id.
+    """
     path = folder / GENERATION_FILE
-    generation = read_json(path) if path.is_file() else {}
-    for found in (generation.get("eos_token_id"), config.get("eos_token_id")):
-        if found is not None:
-            return tuple(found) if isinstance(found, list) else (found,)
+    generation = json_object(path) if path.is_file() else {}
+    for file, said in ((path, generation), (folder / CONFIG_FILE, config)):
+        if (found := said.get("eos_token_id")) is None:
+            continue
+        ids = found if isinstance(found, list) else [found]
+        if not all(type(one) is int and 0 <= one < _FAR for one in ids):
+            told = show(found)
+            raise UsageError(f"{file}: eos_token_id = {told} must be an id or a list of ids")
+        return tuple(ids)
     return None
 
 
@@ -147,9 +159,9 @@ def read_tokenizer(
         UsageError: a file is damaged.
     """
     path = folder / TOKENIZER_CONFIG_FILE
-    config: dict[str, Any] = read_json(path) if path.is_file() else {}
+    config = json_object(path) if path.is_file() else {}
     special = folder / "special_tokens_map.json"
-    names = (read_json(special) if special.is_file() else {}) | config
+    names = (json_object(special) if special.is_file() else {}) | config
     codec = _codec(folder, config)
     if codec is None:
         return None

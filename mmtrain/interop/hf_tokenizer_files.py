@@ -82,7 +82,7 @@ def read_files(folder: Path) -> TokenizerFiles:
             raise UsageError(f"{path}: {key} = {config[key]} must be left or right")
     try:
         added = _read_added(folder, config)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"{folder}: the added tokens cannot be read: {error}") from error

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, models
 
 from mmtrain.cli import main
 from mmtrain.errors import UsageError
 from mmtrain.interop.hf_clip_config import config_from_hf
 from mmtrain.interop.hf_clip_files import read_weights
 from mmtrain.interop.hf_decoder_config import decoder_config_from_hf
+from mmtrain.interop.hf_decoder_files import read_folder_tokenizer
+from mmtrain.interop.hf_preprocess import read_preprocess
 from mmtrain.interop.open_clip_config import config_from_open_clip
 from mmtrain.interop.timm import read_timm_interpolation, read_timm_tower, vision_config_from_timm
 from tests.interop.decoder_folders import DECODERS
@@ -121,6 +124,65 @@ def test_timms_folder(tmp_path: Path) -> None:
         path.write_text(json.dumps(content | {"pretrained_cfg": pixels | {"input_size": size}}))
         with pytest.raises(UsageError, match=r"config\.json: .*(input_size|img_size|pos_embed)"):
             read_timm_tower(folder)
+
+
+ADDED = {"content": "<end>", "special": True, "lstrip": False, "rstrip": False}
+BESIDE: dict[str, Any] = {
+    "generation_config.json": {"eos_token_id": [1, 0], "bos_token_id": 0},
+    "special_tokens_map.json": {"eos_token": ADDED, "additional_special_tokens": ["<end>"]},
+    "added_tokens.json": {"<end>": 1},
+    "tokenizer_config.json": {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<end>",
+        "added_tokens_decoder": {"1": ADDED},
+    },
+}
+"""What may stand beside a decoder's config.json, as a whole and in parts."""
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_files_beside_a_decoders_config(name: str, tmp_path: Path) -> None:
+    rust = Tokenizer(models.WordLevel({"a": 0, "<end>": 1}, unk_token="a"))
+    rust.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "eos_token_id": 1}')
+
+    def read(odd: Any) -> None:
+        (tmp_path / name).write_text(json.dumps(odd))
+        tokenizer = read_folder_tokenizer(tmp_path)
+        assert tokenizer is not None and tokenizer.encode("a")
+        for end_id in tokenizer.end_ids:
+            tokenizer.spelled(end_id)
+
+    read(BESIDE[name])
+    check(read, BESIDE[name])
+    for odd in ODD:
+        if isinstance(odd, dict):
+            continue
+        with pytest.raises(UsageError, match=rf"{name}.* is no JSON object"):
+            read(odd)
+
+
+def test_an_image_processors_file(tmp_path: Path) -> None:
+    content = {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": 32},
+        "crop_size": {"height": 32, "width": 32},
+        "image_mean": [0.5, 0.5, 0.5],
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "default_to_square": False,
+        "do_pad": True,
+        "pad_size": {"height": 32, "width": 32},
+    }
+    sizes = {"image_size": 32, "patch_size": 8}
+    config = config_from_hf({"model_type": "clip", "vision_config": sizes})
+
+    def read(odd: Any) -> None:
+        (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": odd}))
+        read_preprocess(tmp_path, config, model_type="clip")
+
+    read(content)
+    assert check(read, content) > 200
 
 
 DEEP = '{"a": ' * 100_000
