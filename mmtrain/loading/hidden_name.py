@@ -9,8 +9,8 @@ from mmtrain.settings.decode import encode
 from mmtrain.settings.describe import NONE
 
 _NO_SHAPES = ("stochastic_depth", "patch_dropout", "init_logit_scale", "init_logit_bias", "init")
-_NO_SHAPES += ("layer_scale", "context_length")
-"""Keys that say how any model is trained or drawn, or that the tokenizer decides."""
+_NO_SHAPES += ("layer_scale", "context_length", "init_training")
+"""Keys that say how any model is trained, drawn or gone on with, or that the tokenizer decides."""
 
 
 def refuse_hidden_name(under: Mapping[str, Any], over: Mapping[str, Any]) -> None:

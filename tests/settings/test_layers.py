@@ -87,7 +87,7 @@ NAMED = '[model]\nname = "ViT-S-32"\n'
         (DEBUG.read_text(), "", ["--model.name=none"], ""),
         ("[model.vision]\npatch_size = 16\n", NAMED, [], "(model.vision.patch_size)"),
         ("[model.vision]\npatch_size = 32\n", NAMED, [], ""),  # as the name has it
-        ("[model.vision]\npatch_dropout = 0.5\n", NAMED, [], ""),
+        ("[model]\ninit_training = false\nvision.patch_dropout = 0.5\n", NAMED, [], ""),
         ("[model.vision]\npatch_size = 16\n", NAMED + "vision.patch_size = 16\n", [], ""),
         ('[model]\nname = "ViT-B-32"\nvision.image_size = 64\n', NAMED, [], ""),
         ("[model]\nvision.image_size = 64\n" + NAMED[8:], "", [], ""),
