@@ -106,6 +106,24 @@ def test_a_list_in_txt_is_several_captions(shards: str, tmp_path: Path, form: Fo
         texts(shards, join=join, caption_lines=False)
 
 
+@pytest.mark.parametrize("name", ["*.parquet", "rows-{0..1}.parquet", "rows-?.parquet", ""])
+def test_parquet_files_are_joined_as_they_are_trained_on(
+    shards: str, tmp_path: Path, name: str
+) -> None:
+    """By a glob, by a range or by their folder: as one table, in which each key is once."""
+    (tmp_path / "join").mkdir()
+    for number, rows in enumerate((ROWS[:5], ROWS[5:])):
+        as_parquet(tmp_path, rows).rename(tmp_path / f"join/rows-{number}.parquet")
+    found = texts(shards, join=str(tmp_path / "join" / name), captions={"title": 1.0})
+    assert found == {key: f"new {key}" for key in KEYS}
+
+
+@pytest.mark.parametrize("name", ["*.csv", "{a,b}.jsonl", "row[sz].csv"])
+def test_several_tables_are_refused(shards: str, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="names several tables, and one is read"):
+        build_data(shards, join=str(tmp_path / name))
+
+
 @pytest.mark.parametrize("nothing", [None, 7, "", [], [7], {"a": "b"}])
 def test_what_is_no_text_is_no_caption(shards: str, tmp_path: Path, nothing: Any) -> None:
     """And the shards' own does not come back."""

@@ -18,6 +18,7 @@ from mmtrain.data.feature_files import probe_rows, read_job, read_npy, read_piec
 from mmtrain.data.images.decode import IMAGE_EXTENSIONS
 from mmtrain.data.joins.key_index import Index, PackedTexts
 from mmtrain.data.sample_error import SampleError
+from mmtrain.data.shards.patterns import expand_patterns
 from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.sources.table import TABLE_SUFFIXES, Table
 from mmtrain.data.storage.cache import Cache
@@ -262,10 +263,19 @@ def open_keyed(
         if files:
             return KeyedParquet(files, key_column=key_column, told=told)
     elif place.suffix.lower() in TABLE_SUFFIXES:
+        if _names_several(place):
+            raise UsageError(f"{told} names several tables, and one is read; write them as one")
         return KeyedTable(place, key_column=key_column, told=told)
     elif place.suffix.lower() == ".parquet":
-        return KeyedParquet([place], key_column=key_column, told=told)
+        several = expand_patterns(path, key="data.join") if _names_several(place) else [place]
+        files = [Path(file) for file in several]
+        return KeyedParquet(files, key_column=key_column, told=told)
     return KeyedShards(path, index_dir=index_dir, cache=cache, told=told)
+
+
+def _names_several(place: Path) -> bool:
+    """Whether it is a glob, or has ranges or lists in braces."""
+    return any(each in str(place) for each in "*?[{") and not place.exists()
 
 
 def _job(folder: Path, *, told: str) -> dict[str, Any] | None:
