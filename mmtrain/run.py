@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
+from mmtrain.build.alike import refuse_other_data, refuse_other_recipes
 from mmtrain.build.mirror import RunMirror, refuse_held_mirror, take_begun, take_from_mirror
 from mmtrain.build.open_clip_training import take_up_open_clip
 from mmtrain.build.resumed import resume_run
@@ -59,6 +60,7 @@ def train_command(*, recipe: TrainRecipe, resume: Resume, quiet: bool = False) -
     """
     layout = build_layout(recipe.parallel, pick_device(recipe.train.device))
     try:
+        refuse_other_recipes(recipe)
         patient = waiting(recipe.data.retry_seconds)
         fast = fast_products(layout.device, tf32=recipe.train.precision == "tf32")
         kept = kept_memory(layout.device)
@@ -123,6 +125,7 @@ def _ready(recipe: TrainRecipe, layout: Layout, *, resume: Resume) -> Run:
         take_begun(recipe, say=_say)
     begun = resume is not None and on_rank_0(lambda: has_begun(folder))
     run = build_run(recipe, layout, begun=begun)
+    refuse_other_data(run.data)
     on_every_rank(run.check_evaluations)
     if resume is None:
         drop_leftovers(run.folder)

@@ -18,7 +18,7 @@ def refuse_without_shards(config: DataConfig, sources: Sequence[SampleSource]) -
     Raises:
         UsageError: naming the first.
     """
-    if any(isinstance(_inner(source), ShardSource) for source in sources):
+    if any(isinstance(inner_source(source), ShardSource) for source in sources):
         return
     joins_shards = any(isinstance(one, JoinedSource) and one.joins_shards for one in sources)
     for name in ("verify", "on_damage") if joins_shards else ("index_dir", "verify", "on_damage"):
@@ -29,7 +29,8 @@ def refuse_without_shards(config: DataConfig, sources: Sequence[SampleSource]) -
             )
 
 
-def _inner(source: SampleSource) -> SampleSource:
+def inner_source(source: SampleSource) -> SampleSource:
+    """What anything is joined to, or the source itself."""
     return source.inner if isinstance(source, JoinedSource) else source
 
 
