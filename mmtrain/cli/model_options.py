@@ -108,7 +108,7 @@ def add_running(parser: Parser, *, image_key: bool = True, batches: bool = True)
         add_quiet(parser)
     parser.add_argument(
         "--precision",
-        choices=("fp32", "tf32", "bf16"),
+        choices=("fp32", "bf16", "tf32"),
         default="fp32",
         help="of the forward passes; tf32 is of GPUs (%(default)s)",
     )

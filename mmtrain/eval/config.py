@@ -26,8 +26,8 @@ class EvalConfig:
     64, and every result is the same to the bit whatever the batch size, ranks and workers."""
     batch_size: int = FAST_BATCH
     """Samples per rank and forward, where fast = true."""
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Of the forward passes, whatever train.precision is: tf32 is of GPUs, bf16 is autocast. A
+    precision: Literal["fp32", "bf16", "tf32"] = "fp32"
+    """Of the forward passes, whatever train.precision is: bf16 is autocast, tf32 is of GPUs. A
     result says which."""
     zero_shot: tuple[ZeroShotConfig, ...] = ()
     """Zero-shot evaluations."""

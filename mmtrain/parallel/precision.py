@@ -14,7 +14,7 @@ from mmtrain.nn.seams import Forward, wrap_forward
 from mmtrain.parallel.blocks import numbered_blocks
 from mmtrain.parallel.mesh import Layout
 
-Precision = Literal["fp32", "tf32", "bf16", "bf16-pure", "bf16-fsdp", "fp16", "float8", "fp64"]
+Precision = Literal["fp32", "bf16", "tf32", "bf16-pure", "bf16-fsdp", "fp16", "float8", "fp64"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "float8": torch.bfloat16}
 _TF32_CAPABILITY = (8, 0)
 """The first CUDA devices that multiply TF32: Ampere."""
