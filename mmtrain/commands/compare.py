@@ -66,6 +66,13 @@ def _refuse_names(a: Path, others: Sequence[Path], out: Path | None) -> None:
     for number, path in enumerate(others):
         if named[number] in named[:number]:
             raise UsageError(f"{path} is named twice; name every result once")
+    for folder in filter(Path.is_dir, (a, *others)):
+        found = [path for path in sorted(folder.glob("eval/*.json")) if ".failed" not in path.name]
+        example = found[0] if found else folder / "eval/NAME.json"
+        raise UsageError(
+            f"{folder} is a folder; name a result in it, such as {example} (`mmtrain report` "
+            "compares runs)"
+        )
     if out is not None and out.suffix not in (".html", ".htm"):
         raise UsageError(f"out = {out} must end in .html")
     if out is not None:

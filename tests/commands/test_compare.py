@@ -150,6 +150,15 @@ def test_what_cannot_be_compared_is_one_line(tmp_path: Path, capsys: pytest.Capt
     outcomes_path(kind).unlink()
     assert main(["compare", str(kind), str(kind)]) == 2
     assert "has no kind.outcomes.jsonl beside it" in capsys.readouterr().err
+    (tmp_path / "run/eval").mkdir(parents=True)
+    for example in ("NAME", "val"):  # a run, without a result and with one
+        assert main(["compare", str(good), str(tmp_path / "run")]) == 2
+        told = capsys.readouterr().err
+        assert (
+            f"is a folder; name a result in it, such as {tmp_path}/run/eval/{example}.json" in told
+        )
+        for name in ("val.json", "val.failed.json"):
+            (tmp_path / "run/eval" / name).write_text("{}")
     write_result(good, EvalResult(figures={}, best=[], worst=[]))
     assert not outcomes_path(good).exists(), "an earlier result's"
 
