@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmtrain.build import run as build_run
 from mmtrain.cli import main
 from mmtrain.errors import UsageError
 from mmtrain.losses import affinity_loss, clip_loss, siglip_loss
@@ -17,6 +18,7 @@ from mmtrain.nn.products import allows_tf32, fast_products, tf32_products
 from mmtrain.parallel import precision
 from mmtrain.parallel.precision import apply_precision, autocast
 from mmtrain.tasks.objective import Objective
+from mmtrain.tasks.terms.distill import Teacher
 from tests.parallel.test_data_parallel_kinds import losses_on_a_gpu
 from tests.parallel.tiny_clip import tiny_config
 
@@ -114,47 +116,50 @@ def test_an_evaluation_asks_for_what_its_device_has(
     assert 'precision = "tf32" needs a GPU' in capsys.readouterr().err
 
 
-def test_a_run_takes_it_for_its_towers_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Forward and backward; not for its evaluations. On a processor it changes no bit."""
-    monkeypatch.setattr(precision, "_lacking", lambda *_: None)
+def watch(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> list[list[bool]]:
+    """Whether TF32 was allowed at the products of each call of a function from here on."""
     seen: list[list[bool]] = []
-    step = Objective.step
+    called = getattr(owner, name)
 
     def watched(*arguments: Any, **rest: Any) -> Any:
         with Products() as products:
-            loss = step(*arguments, **rest)
+            result = called(*arguments, **rest)
         seen.append(products.allowed)
-        return loss
+        return result
 
-    monkeypatch.setattr(Objective, "step", watched)
-    evaluated = Products()
-    from mmtrain.build import run as build_run
+    monkeypatch.setattr(owner, name, watched)
+    return seen
 
-    evaluate = build_run.run_evaluation
 
-    def watched_evaluation(*arguments: Any) -> Any:
-        with evaluated:
-            return evaluate(*arguments)
+def train(run: Path, kind: str, *words: str) -> list[str]:
+    """The losses of two steps, to the last digit."""
+    command = ["train", "configs/debug_clip.toml", "--run-dir", str(run), "--train.steps", "2"]
+    assert main([*command, "--train.log_every", "1", "--train.precision", kind, *words]) == 0
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [line.partition('"loss": ')[2].split(",")[0] for line in lines if '"loss": ' in line]
 
-    monkeypatch.setattr(build_run, "run_evaluation", watched_evaluation)
-    found = {}
+
+def test_a_run_takes_it_for_its_towers_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forward and backward; not for its evaluations, nor for a teacher in fp32. On a processor it
+    changes no bit."""
+    monkeypatch.setattr(precision, "_lacking", lambda *_: None)
+    steps = watch(Objective, "step", monkeypatch)
+    evaluations = watch(build_run, "run_evaluation", monkeypatch)
     judged = f'[{{name = "own", data = "{DEBUG}/train.tar", classes = "{DEBUG}/classes.json"}}]'
-    for kind in ("fp32", "tf32"):
-        words = ["train", "configs/debug_clip.toml", "--train.steps", "2", "--train.log_every", "1"]
-        words += ["--train.precision", kind, "--run-dir", str(tmp_path / kind)]
-        words += ["--eval.zero_shot", judged]
-        assert main(words) == 0
-        lines = (tmp_path / kind / "metrics.jsonl").read_text().splitlines()
-        found[kind] = [line.partition('"loss": ')[2].split(",")[0] for line in lines]
-    assert found["fp32"] == found["tf32"] and any(found["tf32"])
-    plain, allowed = seen[:2], seen[2:]
-    assert not any(map(any, plain)) and len(allowed) == 2
-    assert {*map(len, plain)} == {*map(len, allowed)}
-    for each in allowed:
+    plain, allowed = (
+        train(tmp_path / kind, kind, "--eval.zero_shot", judged) for kind in ("fp32", "tf32")
+    )
+    assert len(plain) == 2 and plain == allowed
+    assert not any(map(any, steps[:2])) and len(steps) == 4 and len({*map(len, steps)}) == 1
+    for each in steps[2:]:
         assert 3 <= each.count(False) <= 8 < each.count(True)  # the loss, and the towers
-    assert evaluated.allowed and not any(evaluated.allowed)
+    assert all(evaluations) and not any(map(any, evaluations))
+    taught = watch(Teacher, "rows", monkeypatch)
+    terms = f'[{{kind = "distill", teacher = "{tmp_path}/fp32", weight = 0.5}}]'
+    train(tmp_path / "taught", "tf32", "--loss.terms", terms)
+    assert len(taught) == 2 and all(taught) and not any(map(any, taught))
 
 
 @pytest.mark.gpu

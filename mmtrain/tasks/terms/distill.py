@@ -18,8 +18,8 @@ from mmtrain.losses import affinity_loss, feature_loss_B
 from mmtrain.models import Clip
 from mmtrain.models.fingerprint import weights_fingerprint
 from mmtrain.nn import sent
+from mmtrain.nn.products import tf32_products
 from mmtrain.parallel.mesh import Layout
-from mmtrain.parallel.precision import autocast
 from mmtrain.settings.decode import encode
 from mmtrain.settings.paths import ModelText
 from mmtrain.tasks.logits import Logits
@@ -121,9 +121,8 @@ class Teacher:
             size and tokenizer.
     """
 
-    def __init__(self, path: str, found: Found, *, precision: Literal["fp32", "bf16"]) -> None:
-        layout = found.layout
-        self._precision: Literal["fp32", "bf16"] = precision
+    def __init__(self, path: str, found: Found, *, precision: str) -> None:
+        layout, self._precision = found.layout, precision
         model, preprocess, tokenizer = load(path, key="loss.terms: teacher")
         fingerprint = _fingerprint(model, preprocess.config.image_size, tokenizer)
         self.told = {f"{found.key}.teacher": (path, fingerprint)}
@@ -145,7 +144,8 @@ class Teacher:
         device = self.layout.device
         features = [torch.zeros(shape, device=device) for _ in range(2)]
         if self._model is not None:
-            with autocast(self._precision, device):
+            cast = torch.autocast(device.type, torch.bfloat16, enabled=self._precision == "bf16")
+            with cast, tf32_products(False):
                 features = [x.contiguous() for x in self._encode(self._model, batch)]
         if (group := self.layout.group("pp")) is not None:
             for tensor in features:
