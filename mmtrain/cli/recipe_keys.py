@@ -41,8 +41,14 @@ def keys_help(section: str) -> str:
     """
     from mmtrain.recipe import TrainRecipe  # torch: seconds
 
-    sections = _sections(describe(TrainRecipe))
     name = section.strip("[]-")
+
+    def is_told(path: str) -> bool:
+        """Whether a section is in the one that is asked for, or above it, where its doc stands."""
+        told, asked = (f"{each}.".replace("[]", "") for each in (path, name))
+        return name == _ALL or not path or told.startswith(asked) or asked.startswith(told)
+
+    sections = _sections(describe(TrainRecipe, reads_docs=is_told))
     if name == _ALL:
         return _HEAD + "\n".join(line for lines in sections.values() for line in lines) + "\n"
     found = [

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from mmtrain.cli.parser import typed_name
 from mmtrain.errors import UsageError
 from mmtrain.settings.decode import key_that_takes
-from mmtrain.settings.describe import annotations, describe, section_in
+from mmtrain.settings.describe import annotations, key_names, section_in
 from mmtrain.settings.nearest import nearest
 
 _DASHES = "‐‑‒–—―−﹘﹣－"
@@ -121,7 +121,7 @@ def _meant_option(
     if section is not None and not is_list:
         member, meant = key_that_takes(section, value or following)
         return f"; did you mean --{key}.{member} {meant}?"
-    known = [each.name for each in describe(TrainRecipe) if "[]" not in each.name]
+    known = [each for each in key_names(TrainRecipe) if "[]" not in each]
     meant = [each for each in known if each.endswith(f".{key}")]
     if meant:
         return f"; did you mean {' or '.join(f'--{each}' for each in meant[:3])}?"

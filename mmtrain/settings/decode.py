@@ -20,8 +20,8 @@ from mmtrain.settings.describe import (
     NONE,
     annotations,
     as_typed,
-    describe,
     join,
+    key_names,
     phrase,
     section_in,
     show,
@@ -254,7 +254,7 @@ def unknown_key(key: str, names: list[str], path: str, root: type) -> UsageError
         root: the whole config, whose other sections may have the key.
     """
     last = key.split(".")[-1]
-    every = [each.name for each in describe(root)]
+    every = key_names(root)
     known = [name for name in every if "[]" not in name]
     elsewhere = [name for name in known if name.split(".")[-1] == last]
     elsewhere.sort(key=lambda name: not name.startswith(f"{path}."))  # this section's first

@@ -11,7 +11,7 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union
 
@@ -37,12 +37,21 @@ class Key(NamedTuple):
     """The field's docstring, on one line."""
 
 
-def describe(cls: Any, *, path: str = "") -> list[Key]:
-    """Every section and key below a config class or a tagged union, in the order of the source."""
+def describe(
+    cls: Any, *, path: str = "", reads_docs: Callable[[str], bool] = lambda path: True
+) -> list[Key]:
+    """Every section and key below a config class or a tagged union, in the order of the source.
+
+    Args:
+        cls: the class.
+        path: dotted name of what the class is a section of.
+        reads_docs: of a section's path, whether the docs of its keys are read from its module's
+            file, which is parsed for that. Elsewhere they are "".
+    """
     if not dataclasses.is_dataclass(cls):
-        return _describe_members(members(cls), path)
+        return _describe_members(members(cls), path, reads_docs)
     keys: list[Key] = []
-    docs = _field_docs(cls)
+    docs = _field_docs(cls) if reads_docs(path) else {}
     for field in dataclasses.fields(cls):
         name, annotation = join(path, field.name), annotations(cls)[field.name]
         section, is_list = section_in(annotation)
@@ -51,8 +60,13 @@ def describe(cls: Any, *, path: str = "") -> list[Key]:
             default = _REQUIRED
         keys.append(Key(name, type_name(annotation), default, docs.get(field.name, "")))
         if section is not None:
-            keys += describe(section, path=name + "[]" * is_list)
+            keys += describe(section, path=name + "[]" * is_list, reads_docs=reads_docs)
     return keys
+
+
+def key_names(cls: Any) -> list[str]:
+    """The names of all sections and keys below a config class, in the order of the source."""
+    return [key.name for key in describe(cls, reads_docs=lambda path: False)]
 
 
 def written_docs(file: Path, cls: str) -> dict[str, str]:
@@ -152,11 +166,13 @@ def _union(arms: Iterable[Any]) -> Any:
     return functools.reduce(operator.or_, arms)
 
 
-def _describe_members(found: dict[str, type], path: str) -> list[Key]:
+def _describe_members(
+    found: dict[str, type], path: str, reads_docs: Callable[[str], bool]
+) -> list[Key]:
     """Every key of a tagged union once, with the kinds that have it where not all are alike."""
     by_name: dict[str, dict[str, Key]] = {}
     for kind, member in found.items():
-        for key in describe(member, path=path):
+        for key in describe(member, path=path, reads_docs=reads_docs):
             by_name.setdefault(key.name, {})[kind] = key
     keys: list[Key] = []
     for name, of_kind in by_name.items():

@@ -1,6 +1,7 @@
 """What a mistyped key waits for: torch, and none of the machinery that only a run needs."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -44,6 +45,38 @@ def test_reading_a_recipe_imports_no_engine() -> None:
     statement = f"{statement}; import mmtrain.cli.recipe_keys; "
     statement += f"assert not {{'rich', *{unused}}} & set(sys.modules), 'before the table'; "
     assert imported(f"{statement}import mmtrain.commands.summary", *HEAVY) == {"rich"}
+
+
+@pytest.mark.parametrize("asked", ["optim", "model.vision", "train.phase", "all"])
+def test_only_the_files_of_the_sections_asked_for_are_parsed(
+    asked: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For their docs, that is; a mistyped key needs names alone."""
+    from mmtrain.settings import describe as module
+
+    parsed: list[str] = []
+    keep = module._field_docs
+    monkeypatch.setattr(module, "_field_docs", lambda cls: parsed.append(cls.__name__) or keep(cls))
+    assert main(["train", "configs/debug_clip.toml", "--train.step", "3"]) == 2
+    assert "did you mean train.steps?" in capsys.readouterr().err and not parsed
+    assert main(["train", "--help", asked]) == 0
+    told = capsys.readouterr().out
+    assert (len(set(parsed)) > 30) == (asked == "all"), parsed
+    every = {key.name.replace("[]", ""): key.doc for key in describe(TrainRecipe)}
+    names = re.findall(r"^(?:\[+|  )([a-z]\S*?)(?:\[\]|\])*(?:  | = )", told, re.M)
+    assert asked in (*names, "all") and len(names) > 4
+    assert all(every[name.replace("[]", "")] in " ".join(told.split()) for name in names)
+
+
+def test_little_is_looked_through_for_garbage() -> None:
+    """Neither while torch is imported, which makes a million objects that stay, nor at the end."""
+    seen = "atexit.register(lambda: print(gc.get_freeze_count() > 10_000, gc.get_threshold()[0]))"
+    statement = f"import atexit, gc; {seen}; import mmtrain.__main__ as it; "
+    statement += "it.main = lambda: sys.modules and 0; it.run()"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; {statement}"], capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["True", "10000"], done.stderr
 
 
 def test_words_are_read_without_torch() -> None:
