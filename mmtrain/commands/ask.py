@@ -67,7 +67,7 @@ def ask_command(
         except UsageError as error:
             raise UsageError(f"question = {question[:40]} ...: {error}") from error
     try:
-        picture = open_image(image.read_bytes())
+        picture = open_image(image.read_bytes(), upright=True)
         pieces = pieces_of(answerer, picture)
     except OSError as error:
         raise UsageError(f"image = {image}: {error.strerror}; name a picture") from error

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmtrain.collectives import rank_and_size
-from mmtrain.data.images.decode import open_image
+from mmtrain.data.images.decode import open_image, rgb_image
 from mmtrain.data.images.tiles import Pieces, TilesConfig, cut
 from mmtrain.data.images.transforms import PreprocessConfig, eval_transform
 from mmtrain.data.members import image_file, read_members
@@ -181,13 +181,13 @@ def cut_image(
     image: Image.Image, preprocess: PreprocessConfig, tiles: TilesConfig
 ) -> tuple[Tensor, Tensor]:
     """The pieces of an image and their places, as training cuts it."""
-    pixels_HWC = torch.from_numpy(np.array(image.convert("RGB")))
+    pixels_HWC = torch.from_numpy(np.array(rgb_image(image)))
     size, filter_ = preprocess.image_size, preprocess.interpolation
     return cut(pixels_HWC, tiles, size=size, interpolation=filter_)
 
 
 def decode_sample(members: Members) -> Image.Image:
-    """A sample's image as Pillow decodes it, in its own mode.
+    """A sample's image as Pillow decodes it, in RGB.
 
     Raises:
         SampleError: it has none, or one that is damaged or too large.

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmtrain.data.images.decode import open_image
 from mmtrain.data.images.transforms import eval_transform
 from mmtrain.data.sample_error import SampleError
 from mmtrain.errors import UsageError
@@ -19,7 +20,7 @@ from mmtrain.eval.samples import decode_sample
 from mmtrain.models import Clip
 from mmtrain.serve.guard import Refusal
 from mmtrain.serve.index import ImageIndex
-from mmtrain.serve.kept import KeptImages, refusing, sent_image
+from mmtrain.serve.kept import KeptImages, refusing
 
 _MAX_TEXTS_KEPT = 8192
 
@@ -76,7 +77,7 @@ class Answers:
             Refusal: it is no image of a kind that we read, damaged or too large.
         """
         with self._lock, refusing("the image"):
-            return self._add(sent_image(data))
+            return self._add(open_image(data, upright=True))
 
     def add_picture(self, number: int) -> dict[str, Any]:
         """Take in an image of the index, with the pixels that its features came from."""

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from mmtrain.data.images.decode import MAX_IMAGE_PIXELS, open_image
+from mmtrain.data.images.decode import MAX_IMAGE_PIXELS
 from mmtrain.data.sample_error import SampleError
 from mmtrain.errors import UsageError
 from mmtrain.serve.guard import Refusal
@@ -58,23 +58,9 @@ class KeptImages(Generic[ReadT]):
         return self._images[name]
 
 
-def sent_image(data: bytes) -> Image.Image:
-    """An image file, as the camera was held: evaluation takes pixels as they are stored, but
-    somebody's own photo is meant as they see it elsewhere.
-
-    Raises:
-        SampleError: it is no image of a kind that we read, damaged or too large.
-    """
-    image = open_image(data)
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF makes Pillow raise nearly anything, and the image is fine
-        return image
-
-
 def _shown(image: Image.Image) -> bytes:
-    """An image for the page, without the transparency that the model does not see either."""
-    image = image.convert("RGB")
+    """An image for the page."""
+    image = image.copy()
     image.thumbnail((MAX_SHOWN_SIDE, MAX_SHOWN_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=90)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from mmtrain.data.dialogues.dialogue import Turn
+from mmtrain.data.images.decode import open_image
 from mmtrain.data.images.tiles import Pieces
 from mmtrain.data.sample_error import SampleError
 from mmtrain.errors import UsageError
@@ -21,7 +22,7 @@ from mmtrain.eval.questions.reading import refuse_cut, turns_with_room
 from mmtrain.eval.questions.seeing import Seen, pieces_of, see_pieces
 from mmtrain.models.vqa import Head
 from mmtrain.serve.guard import Refusal
-from mmtrain.serve.kept import KeptImages, refusing, sent_image
+from mmtrain.serve.kept import KeptImages, refusing
 
 Steps = Generator[dict[str, Any], None, None]
 """What an answer is made in."""
@@ -94,7 +95,7 @@ class Questions:
             Refusal: it is no image of a kind that we read, damaged or too large.
         """
         with self._lock, refusing("the image"):
-            image = sent_image(data)
+            image = open_image(data, upright=True)
             try:
                 pieces = pieces_of(self._answerer, image)
             except ValueError as error:

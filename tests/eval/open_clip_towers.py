@@ -73,7 +73,8 @@ def open_clip_prediction(
 
     @torch.no_grad()
     def predict(data: bytes) -> str:
-        pixels = preprocess(Image.open(io.BytesIO(data)))
+        # In RGB first, as open_clip reads shards ("pilrgb") and torchvision folders.
+        pixels = preprocess(Image.open(io.BytesIO(data)).convert("RGB"))
         logits = 100.0 * model.encode_image(pixels[None], normalize=True) @ classifier
         return names[int(logits.argmax(1))]
 

@@ -1,10 +1,12 @@
 """Bytes of a still image to RGB pixels, the same pixels as Pillow's `convert("RGB")`.
 
-So alpha is dropped, palettes are looked up, and a camera's EXIF orientation is not applied: what
-open_clip trains on and evaluates with. What Pillow accepts is accepted, told by its content; what
-it refuses gets a reason. Grey of 16 bits, which Pillow would cut off at 255, is scaled to 8 first.
+So alpha is dropped, palettes are looked up, and a camera's EXIF orientation is not applied, before
+any resize: what open_clip's readers of shards and torchvision's of folders train on and evaluate
+with. What Pillow accepts is accepted, told by its content; what it refuses gets a reason. Grey of
+16 bits, which Pillow would cut off at 255, is scaled to 8 first.
 """
 
+import contextlib
 import io
 import os
 import warnings
@@ -13,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from mmtrain.data.sample_error import SampleError
@@ -111,20 +113,26 @@ def _factor(height: int, width: int, at_least: int) -> int:
     return next(fits, 1)
 
 
-def open_image(data: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
-    """Pillow's own decoded image, in the file's own mode: what a Pillow-exact preprocess takes,
-    which resizes before it changes the mode to RGB.
+def open_image(
+    data: bytes, *, max_pixels: int = MAX_IMAGE_PIXELS, upright: bool = False
+) -> Image.Image:
+    """The same pixels, decoded by Pillow alone, as an image in RGB: what a Pillow-exact preprocess
+    takes.
+
+    It is in RGB before it is resized, as in training: Pillow resizes transparent places to black,
+    whatever colour they hide, and palettes without a filter.
 
     Args:
         data: the file.
         max_pixels: height times width at most, judged by the header, before anything is decoded.
+        upright: turn it as the camera was held, by its EXIF.
 
     Raises:
         SampleError: as `decode_image`, for the same reasons.
     """
     if (size := webp_size(data)) is not None:
         _refuse_large(*size, max_pixels)
-    return _read_with_pillow(data, max_pixels, _loaded)
+    return _read_with_pillow(data, max_pixels, _upright if upright else rgb_image)
 
 
 def has_image_name(name: str) -> bool:
@@ -155,15 +163,27 @@ def _is_common(data: bytes) -> bool:
     return is_webp or data.startswith((b"\xff\xd8", b"\x89PNG"))
 
 
-def _loaded(image: Image.Image) -> Image.Image:
+def rgb_image(image: Image.Image) -> Image.Image:
+    """Pillow's image in RGB, always a copy.
+
+    Raises:
+        SampleError: there is no telling which colours its numbers are.
+    """
+    return _of_eight_bits(image).convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
     image.load()
-    # A file of several frames would be asked for the next one when it is closed already.
-    image = _of_eight_bits(image)
-    return image if image.format in _FORMATS else image.copy()
+    plain = _of_eight_bits(image)
+    plain.info = image.info
+    # Damaged EXIF makes Pillow raise nearly anything, and the image is fine.
+    with contextlib.suppress(Exception):
+        plain = ImageOps.exif_transpose(plain)
+    return rgb_image(plain)
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
-    return np.array(_of_eight_bits(image).convert("RGB"))
+    return np.array(rgb_image(image))
 
 
 def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:

@@ -156,7 +156,7 @@ def _read(
             members = read_members(source, number, names, or_json=True)
             image = decode_sample(members)
             squares.append(transform(image))
-            images.append(image.convert("RGB"))
+            images.append(image)
             texts.append(read_text(members))
         except (SampleError, OSError, ValueError) as error:
             name = f"sample {source.key(number)} of {source.place(number)}"

@@ -62,7 +62,7 @@ def _spread(surest: list[Answered]) -> list[Answered]:
 
 
 def _example(answerer: Answerer, source: SampleSource, one: Answered, *, rank: int) -> Example:
-    image = decode_sample(read_members(source, one.sample)).convert("RGB")
+    image = decode_sample(read_members(source, one.sample))
     region = region_seen(answerer, image)
     picture = seen_part(image, region)
     looked = _look(answerer, image, one.question.question)

@@ -49,6 +49,21 @@ def test_orientation_is_not_applied():
     exif[0x0112] = 6
     data = encoded(picture((30, 20)), "JPEG", exif=exif)
     assert decode_image(data).shape == (20, 30, 3)
+    assert open_image(data).size == (30, 20)
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGBA"), ("JPEG", "CMYK"), ("PNG", "I;16")])
+def test_a_photo_is_turned_upright_where_that_is_asked_for(kind, mode):
+    image = picture((30, 20), mode="L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(image, kind, exif=exif)
+    turned = open_image(data, upright=True)
+    assert np.array_equal(np.asarray(turned), np.rot90(decode_image(data), -1))
+    damaged = open_image(encoded(image, kind, exif=b"Exif\0\0MM\0*\0\0"), upright=True)
+    assert np.array_equal(np.asarray(damaged), decode_image(data))
 
 
 @pytest.mark.parametrize(

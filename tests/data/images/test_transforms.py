@@ -1,5 +1,6 @@
 """Crops as torchvision draws them, resized as by Pillow; evaluation as open_clip has it."""
 
+import io
 import math
 import types
 
@@ -10,6 +11,7 @@ from open_clip.transform import image_transform
 from PIL import Image
 from torchvision.transforms import transforms
 
+from mmtrain.data.images.decode import decode_image, open_image
 from mmtrain.data.images.transforms import (
     AugmentConfig,
     EvalTransform,
@@ -19,7 +21,7 @@ from mmtrain.data.images.transforms import (
 )
 from mmtrain.data.order.randomness import uniform
 from mmtrain.errors import UsageError
-from tests.data.shard_files import picture
+from tests.data.shard_files import encoded, picture
 
 SIZES = [
     (64, 48),
@@ -148,8 +150,54 @@ def test_evaluation_is_open_clips_bit_for_bit(resize_mode, interpolation):
     for mode in ("RGB", "L", "P", "CMYK", "1"):
         for size in [*SIZES[:7], (48, 48), (47, 51), (35, 48), (51, 35)]:
             image = picture(size, mode=mode, seed=sum(size))
-            expected = (theirs(image) * 255).round().to(torch.uint8)
+            expected = (theirs(image.convert("RGB")) * 255).round().to(torch.uint8)
             assert torch.equal(ours(image), expected), (mode, size)
+
+
+def odd_files() -> dict[str, bytes]:
+    """A smooth drawing on a ground that other orders of resize, RGB and turning see otherwise."""
+    ramp = np.linspace(60, 250, 64).astype(np.uint8)
+    colors = np.full((64, 64, 4), 255, np.uint8)
+    colors[..., 0], colors[..., 1], colors[..., 2] = ramp, ramp[:, None], 90
+    colors[:, :20] = (255, 255, 255, 0)
+    clear = Image.fromarray(colors)
+    half = clear.copy()
+    half.putalpha(128)
+    solid, grey = clear.convert("RGB"), np.tile(ramp, (64, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    cmyk = solid.convert("CMYK")
+    return {
+        "transparent PNG": encoded(clear, "PNG"),
+        "transparent WebP": encoded(clear, "WEBP", lossless=True, exact=True),
+        "half transparent": encoded(half, "PNG"),
+        "grey and alpha": encoded(clear.convert("LA"), "PNG"),
+        "palette": encoded(solid.quantize(200), "PNG"),
+        "transparent palette": encoded(solid.quantize(200), "PNG", transparency=3),
+        "GIF": encoded(solid, "GIF"),
+        "animation": encoded(solid, "GIF", save_all=True, append_images=[cmyk.convert("RGB")] * 2),
+        "one bit": encoded(Image.fromarray(grey > 128), "PNG"),
+        "16 bits": encoded(Image.fromarray(grey.astype(np.uint16) * 257), "PNG"),
+        "floats": encoded(Image.fromarray(grey.astype(np.float32) / 255), "TIFF"),
+        "CMYK, Adobe's": encoded(cmyk, "JPEG", quality=95),
+        "CMYK TIFF": encoded(cmyk, "TIFF"),
+        "turned": encoded(solid, "JPEG", quality=95, exif=exif),
+    }
+
+
+@pytest.mark.parametrize("size", [64, 56, 24])
+@pytest.mark.parametrize("name", odd_files())
+def test_training_evaluation_and_preprocess_see_the_same_of_odd_images(name: str, size: int):
+    """A transparent ground was white in training, black in evaluation."""
+    data = odd_files()[name]
+    config = PreprocessConfig(image_size=size)
+    whole = AugmentConfig(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))
+    trained = TrainTransform(config, whole)(decode_image(data), fixed_draws())
+    judged = EvalTransform(config)(open_image(data))
+    difference = (trained.int() - judged.int()).abs()
+    assert difference.max() <= (60 if name == "one bit" else 3)  # bicubic's two orders of passes
+    with Image.open(io.BytesIO(data)) as handed:
+        assert torch.equal(EvalTransform(config)(handed), judged)
 
 
 @pytest.mark.parametrize("resize_mode", ["shortest", "squash", "longest"])
