@@ -203,13 +203,14 @@ sys.exit(program.run())
 
 @pytest.mark.parametrize(
     ("ranks", "statement", "status"),
-    [("2", "return 0", 0), ("2", "return 75", 75), ("1", "return 0", -6), ("2", "1 / 0", -6)],
+    [("2", "return 0", 0), ("2", "return 75", 75), ("1", "return 0", 0), ("2", "1 / 0", 1)],
 )
 def test_a_rank_ends_without_taking_the_interpreter_apart(
     ranks: str, statement: str, status: int
 ) -> None:
-    """What is left over then aborts the process after all was done; a lone process, and an
-    exception that nobody caught, end as Python has it. What others registered is called."""
+    """What is left over then would abort the process after all was done. A lone process, and an
+    exception that nobody caught, end as Python has it, and what is in cycles stays (a module is).
+    What others registered is called."""
     done = subprocess.run(
         [sys.executable, "-c", _LEFT.replace("STATEMENT", statement)],
         env=os.environ | {"WORLD_SIZE": ranks},
@@ -217,8 +218,7 @@ def test_a_rank_ends_without_taking_the_interpreter_apart(
         text=True,
     )
     assert done.returncode == status, done.stderr
-    if status >= 0:
-        assert done.stdout == "done a mirror's own end\n"
+    assert done.stdout == "done a mirror's own end\n"
     assert ("ZeroDivisionError" in done.stderr) == (statement == "1 / 0")
 
 
