@@ -21,14 +21,11 @@ from mmtrain.data.mixture import SourceSettings
 from mmtrain.data.of_shards import open_threads, refuse_without_shards
 from mmtrain.data.order.batches import RowPlan, Rows
 from mmtrain.data.order.mixture import MixturePlan
-from mmtrain.data.order.plan import PADDING
-from mmtrain.data.order.randomness import uniform
 from mmtrain.data.phases import Phase, Phases
-from mmtrain.data.replacing import all_bad, bad_sample, candidates
+from mmtrain.data.replacing import RowReader
 from mmtrain.data.reused import ReusedMemory
 from mmtrain.data.row_plan import build_row_plan, gone_on, run_phases, tell_caches
-from mmtrain.data.sample_error import SampleError
-from mmtrain.data.samples import NUM_CAPTION_DRAWS, Sample, SampleReader
+from mmtrain.data.samples import Sample, SampleReader
 from mmtrain.data.sources.open import open_source
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.text.tokenizer import Tokenizer
@@ -117,7 +114,12 @@ class NumberedData(Generic[BatchT]):
         """Number of the last batch of `iterate`."""
         self.sources = [self._open_source(settings) for settings in config.sources]
         refuse_without_shards(config, self.sources)
-        self._threads = open_threads(config, self.sources)
+        self._row_reader = RowReader(
+            sources=self.sources,
+            settings=config.sources,
+            threads=open_threads(config, self.sources),
+            seed=seed,
+        )
         self.phases = self.lay_out(phases, batch_size=batch_size)
         """Of the run."""
         self._build_plan = partial(
@@ -309,53 +311,11 @@ class NumberedData(Generic[BatchT]):
         self, rows: Rows, phase: Phase
     ) -> tuple[list[Sample | None], tuple[BadSample, ...]]:
         """The rows' samples, None on padding, and the bad ones that others replaced."""
-        bad: list[BadSample] = []
         tell_caches(self.sources, self.plan, rows)
         if self._ahead is not None and self._last is not None:
             self._ahead.want(rows, self._readers, self.plan, last=self._last)
         with one_line_for_disks("data.mixture" if self.config.mixture else "data.train"):
-            return self._read(rows, bad, readers=self._readers_in(phase)), tuple(bad)
-
-    def _read(
-        self, rows: Rows, bad: list[BadSample], *, readers: list[SampleReader]
-    ) -> list[Sample | None]:
-        draw = partial(
-            uniform, seed=self.seed, epoch=rows.epoch, position_B=torch.from_numpy(rows.position_B)
-        )
-        caption_B2 = draw(purpose="caption", num=NUM_CAPTION_DRAWS).tolist()
-        crop_BN = draw(purpose="crop", num=TrainTransform.num_draws)
-
-        def read(row: int) -> tuple[Sample | None, list[BadSample]]:
-            refused: list[BadSample] = []
-            if rows.position_B[row] == PADDING:
-                return None, refused
-            source = int(rows.source_B[row])
-            for number in candidates(self.plan, rows, row, seed=self.seed):
-                try:
-                    sample = readers[source].read(
-                        number, caption_draws=caption_B2[row], transform_draws=crop_BN[row]
-                    )
-                    return sample, refused
-                except SampleError as error:
-                    one = self._refused(rows, row, number, error)
-                    refused.append(replace(one, is_replacement=bool(refused)))
-            raise self._all_bad(rows, row, refused)
-
-        made = self._threads.map(read, range(rows.position_B.size))
-        for _, refused in made:
-            bad += refused
-        return [sample for sample, _ in made]
-
-    def _refused(self, rows: Rows, row: int, number: int, error: SampleError) -> BadSample:
-        source = int(rows.source_B[row])
-        name = self.config.sources[source].name
-        return bad_sample(self.sources[source], number, error, name=name, rows=rows, row=row)
-
-    def _all_bad(self, rows: Rows, row: int, bad: list[BadSample]) -> UsageError:
-        source, reader = int(rows.source_B[row]), self._readers[int(rows.source_B[row])]
-        texts = partial(reader.describe_texts, int(rows.sample_B[row]))
-        epoch = int(rows.source_epoch_B[row])
-        return UsageError(all_bad(self.config.sources[source], bad, epoch=epoch, texts=texts))
+            return self._row_reader.read(rows, plan=self.plan, readers=self._readers_in(phase))
 
     def _account(
         self,

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import get_worker_info
 
 from mmtrain.data.batch import BadSample, ImageTextBatch
@@ -25,11 +24,10 @@ from mmtrain.data.mixture import SourceSettings
 from mmtrain.data.numbered import NumberedData
 from mmtrain.data.order.batch_sizes import BatchSizes
 from mmtrain.data.order.batches import Rows, rows_of_rank
-from mmtrain.data.order.randomness import uniform
 from mmtrain.data.phases import Phase
 from mmtrain.data.replacing import MOST_REPLACEMENTS
 from mmtrain.data.sample_error import SampleError
-from mmtrain.data.samples import NUM_CAPTION_DRAWS, Sample, SampleReader
+from mmtrain.data.samples import Sample, SampleReader
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.stream import Stream, StreamPlace, expand_stream
 from mmtrain.errors import UsageError
@@ -163,18 +161,12 @@ class StreamedData(ImageTextData):
     def _samples(
         self, rows: Rows, phase: Phase
     ) -> tuple[list[Sample | None], tuple[BadSample, ...]]:
-        draw = partial(
-            uniform, seed=self.seed, epoch=rows.epoch, position_B=torch.from_numpy(rows.position_B)
-        )
-        caption_B2 = draw(purpose="caption", num=NUM_CAPTION_DRAWS).tolist()
-        crop_BN = draw(purpose="crop", num=TrainTransform.num_draws)
+        draws = self._row_reader.draws(rows)
         samples: list[Sample | None] = []
         bad: list[BadSample] = []
         (reader,) = self._readers_in(phase)
         for row in range(rows.position_B.size):
-            read = partial(
-                reader.read, 0, caption_draws=caption_B2[row], transform_draws=crop_BN[row]
-            )
+            read = partial(reader.read, 0, **draws(row))
             samples.append(self._next(rows, row, bad, read))
         self._check_labels(samples)
         return samples, tuple(bad)
@@ -191,10 +183,9 @@ class StreamedData(ImageTextData):
             try:
                 return read()
             except SampleError as error:
-                one = self._refused(rows, row, 0, error)
-                refused.append(replace(one, is_replacement=bool(refused)))
+                refused.append(self._row_reader.refused(rows, row, 0, error, before=refused))
                 bad.append(refused[-1])
-        raise self._all_bad(rows, row, refused)
+        raise self._row_reader.all_bad(rows, row, refused, self._readers[0])
 
     def _take(self) -> dict[str, Any]:
         """The next sample's files, epoch after epoch."""
