@@ -4,8 +4,9 @@ Training resizes with torch (uint8, antialiased), eight times as fast as Pillow 
 levels of it, save where bicubic overshoots black or white and the order of its two passes tells.
 Published numbers depend on Pillow's own pixels, so evaluation resizes with Pillow.
 
-Both resize RGB, as readers of data give it: Pillow makes transparent places black as it resizes
-them, whatever colour they hide, and resizes a palette's numbers without a filter.
+Both are given RGB by all readers of data, as open_clip's and torchvision's readers give it. An
+image of another mode that is handed to `EvalTransform` by itself is resized in that mode, as
+open_clip's `preprocess` does it: transparent places turn black, palettes have no filter.
 """
 
 import math
@@ -19,8 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmtrain.data.images import colors
-from mmtrain.data.images.decode import HIGHEST_MAX_IMAGE_PIXELS, rgb_image
-from mmtrain.data.sample_error import SampleError
+from mmtrain.data.images.decode import HIGHEST_MAX_IMAGE_PIXELS
 from mmtrain.errors import UsageError
 from mmtrain.limits import check_choices
 
@@ -176,24 +176,18 @@ def crop_box(
 
 
 class EvalTransform:
-    """Pillow image -> uint8 [3, S, S], bit for bit what open_clip's evaluation makes of an image in
-    RGB before it normalises."""
+    """Pillow image -> uint8 [3, S, S], bit for bit what open_clip's evaluation has before it
+    normalises."""
 
     def __init__(self, config: PreprocessConfig):
         self.config = config
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """An image of any mode and size, in RGB before anything else.
+        """An image of any mode and size; the resize comes before the mode's change to RGB.
 
         Raises:
-            ValueError: the image is so elongated that its resized form would fill the memory, or
-                there is no telling which colours its numbers are.
+            ValueError: the image is so elongated that its resized form would fill the memory.
         """
-        if image.mode != "RGB":
-            try:
-                image = rgb_image(image)
-            except SampleError as error:
-                raise ValueError(str(error)) from error
         size = self.config.image_size
         new_width, new_height = self._resized(image.width, image.height)
         if new_width * new_height > HIGHEST_MAX_IMAGE_PIXELS:
@@ -206,7 +200,7 @@ class EvalTransform:
         if image.size != (size, size):
             image = _center(image, size)
         # np.array copies: torch refuses Pillow's read-only memory.
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
 
     def seen_region(self, width: int, height: int) -> tuple[float, float, float, float]:
         """Left, top, width and height of what the model sees of an image, as parts of the image's
@@ -237,10 +231,12 @@ def _first_kept(length: int, size: int) -> int:
 
 
 def _center(image: Image.Image, size: int) -> Image.Image:
-    """The middle square of an image in RGB, in black where the image does not reach."""
+    """The middle square, in black where the image does not reach."""
     width, height = max(image.width, size), max(image.height, size)
     if (width, height) != image.size:
-        canvas = Image.new("RGB", (width, height))
+        canvas = Image.new(image.mode, (width, height), 0)
+        if palette := image.getpalette():
+            canvas.putpalette(palette)
         canvas.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
         image = canvas
     left, top = round((width - size) / 2), round((height - size) / 2)
