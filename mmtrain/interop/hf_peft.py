@@ -83,8 +83,9 @@ def read_adapter(
     source = str(folder / CONFIG_FILE)
     data = read_json(folder / CONFIG_FILE)
     if isinstance(data, dict):
-        # peft writes every setting of every method: those that are off say nothing.
-        data = {name: x for name, x in data.items() if x not in (None, False, "", [], {})}
+        # peft writes every setting of every method: those that are off say nothing; a 0 does.
+        off = (None, "", [], {})
+        data = {name: x for name, x in data.items() if x is not False and x not in off}
     fields = ForeignConfig(data, source=source)
     kind = fields.only("peft_type", "LORA", *KINDS)
     found = read_tensors(folder / WEIGHTS_FILE)

@@ -181,6 +181,8 @@ def test_an_adapter_of_another_model_is_one_line(kind, tmp_path, monkeypatch):
             ({"rank_pattern": {"q_proj": "2"}}, "'q_proj' = '2' gives no rank"),
             ({"alpha_pattern": {"(": 2}}, "'\\(' is no pattern"),
             ({"alpha_pattern": {"q_proj": -1}}, "'q_proj' = -1 gives no alpha"),
+            ({"lora_alpha": 0}, "'lora_alpha' = 0.0 gives no alpha"),
+            ({"r": 0}, "'r' = 0 gives no rank"),
             ({"modules_to_save": ["lm_head", "norm"]}, "norm.*weight does not fit"),
         ):
             path.write_text(json.dumps(data | changed))
