@@ -99,6 +99,8 @@ def _write(options: PushOptions, repository: str, folder: Path) -> None:
         licence=options.licence,
     )
     run = read_run(path) if is_run(path) else None
+    for note in () if run is None else run.notes:
+        print(f"results: {note}")
     replace_file(folder / CARD, model_card(facts, run))
 
 

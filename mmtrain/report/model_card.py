@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmtrain import __version__
+from mmtrain.eval.failure import FAILED
 from mmtrain.eval.intervals import Interval
 from mmtrain.report.evaluations import Evaluation
+from mmtrain.report.facts import seen_before
 from mmtrain.report.run_folder import RunFolder
 from mmtrain.settings.counted import counted
 from mmtrain.settings.paths import mask_secrets
@@ -74,7 +76,7 @@ def model_card(facts: CardFacts, run: RunFolder | None) -> str:
     )
     parts = [_front_matter(facts), f"# {name}", what, _loading(facts)]
     if run is not None:
-        parts += _results(run.evaluations) + _training(run)
+        parts += _results(run) + _training(run)
     licence = "It was not said." if facts.licence is None else f"`{facts.licence}`"
     parts += ["## Licence", licence]
     return "\n\n".join(parts) + "\n"
@@ -108,19 +110,23 @@ def _loading(facts: CardFacts) -> str:
     return "\n\n".join(told)
 
 
-def _results(evaluations: list[Evaluation]) -> list[str]:
-    """A table; nothing where nothing was evaluated."""
+def _results(run: RunFolder) -> list[str]:
+    """A table, and what is to be known of it; nothing where nothing was evaluated.
+
+    An evaluation that failed when it was last tried has left figures of earlier weights: not here.
+    """
     rows = [
         f"| {_cell(one.name)} | {title} | {100 * one.figures[key]:.2f} | "
         f"{_ends(one.intervals.get(key))} | {_count(one)} |"
-        for one in evaluations
+        for one in run.evaluations
+        if not (run.path / "eval" / f"{one.name}{FAILED}").exists()
         for key, title in _RESULTS.items()
         if key in one.figures
     ]
     if not rows:
         return []
     head = "| evaluation | figure | % | 95 % interval | samples |\n|---|---|---|---|---|\n"
-    return ["## Results", head + "\n".join(rows)]
+    return ["## Results", head + "\n".join(rows), *seen_before(run)]
 
 
 def _ends(interval: Interval | None) -> str:

@@ -1,6 +1,7 @@
 """mmtrain push: a model and its card into a repository of a hub, or into a folder."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("push") / "run"
     words = ["train", "configs/debug_clip.toml", "--run-dir", str(folder), "--train.steps", "1"]
     assert main([*words, "--model.vision.patch_dropout", "0"]) == 0
+    drawings = ["--model", str(folder), "--data", "mmtrain/demo/debug/train.tar"]
+    classes = ["--classes", "mmtrain/demo/debug/classes.json"]
+    for kind, more in (("zero-shot", classes), ("retrieval", [])):
+        out = str(folder / "eval" / f"{kind}.json")
+        assert main(["eval", kind, *drawings, *more, "--out", out]) == 0
     return folder
 
 
@@ -70,6 +76,7 @@ def test_the_card_says_what_the_run_says(run, tmp_path, monkeypatch):
     assert main(["push", str(run), ADDRESS, "--license", "mit", "--out", str(out)]) == 0
     card = (out / "README.md").read_text()
     assert card.startswith("---\nlicense: mit\nlibrary_name: open_clip\n")
+    assert len(list((run / "eval").glob("*.json"))) == 2
     for path in (run / "eval").glob("*.json"):
         result = json.loads(path.read_text())
         key = "top1" if "top1" in result else "i2t_recall@1"
@@ -80,6 +87,24 @@ def test_the_card_says_what_the_run_says(run, tmp_path, monkeypatch):
     assert 'mmtrain.load("hf://me/first-clip")' in card
     assert 'create_model_and_transforms("hf-hub:me/first-clip")' in card
     assert "[optim]" in card and str(run.parent) not in card
+
+
+def test_what_is_to_be_known_of_results_is_in_the_card_or_told(run, tmp_path, capsys):
+    own = shutil.copytree(run, tmp_path / "run")
+    recipe = (own / "recipe.toml").read_text()
+    evaluation = '[[eval.zero_shot]]\nname = "zero-shot"\ndata = "mmtrain/demo/debug/train.tar"\n'
+    lines = [line for line in recipe.splitlines() if line != "zero_shot = []"]
+    (own / "recipe.toml").write_text("\n".join([*lines, evaluation]))
+    failure = {"name": "retrieval", "step": 1, "error": "no room", "repeat": "mmtrain eval"}
+    (own / "eval/retrieval.failed.json").write_text(json.dumps(failure))
+    (own / "eval/torn.json").write_text('{"top1": 0.')
+    capsys.readouterr()
+    assert main(["push", str(own), ADDRESS, "--out", str(tmp_path / "out")]) == 0
+    told, card = capsys.readouterr().out, (tmp_path / "out/README.md").read_text()
+    assert "results: torn.json is damaged and left out." in told
+    assert "results: Evaluation retrieval failed at step 1: no room" in told
+    assert "| zero-shot |" in card and "| retrieval |" not in card
+    assert "zero-shot reads the training's own data: what it tells is not of images" in card
 
 
 def test_a_folder_of_no_run_has_a_card_too(run, tmp_path):
