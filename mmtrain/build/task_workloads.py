@@ -12,7 +12,8 @@ from mmtrain.errors import UsageError
 from mmtrain.loading import read_package
 from mmtrain.models import Clip, ClipConfig, ClipStage
 from mmtrain.models.connector import num_image_tokens
-from mmtrain.models.vqa import Vqa, VqaStage
+from mmtrain.models.vqa import Vqa
+from mmtrain.models.vqa_stage import VqaStage
 from mmtrain.nn import HostLengths, Ragged, TransformerConfig
 from mmtrain.parallel.mesh import Layout
 from mmtrain.plan.teachers import PlannedTeacher

@@ -37,7 +37,8 @@ from mmtrain.interop.tower_graphs import (
     with_plain_patches,
 )
 from mmtrain.models.answer_cache import read_together
-from mmtrain.models.vqa import Asked, Vqa
+from mmtrain.models.vqa import Vqa
+from mmtrain.models.vqa_stage import Asked
 
 _HEADS = ("classify", "generate")
 _MOST_STEPS = 16

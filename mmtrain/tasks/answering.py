@@ -34,7 +34,8 @@ from mmtrain.loading.vqa import (
 from mmtrain.losses.config import AnswerLossConfig
 from mmtrain.losses.vocabulary import VocabularyShares
 from mmtrain.models import ClipConfig
-from mmtrain.models.vqa import Asked, Vqa
+from mmtrain.models.vqa import Vqa
+from mmtrain.models.vqa_stage import Asked
 from mmtrain.parallel.mesh import Layout
 from mmtrain.peft import baked
 from mmtrain.tasks.answering_sections import with_sizes

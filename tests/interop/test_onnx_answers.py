@@ -31,7 +31,8 @@ from mmtrain.models.dialogues import DialogueGenerator, Told
 from mmtrain.models.generate import generate
 from mmtrain.models.prefill import left_pad, prefill
 from mmtrain.models.sampling import GenerationConfig
-from mmtrain.models.vqa import Asked, Vqa
+from mmtrain.models.vqa import Vqa
+from mmtrain.models.vqa_stage import Asked
 from tests.eval.questions.answerers import (
     ANSWER_LENGTH,
     ANSWERS,

@@ -13,7 +13,8 @@ from mmtrain.models.classify_answers import ClassifyConfig
 from mmtrain.models.connector import ConnectorConfig, shuffle_pixels
 from mmtrain.models.fused import fused_vqa
 from mmtrain.models.generate_answers import GenerateConfig
-from mmtrain.models.vqa import Asked, Vqa, VqaConfig
+from mmtrain.models.vqa import Vqa, VqaConfig
+from mmtrain.models.vqa_stage import Asked
 from mmtrain.nn import Mask, TransformerBlock, TransformerConfig
 from mmtrain.nn.front_door import FrontDoorBlock, FrontDoorConfig
 from mmtrain.nn.fused import FusedTransformer

@@ -26,7 +26,7 @@ from mmtrain.eval.look.answer_picture import answer_picture
 from mmtrain.eval.look.answers import look
 from mmtrain.loading.vqa import load_vqa
 from mmtrain.models.vision import VisionTower
-from mmtrain.models.vqa import Asked
+from mmtrain.models.vqa_stage import Asked
 from mmtrain.nn.block import TransformerBlock
 from mmtrain.parallel.mesh import build_layout, pick_device
 from mmtrain.recipe import load_recipe

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from mmtrain.data.images.tiles import WHOLE, Pieces
 from mmtrain.eval.look.attention_shares import attention_shares
 from mmtrain.models.dialogues import DialogueGenerator, Told
-from mmtrain.models.vqa import Asked, Head, Vqa
+from mmtrain.models.vqa import Head, Vqa
+from mmtrain.models.vqa_stage import Asked
 from mmtrain.nn import Attention
 from mmtrain.nn.front_door import FrontDoor
 

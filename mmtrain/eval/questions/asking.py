@@ -19,7 +19,7 @@ from mmtrain.eval.questions.reading import (
     row_tensors,
 )
 from mmtrain.eval.questions.seeing import Seen
-from mmtrain.models.vqa import Asked
+from mmtrain.models.vqa_stage import Asked
 from mmtrain.parallel.precision import autocast
 
 

@@ -13,7 +13,7 @@ from mmtrain.eval.look.answers import Looked, look, look_in_dialogue
 from mmtrain.eval.questions.answerer import Answerer
 from mmtrain.eval.questions.reading import dialogue_of
 from mmtrain.models.dialogues import Told
-from mmtrain.models.vqa import Asked
+from mmtrain.models.vqa_stage import Asked
 
 WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
 

@@ -18,7 +18,7 @@ from mmtrain.eval.questions.choosing import choose_among
 from mmtrain.eval.questions.seeing import see_pieces
 from mmtrain.eval.samples import decode_sample
 from mmtrain.loading.vqa import load_vqa
-from mmtrain.models.vqa import Asked
+from mmtrain.models.vqa_stage import Asked
 from tests.data.questions.published_files import draw_choices, write_images, write_lines
 from tests.eval.questions.answerers import ANSWERS, drawn, make_answerer
 
