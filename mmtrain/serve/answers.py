@@ -13,6 +13,7 @@ from torch import Tensor
 from mmtrain.data.images.decode import open_image
 from mmtrain.data.images.transforms import eval_transform
 from mmtrain.data.sample_error import SampleError
+from mmtrain.data.text.tokenizer import Tokenizer
 from mmtrain.errors import UsageError
 from mmtrain.eval.encode import Encoder, encode_texts
 from mmtrain.eval.look.attention_maps import ReadImage, has_maps, read_images, text_maps
@@ -99,10 +100,17 @@ class Answers:
             image_id: an added image.
             labels: no two the same.
             prompt: `{}` in it stands for the label.
+
+        Raises:
+            Refusal: there is no such image, a label has no words that the model reads, or it
+                cannot tell two of them apart, which would then share what one has.
         """
         with self._lock, refusing("the labels"):
             image = self._images[image_id]
-            text_ME = self._text_features([prompt.replace("{}", label) for label in labels])
+            texts = [prompt.replace("{}", label) for label in labels]
+            _refuse_unread(self._encoder.tokenizer, labels)
+            _refuse_same(self._encoder.tokenizer, labels, texts)
+            text_ME = self._text_features(texts)
             cosine_M = (text_ME @ image.read.feature_BE[0]).double()
             logit_M = cosine_M * self._model.logit_scale.detach().double().exp()
             bias = self._model.logit_bias
@@ -159,8 +167,27 @@ class Answers:
         """Unit-norm features [M, E]; kept, since labels are asked about again and again."""
         new = [text for text in dict.fromkeys(texts) if text not in self._texts]
         if new:
+            _refuse_unread(self._encoder.tokenizer, new)
             self._texts.update(zip(new, encode_texts(self._encoder, new), strict=True))
         features_ME = torch.stack([self._texts[text] for text in texts])
         while len(self._texts) > _MAX_TEXTS_KEPT:
             self._texts.popitem(last=False)
         return features_ME
+
+
+def _refuse_unread(tokenizer: Tokenizer, texts: Sequence[str]) -> None:
+    for text in texts:
+        if not tokenizer.reply_ids(text):
+            raise Refusal(f"{text!r} has no words that the model reads; write another")
+
+
+def _refuse_same(tokenizer: Tokenizer, labels: Sequence[str], texts: Sequence[str]) -> None:
+    """Labels that come to the same tokens: by their letters' case, or where they are cut."""
+    seen: dict[tuple[int, ...], str] = {}
+    for label, text in zip(labels, texts, strict=True):
+        other = seen.setdefault(tuple(tokenizer.turn_ids(text)), label)
+        if other != label:
+            raise Refusal(
+                f"the labels {other[:40]!r} and {label[:40]!r} are the same to the model, which "
+                f"reads {tokenizer.context_length} tokens of a text; leave one away"
+            )
