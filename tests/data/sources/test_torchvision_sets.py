@@ -84,7 +84,7 @@ def check_equal(source: TorchvisionSource, theirs: Any) -> None:
     for number in range(len(theirs)):
         image, label = theirs[number]
         members = source.read(number)
-        assert np.array_equal(np.asarray(decode_sample(members)), np.asarray(image))
+        assert np.array_equal(np.asarray(decode_sample(members)), np.asarray(image.convert("RGB")))
         assert members["cls"].decode() == str(label)
         assert members["txt"].decode() == source.classes[label]
 
