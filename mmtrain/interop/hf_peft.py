@@ -23,7 +23,7 @@ from mmtrain.nn import TransformerConfig
 from mmtrain.peft.lora_config import lora_scale
 
 CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
+WEIGHTS_FILE, OLD_WEIGHTS_FILE = "adapter_model.safetensors", "adapter_model.bin"
 PROMPTS = "prompt_embeddings"
 KINDS = {"PROMPT_TUNING": "prompt", "P_TUNING": "p_tuning", "PREFIX_TUNING": "prefix"}
 NO_EFFECT = (
@@ -80,7 +80,7 @@ def read_adapter(
         UsageError: a file is missing or damaged, the kind is none of these, or it is of another
             model.
     """
-    source = str(folder / CONFIG_FILE)
+    source = str(_config_file(folder))
     data = read_json(folder / CONFIG_FILE)
     if isinstance(data, dict):
         # peft writes every setting of every method: those that are off say nothing; a 0 does.
@@ -88,8 +88,9 @@ def read_adapter(
         data = {name: x for name, x in data.items() if x is not False and x not in off}
     fields = ForeignConfig(data, source=source)
     kind = fields.only("peft_type", "LORA", *KINDS)
-    found = read_tensors(folder / WEIGHTS_FILE)
-    refuse_quantised(found, floats=found.keys(), source=str(folder / WEIGHTS_FILE))
+    weights = _weights_file(folder)
+    found = read_tensors(weights)
+    refuse_quantised(found, floats=found.keys(), source=str(weights))
     tensors = float_tensors(found)
     fields.ignore(*NO_EFFECT.split())
     if kind == "LORA":
@@ -113,10 +114,26 @@ def read_adapter(
         found = "missing" if rows is None else list(rows.shape)
         wanted = "has no text for it" if shape is None else f"needs {shape}"
         raise UsageError(
-            f"{folder / WEIGHTS_FILE}: {PROMPTS} is {found} and the model {wanted}: the adapter is "
+            f"{weights}: {PROMPTS} is {found} and the model {wanted}: the adapter is "
             "of another model"
         )
     return Adapter(kind=KINDS[kind], terms={}, rows=rows)
+
+
+def _config_file(folder: Path) -> Path:
+    """Of the one adapter that a folder holds: peft keeps one by another name in a folder below."""
+    below = sorted(one.parent for one in folder.glob(f"*/{CONFIG_FILE}"))
+    if not (folder / CONFIG_FILE).is_file() and below:
+        names = ", ".join(str(one) for one in below[:5])
+        raise UsageError(f"{folder / CONFIG_FILE} is missing; adapters are below it, name {names}")
+    return folder / CONFIG_FILE
+
+
+def _weights_file(folder: Path) -> Path:
+    """What peft reads: the pickle that it wrote until 0.6, of which tensors alone are taken, where
+    there is no other."""
+    old = folder / OLD_WEIGHTS_FILE
+    return old if old.is_file() and not (folder / WEIGHTS_FILE).exists() else folder / WEIGHTS_FILE
 
 
 def _read_lora(

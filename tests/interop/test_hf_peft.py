@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import pickle
 
 import pytest
 import torch
@@ -154,6 +156,33 @@ def test_terms_of_three_projections_are_one_of_gpt2s_fused_layer(tmp_path):
     again = read(tmp_path, ours, links)
     close(logits(ours, adapter), want)
     close(logits(fresh, again), want)
+
+
+@pytest.mark.filterwarnings("ignore")
+@torch.no_grad()
+def test_an_old_pickle_is_read_and_a_folder_of_folders_is_told(tmp_path):
+    """peft's own choice: the pickle alone where nothing else is there. No code of it runs."""
+    import peft
+
+    peer, ours, links = pair("smollm2")
+    wrapped = shaken(peft.get_peft_model(peer, their_config("lora", peer)), 2).eval()
+    want = wrapped(TOKENS).logits
+    wrapped.save_pretrained(tmp_path / "both", safe_serialization=False)
+    assert (tmp_path / "both/adapter_model.bin").is_file()
+    fresh = copy.deepcopy(ours)
+    close(logits(ours, read(tmp_path / "both", ours, links)), want)
+    wrapped.save_pretrained(tmp_path / "both")
+    (tmp_path / "both/adapter_model.bin").write_bytes(pickle.dumps(os.system))
+    close(logits(fresh, read(tmp_path / "both", fresh, links)), want)
+    (tmp_path / "both/adapter_model.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"adapter_model\.bin") as caught:
+        read(tmp_path / "both", ours, links)
+    assert "\n" not in str(caught.value)
+    (tmp_path / "both/adapter_model.bin").unlink()
+    with pytest.raises(UsageError, match=r"adapter_model\.safetensors is missing"):
+        read(tmp_path / "both", ours, links)
+    with pytest.raises(UsageError, match=f"is missing; .* name {tmp_path / 'both'}"):
+        read(tmp_path, ours, links)
 
 
 @pytest.mark.filterwarnings("ignore")
