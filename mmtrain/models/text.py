@@ -89,7 +89,9 @@ class TextEmbed(nn.Module):
         super().__init__()
         self.config = config
         dim = config.transformer.dim
-        self.token = nn.Embedding(config.vocab_size, dim)
+        # The same draw as Embedding's own, which on the meta device imports torch._dynamo: seconds.
+        drawn_VD = torch.randn(config.vocab_size, dim)
+        self.token = nn.Embedding.from_pretrained(drawn_VD, freeze=False)
         self.positional_embedding = (
             nn.Parameter(torch.empty(config.context_length, dim))
             if config.positions == "learned"

@@ -79,6 +79,14 @@ def test_little_is_looked_through_for_garbage() -> None:
     assert done.stdout.split() == ["True", "10000"], done.stderr
 
 
+def test_a_model_is_built_without_the_compiler() -> None:
+    """What evaluates, exports, asks or plans builds one on the meta device; torch's own draw of an
+    embedding imports three seconds of torch there."""
+    build = "torch.set_default_device('meta'); Clip(named_model('ViT-B-32'))"
+    statement = f"import torch; from mmtrain.models import Clip, named_model; {build}"
+    assert imported(statement, "torch._dynamo", "mmtrain.models.clip") == {"mmtrain.models.clip"}
+
+
 def test_words_are_read_without_torch() -> None:
     """The parser and the help of every command, mistakes in words, and the lists of what is
     shipped."""
