@@ -23,6 +23,11 @@ from machine import describe_machine, tell_table
 ROOT = Path(__file__).parents[1]
 RECIPE = "configs/debug_clip.toml"
 DRAWINGS = "mmtrain/demo/debug"
+ZERO_SHOT = (
+    f"eval zero-shot --model {{made}}/run --data {DRAWINGS}/train.tar "
+    f"--classes {DRAWINGS}/classes.json"
+)
+"""Of 64 drawings, by a run of two steps."""
 TORCH = "import torch"
 ENVIRONMENT = {
     name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
@@ -52,6 +57,8 @@ COMMANDS = (
     Command(words="train --help optim", torch=True),
     Command(words=f"train {RECIPE} --train.step 3", status=2, torch=True),
     Command(words="doctor", torch=True),
+    Command(words="summary ViT-B-32", torch=True),
+    Command(words=f"{ZERO_SHOT} --out {{made}}/third.json", torch=True),
     Command(words="compare {made}/first.json {made}/second.json"),
 )
 
@@ -73,12 +80,11 @@ def seconds(words: Sequence[str], status: int) -> float:
 
 def make_results(folder: Path) -> None:
     """Two evaluations of a run of two steps, to compare."""
-    data = ["--data", f"{DRAWINGS}/train.tar", "--classes", f"{DRAWINGS}/classes.json"]
     run = str(folder / "run")
     seconds(["-m", "mmtrain", "train", RECIPE, "--run-dir", run, "--train.steps", "2"], 0)
     for name in ("first", "second"):
-        words = ["eval", "zero-shot", "--model", run, *data, "--out", f"{folder}/{name}.json"]
-        seconds(["-m", "mmtrain", *words], 0)
+        words = f"{ZERO_SHOT} --out {{made}}/{name}.json".format(made=folder)
+        seconds(["-m", "mmtrain", *words.split()], 0)
 
 
 def rows(turns: int) -> Iterator[str]:

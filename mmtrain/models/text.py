@@ -89,8 +89,10 @@ class TextEmbed(nn.Module):
         super().__init__()
         self.config = config
         dim = config.transformer.dim
-        # The same draw as Embedding's own, which on the meta device imports torch._dynamo: seconds.
-        drawn_VD = torch.randn(config.vocab_size, dim)
+        drawn_VD = torch.empty(config.vocab_size, dim)
+        # As Embedding does it, whose draw on the meta device imports torch._dynamo: seconds.
+        if not drawn_VD.is_meta:
+            drawn_VD.normal_()
         self.token = nn.Embedding.from_pretrained(drawn_VD, freeze=False)
         self.positional_embedding = (
             nn.Parameter(torch.empty(config.context_length, dim))
