@@ -65,7 +65,7 @@ def run(folder: Path, tower: str, inputs: Tensor) -> Tensor:
 @torch.no_grad()
 def logits_of(folder: Path, photo: Path) -> list[float]:
     model, preprocess, tokenizer = mmtrain.load(folder)
-    image = model.encode_image(preprocess(Image.open(photo))[None])
+    image = model.encode_image(preprocess(Image.open(photo).convert("RGB"))[None])
     bias = 0 if model.logit_bias is None else model.logit_bias
     logits = image @ model.encode_text(tokenizer(TEXTS)).T * model.logit_scale.exp() + bias
     return logits[0].tolist()
