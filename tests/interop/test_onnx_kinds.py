@@ -129,7 +129,7 @@ def test_a_kind_of_tower_by_torch_export(kind: str, tmp_path: Path):
 
 @pytest.mark.parametrize("mode", ["shortest", "squash", "longest"])
 def test_the_pages_program_resizes_as_we_do(mode: ResizeMode, tmp_path: Path):
-    """Wide and tall images, in gray, of a palette, with transparency: in RGB first, as by readers."""
+    """Wide and tall images, in gray, of a palette, with transparency, in RGB as readers give it."""
     source = build(tmp_path / "model", config_of("plain"), resize_mode=mode)
     export(source, tmp_path / "out")
     for width, height, kind in ((97, 20, "L"), (31, 64, "P"), (32, 32, "RGBA"), (5, 4, "RGB")):
