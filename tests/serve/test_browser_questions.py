@@ -66,6 +66,7 @@ def test_answers_of_ones_own(browser: Browser, talks: str) -> None:
         page.fill("#labels", "red\n blue \n\nred\na circle")
         ask(page, "What is it?")
         turn = page.locator("#turns > li").first
+        expect(turn.locator(".answers .label")).to_have_count(3)
         names = turn.locator(".answers .label").all_inner_texts()
         assert sorted(names) == ["a circle", "blue", "red"]
         expect(turn.locator(".said")).to_have_text(names[0])
