@@ -16,8 +16,8 @@ some microseconds. libgomp lets it spin for milliseconds. That is right where ea
 the threads take the cores from those that they wait for, and a step takes ten times as long
 (benchmarks/waiting_threads.py). No bit of a result depends on it."""
 _OBJECTS = 10_000
-"""How many are made between two looks for garbage; 700 in Python 3.11, 2,000 in 3.14. Importing
-torch makes a million that stay, and every look goes through some of them."""
+"""How many are made between two looks for garbage; 700 in Python 3.11, 2,000 in 3.13. Importing
+torch makes 280,000 that stay, and every look goes through some of them."""
 
 
 def run() -> int:

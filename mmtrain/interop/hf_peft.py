@@ -130,7 +130,7 @@ def _config_file(folder: Path) -> Path:
 
 
 def _weights_file(folder: Path) -> Path:
-    """What peft reads: the pickle that it wrote until 0.6, of which tensors alone are taken, where
+    """What peft reads: the pickle of its older versions, of which tensors alone are taken, where
     there is no other."""
     old = folder / OLD_WEIGHTS_FILE
     return old if old.is_file() and not (folder / WEIGHTS_FILE).exists() else folder / WEIGHTS_FILE

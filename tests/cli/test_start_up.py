@@ -69,7 +69,7 @@ def test_only_the_files_of_the_sections_asked_for_are_parsed(
 
 
 def test_little_is_looked_through_for_garbage() -> None:
-    """Neither while torch is imported, which makes a million objects that stay, nor at the end."""
+    """Neither while torch is imported, which makes 280,000 objects that stay, nor at the end."""
     seen = "atexit.register(lambda: print(gc.get_freeze_count() > 10_000, gc.get_threshold()[0]))"
     statement = f"import atexit, gc; {seen}; import mmtrain.__main__ as it; "
     statement += "it.main = lambda: sys.modules and 0; it.run()"
