@@ -14,6 +14,8 @@ steps on the same data in the same order:
     question   the same for the question's features alone
     encoder    front doors within the vision tower, behind each of its blocks, and nowhere else
     first      goes on from a start of its own, which had front doors from the first step on
+    outside    as `with`, its dictionaries of what a model makes of other pictures, in which nothing
+               tells anything; that model had the same seed and as many steps
 
 `--arms` takes some of them. `val` is confounded as training is, `test` is not. `colour:0` has
 nothing to mend: it is trained without alone, and tells what there is to win. A run that is there
@@ -29,21 +31,23 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for tools/, which is no package's
 
 from machine import describe_machine
 from seeds import POWER, compare_seeds, scores
+from torch import nn
 
-from mmtrain.loading.vqa import load_vqa
+from mmtrain.loading.vqa import load_vqa, save_vqa
+from mmtrain.nn.front_door import FrontDoor
 from mmtrain.recipe import load_recipe
 from mmtrain.run import train_command
 from tools.make_shapes_vqa import main as draw_shapes
 
 ROOT = Path(__file__).parents[1]
-ARMS = ("without", "matched", "with", "image", "question", "encoder", "first")
+ARMS = ("without", "matched", "with", "image", "question", "encoder", "first", "outside")
 PAIRS = (
     ("without", "with"),
     ("matched", "with"),
@@ -51,6 +55,8 @@ PAIRS = (
     *(("without", arm) for arm in ARMS[3:]),
     ("matched", "encoder"),
     ("with", "encoder"),
+    ("matched", "outside"),
+    ("with", "outside"),
 )
 KINDS = ("colour", "shape", "exist", "count")
 SETTINGS = ("colour:0", "colour:0.7", "colour:0.9", "colour:0.97", "wording:0.9")
@@ -129,6 +135,7 @@ def train_seed(plan: Plan, setting: str, seed: int) -> None:
         "question": [*doors, "--vqa.front_door.places", '["question"]'],
         "encoder": [*doors, "--vqa.front_door.places", '["vision"]'],
         "first": doors,
+        "outside": doors,
     }
     steps = ["--train.steps", plan.steps]
     start = train(plan, setting, "start", seed, *steps)
@@ -136,8 +143,25 @@ def train_seed(plan: Plan, setting: str, seed: int) -> None:
         begun = start
         if arm == "first":
             begun = train(plan, setting, "start with front doors", seed, *steps, *doors)
+        elif arm == "outside":
+            other = train(plan, "colour:0", "start", seed, *steps)
+            one = ["--vqa.init", other, "--train.steps", 1, *doors]
+            seen = train(plan, "colour:0", "start with dictionaries", seed, *one)
+            begun = with_doors_of(start, seen, run_of(plan, setting, "start outside", seed))
         more = ["--vqa.init", begun, "--train.steps", plan.more_steps, *options[arm]]
         train(plan, setting, arm, seed, *more)
+
+
+def with_doors_of(start: Path, other: Path, folder: Path) -> Path:
+    """A model of the weights of `start` and the dictionaries of `other`, whose doors are shut."""
+    begun, doors = load_vqa(start), load_vqa(other).model
+    doors.load_state_dict(begun.model.state_dict(), strict=False)
+    for module in doors.modules():
+        if isinstance(module, FrontDoor):
+            nn.init.zeros_(module.fuse.weight)
+            nn.init.zeros_(module.fuse.bias)
+    save_vqa(folder, replace(begun, model=doors))
+    return folder
 
 
 def arms_of(plan: Plan, setting: str) -> Sequence[str]:
