@@ -36,8 +36,9 @@ def _clean_canonicalize(text: str) -> str:
     return " ".join(text.split())
 
 
-def _clean_none(text: str) -> str:
-    # A lone surrogate has no UTF-8, so that no tokenizer has an id for it.
+def replace_surrogates(text: str) -> str:
+    """A lone surrogate has no UTF-8, so that no tokenizer has an id for it: the replacement
+    character stands for it."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -45,7 +46,7 @@ CLEANINGS: dict[Cleaning, Callable[[str], str]] = {
     "lower": _clean_lower,
     "whitespace": _clean_whitespace,
     "canonicalize": _clean_canonicalize,
-    "none": _clean_none,
+    "none": replace_surrogates,
 }
 """Repaired text whose words are divided by single spaces, then: in lower case (OpenAI CLIP); as it
 is; or in lower case without ASCII punctuation (SigLIP). The same as open_clip's of these names.

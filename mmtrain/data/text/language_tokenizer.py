@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from mmtrain.data.text.cleaning import replace_surrogates
 from mmtrain.data.text.codecs import Codec, Piece, build_codec
 from mmtrain.data.text.messages import Message, Span
 from mmtrain.errors import UsageError
@@ -87,7 +88,7 @@ class LanguageTokenizer:
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """The ids of a text, with the start and end tokens of the model's training or without."""
-        return self._codec.encode(text, special=special)
+        return self._codec.encode(replace_surrogates(text), special=special)
 
     def pieces(self, text: str, *, mark: str) -> list[Piece]:
         """The tokens of a text with their places, no start or end token added; `mark`, wherever it

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from mmtrain.data.text.cleaning import replace_surrogates
 from mmtrain.data.text.language_tokenizer import LanguageTokenizer
 from mmtrain.data.text.messages import Message, Span
 from mmtrain.errors import UsageError
@@ -42,6 +43,7 @@ def said_tokens(
     """
     if any(_OURS.search(str(turn["content"])) for turn in turns):
         raise UsageError("chat template: U+FDD0 to U+FDD2 are no characters of a text")
+    turns = [{**turn, "content": replace_surrogates(turn["content"])} for turn in turns]
     text, spans = language.render_marked(turns)
     pieces = language.pieces(text, mark=mark)
     is_marked = bool(spans)

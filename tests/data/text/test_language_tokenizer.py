@@ -112,6 +112,13 @@ def test_a_sentencepiece_model_gives_its_own_ids_and_control_pieces_by_name(fold
     assert ours.end_ids == (processor.eos_id(),)
 
 
+@pytest.mark.parametrize("form", ["json", "pieces"])
+def test_a_lone_surrogate_is_the_replacement_character(form, folders):
+    ours = read_tokenizer(folders / form)
+    for odd in ("\ud83d", "\udce9"):
+        assert ours.encode(f"a {odd}b") == ours.encode("a \ufffdb")
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("chat", CHATS)
 @pytest.mark.parametrize("asks", [False, True])

@@ -150,3 +150,15 @@ def test_special_tokens_that_an_answer_spells_do_not_end_it(name: str, tmp_path:
     assert learnt.count(ours.eot_id) == 3
     words = ours.text([token for token in learnt if token is not None])
     assert "".join(words.split()) == "redbluegreen"
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_lone_surrogates_are_the_replacement_character(name: str, tmp_path: Path):
+    write_chat_folder(name, tmp_path / "folder")
+    _, ours = read_both(tmp_path / "folder")
+
+    def turns(odd: str) -> Dialogue:
+        asked = {"role": "user", "content": f"{IMAGE}what{odd} is it"}
+        return [asked, {"role": "assistant", "content": f"a {odd}red{odd} one"}]
+
+    assert said(ours, turns("\ud83d")) == said(ours, turns("\udcff")) == said(ours, turns("\ufffd"))
