@@ -80,9 +80,10 @@ def replace_file(path: Path, content: str | bytes) -> None:
     """Write `content` to `path` so that a reader, or a kill, meets the old file or the new one.
 
     What is no file, such as /dev/null or a pipe, is written into: root would replace it for all.
+    A text from a .json may hold half a character, which UTF-8 cannot write: it becomes a "?".
     """
     partial = path.with_name(f".{path.name}.partial")
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
     with writing(path):
         if path.is_char_device() or path.is_fifo() or path.is_socket():
             path.write_bytes(data)

@@ -17,6 +17,11 @@ def test_a_file_is_replaced(tmp_path: Path) -> None:
     assert path.read_text() == "second" and [*tmp_path.iterdir()] == [path]
 
 
+def test_half_a_character_does_not_lose_the_rest(tmp_path: Path) -> None:
+    replace_file(tmp_path / "out.json", "caf\u00e9 \ud83d and \udcff")
+    assert (tmp_path / "out.json").read_text(encoding="utf-8") == "caf\u00e9 ? and ?"
+
+
 def test_pipes_and_devices_are_written_into(tmp_path: Path) -> None:
     """`--out /dev/null` of root made a file of it, for the whole machine."""
     pipe, found = tmp_path / "pipe", []

@@ -105,9 +105,7 @@ def write_result(path: Path, result: EvalResult, *, step: int | None = None) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         if result.best or result.worst:
             figures["examples"] = _write_pictures(path.with_suffix(""), result)
-        text = json.dumps(figures, indent=2, ensure_ascii=False) + "\n"
-        # A caption from a .json may hold half a character, which UTF-8 cannot write.
-        replace_file(path, text.encode("utf-8", "replace"))
+        replace_file(path, json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
         write_outcomes(path, result.outcomes)
         if step is not None:
             _add_to_history(path.with_suffix(".history.jsonl"), figures)

@@ -72,7 +72,7 @@ class QuestionSource:
         }
         members = {
             extension: data,
-            "json": json.dumps(fields, ensure_ascii=False).encode(),
+            "json": json.dumps(fields).encode(),
         }
         return {k: v for k, v in members.items() if wanted is None or k in wanted}
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -145,6 +146,28 @@ def test_shards_hold_what_the_folder_holds(tmp_path: Path):
     assert main(["data", "vqa", "--images", files["data"], *words]) == 0
     shards = build_data({"data": str(out / "*.tar")})
     assert same(shards.batch(0), build_data(files).batch(0))
+
+
+def test_half_a_character_in_a_question_or_an_answer_is_kept(tmp_path: Path):
+    paths = write_set(tmp_path)
+    odd, answer = "what \ud83d is it?", "\udfff"
+
+    def ask(content: dict[str, Any]) -> None:
+        content["questions"][0]["question"] = odd
+
+    def reply(content: dict[str, Any]) -> None:
+        content["annotations"][0]["answers"][0]["answer"] = answer
+
+    change(Path(paths["questions"]), ask)
+    change(Path(paths["annotations"]), reply)
+    source = open_questions(**paths)
+    first = next(every_question(source))
+    assert first.question == odd and first.answers[0] == answer
+    data_vqa = ["data", "vqa", "--images", paths["data"], "--questions", paths["questions"]]
+    data_vqa += ["--annotations", paths["annotations"], "--out", str(tmp_path / "shards")]
+    assert main(data_vqa) == 0
+    again = open_questions(str(tmp_path / "shards/*.tar"))
+    assert next(every_question(again)) == first
 
 
 def test_mistakes_are_one_line(tmp_path: Path):
