@@ -5,8 +5,7 @@ import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mmtrain.errors import UsageError
-from mmtrain.eval.together import in_a_line
+from mmtrain.eval.together import in_a_line, is_foreseen
 from mmtrain.files import replace_file
 
 FAILED = ".failed.json"
@@ -25,8 +24,7 @@ class Failure:
     @classmethod
     def of(cls, error: Exception) -> "Failure":
         """From what was raised."""
-        foreseen = isinstance(error.__cause__ or error, UsageError | OSError)
-        trace = None if foreseen else "".join(traceback.format_exception(error))
+        trace = None if is_foreseen(error) else "".join(traceback.format_exception(error))
         return cls(error=in_a_line(error), trace=trace)
 
 

@@ -83,6 +83,14 @@ def _meet(group: ProcessGroup, device: torch.device, caught: Exception | None) -
     raise _TheirsToo(line if everybodys else f"rank {rank}: {line}") from caught
 
 
+def is_foreseen(error: Exception) -> bool:
+    """Whether the line says all: a mistake, or a disk's fault; of what a meeting told that of this
+    rank, which is its cause."""
+    if isinstance(error, _TheirsToo) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return isinstance(error, UsageError | OSError)
+
+
 def in_a_line(error: Exception) -> str:
     """An error as a user may read it: of one that we did not foresee the class is told too."""
     text = " ".join(str(error).split()) or "no reason is given"
