@@ -28,17 +28,19 @@ def read_recipe(path: Path, overrides: list[str]) -> TrainRecipe:
     return load_recipe(path / RECIPE_FILE, words, resumes=True)
 
 
-def open_data(recipe: TrainRecipe, **changes: Any) -> NumberedData[Any]:
+def open_data(recipe: TrainRecipe, *, begun: bool = False, **changes: Any) -> NumberedData[Any]:
     """The batches of a recipe as one rank holds them, whole; captions come as texts too.
 
     Args:
         recipe: as read.
+        begun: of a run's folder, which has kept the tokenizer of what the run started from. Else
+            what an earlier run of the same run.dir has kept is left alone.
         changes: of the section [data].
 
     Raises:
         UsageError: the data cannot be had, or the recipe contradicts itself.
     """
-    tokenizer = begun_tokenizer(recipe, Path(recipe.run.dir))
+    tokenizer = begun_tokenizer(recipe, Path(recipe.run.dir) if begun else None)
     recipe = resolve(recipe, tokenizer)
     common: dict[str, Any] = {
         "preprocess": build_preprocess(recipe),

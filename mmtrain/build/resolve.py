@@ -37,19 +37,19 @@ def run_tokenizer(recipe: TrainRecipe, start: Start | None) -> Tokenizer:
     return tokenizer.shortened(num_learned) if num_learned else tokenizer
 
 
-def begun_tokenizer(recipe: TrainRecipe, folder: Path) -> Tokenizer:
+def begun_tokenizer(recipe: TrainRecipe, folder: Path | None) -> Tokenizer:
     """The tokenizer of a run that has begun: one that its start brought it has kept.
 
     Args:
         recipe: the run's.
-        folder: the run's.
+        folder: the run's. None: it has not begun.
 
     Raises:
-        UsageError: it is not there (an older run), nor is the model of model.init.
+        UsageError: it is not there (an older run, or none), nor is the model of model.init.
     """
     if not brings_tokenizer(recipe):
         return run_tokenizer(recipe, None)
-    if (folder / TOKENIZER).is_dir():
+    if folder is not None and (folder / TOKENIZER).is_dir():
         return load_tokenizer(folder / TOKENIZER)
     return run_tokenizer(recipe, read_start(recipe.model.init, name=recipe.model.name))
 

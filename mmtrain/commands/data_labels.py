@@ -39,7 +39,7 @@ def data_labels_command(
     if out is not None:
         refuse_out(out, "--out", ".html")
     read = read_recipe(recipe, overrides)
-    data = open_data(read)
+    data = open_data(read, begun=recipe.is_dir())
     steps = total_steps(read.train, data)
     if batches > steps:
         raise UsageError(f"--batches {batches}: the run has {steps:,} steps; ask for no more")

@@ -30,7 +30,7 @@ def data_show_command(
     if out is not None:
         refuse_out(out, "--out", ".html")
     read = read_recipe(recipe, overrides)
-    data = open_data(read)
+    data = open_data(read, begun=recipe.is_dir())
     steps = total_steps(read.train, data)
     data.check_length(steps, key=read.train.length)
     if step > steps:
@@ -114,7 +114,7 @@ def data_bench_command(
     if json_out is not None:
         refuse_out(json_out, "--json", ".json")
     read = read_recipe(recipe, overrides)
-    data = open_data(read, workers=0)
+    data = open_data(read, begun=recipe.is_dir(), workers=0)
     if data.batches_per_epoch < batches:
         raise UsageError(
             f"--batches {batches}: an epoch has {data.batches_per_epoch}; ask for fewer"
@@ -133,7 +133,9 @@ def data_bench_command(
     print(f"{'':10}{'cold':>9}{'warm':>9}")
     for name in cold:
         print(f"{name:10}{cold[name]:9.3f}{warm[name]:9.3f}")
-    rates = [measure(open_data(read, workers=each), batches) for each in workers]
+    rates = [
+        measure(open_data(read, begun=recipe.is_dir(), workers=each), batches) for each in workers
+    ]
     print(f"{'workers':10}{'samples/s':>12}{'batch p99, ms':>16}")
     for one in rates:
         print(f"{one.workers:<10}{one.samples_per_second:12,.0f}{one.batch_ms_p99:16,.1f}")

@@ -13,6 +13,7 @@ from mmtrain.data.labels import label_batch
 from tests.data.dialogues.dialogue_files import picture, write_jsonl, write_pictures
 from tests.data.dialogues.test_tokens import chat_tokenizer
 from tests.data.questions.vqa_files import write_set
+from tests.tasks.decoder_starts import CHATML, started_recipe, write_decoder, write_tokenizer
 
 ROOT = Path(__file__).parents[2]
 DIALOGUES, CLIP = (ROOT / f"configs/debug_{name}.toml" for name in ("dialogues", "clip"))
@@ -114,6 +115,23 @@ def test_what_is_shown_is_every_token_of_the_row_once(tmp_path: Path):
         images = sum(s.num_pieces * s.per_piece for s in found.stretches if s.kind == "image")
         assert images == int(batch.image_BT[row].sum())
     assert labelled.num_trained == int(batch.trained_BT.sum())
+
+
+@pytest.mark.parametrize("change", ["another folder", "another template"])
+def test_a_recipe_is_read_as_it_would_begin_and_a_run_as_it_began(
+    change: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Also where an earlier run of the recipe's run.dir has kept another tokenizer."""
+    first, second = (write_decoder(tmp_path / name, chat=CHATML) for name in ("first", "second"))
+    recipe, run = started_recipe(tmp_path, first), tmp_path / "run"
+    assert main(["train", str(recipe), "--train.steps", "1"]) == 0
+    capsys.readouterr()
+    before = labels(capsys, recipe)[2:]
+    assert "<|im_start|>user" in before[0] and labels(capsys, run)[2:] == before
+    changed = first if change == "another template" else second
+    write_tokenizer(changed, chat=CHATML.replace("assistant", "red"))
+    after = labels(capsys, recipe, "--vqa.generate.init", changed)[2:]
+    assert "<|im_start|>red" in after[0] and labels(capsys, run)[2:] == before
 
 
 def test_data_show_draws_the_pieces_of_each_dialogue(
