@@ -1,5 +1,6 @@
 """How far a long job is: a live line on a terminal, a plain one every few seconds elsewhere."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -88,6 +89,8 @@ def live_bar(columns: Sequence[Any], stream: TextIO, *, transient: bool = False)
         console=Console(file=stream),
         transient=transient,
         expand=True,
+        # Over its last thousand updates: rich's 30 s may hold one alone, which tells no speed.
+        speed_estimate_period=math.inf,
         redirect_stdout=sys.stdout.isatty(),
         redirect_stderr=sys.stderr.isatty(),
     )

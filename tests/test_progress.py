@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmtrain import progress
-from mmtrain.progress import Progress
+from mmtrain.progress import Progress, live_bar
 
 
 class Terminal(io.StringIO):
@@ -95,3 +95,16 @@ def test_every_command_tells_by_it() -> None:
         if re.search(r"rich\.progress|rich\.live|\btqdm\b", path.read_text(encoding="utf-8"))
     ]
     assert sorted(own) == ["progress.py", "train/console.py"]
+
+
+def test_updates_a_minute_apart_tell_a_speed() -> None:
+    """The time that is left is there from the second on, whatever lies between two."""
+    bar, now = live_bar(("{task.completed}",), Terminal()), [0.0]
+    bar.get_time = lambda: now[0]
+    task = bar.add_task("steps", total=100)
+    found = []
+    for done in (10, 20, 30):
+        now[0] += 60
+        bar.update(task, completed=done)
+        found.append(bar.tasks[0].time_remaining)
+    assert found == [None, 480, 420]
