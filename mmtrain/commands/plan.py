@@ -15,7 +15,7 @@ from mmtrain.build.workload import (
 )
 from mmtrain.errors import UsageError
 from mmtrain.parallel.accelerators import Accelerator
-from mmtrain.plan.cost import Assumptions, Cost, cost_of, find_gpu, forward_flops
+from mmtrain.plan.cost import Assumptions, Cost, cost_of, find_gpu, row_work
 from mmtrain.plan.layout import Plan, plan_layout
 from mmtrain.plan.memory import RankMemory
 from mmtrain.plan.workload import Workload
@@ -75,7 +75,7 @@ def _print_phases(
         plan = plan_layout(part, world_size=world_size)
         print(f"phase {number}: {_told(part)}")
         _print_plan(part, plan)
-        flops.append(3 * forward_flops(part, plan.layout))
+        flops.append(row_work(part, plan).model)
         if renting is not None:
             costs.append(_print_cost(part, plan, renting[0], renting[1], samples))
     for line in flops_by_phase(workload, flops):
@@ -83,9 +83,10 @@ def _print_phases(
     hours = [cost.hours for cost in costs if cost.hours is not None]
     if hours and len(hours) == len(flops):
         prices = [cost.price for cost in costs if cost.price is not None]
-        price = f", {sum(prices):,.0f} in all" if prices else ""
+        price = f", {_amount(sum(prices))} in all" if prices else ""
         print(
-            f"all phases: {sum(hours):,.2f} hours, {sum(hours) * world_size:,.1f} GPU hours{price}"
+            f"all phases: {_amount(sum(hours))} hours, {_amount(sum(hours) * world_size)} GPU hours"
+            f"{price}"
         )
 
 
@@ -177,15 +178,22 @@ def _print_cost(
         remedy = "give samples" if workload.train.phase else "--samples N gives hours and price"
         print(f"epochs are of data that are not read here: {remedy}")
     else:
-        price = "" if cost.price is None else f", {cost.price:,.0f} at {assumed.price:g} each"
+        price = "" if cost.price is None else f", {_amount(cost.price)} at {assumed.price:g} each"
         print(
-            f"{samples:,} samples: {cost.hours:,.2f} hours, {cost.hours * ranks:,.1f} GPU hours"
-            f"{price}"
+            f"{samples:,} samples: {_amount(cost.hours)} hours, {_amount(cost.hours * ranks)} GPU "
+            f"hours{price}"
         )
     print("assumed, not measured:")
     for line in assumed.lines(gpu, workload.train.precision):
         print(f"- {line}")
     return cost
+
+
+def _amount(value: float) -> str:
+    """Of time or money, three digits at least: what is small is not nothing."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if value >= 1 else f"{value:.3g}"
 
 
 def _traffic_table(plan: Plan) -> Table:

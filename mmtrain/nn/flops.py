@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
@@ -23,6 +24,10 @@ class FlopCount(TorchDispatchMode):
         super().__init__()
         self.total = 0
         """A multiplication and an addition count as two."""
+        self.gradients = 0
+        """What of it a backward computes of gradients."""
+        self.again = 0
+        """What of it a backward runs again of a forward (recompute)."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call it and count it."""
@@ -30,10 +35,20 @@ class FlopCount(TorchDispatchMode):
         out = func(*args, **kwargs)
         packet = func.overloadpacket
         if packet in flop_registry:
-            self.total += flop_registry[packet](*args, **kwargs, out_val=out)
+            self._add(flop_registry[packet](*args, **kwargs, out_val=out))
         elif packet.__name__ == _ON_A_CPU:
-            self.total += sdpa_flop_count(*(x.shape for x in args[:3]))
+            self._add(sdpa_flop_count(*(x.shape for x in args[:3])))
         elif packet.__name__ == f"{_ON_A_CPU}_backward":
             # Scores again, and a product for each of the four gradients: 5 of the forward's 2.
-            self.total += 5 * sdpa_flop_count(*(x.shape for x in args[1:4])) // 2
+            self._add(5 * sdpa_flop_count(*(x.shape for x in args[1:4])) // 2)
         return out
+
+    def _add(self, flops: int) -> None:
+        self.total += flops
+        if torch._C._current_graph_task_id() == -1:  # no backward is under way
+            return
+        # What checkpoint runs again has a graph; a backward of its own has none.
+        if torch.is_grad_enabled():
+            self.again += flops
+        else:
+            self.gradients += flops

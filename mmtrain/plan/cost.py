@@ -11,9 +11,12 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from mmtrain.errors import UsageError
+from mmtrain.models.flops import clip_flops
+from mmtrain.models.parameters import hidden_matrix_names
 from mmtrain.nn.flops import FlopCount
+from mmtrain.optim.muon import NUM_ITERATIONS
 from mmtrain.parallel.accelerators import ACCELERATORS, Accelerator, peak_tflops
-from mmtrain.parallel.mesh import Layout
+from mmtrain.parallel.recompute import apply_recompute
 from mmtrain.plan.layout import Plan
 from mmtrain.plan.stages import attention_of
 from mmtrain.plan.workload import Workload
@@ -63,9 +66,10 @@ class Cost:
     """A step and a run on paper."""
 
     model_flops: float
-    """Of a step, all ranks together: three times the forward."""
+    """Of a step, all ranks together: the forward and the gradients that are asked for, three times
+    the forward where everything trains."""
     hardware_flops: float
-    """With recomputed blocks and second passes."""
+    """With recomputed blocks, second passes, the forwards of teachers and Muon's products."""
     computing: float
     """Seconds of a step, idle time of a pipeline included."""
     sending: float
@@ -122,22 +126,22 @@ def cost_of(
             "is not known here; use bf16, fp16 or fp32"
         )
     ranks, batch = plan.layout.world_size, workload.train.batch_size
-    forward = forward_flops(workload, plan.layout) * batch
+    row = row_work(workload, plan)
     loss = sum(6.0 * batch**2 * one.width for one in workload.comparisons)
-    model = 3 * forward + loss
-    hardware = (
-        model + forward * (plan.passes - 1) + forward * workload.parallel.recompute.forwards_again
-    )
+    model, hardware = row.model * batch + loss, row.hardware * batch + loss
     rate = 1e12 * peak * assumed.efficiency
-    weights = max(one.num_parameters for one in plan.memory)
+    weights = max(one.num_trained for one in plan.memory)
     updating = _BYTES_OF_AN_UPDATE * weights / (1e9 * gpu.memory_gb_per_s)
-    computing = hardware / ranks / rate / (1 - plan.idle) + updating
+    taught, teaching = _teaching(workload, gpu, plan)
+    orthogonal = orthogonalizing(workload, plan)
+    beside = teaching + orthogonal / (1e12 * gpu.bf16_tflops)  # Muon's products are bf16 on a GPU
+    computing = hardware / ranks / rate / (1 - plan.idle) + beside / assumed.efficiency + updating
     sending, waiting = _traffic(plan, gpu, assumed)
     step = max(computing, sending) + waiting
     hours = None if num_samples is None else num_samples / batch * step / 3600
     return Cost(
         model_flops=model,
-        hardware_flops=hardware,
+        hardware_flops=hardware + taught + orthogonal * ranks,
         computing=computing,
         sending=sending,
         waiting=waiting,
@@ -150,20 +154,81 @@ def cost_of(
     )
 
 
-def forward_flops(workload: Workload, layout: Layout) -> float:
-    """Products of the forward of one image and what comes with it, texts at full length, counted
-    as the model would call them."""
-    rows = 2
+@dataclass(frozen=True, kw_only=True)
+class RowWork:
+    """Products of a step on one image and what comes with it, texts at full length."""
+
+    forward: float
+    model: float
+    """The forward and the gradients that are asked for: three forwards where everything trains."""
+    hardware: float
+    """With recomputed blocks and second passes."""
+
+
+def row_work(workload: Workload, plan: Plan) -> RowWork:
+    """Counted as the model would call them."""
+    rows, layout = 2, plan.layout
     with attention_of("cuda"), FakeTensorMode():
         model = workload.build_model()
-        stages = [model.stage()]
-        workload.prepare(model, stages, layout)
+        stage = model.stage()
+        workload.prepare(model, [stage], layout)
+        apply_recompute(stage, layout.config.recompute, early_stop=layout.size("tp") == 1)
         size = workload.clip.vision.image_size
         num = rows * workload.images_per_row
         images = torch.zeros(num, 3, size, size, dtype=torch.uint8)
-        with FlopCount() as count, torch.no_grad():
-            stages[0](images, **workload.rows(rows))
-    return count.total / rows
+        given = workload.rows(rows)
+        with FlopCount() as one:
+            outputs = stage(images, **given)
+            forward = one.total
+            if outputs.requires_grad:
+                torch.autograd.backward(outputs, torch.empty_like(outputs))
+        model_flops = min(forward + one.gradients, 3 * forward)
+        if all(weight.requires_grad for weight in model.parameters()):
+            model_flops = 3 * forward  # as everyone counts it: the gradient of the pixels too
+        frozen: tuple[str, ...] = getattr(stage, "frozen_outputs", tuple)()
+        known = {f"{name}_BE": torch.zeros(rows, workload.clip.embed_dim) for name in frozen}
+        with FlopCount() as second, torch.no_grad():
+            if plan.passes > 1 and outputs.requires_grad:
+                stage(images, **given, **known)
+    return RowWork(
+        forward=forward / rows,
+        model=model_flops / rows,
+        hardware=(model_flops + one.again + second.total) / rows,
+    )
+
+
+def _teaching(workload: Workload, gpu: Accelerator, plan: Plan) -> tuple[float, float]:
+    """Products of the teachers in a step, and the share of it that their peak takes: each runs on
+    every rank that has images, in a number format of its own."""
+    flops = peak_seconds = 0.0
+    for teacher in workload.teachers:
+        one = clip_flops(teacher.config)
+        mine = (one.image + one.text) * workload.train.batch_size / plan.layout.size("dp")
+        flops += mine * plan.layout.size("dp") * plan.layout.size("tp")
+        peak = gpu.bf16_tflops if teacher.autocasts else gpu.fp32_tflops
+        peak_seconds += mine / (1e12 * peak)
+    return flops, peak_seconds
+
+
+def orthogonalizing(workload: Workload, plan: Plan) -> float:
+    """Muon's products of an update on a rank: of the matrices that it owns, or of all where ranks
+    hold them whole, or in pieces along two axes."""
+    if workload.optim.kind != "muon":
+        return 0.0
+    with torch.device("meta"):
+        model = workload.build_model()
+    hidden, layout = hidden_matrix_names(model), plan.layout
+    flops = 0.0
+    for name, weight in model.named_parameters():
+        if name in hidden and weight.requires_grad:
+            small, large = sorted(weight.shape)
+            flops += NUM_ITERATIONS * (4 * small**2 * large + 2 * small**3)
+    if layout.config.dp_kind == "zero1":
+        cuts = [layout.size("dp")]
+    else:
+        cuts = [layout.dp_shard if layout.is_sharded else 1, layout.size("tp")]
+    owners = max(cuts) if min(cuts) == 1 or len(cuts) == 1 else 1
+    return flops / layout.size("pp") / owners
 
 
 def _traffic(plan: Plan, gpu: Accelerator, assumed: Assumptions) -> tuple[float, float]:

@@ -89,7 +89,7 @@ def plan_layout(workload: Workload, *, world_size: int) -> Plan:
         num_microbatches=microbatches,
         passes=passes,
         num_parameters=sum(p.numel() for p in model.parameters()),
-        idle=idle_fraction(order) if pp > 1 else 0.0,
+        idle=idle_fraction(order, passes=passes) if pp > 1 else 0.0,
         memory=memory,
         traffic=rank_traffic(workload, layout, stages, runs, passes),
     )

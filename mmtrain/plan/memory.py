@@ -31,6 +31,8 @@ class RankMemory:
     """Stages of the pipeline that it holds."""
     num_parameters: int
     """That it stores."""
+    num_trained: int
+    """Of them, those that train."""
     weights: int
     gradients: int
     """With microbatches FSDP has a whole set more until the last one is done."""
@@ -110,6 +112,7 @@ def rank_memory(
         pp_rank=layout.pp_rank,
         stages=tuple(held_stages(layout)),
         num_parameters=sizes.shard,
+        num_trained=grads.shard,
         weights=item * sizes.shard,
         gradients=item * (grads.shard + (grads.whole if layout.is_sharded and accumulates else 0)),
         optimizer=_optimizer(workload, layout, trained, hidden, item),

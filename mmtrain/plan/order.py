@@ -77,15 +77,20 @@ def _actions(action: Any) -> list[Action]:
     return [Action(action.stage_index, action.computation_type.value, action.microbatch_index)]
 
 
-def idle_fraction(order: Order) -> float:
+def idle_fraction(order: Order, *, passes: int) -> float:
     """The share of all ranks' time in a step that the pipeline's order leaves idle.
 
-    Stages cost the same, a backward twice a forward, sending nothing. The pass without gradients
+    Stages cost the same, a backward twice a forward, sending nothing. A pass without gradients
     that comes first runs the forwards in the same order.
+
+    Args:
+        order: of the pass with gradients.
+        passes: 2 where one without them comes first.
     """
     forwards = {r: [a for a in actions if a.work == "F"] for r, actions in order.items()}
-    length = _length(forwards) + _length(order)
-    work = sum(_COST[a.work] for part in (forwards, order) for one in part.values() for a in one)
+    parts = [forwards, order][-passes:]
+    length = sum(map(_length, parts))
+    work = sum(_COST[a.work] for part in parts for one in part.values() for a in one)
     return 1 - work / (length * len(order))
 
 

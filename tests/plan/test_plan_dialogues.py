@@ -12,7 +12,7 @@ from mmtrain.build.data import open_data, read_recipe
 from mmtrain.build.workload import read_workload
 from mmtrain.cli import main
 from mmtrain.nn.flops import FlopCount
-from mmtrain.plan.cost import forward_flops
+from mmtrain.plan.cost import row_work
 from mmtrain.plan.kept import stage_memory
 from mmtrain.plan.layout import plan_layout
 from mmtrain.plan.stages import attention_of, cut_stages, run_stages
@@ -26,7 +26,8 @@ def test_it_is_that_of_full_rows() -> None:
     """Of 96 tokens, 20 of them an image's of four tiles and a thumbnail; weights and tensors that
     are there take the bytes and the products that those do which are not."""
     workload = read_workload(load_recipe(Path(RECIPE), ["--vqa.dialogues.pack", "false"]))
-    layout = plan_layout(workload, world_size=1).layout
+    plan = plan_layout(workload, world_size=1)
+    layout = plan.layout
     (planned,) = run_stages(workload, layout, rows=2)
     model = workload.build_model()
     (stage,) = cut_stages(model, layout)
@@ -41,7 +42,7 @@ def test_it_is_that_of_full_rows() -> None:
         assert memory == planned.memory
     with attention_of("cuda"), FlopCount() as count, torch.no_grad():
         stage(x, **rows)
-    assert forward_flops(workload, layout) == count.total / 2
+    assert row_work(workload, plan).forward == count.total / 2
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,8 @@ def test_several_images_are_those_of_a_batch(tmp_path: Path) -> None:
     assert batch.num_pieces == tuple(rows["place_N2"].counts) == (pieces, pieces) == (10, 10)
     assert batch.image_BT.sum(1).tolist() == [4 * pieces] * 2
     assert rows["host_trained"].length_B.tolist() == [length - 1 - 4 * pieces] * 2
-    layout = plan_layout(workload, world_size=1).layout
+    plan = plan_layout(workload, world_size=1)
+    layout = plan.layout
     model = workload.build_model()
     stage = model.stage()
     workload.prepare(model, [stage], layout)
@@ -85,7 +87,7 @@ def test_several_images_are_those_of_a_batch(tmp_path: Path) -> None:
     rows["trained_BT"][:, 0] = False  # nothing comes before the first
     with attention_of("cuda"), FlopCount() as count, torch.no_grad():
         stage(batch.images_BCHW, **rows)
-    assert forward_flops(workload, layout) == count.total / 2 > forward_flops(one, layout)
+    assert row_work(workload, plan).forward == count.total / 2 > row_work(one, plan).forward
 
 
 @pytest.mark.parametrize(
