@@ -40,9 +40,9 @@ class Flops:
     """Products of a step on this rank."""
 
     model: int
-    """Three times the forward, or what was computed where that is less: locked towers."""
+    """Three times the forward, or it and the gradients where that is less: locked towers."""
     hardware: int
-    """What was computed, recomputed blocks and second passes among it."""
+    """What was computed: recomputed blocks, second passes, teachers and Muon's products too."""
 
 
 def profile_command(
@@ -149,7 +149,8 @@ def _warm_up(run: Run, batches: Iterator[Any], transfer: Transfer) -> Flops | No
         state.schedule.eval(state.objective.images(batch), state.objective.rows(batch))
     for _ in range(_WARM_UP - 1):
         _take_step(run, batches, transfer)
-    return Flops(model=min(3 * forward.total, whole.total), hardware=whole.total)
+    needed = forward.total + whole.gradients
+    return Flops(model=min(3 * forward.total, needed), hardware=whole.total)
 
 
 @contextmanager

@@ -10,11 +10,12 @@ from mmtrain.build.resolve import resolve, run_tokenizer
 from mmtrain.build.tasks import task_sections
 from mmtrain.build.workload import flops_by_phase, model_workload, phase_workloads
 from mmtrain.loading.start import read_start
-from mmtrain.models import ClipConfig
+from mmtrain.models import Clip, ClipConfig
 from mmtrain.models.flops import clip_flops
 from mmtrain.models.vqa import Vqa
 from mmtrain.recipe import TrainRecipe, load_recipe
 from mmtrain.tasks.answering_sections import AnsweringSections
+from mmtrain.train.utilisation import training_work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +52,16 @@ def _phases(recipe: TrainRecipe) -> Iterator[str]:
     workload = model_workload(recipe)
     if not workload.train.phase:
         return
-    flops = [
-        clip_flops(part.clip, num_patches=part.clip.vision.num_kept).training
+    with torch.device("meta"):
+        model = workload.build_model()
+    assert isinstance(model, Clip), "of its own workload"
+    image, text = (
+        training_work(tower, tower.transformer.blocks, embed=tower.embed)
+        for tower in (model.vision, model.text)
+    )
+    ones = [
+        clip_flops(part.clip, num_patches=part.clip.vision.num_kept)
         for part in phase_workloads(workload)
     ]
+    flops = [image * one.image + text * one.text for one in ones]
     yield from flops_by_phase(workload, flops)

@@ -55,10 +55,11 @@ def clip_flops(
 def decoder_flops(config: DecoderConfig, *, num_tokens: int) -> int:
     """Forward FLOPs of a text, the logits of every token among them; counted as a CLIP's."""
     vocabulary = 2 * config.transformer.dim * config.vocab_size * num_tokens
-    return _stack_flops(config.transformer, num_tokens) + vocabulary
+    return stack_flops(config.transformer, num_tokens) + vocabulary
 
 
-def _stack_flops(core: TransformerConfig, num_tokens: int) -> int:
+def stack_flops(core: TransformerConfig, num_tokens: int) -> int:
+    """Forward FLOPs of a stack of blocks on so many tokens."""
     products = 2 * core.num_layers * core.matrix_weights * num_tokens
     scores = 4 * core.num_layers * num_tokens**2 * core.num_heads * core.head_size
     return products + scores
@@ -89,7 +90,7 @@ def _vision_flops(config: VisionConfig, embed_dim: int, num_patches: int) -> int
         projection = 2 * config.transformer.dim * embed_dim if config.projection else 0
         return _trunk_flops(config) + projection
     core, tokens = config.transformer, config.num_prefix + num_patches
-    flops = _stack_flops(core, tokens)
+    flops = stack_flops(core, tokens)
     flops += 2 * 3 * config.patch_size**2 * core.dim * num_patches
     if config.pool == "attention":
         # Keys and values of every token, one query, and the pool's own feed-forward.
@@ -102,4 +103,4 @@ def _text_flops(config: TextConfig, embed_dim: int, num_tokens: int) -> int:
     projection = 2 * config.transformer.dim * embed_dim
     if config.trunk is not None:
         return _text_trunk_flops(config) * num_tokens + config.projection * projection
-    return _stack_flops(config.transformer, num_tokens) + projection
+    return stack_flops(config.transformer, num_tokens) + projection

@@ -1,17 +1,19 @@
 """Which part of what its devices could do at most a run makes use of (MFU, HFU).
 
 Model FLOPs: three times the forward of what a batch holds, as PaLM counts them (arXiv:2204.02311,
-appendix B), less the gradients that nothing asks for. Recomputed blocks and second passes are work
-of the hardware, not of the model: they are in the HFU, which is there where it is another number.
+appendix B), less the gradients that nothing asks for. Recomputed blocks, second passes and what a
+teacher makes are work of the hardware, not of the model: they are in the HFU, which is there where
+it is another number.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from mmtrain.models.parameters import HasTables
 from mmtrain.parallel.accelerators import find_accelerator, peak_tflops
 
 
@@ -29,20 +31,47 @@ def peak_flops(
     return None if peak is None else 1e12 * peak
 
 
-def training_work(tower: nn.Module, blocks: nn.ModuleDict) -> float:
+def wanted_blocks(blocks: nn.ModuleDict, *, embed: nn.Module | None) -> list[bool]:
+    """Whether the gradient of each block's activations is: from the first one up in which something
+    trains, of all where something before them does.
+
+    Args:
+        blocks: with `requires_grad` as they train.
+        embed: what comes before them.
+    """
+    parts = [*([] if embed is None else [embed]), *blocks.values()]
+    trains = [any(p.requires_grad for p in part.parameters()) for part in parts]
+    return [any(trains[: i + 1]) for i in range(len(trains))][len(parts) - len(blocks) :]
+
+
+def training_work(tower: nn.Module, blocks: nn.ModuleDict, *, embed: nn.Module | None) -> float:
     """What a step computes of a tower, in forwards: 3 where all of it trains, 1 where nothing does.
 
-    Gradients of activations are wanted of blocks in which something trains, those of weights by the
-    weights that train: under a lock both from above, beside an adapter the former of all blocks.
+    Beside the forward there are the gradients of activations, see `wanted_blocks`, and those of the
+    weights that train, of which tables are in no product.
 
     Args:
         tower: with `requires_grad` as it trains.
-        blocks: its blocks.
+        blocks: its blocks; a trunk of others' has none, and trains as a whole or not at all.
+        embed: what comes before them.
     """
-    trains = [any(p.requires_grad for p in block.parameters()) for block in blocks.values()]
-    sizes = [(p.numel(), p.requires_grad) for p in tower.parameters()]
-    weights = sum(size for size, wanted in sizes if wanted) / sum(size for size, _ in sizes)
-    return 1 + sum(trains) / len(trains) + weights
+    if not any(p.requires_grad for p in tower.parameters()):
+        return 1.0
+    wanted = wanted_blocks(blocks, embed=embed) or [True]
+    sizes = [(p.numel(), p.requires_grad) for p in _multiplied(tower)]
+    weights = sum(size for size, trains in sizes if trains) / sum(size for size, _ in sizes)
+    return 1 + sum(wanted) / len(wanted) + weights
+
+
+def _multiplied(tower: nn.Module) -> Iterator[nn.Parameter]:
+    """Weights that something is multiplied by."""
+    for module in tower.modules():
+        if isinstance(module, nn.Embedding):
+            continue
+        tables = module.no_decay if isinstance(module, HasTables) else ()
+        for name, weight in module.named_parameters(recurse=False):
+            if weight.ndim > 1 and name not in tables:
+                yield weight
 
 
 @dataclass(frozen=True, kw_only=True)
