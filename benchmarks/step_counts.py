@@ -29,6 +29,7 @@ from torch import Tensor
 import mmtrain.nn.attention as attention
 import mmtrain.nn.norm as norm
 from mmtrain.build.run import Run, build_run
+from mmtrain.build.utilisation import build_utilisation
 from mmtrain.models import Clip
 from mmtrain.models.named import named_model
 from mmtrain.nn import Mask
@@ -110,6 +111,7 @@ def count_step(case: Case, data: Path) -> Counts:
             roll_back=lambda step: None,
             figures=dict,
             watchdog=watchdog,
+            utilisation=build_utilisation(run),
         )
         with gpu_kernels():
             assert loop.run()
@@ -122,6 +124,7 @@ def _build(case: Case, data: Path, folder: Path) -> Run:
     words += ["--train.device", "cpu", "--data.workers", "0"]
     if case.task == "clip":
         words += ["--data.train", str(ROOT / "mmtrain/demo/debug/train.tar")]
+        words += ["--run.peak_tflops", "1"]  # as of a GPU: MFU, too, waits for nothing
     else:
         model = ROOT / "mmtrain/demo/vqa/sentencepiece.model"
         words += ["--data.train", f"{data}/train/*.tar", "--tokenizer.path", str(model)]
