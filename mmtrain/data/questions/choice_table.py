@@ -6,9 +6,11 @@ MMStar's and MMMU's form, and whatever has a question, options, an answer's lett
 import ast
 import itertools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmtrain.data.images.decode import has_image_name
 from mmtrain.data.questions.letters import LETTERS
 from mmtrain.data.questions.options import no_image_id, options_question, place_of, texts_of
 from mmtrain.data.questions.question import Question
@@ -19,6 +21,8 @@ from mmtrain.errors import UsageError
 _IDS = ("question_id", "id", "index")
 _KINDS = ("category", "subfield", "subject")
 _IMAGE = re.compile(r"image(_\d+)?")
+_TEXTS = {"question", "hint", "options", "choices", "answer", *LETTERS}
+_UNNUMBERED = "<image>"
 _PLACEHOLDER = re.compile(r"<image(?: \d+)?>")
 # MMStar writes them into the question: "... Options: A: left, B: right".
 _IN_TEXT = re.compile(r"\s*(?:Options|Choices):\s*(?=\(?A[:.)])")
@@ -79,6 +83,7 @@ def _row(row: Any, number: int, path: Path) -> tuple[str, Question]:
             f"{told}: question_type = {row['question_type']!r} has no options; leave such rows out"
         )
     asked, options = _options(row, text_of(row, "question", told), told)
+    _refuse_more_images((asked, *options), 0 if image is None else 1, told)
     kind = next((row[name] for name in _KINDS if isinstance(row.get(name), str)), "")
     further = row.get("l2_category")
     question = options_question(
@@ -108,7 +113,38 @@ def _only_image(row: dict[str, Any], told: str) -> str | None:
             f"{told} has {len(names)} images ({', '.join(names)}), and a question is about one; "
             "leave such rows out"
         )
+    if not names:
+        _refuse_other_column(row, told)
     return text_of(row, names[0], told) if names else None
+
+
+def _refuse_other_column(row: dict[str, Any], told: str) -> None:
+    """A row without an image is asked without one: none may be elsewhere in it."""
+    for name, value in row.items():
+        if name not in _TEXTS and _may_be_image(value):
+            raise UsageError(
+                f"{told}: the image in {name} is not read; write it as the row's image, alone"
+            )
+
+
+def _may_be_image(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_may_be_image, value))
+    if isinstance(value, dict):
+        return any(value.get(name) for name in ("bytes", "path"))
+    return has_image_name(value) if isinstance(value, str) else isinstance(value, bytes)
+
+
+def _refuse_more_images(texts: Sequence[str], num_images: int, told: str) -> None:
+    """As many images may be named as there are: `<image 1>` is one however often."""
+    places = [place for text in texts for place in _PLACEHOLDER.findall(text)]
+    named = {place for place in places if place != _UNNUMBERED}
+    if (count := len(named) + places.count(_UNNUMBERED)) > num_images:
+        raise UsageError(
+            f"{told} speaks of {count} image{'' if count == 1 else 's'} "
+            f"({', '.join(dict.fromkeys(places))}) and has {num_images}; name it as image, or "
+            "leave such rows out"
+        )
 
 
 def _options(row: dict[str, Any], asked: str, told: str) -> tuple[str, list[str]]:

@@ -56,8 +56,9 @@ def table_rows(files: Sequence[Path], key: str) -> list[dict[str, Any]]:
             texts = _read(table, group, others, file, key)
             pictures = _read(table, group, images, file, key)
             for text, picture in zip(texts, pictures or [{}] * len(texts), strict=True):
-                named = {name: f"{_ROW}{len(rows)}" for name in images if _content(picture[name])}
-                rows.append(text | named)
+                told = f"{key} = {file}: {_ROW}{len(rows)}"
+                named = [name for name in images if _holds_image(picture[name], name, told)]
+                rows.append(text | dict.fromkeys(named, f"{_ROW}{len(rows)}"))
     return rows
 
 
@@ -83,6 +84,21 @@ def _read(
     except (OSError, ArrowException) as error:
         told = " ".join(str(error).split())
         raise UsageError(f"{key} = {file} cannot be read ({told}); fetch it again") from error
+
+
+def _holds_image(value: Any, name: str, told: str) -> bool:
+    """Whether a cell is an image; it may be empty.
+
+    Raises:
+        UsageError: it names one, and a question would be asked without.
+    """
+    if _content(value):
+        return True
+    if any(value.values()) if isinstance(value, dict) else value:
+        raise UsageError(
+            f"{told}: {name} = {value!r:.60} is no image; write its bytes into the table"
+        )
+    return False
 
 
 def _content(value: Any) -> bytes | None:

@@ -173,7 +173,10 @@ def draw_choices(seed: int, *, num: int = 30) -> list[dict[str, Any]]:
             row |= {"options": str(options) if number % 2 else options}
         else:
             row |= lettered
-        rows.append(row | {"image": draw.choice((f"pictures/{number % 5}.png", None))})
+        row |= {"image": draw.choice((f"pictures/{number % 5}.png", None))}
+        if row["image"] is None:
+            row["question"] = row["question"].replace(" <image 1>", "")
+        rows.append(row)
     return rows
 
 

@@ -264,6 +264,20 @@ def other_parquet(folder: Path) -> list[str]:
     return ["--questions", str(folder / "x.parquet")]
 
 
+def parquet_of(images: list[Any]) -> Callable[[Path], list[str]]:
+    def write(folder: Path) -> list[str]:
+        num = len(images)
+        columns = {
+            "question": ["which?"] * num,
+            "options": [["a", "b"]] * num,
+            "answer": ["A"] * num,
+        }
+        pq.write_table(pa.table(columns | {"image": images}), folder / "x.parquet")
+        return ["--questions", str(folder / "x.parquet")]
+
+    return write
+
+
 DAMAGED: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "no split": (no_split, "it has several splits; name "),
     "another split": (other_split, ":tests: no such split; name "),
@@ -280,11 +294,36 @@ DAMAGED: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "a letter beyond": (table_of(lambda row: row.update(answer="E")), "2: answer = 'E' is none"),
     "a gap": (table_of(lambda row: row.update(C=None)), "2: option D follows no C"),
     "two images": (table_of(lambda row: row.update(image="a", image_2="b")), "2 has 2 images"),
+    "an image lost": (
+        table_of(lambda row: row.update(image=None, question="<image>what?")),
+        "2 speaks of 1 image (<image>) and has 0",
+    ),
+    "images for options": (
+        table_of(lambda row: row.update(image="a", B="<image 1>", C="<image 2>")),
+        "2 speaks of 2 images (<image 1>, <image 2>) and has 1",
+    ),
+    "images in a list": (
+        table_of(lambda row: row.update(image=None, images=["a.png"])),
+        "2: the image in images is not read; write it as the row's image",
+    ),
+    "an image's other name": (
+        table_of(lambda row: row.update(image=None, path="val/a.JPG")),
+        "2: the image in path is not read",
+    ),
+    "an image of another column": (
+        table_of(lambda row: row.update(image="", shown={"bytes": None, "path": "a"})),
+        "2: the image in shown is not read",
+    ),
     "an open question": (table_of(lambda row: row.update(question_type="open")), "no options"),
     "twice": (table_of(lambda row: row.update(index=1)), "question_id 1 is there twice"),
     "no question": (table_of(lambda row: row.pop("question")), "2: without 'question'"),
     "no id": (table_of(lambda row: row.update(index=None)), "None is no id"),
     "a damaged table": (damaged_parquet, "is no Parquet file"),
+    "paths in a table": (parquet_of(["val/1.jpg"]), "row 0: image = 'val/1.jpg' is no image"),
+    "an image that is elsewhere": (
+        parquet_of([{"bytes": None, "path": "1.jpg"}]),
+        "row 0: image = {'bytes': None, 'path': '1.jpg'} is no image",
+    ),
     "a table of captions": (other_parquet, "is of no known form"),
 }
 
