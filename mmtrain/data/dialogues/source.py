@@ -18,6 +18,7 @@ import numpy as np
 
 from mmtrain.data.config import DataConfig
 from mmtrain.data.dialogues.dialogue import FORMS, Dialogue, parse_dialogue
+from mmtrain.data.dialogues.unread import refuse_unread_image
 from mmtrain.data.images.decode import IMAGE_EXTENSIONS
 from mmtrain.data.members import json_fields
 from mmtrain.data.order.plan import even_pieces
@@ -249,6 +250,8 @@ def _members(
     row: Mapping[str, Any], folder: Path, wanted: Collection[str] | None
 ) -> dict[str, bytes]:
     dialogue = parse_dialogue(row)
+    if not dialogue.names:
+        refuse_unread_image({name: cell for name, cell in row.items() if name not in FORMS})
     placed = dialogue.with_images(len(dialogue.names))
     members = {"json": json.dumps(placed.to_json()).encode()}
     for number, name in enumerate(dialogue.names):

@@ -7,6 +7,7 @@ a tool would be a turn without it.
 from collections.abc import Mapping
 from typing import Any
 
+from mmtrain.data.images.decode import may_be_image
 from mmtrain.data.sample_error import SampleError
 
 _NOTHING: tuple[Any, ...] = (None, "", [], {}, "[]")
@@ -44,3 +45,15 @@ def refuse_unread(
         value = fields.get(name)
         if value not in nothing:
             raise SampleError("says what is not read", detail=f"{told}{name} = {value!r:.60}")
+
+
+def refuse_unread_image(row: Mapping[str, Any]) -> None:
+    """Refuse a row that names an image in another field than those of images, where it names none
+    there: it would be learnt without. Ids may be called as images are.
+
+    Raises:
+        SampleError: naming the field.
+    """
+    for name, value in row.items():
+        if not name.endswith("id") and may_be_image(value):
+            raise SampleError("says what is not read", detail=f"{name}, an image; call it image")

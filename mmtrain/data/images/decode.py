@@ -11,7 +11,7 @@ import io
 import os
 import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import simplejpeg
@@ -138,6 +138,15 @@ def open_image(
 def has_image_name(name: str) -> bool:
     """Whether a file is called as images are."""
     return os.path.splitext(name)[1][1:].lower() in IMAGE_EXTENSIONS
+
+
+def may_be_image(cell: Any) -> bool:
+    """Whether a cell of a table is an image, its path, or a list with one of these."""
+    if isinstance(cell, list):
+        return any(map(may_be_image, cell))
+    if isinstance(cell, dict):
+        return any(cell.get(name) for name in ("bytes", "path"))
+    return has_image_name(cell) if isinstance(cell, str) else isinstance(cell, bytes)
 
 
 def has_image_magic(head: bytes) -> bool:

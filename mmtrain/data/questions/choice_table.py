@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmtrain.data.images.decode import has_image_name
+from mmtrain.data.images.decode import may_be_image
 from mmtrain.data.questions.letters import LETTERS
 from mmtrain.data.questions.options import no_image_id, options_question, place_of, texts_of
 from mmtrain.data.questions.question import Question
@@ -121,18 +121,10 @@ def _only_image(row: dict[str, Any], told: str) -> str | None:
 def _refuse_other_column(row: dict[str, Any], told: str) -> None:
     """A row without an image is asked without one: none may be elsewhere in it."""
     for name, value in row.items():
-        if name not in _TEXTS and _may_be_image(value):
+        if name not in _TEXTS and may_be_image(value):
             raise UsageError(
                 f"{told}: the image in {name} is not read; write it as the row's image, alone"
             )
-
-
-def _may_be_image(value: Any) -> bool:
-    if isinstance(value, list):
-        return any(map(_may_be_image, value))
-    if isinstance(value, dict):
-        return any(value.get(name) for name in ("bytes", "path"))
-    return has_image_name(value) if isinstance(value, str) else isinstance(value, bytes)
 
 
 def _refuse_more_images(texts: Sequence[str], num_images: int, told: str) -> None:

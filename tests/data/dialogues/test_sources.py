@@ -204,6 +204,23 @@ def test_what_is_said_and_not_read_makes_a_bad_sample(tmp_path: Path):
     assert parse_dialogue(said | {"tools": [], "video": None, "system": ""}) == plain
 
 
+@pytest.mark.parametrize("form", ["messages", "texts"])
+def test_an_image_in_another_field_is_not_left_out_in_silence(form: str, tmp_path: Path):
+    turns = [{"role": "user", "content": "what?"}, {"role": "assistant", "content": "red"}]
+    said = turns if form == "messages" else [{"user": "what?", "assistant": "red"}]
+    cells = ("a.JPG", ["cats/a.png", "b.png"], {"bytes": None, "path": "a.jpg"})
+    rows = [{form: said, "id": "1.jpg", "image_path": cell} for cell in cells]
+    rows += [{form: said, "id": "1.jpg", "image": None, "source": "talks.json", "pages": [1]}]
+    write_pictures(tmp_path, 1)
+    rows += [{form: said, "image": "pictures/0.png", "image_path": "cats/0.png"}]
+    source = open_from(write_jsonl(tmp_path / "talk.jsonl", rows))
+    for number in range(len(cells)):
+        with pytest.raises(SampleError) as error:
+            source.read(number)
+        assert "says what is not read (image_path, an image" in error.value.told
+    assert source.read(3).keys() == {"json"} and "images/0" in source.read(4)
+
+
 def test_the_system_may_speak_in_a_field_of_the_row():
     asked = {"conversations": [USER, GPT], "system": "be brief"}
     assert parse_dialogue(asked).turns[0] == ("system", "be brief")
