@@ -23,6 +23,7 @@ from mmtrain.train.resume import (
     read_history,
     write_history,
 )
+from mmtrain.train.resume_keys import STARTS
 from mmtrain.train.run_folder import RECIPE_FILE, drop_leftovers, logged_steps
 
 
@@ -78,7 +79,9 @@ def resume_run(run: Run, *, with_changes: bool, begun: bool, say: Callable[[str]
             "recipe; raise train.steps or train.epochs"
         )
     for change in changes:
-        say(f"{change} (from step {run.state.step} on)")
+        held = path is not None and change.key in STARTS
+        since = "its weights are the checkpoint's" if held else f"from step {run.state.step} on"
+        say(f"{change} ({since})")
     on_rank_0(lambda: write_history(run.folder, changes, step=run.state.step))
     return run
 

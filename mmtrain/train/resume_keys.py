@@ -43,6 +43,11 @@ FREE = frozenset(
 )
 """How a run goes on, not what it is: it goes on with a line for each that changed."""
 
+STARTS = frozenset(
+    {"model.init", "model.vision_init", "vqa.init", "vqa.generate.init", "peft.init"}
+)
+"""Where the weights began: those of the checkpoint hold, but the record would say otherwise."""
+
 TOLD = frozenset(
     {
         *("train.steps", "train.epochs", "train.loss_scale"),
@@ -63,9 +68,7 @@ TOLD = frozenset(
         "data.mixture[].weight_changes[].from_step",
         "data.mixture[].weight_changes[].weight",
         *("data.mixture[].max_epochs", "data.mixture_end"),
-        # Where the weights began: those of the checkpoint hold, but the record would say otherwise.
-        *("model.init", "model.vision_init", "vqa.init", "vqa.generate.init"),
-        "peft.init",
+        *STARTS,
     }
 )
 """The steps from here on are others, which may be wanted: --resume-with-changes."""

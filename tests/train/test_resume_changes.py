@@ -131,6 +131,16 @@ def test_a_change_needs_a_word(
     assert "at step 2" in (run / "report.html").read_text()
 
 
+def test_another_start_is_told_not_to_count(
+    run: Path, template: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The weights are the checkpoint's, whatever they began with."""
+    words = ["--resume-with-changes", "--model.init", f"{template}/export"]
+    assert main(["train", str(run), *words]) == 0
+    (told,) = [line for line in said(capsys) if " -> " in line]
+    assert told.startswith("model.init: ") and told.endswith("(its weights are the checkpoint's)")
+
+
 def test_the_history_survives_further_resumes(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
