@@ -53,7 +53,7 @@ def _rope(section: ForeignConfig, theta: float) -> dict[str, Any]:
     """Of one section; `theta` where it has none."""
     theta = section.take("rope_theta", float, theta)
     kind = section.only("rope_type", None, "default", *SCALINGS)
-    kind = section.only("type", kind or "default", "default", *SCALINGS)
+    kind = section.only("type", *((kind,) if kind else ("default", *SCALINGS)))
     section.only("partial_rotary_factor", 1.0)
     if kind == "default":
         section.close()

@@ -170,6 +170,11 @@ def test_gpt3s_alternating_layers_are_gpt_neos():
             for key in ("type", "rope_type")
             for kind in ("yarn", "dynamic", "longrope", "su", "mrope")
         ),
+        ({"rope_scaling": {"type": "yarn"}}, 'we read "default" or "linear" or "llama3"$'),
+        (
+            {"rope_scaling": {"rope_type": "linear", "type": "llama3", "factor": 2.0}},
+            'type = "llama3" is not supported; we read "linear"$',
+        ),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling: factor is missing"),
         ({"rope_scaling": {"type": "llama3", "factor": 8.0}}, "low_freq_factor is missing"),
         ({"rope_scaling": {"type": "linear", "factor": 0.5}}, "factor = 0.5 must be 1 or more"),
