@@ -12,6 +12,7 @@ from mmtrain.data.numbered import NumberedData
 from mmtrain.errors import FaultsFound, UsageError
 from mmtrain.optim.config import OptimConfig
 from mmtrain.parallel.compile import is_compiled
+from mmtrain.ranks import num_ranks
 from mmtrain.train.clock import Clock
 from mmtrain.train.config import TrainConfig
 from mmtrain.train.flags import Wishes
@@ -217,8 +218,11 @@ class Loop:
                 self._say(line)
 
     def _tell_data(self, clock: Clock) -> None:
-        """One table at the end: what the data cost."""
-        for line in self.data.work.table(waited=clock.waited, passed=clock.passed):
+        """One table at the end: what the data cost this rank."""
+        lines = self.data.work.table(waited=clock.waited, passed=clock.passed)
+        if lines and num_ranks() > 1:
+            lines = [f"the data of rank 0, one of {num_ranks():,} ranks:", *lines]
+        for line in lines:
             self._say(line)
 
     def _roll_back(self) -> None:
