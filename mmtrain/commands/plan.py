@@ -186,6 +186,10 @@ def _print_cost(
     print("assumed, not measured:")
     for line in assumed.lines(gpu, workload.train.precision):
         print(f"- {line}")
+    if workload.teachers:
+        print("- a teacher's products at the peak of its own number format")
+    if workload.optim.kind == "muon":
+        print("- Muon's products at the peak of bf16")
     return cost
 
 

@@ -57,6 +57,9 @@ def test_summary_and_plan_say_what_each_phase_costs(
     assert "phase 1: images of 32 px, 8 of 16 patches, texts of up to 24 tokens" in out
     assert "batch 32 = 2 data-parallel ranks" in out and "batch 16 = 2 data-parallel ranks" in out
     assert re.search(r"all phases: [\d.]*[1-9][\d.e-]* hours, .*, [\d.]*[1-9][\d.e-]* in all", out)
+    assert "Muon" not in out and "teacher" not in out
+    assert main([*words, "--train.precision", "bf16", "--optim.kind", "muon"]) == 0
+    assert "- Muon's products at the peak of bf16" in capsys.readouterr().out
     assert main([*words, "--samples", "5"]) == 2
     assert "--samples 5 contradicts [[train.phase]]" in capsys.readouterr().err
 
