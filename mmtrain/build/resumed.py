@@ -80,7 +80,7 @@ def resume_run(run: Run, *, with_changes: bool, begun: bool, say: Callable[[str]
         )
     for change in changes:
         held = path is not None and change.key in STARTS
-        since = "its weights are the checkpoint's" if held else f"from step {run.state.step} on"
+        since = "the weights stay the checkpoint's" if held else f"from step {run.state.step} on"
         say(f"{change} ({since})")
     on_rank_0(lambda: write_history(run.folder, changes, step=run.state.step))
     return run

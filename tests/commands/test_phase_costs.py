@@ -40,12 +40,9 @@ def test_summary_and_plan_say_what_each_phase_costs(
     shares = [float(re.search(r"([\d.]+)% of the run", line)[1]) for line in told]  # pyright: ignore
     assert sum(shares) == pytest.approx(100, abs=0.2)
     recipe.write_text(recipe.read_text() + "\n[lock]\nvision = 0\n")
-    found = []
-    for words in (
-        ["summary"],
-        ["plan", "--world-size", "1"],
-    ):  # of a locked tower the forward alone
-        assert main([words[0], str(recipe), *words[1:]]) == 0
+    found = []  # of a locked tower the forward alone
+    for command, *more in (["summary"], ["plan", "--world-size", "1"]):
+        assert main([command, str(recipe), *more]) == 0
         found.append(re.findall(r"([\d.]+) GFLOPs to train", capsys.readouterr().out))
         locked = [float(one) for one in found[-1]]
         assert all(one < 0.9 * whole for one, whole in zip(locked, costs, strict=True))

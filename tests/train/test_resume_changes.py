@@ -138,7 +138,7 @@ def test_another_start_is_told_not_to_count(
     words = ["--resume-with-changes", "--model.init", f"{template}/export"]
     assert main(["train", str(run), *words]) == 0
     (told,) = [line for line in said(capsys) if " -> " in line]
-    assert told.startswith("model.init: ") and told.endswith("(its weights are the checkpoint's)")
+    assert told.startswith("model.init: ") and told.endswith("(the weights stay the checkpoint's)")
 
 
 def test_the_history_survives_further_resumes(
