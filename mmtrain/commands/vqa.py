@@ -19,7 +19,7 @@ from mmtrain.eval.evaluators.options import option_words
 from mmtrain.eval.evaluators.vqa import VqaEvalConfig
 from mmtrain.eval.questions.accuracy import Mode
 from mmtrain.eval.questions.answerer import Answerer, Choose
-from mmtrain.eval.questions.answering import answer_all
+from mmtrain.eval.questions.answering import answer_all, refuse_unaskable
 from mmtrain.eval.questions.choosing import refuse_no_options
 from mmtrain.eval.questions.figures import check_judged
 from mmtrain.eval.questions.result import PROBES, evaluate_vqa
@@ -93,6 +93,7 @@ def eval_vqa_command(
         if known and evaluation.choose is not None:
             refuse_no_options(known, evaluation.choose)
         answerer = build_answerer(model, evaluation.head, evaluation.choose)
+        refuse_unaskable(answerer, known)
         answerer = replace(answerer, progress=progress)
         answered = answer_all(answerer, source)
         if predictions is not None and answerer.is_main:

@@ -19,9 +19,10 @@ from mmtrain.data.questions.answers import (
 )
 from mmtrain.data.questions.batches import VqaBatch, VqaData
 from mmtrain.data.questions.question import Question
-from mmtrain.data.questions.source import open_questions, refuse_unanswered
+from mmtrain.data.questions.source import known_questions, open_questions, refuse_unanswered
 from mmtrain.errors import UsageError
 from mmtrain.eval.questions.answerer import Answerer
+from mmtrain.eval.questions.answering import refuse_unaskable
 from mmtrain.loading.decoder_start import read_decoder
 from mmtrain.loading.hub_models import model_folder
 from mmtrain.loading.vqa import (
@@ -199,18 +200,29 @@ class AnsweringTask:
         return start_notes(self._clip, self.section, self._whole, shared=self._shared)
 
     def check_evaluation(self, config: Any) -> None:
-        """A head that it names must be there."""
+        """A head that it names must be there, and room for the questions that are known."""
         if config.head is not None and getattr(self.section, config.head) is None:
             raise UsageError(
                 f'eval.vqa {config.name!r}: head = "{config.head}" has no [vqa.{config.head}]; '
                 "leave it out"
             )
+        answerer = replace(self._answerer(), head=config.head, choose=config.choose)
+        if answerer.model.config.reads_dialogues:
+            try:
+                refuse_unaskable(answerer, known_questions(config.open().source))
+            except UsageError as error:
+                raise UsageError(f"eval {config.name}: {error}") from error
 
     def evaluator(self, weights: Mapping[str, Tensor]) -> Answerer:
         """The model with these weights."""
+        answerer = self._answerer()
+        answerer.model.load_state_dict(weights, assign=True)
+        return answerer
+
+    def _answerer(self) -> Answerer:
+        """The model without its weights."""
         with torch.device("meta"):
             model = Vqa(self._clip, self.section.model)
-        model.load_state_dict(weights, assign=True)
         return Answerer(
             model=model.eval(),
             vocabulary=self.vocabulary,

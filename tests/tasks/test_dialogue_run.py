@@ -188,6 +188,46 @@ def test_tiles_need_dialogues(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert told in line
 
 
+@pytest.mark.parametrize("tiles", [{}, TILES], ids=["whole", "tiles"])
+@pytest.mark.parametrize(
+    ("question", "why"),
+    [("what is it that we see there? " * 20, "leaves room for"), ("a <image> b", "shown already")],
+)
+def test_questions_that_cannot_be_asked_are_named(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    question: str,
+    why: str,
+    tiles: dict[str, Any],
+) -> None:
+    """By their ids, all counted, before anything is asked where they are known, in a run before its
+    first step; of shards before the batch that they are in."""
+    path, run = dialogue_recipe(tmp_path, size=(40, 24), vqa=tiles), tmp_path / "one"
+    assert main(["train", str(path), "--train.steps", "1", "--run-dir", str(run)]) == 0
+    asked = json.loads((tmp_path / "questions.json").read_text())
+    long = asked["questions"][3:5]
+    for row in long:
+        row["question"] = question
+    (tmp_path / "questions.json").write_text(json.dumps(asked))
+    files = ["--questions", str(tmp_path / "questions.json")]
+    files += ["--annotations", str(tmp_path / "annotations.json")]
+    images, shards = str(tmp_path / "images"), tmp_path / "shards"
+    assert main(["data", "vqa", "--images", images, *files, "--out", str(shards)]) == 0
+    monkeypatch.setattr("mmtrain.eval.questions.answering.answer_texts", None)
+    for data in ([images, *files], [str(shards / "00000.tar")]):
+        capsys.readouterr()
+        words = ["--model", str(run), "--data", *data, "--out", str(tmp_path / "out.json")]
+        assert main(["eval", "vqa", *words, "--quiet"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"question_id {long[0]['question_id']}: the question" in line, line
+        assert why in line and "(and 1 more)" in line and "briefly" not in line
+    assert main(["train", str(path), "--run-dir", str(tmp_path / "two")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "eval own: evaluation data: question_id" in line and why in line
+    assert not (tmp_path / "two").exists()
+
+
 def test_a_question_without_room_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """Asking a VQA model every question of a set, over all ranks."""
 
 import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,7 +17,8 @@ from mmtrain.errors import UsageError
 from mmtrain.eval.encode import own_batches
 from mmtrain.eval.questions.answerer import Answerer
 from mmtrain.eval.questions.asking import answer_texts
-from mmtrain.eval.questions.choosing import choose_options
+from mmtrain.eval.questions.choosing import choose_options, longest_reply
+from mmtrain.eval.questions.reading import why_not_asked
 from mmtrain.eval.questions.seeing import see_pieces
 from mmtrain.eval.samples import EvalBatch, EvalBatches, Members, spans
 from mmtrain.eval.together import gather_all, on_all_ranks
@@ -74,18 +76,51 @@ def answer_all(
         total, through = sum(len(every[number]) for number in numbers), 0
         for number, batch in zip(numbers, made, strict=True):
             faults += [str(fault) for fault in batch.faults]
+            faults += _unaskable(answerer, _counted(batch))
             if not faults:
                 own.append((number, _answer_batch(answerer, source, batch, probe)))
             through += len(every[number])
             if answerer.progress is not None:
                 answerer.progress(through, total)
     held = gather_all((own, faults), group=answerer.group, device=answerer.device)
-    told = [fault for _, some in held for fault in some]
-    if told:
-        more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
-        raise UsageError(f"evaluation data: {told[0]}{more}; mend or leave out such samples")
+    _refuse([fault for _, some in held for fault in some])
     parts = sorted((part for some, _ in held for part in some), key=lambda part: part[0])
     return [answered for _, some in parts for answered in some]
+
+
+def refuse_unaskable(answerer: Answerer, questions: Iterable[Question]) -> None:
+    """Of questions that are known before any image is read, refuse those that a model of dialogues
+    has no room for, whatever the image is cut into.
+
+    Raises:
+        UsageError: naming the first by its id.
+    """
+    _refuse(_unaskable(answerer, ((one, 1) for one in questions)))
+
+
+def _unaskable(answerer: Answerer, asked: Iterable[tuple[Question, int]]) -> list[str]:
+    """Why some questions cannot be asked, each about an image of so many pieces."""
+    if not answerer.model.config.reads_dialogues:
+        return []
+    told: list[str] = []
+    for question, num_pieces in asked:
+        longest = longest_reply(answerer, question)
+        why = why_not_asked(answerer, question.question, num_pieces, max_new_tokens=longest)
+        told += [] if why is None else [f"question_id {question.question_id}: {why}"]
+    return told
+
+
+def _counted(batch: EvalBatch[tuple[Question, ...]]) -> Iterator[tuple[Question, int]]:
+    """A batch's questions, each with its image's pieces."""
+    counts = [1] * len(batch.values) if batch.pieces is None else batch.pieces.counts
+    for questions, count in zip(batch.values, counts, strict=True):
+        yield from ((question, count) for question in questions)
+
+
+def _refuse(faults: Sequence[str]) -> None:
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise UsageError(f"evaluation data: {faults[0]}{more}; mend or leave out such samples")
 
 
 def read_asked(members: Members) -> tuple[Question, ...]:

@@ -86,6 +86,18 @@ def choose_options(
     return chosen
 
 
+def longest_reply(answerer: Answerer, question: Question) -> int:
+    """Tokens that there must be room for behind a question: of an answer that is written, or of
+    the longest of the options that are judged.
+
+    Raises:
+        UsageError: as `choose_options`.
+    """
+    if answerer.choose is None:
+        return answerer.answer_length
+    return max(map(len, _written(answerer, question)))
+
+
 def _written(answerer: Answerer, question: Question) -> list[list[int]]:
     """The tokens by which each option is judged.
 

@@ -86,13 +86,29 @@ def _as_dialogue(
     one = dialogue_of(answerer, text, seen.counts[image], earlier=earlier)
     length, most = len(one.ids), _room(answerer, max_new_tokens)
     if length > most:
-        raise UsageError(
-            f"the question {text[:40]!r} and its image are {length:,} tokens, and an "
-            f"answer of {max_new_tokens} leaves room for {most:,} "
-            "(vqa.dialogues.max_length of the training); ask more briefly"
-        )
+        raise UsageError(f"{_no_room(text, length, max_new_tokens, most)}; ask more briefly")
     end = length - one.image[::-1].index(True)
     return Asking(image=image, ids=one.ids, is_image=one.image, start=min(end, length - 1))
+
+
+def _no_room(text: str, length: int, max_new_tokens: int, most: int) -> str:
+    return (
+        f"the question {text[:40]!r} and its image are {length:,} tokens, and an answer of "
+        f"{max_new_tokens} leaves room for {most:,} (vqa.dialogues.max_length of the training)"
+    )
+
+
+def why_not_asked(
+    answerer: Answerer, text: str, num_pieces: int, *, max_new_tokens: int
+) -> str | None:
+    """Why a model of dialogues cannot be asked a question about an image of so many pieces, and
+    answer with so many tokens; None: it can."""
+    try:
+        one = answerer.dialogue_text.ask(text, [num_pieces])
+    except SampleError as error:
+        return f"the question {text[:40]!r}: {error.told}"
+    length, most = len(one.ids), _room(answerer, max_new_tokens)
+    return _no_room(text, length, max_new_tokens, most) if length > most else None
 
 
 def dialogue_of(
