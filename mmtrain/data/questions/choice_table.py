@@ -128,15 +128,21 @@ def _refuse_other_column(row: dict[str, Any], told: str) -> None:
 
 
 def _refuse_more_images(texts: Sequence[str], num_images: int, told: str) -> None:
-    """As many images may be named as there are: `<image 1>` is one however often."""
+    """As many images may be named as there are: `<image 1>` is one however often, and every
+    `<image>` another one, as in dialogues."""
     places = [place for text in texts for place in _PLACEHOLDER.findall(text)]
     named = {place for place in places if place != _UNNUMBERED}
-    if (count := len(named) + places.count(_UNNUMBERED)) > num_images:
-        raise UsageError(
-            f"{told} speaks of {count} image{'' if count == 1 else 's'} "
-            f"({', '.join(dict.fromkeys(places))}) and has {num_images}; name it as image, or "
-            "leave such rows out"
-        )
+    if (count := len(named) + places.count(_UNNUMBERED)) <= num_images:
+        return
+    shown = [*dict.fromkeys(one for one in places if one in named)]
+    shown += [_UNNUMBERED] * places.count(_UNNUMBERED)
+    remedy = "name it as image, or "
+    if num_images:
+        remedy = "" if named else "write <image 1> wherever that one is meant, or "
+    raise UsageError(
+        f"{told} speaks of {count} image{'' if count == 1 else 's'} ({', '.join(shown)}) and has "
+        f"{num_images}; {remedy}leave such rows out"
+    )
 
 
 def _options(row: dict[str, Any], asked: str, told: str) -> tuple[str, list[str]]:

@@ -296,11 +296,24 @@ DAMAGED: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "two images": (table_of(lambda row: row.update(image="a", image_2="b")), "2 has 2 images"),
     "an image lost": (
         table_of(lambda row: row.update(image=None, question="<image>what?")),
-        "2 speaks of 1 image (<image>) and has 0",
+        "2 speaks of 1 image (<image>) and has 0; name it as image, or leave such rows out",
+    ),
+    "an image shown twice": (
+        table_of(lambda row: row.update(image="a", question="<image> and <image>?")),
+        "2 speaks of 2 images (<image>, <image>) and has 1; write <image 1> wherever that one is "
+        "meant, or leave such rows out",
+    ),
+    "an image shown twice among options": (
+        table_of(lambda row: row.update(image="a", question="<image>?", B="<image>")),
+        "(<image>, <image>) and has 1; write <image 1> wherever",
+    ),
+    "an image shown and numbered": (
+        table_of(lambda row: row.update(image="a", question="<image> as in <image 1>?")),
+        "(<image 1>, <image>) and has 1; leave such rows out",
     ),
     "images for options": (
         table_of(lambda row: row.update(image="a", B="<image 1>", C="<image 2>")),
-        "2 speaks of 2 images (<image 1>, <image 2>) and has 1",
+        "2 speaks of 2 images (<image 1>, <image 2>) and has 1; leave such rows out",
     ),
     "images in a list": (
         table_of(lambda row: row.update(image=None, images=["a.png"])),
