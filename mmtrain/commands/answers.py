@@ -55,6 +55,7 @@ def eval_answers_command(
         },
         "versions": {"mmtrain": mmtrain.__version__},
     }
+    show_figures(figures)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         replace_file(out, json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
@@ -62,7 +63,6 @@ def eval_answers_command(
         write_outcomes(out, answer_outcomes(said, mode, images=of_each))
     except OSError as error:
         raise UsageError(f"out = {out} cannot be written: {error}") from error
-    show_figures(figures)
     print(f"wrote {out}")
 
 

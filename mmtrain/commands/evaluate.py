@@ -95,8 +95,8 @@ def eval_command(*, model: ModelOptions, evaluation: Evaluator, out: Path) -> No
         with on_all_ranks(encoder.group, encoder.device):
             result = evaluation.run(replace(encoder, progress=progress), inputs)
     if encoder.is_main:
-        write_result(out, model.recorded(result))
         _tell(evaluation, result, speaker(model.quiet))
+        write_result(out, model.recorded(result))
         speaker(model.quiet)(f"wrote {out}")
     leave_ranks()
 

@@ -131,12 +131,7 @@ def _judged(
 
 
 def _write(out: Path, table: Table, say: Callable[[str], None]) -> None:
-    """The files, and in words what they say."""
-    try:
-        write_table(out, table)
-    except OSError as error:
-        raise UsageError(f"out = {out} cannot be written: {error.strerror}") from error
-    write_suite_page(out / "table.html", table)
+    """In words what is found, then the files."""
     for status, told in (("missing", "not on this disk"), ("lacking", "without their metric")):
         if some := [row.name for row in table.rows if row.status == status]:
             say(f"{len(some)} of {len(table.rows)} evaluations {told}: {', '.join(some)}")
@@ -145,6 +140,11 @@ def _write(out: Path, table: Table, say: Callable[[str], None]) -> None:
             of = f"{len(one.over)} of {len(one.over) + len(one.left_out)}"
             say(f"{one.name}, average over {of} evaluations")
             _say_means(table, one, say)
+    try:
+        write_table(out, table)
+    except OSError as error:
+        raise UsageError(f"out = {out} cannot be written: {error.strerror}") from error
+    write_suite_page(out / "table.html", table)
     say(f"wrote {out / 'table.html'}, table.json and table.csv")
 
 

@@ -3,7 +3,7 @@
 import io
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from mmtrain.eval.evaluators.options import option_words
 from mmtrain.eval.evaluators.vqa import VqaEvalConfig
 from mmtrain.eval.questions.accuracy import Mode
 from mmtrain.eval.questions.answerer import Answerer, Choose
-from mmtrain.eval.questions.answering import answer_all, refuse_unaskable
+from mmtrain.eval.questions.answering import Answered, answer_all, refuse_unaskable
 from mmtrain.eval.questions.choosing import refuse_no_options
 from mmtrain.eval.questions.figures import check_judged
 from mmtrain.eval.questions.result import PROBES, evaluate_vqa
@@ -96,13 +96,11 @@ def eval_vqa_command(
         refuse_unaskable(answerer, known)
         answerer = replace(answerer, progress=progress)
         answered = answer_all(answerer, source)
-        if predictions is not None and answerer.is_main:
-            write_predictions(predictions, answered)
-            say(f"wrote {predictions}{_told_cut(answered)}")
+        unwritten = _write_predictions(answerer, predictions, answered, say)
         if predictions is not None and not any(one.question.answers for one in answered):
             if answerer.is_main:
-                unwritten = "" if out is None else f"; {out} is not written"
-                print(f"the set has no answers to compare with, so there are no figures{unwritten}")
+                told = "" if out is None else f"; {out} is not written"
+                print(f"the set has no answers to compare with, so there are no figures{told}")
         elif out is not None:
             result = evaluate_vqa(
                 answerer,
@@ -113,10 +111,26 @@ def eval_vqa_command(
                 answered=answered,
             )
             if answerer.is_main:
-                write_result(out, model.recorded(result))
                 show_figures(result.figures, say)
+                write_result(out, model.recorded(result))
                 say(f"wrote {out}")
     leave_ranks()
+    if unwritten is not None:
+        raise unwritten
+
+
+def _write_predictions(
+    answerer: Answerer, path: Path | None, answered: Sequence[Answered], say: Callable[[str], None]
+) -> UsageError | None:
+    """On the main rank -> what went wrong: the figures of the same answers come before its end."""
+    if path is None or not answerer.is_main:
+        return None
+    try:
+        write_predictions(path, answered)
+    except UsageError as error:
+        return error
+    say(f"wrote {path}{_told_cut(answered)}")
+    return None
 
 
 def _refuse_outputs(

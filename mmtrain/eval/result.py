@@ -92,9 +92,10 @@ def write_result(path: Path, result: EvalResult, *, step: int | None = None) -> 
 
     Outcomes go beside it (NAME.outcomes.jsonl), examples' pictures into the folder NAME. With
     `step` the figures are also added to NAME.history.jsonl, from which a report draws their course.
+    The figures come first, so that a disk that fills up takes the examples and leaves them.
 
     Raises:
-        UsageError: `path` cannot be written.
+        UsageError: one of them cannot be written.
     """
     if path.suffix != ".json":
         raise UsageError(f"out = {path} must end in .json")
@@ -103,14 +104,26 @@ def write_result(path: Path, result: EvalResult, *, step: int | None = None) -> 
         figures = {"step": step, **figures}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if result.best or result.worst:
-            figures["examples"] = _write_pictures(path.with_suffix(""), result)
-        replace_file(path, json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+        _write_figures(path, figures)
         write_outcomes(path, result.outcomes)
         if step is not None:
             _add_to_history(path.with_suffix(".history.jsonl"), figures)
     except OSError as error:
         raise UsageError(f"out = {path} cannot be written: {error}") from error
+    if not (result.best or result.worst):
+        return
+    folder = path.with_suffix("")
+    try:
+        figures["examples"] = _write_pictures(folder, result)
+        _write_figures(path, figures)
+    except OSError as error:
+        raise UsageError(
+            f"{path} has the figures, its examples in {folder} cannot be written: {error}"
+        ) from error
+
+
+def _write_figures(path: Path, figures: dict[str, Any]) -> None:
+    replace_file(path, json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
 
 
 def _write_pictures(folder: Path, result: EvalResult) -> dict[str, list[dict[str, Any]]]:

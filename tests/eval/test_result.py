@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 from pathlib import Path
@@ -7,6 +8,7 @@ from PIL import Image
 
 from mmtrain.errors import UsageError
 from mmtrain.eval import EvalResult, evaluate_retrieval, evaluate_zero_shot, write_result
+from mmtrain.eval.outcomes import Outcome, read_outcomes
 from mmtrain.eval.result import PICTURE_SIDE, Example, thumbnail
 from tests.data.shard_files import picture
 from tests.eval.tiny import make_encoder, write_captioned, write_classified
@@ -69,6 +71,41 @@ def test_a_later_result_leaves_no_picture_of_the_earlier(tmp_path: Path) -> None
     write_result(path, many)
     write_result(path, few)
     assert [file.name for file in (tmp_path / "a").iterdir()] == ["best-01.webp"]
+
+
+@pytest.mark.parametrize("fits", [0, 1, 3])
+@pytest.mark.parametrize("step", [None, 7])
+def test_a_disk_that_fills_up_leaves_the_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fits: int, step: int | None
+) -> None:
+    """Whole and of this evaluation, with the outcomes and the history, whatever picture is the one
+    too many; the line says what is there."""
+    path, written = tmp_path / "a.json", []
+    write_result(path, EvalResult(figures={"top1": 0.25}, best=[an_example()] * 2, worst=[]))
+
+    def full(file: Path, data: bytes) -> int:
+        if file.suffix == ".webp":
+            written.append(file.name)
+            if len(written) > fits:
+                raise OSError(errno.ENOSPC, "No space left on device", str(file))
+        return write_bytes(file, data)
+
+    write_bytes = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", full)
+    outcome = Outcome(metric="top1", id="k", image="k", score=0.5)
+    result = EvalResult(
+        figures={"top1": 0.5},
+        best=[an_example()] * 2,
+        worst=[an_example()] * 2,
+        outcomes=(outcome,),
+    )
+    with pytest.raises(UsageError, match=r"a\.json has the figures.*No space left") as caught:
+        write_result(path, result, step=step)
+    assert "\n" not in str(caught.value)
+    figures = json.loads(path.read_text())
+    assert figures == ({} if step is None else {"step": step}) | {"top1": 0.5}
+    assert read_outcomes(path) == {"top1": {"k": outcome}}
+    assert path.with_suffix(".history.jsonl").exists() == (step is not None)
 
 
 def test_a_folder_of_the_results_name_keeps_its_files(tmp_path: Path) -> None:

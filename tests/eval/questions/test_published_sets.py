@@ -1,6 +1,7 @@
 """Sets in their published files: asked of a model, judged from a file, and by a second writing of
 their rules, all the same."""
 
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -150,3 +151,24 @@ def test_what_has_no_effect_is_refused(tmp_path: Path, capsys) -> None:
     broken = write_json(tmp_path / "notes_ok.json", notes)
     assert main([*words[:4], *asked_ok[2:4], "--annotations", broken, *words[-2:]]) == 2
     assert "question_types = ['one'] is no table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("blocked", ["model.json", "asked.json"])
+def test_a_file_that_cannot_be_written_leaves_the_figures(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], blocked: str
+) -> None:
+    """On the screen and in the file that can; whether the model's answers or somebody's."""
+    files, _ = ok_vqa(tmp_path)
+    (tmp_path / f".{blocked}.partial").mkdir()  # what takes the place of a full disk
+    outs = {name: str(tmp_path / name) for name in ("model.json", "asked.json")}
+    words = ["--predictions", outs["model.json"], "--out", outs["asked.json"]]
+    assert main(["eval", "vqa", "--model", model, *files, *words]) == 2
+    shown = capsys.readouterr()
+    assert "accuracy " in shown.out and f"{blocked} cannot be written" in shown.err
+    other = next(path for name, path in outs.items() if name != blocked)
+    assert json.loads(Path(other).read_text())
+    if blocked == "asked.json":
+        own = files[files.index("--questions") :]
+        assert main(["eval", "answers", *own, *words]) == 2
+        shown = capsys.readouterr()
+        assert "accuracy " in shown.out and f"{blocked} cannot be written" in shown.err
