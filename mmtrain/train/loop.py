@@ -13,6 +13,7 @@ from mmtrain.errors import FaultsFound, UsageError
 from mmtrain.optim.config import OptimConfig
 from mmtrain.parallel.compile import is_compiled
 from mmtrain.ranks import num_ranks
+from mmtrain.settings.counted import counted
 from mmtrain.train.clock import Clock
 from mmtrain.train.config import TrainConfig
 from mmtrain.train.flags import Wishes
@@ -74,7 +75,7 @@ class Loop:
         A checkpoint of the last step, or of the one that a signal came in, is written here.
 
         Raises:
-            TrainingStopped: too many steps in a row had no finite loss or gradient.
+            TrainingStopped: too many steps in a row had no finite loss or gradient, or all steps.
             FaultsFound: the samples of an epoch do not add up.
             UsageError: too many samples cannot be used, or a checkpoint cannot be written.
         """
@@ -120,6 +121,7 @@ class Loop:
             batches.close()
         assert saved_step == self.state.step == self.total_steps
         self._tell_data(clock)
+        self._tell_held_back()
         return True
 
     def _step(self, batch: SampleBatch, clock: Clock, *, save_due: bool) -> Step:
@@ -170,9 +172,11 @@ class Loop:
         )
         if said.nothing:
             raise UsageError(self.state.objective.nothing_told(step.keys))
-        return self.guard.judge(
+        verdict = self.guard.judge(
             said, loss=step.loss, grad_norm=step.grad_norm, step=step.number, keys=step.keys
         )
+        self.state.held_back = 0 if verdict.update else self.state.held_back + 1
+        return verdict
 
     def _log_step(self, step: Step, clock: Clock) -> None:
         """The newest step's line. Collective; waits for the device."""
@@ -217,6 +221,31 @@ class Loop:
             for line in self.stragglers.step(clock.last_wait):
                 self._say(line)
 
+    def _tell_held_back(self) -> None:
+        """The weights that a run ends with may be older than its last step.
+
+        Raises:
+            TrainingStopped: they are those that it began with.
+        """
+        count, steps = self.state.held_back, self.total_steps
+        if not count:
+            return
+        if count < steps:
+            self._say(
+                f"the last {counted(count, 'step')} of {steps:,} had no finite loss and gradient "
+                f"and changed nothing: the weights are those of step {steps - count:,}"
+            )
+            return
+        named = (
+            f"; their samples are named in {self.guard.path}" if self.guard.path.exists() else ""
+        )
+        lower = "optim.lr" + (" or train.loss_scale.initial" if self.state.loss_scale else "")
+        raise TrainingStopped(
+            f"none of the run's {counted(steps, 'step')} had a finite loss and gradient, and the "
+            f"weights are those that it began with{named}; lower {lower}, look at the samples, or "
+            "begin with other weights"
+        )
+
     def _tell_data(self, clock: Clock) -> None:
         """One table at the end: what the data cost this rank."""
         lines = self.data.work.table(waited=clock.waited, passed=clock.passed)
@@ -240,7 +269,7 @@ class Loop:
                 f"loss and gradient (from step {first_bad}), and {why}; the samples are named in "
                 f"{self.guard.path}; lower optim.lr or lengthen the warm-up"
             )
-        self._rolled_back_to = step
+        self._rolled_back_to, self.state.held_back = step, 0
         self._say(
             f"steps {first_bad + 1} to {self.state.step} had no finite loss and gradient: going on "
             f"after them with the weights of step {step}"

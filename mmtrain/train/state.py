@@ -121,6 +121,8 @@ class RunState:
     """Updates done: batches consumed by the trainer, not those read ahead."""
     samples_seen: int = 0
     """Real samples in those batches, over all ranks."""
+    held_back: int = 0
+    """Of those the newest in a row that changed nothing, since they were not finite."""
     loss: Tensor | None = None
     """Of the last step: what a list of checkpoints shows."""
     stream: dict[str, Any] | None = None
@@ -180,6 +182,7 @@ class RunState:
             "loss": loss if loss is not None and math.isfinite(loss) else None,
             "step": self.step,
             "samples_seen": self.samples_seen,
+            "held_back": self.held_back,
             "identity": vars(self.identity),
             "environment": environment(self.layout),
             "bad_samples": self.bad_samples.state_dict(),
@@ -223,6 +226,7 @@ class RunState:
             warn(f"{path} does not say what its teachers were: those of the recipe are taken")
         load_checkpoint(path, self.tensors(), verified=True)
         self.step, self.samples_seen = state["step"], state["samples_seen"]
+        self.held_back = state.get("held_back", 0)  # absent where the checkpoint is older
         self.stream = state.get("stream")
         self.bad_samples.load_state_dict(state["bad_samples"])
         self.accounts.load_state_dict(state.get("accounts"), batches=self.step)

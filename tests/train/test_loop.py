@@ -319,6 +319,63 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> list[int]:
     return count
 
 
+@pytest.mark.parametrize(
+    ("words", "named", "remedy"),
+    [
+        (("--train.steps", "2"), True, "lower optim.lr, look"),
+        (("--train.steps", "5", "--train.max_bad_steps", "9"), True, "lower optim.lr, look"),
+        (
+            ("--train.steps", "3", "--train.precision", "fp16"),
+            False,
+            "lower optim.lr or train.loss_scale.initial, look",
+        ),
+    ],
+)
+def test_a_run_in_which_no_step_changed_anything_fails(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    named: bool,
+    remedy: str,
+) -> None:
+    """Fewer than may be left out in a row, or overflows alone: nothing is evaluated or exported,
+    and a resume says the same."""
+    run = tmp_path / "run"
+    if named:
+        poison(monkeypatch, set(range(1, 10)))
+    else:
+        words += ("--train.loss_scale.initial", str(2.0**100))
+    for more in ((), ("--resume",)):
+        assert main(["train", RECIPE, "--run-dir", str(run), *words, *more]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"none of the run's {words[1]} steps had a finite loss" in error, error
+        assert ("bad_batches.jsonl" in error) == named and remedy in error
+        assert not (run / "export").exists() and not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize("bad", [1, 2])
+def test_a_run_whose_last_steps_changed_nothing_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], bad: int
+) -> None:
+    """And so does what goes on between them; a bad step before a good one is no news at the end."""
+    run, words = tmp_path / "run", ("--train.steps", "5", "--train.checkpoint_every", "4")
+    told = f"the last {bad} step{'s' * (bad > 1)} of 5 had no finite loss and gradient"
+    poison(monkeypatch, {2, *range(6 - bad, 6)})
+    train(run, *words, "--quiet")
+    shown = capsys.readouterr().err
+    assert f"{told} and changed nothing: the weights are those of step {5 - bad}\n" in shown
+    shutil.rmtree(run / "checkpoints/step-00000005")
+    monkeypatch.undo()
+    poison(monkeypatch, {1})
+    train(run, *words, "--resume")
+    assert told in capsys.readouterr().err
+    monkeypatch.undo()
+    poison(monkeypatch, {2})
+    train(tmp_path / "other", *words)
+    assert "changed nothing" not in capsys.readouterr().err
+
+
 def test_bad_steps_roll_back_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """The weights of the checkpoint before the bad steps go on with the data after them: as a run
     of the same data that started at step 7 from the checkpoint of step 2."""
