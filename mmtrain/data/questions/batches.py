@@ -260,13 +260,7 @@ class VqaData(NumberedData[VqaBatch]):
         answer_BN = draw(purpose="answer", num=num_slots).tolist()
         asked: list[Question | None] = []
         pairs: list[tuple[str, str]] = []
-        for row, sample in enumerate(samples):
-            own = [] if sample is None else [*questions_from_json(sample.meta.fields)]
-            if len(own) > num_slots:
-                key = {"seed": self.seed, "epoch": rows.epoch, "purpose": "questions"}
-                position = [int(rows.position_B[row])]
-                order = uniform(**key, position_B=position, num=len(own))[0].argsort()
-                own = [own[place] for place in sorted(order[:num_slots].tolist())]
+        for row, own in enumerate(self._drawn(samples, draw)):
             for slot in range(num_slots):
                 question = own[slot] if slot < len(own) else None
                 asked.append(question)
@@ -284,6 +278,21 @@ class VqaData(NumberedData[VqaBatch]):
             valid_Q=torch.tensor([question is not None for question in asked]),
             **self._account(number, rows, samples, bad),
         )
+
+    def _drawn(
+        self, samples: Sequence[Sample | None], draw: Callable[..., Tensor]
+    ) -> list[list[Question]]:
+        """Of each sample's questions as many as have a slot, in their order."""
+        asked = [[*questions_from_json(s.meta.fields)] if s is not None else [] for s in samples]
+        num_slots, most = self.vqa.per_image, max(map(len, asked))
+        if most <= num_slots:
+            return asked
+        draw_BN = draw(purpose="questions", num=most)
+        orders = [draw_N[: len(own)].argsort() for draw_N, own in zip(draw_BN, asked, strict=True)]
+        return [
+            [own[place] for place in sorted(order[:num_slots].tolist())]
+            for own, order in zip(asked, orders, strict=True)
+        ]
 
     def _targets(self, asked: Sequence[Question | None]) -> tuple[Tensor, Tensor]:
         """Places and scores of the vocabulary's right answers, [Q, K]."""

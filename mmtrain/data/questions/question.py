@@ -1,6 +1,6 @@
 """One question about an image, whichever set it is of."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 Form = Literal["vqa", "vizwiz", "gqa", "textvqa", "pope", "scienceqa", "choice"]
@@ -41,8 +41,9 @@ class Question:
 
     def to_json(self) -> dict[str, Any]:
         """As a shard's .json holds it; what is empty is left out."""
-        fields = asdict(self) | {"answers": list(self.answers)}
-        return {name: value for name, value in fields.items() if value not in ("", [], {})}
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values["answers"] = list(self.answers)
+        return {name: value for name, value in values.items() if value not in ("", [], {})}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 from collections.abc import Collection
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from PIL import Image
@@ -28,7 +28,7 @@ from mmtrain.data.questions.rows import OnFault, refuse
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.sources.image_paths import image_key_option
 from mmtrain.data.sources.open import open_source
-from mmtrain.data.sources.source import IMAGE_KEY, SampleSource
+from mmtrain.data.sources.source import IMAGE_KEY, SampleSource, wants_image
 from mmtrain.data.storage.hidden_names import tars_in
 from mmtrain.errors import UsageError
 
@@ -44,6 +44,10 @@ class QuestionSource:
     @property
     def fingerprint(self) -> str:
         """Of the images' names and sizes and of all questions and answers."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         hashed = hashlib.blake2b(digest_size=16)
         for image in self.images:
             asked = json.dumps([one.to_json() for one in image.questions], sort_keys=True)
@@ -63,17 +67,16 @@ class QuestionSource:
         return "no image" if path is None else str(path.parent)
 
     def read(self, sample: int, wanted: Collection[str] | None = None) -> dict[str, bytes]:
-        """The image, and its questions as `json`."""
+        """The image, and its questions as `json`; no image is opened for the questions alone."""
         image = self.images[sample]
-        extension, data = self._picture(image) if image.path else ("png", _black())
         fields = {
             "image_id": image.image_id,
             "questions": [question.to_json() for question in image.questions],
         }
-        members = {
-            extension: data,
-            "json": json.dumps(fields).encode(),
-        }
+        members = {"json": json.dumps(fields).encode()}
+        if wants_image(wanted):
+            extension, data = self._picture(image) if image.path else ("png", _black())
+            members[extension] = data
         return {k: v for k, v in members.items() if wanted is None or k in wanted}
 
     def _picture(self, image: QuestionedImage) -> tuple[str, bytes]:

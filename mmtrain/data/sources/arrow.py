@@ -14,6 +14,7 @@ from mmtrain.data.sample_error import SampleError
 from mmtrain.data.sources.folder_reading import SPLITS
 from mmtrain.data.sources.image_paths import image_key_option, read_image, refuse_no_paths
 from mmtrain.data.sources.manifest import caption_column
+from mmtrain.data.sources.source import wants_image
 from mmtrain.errors import UsageError
 
 _EXTENSIONS = {b"\xff\xd8": "jpg", b"\x89P": "png"}
@@ -227,15 +228,15 @@ class ArrowSource(RowsByNumber):
             SampleError: the row has no image.
         """
         row = self._rows.row(sample)
-        content = stored_image(row.pop(self.image_key), self._rows.folder)
+        image = row.pop(self.image_key)
         caption = row.get(self._caption_column or "")
         fields = {name: value for name, value in row.items() if name not in self._rows.pictures}
-        members = {
-            _EXTENSIONS.get(content[:2], "image"): content,
-            "json": json.dumps(fields, default=str).encode(),
-        }
+        members = {"json": json.dumps(fields, default=str).encode()}
         if isinstance(caption, str):
             members["txt"] = caption.encode()
+        if wants_image(wanted):
+            content = stored_image(image, self._rows.folder)
+            members[_EXTENSIONS.get(content[:2], "image")] = content
         return {k: v for k, v in members.items() if wanted is None or k in wanted}
 
 

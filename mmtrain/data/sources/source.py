@@ -38,5 +38,11 @@ class SampleSource(Protocol):
         ...
 
 
+def wants_image(wanted: Collection[str] | None) -> bool:
+    """Whether more of a sample is asked for than its texts, where only its image's own bytes tell
+    which extension that has."""
+    return wanted is None or not {"json", "txt"}.issuperset(wanted)
+
+
 Data = str | Sequence[str] | SampleSource
 """What data.train takes, or an opened source."""

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import pickle
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,12 +15,15 @@ from PIL import Image
 from mmtrain.data.config import DataConfig
 from mmtrain.data.image_text import ImageTextData
 from mmtrain.data.images.transforms import PreprocessConfig
+from mmtrain.data.questions.source import open_questions
 from mmtrain.data.sample_error import SampleError
 from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.sources.image_folder import ImageFolderSource
 from mmtrain.data.sources.open import open_source
+from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.text.tokenizer import TokenizerConfig, build_tokenizer
 from mmtrain.errors import UsageError
+from tests.data.questions.vqa_files import write_set
 
 NUM = 12
 COLORS = ["red", "green", "blue"]
@@ -152,6 +157,47 @@ def test_saved_data_set(images: Path, tmp_path: Path, form: str) -> None:
     assert data.source.read(2)["png"] == table["image"][2]["bytes"]
     with pytest.raises(UsageError, match=r"image_key = filepath is no column .*image, caption"):
         build(str(tmp_path / "set"))
+
+
+def saved_with_paths(images: Path) -> str:
+    """A saved data set whose images are elsewhere."""
+    import datasets
+
+    table = [row | {"filepath": str(images.parent / row["filepath"])} for row in rows(images)]
+    datasets.Dataset.from_list(table).save_to_disk(str(images.parent / "saved"))
+    return str(images.parent / "saved")
+
+
+def captions_beside(images: Path) -> str:
+    """A folder of images with a caption beside each."""
+    for path in images.rglob("*.png"):
+        path.with_suffix(".txt").write_text(path.parent.name)
+    return str(images)
+
+
+@pytest.mark.parametrize(
+    "open_made",
+    [
+        lambda images: open_source(str(write_manifest(images, ".csv")), image_key="filepath"),
+        lambda images: open_source(str(images), image_key="filepath"),
+        lambda images: open_source(captions_beside(images), image_key="filepath"),
+        lambda images: open_source(saved_with_paths(images), image_key="filepath"),
+        lambda images: open_questions(**write_set(images.parent / "asked")),
+    ],
+    ids=["manifest", "image folder", "captions beside", "saved", "questions"],
+)
+def test_no_image_is_opened_for_the_texts_alone(
+    images: Path, tmp_path: Path, open_made: Callable[[Path], SampleSource]
+) -> None:
+    """Counting the answers of 80,000 photos must not read the photos."""
+    source = open_made(Path(shutil.copytree(images, tmp_path / "images")))
+    before = source.read(3)
+    for path in tmp_path.rglob("*.png"):
+        path.unlink()
+    texts = source.read(3, {"json", "txt"})
+    assert texts and texts == {name: before[name] for name in before.keys() & {"json", "txt"}}
+    with pytest.raises(SampleError, match="image missing"):
+        source.read(3)
 
 
 def test_synthetic() -> None:
