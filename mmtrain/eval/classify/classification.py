@@ -103,18 +103,27 @@ class ClassTable:
         self._log_right_CN = torch.zeros(len(SCALES), num_samples, device=device)
         self._log_first_CN = torch.zeros(len(SCALES), num_samples, device=device)
 
-    def fill(self, rows: slice | Tensor, scores_BM: Tensor, class_B: Tensor) -> None:
+    def fill(
+        self,
+        rows: slice | Tensor,
+        scores_BM: Tensor,
+        class_B: Tensor,
+        *,
+        unnamed: float = -math.inf,
+    ) -> None:
         """Enter some samples.
 
         Args:
             rows: their numbers.
             scores_BM: fp32; of equal ones the class with the lower number wins.
             class_B: the right classes.
+            unnamed: the score of a class that was not named at all, which is in the last place.
         """
+        right_B1 = scores_BM.gather(1, class_B[:, None])
+        rank_B = rank_of_target(scores_BM, class_B)
         self._table_3N[0, rows] = class_B
         self._table_3N[1, rows] = scores_BM.argmax(1)
-        self._table_3N[2, rows] = rank_of_target(scores_BM, class_B)
-        right_B1 = scores_BM.gather(1, class_B[:, None])
+        self._table_3N[2, rows] = rank_B.where(right_B1[:, 0] != unnamed, scores_BM.size(1) - 1)
         others_BM = scores_BM.scatter(1, class_B[:, None], -torch.inf)
         self._lead_N[rows] = right_B1[:, 0] - others_BM.amax(1)
         for number, scale in enumerate(SCALES):

@@ -34,7 +34,8 @@ def evaluate_knn(
     """Accuracy of a vote of the nearest training images by cosine, the same on every rank.
 
     Wu et al. 2018, arXiv:1805.01978, Sec. 3.4. Of equally many votes the class that is first in the
-    list wins; a class without a vote comes after all that have one.
+    list wins. A class without a vote is in the last place, so that it is not among the first five
+    unless all classes are: DINO's evaluation and scikit-learn fill these up with such classes.
 
     Args:
         encoder: the model and the ranks that share the work.
@@ -84,6 +85,7 @@ def evaluate_knn(
         num_examples=num_examples,
         per_class=per_class,
         groups=groups,
+        unnamed=0.0,
         more=more | origin(encoder, train=fitted, test=tested, label_key=label_key),
     )
 

@@ -1,5 +1,6 @@
 """Sets of images with their classes, as features on every rank, and a classifier's verdict."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -85,6 +86,7 @@ def judge(
     per_class: bool,
     groups: Groups | None,
     more: dict[str, Any],
+    unnamed: float = -math.inf,
 ) -> EvalResult:
     """The result of a classifier of features, the ranks sharing out the rows.
 
@@ -96,11 +98,13 @@ def judge(
         width: numbers that a row takes while it is scored.
         groups: which samples make a group.
         num_examples, per_class, more: of `classification_result`.
+        unnamed: as `ClassTable.fill` takes it.
     """
     grouped = read_groups(encoder, tested.source, groups)
     table = ClassTable(len(tested.class_N), encoder.device)
     for rows in own_blocks(encoder.group, len(tested.class_N), width):
-        table.fill(tested.sample_N[rows], score(tested.features_NE[rows]), tested.class_N[rows])
+        scores_BM, class_B = score(tested.features_NE[rows]), tested.class_N[rows]
+        table.fill(tested.sample_N[rows], scores_BM, class_B, unnamed=unnamed)
     return classification_result(
         encoder,
         tested.source,

@@ -17,6 +17,7 @@ from mmtrain.data.sources.open import open_source
 from mmtrain.errors import UsageError
 from mmtrain.eval import scores
 from mmtrain.eval.classify import logistic
+from mmtrain.eval.classify.classes import ClassList
 from mmtrain.eval.classify.knn import count_votes, evaluate_knn
 from mmtrain.eval.classify.labelled import LabelledSet
 from mmtrain.eval.classify.linear_probe import evaluate_linear_probe, hold_out
@@ -25,7 +26,7 @@ from mmtrain.eval.evaluators.linear_probe import LinearProbeConfig
 from mmtrain.eval.features.gathered import encode_set
 from mmtrain.eval.scheduled import check_evaluation, run_evaluation
 from tests.data.shard_files import encoded, picture, write_shard
-from tests.eval.tiny import make_encoder
+from tests.eval.tiny import image_features, make_encoder, write_classified
 
 NUM_CLASSES = 8
 
@@ -118,6 +119,39 @@ def test_neighbours_are_scikit_learns(neighbours: int, temperature: float | None
     assert abs(accuracies[0] - accuracies[1]) <= 0.002
     assert float((predicted == theirs).double().mean()) >= 0.995
     assert torch.allclose(votes_NM.sum(1), torch.ones(1000))
+
+
+@pytest.mark.parametrize("neighbours", [1, 3, 7, 40])
+@pytest.mark.parametrize("temperature", [None, 0.07])
+def test_a_class_without_a_vote_is_not_among_the_first(
+    tmp_path: Path, neighbours: int, temperature: float | None
+) -> None:
+    """top5 does not depend on the order of the classes: what counts are the neighbours' classes."""
+    train, test = (
+        write_classified(tmp_path / f"{name}.tar", count, num_classes=num_classes)
+        for name, count, num_classes in (("train", 40, 9), ("test", 25, 8))
+    )
+    ids = [str(number) for number in range(9)]
+    orders = [ClassList(ids=tuple(some), names=tuple(some)) for some in (ids, [*reversed(ids)])]
+    found = [
+        evaluate_knn(
+            make_encoder(),
+            train=str(train),
+            test=str(test),
+            classes=classes,
+            label_key="cls",
+            neighbours=neighbours,
+            temperature=temperature,
+        ).figures["top5"]
+        for classes in orders
+    ]
+    near_BK = (image_features(test) @ image_features(train).T).topk(neighbours).indices
+    named = [{7 * int(number) % 9 for number in row} for row in near_BK]
+    right = [7 * number % 8 in some for number, some in enumerate(named)]
+    if neighbours <= 5:
+        assert found[0] == found[1] == sum(right) / 25 < 1
+    else:
+        assert max(found) <= sum(right) / 25
 
 
 def test_a_tenth_is_held_out_evenly_over_the_classes() -> None:
