@@ -15,7 +15,7 @@ from torch import Tensor, cat, equal, nn, zeros
 from mmtrain.errors import UsageError
 from mmtrain.files import replace_file, save_tensors
 from mmtrain.interop.foreign_config import ForeignConfig, read_json
-from mmtrain.interop.hf_peft_whole import modules_from, modules_to
+from mmtrain.interop.hf_peft_whole import modules_from, modules_to, refuse_tied
 from mmtrain.interop.package import float_tensors, read_tensors
 from mmtrain.interop.peft_patterns import fitting
 from mmtrain.interop.tensor_links import Link, Tensors, refuse_quantised
@@ -184,6 +184,7 @@ def _read_lora(
     wrong += [n for n in terms if dora and (n not in lengths or lengths[n].shape != sizes[n][:1])]
     bare = {key.removeprefix(_FIRST): left.pop(key) for key in list(left) if key.startswith(_FIRST)}
     whole, others = modules_from([str(one) for one in modules], bare, model.state_dict(), links)
+    refuse_tied(model, links, whole, bare, fields.source)
     wrong += [*others, *bare]
     if left or wrong or unlike or not terms:
         name = next(iter([*wrong, *unlike, *left]), "no layer's term is there, it")

@@ -5,9 +5,15 @@ peft replaces whole modules: it saves all tensors below one, and finds it by the
 
 from collections.abc import Collection, Iterable, Mapping
 
-from torch import Tensor
+from torch import Tensor, equal, nn
 
+from mmtrain.errors import UsageError
+from mmtrain.interop.hf_decoder import HEAD
 from mmtrain.interop.tensor_links import Link, Tensors, same
+from mmtrain.models.decoder import Decoder
+
+EMBEDDING = "embed.token.weight"
+"""Of a decoder's, by our name."""
 
 
 def completed(
@@ -79,6 +85,38 @@ def modules_from(
         wrong += [name for name, x in pairs if x.shape != shapes[name].shape]
         whole |= {name: x.contiguous() for name, x in pairs}
     return whole, wrong
+
+
+def refuse_tied(
+    model: nn.Module, links: list[Link], saved: Tensors, modules: Tensors, source: str
+) -> None:
+    """Refuse the embedding, or the head, of a decoder that has one matrix for both: peft trains a
+    copy of the one beside the other as it was, so that there are two.
+
+    Args:
+        model: what the adapter is for.
+        links: of its tensors and transformers'; what stands there by our name is no copy of peft's.
+        saved: of the adapter's modules, by our names; what is the model's own is no other.
+        modules: what else the file holds of modules, by their names.
+        source: for the message.
+
+    Raises:
+        UsageError: it holds another one than the model.
+    """
+    theirs = {name: link.theirs[0] for link in links for name in link.ours}
+    for path, part in model.named_modules():
+        name = f"{path}.{EMBEDDING}".removeprefix(".")
+        if not isinstance(part, Decoder) or not part.config.tied_head or name not in theirs:
+            continue
+        own = model.get_parameter(name).detach()
+        held = {theirs[name]: saved.get(name), HEAD: modules.get(HEAD)}
+        for key, other in held.items():
+            if other is not None and not equal(own.to(other), other):
+                raise UsageError(
+                    f"{source}: modules_to_save holds a {key} of its own, and the model has one "
+                    "matrix for its embedding and its head; train such an adapter on a model with "
+                    "tie_word_embeddings = false"
+                )
 
 
 def _every(links: list[Link], tensors: Mapping[str, Tensor]) -> list[Link]:

@@ -186,6 +186,38 @@ def test_an_old_pickle_is_read_and_a_folder_of_folders_is_told(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "whole", "tying"),
+    [
+        ("smollm2", "embed_tokens", False),
+        ("smollm2", "embed_tokens", True),
+        ("smollm2", "lm_head", False),
+        ("gpt2", "wte", False),
+    ],
+)
+def test_one_matrix_for_two_is_not_trained_as_two(name, whole, tying, tmp_path):
+    """peft trains a copy of a tied model's embedding, or head; what is the model's own is read."""
+    import peft
+
+    peer, ours, links = pair(name)
+    assert ours.config.tied_head
+    config = peft.LoraConfig(
+        target_modules=["c_attn" if name == "gpt2" else "q_proj"],
+        fan_in_fan_out=name == "gpt2",
+        modules_to_save=[whole],
+        ensure_weight_tying=tying,
+    )
+    wrapped = peft.get_peft_model(peer, config)
+    wrapped.save_pretrained(tmp_path / "same")
+    shaken(wrapped, 2).save_pretrained(tmp_path / "other")
+    with pytest.raises(UsageError, match=rf"a .*{whole}.* of its own, .*one matrix") as caught:
+        read(tmp_path / "other", ours, links)
+    assert "\n" not in str(caught.value)
+    if whole != "lm_head" and not tying:
+        assert [*read(tmp_path / "same", ours, links).whole] == ["embed.token.weight"]
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["lora", "prompt", "prefix"])
 def test_an_adapter_of_another_model_is_one_line(kind, tmp_path, monkeypatch):
     import peft
