@@ -165,12 +165,16 @@ def read_tokenizer(
     codec = _codec(folder, config)
     if codec is None:
         return None
-    return LanguageTokenizer(
-        codec,
-        special_tokens=_special_tokens(names),
-        chat_template=_template(folder, config),
-        end_ids=end_ids,
-    )
+    source, template = _template(folder, config)
+    try:
+        return LanguageTokenizer(
+            codec,
+            special_tokens=_special_tokens(names),
+            chat_template=template,
+            end_ids=end_ids,
+        )
+    except UsageError as error:  # of the template, which is compiled
+        raise UsageError(f"{source}: {error}") from error
 
 
 def _codec(folder: Path, config: dict[str, Any]) -> Codec | None:
@@ -243,12 +247,29 @@ def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
     return {name: value for name, value in contents.items() if isinstance(value, str)}
 
 
-def _template(folder: Path, config: dict[str, Any]) -> str | None:
-    """Of a file of its own, or in the tokenizer's config: one, or `default` among named ones."""
+def _template(folder: Path, config: dict[str, Any]) -> tuple[Path, str | None]:
+    """Of a file of its own, or in the tokenizer's config: one, or `default` among named ones ->
+    the file, the template.
+
+    Raises:
+        UsageError: it is no text, or no named one is the default.
+    """
     path = folder / TEMPLATE_FILE
     if path.is_file():
-        return path.read_text(encoding="utf-8")
-    found = config.get("chat_template")
-    if isinstance(found, list):
-        return {one["name"]: one["template"] for one in found}.get("default")
-    return found
+        try:
+            return path, path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path}: chat template: {error}") from error
+    path, found = folder / TOKENIZER_CONFIG_FILE, config.get("chat_template")
+    if found is None or isinstance(found, str):
+        return path, found
+    is_list = isinstance(found, list) and all(isinstance(one, dict) for one in found)
+    named = {str(one.get("name")): one.get("template") for one in found} if is_list else {}
+    if not is_list or not all(isinstance(one, str) for one in named.values()):
+        raise UsageError(f"{path}: chat_template must be a text, or a list of named ones")
+    if named and "default" not in named:
+        raise UsageError(
+            f"{path}: of its chat templates ({', '.join(named)}) none is named default; name the "
+            f"one that is meant so, or write it to {TEMPLATE_FILE}"
+        )
+    return path, named.get("default")

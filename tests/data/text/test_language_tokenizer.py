@@ -1,6 +1,7 @@
 """Decoders' tokenizers and chat templates against transformers' on the same folders."""
 
 import json
+import shutil
 
 import pytest
 import sentencepiece
@@ -285,3 +286,52 @@ def test_an_added_token_with_two_ids_is_refused(tmp_path):
     write_json(tmp_path / "tokenizer_config.json", {"added_tokens_decoder": added})
     with pytest.raises(UsageError, match="the added token <cat> is 400 in one file and"):
         read_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{% if %}", "tokenizer_config.json: chat template: "),
+        ([{"name": "default", "template": "{{"}], "tokenizer_config.json: chat template: "),
+        (
+            [{"name": "tool_use", "template": "a"}, {"name": "rag", "template": "b"}],
+            r"its chat templates \(tool_use, rag\) none is named default",
+        ),
+        ([{"name": "chat", "template": "a"}], r"\(chat\) none is named default"),
+        (["a"], "must be a text, or a list of named ones"),
+        ([{"name": "default"}], "must be a text, or a list of named ones"),
+        (3, "must be a text, or a list of named ones"),
+    ],
+)
+def test_a_chat_template_that_cannot_be_taken_is_told_with_its_file(
+    folders, tmp_path, template, told
+):
+    """Named ones without a default are those that transformers refuses to choose among."""
+    folder = shutil.copytree(folders / "json", tmp_path / "one")
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
+    with pytest.raises(UsageError, match=told) as caught:
+        read_tokenizer(folder)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+    if "none is named" in told:
+        with pytest.raises(ValueError, match="no default"):
+            peer_of(folder).apply_chat_template([{"role": "user", "content": "hi"}])
+
+
+@pytest.mark.parametrize("text", [b"{{", b"{% for %}", b"caf\xe9"])
+def test_a_damaged_template_file_is_named(folders, tmp_path, text):
+    """It stands before what the config says."""
+    folder = shutil.copytree(folders / "json", tmp_path / "one")
+    (folder / "chat_template.jinja").write_bytes(text)
+    with pytest.raises(UsageError, match=r"chat_template\.jinja: chat template: ") as caught:
+        read_tokenizer(folder)
+    assert str(folder) in str(caught.value)
+
+
+def test_the_default_of_named_templates_is_taken(folders, tmp_path):
+    folder = shutil.copytree(folders / "json", tmp_path / "one")
+    path, none = folder / "tokenizer_config.json", [[], None]
+    named = [{"name": "rag", "template": "a"}, {"name": "default", "template": "b"}]
+    for template, has_chat in ((named, True), *((one, False) for one in none)):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
+        assert read_tokenizer(folder).has_chat == has_chat
