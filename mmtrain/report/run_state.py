@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from mmtrain.report.facts import duration
-from mmtrain.report.reading import column, number
+from mmtrain.report.reading import column, number, read_lines, read_text
 from mmtrain.report.run_folder import RunFolder
 from mmtrain.settings.counted import counted
 from mmtrain.train.metrics import METRICS_FILE
@@ -77,6 +77,8 @@ def state_of(path: Path, run: RunFolder | None, *, now: float | None = None) -> 
 
 
 def _before_the_first_line(path: Path, run: RunFolder | None, holder: Holder) -> RunState:
+    if _is_damaged(path / METRICS_FILE):
+        return _unreadable(path, holder)
     if holder == "somebody":
         return RunState(kind="starting", text="starting, no step is logged yet")
     if holder == "nobody":
@@ -86,6 +88,23 @@ def _before_the_first_line(path: Path, run: RunFolder | None, holder: Holder) ->
         return RunState(kind="missing", text="holds a recipe, and no step is logged yet")
     there = "holds no run yet" if path.is_dir() else "is not there yet"
     return RunState(kind="missing", text=f"{there}; it is shown as soon as it begins")
+
+
+def _unreadable(path: Path, holder: Holder) -> RunState:
+    """Of a run whose lines are all damaged."""
+    damaged = f"no line of its {METRICS_FILE} can be read"
+    if holder == "somebody":
+        return RunState(kind="training", text=f"goes on, and {damaged}")
+    if holder == "nobody":
+        text = f"its process is gone, killed perhaps, and {damaged}; {_resume(path)}"
+        return RunState(kind="gone", text=text)
+    return RunState(kind="stopped", text=f"is stopped, and {damaged}; {_resume(path)}")
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether a file has lines, and none that tells anything; a first one may be half written."""
+    notes: list[str] = []
+    return not read_lines(path, notes) and bool(notes) and "\n" in read_text(path, notes)
 
 
 def lock_holder(path: Path) -> Holder:

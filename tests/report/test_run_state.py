@@ -126,3 +126,25 @@ def test_a_run_of_no_known_length_and_a_folder_of_odd_things(tmp_path: Path) -> 
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "recipe.toml").write_text("[run]")
     assert state(tmp_path).text == "holds a recipe, and no step is logged yet"
+
+
+@linux
+@pytest.mark.parametrize("text", ["\0" * 40 + "\n", "a\nb\n", "[1]\n", '{"step": 1\n{"st'])
+def test_lines_that_cannot_be_read_are_no_missing_lines(tmp_path: Path, text: str) -> None:
+    """As a disk leaves them: whoever holds the run, it is not said that nothing was logged."""
+    make(tmp_path, step=1)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    damaged = "no line of its metrics.jsonl can be read"
+    assert state(tmp_path).kind == "stopped" and damaged in state(tmp_path).text
+    with held(tmp_path):
+        assert state(tmp_path).text == f"goes on, and {damaged}"
+    assert state(tmp_path).kind == "gone" and damaged in state(tmp_path).text
+
+
+@linux
+@pytest.mark.parametrize("text", ["", "\n", '{"step": 1, "lo', '{"step": 0, "eval_failed": "a"}\n'])
+def test_a_line_that_is_still_written_is_no_damage(tmp_path: Path, text: str) -> None:
+    make(tmp_path, step=1)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    with held(tmp_path):
+        assert state(tmp_path).text == "starting, no step is logged yet"
