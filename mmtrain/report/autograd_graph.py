@@ -71,7 +71,7 @@ def draw_autograd_graph(config: ClipConfig, *, title: str) -> str:
 
 def trace_operations(config: ClipConfig) -> Operations:
     """The operations of one image and one text by numbers that rise from input to output."""
-    size, length = config.vision.image_size, config.text.context_length
+    size, length = config.vision.image_size, config.text.max_ids
     with FakeTensorMode():
         model = Clip(config)
         model.text.num_groups = 1  # groups of equal length look at the numbers

@@ -117,7 +117,7 @@ def _vision(config: ClipConfig) -> list[Box]:
 
 def _text(config: ClipConfig) -> list[Box]:
     text = config.text
-    ids = Box(title="text", detail=f"ids [B, up to {text.context_length}]", kind="ends")
+    ids = Box(title="text", detail=f"ids [B, up to {text.max_ids}]", kind="ends")
     projection = _projection(text.projection, text.transformer.dim, config.embed_dim)
     if text.trunk is not None:
         return [ids, Box(title="trunk", detail=text.trunk.name, kind="core"), projection]

@@ -73,7 +73,7 @@ def _with_measures(parts: list[Part], modules: Mapping[str, Measured]) -> list[M
 
 def measure(config: ClipConfig) -> dict[str, Measured]:
     """Every module of both towers by its dotted name; a text has its full context."""
-    size, length = config.vision.image_size, config.text.context_length
+    size, length = config.vision.image_size, config.text.max_ids
     with FakeTensorMode():
         model = Clip(config)
         # Groups of equal length look at the numbers, and a batch of one has no groups.
@@ -88,7 +88,7 @@ def measure(config: ClipConfig) -> dict[str, Measured]:
 def measure_answering(clip: ClipConfig, config: VqaConfig) -> dict[str, Measured]:
     """Every module of a model that answers, for one image with one question: the question as long
     as the tokenizer makes it, of the decoder's text all that it has room for."""
-    size, length = clip.vision.image_size, clip.text.context_length
+    size, length = clip.vision.image_size, clip.text.max_ids
     with FakeTensorMode():
         model = Vqa(clip, config)
         image = torch.zeros(1, 3, size, size, dtype=torch.uint8)

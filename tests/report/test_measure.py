@@ -13,6 +13,8 @@ from mmtrain.models.text import TextConfig
 from mmtrain.models.vision import VisionConfig
 from mmtrain.models.vqa import Vqa, VqaConfig
 from mmtrain.nn import TransformerConfig
+from mmtrain.report.autograd_graph import trace_operations
+from mmtrain.report.graph import draw_graph
 from mmtrain.report.measure import (
     measure,
     measure_answering,
@@ -43,6 +45,22 @@ def test_flops_are_those_of_the_formula(fields: dict) -> None:
     assert stack.flops == 3 * block.flops > 0
     inside = [found[f"vision.transformer.blocks.0.{one}"] for one in ("attention", "feed_forward")]
     assert block.flops == sum(one.flops for one in inside)
+
+
+@pytest.mark.parametrize("num_context", [1, 4])
+def test_learned_vectors_take_places_of_a_text(num_context: int) -> None:
+    """Of a text tower with CoOp's, whatever measures or draws it takes as many ids fewer."""
+    plain = config()
+    learned = dataclasses.replace(
+        plain, text=dataclasses.replace(plain.text, num_context=num_context)
+    )
+    assert measure(learned)["text"].flops == clip_flops(learned).text
+    assert trace_operations(learned)
+    assert f"up to {12 - num_context}]" in draw_graph(learned, title="a")
+    core = plain.vision.transformer
+    answers = VqaConfig(classify=ClassifyConfig(fusion=core, num_answers=7))
+    found = measure_answering(learned, answers)
+    assert found["text"].flops == clip_flops(learned).text - 2 * 48 * 32
 
 
 def test_shapes_are_those_of_a_real_pass() -> None:
