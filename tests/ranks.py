@@ -70,10 +70,8 @@ def _enter(
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
-    try:
-        function(rank, *args)
-    finally:
-        leave_ranks()
+    function(rank, *args)  # leave only after it: else the others fail too, and may end first
+    leave_ranks()
     # As mmtrain/__main__.py ends: gloo's threads may abort an interpreter that is taken apart.
     sys.stdout.flush()
     sys.stderr.flush()

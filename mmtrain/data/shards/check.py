@@ -1,6 +1,5 @@
 """What `mmtrain data index` and `mmtrain data check` do, as functions with plain reports."""
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from functools import partial
 
 from mmtrain.data.shards.changes import changed_members
 from mmtrain.data.shards.index import ShardIndex, build_index
-from mmtrain.data.shards.index_file import index_paths, load_index
+from mmtrain.data.shards.index_file import index_paths, load_index, whole_or_damaged
 from mmtrain.data.shards.not_tars import refuse_no_tar
 from mmtrain.data.shards.opened import Shard, Shards, find_rows
 from mmtrain.data.shards.opening import open_shards
@@ -180,13 +179,15 @@ def _check_shard(
     key: str,
     cache: Cache | None,
 ) -> ShardCheck:
-    places = index_paths(path, index_dir)
-    loaded = [load_index(place) for place in places]
+    found = [
+        (place, *whole_or_damaged(load_index, place)) for place in index_paths(path, index_dir)
+    ]
     if catalogued is not None:
-        places.append(catalogued.index_path)
-        loaded.append(catalogued.load())
+        index = catalogued.load()
+        found.append((catalogued.index_path, index, index is None))
     # One with checksums tells more, wherever it is.
-    by_worth = sorted(filter(None, loaded), key=lambda index: not index.summary.has_crc)
+    loaded = [index for _, index, _ in found if index is not None]
+    by_worth = sorted(loaded, key=lambda index: not index.summary.has_crc)
     old = by_worth[0] if by_worth else None
     has_crc = old is not None and old.summary.has_crc
     try:
@@ -201,11 +202,7 @@ def _check_shard(
     problems = [f"at byte {damage.offset}: {damage.reason}" for damage in new.summary.damage]
     if old is not None:
         problems += changed_members(old, new)
-    lost = [
-        place
-        for place, index in zip(places, loaded, strict=True)
-        if index is None and os.path.lexists(place)
-    ]
+    lost = [place for place, _, is_damaged in found if is_damaged]
     if lost and not has_crc:
         problems.append(f"its index {lost[0]} is {_LOST}")
     return _report(path, problems, old, new)

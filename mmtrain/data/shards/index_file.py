@@ -165,6 +165,16 @@ _UNREADABLE = (
 )
 
 
+def whole_or_damaged(load: Callable[[Path], _T | None], path: Path) -> tuple[_T | None, bool]:
+    """What `load` makes of a file that others may be writing, and whether one is there that cannot
+    be used."""
+    found = load(path)
+    if found is None and os.path.lexists(path):
+        found = load(path)  # its writer may have been done since the first look
+        return found, found is None
+    return found, False
+
+
 def load_summary(path: Path) -> IndexSummary | None:
     """The summary of an index file; None if there is none, or none that can be used.
 

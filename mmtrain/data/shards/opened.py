@@ -11,7 +11,7 @@ import numpy as np
 from mmtrain.data.shards.catalogue import Catalogue, load_catalogue
 from mmtrain.data.shards.catalogue_file import catalogue_paths, folder_of
 from mmtrain.data.shards.index import IndexSummary, ShardIndex
-from mmtrain.data.shards.index_file import load_index
+from mmtrain.data.shards.index_file import load_index, whole_or_damaged
 from mmtrain.data.storage.addresses import base_name, is_remote, is_web
 from mmtrain.errors import UsageError
 
@@ -242,9 +242,10 @@ def is_catalogued(path: str) -> bool:
 def first_catalogue(folder: str, index_dir: str | None, *, may_lose: bool) -> Catalogue | None:
     """The catalogue of a folder's shards, if there is one; see `find_rows`."""
     for place in catalogue_paths(folder, index_dir):
-        if (found := load_catalogue(place)) is not None:
+        found, is_damaged = whole_or_damaged(load_catalogue, place)
+        if found is not None:
             return found
-        if os.path.lexists(place) and not may_lose:
+        if is_damaged and not may_lose:
             raise UsageError(
                 f"{place}, the catalogue of the shards in {folder or '.'}, is damaged or of "
                 "another version, and checksums that it may hold are not given up by reading; run: "

@@ -20,7 +20,13 @@ from mmtrain.data.shards.changed import (
     tell_changed,
 )
 from mmtrain.data.shards.index import build_index, content_hash
-from mmtrain.data.shards.index_file import index_paths, is_fresh, keep_index, load_summary
+from mmtrain.data.shards.index_file import (
+    index_paths,
+    is_fresh,
+    keep_index,
+    load_summary,
+    whole_or_damaged,
+)
 from mmtrain.data.shards.not_tars import refuse_no_tar
 from mmtrain.data.shards.opened import Shard, Shards, find_rows, have_sizes
 from mmtrain.data.shards.patterns import expand_patterns
@@ -255,11 +261,11 @@ def _find_indexes(path: str, file: File, how: _How, catalogued: Shard | None) ->
     bare, protecting, damaged = None, None, None
     candidates: list[Shard] = []
     for place in index_paths(path, how.index_dir):
-        summary = load_summary(place)
+        summary, is_damaged = whole_or_damaged(load_summary, place)
         if summary is not None:
             candidates.append(Shard(path=path, index_path=place, summary=summary, is_new=False))
-        elif damaged is None and os.path.lexists(place):
-            damaged = place
+        elif is_damaged:
+            damaged = damaged or place
     if catalogued is not None and how.crc and catalogued.load() is None:
         damaged = damaged or catalogued.index_path
     elif catalogued is not None:

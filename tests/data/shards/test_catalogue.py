@@ -293,6 +293,37 @@ def test_processes_that_start_together_index_once(tmp_path: Path):
         worker.join()
 
 
+@pytest.mark.parametrize("kind", ["index", "catalogue"])
+@pytest.mark.parametrize("read", [ShardSource, check_shards, index_shards])
+def test_what_another_process_has_just_written_is_not_damaged(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[str], object], kind: str
+):
+    """It was not there when it was to be read, and is when that is judged."""
+    if kind == "catalogue":
+        catalogued(folder)
+    else:
+        index_shards(str(folder))
+    aside = folder.parent / "aside"
+    aside.mkdir()
+    written = [shutil.move(path, aside) for path in sorted(folder.glob(f"*.{kind}"))]
+    assert written
+    real = os.path.lexists
+
+    def lexists(path: str | Path) -> bool:
+        if (aside / Path(path).name).exists():
+            shutil.move(aside / Path(path).name, path)
+        return real(path)
+
+    monkeypatch.setattr(os.path, "lexists", lexists)
+    found = read(str(folder))
+    assert not list(aside.iterdir())
+    match found:
+        case ShardSource():
+            assert found.num_samples == 12 and not any(one.is_new for one in found.shards)
+        case _:
+            assert not getattr(found, "problems", ()) and not getattr(found, "changes", ())
+
+
 def test_many_shards_at_once_read_no_index_again(tmp_path: Path, monkeypatch):
     """More than files are held open, in any order."""
     train = write_set(tmp_path / "train", (2,) * 150)
