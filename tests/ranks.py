@@ -1,6 +1,6 @@
-"""Run a function on several gloo ranks of this machine.
+"""Run a function on several gloo ranks of this machine, or a command as a job to kill.
 
-The ranks are forked off a server that has imported what they import, 4 s of CPU for each else, and
+They are forked off a server that has imported what they import, 4 s of CPU for each else, and
 has done nothing with it: no thread, no random number, no use of autograd. It is started by the
 first of a process of tests.
 """
@@ -11,14 +11,16 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from multiprocessing import reduction
+from multiprocessing import forkserver, reduction
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
+from mmtrain.cli import main
 from mmtrain.parallel.mesh import leave_ranks
 
 multiprocessing.set_forkserver_preload(
@@ -41,11 +43,62 @@ def run_ranks(function: Callable[..., None], world_size: int, *args: Any) -> Non
         )
 
 
+def start_job(
+    words: list[str],
+    *,
+    output: IO[str],
+    environment: dict[str, str] | None = None,
+    prepare: Callable[..., None] | None = None,
+    args: tuple[Any, ...] = (),
+) -> BaseProcess:
+    """`mmtrain WORDS...` as a process with a session of its own and one thread -> the process.
+
+    Args:
+        words: of the command line.
+        output: where stdout and stderr go.
+        environment: beside that of the caller.
+        prepare: called there before the command; importable.
+        args: of `prepare`.
+    """
+    surroundings = _Surroundings(environment, output.fileno(), output.fileno())
+    job = multiprocessing.get_context("forkserver").Process(
+        target=_run_job, args=(surroundings, words, prepare, args)
+    )
+    job.start()
+    return job
+
+
+def _run_job(
+    _: "_Surroundings", words: list[str], prepare: Callable[..., None] | None, args: tuple[Any, ...]
+) -> None:
+    os.setsid()
+    # Its workers are of a server of its own, as those of a job are, and end with its session.
+    forkserver._forkserver.__init__()  # pyright: ignore[reportAttributeAccessIssue]
+    faulthandler.enable()
+    torch.set_num_threads(1)
+    if prepare is not None:
+        prepare(*args)
+    status: Any = 1
+    try:
+        status = main(words)
+    except SystemExit as end:
+        status = end.code
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
 class _Surroundings:
     """Environment and output of the caller, which a rank takes for those of the server."""
 
+    def __init__(
+        self, more: dict[str, str] | None = None, stdout: int = 1, stderr: int = 2
+    ) -> None:
+        self.more, self.outputs = more or {}, (stdout, stderr)
+
     def __reduce__(self):
-        return _take, (dict(os.environ), reduction.DupFd(1), reduction.DupFd(2))
+        return _take, (dict(os.environ) | self.more, *map(reduction.DupFd, self.outputs))
 
 
 def _take(environment: dict[str, str], *outputs: Any) -> _Surroundings:

@@ -6,8 +6,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -21,10 +19,10 @@ from mmtrain.train.loop import Loop
 from tests.data.shard_files import write_set
 from tests.data.storage.conftest import Bucket, s3, s3_url  # noqa: F401
 from tests.data.storage.fault_server import serving
-from tests.train.remote_job import read_keys, record
+from tests.ranks import start_job
+from tests.train.recorded import read_keys, record
 from tools.chaos_jobs import free_port
 
-ROOT = Path(__file__).parents[2]
 SIZES = (17, 9, 14, 11, 23, 6)
 NUM_SAMPLES, STEPS, PER_EPOCH = sum(SIZES), 15, 5
 TOLERANCE = 1e-9
@@ -41,21 +39,18 @@ class Job:
 
     def __init__(self, records: Path, words: tuple[str, ...], *, world: int) -> None:
         port = free_port()
-        program = [sys.executable, "-m", "tests.train.remote_job", str(records), "0.2"]
         self._log = (records.parent / "output.txt").open("a+")
         self._ranks = []
         for rank in range(world):
             place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
             named = {} if world == 1 else {name: str(value) for name, value in place.items()}
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
             self._ranks.append(
-                subprocess.Popen(
-                    [*program, *words],
-                    cwd=ROOT,
-                    env=environment | named,
-                    stdout=self._log,
-                    stderr=self._log,
-                    start_new_session=True,
+                start_job(
+                    [*words],
+                    output=self._log,
+                    environment=named | {"MASTER_ADDR": "127.0.0.1"},
+                    prepare=record,
+                    args=(records, 0.2),
                 )
             )
 
@@ -64,20 +59,20 @@ class Job:
         end = time.monotonic() + 200
         while not holds():
             self._log.seek(0)
-            ended = [one.poll() for one in self._ranks if one.poll() is not None]
+            ended = [one.exitcode for one in self._ranks if not one.is_alive()]
             assert not ended and time.monotonic() < end, f"{ended}: {self._log.read()[-4000:]}"
             time.sleep(0.02)
         for one in self._ranks:
             os.killpg(one.pid, signal.SIGKILL)
         for one in self._ranks:
-            one.wait()
+            one.join()
         self._log.close()
 
 
 def in_process(monkeypatch: pytest.MonkeyPatch, records: Path, words: tuple[str, ...]) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "_step", Loop._step)  # what `record` puts there goes again
-        record(records, pause=0.0)
+        record(records, 0.0)
         assert main(list(words)) == 0
 
 

@@ -4,30 +4,38 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+
+from tests.ranks import start_job
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "configs/debug_clip.toml"
 STEPS = 24
 
 
-def command(run_dir: Path, *words: str) -> list[str]:
-    """The command line of a run whose every step is logged and every third one saved."""
+def start(run_dir: Path, *words: str) -> BaseProcess:
+    """A run whose every step is logged and every third one saved; what it says is beside it."""
     options = ["--train.steps", str(STEPS), "--train.checkpoint_every", "3"]
-    return [
-        *(sys.executable, "-m", "mmtrain", "train", str(RECIPE), "--run-dir", str(run_dir)),
-        *(*options, *words),
-    ]
+    with (run_dir.parent / "output.txt").open("a") as output:
+        return start_job(
+            ["train", str(RECIPE), "--run-dir", str(run_dir), *options, *words], output=output
+        )
 
 
-def environment() -> dict[str, str]:
-    """One thread, so that neighbours of the test do not slow it down."""
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+def finish(run_dir: Path, *words: str) -> None:
+    """Start or resume a run, to its end."""
+    job = start(run_dir, *words)
+    job.join()
+    assert job.exitcode == 0, said(run_dir)
+
+
+def said(run_dir: Path) -> str:
+    """By all runs beside this one."""
+    return (run_dir.parent / "output.txt").read_text()
 
 
 def losses(run_dir: Path) -> dict[int, str]:
@@ -47,23 +55,14 @@ def last_step(run_dir: Path) -> int:
 
 def run_until(run_dir: Path, step: int, *words: str) -> None:
     """Start or resume a run and SIGKILL it, workers and all, once `step` is logged."""
-    with (run_dir.parent / "output.txt").open("a+") as output:
-        process = subprocess.Popen(
-            command(run_dir, *words),
-            stdout=output,
-            stderr=output,
-            cwd=ROOT,
-            env=environment(),
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + 120
-        while last_step(run_dir) < step and process.poll() is None:
-            assert time.monotonic() < deadline, "the run does not get on"
-            time.sleep(0.002)
-        os.killpg(process.pid, signal.SIGKILL)
-        code = process.wait()
-        output.seek(0)
-        assert code == -signal.SIGKILL, f"ended by itself before the kill:\n{output.read()}"
+    job = start(run_dir, *words)
+    deadline = time.monotonic() + 120
+    while last_step(run_dir) < step and job.is_alive():
+        assert time.monotonic() < deadline, "the run does not get on"
+        time.sleep(0.002)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.join()
+    assert job.exitcode == -signal.SIGKILL, f"ended by itself before the kill:\n{said(run_dir)}"
 
 
 @pytest.mark.parametrize(
@@ -75,7 +74,7 @@ def test_killed_run_resumes_to_the_same_losses(
 ) -> None:
     """SIGKILL at random steps; every loss, before and after each kill, is the same."""
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    subprocess.run(command(straight), check=True, capture_output=True, cwd=ROOT, env=environment())
+    finish(straight)
     expected = losses(straight)
     assert sorted(expected) == list(range(1, STEPS + 1))
 
@@ -86,7 +85,7 @@ def test_killed_run_resumes_to_the_same_losses(
         run_until(killed, step, *option, *(["--resume"] if step > kills[0] else []))
         seen = losses(killed)
         assert seen == {step: expected[step] for step in seen}
-    subprocess.run(command(killed, *option, "--resume"), check=True, cwd=ROOT, env=environment())
+    finish(killed, *option, "--resume")
     assert losses(killed) == expected
     exported = [(run / "export/model.safetensors").read_bytes() for run in (straight, killed)]
     assert exported[0] == exported[1]
@@ -95,29 +94,18 @@ def test_killed_run_resumes_to_the_same_losses(
 def test_sigterm_saves_and_resume_goes_on(tmp_path: Path) -> None:
     """A scheduler's signal: the step is finished and saved, the exit code says `again`."""
     run_dir = tmp_path / "run"
-    process = subprocess.Popen(
-        command(run_dir, "--train.checkpoint_every", "1000", "--train.steps", "2000"),
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=environment(),
-    )
+    job = start(run_dir, "--train.checkpoint_every", "1000", "--train.steps", "2000")
     deadline = time.monotonic() + 120
     while last_step(run_dir) < 5 and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 75, errors
+    assert job.pid is not None
+    os.kill(job.pid, signal.SIGTERM)
+    job.join(60)
+    assert job.exitcode == 75, said(run_dir)
     step = last_step(run_dir)
-    assert f"stopped by SIGTERM at step {step}, saved" in errors
+    assert f"stopped by SIGTERM at step {step}, saved" in said(run_dir)
     assert (run_dir / f"checkpoints/step-{step:08d}/manifest.json").exists()
-    again = subprocess.run(
-        command(run_dir, "--train.steps", str(step + 2), "--resume-with-changes"),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment(),
-        check=True,
-    )
-    assert f"step-{step:08d}" in again.stderr
+    (run_dir.parent / "output.txt").unlink()
+    finish(run_dir, "--train.steps", str(step + 2), "--resume-with-changes")
+    assert f"step-{step:08d}" in said(run_dir)
     assert sorted(losses(run_dir)) == list(range(1, step + 3))

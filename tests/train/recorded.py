@@ -1,19 +1,14 @@
-"""A rank of a real run that writes down which samples each step took: a program for tests to kill.
-
-python -m tests.train.remote_job RECORDS PAUSE train RECIPE ...
-"""
+"""Ranks of a real run that write down which samples each step took."""
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
-from mmtrain.cli import main
 from mmtrain.train.loop import Loop
 
 
-def record(records: Path, *, pause: float) -> None:
+def record(records: Path, pause: float) -> None:
     """From here on each step of this process is slower and leaves a line: step, world, keys."""
     take, rank = Loop._step, os.environ.get("RANK", "0")
     records.mkdir(exist_ok=True)
@@ -35,8 +30,3 @@ def read_keys(records: Path) -> dict[int, list[str]]:
     ]
     common = set.intersection(*(set(rank) for rank in ranks))
     return {step: [key for rank in ranks for key in rank[step]] for step in sorted(common)}
-
-
-if __name__ == "__main__":
-    record(Path(sys.argv[1]), pause=float(sys.argv[2]))
-    sys.exit(main(sys.argv[3:]))
