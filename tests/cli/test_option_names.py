@@ -25,7 +25,9 @@ RIGHT = {
     "profile": "{recipe} --out {new} --steps 1",
     "eval zero-shot": f"{CLIP} --data {{shard}} --classes {{classes}}",
     "eval knn": f"{CLIP} --train {{shard}} --test {{shard}} --classes {{classes}}",
-    "eval linear-probe": f"{CLIP} --train {{shard}} --test {{shard}} --classes {{classes}}",
+    "eval linear-probe": (
+        f"{CLIP} --train {{shard}} --test {{shard}} --classes {{classes}} --strengths 1"
+    ),
     "eval retrieval": f"{CLIP} --data {{shard}}",
     "eval pairs": f"{CLIP} --data {{shard}} --caption txt --negatives name",
     "eval associations": f"{CLIP} --data {{vqa}}/images --cues {{cues}}",

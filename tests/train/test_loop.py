@@ -83,10 +83,10 @@ def test_the_data_of_one_rank_of_several_are_told_as_such(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The table at a run's end is of what rank 0 read."""
-    train(tmp_path / "alone")
+    train(tmp_path / "alone", "--train.steps", "2")
     assert "the data of rank" not in capsys.readouterr().err
     monkeypatch.setattr("mmtrain.train.loop.num_ranks", lambda: 8)
-    train(tmp_path / "one")
+    train(tmp_path / "one", "--train.steps", "2")
     lines = capsys.readouterr().err.splitlines()
     place = next(i for i, line in enumerate(lines) if "of rank 0, one of 8 ranks:" in line)
     assert "waiting for data" in lines[place + 1]
