@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from multiprocessing import forkserver, reduction
 from multiprocessing.process import BaseProcess
@@ -83,10 +84,11 @@ def _run_job(
         status = main(words)
     except SystemExit as end:
         status = end.code
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 class _Surroundings:
