@@ -7,8 +7,9 @@ from mmtrain.errors import UsageError
 from mmtrain.files import parse_json
 from mmtrain.interop import hf_clip_config, hf_decoder_config
 from mmtrain.interop.forms import DESCRIPTION
+from mmtrain.interop.hf_peft import CONFIG_FILE as ADAPTER_FILE
 
-Kind = Literal["clip", "vqa", "decoder", "tower", "graphs"]
+Kind = Literal["clip", "vqa", "decoder", "tower", "graphs", "adapter"]
 
 _OURS: dict[object, Kind] = {"mmtrain.clip": "clip", "mmtrain.vqa": "vqa"}
 """By the `format` in our own config.json."""
@@ -19,6 +20,7 @@ _LACKS: dict[Kind, str] = {
     "decoder": "is no decoder",
     "tower": "is no image tower of timm's",
     "graphs": "holds no graphs",
+    "adapter": "holds no adapter",
 }
 _TAKEN_BY: dict[Kind, str] = {
     "clip": "it holds a CLIP, which `mmtrain eval zero-shot`, `eval retrieval` and `embed` take, "
@@ -30,6 +32,8 @@ _TAKEN_BY: dict[Kind, str] = {
     "tower": "it holds an image tower of timm's, from which a recipe starts by model.vision_init",
     "graphs": "it holds graphs that other programs run (docs/onnx.md), out of which no weights are "
     "read; name the run, or an export in another form",
+    "adapter": "it holds an adapter alone, from which a recipe with [peft] goes on by peft.init; "
+    "the whole model of a run that trained one is in its export/",
 }
 
 
@@ -68,7 +72,9 @@ def _kind_by_config(folder: Path) -> Kind | None:
     data = _object_in(folder / "config.json")
     if data is None:
         described = _object_in(folder / DESCRIPTION) or {}
-        return "graphs" if str(described.get("format")).startswith("mmtrain.") else None
+        if str(described.get("format")).startswith("mmtrain."):
+            return "graphs"
+        return "adapter" if _object_in(folder / ADAPTER_FILE) is not None else None
     if (kind := _OURS.get(str(data.get("format")))) is not None:
         return kind
     theirs = str(data.get("model_type"))

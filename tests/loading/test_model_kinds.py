@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that answers, a CLIP in three forms, a decoder and a tower of timm's."""
+    """A run that answers, a CLIP in three forms, an adapter, a decoder and a tower of timm's."""
     base = tmp_path_factory.mktemp("kinds")
     recipe = write_recipe(base)
     assert main(["train", str(recipe), "--run-dir", str(base / "vqa"), "--train.steps", "1"]) == 0
@@ -25,6 +25,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words += ["--data.train", "synthetic:64", "--data.captions", "{txt = 1.0}"]
     clip = ["train", str(ROOT / "configs/debug_clip.toml"), "--run-dir", str(base / "clip"), *words]
     assert main(clip) == 0
+    adapted = ["--model.init", str(base / "clip"), "--peft.kind", "lora"]
+    assert main([*clip[:3], str(base / "lora"), *words, *adapted]) == 0
     for form in ("open-clip", "hf"):
         words = ["--out", str(base / form), "--format", form]
         assert main(["export", str(base / "clip"), *words]) == 0
@@ -67,13 +69,15 @@ def commands(folder: Path, model: str, out: Path) -> dict[str, tuple[str, list[s
 
 
 HOLDS = {"vqa": "vqa", "vqa/export": "vqa", "clip": "clip", "clip/export": "clip"} | {
-    "open-clip": "clip", "hf": "clip", "decoder": "decoder", "timm": "tower"
+    "open-clip": "clip", "hf": "clip", "decoder": "decoder", "timm": "tower",
+    "lora/adapter": "adapter",
 }  # fmt: skip
 TOLD = {
     "vqa": "mmtrain exported it, with questions; use `mmtrain ask` or `eval vqa`",
     "clip": "it holds a CLIP, which `mmtrain eval zero-shot`",
     "decoder": "it holds a decoder, which `mmtrain generate`",
     "tower": "it holds an image tower of timm's, from which a recipe starts by model.vision_init",
+    "adapter": "it holds an adapter alone, from which a recipe with [peft] goes on by peft.init",
 }
 
 
@@ -109,7 +113,8 @@ def test_a_checkpoint_is_told_from_its_run(folder: Path, tmp_path: Path, capsys:
 
 def test_every_kind_has_a_summary_and_runs_have_reports(folder: Path, tmp_path: Path, capsys: Any):
     for name, kind in HOLDS.items():
-        assert main(["summary", str(folder / name)]) == (2 if kind == "tower" else 0), name
+        status = 2 if kind in ("tower", "adapter") else 0
+        assert main(["summary", str(folder / name)]) == status, name
     for run in ("vqa", "clip"):
         shutil.copytree(folder / run, tmp_path / run)
         assert main(["report", str(tmp_path / run)]) == 0
