@@ -5,6 +5,7 @@ import json
 import os
 import re
 import socket
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,17 +83,34 @@ def replace_file(path: Path, content: str | bytes) -> None:
     What is no file, such as /dev/null or a pipe, is written into: root would replace it for all.
     A text from a .json may hold half a character, which UTF-8 cannot write: it becomes a "?".
     """
-    partial = path.with_name(f".{path.name}.partial")
     data = content.encode("utf-8", "replace") if isinstance(content, str) else content
-    with writing(path):
-        if path.is_char_device() or path.is_fifo() or path.is_socket():
+    if path.is_char_device() or path.is_fifo() or path.is_socket():
+        with writing(path):
             path.write_bytes(data)
-            return
+        return
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Within the context a file beside `path` is written, which then takes its place, or is gone.
+
+    Its name is each writer's own: another process may be writing the same file, and of two that
+    share one, one would find it gone, or both be in it.
+
+    Raises:
+        OSError: as of a write to `path`.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
+    with writing(path):
         try:
-            partial.write_bytes(data)
+            yield partial
             os.replace(partial, path)
-        except OSError:
+        except BaseException as error:
             partial.unlink(missing_ok=True)
+            if isinstance(error, OSError) and str(error.filename) == str(partial):
+                raise OSError(error.errno, error.strerror, str(path)) from error
             raise
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmtrain.files import read_numpys, replace_file
+from mmtrain.files import read_numpys, replace_file, replacing
 
 
 def test_a_file_is_replaced(tmp_path: Path) -> None:
@@ -15,6 +15,31 @@ def test_a_file_is_replaced(tmp_path: Path) -> None:
     for content in ("first", b"second"):
         replace_file(path, content)
     assert path.read_text() == "second" and [*tmp_path.iterdir()] == [path]
+
+
+def test_several_may_write_a_file_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two writers the later one is read, whole, wherever in its write the other one came."""
+    path, replace = tmp_path / "out.json", os.replace
+
+    def meanwhile(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        replace_file(path, "the other's, which is longer")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", meanwhile)
+    replace_file(path, "ours")
+    assert path.read_text() == "ours" and [*tmp_path.iterdir()] == [path]
+
+
+def test_what_cannot_be_written_is_told_by_its_own_name(tmp_path: Path) -> None:
+    """And leaves nothing, whatever ended the write."""
+    with pytest.raises(FileNotFoundError) as caught:
+        replace_file(tmp_path / "gone" / "out.json", "ours")
+    assert caught.value.filename == str(tmp_path / "gone" / "out.json")
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "out.json") as partial:
+        partial.write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_half_a_character_does_not_lose_the_rest(tmp_path: Path) -> None:

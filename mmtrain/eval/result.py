@@ -131,7 +131,7 @@ def _write_pictures(folder: Path, result: EvalResult) -> dict[str, list[dict[str
     # Only what an earlier evaluation left: the folder may hold something else of that name.
     for old in folder.glob("*.webp"):
         if _PICTURE.fullmatch(old.name):
-            old.unlink()
+            old.unlink(missing_ok=True)  # another process may be writing this result too
     rows: dict[str, list[dict[str, Any]]] = {}
     for side, examples in (("best", result.best), ("worst", result.worst)):
         rows[side] = []

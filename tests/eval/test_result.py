@@ -73,6 +73,24 @@ def test_a_later_result_leaves_no_picture_of_the_earlier(tmp_path: Path) -> None
     assert [file.name for file in (tmp_path / "a").iterdir()] == ["best-01.webp"]
 
 
+def test_a_result_that_another_process_writes_too_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each removes the earlier pictures, which the other one may have done just now."""
+    path, result = tmp_path / "a.json", EvalResult(figures={}, best=[an_example()], worst=[])
+    write_result(path, result)
+    unlink = Path.unlink
+
+    def meanwhile(file: Path, missing_ok: bool = False) -> None:
+        if file.suffix == ".webp":
+            unlink(file)
+        unlink(file, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", meanwhile)
+    write_result(path, result)
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["best-01.webp"]
+
+
 @pytest.mark.parametrize("fits", [0, 1, 3])
 @pytest.mark.parametrize("step", [None, 7])
 def test_a_disk_that_fills_up_leaves_the_figures(

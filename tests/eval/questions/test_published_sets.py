@@ -1,7 +1,9 @@
 """Sets in their published files: asked of a model, judged from a file, and by a second writing of
 their rules, all the same."""
 
+import errno
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -155,11 +157,22 @@ def test_what_has_no_effect_is_refused(tmp_path: Path, capsys) -> None:
 
 @pytest.mark.parametrize("blocked", ["model.json", "asked.json"])
 def test_a_file_that_cannot_be_written_leaves_the_figures(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], blocked: str
+    model: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    blocked: str,
 ) -> None:
     """On the screen and in the file that can; whether the model's answers or somebody's."""
     files, _ = ok_vqa(tmp_path)
-    (tmp_path / f".{blocked}.partial").mkdir()  # what takes the place of a full disk
+    replace = os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if Path(target).name == blocked:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
     outs = {name: str(tmp_path / name) for name in ("model.json", "asked.json")}
     words = ["--predictions", outs["model.json"], "--out", outs["asked.json"]]
     assert main(["eval", "vqa", "--model", model, *files, *words]) == 2
