@@ -183,8 +183,10 @@ def read_job(folder: Path) -> dict[str, Any] | None:
     Raises:
         OSError, ValueError: it is damaged, or embedding is not finished.
     """
+    # First: who finishes the folder writes the one file, then removes the other.
+    is_begun = (folder / PARTIAL_FILE).is_file()
     if not (folder / DONE_FILE).is_file():
-        if (folder / PARTIAL_FILE).is_file():
+        if is_begun:
             raise ValueError("it is not finished")
         return None
     job = read_json(folder / DONE_FILE)

@@ -216,8 +216,10 @@ def open_index(encoder: Encoder, index: Sequence[str]) -> ImageIndex:
         UsageError: as `read_embeddings` and `embed_now`.
     """
     folder = Path(index[0]).expanduser()
+    # First: who finishes the folder writes the one file, then removes the other.
+    is_begun = (folder / PARTIAL_FILE).is_file()
     if len(index) == 1 and (folder / DONE_FILE).is_file():
         return read_embeddings(encoder, folder)
-    if len(index) == 1 and (folder / PARTIAL_FILE).is_file():
+    if len(index) == 1 and is_begun:
         raise UsageError(f"index = {folder} is not finished; go on with mmtrain embed")
     return embed_now(encoder, index)

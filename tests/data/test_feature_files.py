@@ -160,6 +160,24 @@ def test_a_damaged_folder_is_not_joined(
         list(read_pieces(folder, job))
 
 
+def test_a_folder_that_is_finished_meanwhile_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By who embeds, as another process looks for the one description and for the other."""
+    folder = write_folder(tmp_path / "f", "npy")
+    done, begun, is_file = folder / "embed.json", folder / "embed.partial.json", Path.is_file
+    done.rename(begun)
+
+    def meanwhile(path: Path) -> bool:
+        found = is_file(path)
+        if path in (done, begun) and is_file(begun):
+            begun.rename(done)
+        return found
+
+    monkeypatch.setattr(Path, "is_file", meanwhile)
+    assert read_job(folder) is not None
+
+
 @pytest.mark.parametrize("form", ["npy", "parquet"])
 def test_a_whole_folder_and_one_without_digests_are(tmp_path: Path, form: str) -> None:
     folder = write_folder(tmp_path / "f", form)
