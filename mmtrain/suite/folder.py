@@ -53,7 +53,9 @@ class SuiteFolder:
         """
         place = self.path / _LOCK
         try:
-            if self.path.exists() and not place.exists() and any(self.path.iterdir()):
+            # Listed at once: another process may be making the lock in an empty folder.
+            names = [path.name for path in self.path.iterdir()] if self.path.exists() else []
+            if names and _LOCK not in names:
                 raise UsageError(f"out = {self.path} holds other things already; name a new folder")
             self.path.mkdir(parents=True, exist_ok=True)
             held = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,8 @@ from mmtrain.ranks import on_rank_0, own_rank
 LOCK_FILE = ".lock"
 LEASE_SECONDS = 120
 """How long a file server may keep the lock of a machine that is gone; NFS 4's default is 90."""
+_WRITES_WITHIN = 1.0
+"""Seconds from a lock that is taken to the name of its owner."""
 
 
 class RunLock:
@@ -67,8 +70,6 @@ class RunLock:
 
     def _take(self) -> None:
         try:
-            self._made_folder = not self._folder.exists()
-            self._folder.mkdir(parents=True, exist_ok=True)
             self._wait()
         except OSError as error:
             self._give()
@@ -80,7 +81,8 @@ class RunLock:
     def _wait(self) -> None:
         deadline, is_told = time.monotonic() + self._patience, False
         while not self._try():
-            holder = _read_holder(self._path)
+            if (holder := _read_holder(self._path)) is None:
+                continue
             who = f"process {holder['process']} on {holder['host']}, since {holder['since']}"
             if holder["host"] == socket.gethostname() or time.monotonic() >= deadline:
                 raise UsageError(
@@ -97,7 +99,10 @@ class RunLock:
 
     def _try(self) -> bool:
         """Whether the lock is ours, or nobody's since there are none."""
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            descriptor = self._open()
+        except FileNotFoundError:  # another process has removed the folder that it had made
+            descriptor = self._open()
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -119,14 +124,20 @@ class RunLock:
         os.fsync(descriptor)  # else another machine would read nothing as long as we hold it
         return True
 
+    def _open(self) -> int:
+        self._made_folder = self._made_folder or not self._folder.exists()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+
     def _give(self) -> None:
         if self._descriptor is not None:
             # Still locked: whoever opened it meanwhile sees that it is gone, and takes a new one.
             self._path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
-        if self._made_folder and self._folder.is_dir() and not any(self._folder.iterdir()):
-            self._folder.rmdir()
+        if self._made_folder:
+            with suppress(OSError):  # something came into it, perhaps another process's lock
+                self._folder.rmdir()
 
 
 def _ourselves() -> dict[str, Any]:
@@ -134,12 +145,17 @@ def _ourselves() -> dict[str, Any]:
     return {"process": os.getpid(), "host": socket.gethostname(), "since": now}
 
 
-def _read_holder(path: Path) -> dict[str, Any]:
-    unknown = dict.fromkeys(_ourselves(), "unknown")
-    try:
-        found = parse_json(path.read_bytes())
-    except (OSError, ValueError):  # it gave it up, or has not yet written
-        return unknown
+def _read_holder(path: Path) -> dict[str, Any] | None:
+    """Who has the lock; None: it has given it up."""
+    unknown, found = dict.fromkeys(_ourselves(), "unknown"), None
+    end = time.monotonic() + _WRITES_WITHIN
+    while not isinstance(found, dict) and time.monotonic() < end:
+        try:
+            found = parse_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):  # it took it just now, and has not yet written
+            time.sleep(0.02)
     return unknown | found if isinstance(found, dict) else unknown
 
 

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from mmtrain.cli import main
 from mmtrain.eval import samples
 from mmtrain.settings.shipped import shipped_recipes
 from mmtrain.suite.config import load_suite
+from mmtrain.suite.folder import SuiteFolder
 from tests.data.shard_files import encoded, write_shard
 from tests.suite.folders import (
     SUITE,
@@ -275,6 +278,19 @@ def test_a_second_writer_gets_one_line(folder: Path, capsys) -> None:
     finally:
         other.communicate("")
     assert main(suite_words(folder)) == 0
+
+
+def test_a_folder_that_another_suite_begins_meanwhile_holds_no_other_things(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = Path.iterdir
+
+    def late(path: Path) -> Iterator[Path]:
+        (path / "suite.lock").touch()
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", late)
+    os.close(SuiteFolder(path=tmp_path).lock())
 
 
 MISTAKES = {

@@ -55,11 +55,13 @@ def held(folder: Path, host: str | None = None) -> Iterator[int]:
             os.write(told, b"x")
             signal.pause()
     os.read(ready, 1)
-    yield process
-    os.kill(process, signal.SIGKILL)
-    os.waitpid(process, 0)
-    os.close(ready)
-    os.close(told)
+    try:
+        yield process
+    finally:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        os.close(ready)
+        os.close(told)
 
 
 def test_a_lock_dies_with_its_owner(tmp_path: Path) -> None:
@@ -114,6 +116,63 @@ def test_a_lock_that_was_removed_is_nobody_s(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(fcntl, "lockf", late)
     with take(tmp_path), held(tmp_path / "other"):
         assert json.loads(path.read_bytes())["process"] == os.getpid()
+
+
+def test_a_folder_that_its_maker_removes_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which a start does that came to nothing, as another one begins."""
+    folder, opened, removed = tmp_path / "run", os.open, []
+
+    def late(path: Path, *more: int) -> int:
+        if path == folder / LOCK_FILE and not removed:
+            removed.append(folder.rmdir())
+        return opened(path, *more)
+
+    monkeypatch.setattr(os, "open", late)
+    with take(folder):
+        assert removed and (folder / LOCK_FILE).exists()
+    assert not folder.exists()
+
+
+def test_a_folder_that_another_process_takes_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the end of who made it, and its removal."""
+    folder, remove = tmp_path / "run", Path.rmdir
+
+    def late(path: Path) -> None:
+        (folder / LOCK_FILE).touch()
+        remove(path)
+
+    monkeypatch.setattr(Path, "rmdir", late)
+    with take(folder):
+        pass
+    assert [path.name for path in folder.iterdir()] == [LOCK_FILE]
+
+
+def test_a_holder_is_named_that_has_not_yet_written_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line, that of who has it, and none of a wait for a machine that nobody knows; one that
+    gave it up meanwhile is no holder."""
+    said: list[str] = []
+    with held(tmp_path) as process:
+        read, told = Path.read_bytes, [b"", b"{"]
+        monkeypatch.setattr(Path, "read_bytes", lambda p: told.pop() if told else read(p))
+        with pytest.raises(UsageError, match=f"process {process} on"):
+            take(tmp_path, said, patience=30).__enter__()
+        assert not said and not told
+
+    def gone(path: Path) -> bytes:
+        os.kill(process, signal.SIGKILL)
+        path.unlink()
+        return read(path)
+
+    with held(tmp_path / "other") as process:
+        monkeypatch.setattr(Path, "read_bytes", gone)
+        with take(tmp_path / "other", said):
+            assert not said
 
 
 def test_no_locks_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
