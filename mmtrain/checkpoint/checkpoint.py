@@ -150,16 +150,19 @@ def find_latest(
     """
     found = on_rank_0(lambda: sorted(steps_in(folder).items(), reverse=True))
     candidates = [path for step, path in found if until is None or step <= until]
+    damaged = 0
     for path in candidates:
         problems = _verify_together(path)
         if not problems:
             return path
-        if own_rank() == 0:
-            warn(f"{path}: damaged checkpoint skipped: {'; '.join(problems)}")
-    if candidates:
+        if on_rank_0(path.exists):  # else a run that goes on has dropped it meanwhile
+            damaged += 1
+            if own_rank() == 0:
+                warn(f"{path}: damaged checkpoint skipped: {'; '.join(problems)}")
+    if damaged:
         which = "" if until is None else f" up to step {until}"
         raise UsageError(
-            f"{folder}: all {len(candidates)} checkpoints{which} are damaged; "
+            f"{folder}: all {damaged} checkpoints{which} are damaged; "
             "restore one of them, or start a new run in another --run-dir"
         )
     return None

@@ -50,8 +50,25 @@ def run_of(path: Path) -> Path:
     return path.parent if path.name == CHECKPOINTS else path
 
 
-def describe_checkpoint(path: Path) -> CheckpointFacts:
-    """What a checkpoint says of itself; its files are counted, not hashed."""
+def problems_of(path: Path) -> list[str] | None:
+    """What is wrong with a checkpoint, by its hashes; None: its run has dropped it meanwhile."""
+    problems = verify(path)
+    return None if problems and not path.exists() else problems
+
+
+def describe_checkpoint(path: Path) -> CheckpointFacts | None:
+    """What a checkpoint says of itself; its files are counted, not hashed. None: its run has
+    dropped it meanwhile."""
+    try:
+        facts = _describe(path)
+    except FileNotFoundError:
+        if path.exists():
+            raise
+        return None
+    return None if facts.problems and not path.exists() else facts
+
+
+def _describe(path: Path) -> CheckpointFacts:
     problems = verify(path, hashes=False)
     try:
         state: Any = read_state(path)

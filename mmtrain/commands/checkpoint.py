@@ -14,10 +14,11 @@ from mmtrain.checkpoint.checkpoint import read_state, read_tensors
 from mmtrain.checkpoint.inspection import (
     checkpoints_in,
     describe_checkpoint,
+    problems_of,
     prune_verified,
     run_of,
 )
-from mmtrain.checkpoint.sealed_folder import STATE_FILE, verify
+from mmtrain.checkpoint.sealed_folder import STATE_FILE
 from mmtrain.errors import UsageError
 from mmtrain.files import save_tensors, writing
 from mmtrain.interop.forms import check_weights
@@ -32,6 +33,8 @@ def checkpoint_ls_command(*, path: Path) -> None:
     table = Table("step", "size", "saved", "state", "layout", "loss", box=None, pad_edge=False)
     for each in checkpoints_in(path):
         facts = describe_checkpoint(each)
+        if facts is None:
+            continue
         state = "sealed" if not facts.problems else f"torn: {facts.problems[0]}"
         saved = "" if facts.saved is None else facts.saved.isoformat(" ", "seconds")
         loss = "" if facts.loss is None else f"{facts.loss:.4f}"
@@ -45,9 +48,10 @@ def checkpoint_verify_command(*, path: Path) -> None:
     damaged = 0
     paths = checkpoints_in(path)
     for each in paths:
-        problems = verify(each)
+        problems = problems_of(each)
         damaged += bool(problems)
-        print(f"{each}: {'; '.join(problems) or 'whole'}", flush=True)
+        told = "dropped by its run meanwhile" if problems is None else "; ".join(problems)
+        print(f"{each}: {told or 'whole'}", flush=True)
     if damaged:
         raise UsageError(
             f"{damaged} of {len(paths)} checkpoints of {path} are damaged; a resume passes them "
@@ -95,8 +99,13 @@ def checkpoint_convert_command(
 
 
 def _newest(path: Path) -> Path:
-    for each in reversed(checkpoints_in(path)):
-        if problems := verify(each):
+    paths = checkpoints_in(path)
+    while paths:
+        each = paths.pop()
+        problems = problems_of(each)
+        if problems is None:  # the run has dropped it for a newer one
+            paths = checkpoints_in(path)
+        elif problems:
             print(f"mmtrain: {each}: {'; '.join(problems)}; passed over", file=sys.stderr)
         else:
             return each

@@ -4,8 +4,10 @@ They change while a run goes on, so a record beside them says what each is: befo
 names the old content and the new one, afterwards the new one alone.
 """
 
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Collection, Iterator
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -53,13 +55,13 @@ def push_files(run: Path, place: Place, *, only: Collection[str] | None = None) 
     ]
     known: dict[str, Checksum] = {}
     changed: dict[str, tuple[Checksum, Path | bytes]] = {}
-    for name in sorted(here if only is None else here & set(only)):
-        checksum, content = _read(run / name)
+    for name, checksum, content in _contents(run, here if only is None else here & set(only)):
         if record.get(name) == [checksum]:
             known[name] = checksum
         else:
             changed[name] = checksum, content
-    changed |= {name: _read(run / name) for name in unlike_sent(place, _TAGS_FILE, known)}
+    unlike = unlike_sent(place, _TAGS_FILE, known)
+    changed |= {name: (checksum, content) for name, checksum, content in _contents(run, unlike)}
     if changed or gone:
         coming: Record = {n: [*record.get(n, [None]), c] for n, (c, _) in changed.items()}
         _write_record(place, record, coming | {name: [*record[name], None] for name in gone})
@@ -121,12 +123,20 @@ def _pull_files(place: Place, run: Path) -> int:
 
 
 def _files_of(run: Path) -> Iterator[str]:
-    for path in run.rglob("*"):
-        name = path.relative_to(run)
-        is_hidden = any(part.startswith(".") for part in name.parts)
-        is_whole = path.suffix not in (".tmp", ".partial")
-        if path.is_file() and is_whole and not is_hidden and name.parts[0] not in _LEFT_OUT:
-            yield name.as_posix()
+    # Unlike rglob before Python 3.13, walk lets a folder go that the run removes meanwhile.
+    for folder, inner, names in os.walk(run):
+        left_out = _LEFT_OUT if Path(folder) == run else ()
+        inner[:] = [each for each in inner if not each.startswith(".") and each not in left_out]
+        for path in (Path(folder, name) for name in names if not name.startswith(".")):
+            if path.suffix not in (".tmp", ".partial") and path.is_file():
+                yield path.relative_to(run).as_posix()
+
+
+def _contents(run: Path, names: Collection[str]) -> Iterator[tuple[str, Checksum, Path | bytes]]:
+    """Files as `_read` has them; what the run has removed meanwhile is for the next push."""
+    for name in sorted(names):
+        with contextlib.suppress(FileNotFoundError):
+            yield name, *_read(run / name)
 
 
 def _read(path: Path) -> tuple[Checksum, Path | bytes]:

@@ -1,6 +1,7 @@
 """mmtrain checkpoint ls, verify, prune, convert."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import load_file
 
 import mmtrain
 from mmtrain.checkpoint.checkpoint import find_latest, read_tensors, save_checkpoint
+from mmtrain.checkpoint.sealed_folder import remove
 from mmtrain.cli import main
 
 RECIPE = "configs/debug_clip.toml"
@@ -147,3 +149,50 @@ def test_convert_to_graphs_of_fewer_bytes(run: Path, tmp_path: Path) -> None:
         assert main([*words, "--weights", weights]) == 0
         sizes[weights] = sum(path.stat().st_size for path in out.glob("*.onnx*"))
     assert sizes["int8"] < 0.75 * sizes["fp16"]
+
+
+@pytest.fixture
+def dropping(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Path], None]:
+    """-> of a checkpoint that its run drops as it is looked at; another one is sealed then."""
+    read = Path.read_bytes
+
+    def drop_at_sight(path: Path, newer: Path) -> None:
+        def meanwhile(file: Path) -> bytes:
+            content = read(file)
+            if file == path / "manifest.json" and path.exists():
+                (newer.parent / "hidden").rename(newer)
+                remove(path)
+            return content
+
+        newer.rename(newer.parent / "hidden")
+        monkeypatch.setattr(Path, "read_bytes", meanwhile)
+
+    return drop_at_sight
+
+
+def test_what_a_run_drops_meanwhile_is_not_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dropping: Callable[[Path, Path], None]
+) -> None:
+    """It is not listed, no fault of `verify`, and a newer one is converted in its place."""
+    for number, command in enumerate(("ls", "verify", "convert")):
+        folder = tmp_path / str(number)
+        _, older, newer = save_three(folder)
+        dropping(older, newer)
+        words = ["--out", str(tmp_path / "out")] if command == "convert" else []
+        assert main(["checkpoint", command, str(folder), *words]) == 0
+        shown = capsys.readouterr()
+        assert "torn" not in shown.out and not shown.err
+        if command == "verify":
+            assert f"{older}: dropped by its run meanwhile" in shown.out
+        if command == "convert":
+            assert f"from {newer}" in shown.out
+
+
+def test_what_a_run_drops_meanwhile_is_not_skipped_aloud(
+    tmp_path: Path, dropping: Callable[[Path, Path], None]
+) -> None:
+    """As by a command that takes steps of a run again that goes on."""
+    first, older, newer = save_three(tmp_path)
+    dropping(older, newer)
+    warned: list[str] = []
+    assert find_latest(tmp_path, warn=warned.append) == first and not warned

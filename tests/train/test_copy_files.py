@@ -1,6 +1,9 @@
 """A run's own files in another place: by size and checksum, whenever the copying was cut."""
 
 import json
+import os
+import shutil
+import traceback
 from pathlib import Path
 
 import pytest
@@ -74,6 +77,31 @@ def test_what_a_run_takes_back_goes_and_nothing_else(tmp_path) -> None:
         path.unlink()
     push_files(run, place)
     assert sorted(files(place.folder)) == ["eval/a.json", "export/model", RECORD_FILE]
+
+
+def test_what_a_run_removes_meanwhile_is_for_the_next_push(tmp_path, monkeypatch) -> None:
+    """A checkpoint that it prunes, an evaluation's picture, as the folder is walked."""
+    run, place, scan, read = tmp_path / "run", Failing(tmp_path / "copy"), os.scandir, Path.stat
+    write(run, **{"a": "1", "eval/x__json": "2", "checkpoints/step-00000001/x": "3"})
+    write(run, **{"look/one": "4"})
+    push_files(run, place)
+    (run / "eval/x.json").write_text("two")
+
+    def meanwhile(folder):
+        if not isinstance(folder, int) and Path(folder).name in ("step-00000001", "look"):
+            shutil.rmtree(folder, ignore_errors=True)
+        return scan(folder)
+
+    def gone(path, **how):
+        if path == run / "eval/x.json" and "_read" in {f.name for f in traceback.extract_stack()}:
+            path.unlink()
+        return read(path, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", meanwhile)
+        patch.setattr(Path, "stat", gone)
+        assert push_files(run, place) == 0
+    assert push_files(run, place) == 0 and not (run / "eval/x.json").exists()
 
 
 @pytest.mark.parametrize("damage", ["x", "longer than it was", None])
