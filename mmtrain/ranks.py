@@ -56,7 +56,8 @@ def on_every_rank(action: Callable[[], T]) -> T:
         caught = error
     error = next((one for one in gather(caught) if one is not None), None)
     if error is not None:
-        raise error
+        # What ranks exchange has no traceback; this rank's own has.
+        raise error from (None if error is caught else caught)
     return result
 
 

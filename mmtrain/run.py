@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,7 +65,8 @@ def train_command(*, recipe: TrainRecipe, resume: Resume, quiet: bool = False) -
         patient = waiting(recipe.data.retry_seconds)
         fast = fast_products(layout.device, tf32=recipe.train.precision == "tf32")
         kept = kept_memory(layout.device)
-        cached = caching(recipe.data.open_cache(world_size=layout.size("dp")))
+        open_cache = partial(recipe.data.open_cache, world_size=layout.size("dp"))
+        cached = caching(on_every_rank(open_cache))
         own = _own_folder(recipe, resume=resume)
         with StopSignals() as signals, patient, cached, fast, kept, own:
             return _train(recipe, layout, resume=resume, signals=signals, quiet=quiet)
@@ -96,7 +98,7 @@ def _train(
     for line in () if quiet else headline(run):
         _say(line)
     with (
-        _open_log(run, quiet=quiet) as log,
+        on_every_rank(partial(_open_log, run, quiet=quiet)) as log,
         _build_watchdog(run) as watchdog,
         RunMirror(run, say=log.say) as mirror,
     ):

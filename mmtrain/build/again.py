@@ -21,7 +21,7 @@ from mmtrain.errors import UsageError
 from mmtrain.files import parse_json
 from mmtrain.nn.products import fast_products
 from mmtrain.parallel.mesh import Layout, ParallelConfig, build_layout, pick_device
-from mmtrain.ranks import num_ranks
+from mmtrain.ranks import num_ranks, on_every_rank
 from mmtrain.recipe import TrainRecipe, load_recipe
 from mmtrain.settings.decode import dump_toml, encode
 from mmtrain.settings.paths import escape_path, escape_paths
@@ -112,7 +112,8 @@ def again(run_dir: Path, stretch: Stretch, *, overrides: list[str]) -> Iterator[
     layout = build_layout(recipe.parallel, pick_device(recipe.train.device))
     patient = waiting(recipe.data.retry_seconds)
     fast = fast_products(layout.device, tf32=recipe.train.precision == "tf32")
-    cached = caching(recipe.data.open_cache(world_size=num_ranks()))
+    open_cache = partial(recipe.data.open_cache, world_size=num_ranks())
+    cached = caching(on_every_rank(open_cache))
     with patient, fast, cached:
         yield _stand(recipe, layout, run_dir, stretch)
 

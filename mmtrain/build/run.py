@@ -30,8 +30,8 @@ from mmtrain.nn.products import tf32_products
 from mmtrain.parallel.compile import why_not
 from mmtrain.parallel.mesh import Layout
 from mmtrain.parallel.precision import check_tf32
-from mmtrain.peft import count_parameters
-from mmtrain.ranks import gather
+from mmtrain.peft import LoraDropout, count_parameters
+from mmtrain.ranks import gather, on_every_rank
 from mmtrain.recipe import TrainRecipe
 from mmtrain.settings.decode import encode
 from mmtrain.tasks.task import Shared, Task
@@ -166,7 +166,7 @@ class Run:
 
 
 def build_run(recipe: TrainRecipe, layout: Layout, *, begun: bool = False) -> Run:
-    """Compose data, model, layout, objective and optimizers.
+    """Compose data, model, layout, objective and optimizers. Collective.
 
     Args:
         recipe: as read.
@@ -175,11 +175,42 @@ def build_run(recipe: TrainRecipe, layout: Layout, *, begun: bool = False) -> Ru
             it started from.
 
     Raises:
-        UsageError: the recipe does not fit the data, the ranks or itself.
+        UsageError: on every rank, the recipe does not fit the data, the ranks or itself.
     """
-    refuse_idle(recipe)
     if recipe.train.deterministic:
         use_deterministic_kernels()
+    # What one rank cannot read, none waits for.
+    recipe, shared, task, dropout = on_every_rank(partial(_compose, recipe, layout, begun=begun))
+    num_trainable, num_parameters = count_parameters(task.model)
+    num_steps = total_steps(recipe.train, task.data)
+    unless, told = _compiling(recipe, layout, num_steps)
+    notes = idle_notes(
+        recipe,
+        total_steps=num_steps,
+        ranks=layout.size("pp") * layout.size("dp") * layout.size("tp"),
+        shards=1 if layout.mesh is None else layout.mesh["dp_shard"].size(),
+    )
+    return Run(
+        recipe=recipe,
+        folder=Path(recipe.run.dir),
+        layout=layout,
+        task=task,
+        preprocess=shared.preprocess,
+        state=lay_out(recipe, task, layout, dropout, compile=unless is None),
+        num_trainable=num_trainable,
+        num_parameters=num_parameters,
+        total_steps=num_steps,
+        background=BackgroundSave() if recipe.train.async_checkpoint else None,
+        notes=(*notes, *told, *phase_notes(recipe, task.data.phases), *task.notes()),
+    )
+
+
+def _compose(
+    recipe: TrainRecipe, layout: Layout, *, begun: bool
+) -> tuple[TrainRecipe, Shared, Task, LoraDropout | None]:
+    """The resolved recipe and what is trained for, as one rank reads it by itself; see
+    `build_run`."""
+    refuse_idle(recipe)
     if begun:
         start, tokenizer = None, begun_tokenizer(recipe, Path(recipe.run.dir))
     else:
@@ -204,29 +235,7 @@ def build_run(recipe: TrainRecipe, layout: Layout, *, begun: bool = False) -> Ru
     task = build_task(recipe, shared)
     recipe = replace(recipe, **task.sections())
     check_phases(recipe, task.data.phases, layout)
-    dropout = freeze(task, recipe, layout, begun=begun)
-    num_trainable, num_parameters = count_parameters(task.model)
-    num_steps = total_steps(recipe.train, task.data)
-    unless, told = _compiling(recipe, layout, num_steps)
-    notes = idle_notes(
-        recipe,
-        total_steps=num_steps,
-        ranks=layout.size("pp") * layout.size("dp") * layout.size("tp"),
-        shards=1 if layout.mesh is None else layout.mesh["dp_shard"].size(),
-    )
-    return Run(
-        recipe=recipe,
-        folder=Path(recipe.run.dir),
-        layout=layout,
-        task=task,
-        preprocess=shared.preprocess,
-        state=lay_out(recipe, task, layout, dropout, compile=unless is None),
-        num_trainable=num_trainable,
-        num_parameters=num_parameters,
-        total_steps=num_steps,
-        background=BackgroundSave() if recipe.train.async_checkpoint else None,
-        notes=(*notes, *told, *phase_notes(recipe, task.data.phases), *task.notes()),
-    )
+    return recipe, shared, task, freeze(task, recipe, layout, begun=begun)
 
 
 def _compiling(

@@ -4,6 +4,7 @@ samples."""
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +32,7 @@ from mmtrain.parallel.mesh import (
 )
 from mmtrain.parallel.precision import Precision, check_tf32
 from mmtrain.progress import Progress, speaker
-from mmtrain.ranks import own_rank
+from mmtrain.ranks import on_every_rank, own_rank
 from mmtrain.settings.counted import counted
 from mmtrain.settings.numbers import WHOLE
 
@@ -89,9 +90,11 @@ def eval_command(*, model: ModelOptions, evaluation: Evaluator, out: Path) -> No
     """`mmtrain eval` of two towers, alone or under torchrun."""
     refuse_out(out)
     refuse_overwriting(option_words(evaluation), {"out": out})
+    layout = join_ranks(model)
+    build = partial(build_encoder, model, images_only=not evaluation.reads_texts, layout=layout)
     with waiting(model.retry_seconds), model.progress() as progress:
-        inputs = evaluation.open()
-        encoder = build_encoder(model, images_only=not evaluation.reads_texts)
+        inputs = on_every_rank(evaluation.open)
+        encoder = on_every_rank(build)
         with on_all_ranks(encoder.group, encoder.device):
             result = evaluation.run(replace(encoder, progress=progress), inputs)
     if encoder.is_main:
@@ -134,7 +137,9 @@ class EmbedOptions:
 
 def embed_command(options: EmbedOptions) -> None:
     """`mmtrain embed`: image features into a folder; begun again, it goes on."""
-    encoder = build_encoder(options.model, images_only=True)
+    layout = join_ranks(options.model)
+    build = partial(build_encoder, options.model, images_only=True, layout=layout)
+    encoder = on_every_rank(build)
     say = speaker(options.model.quiet or not encoder.is_main)
     if isinstance(encoder.model, AnsweringTower):
         say(

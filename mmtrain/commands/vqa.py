@@ -5,6 +5,7 @@ import json
 import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from mmtrain.commands.answers import show_figures
@@ -30,6 +31,7 @@ from mmtrain.loading.vqa import load_vqa
 from mmtrain.models.vqa import Head
 from mmtrain.parallel.mesh import Layout, leave_ranks
 from mmtrain.progress import speaker
+from mmtrain.ranks import on_every_rank
 from mmtrain.settings.counted import counted
 
 
@@ -82,9 +84,9 @@ def eval_vqa_command(
     """
     _refuse_outputs(predictions, out, probes=probes, choices=evaluation.choices)
     refuse_overwriting(option_words(evaluation), {"predictions": predictions, "out": out})
-    say = speaker(model.quiet)
+    layout, say = join_ranks(model), speaker(model.quiet)
     with waiting(model.retry_seconds), model.progress() as progress:
-        source, choices = evaluation.open()
+        source, choices = on_every_rank(evaluation.open)
         known = known_questions(source)
         if predictions is None:
             refuse_unanswered(source)
@@ -92,7 +94,8 @@ def eval_vqa_command(
             check_judged(known, mode, choices=choices)
         if known and evaluation.choose is not None:
             refuse_no_options(known, evaluation.choose)
-        answerer = build_answerer(model, evaluation.head, evaluation.choose)
+        build = partial(build_answerer, model, evaluation.head, evaluation.choose, layout=layout)
+        answerer = on_every_rank(build)
         refuse_unaskable(answerer, known)
         answerer = replace(answerer, progress=progress)
         answered = answer_all(answerer, source)

@@ -23,6 +23,7 @@ import mmtrain
 from mmtrain.errors import ExitStatus, leave_error
 from mmtrain.files import parse_json, replace_file
 from mmtrain.parallel.flight import write_collectives
+from mmtrain.ranks import on_every_rank
 
 _FOLDER = "heartbeats"
 _COLLECTIVES = "collectives-"
@@ -81,10 +82,13 @@ class Watchdog:
 
     def __enter__(self) -> "Watchdog":
         if self._on:
-            self._folder.mkdir(exist_ok=True)
-            self._write()
+            on_every_rank(self._begin)
             self._thread.start()
         return self
+
+    def _begin(self) -> None:
+        self._folder.mkdir(exist_ok=True)
+        self._write()
 
     def __exit__(
         self,
