@@ -4,6 +4,7 @@ found before memory is taken for it, a size overflows or another word's meaning 
 import functools
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any, Literal
 
 MOST = 1 << 20
@@ -33,6 +34,18 @@ def check_counts(config: Any, *names: str, least: int = 1, most: int = MOST) -> 
             raise ValueError(f"{name} = {value} must be at least {least}")
         if value is not None and value > most:
             raise ValueError(f"{name} = {value} must be at most {most}")
+
+
+def idle_line(names: Sequence[str], why: str = "", *, remedy: str = "leave {it} out") -> str:
+    """One line for all settings that nothing reads: another kind leaves several idle at once.
+
+    Args:
+        names: of the settings, at least one; with their values where those tell more.
+        why: they have no effect.
+        remedy: with {it} in the settings' place.
+    """
+    has, it = ("has", "it") if len(names) == 1 else ("have", "them")
+    return f"{', '.join(names)} {has} no effect{why and ' '}{why}; {remedy.format(it=it)}"
 
 
 def check_choices(config: Any) -> None:

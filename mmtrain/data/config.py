@@ -19,7 +19,7 @@ from mmtrain.data.sources.source import IMAGE_KEY
 from mmtrain.data.storage.cache import Cache
 from mmtrain.data.storage.caches import GB, asked_for, is_same_folder, open_cache
 from mmtrain.data.storage.patience import PATIENCE
-from mmtrain.limits import MOST_PROCESSES, check_choices, check_counts
+from mmtrain.limits import MOST_PROCESSES, check_choices, check_counts, idle_line
 from mmtrain.ranks import is_alone, num_ranks
 from mmtrain.settings.paths import PathText
 
@@ -239,7 +239,7 @@ class DataConfig:
             check_idle = ("allow_pipe", "stream_buffer")
             idle = [name for name in check_idle if getattr(self, name) != defaults[name]]
             if idle:
-                raise ValueError(f"{idle[0]} has no effect without stream = true; leave it out")
+                raise ValueError(idle_line(idle, "without stream = true"))
             return
         check_counts(self, "stream_buffer", most=sys.maxsize)
         for name in _BY_RANGES:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from mmtrain.limits import check_choices
+from mmtrain.limits import check_choices, idle_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,17 +74,20 @@ class OptimConfig:
         """Refuse settings that the chosen variants would ignore."""
         both = self.warmup_steps is not None and self.warmup_fraction is not None
         self._check("warmup_steps", not both, "excludes warmup_fraction; keep one of them")
-        for field in fields(self):
-            unset = getattr(self, field.name) == field.default
-            if field.name.startswith("muon_"):
-                used, remedy = self.kind == "muon", 'set kind = "muon" or remove it'
-            elif field.name == "decay_fraction":
-                used, remedy = self.schedule == "wsd", 'set schedule = "wsd" or remove it'
-            elif field.name == "min_lr_fraction":
-                used, remedy = self.schedule != "constant", "choose another schedule or remove it"
-            else:
-                continue
-            self._check(field.name, used or unset, f"has no effect; {remedy}")
+        set_here = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
+        for start, is_read, remedy in (
+            ("muon_", self.kind == "muon", 'set kind = "muon" or remove {it}'),
+            ("decay_fraction", self.schedule == "wsd", 'set schedule = "wsd" or remove {it}'),
+            (
+                "min_lr_fraction",
+                self.schedule != "constant",
+                "choose another schedule or remove {it}",
+            ),
+        ):
+            found = [name for name in set_here if name.startswith(start)]
+            if found and not is_read:
+                shown = [f"{name} = {getattr(self, name)}" for name in found]
+                raise ValueError(idle_line(shown, remedy=remedy))
 
     def _check(self, name: str, holds: bool, complaint: str) -> None:
         if not holds:

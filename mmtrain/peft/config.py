@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from mmtrain.limits import check_choices
+from mmtrain.limits import check_choices, idle_line
 from mmtrain.peft.lora_config import LoraConfig
 from mmtrain.peft.prompts import PromptConfig
 
@@ -61,12 +61,7 @@ class PeftConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        for kind in _FIELDS.values():
-            for name in kind:
-                if name not in _FIELDS[self.kind] and getattr(self, name) is not None:
-                    raise ValueError(
-                        f'{name} has no effect with kind = "{self.kind}"; leave it out'
-                    )
+        self._refuse_idle()
         if self.hidden_dim is not None and self.kind == "prefix" and self.network is None:
             raise ValueError('hidden_dim has no effect without network = "mlp"; leave it out')
         if self.init is not None and self.kind not in ("lora", "context"):
@@ -76,6 +71,14 @@ class PeftConfig:
             assert self.lora
         else:
             assert self.prompt
+
+    def _refuse_idle(self) -> None:
+        """All of them at once: of a recipe of another kind, several are there."""
+        read = _FIELDS[self.kind]
+        known = dict.fromkeys(name for names in _FIELDS.values() for name in names)
+        idle = [name for name in self._given(tuple(known)) if name not in read]
+        if idle:
+            raise ValueError(idle_line(idle, f'with kind = "{self.kind}"'))
 
     def _given(self, names: tuple[str, ...]) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in names}

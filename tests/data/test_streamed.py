@@ -144,6 +144,10 @@ def test_what_is_behind_does_not_come_again_in_its_epoch(folder):
         ((), "pipe: is not read by ranges; a recipe reads it with data.stream = true"),
         (("--data.stream", "true"), "runs a command; data.allow_pipe = true lets it"),
         (("--data.allow_pipe", "true"), "data.allow_pipe has no effect without stream = true"),
+        (
+            ("--data.allow_pipe", "true", "--data.stream_buffer", "7"),
+            "data: allow_pipe, stream_buffer have no effect without stream = true; leave them out",
+        ),
         ((*STREAM, "--data.lanes", "2"), "data.lanes needs shards that are read by ranges"),
         ((*STREAM, "--data.verify", "true"), "data.verify needs shards that are read by ranges"),
         ((*STREAM, "--data.workers", "5"), "4 are fewer than 1 ranks with data.workers = 5"),

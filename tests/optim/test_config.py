@@ -36,3 +36,9 @@ def test_out_of_range(settings, key):
 def test_setting_without_effect(settings, remedy):
     with pytest.raises(ValueError, match=f"has no effect.*{remedy}"):
         OptimConfig(**settings)
+
+
+def test_all_of_muons_settings_are_told_at_once():
+    told = r"^muon_lr = 0.1, muon_momentum = 0.5 have no effect; set kind = .muon. or remove them$"
+    with pytest.raises(ValueError, match=told):
+        OptimConfig(muon_lr=0.1, muon_momentum=0.5)

@@ -166,6 +166,14 @@ def test_mistakes_are_one_line(
 
     assert "starts from nothing" in mistake(*LORA, init=False)
     assert "num_tokens has no effect" in mistake(*LORA, "--peft.num_tokens", "3")
+    # A recipe of another kind brings several.
+    of_lora = ("--peft.rank", "3", "--peft.dora", "false", "--peft.targets", '["*.q"]')
+    for words in (CONTEXT, ("--peft.kind", "prompt")):
+        told = f'peft: rank, dora, targets have no effect with kind = "{words[1]}"; leave them out'
+        assert told in mistake(*words, *of_lora)
+    told = 'peft: num_tokens, network, hidden_dim have no effect with kind = "lora"; leave them out'
+    of_prompts = ("--peft.num_tokens", "3", "--peft.network", "mlp", "--peft.hidden_dim", "8")
+    assert told in mistake(*LORA, *of_prompts)
     assert "no [vqa.generate]" in mistake("--peft.kind", "prefix")
     assert "matches no linear layer" in mistake(*LORA, "--peft.targets", '["*.query"]')
     for ranks, told in (
