@@ -1,8 +1,11 @@
 """Each collective against what the ranks' values say."""
 
+import time
+
 import pytest
 import torch
 import torch.distributed as dist
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from mmtrain.collectives import (
     gather_rows,
@@ -13,6 +16,7 @@ from mmtrain.collectives import (
     scatter_row_sums,
     sum_,
 )
+from tests import ranks
 from tests.ranks import run_ranks
 
 CPU = torch.device("cpu")
@@ -29,6 +33,25 @@ def test_without_a_group_nothing_moves():
 
 def test_with_two_ranks():
     run_ranks(check_collectives, 2)
+
+
+def fail_alone(rank: int) -> None:
+    if rank == 1:
+        leave = ranks.leave_ranks
+
+        def leave_early() -> None:
+            leave()
+            time.sleep(3)  # the others end before this one
+
+        ranks.leave_ranks = leave_early
+        raise ValueError("the cause")
+    dist.barrier()
+
+
+def test_of_ranks_that_fail_the_cause_is_told():
+    """Not the connection that the others lose by it."""
+    with pytest.raises(ProcessRaisedException, match="the cause"):
+        run_ranks(fail_alone, 3)
 
 
 def test_a_group_of_one_rank_with_one_row():

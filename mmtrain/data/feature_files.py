@@ -177,18 +177,26 @@ def _told(job: dict[str, Any], name: str, kind: type) -> Any:
     return value
 
 
+def is_finished(folder: Path) -> bool | None:
+    """Whether all of a folder's features are there; None: it is no folder of features."""
+    # Asked first: who finishes a folder writes the one file, then removes the other.
+    is_begun = (folder / PARTIAL_FILE).is_file()
+    if (folder / DONE_FILE).is_file():
+        return True
+    return False if is_begun else None
+
+
 def read_job(folder: Path) -> dict[str, Any] | None:
     """What embed.json of a folder tells; None: there is none.
 
     Raises:
         OSError, ValueError: it is damaged, or embedding is not finished.
     """
-    # First: who finishes the folder writes the one file, then removes the other.
-    is_begun = (folder / PARTIAL_FILE).is_file()
-    if not (folder / DONE_FILE).is_file():
-        if is_begun:
-            raise ValueError("it is not finished")
+    finished = is_finished(folder)
+    if finished is None:
         return None
+    if not finished:
+        raise ValueError("it is not finished")
     job = read_json(folder / DONE_FILE)
     if not isinstance(job, dict):
         raise ValueError(f"{DONE_FILE} is no table")

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmtrain.data.config import DataConfig
-from mmtrain.data.feature_files import DONE_FILE, PARTIAL_FILE, read_job, read_pieces
+from mmtrain.data.feature_files import DONE_FILE, is_finished, read_job, read_pieces
 from mmtrain.data.images.decode import decode_image
 from mmtrain.data.images.transforms import eval_transform
 from mmtrain.data.members import image_file, read_members
@@ -216,10 +216,9 @@ def open_index(encoder: Encoder, index: Sequence[str]) -> ImageIndex:
         UsageError: as `read_embeddings` and `embed_now`.
     """
     folder = Path(index[0]).expanduser()
-    # First: who finishes the folder writes the one file, then removes the other.
-    is_begun = (folder / PARTIAL_FILE).is_file()
-    if len(index) == 1 and (folder / DONE_FILE).is_file():
+    finished = is_finished(folder) if len(index) == 1 else None
+    if finished:
         return read_embeddings(encoder, folder)
-    if len(index) == 1 and is_begun:
+    if finished is False:
         raise UsageError(f"index = {folder} is not finished; go on with mmtrain embed")
     return embed_now(encoder, index)

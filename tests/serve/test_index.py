@@ -106,22 +106,6 @@ def test_embeddings_of_something_else(tmp_path: Path):
         open_index(tiny_encoder(model), [str(folder)])
 
 
-def test_embeddings_that_are_finished_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    model = tiny_clip()
-    folder = write_embeddings(tmp_path, model)
-    done, begun, is_file = folder / "embed.json", folder / "embed.partial.json", Path.is_file
-    done.rename(begun)
-
-    def meanwhile(path: Path) -> bool:
-        found = is_file(path)
-        if path in (done, begun) and is_file(begun):
-            begun.rename(done)
-        return found
-
-    monkeypatch.setattr(Path, "is_file", meanwhile)
-    assert open_index(tiny_encoder(model), [str(folder)]).num_images == COUNT
-
-
 def as_other_type(folder: Path) -> None:
     path = folder / "features-00001.npy"
     np.save(path, np.load(path).astype(np.float64))
