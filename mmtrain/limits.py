@@ -41,11 +41,12 @@ def idle_line(names: Sequence[str], why: str = "", *, remedy: str = "leave {it} 
 
     Args:
         names: of the settings, at least one; with their values where those tell more.
-        why: they have no effect.
+        why: they have no effect; one that is a reason begins with a colon.
         remedy: with {it} in the settings' place.
     """
     has, it = ("has", "it") if len(names) == 1 else ("have", "them")
-    return f"{', '.join(names)} {has} no effect{why and ' '}{why}; {remedy.format(it=it)}"
+    gap = " " if why and not why.startswith(":") else ""
+    return f"{', '.join(names)} {has} no effect{gap}{why}; {remedy.format(it=it)}"
 
 
 def check_choices(config: Any) -> None:

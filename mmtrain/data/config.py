@@ -19,6 +19,7 @@ from mmtrain.data.sources.source import IMAGE_KEY
 from mmtrain.data.storage.cache import Cache
 from mmtrain.data.storage.caches import GB, asked_for, is_same_folder, open_cache
 from mmtrain.data.storage.patience import PATIENCE
+from mmtrain.errors import UsageError
 from mmtrain.limits import MOST_PROCESSES, check_choices, check_counts, idle_line
 from mmtrain.ranks import is_alone, num_ranks
 from mmtrain.settings.paths import PathText
@@ -227,11 +228,13 @@ class DataConfig:
                 'train is missing; name shards, such as train = "data/*.tar", or several sets by '
                 "[[data.mixture]]"
             )
-        for name in ("mixture_end", "mixture_batches"):
-            if (value := getattr(self, name)) != getattr(type(self), name):
-                raise ValueError(
-                    f'{name} = "{value}" has no effect without [[data.mixture]]; leave it out'
-                )
+        if idle := self._given("mixture_end", "mixture_batches"):
+            raise ValueError(idle_line(idle, "without [[data.mixture]]"))
+
+    def _given(self, *names: str) -> list[str]:
+        """Those of some settings that are not as they are by default, with their values."""
+        values = {name: getattr(self, name) for name in names}
+        return [f'{n} = "{v}"' for n, v in values.items() if v != getattr(type(self), n)]
 
     def _check_stream(self) -> None:
         defaults = {field.name: field.default for field in fields(self)}
@@ -260,9 +263,21 @@ class DataConfig:
                 f"join = {', '.join(self.joins)} is of one set, and mixture has several; leave it "
                 "out"
             )
-        for name in ("join_key", "join_missing"):
-            if not self.join and (value := getattr(self, name)) != getattr(type(self), name):
-                raise ValueError(f'{name} = "{value}" has no effect without join; leave it out')
+        if not self.join and (idle := self._given("join_key", "join_missing")):
+            raise ValueError(idle_line(idle, "without join"))
+
+    def refuse_captions(self, data: str) -> None:
+        """Of data whose texts are not captions.
+
+        Args:
+            data: what they are.
+
+        Raises:
+            UsageError: a setting of captions is there.
+        """
+        unset = {"captions": {"txt": 1.0}, "caption_lines": None, "label_key": None, "join": ()}
+        if idle := [f"data.{n}" for n, value in unset.items() if getattr(self, n) != value]:
+            raise UsageError(idle_line(idle, f"on {data}"))
 
     @property
     def only_train(self) -> PathText | tuple[PathText, ...]:

@@ -8,6 +8,7 @@ from mmtrain.data.shards.source import ShardSource
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.threads import Threads
 from mmtrain.errors import UsageError
+from mmtrain.limits import idle_line
 
 _REMOTE_THREADS = 8
 
@@ -16,17 +17,17 @@ def refuse_without_shards(config: DataConfig, sources: Sequence[SampleSource]) -
     """Refuse settings that no source reads.
 
     Raises:
-        UsageError: naming the first.
+        UsageError: naming them.
     """
     if any(isinstance(inner_source(source), ShardSource) for source in sources):
         return
     joins_shards = any(isinstance(one, JoinedSource) and one.joins_shards for one in sources)
-    for name in ("verify", "on_damage") if joins_shards else ("index_dir", "verify", "on_damage"):
-        if (value := getattr(config, name)) != getattr(DataConfig, name):
-            raise UsageError(
-                f"data.{name} = {value} has no effect: none of the data are shards, which alone "
-                "have indexes and checksums; leave it out"
-            )
+    names = ("verify", "on_damage") if joins_shards else ("index_dir", "verify", "on_damage")
+    values = {name: getattr(config, name) for name in names}
+    idle = [f"data.{n} = {v}" for n, v in values.items() if v != getattr(DataConfig, n)]
+    if idle:
+        why = ": none of the data are shards, which alone have indexes and checksums"
+        raise UsageError(idle_line(idle, why))
 
 
 def inner_source(source: SampleSource) -> SampleSource:

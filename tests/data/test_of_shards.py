@@ -51,5 +51,5 @@ def test_indexes_of_joined_shards_go_there(tmp_path, joined):
         assert len(list((tmp_path / "i").iterdir())) == 1
     for more in ({"on_damage": "use_rest"}, {}):
         if joined == "table" or more:
-            with pytest.raises(UsageError, match=r"data\.\w+ = \S+ has no effect: .*leave"):
+            with pytest.raises(UsageError, match=r"data\.\w+ = \S+ ha(s|ve) no effect: .*leave"):
                 build_data("synthetic:8", **options, **more)

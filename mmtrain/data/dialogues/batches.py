@@ -26,7 +26,6 @@ from mmtrain.errors import UsageError
 
 _NUM_PROBES = 32
 """Dialogues of each source that are looked at before a run."""
-_IDLE = (("captions", {"txt": 1.0}), ("caption_lines", None), ("label_key", None), ("join", ()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +121,7 @@ class DialogueData(NumberedData[DialogueBatch]):
         source: SampleSource | None = None,
         **common: Unpack[BatchOptions],
     ) -> None:
-        for name, unset in _IDLE:
-            if getattr(config, name) != unset:
-                raise UsageError(f"data.{name} has no effect on dialogues; leave it out")
+        config.refuse_captions("dialogues")
         if tiles is not None and config.fast_decode:
             raise UsageError(
                 "data.fast_decode = true makes images smaller before [vqa.tiles] cuts them by "

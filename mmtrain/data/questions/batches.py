@@ -201,14 +201,7 @@ class VqaData(NumberedData[VqaBatch]):
         source: SampleSource | None = None,
         **common: Unpack[BatchOptions],
     ) -> None:
-        for name, unset in (
-            ("captions", {"txt": 1.0}),
-            ("caption_lines", None),
-            ("label_key", None),
-            ("join", ()),
-        ):
-            if getattr(config, name) != unset:
-                raise UsageError(f"data.{name} has no effect on questions; leave it out")
+        config.refuse_captions("questions")
         self.vqa = vqa
         self._source = source
         self.answers: tuple[str, ...] = () if vocabulary is None else vocabulary.answers

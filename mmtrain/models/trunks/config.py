@@ -5,7 +5,7 @@ from dataclasses import MISSING, dataclass, fields
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from mmtrain.limits import MOST_LAYERS, check_counts
+from mmtrain.limits import MOST_LAYERS, check_counts, idle_line
 from mmtrain.nn import TransformerConfig
 
 
@@ -111,9 +111,10 @@ def check_beside_trunk(config: Any, *, free: tuple[str, ...], **fixed: Any) -> N
         fixed: those that have one value then.
 
     Raises:
-        ValueError: naming the first other one.
+        ValueError: naming the others.
     """
     fixed |= {"transformer": no_blocks(config.transformer.dim)}
+    idle = []
     for field in fields(config):
         if field.name in free or field.name == "trunk":
             continue
@@ -121,10 +122,10 @@ def check_beside_trunk(config: Any, *, free: tuple[str, ...], **fixed: Any) -> N
         value, wanted = getattr(config, field.name), fixed.get(field.name, field.default)
         if value != wanted:
             shown = "" if field.name == "transformer" else f" = {json.dumps(value)}"
-            raise ValueError(
-                f"{field.name}{shown} has no effect on a tower with trunk.kind = "
-                f'"{config.trunk.kind}", which has no blocks or patches of ours; leave it out'
-            )
+            idle.append(f"{field.name}{shown}")
+    if idle:
+        kind = f'on a tower with trunk.kind = "{config.trunk.kind}"'
+        raise ValueError(idle_line(idle, f"{kind}, which has no blocks or patches of ours"))
 
 
 def check_library(package: str, *, what: str) -> None:
