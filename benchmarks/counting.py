@@ -42,6 +42,8 @@ VIEWS = [
     "lift_fresh",
 ]
 """Operations that touch no numbers."""
+_RESERVES = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+"""Operations that find memory and write none of it."""
 _READS = [
     "_local_scalar_dense",
     "nonzero",
@@ -164,12 +166,16 @@ class Counts(TorchDispatchMode):
             return
         if name == "_to_copy" and made[0].dtype != args[0].dtype:
             name = "cast"
+        if name == "_foreach_copy_":
+            made = args[0]
+            name = "cast" if made[0].dtype != args[1][0].dtype else name
         self.add(name, made)
 
     def add(self, name: str, made: Iterable[Tensor]) -> None:
         """Count an operation that made these."""
         self.operations[name] += 1
-        self.bytes_written[name] += sum(x.nbytes for x in made)
+        if name not in _RESERVES:
+            self.bytes_written[name] += sum(x.nbytes for x in made)
 
     def _count_collective(self, name: str, given: list[Tensor]) -> None:
         if name in ("wait_tensor", "monitored_barrier_"):

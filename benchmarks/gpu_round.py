@@ -91,7 +91,7 @@ def step(device: str, quick: bool) -> Rows:
     rows: Rows = []
     models = ("ViT-S-32",) if quick else ("ViT-B-32", "ViT-B-16", "ViT-L-14")
     for name in models:
-        for precision in ("bf16",) if quick else ("bf16", "bf16-pure"):
+        for precision in ("bf16",) if quick else ("bf16", "bf16-main"):
             for compiled in (False,) if quick else (False, True):
                 size = 2 if quick else {"ViT-B-32": 1024, "ViT-B-16": 512, "ViT-L-14": 128}[name]
                 args = SimpleNamespace(

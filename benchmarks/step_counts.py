@@ -68,11 +68,17 @@ CASES = {
         words="--train.microbatches 4 --train.text_groups 2"
     ),
     "one, fp16": Case(words="--train.microbatches 1 --train.precision fp16"),
+    "one, bf16-main": Case(words="--train.microbatches 1 --train.precision bf16-main"),
     "one, average, Muon": Case(words="--optim.ema_decay 0.9 --optim.kind muon"),
     "one, sigmoid, 4 microbatches": Case(words="--loss.kind siglip --train.microbatches 4"),
     "DDP": Case(words="--train.microbatches 1", parallel=ParallelConfig(dp_kind="ddp"), ranks=2),
     "DDP, 4 microbatches, 2 text groups": Case(
         words="--train.microbatches 4 --train.text_groups 2",
+        parallel=ParallelConfig(dp_kind="ddp"),
+        ranks=2,
+    ),
+    "DDP, 4 microbatches, bf16-main": Case(
+        words="--train.microbatches 4 --train.precision bf16-main",
         parallel=ParallelConfig(dp_kind="ddp"),
         ranks=2,
     ),
@@ -178,7 +184,7 @@ def count_block(
 ) -> Counts:
     """Of one forward and backward, as a block within a tower has it."""
     counts = Counts()
-    stored = torch.bfloat16 if precision == "bf16-pure" else torch.float32
+    stored = torch.bfloat16 if precision in ("bf16-main", "bf16-pure") else torch.float32
     x_BTD = torch.randn(ROWS, tokens, dim, dtype=stored, requires_grad=True)
     gradient_BTD = torch.randn(ROWS, tokens, dim, dtype=stored)
     with counts:
@@ -199,9 +205,11 @@ def gpu_kernels() -> Iterator[None]:
 
 
 def blocks(precision: str) -> dict[str, Counts]:
-    """Of a block by its model; open_clip's where it is."""
+    """Of a block by its model; open_clip's where it is and has that format."""
     with gpu_kernels():
         found = {name: _our_block(name, precision) for name in BLOCKS}
+    if precision == "bf16-main":
+        return found
     with contextlib.suppress(ImportError):
         found["open_clip's ViT-B-16"] = _their_block(precision)
     return found
@@ -299,7 +307,7 @@ def all_counts(names: list[str]) -> dict[str, Any]:
         "torch": torch.__version__,
         "blocks": {
             precision: {name: told(counts) for name, counts in blocks(precision).items()}
-            for precision in ("fp32", "bf16", "bf16-pure")
+            for precision in ("fp32", "bf16", "bf16-main", "bf16-pure")
         },
         "steps": steps_of(names),
     }

@@ -152,7 +152,8 @@ def build_theirs(
     tokens = torch.zeros(batch.num_rows, 77, dtype=torch.int64)
     tokens[:, : batch.tokens_BT.size(1)] = batch.tokens_BT
     tokens = tokens.to(device)
-    autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    casts = precision in ("bf16", "bf16-main")
+    autocast = torch.autocast(device.type, torch.bfloat16) if casts else nullcontext()
 
     forward = torch.compile(model) if compile else model
 

@@ -96,5 +96,7 @@ def test_counts_are_those_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None
     step_counts = importlib.import_module("step_counts")
     assert step_counts.all_counts(list(step_counts.CASES)) == kept
     assert not any("waits" in step for step in kept["steps"].values())
+    assert kept["blocks"]["bf16-main"]["ViT-B-16"]["operations"] <= 45
+    assert kept["blocks"]["bf16-main"]["ViT-B-16"]["casts"] <= 2
     beside = {name: step.get("collectives", {}) for name, step in kept["steps"].items()}
     assert max(each.get("beside", 0) for each in beside.values()) <= 6

@@ -13,7 +13,14 @@ from torch import nn
 
 Forward = Callable[..., Any]
 Layer = Literal[
-    "local parameters", "ranks", "recompute within", "compile", "recompute", "autocast", "edges"
+    "local parameters",
+    "ranks",
+    "copies",
+    "recompute within",
+    "compile",
+    "recompute",
+    "autocast",
+    "edges",
 ]
 
 ORDER: tuple[Layer, ...] = get_args(Layer)
@@ -21,6 +28,7 @@ ORDER: tuple[Layer, ...] = get_args(Layer)
 
 - local parameters: a module's DTensors are plain tensors while it runs;
 - ranks: what crosses tensor-parallel ranks before it and behind it;
+- copies: parameters are their copies in another number format while it runs;
 - recompute within: a selection of a block's operations, which compiled code would hide;
 - compile: a block's code;
 - recompute: a whole block, around its compiled code;

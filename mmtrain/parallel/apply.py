@@ -9,7 +9,7 @@ from mmtrain.errors import UsageError
 from mmtrain.models.model import Model, Stage
 from mmtrain.parallel.compile import apply_compile
 from mmtrain.parallel.mesh import Layout
-from mmtrain.parallel.precision import Precision, apply_precision, check_precision
+from mmtrain.parallel.precision import Precision, apply_precision, check_precision, laid_out
 from mmtrain.parallel.recompute import apply_recompute
 from mmtrain.parallel.shard import apply_fsdp
 from mmtrain.parallel.slices import slice_stages
@@ -40,6 +40,7 @@ def parallelize(
             "parallel.sequence = true: torch's compiler does not get through the other form"
         )
     check_precision(layout, precision)
+    precision = laid_out(layout, precision)
     whole = model.stage()
     stages = slice_stages(whole, layout) if layout.size("pp") > 1 else [whole]
     for stage in stages:

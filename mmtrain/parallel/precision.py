@@ -12,9 +12,12 @@ from mmtrain.errors import UsageError
 from mmtrain.nn.products import allows_tf32, tf32_products
 from mmtrain.nn.seams import Forward, wrap_forward
 from mmtrain.parallel.blocks import numbered_blocks
+from mmtrain.parallel.main_weights import compute_in_bf16
 from mmtrain.parallel.mesh import Layout
 
-Precision = Literal["fp32", "bf16", "tf32", "bf16-pure", "bf16-fsdp", "fp16", "float8", "fp64"]
+Precision = Literal[
+    "fp32", "bf16", "tf32", "bf16-main", "bf16-pure", "bf16-fsdp", "fp16", "float8", "fp64"
+]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "float8": torch.bfloat16}
 _TF32_CAPABILITY = (8, 0)
 """The first CUDA devices that multiply TF32: Ampere."""
@@ -56,7 +59,7 @@ def check_precision(layout: Layout, precision: Precision) -> None:
         raise UsageError(
             f'train.precision = "bf16-fsdp" needs weights that FSDP gathers: parallel.dp_kind = '
             f'"fsdp" and several data-parallel ranks, not dp_kind = "{layout.config.dp_kind}" and '
-            f'{layout.size("dp")}; use train.precision = "bf16"'
+            f'{layout.size("dp")}; use train.precision = "bf16-main"'
         )
     if precision == "float8" and layout.size("tp") > 1:
         raise UsageError(
@@ -66,15 +69,21 @@ def check_precision(layout: Layout, precision: Precision) -> None:
         )
 
 
+def laid_out(layout: Layout, precision: Precision) -> Precision:
+    """A number format by the name of who applies it: where FSDP gathers it makes the copies too."""
+    return "bf16-fsdp" if precision == "bf16-main" and layout.is_sharded else precision
+
+
 def apply_precision(stage: nn.Module, precision: Precision, device: torch.device) -> None:
     """Give a stage's weights their stored format and its products theirs, in place.
 
     `bf16` and `fp16` are autocast: products in that format over fp32 weights; fp16 wants its loss
     scaled (optim/loss_scale.py). `float8` is bf16 with the blocks' products in float8. `bf16-pure`
     stores weights and optimizer state in bf16 without an fp32 copy: the least memory, and updates
-    below a weight's 8 bits are lost. `bf16-fsdp` is FSDP's own (shard.py): what is stored stays
-    fp32. `tf32` is of the process (`fast_products`): here it is only asked for. `fp64` is for
-    proofs. The logits' scale stays fp32.
+    below a weight's 8 bits are lost. `bf16-main` stores both in fp32 and computes with copies
+    (main_weights.py); `bf16-fsdp` is the same by FSDP, which copies as it gathers (shard.py).
+    `tf32` is of the process (`fast_products`): here it is only asked for. `fp64` is for proofs. The
+    logits' scale stays fp32.
 
     Raises:
         UsageError: the device or the installation has no float8, or no TF32, or the process does
@@ -91,6 +100,8 @@ def apply_precision(stage: nn.Module, precision: Precision, device: torch.device
         apply_float8(stage)
     if precision == "bf16-pure":
         stage.to(torch.bfloat16)
+    elif precision == "bf16-main":
+        compute_in_bf16(stage)
     elif precision == "fp64":
         stage.to(torch.float64)
     elif precision in _AUTOCAST:

@@ -10,7 +10,7 @@ import torch
 
 from mmtrain.errors import UsageError
 from mmtrain.parallel.pipeline import check_microbatches
-from mmtrain.parallel.precision import check_precision
+from mmtrain.parallel.precision import check_precision, laid_out
 from mmtrain.parallel.tensor_plans import check_tensor_parallel_stage
 from mmtrain.plan.memory import RankMemory, rank_memory
 from mmtrain.plan.order import idle_fraction, pipeline_order
@@ -57,6 +57,8 @@ def plan_layout(workload: Workload, *, world_size: int) -> Plan:
         blocks=blocks,
     )
     check_precision(layout, workload.train.precision)
+    precision = laid_out(layout, workload.train.precision)
+    workload = replace(workload, train=replace(workload.train, precision=precision))
     pp, dp = layout.size("pp"), layout.size("dp")
     microbatches = workload.train.microbatches
     if workload.train.batch_size % (dp * microbatches):

@@ -12,6 +12,7 @@ _FOREIGN: dict[str, tuple[str, ...]] = {
     "float16": ("fp16", "f16", "half", "16", "bf16", "bfloat16"),
     "float32": ("fp32", "f32", "float", "full", "single", "32"),
     "float8": ("fp8", "f8", "float8e4m3fn", "e4m3", "8"),
+    "bf16-main": ("bf16master", "mainparams", "masterweights", "o2", "ampo2"),
     "bf16-pure": ("purebf16", "purebfloat16", "bf16true"),
     "gelu": ("gelunone", "geluexact"),
     "gelu_tanh": ("gelunew", "gelufast", "gelupytorchtanh", "geluapprox"),

@@ -75,10 +75,10 @@ class TrainConfig:
     optimizer state is held in main memory meanwhile."""
     precision: Precision = "fp32"
     """fp32; bf16 (products in bf16, weights in fp32); tf32 (as fp32, a GPU's products in TF32:
-    Ampere or newer); bf16-pure; bf16-fsdp (weights stored and gradients summed in fp32, gathered
-    and computed with in bf16); fp16 (products in fp16, weights in fp32, the loss scaled); float8
-    (as bf16, the blocks' products in float8: Ada, Hopper or newer, with train.compile = true); fp64
-    (for proofs)."""
+    Ampere or newer); bf16-main (all computed with in bf16; weights stored and gradients summed in
+    fp32); bf16-pure (all in bf16); bf16-fsdp (bf16-main, where FSDP gathers); fp16 (products in
+    fp16, weights in fp32, the loss scaled); float8 (as bf16, the blocks' products in float8: Ada,
+    Hopper or newer, with train.compile = true); fp64 (for proofs)."""
     loss_scale: LossScaleConfig = field(default_factory=LossScaleConfig)
     """The loss scale of fp16."""
     compile: CompileSetting = False

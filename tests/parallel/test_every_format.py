@@ -32,7 +32,7 @@ from tests.parallel.tiny_clip import (
 )
 from tests.ranks import run_ranks
 
-FORMATS = ("fp32", "bf16", "bf16-pure", "fp16", "fp64")
+FORMATS = ("fp32", "bf16", "bf16-main", "bf16-pure", "fp16", "fp64")
 CORE = TransformerConfig(dim=32, num_layers=2, num_heads=4, layer_scale=0.5, stochastic_depth=0.2)
 IMAGE = (
     *({"positions": kind} for kind in ("learned", "sinusoidal", "rope", "rope_2d", "none")),

@@ -62,7 +62,8 @@ def check_locks(name: str, parallel: ParallelConfig, microbatches: int) -> None:
 def check_formats(name: str, parallel: ParallelConfig, microbatches: int) -> None:
     """16-bit gradients are near fp32's: nothing is lost or counted twice by a format's way."""
     want = gradients(Trained(CONFIG, SOFTMAX, precision="fp32"))
-    for precision in ("bf16", "bf16-pure", "fp16", *(["bf16-fsdp"] if name == "fsdp" else [])):
+    gathered = ["bf16-fsdp"] if name == "fsdp" else []
+    for precision in ("bf16", "bf16-main", "bf16-pure", "fp16", *gathered):
         got = Trained(
             CONFIG,
             SOFTMAX,
@@ -131,7 +132,7 @@ def test_two_ranks() -> None:
     run_ranks(check_all, 2)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "bf16-pure", "fp16"])
+@pytest.mark.parametrize("precision", ["bf16", "bf16-main", "bf16-pure", "fp16"])
 @pytest.mark.parametrize("microbatches", [1, 4])
 def test_formats_in_one_process(precision: str, microbatches: int) -> None:
     """Autocast keeps weights that the pass without gradients has cast: they must not serve the

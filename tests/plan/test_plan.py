@@ -511,6 +511,18 @@ def test_the_total_of_an_offloading_layout_is_the_gpus() -> None:
     assert (spared.weights, spared.optimizer) == (kept.weights, kept.optimizer)
 
 
+def test_bf16_main_keeps_what_bf16_weights_keep_and_the_copies() -> None:
+    """But where FSDP gathers in bf16, which is bf16-fsdp."""
+    sharded = ParallelConfig(dp_shard=2)
+    assert at_precision("bf16-main", sharded) == at_precision("bf16-fsdp", sharded)
+    whole = ParallelConfig(dp_kind="ddp")
+    main, pure = (at_precision(each, whole).memory[0] for each in ("bf16-main", "bf16-pure"))
+    assert (main.weights, main.gradients) == (2 * pure.weights, 2 * pure.gradients)
+    assert main.optimizer == 2 * pure.optimizer
+    held = main.activations - pure.activations
+    assert pure.weights <= held <= 1.2 * pure.weights
+
+
 def test_float8_keeps_what_bf16_keeps() -> None:
     """Its products save their inputs in bf16."""
     assert (

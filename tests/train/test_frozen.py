@@ -36,7 +36,7 @@ OPTIMIZERS = (
     ("--optim.kind", "muon", "--optim.muon_weight_decay", "0.9"),
     ("--optim.kind", "adamw", "--optim.layer_decay", "0.5", "--optim.clip_norm", "none"),
 )
-FORMATS = ("fp32", "bf16", "bf16-pure", "fp16", "fp64")
+FORMATS = ("fp32", "bf16", "bf16-main", "bf16-pure", "fp16", "fp64")
 
 
 @pytest.fixture(scope="module")
