@@ -236,7 +236,7 @@ def quiet() -> Iterator[None]:
 @torch.no_grad()
 def with_plain_patches(tower: VisionTower) -> VisionTower:
     """The same tower, the pixels' normalisation in its weights."""
-    if not isinstance(tower.embed, VisionEmbed):
+    if not isinstance(tower.embed, VisionEmbed) or not isinstance(tower.embed.patch, PatchEmbed):
         return tower
     twin = shallow_copy(tower)
     twin.embed = shallow_copy(tower.embed)

@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -91,12 +92,24 @@ def _vision_flops(config: VisionConfig, embed_dim: int, num_patches: int) -> int
         return _trunk_flops(config) + projection
     core, tokens = config.transformer, config.num_prefix + num_patches
     flops = stack_flops(core, tokens)
-    flops += 2 * 3 * config.patch_size**2 * core.dim * num_patches
+    flops += _stem_flops(config) if config.stem_channels else 0
+    values = config.stem_channels[-1] if config.stem_channels else 3 * config.patch_size**2
+    flops += 2 * values * core.dim * num_patches
     if config.pool == "attention":
         # Keys and values of every token, one query, and the pool's own feed-forward.
         flops += 2 * 2 * core.dim**2 * tokens + 2 * 2 * core.dim**2 + 4 * tokens * core.dim
         flops += 2 * 2 * core.dim * core.hidden_dim
     return flops + (2 * core.dim * embed_dim if config.projection else 0)
+
+
+def _stem_flops(config: VisionConfig) -> int:
+    """Of the convolutions over a whole image."""
+    widths, flops = (3, *config.stem_channels), 0
+    side = config.grid_size * config.patch_size
+    for before, after in pairwise(widths):
+        side //= 2
+        flops += 2 * 9 * before * after * side**2
+    return flops
 
 
 def _text_flops(config: TextConfig, embed_dim: int, num_tokens: int) -> int:

@@ -96,7 +96,8 @@ def _fused_vision(tower: VisionTower, dtype: torch.dtype | None) -> VisionTower:
     # In fp16 the embedding scales pixels and weights as it goes.
     if isinstance(twin.embed, VisionEmbed) and dtype != torch.float16:
         twin.embed = shallow_copy(twin.embed)
-        twin.embed.patch = FusedPatchEmbed(twin.embed.patch, dtype=dtype)
+        if isinstance(twin.embed.patch, PatchEmbed):
+            twin.embed.patch = FusedPatchEmbed(twin.embed.patch, dtype=dtype)
     return twin
 
 

@@ -65,6 +65,20 @@ def init_linears(module: nn.Module, generator: torch.Generator) -> None:
                 layer.bias.zero_()
 
 
+def draw_uniform(weight: Tensor, bias: Tensor | None, generator: torch.Generator) -> None:
+    """Draw a linear map's weight and bias, U(+-fan_in^-.5), in place."""
+    bound = weight.size(1) ** -0.5
+    weight.uniform_(-bound, bound, generator=generator)
+    if bias is not None:
+        bias.uniform_(-bound, bound, generator=generator)
+
+
+def filled(values: tuple[float, ...], *, like: Tensor) -> Tensor:
+    """Constants beside a tensor. Fills, where a copy of the host's would wait for the device; a
+    buffer would follow the weights into formats that round it."""
+    return torch.stack([like.new_full((), value) for value in values])
+
+
 def reset_norms(*modules: nn.Module | None) -> None:
     """Make every norm inside the identity scale without bias."""
     for module in modules:

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmtrain.models.conv_stem import ConvStem
 from mmtrain.models.tower import (
+    draw_uniform,
+    filled,
     init_linears,
     interpolate_positions,
     reset_norms,
@@ -46,7 +49,7 @@ class PatchEmbed(nn.Module):
         """
         repeat, device = self.patch_size**2, self.weight.device
         weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
-        mean, std = (_filled(values, like=weight) for values in (self.mean, self.std))
+        mean, std = (filled(values, like=weight) for values in (self.mean, self.std))
         with torch.autocast(device.type, enabled=False):
             bias = weight @ ((128 / 255 - mean) / std).repeat(repeat)
         bias = bias if self.bias is None else bias + self.bias
@@ -75,11 +78,9 @@ class PatchEmbed(nn.Module):
         pixels = images_BCHW.permute(0, 2, 3, 1).reshape(B, rows, size, columns, size * C)
         return pixels.transpose(2, 3).reshape(B, rows * columns, size * size * C)
 
-
-def _filled(values: tuple[float, ...], *, like: Tensor) -> Tensor:
-    """Constants beside a weight. Fills, where a copy of the host's would wait for the device; a
-    buffer would follow the weights into formats that round it."""
-    return torch.stack([like.new_full((), value) for value in values])
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw initial weights, see VisionTower.init_weights."""
+        draw_uniform(self.weight, self.bias, generator)
 
 
 class VisionEmbed(nn.Module):
@@ -91,7 +92,7 @@ class VisionEmbed(nn.Module):
         super().__init__()
         self.config = config
         dim = config.transformer.dim
-        self.patch = PatchEmbed(config)
+        self.patch = ConvStem(config) if config.stem_channels else PatchEmbed(config)
         self.class_embedding = nn.Parameter(torch.empty(dim)) if config.class_token else None
         self.registers = (
             nn.Parameter(torch.empty(config.num_registers, dim)) if config.num_registers else None
@@ -110,7 +111,7 @@ class VisionEmbed(nn.Module):
             return interpolate_positions(table_PD, native, grid)
         if self.config.positions == "sinusoidal":
             dim = self.config.transformer.dim
-            return sinusoidal_positions(grid[0] * grid[1], dim, like=self.patch.weight)
+            return sinusoidal_positions(grid[0] * grid[1], dim, like=next(self.patch.parameters()))
         return None
 
     def _prefix(self) -> Tensor | None:
@@ -153,10 +154,7 @@ class VisionEmbed(nn.Module):
 
     def init_weights(self, generator: torch.Generator) -> None:
         """Draw initial weights, see VisionTower.init_weights."""
-        bound = self.patch.weight.size(1) ** -0.5
-        self.patch.weight.uniform_(-bound, bound, generator=generator)
-        if self.patch.bias is not None:
-            self.patch.bias.uniform_(-bound, bound, generator=generator)
+        self.patch.init_weights(generator)
         for table in (self.class_embedding, self.registers, self.positional_embedding):
             if table is not None:
                 table.normal_(0.0, self.config.transformer.dim**-0.5, generator=generator)
@@ -266,6 +264,7 @@ class VisionTower(nn.Module):
         | weight                                | drawn from                    |
         |---------------------------------------|-------------------------------|
         | patch embedding, its bias             | U(+-fan_in^-.5)               |
+        | a stem's convolutions, 2015 by He     | (2 / fan_in)^.5 N(1)          |
         | class token, registers, positions     | w^-.5 N(1)                    |
         | attention pooling: query, linears     | w^-.5 N(1), U(+-fan_in^-.5)   |
         | projection, its bias                  | w^-.5 N(1), 0                 |

@@ -33,6 +33,10 @@ class VisionConfig:
     drop_edge: bool = False
     """Leave out the pixels right of and below the last whole patch, as a convolution does: SigLIP
     has 27 patches of 14 in 384 pixels. False: such images are refused."""
+    stem_channels: tuple[int, ...] = ()
+    """Channels of convolutions that make the patches' tokens: 3x3, stride 2, a norm and a ReLU
+    behind each, as many as halve a patch to one place (arXiv:2106.14881). They see further than a
+    patch and learn shapes from fewer images. Empty: a linear map of each patch."""
     mean: tuple[float, ...] = CLIP_MEAN
     """Per channel, on the scale 0 to 1; images are normalised inside the model."""
     std: tuple[float, ...] = CLIP_STD
@@ -82,6 +86,7 @@ class VisionConfig:
             raise ValueError(
                 f"patch_size = {self.patch_size} must divide image_size = {self.image_size}"
             )
+        self._check_stem()
         if self.pool == "first" and not self.class_token:
             raise ValueError('pool = "first" needs class_token = true; or use mean or attention')
         if not 0 <= self.patch_dropout < 1:
@@ -97,6 +102,16 @@ class VisionConfig:
                 f'pool = "attention" needs transformer.num_heads = {heads} to divide '
                 f"transformer.dim = {dim}"
             )
+
+    def _check_stem(self) -> None:
+        stem = self.stem_channels
+        if stem and 2 ** len(stem) != self.patch_size:
+            raise ValueError(
+                f"stem_channels = {list(stem)} makes patches of 2^{len(stem)} = {2 ** len(stem)} "
+                f"pixels, one halving each, but patch_size = {self.patch_size}"
+            )
+        if min(stem, default=1) < 1:
+            raise ValueError(f"stem_channels = {list(stem)} must be counts of at least 1")
 
     def _check_pixels(self) -> None:
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:

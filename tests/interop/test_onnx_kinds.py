@@ -40,6 +40,10 @@ KINDS = {
         vision(blocks(activation="gelu_tanh"), pool="attention", class_token=False),
         text(blocks(mask="full"), pool="last", mask_padding=False, projection_bias=True),
     ),
+    "convolutions first": (
+        vision(blocks(), stem_channels=(8, 12, 16), pool="mean", class_token=False),
+        text(blocks(mask="causal")),
+    ),
     "means of real tokens, fixed positions": (
         vision(blocks(), pool="mean", positions="sinusoidal", pool_norm="before"),
         text(blocks(mask="full"), pool="mean", positions="sinusoidal"),
@@ -104,6 +108,10 @@ def least_cosine(source: Path, out: Path, told: dict[str, Any], *, batch: int) -
 FORMS = {
     "plain": (False, True),
     "siglip": (True,),
+    "convolutions first": (
+        vision(blocks(), stem_channels=(8, 12, 16), pool="mean", class_token=False),
+        text(blocks(mask="causal")),
+    ),
     "means of real tokens, fixed positions": (False,),
     "rotary, grouped keys, root mean squares": (False, True),
     "normed queries, scaled layers": (True,),

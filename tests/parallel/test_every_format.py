@@ -42,6 +42,8 @@ IMAGE = (
     {"patch_dropout": 0.4, "positions": "sinusoidal"},
     {"patch_dropout": 0.4, "positions": "rope_2d"},
     {"drop_edge": True, "patch_size": 10},
+    {"patch_size": 8, "stem_channels": (8, 12, 16), "patch_dropout": 0.4},
+    {"patch_size": 8, "stem_channels": (8, 8, 8), "positions": "sinusoidal", "patch_bias": True},
 )
 TEXT = (
     *({"positions": kind} for kind in ("learned", "sinusoidal", "rope", "none")),

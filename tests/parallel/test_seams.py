@@ -32,6 +32,7 @@ MODELS = {
     "openai, 17 tokens": tiny_config(),
     "modern, 15 tokens": modern_config(),
     "siglip, 11 tokens": siglip_config(),
+    "stem, 13 tokens": tiny_config(patch_dropout=0.25, patch_size=8, stem_channels=(8, 12, 16)),
 }
 LOSSES = {"softmax, attract": SOFTMAX, "sigmoid, ignore": SIGMOID}
 FSDP = (ParallelConfig(dp_shard=2), 2)
@@ -64,6 +65,11 @@ CASES = [
     ("openai, 13 tokens", "sigmoid, ignore", ZERO1),
     ("modern, 15 tokens", "softmax, attract", TENSOR_SEQUENCE),
     ("siglip, 11 tokens", "sigmoid, ignore", PIPELINE),
+    ("stem, 13 tokens", "softmax, attract", FSDP),
+    ("stem, 13 tokens", "sigmoid, ignore", TENSOR_SEQUENCE),
+    ("stem, 13 tokens", "softmax, attract", (ParallelConfig(tp=2, sequence=False), 2)),
+    ("stem, 13 tokens", "softmax, attract", with_recompute(PIPELINE, FULL)),
+    ("stem, 13 tokens", "sigmoid, ignore", DDP),
 ]
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from mmtrain.models.tower import filled
 from mmtrain.models.trunks.building import build_as_around, fixed_statistics, seeded
 from mmtrain.models.trunks.config import ImageTrunkConfig, TimmTrunk
 from mmtrain.models.trunks.resnet import ResNet
@@ -47,10 +48,7 @@ class ImageTrunk(nn.Module):
         if kept_BP is not None:
             raise ValueError("a trunk sees whole images: kept_BP is for towers of our own blocks")
         pixels = images_BCHW.float() / 255
-        mean, std = (
-            torch.stack([pixels.new_full((), value) for value in values])[:, None, None]
-            for values in (self.mean, self.std)
-        )
+        mean, std = (filled(each, like=pixels)[:, None, None] for each in (self.mean, self.std))
         pixels = (pixels - mean) / std
         return self.trunk(pixels.to(next(self.parameters()).dtype))[:, None]
 
