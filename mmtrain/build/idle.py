@@ -6,6 +6,7 @@ from dataclasses import asdict
 from mmtrain.build.tasks import task_sections
 from mmtrain.data.shards.patterns import any_in_store
 from mmtrain.errors import UsageError
+from mmtrain.limits import idle_line
 from mmtrain.loading.config import ModelConfig
 from mmtrain.models.parameters import LockConfig
 from mmtrain.models.text import TextConfig
@@ -24,11 +25,17 @@ def refuse_idle(recipe: TrainRecipe) -> None:
     """Refuse a setting that nothing would read.
 
     Raises:
-        UsageError: naming it and what it would need.
+        UsageError: naming it, all others of the same reason, and what they would need.
     """
     of_task = task_sections(recipe).idle(recipe.data, recipe.train)
-    for key, why in (*of_task, *_idle(recipe), *_idle_model(recipe.model)):
-        raise UsageError(f"{key} has no effect {why}")
+    found = [*of_task, *_idle(recipe), *_idle_model(recipe.model)]
+    if not found:
+        return
+    first = found[0][1]
+    why, _, remedy = first.rpartition("; ")
+    keys = [key for key, reason in found if reason == first]
+    remedy = remedy.replace("leave it out", "leave {it} out")
+    raise UsageError(idle_line(keys, why, remedy=remedy))
 
 
 def _idle(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:

@@ -155,6 +155,11 @@ def test_an_evaluation_beyond_the_end_is_told(tmp_path: Path) -> None:
         (("--vqa.generate.transformer.stochastic_depth", "0.1"), "of whose blocks none is dropped"),
         (("--vqa.classify.fusion.stochastic_depth", "0.1"), "vqa.classify.fusion.stochastic_depth"),
         ((*WRITES, "--vqa.min_count", "2"), "without [vqa.classify]"),
+        (
+            (*WRITES, "--vqa.min_count", "2", "--vqa.text_lr", "0.5"),
+            "vqa.min_count = 2, vqa.text_lr = 0.5 have no effect without [vqa.classify]; leave "
+            "them out",
+        ),
         ((*WRITES, "--vqa.loss.classify", "ce"), "vqa.loss.classify = ce has no"),
         ((*WRITES, "--vqa.text_lr", "1e-3"), "vqa.text_lr = 0.001 has no effect"),
     ],
@@ -175,3 +180,14 @@ def test_evaluations_of_two_towers_beside_questions(
     tables = '[{name = "x", train = "a.tar", test = "a.tar"}]'
     assert main(["train", str(path), f"--eval.{kind}", tables]) == 2
     assert f"[eval.{kind}] has no effect beside [vqa]" in capsys.readouterr().err
+
+
+def test_all_settings_of_one_reason_are_told_in_one_line(tmp_path: Path) -> None:
+    words = ["--run.dir", str(tmp_path), "--model.vision.rope_theta", "50"]
+    words += ["--model.text.rope_theta", "50"]
+    with pytest.raises(UsageError) as caught:
+        refuse_idle(load_recipe(Path(RECIPE), words))
+    assert str(caught.value) == (
+        "model.vision.rope_theta = 50.0, model.text.rope_theta = 50.0 have no effect with "
+        'positions = "learned"; choose rotary ones, or leave them out'
+    )
