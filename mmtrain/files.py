@@ -1,9 +1,11 @@
 """Files that are there whole or not at all, and whose names are in the error where they are not."""
 
+import errno
 import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +16,8 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError
 
 _T = TypeVar("_T")
+_HOST = re.sub(r"[^\w-]", "-", socket.gethostname())
+_LEFT = re.compile(rf"\.(.+)\.{_HOST}\.([0-9]{{1,9}})\.(?:[0-9a-f]+\.)?partial")
 
 
 @contextmanager
@@ -102,7 +106,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: as of a write to `path`.
     """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
+    partial = _partial(path)
     with writing(path):
         try:
             yield partial
@@ -114,13 +118,96 @@ def replacing(path: Path) -> Iterator[Path]:
             raise
 
 
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Within the context a hidden folder is written, which then is `path`, or is gone.
+
+    A new folder gets its name at once. In one that is there, files of the same names are replaced
+    one by one, those that are no .json first: configs come last.
+
+    Raises:
+        FileExistsError: naming `path`, which was not there, or empty: another process has filled it
+            meanwhile.
+        OSError: as of a write to `path`.
+    """
+    is_there, is_filled = path.exists(), path.is_dir() and any(path.iterdir())
+    # A folder that is there may be a disk's own, and no other's can be renamed into it.
+    place = next(each for each in (path, *path.absolute().parents) if each.exists())
+    name = path.absolute().name  # of "." too
+    partial = _partial(place / name)
+    with writing(path):
+        try:
+            remove_partials(place, name)
+            partial.mkdir()
+            yield partial
+            if is_there:
+                _replace_files(partial, path, fills=not is_filled)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _name_folder(partial, path)
+        except OSError as error:
+            if error.filename is None or not str(error.filename).startswith(str(partial)):
+                raise
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _name_folder(partial: Path, path: Path) -> None:
+    try:
+        os.rename(partial, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+
+
+def _replace_files(partial: Path, path: Path, *, fills: bool) -> None:
+    if fills and any(each.name != partial.name for each in path.iterdir()):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    files = [each for each in partial.rglob("*") if each.is_file()]
+    for each in sorted(files, key=lambda file: (file.suffix == ".json", file)):
+        target = path / each.relative_to(partial)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(each, target)
+
+
+def _partial(path: Path) -> Path:
+    """A hidden name beside `path`, which says who writes it."""
+    own = f"{_HOST}.{os.getpid()}.{uuid.uuid4().hex[:12]}"
+    return path.with_name(f".{path.name}.{own}.partial")
+
+
+def remove_partials(folder: Path, name: str | None = None) -> None:
+    """Remove what processes of this machine that were killed left in a folder of what they wrote
+    as `name`; None: as anything. A look for every small file would cost more than what they leave.
+    """
+    for path in folder.glob(f".*.{_HOST}.*.partial"):
+        left = _LEFT.fullmatch(path.name)
+        if left and name in (None, left[1]) and not _is_alive(int(left[2])):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
 def create_file(path: Path, content: str) -> None:
     """Write `path` whole, unless it is there: of processes that do so at once, one does.
 
     Raises:
         OSError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
+    partial = _partial(path)
     with writing(path):
         try:
             partial.write_text(content, encoding="utf-8")

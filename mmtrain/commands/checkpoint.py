@@ -20,10 +20,10 @@ from mmtrain.checkpoint.inspection import (
 )
 from mmtrain.checkpoint.sealed_folder import STATE_FILE
 from mmtrain.errors import UsageError
-from mmtrain.files import save_tensors, writing
+from mmtrain.files import save_tensors
 from mmtrain.interop.forms import check_weights
 from mmtrain.loading import write_package
-from mmtrain.settings.paths import refuse_existing
+from mmtrain.settings.paths import new_folder
 from mmtrain.train.run_lock import RunLock
 from mmtrain.train.state import as_fp32
 
@@ -79,23 +79,24 @@ def checkpoint_convert_command(
     """
     check_weights(form, weights_form)
     source = _newest(path)
-    refuse_existing(out)
+    with new_folder(out) as folder:
+        _convert(source, folder, form=form, weights_form=weights_form)
+    print(f"wrote {out} ({form}) from {source}")
+
+
+def _convert(source: Path, folder: Path, *, form: str, weights_form: str | None) -> None:
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in read_tensors(source).items():
         group, _, rest = name.partition(".")
         groups.setdefault(group, {})[rest] = tensor
     if form == "safetensors":
-        out.mkdir(parents=True, exist_ok=True)
         for group, tensors in groups.items():
-            save_tensors(out / f"{group}.safetensors", tensors)
-        with writing(out / STATE_FILE):
-            shutil.copy(source / STATE_FILE, out)
-    else:
-        weights = as_fp32({**groups["model"], **groups.get("ema", {})})
-        package = checkpoint_package(read_state(source)["recipe"], weights, source=source)
-        with writing(out):
-            write_package(package, out, form=form, weights=weights_form, say=print)
-    print(f"wrote {out} ({form}) from {source}")
+            save_tensors(folder / f"{group}.safetensors", tensors)
+        shutil.copy(source / STATE_FILE, folder)
+        return
+    weights = as_fp32({**groups["model"], **groups.get("ema", {})})
+    package = checkpoint_package(read_state(source)["recipe"], weights, source=source)
+    write_package(package, folder, form=form, weights=weights_form, say=print)
 
 
 def _newest(path: Path) -> Path:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mmtrain.loading import export_model
 from mmtrain.progress import Progress, speaker
-from mmtrain.settings.paths import refuse_existing
+from mmtrain.settings.paths import new_folder
 
 
 def export_command(
@@ -17,12 +17,11 @@ def export_command(
     quiet: bool = False,
 ) -> None:
     """`mmtrain export`: a run's or a folder's model in a form that other tools load."""
-    refuse_existing(out)
     say = speaker(quiet)
-    with Progress("parts", quiet=quiet) as progress:
+    with new_folder(out) as folder, Progress("parts", quiet=quiet) as progress:
         differences = export_model(
             model,
-            out=out,
+            out=folder,
             form=form,
             architecture=architecture,
             weights=weights,

@@ -19,7 +19,7 @@ from mmtrain.loading.vqa import is_vqa_folder, load_vqa
 from mmtrain.report.model_card import CardFacts, model_card
 from mmtrain.report.run_folder import is_run, read_run
 from mmtrain.report.summary import count, summarize
-from mmtrain.settings.paths import refuse_existing
+from mmtrain.settings.paths import new_folder
 
 ReturnT = TypeVar("ReturnT")
 CARD = "README.md"
@@ -67,8 +67,8 @@ def push_command(options: PushOptions) -> None:
         for name in ("private", "overwrite"):
             if getattr(options, name):
                 raise UsageError(f"--{name} has no effect with --out, which uploads nothing")
-        refuse_existing(options.out)
-        _write(options, repository, options.out)
+        with new_folder(options.out) as folder:
+            _write(options, repository, folder)
         print(f"wrote {options.out}; nothing was uploaded")
         return
     there = _look(options, repository)

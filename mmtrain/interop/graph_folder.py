@@ -5,10 +5,7 @@ Whoever runs the graphs has neither our code nor our defaults, so nothing is lef
 
 import json
 import math
-import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,18 +47,6 @@ class WrittenGraph:
     """Its name in the folder."""
     found: Agreement
     """How near to torch it is."""
-
-
-@contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """A folder to write into, whose files are in `folder` at the end; where that is not reached
-    nothing is there."""
-    above = next(path for path in folder.absolute().parents if path.exists())
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=above) as name:
-        yield Path(name)
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(Path(name).iterdir()):
-            os.replace(path, folder / path.name)
 
 
 def describe(

@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from mmtrain.data.questions.batches import TextForm
 from mmtrain.data.text.tokenizer import Tokenizer
+from mmtrain.files import replacing_folder
 from mmtrain.interop.decoder_graphs import BATCH, QuestionGraph
 from mmtrain.interop.graph_folder import (
     describe_preprocess,
     describe_tokenizer,
     write_description,
-    written_whole,
 )
 from mmtrain.interop.graphs import Graph, Port
 from mmtrain.interop.onnx_decoder import (
@@ -91,7 +91,7 @@ def write_onnx_answers(
     check_packages()
     model = package.model
     model.requires_grad_(False)
-    with written_whole(folder) as place:
+    with replacing_folder(folder) as place:
         if model.config.reads_dialogues:
             entries = write_onnx_dialogues(package, place, weights=weights, say=say)
         else:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from mmtrain.errors import UsageError
-from mmtrain.files import replace_file
+from mmtrain.files import replace_file, replacing_folder
 from mmtrain.interop.decoder_graphs import PromptGraph, Reader, prefill_graph, step_graph
-from mmtrain.interop.graph_folder import write_description, written_whole
+from mmtrain.interop.graph_folder import write_description
 from mmtrain.interop.graphs import Graph, Port, trace
 from mmtrain.interop.hf_decoder_files import CONFIG_FILE, JSON_FILE, DecoderPackage
 from mmtrain.interop.onnx_program import (
@@ -139,7 +139,7 @@ def write_onnx_decoder(
     rows = [_drawn_ids(length, package.config.vocab_size, drawn) for length in lengths]
     readings = [_prompts(decoder, some, longest) for some in (rows[:1], rows[1:])]
     tokenizer = package.tokenizer
-    with written_whole(folder) as place:
+    with replacing_folder(folder) as place:
         graphs = write_decoder(
             PromptGraph(decoder), readings, place, weights=weights, num_steps=longest, say=say
         )

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mmtrain.data.text.tokenizer import Tokenizer
-from mmtrain.interop.graph_folder import WrittenGraph, describe, written_whole
+from mmtrain.files import replacing_folder
+from mmtrain.interop.graph_folder import WrittenGraph, describe
 from mmtrain.interop.graphs import Port
 from mmtrain.interop.onnx_program import (
     FORM,
@@ -46,7 +47,7 @@ def write_onnx(
             fp32 weights are not torch's.
     """
     check_packages()
-    with written_whole(folder) as place:
+    with replacing_folder(folder) as place:
         towers = [_write(graph, place, weights, say) for graph in tower_graphs(package)]
         facts = {"opset": OPSET, "weights": weights}
         describe(package, place, form=FORM, towers=towers, facts=facts)

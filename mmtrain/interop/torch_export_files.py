@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from mmtrain.data.text.tokenizer import Tokenizer
-from mmtrain.interop.graph_folder import WrittenGraph, describe, written_whole
+from mmtrain.files import replacing_folder
+from mmtrain.interop.graph_folder import WrittenGraph, describe
 from mmtrain.interop.package import ModelPackage
 from mmtrain.interop.tower_graphs import (
     TowerGraph,
@@ -39,7 +40,7 @@ def write_torch_export(
     Raises:
         UsageError: torch.export cannot take a tower, or its features are other ones.
     """
-    with written_whole(folder) as place:
+    with replacing_folder(folder) as place:
         towers = [_write(graph, place, say) for graph in tower_graphs(package)]
         facts = {"torch": torch.__version__, "weights": weights}
         describe(package, place, form=FORM, towers=towers, facts=facts)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from mmtrain.data.storage.hub_client import COMMIT, ask, hub_api, hub_cache, hub_is_off
 from mmtrain.errors import UsageError
+from mmtrain.files import replace_file
 from mmtrain.loading.hub_address import HubModel, parse_address
 
 PINNED: dict[str, str] = {}
@@ -95,7 +96,7 @@ def _commit(model: HubModel, text: str, key: str) -> str:
     with suppress(OSError):  # of a cache that is only read; its ref is for when there is no hub
         ref = _cached(model) / "refs" / revision
         ref.parent.mkdir(parents=True, exist_ok=True)
-        ref.write_text(commit, encoding="utf-8")
+        replace_file(ref, commit)
     return commit
 
 

@@ -6,7 +6,6 @@ model.safetensors (every parameter, the logits' scale and bias among them) and t
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from mmtrain.data.images.transforms import PreprocessConfig, eval_transform
 from mmtrain.data.text.language_tokenizer import LanguageTokenizer
 from mmtrain.data.text.tokenizer import Tokenizer, load_tokenizer
 from mmtrain.errors import UsageError
-from mmtrain.files import parse_json, replace_file, save_tensors
+from mmtrain.files import parse_json, remove_partials, replace_file, replacing, save_tensors
 from mmtrain.interop.bare_weights import check_architecture, named_config, read_bare
 from mmtrain.interop.foreign_config import read_json, refusing
 from mmtrain.interop.hf_clip_files import read_hf
@@ -80,11 +79,11 @@ def save_model(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights, partial = folder / WEIGHTS_FILE, folder / f".{WEIGHTS_FILE}.partial"
+    remove_partials(folder, WEIGHTS_FILE)
     tensors = {name: x.detach().cpu().contiguous() for name, x in model.state_dict().items()}
-    save_tensors(partial, tensors)
-    digest = _sha256(partial)
-    os.replace(partial, weights)
+    with replacing(folder / WEIGHTS_FILE) as partial:
+        save_tensors(partial, tensors)
+        digest = _sha256(partial)
     tokenizer.save(folder)
     config = SavedConfig(model=model.config, preprocess=preprocess, sha256={WEIGHTS_FILE: digest})
     text = json.dumps(encode(config), indent=2, ensure_ascii=False, allow_nan=False)

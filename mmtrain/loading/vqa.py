@@ -6,7 +6,6 @@ weights), model.safetensors and the tokenizer.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,14 @@ from mmtrain.data.images.transforms import PreprocessConfig
 from mmtrain.data.questions.answers import AnswerVocabulary
 from mmtrain.data.text.tokenizer import load_tokenizer
 from mmtrain.errors import UsageError
-from mmtrain.files import parse_json, replace_file, save_tensors, writing
+from mmtrain.files import (
+    parse_json,
+    remove_partials,
+    replace_file,
+    replacing,
+    save_tensors,
+    writing,
+)
 from mmtrain.interop.forms import DECODER as DECODER_FORM
 from mmtrain.interop.forms import FORMS, OURS, graphs_of
 from mmtrain.interop.hf_decoder_files import DecoderPackage, write_hf_decoder
@@ -63,11 +69,11 @@ def save_vqa(folder: Path, saved: VqaModel) -> None:
     """Write a model that `load_vqa` reads. config.json comes last and names the weights' hash, so
     that a folder that a kill left half written is refused."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights, partial = folder / WEIGHTS_FILE, folder / f".{WEIGHTS_FILE}.partial"
+    remove_partials(folder, WEIGHTS_FILE)
     state = saved.model.state_dict()
-    save_tensors(partial, {name: x.detach().cpu().contiguous() for name, x in state.items()})
-    digest = _sha256(partial)
-    os.replace(partial, weights)
+    with replacing(folder / WEIGHTS_FILE) as partial:
+        save_tensors(partial, {name: x.detach().cpu().contiguous() for name, x in state.items()})
+        digest = _sha256(partial)
     saved.tokenizer.save(folder)
     write_decoder_files(folder, saved.decoder_files)
     config = SavedVqa(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Union
 
 from mmtrain.errors import UsageError
+from mmtrain.files import remove_partials, replacing_folder
 from mmtrain.settings.decode import encode
 from mmtrain.settings.describe import join
 from mmtrain.settings.tagged import member_for, members
@@ -194,6 +195,26 @@ def refuse_existing(out: Path) -> None:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"out = {out} exists already; name a new folder")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Within the context a hidden folder is written, which then is `out`, whole, or is gone.
+
+    Raises:
+        UsageError: `out` has something in it, or another process has filled it meanwhile.
+    """
+    if out.is_dir():
+        remove_partials(out, out.absolute().name)
+    refuse_existing(out)
+    try:
+        with replacing_folder(out) as folder:
+            yield folder
+    except FileExistsError as error:
+        if error.filename != str(out):
+            raise
+        refuse_existing(out)
+        raise
 
 
 def refuse_unwritable(out: Path, key: str) -> None:

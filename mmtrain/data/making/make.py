@@ -19,13 +19,13 @@ from mmtrain.data.order.plan import EpochPlan
 from mmtrain.data.sample_check import Unusable
 from mmtrain.data.sample_error import IncompleteError, SampleError
 from mmtrain.data.shards.tar_header import BLOCK
-from mmtrain.data.shards.write import remove_partial, write_shard
+from mmtrain.data.shards.write import write_shard
 from mmtrain.data.sources.open import explained
 from mmtrain.data.sources.source import SampleSource
 from mmtrain.data.storage.patience import patience, patiently
 from mmtrain.data.workers import iterate_batches
 from mmtrain.errors import UsageError
-from mmtrain.files import create_file, other_files, parse_json
+from mmtrain.files import create_file, other_files, parse_json, remove_partials
 
 JOB = "make.json"
 """Says of what the shards beside it are being made."""
@@ -234,7 +234,7 @@ def _begin(out: Path, job: dict[str, Any]) -> None:
             f"--out {out} was begun with {other} = {before.get(other)}, not "
             f"{wanted.get(other)}; name a new folder, or remove it"
         )
-    remove_partial(out)
+    remove_partials(out)
 
 
 def mean_bytes(source: SampleSource) -> float:

@@ -23,7 +23,7 @@ from mmtrain.data.storage.patience import patience, patiently
 from mmtrain.data.storage.remote import told
 from mmtrain.data.storage.stores import store_to_write
 from mmtrain.errors import UsageError
-from mmtrain.files import writing
+from mmtrain.files import remove_partials, replacing, writing
 
 _PART, _MOST_PARTS = 8 << 20, 9000
 _AT_ONCE = 8
@@ -174,20 +174,16 @@ class FolderPlace:
     def put(self, name: str, content: Path | bytes) -> None:
         """See `Place.put`."""
         path = self.folder / name
-        partial = path.with_name(f".{path.name}{_PARTIAL}")
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                if isinstance(content, bytes):
-                    partial.write_bytes(content)
-                else:
-                    shutil.copyfile(content, partial)
-                with partial.open("rb+") as stream:
-                    os.fsync(stream.fileno())
-                os.replace(partial, path)
-            except OSError:
-                partial.unlink(missing_ok=True)
-                raise
+        remove_partials(path.parent, path.name)
+        with replacing(path) as partial:
+            if isinstance(content, bytes):
+                partial.write_bytes(content)
+            else:
+                shutil.copyfile(content, partial)
+            with partial.open("rb+") as stream:
+                os.fsync(stream.fileno())
 
     def delete(self, names: Sequence[str]) -> None:
         """See `Place.delete`; a folder that is empty then goes too."""
