@@ -122,11 +122,16 @@ def read_adapter(
 
 def _config_file(folder: Path) -> Path:
     """Of the one adapter that a folder holds: peft keeps one by another name in a folder below."""
-    below = sorted(one.parent for one in folder.glob(f"*/{CONFIG_FILE}"))
-    if not (folder / CONFIG_FILE).is_file() and below:
+    path = folder / CONFIG_FILE
+    if path.is_file():
+        return path
+    if below := sorted(one.parent for one in folder.glob(f"*/{CONFIG_FILE}")):
         names = ", ".join(str(one) for one in below[:5])
-        raise UsageError(f"{folder / CONFIG_FILE} is missing; adapters are below it, name {names}")
-    return folder / CONFIG_FILE
+        raise UsageError(f"{path} is missing; adapters are below it, name {names}")
+    raise UsageError(
+        f"{path} is missing; name the adapter/ of a run that trained one, or a folder that peft "
+        "wrote"
+    )
 
 
 def _weights_file(folder: Path) -> Path:

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -156,6 +157,16 @@ def test_terms_of_three_projections_are_one_of_gpt2s_fused_layer(tmp_path):
     again = read(tmp_path, ours, links)
     close(logits(ours, adapter), want)
     close(logits(fresh, again), want)
+
+
+@pytest.mark.parametrize("name", ["", "gone"])
+def test_a_folder_without_an_adapter_is_told_with_what_to_name(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_adapter(tmp_path / name, model=torch.nn.Linear(1, 1), links=[], blocks=None)
+    assert str(caught.value) == (
+        f"{tmp_path / name / 'adapter_config.json'} is missing; name the adapter/ of a run that "
+        "trained one, or a folder that peft wrote"
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
