@@ -83,6 +83,7 @@ TRIED = {
         **FINE,
         "data.captions": "{ txt = 0.1, name = 0.9 }",
     },
+    "+ convolutions first": {"model.vision.stem_channels": "[24, 48, 96, 192]"},
     "+ weight decay 0.5": {"optim.weight_decay": "0.5"},
     "+ never the name alone": {"data.captions": "{ txt = 1.0 }"},
 }

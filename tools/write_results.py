@@ -48,9 +48,8 @@ ROWS = (
         "{loss_memory_cpu | seconds | 32,768 | open_clip's formula} s",
     ),
     (
-        "easy-VQA, test, a random tower, answers chosen (two runs) / written",
-        "**{easy_vqa | accuracy | configs/vqa_easy.toml} and "
-        "{easy_vqa | accuracy | the run by two ranks} / "
+        "easy-VQA, test, a random tower, answers chosen / written",
+        "**{easy_vqa | accuracy | configs/vqa_easy.toml} / "
         "{easy_vqa | accuracy | written by the decoder}**",
         "",
     ),

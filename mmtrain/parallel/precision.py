@@ -12,7 +12,6 @@ from mmtrain.errors import UsageError
 from mmtrain.nn.products import allows_tf32, tf32_products
 from mmtrain.nn.seams import Forward, wrap_forward
 from mmtrain.parallel.blocks import numbered_blocks
-from mmtrain.parallel.main_weights import compute_in_bf16
 from mmtrain.parallel.mesh import Layout
 
 Precision = Literal[
@@ -101,6 +100,9 @@ def apply_precision(stage: nn.Module, precision: Precision, device: torch.device
     if precision == "bf16-pure":
         stage.to(torch.bfloat16)
     elif precision == "bf16-main":
+        # DTensors with it: a recipe, which names a format, is read without the engine.
+        from mmtrain.parallel.main_weights import compute_in_bf16
+
         compute_in_bf16(stage)
     elif precision == "fp64":
         stage.to(torch.float64)
