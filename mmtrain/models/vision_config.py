@@ -108,7 +108,7 @@ class VisionConfig:
         if stem and 2 ** len(stem) != self.patch_size:
             raise ValueError(
                 f"stem_channels = {list(stem)} makes patches of 2^{len(stem)} = {2 ** len(stem)} "
-                f"pixels, one halving each, but patch_size = {self.patch_size}"
+                f"pixels, one halving each, but patch_size = {self.patch_size}; set either"
             )
         if min(stem, default=1) < 1:
             raise ValueError(f"stem_channels = {list(stem)} must be counts of at least 1")

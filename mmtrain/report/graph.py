@@ -102,7 +102,7 @@ def _vision(config: ClipConfig) -> list[Box]:
     return [
         Box(title="image", detail=f"uint8 [B, 3, {size}, {size}]", kind="ends"),
         Box(
-            title="normalise + " + ("stem" if vision.stem_channels else "patch embedding"),
+            title="normalise + " + ("convolutions" if vision.stem_channels else "patch embedding"),
             detail=f"{grid} x {grid} patches of {vision.patch_size} pixels{joined}",
         ),
         Box(title="positions", detail=vision.positions.replace("_", " ")),

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from benchmarks.counting import Counts
 from mmtrain.models import Clip, ClipConfig
 from mmtrain.models.vqa import Vqa
 from mmtrain.parallel.apply import parallelize
@@ -121,6 +122,17 @@ def test_copies_know_what_trains(frozen: tuple[int, ...]) -> None:
         assert (weight.grad is not None) == used
         assert not used or torch.equal(weight.grad, torch.full_like(weight, 3.0))
     assert tuple(copies_in_bf16([])) == ()
+
+
+def test_all_copies_are_one_operation_each_way() -> None:
+    """However many weights; autograd would cast gradients too, one by one."""
+    weights = [nn.Parameter(torch.randn(size)) for size in (3, 5, 7)]
+    with Counts() as counts:
+        torch.cat([*copies_in_bf16(weights)]).sum().backward()
+    assert counts.casts == 2 and counts.operations["empty"] == 2
+    assert [weight.grad.dtype for weight in weights if weight.grad is not None] == [
+        torch.float32
+    ] * 3
 
 
 def test_weights_are_whole_again_after_an_error() -> None:
